@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Compiles Horovod's wheel against the TensorFlow that PYTHON already has.
+#
+#   build_horovod.sh WHEEL_DIR [PYTHON]
+#
+# HOROVOD_GPU                  "1": NCCL for GPU tensors; otherwise Gloo on CPU only
+# HOROVOD_CUDA_HOME            the CUDA toolkit (default /usr/local/cuda); read with HOROVOD_GPU=1
+# HOROVOD_BUILD_CUDA_CC_LIST   compute capabilities to compile for, as 75,80,86 (default: all that nvcc knows)
+#
+# PYTHON's environment holds requirements-build.txt and one of the image's other requirement files.
+# Used by the Dockerfile and by `make setup`, so that the wheel under test is the wheel in the image.
+set -euo pipefail
+
+wheel_dir=${1:?usage: build_horovod.sh WHEEL_DIR [PYTHON]}
+python=${2:-python3}
+# The last release. The source is checked against this digest, like every requirement against its own.
+version=0.28.1
+sha256=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
+
+"$python" -c 'import tensorflow' 2>/dev/null || {
+  echo "build_horovod.sh: $python has no TensorFlow to compile against; install training_image/requirements*.txt" >&2
+  exit 1
+}
+command -v c++ >/dev/null || {
+  echo "build_horovod.sh: no C++ compiler; install the Debian package g++" >&2
+  exit 1
+}
+
+export HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_GLOO=1
+export HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITHOUT_MPI=1
+if [ "${HOROVOD_GPU:-0}" = 1 ]; then
+  # The NCCL that came with TensorFlow, so that a process holds one NCCL and not two. Its wheel lacks the name that
+  # linkers look for. Left where it is, it also becomes the library's run path.
+  nccl=$("$python" -c 'import nvidia.nccl; print(*nvidia.nccl.__path__)')
+  ln -sf libnccl.so.2 "$nccl/lib/libnccl.so"
+  export HOROVOD_CUDA_HOME=${HOROVOD_CUDA_HOME:-/usr/local/cuda}
+  export HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED
+  export HOROVOD_NCCL_INCLUDE="$nccl/include" HOROVOD_NCCL_LIB="$nccl/lib"
+fi
+# Unset, Horovod's build asks for eight jobs whatever the machine has.
+export MAKEFLAGS=${MAKEFLAGS:--j$(nproc)}
+# Horovod always compiles with debug information: 57 MB of it against 2 MB of code.
+export LDFLAGS="${LDFLAGS:-} -Wl,--strip-debug"
+# The cmake that stands beside this Python comes first: the system's may be newer than Horovod can read.
+PATH="$("$python" -c 'import sys, os; print(os.path.dirname(sys.executable))'):$PATH"
+export PATH
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+archive="$work/horovod-$version.tar.gz"
+"$python" -m pip download --quiet --no-deps --no-binary=:all: --no-build-isolation --dest "$work" "horovod==$version"
+echo "$sha256  $archive" | sha256sum --check --quiet -
+tar -xzf "$archive" -C "$work"
+source_dir="$work/horovod-$version"
+
+# Under tf-keras (TensorFlow >= 2.16) `from keras import backend` finds Keras 3, and the metric and warm-up
+# callbacks fail. TensorFlow's own path is Keras 2 in both profiles.
+sed -i 's/^    from keras import backend as K$/    from tensorflow.keras import backend as K/' \
+  "$source_dir/horovod/tensorflow/keras/__init__.py" "$source_dir/horovod/tensorflow/keras/callbacks.py"
+
+mkdir -p "$wheel_dir"
+"$python" -m pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation --wheel-dir "$wheel_dir" "$source_dir"
+ls "$wheel_dir"/horovod-"$version"-*.whl

@@ -1,0 +1,450 @@
+"""
+Names that cross process borders: constructs, state machine, client and node all read them here.
+
+Only the standard library is imported, so that `cdk synth`, the client and the training image can share this file
+without sharing dependencies. Four groups: the node's environment, the ledger's items, the request, and what a node
+answers to the state machine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+CONTRACT_VERSION: Final = 1
+"""Raised when an item or field changes its meaning; a node refuses a run of another version."""
+
+# --- the node's environment -------------------------------------------------------------------------------------------
+# Written by user data into `/etc/cdk-horovod/node.env`, read by `horovod_node.identity`.
+
+ENV_ENGINE: Final = "CDK_HOROVOD_ENGINE"
+"""What provides this node: one of `ENGINES`."""
+ENV_LEDGER_TABLE: Final = "CDK_HOROVOD_LEDGER_TABLE"
+"""Name of the ledger's DynamoDB table."""
+ENV_FLEET: Final = "CDK_HOROVOD_FLEET"
+"""The fleet that this node belongs to; finds the lease, and through it the run."""
+ENV_ML_ROOT: Final = "CDK_HOROVOD_ML_ROOT"
+"""Folder of the SageMaker layout (`input`, `model`, `checkpoints`, …). Default: `/opt/ml`."""
+
+# What instance metadata tells an EC2 node, an engine without it puts into the environment.
+ENV_NODE_ID: Final = "CDK_HOROVOD_NODE_ID"
+ENV_NODE_ADDRESS: Final = "CDK_HOROVOD_NODE_ADDRESS"
+ENV_NODE_INTERFACE: Final = "CDK_HOROVOD_NODE_INTERFACE"
+ENV_NODE_GPUS: Final = "CDK_HOROVOD_NODE_GPUS"
+ENV_NODE_TYPE: Final = "CDK_HOROVOD_NODE_TYPE"
+ENV_NODE_ZONE: Final = "CDK_HOROVOD_NODE_ZONE"
+ENV_NODE_MARKET: Final = "CDK_HOROVOD_NODE_MARKET"
+
+ENGINE_EC2: Final = "ec2"
+ENGINE_LOCAL: Final = "local"
+ENGINES: Final = (ENGINE_EC2, ENGINE_LOCAL)
+
+NODE_ENV_FILE: Final = "/etc/cdk-horovod/node.env"
+"""Where user data leaves the environment for the container; the local cloud reads the same lines out of user data."""
+
+ON_DEMAND: Final = "on-demand"
+SPOT: Final = "spot"
+MARKETS: Final = (ON_DEMAND, SPOT)
+"""As instance metadata's `instance-life-cycle` spells them."""
+
+DEFAULT_ML_ROOT: Final = "/opt/ml"
+
+RENDEZVOUS_PORT: Final = 29400
+"""Where the leader serves Horovod's rendezvous, on its private address."""
+
+# --- the ledger -------------------------------------------------------------------------------------------------------
+# One table, partition key `pk`, sort key `sk`, both strings.
+#
+#   pk            sk                       what
+#   FLEET#fleet   LEASE                    which run and attempt holds the fleet
+#   RUN#run       RUN                      the request, the settings, the stage
+#   RUN#run       TASK#attempt#task        a task token of the state machine, waiting for a node's answer
+#   RUN#run       LEADER#attempt           the node that leads (conditional write: there is one)
+#   RUN#run       NODE#attempt#node        a node: address, GPUs, market, zone, state, steps, last sign of life
+#   RUN#run       PLAN#attempt             the ring: hosts in rank order
+#   RUN#run       FAILURE#attempt#node     the first failure that a node saw
+
+PARTITION_KEY: Final = "pk"
+SORT_KEY: Final = "sk"
+TTL_ATTRIBUTE: Final = "remove_at"
+"""Epoch seconds after which DynamoDB may drop the item."""
+
+FLEET_PREFIX: Final = "FLEET#"
+RUN_PREFIX: Final = "RUN#"
+LEASE_SORT_KEY: Final = "LEASE"
+RUN_SORT_KEY: Final = "RUN"
+TASK_PREFIX: Final = "TASK#"
+LEADER_PREFIX: Final = "LEADER#"
+NODE_PREFIX: Final = "NODE#"
+PLAN_PREFIX: Final = "PLAN#"
+FAILURE_PREFIX: Final = "FAILURE#"
+
+# Attributes. Whole numbers are DynamoDB numbers, times are epoch seconds, `*_json` are JSON texts.
+RUN: Final = "run"
+ATTEMPT: Final = "attempt"
+EXECUTION: Final = "execution"
+FLEET: Final = "fleet"
+ACQUIRED_AT: Final = "acquired_at"
+EXPIRES_AT: Final = "expires_at"
+VERSION: Final = "version"
+REQUEST_JSON: Final = "request_json"
+SETTINGS_JSON: Final = "settings_json"
+STAGE: Final = "stage"
+CREATED_AT: Final = "created_at"
+TOKEN: Final = "token"  # noqa: S105 - an attribute name, not a secret
+NODE: Final = "node"
+ADDRESS: Final = "address"
+GPUS: Final = "gpus"
+INSTANCE_TYPE: Final = "instance_type"
+ZONE: Final = "zone"
+MARKET: Final = "market"
+STATE: Final = "state"
+STEP: Final = "step"
+JOINED_AT: Final = "joined_at"
+SEEN_AT: Final = "seen_at"
+PLAN_JSON: Final = "plan_json"
+FAILURE_JSON: Final = "failure_json"
+FAILED_AT: Final = "failed_at"
+
+# NODE's `state`, in the order in which a node passes them.
+NODE_JOINED: Final = "joined"
+"""Known to the ledger; fetching the script and the data."""
+NODE_READY: Final = "ready"
+"""Could start its ranks now: the barrier counts these."""
+NODE_TRAINING: Final = "training"
+NODE_DONE: Final = "done"
+"""All its ranks ended with exit code 0."""
+NODE_FAILED: Final = "failed"
+NODE_STATES: Final = (NODE_JOINED, NODE_READY, NODE_TRAINING, NODE_DONE, NODE_FAILED)
+
+# RUN's `stage`, for people and the client.
+STAGE_QUEUED: Final = "queued"
+STAGE_STARTING: Final = "starting nodes"
+STAGE_JOINING: Final = "joining"
+STAGE_TRAINING: Final = "training"
+STAGE_SAVING: Final = "saving"
+STAGE_TERMINATING: Final = "terminating"
+STAGE_SUCCEEDED: Final = "succeeded"
+STAGE_FAILED: Final = "failed"
+
+Task = Literal["ring", "train", "save"]
+TASK_RING: Final[Task] = "ring"
+TASK_TRAIN: Final[Task] = "train"
+TASK_SAVE: Final[Task] = "save"
+TASKS: Final[tuple[Task, ...]] = (TASK_RING, TASK_TRAIN, TASK_SAVE)
+"""What the state machine asks of the leader, in order."""
+
+
+def lease_key(fleet: str) -> tuple[str, str]:
+    """Name the lease of *fleet* as (partition key, sort key)."""
+    return f"{FLEET_PREFIX}{fleet}", LEASE_SORT_KEY
+
+
+def run_key(run: str) -> tuple[str, str]:
+    """Name the item of *run*."""
+    return f"{RUN_PREFIX}{run}", RUN_SORT_KEY
+
+
+def task_key(run: str, attempt: int, task: Task) -> tuple[str, str]:
+    """Name the item that carries the task token of *task*."""
+    return f"{RUN_PREFIX}{run}", f"{TASK_PREFIX}{attempt}#{task}"
+
+
+def leader_key(run: str, attempt: int) -> tuple[str, str]:
+    """Name the item that the leader of *attempt* wrote, under a condition, before it led."""
+    return f"{RUN_PREFIX}{run}", f"{LEADER_PREFIX}{attempt}"
+
+
+def node_key(run: str, attempt: int, node: str) -> tuple[str, str]:
+    """Name the item of one node."""
+    return f"{RUN_PREFIX}{run}", f"{NODE_PREFIX}{attempt}#{node}"
+
+
+def plan_key(run: str, attempt: int) -> tuple[str, str]:
+    """Name the item that holds the ring's plan."""
+    return f"{RUN_PREFIX}{run}", f"{PLAN_PREFIX}{attempt}"
+
+
+def failure_key(run: str, attempt: int, node: str) -> tuple[str, str]:
+    """Name the item of the first failure that *node* saw."""
+    return f"{RUN_PREFIX}{run}", f"{FAILURE_PREFIX}{attempt}#{node}"
+
+
+# --- a run's settings -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """
+    What the construct decided and the node obeys; JSON in the run's ledger item, one key a field.
+
+    Args:
+        model_bucket: Where the model goes.
+        heartbeat_seconds: The state machine gives the leader up after this long without a heartbeat.
+        first_step_seconds: The first training step must come this long after the ranks started.
+        stall_seconds: Every later step must come this long after the one before.
+        leader_market: Market that the leader must come from while the fleet has nodes of it, one of `MARKETS`.
+    """
+
+    model_bucket: str
+    heartbeat_seconds: int
+    first_step_seconds: int
+    stall_seconds: int
+    leader_market: str
+
+
+# --- the request ------------------------------------------------------------------------------------------------------
+
+FieldKind = Literal["string", "whole number", "object"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestField:
+    """
+    One field of the request, as the state machine, the client and the documentation all describe it.
+
+    Args:
+        name: Key in the execution's input.
+        kind: JSON type that the value must have.
+        required: Whether a request without it is refused.
+        meaning: One sentence for people.
+        s3_uri: Whether the value (or, for an object, every value in it) must be an `s3://bucket/key` address.
+    """
+
+    name: str
+    kind: FieldKind
+    required: bool
+    meaning: str
+    s3_uri: bool = False
+
+
+SOURCE: Final = "source"
+ENTRY_POINT: Final = "entry_point"
+DATA: Final = "data"
+HYPERPARAMETERS: Final = "hyperparameters"
+MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
+
+REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
+    RequestField(
+        name=SOURCE,
+        kind="string",
+        required=True,
+        s3_uri=True,
+        meaning="S3 address of the script's folder as .tar.gz.",
+    ),
+    RequestField(
+        name=ENTRY_POINT,
+        kind="string",
+        required=True,
+        meaning="Path of the training script inside the archive.",
+    ),
+    RequestField(
+        name=GPUS,
+        kind="whole number",
+        required=True,
+        meaning="GPUs of the ring, one rank on each.",
+    ),
+    RequestField(
+        name=DATA,
+        kind="object",
+        required=False,
+        s3_uri=True,
+        meaning="Channel name to S3 prefix; each becomes SM_CHANNEL_<NAME>.",
+    ),
+    RequestField(
+        name=HYPERPARAMETERS,
+        kind="object",
+        required=False,
+        meaning="Given to the script as --name value and as SM_HPS.",
+    ),
+    RequestField(
+        name=MAX_RUNTIME_SECONDS,
+        kind="whole number",
+        required=False,
+        meaning="The run is stopped after this many seconds of training; at most the construct's max_runtime.",
+    ),
+)
+
+S3_URI_PATTERN: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+"
+"""Bucket naming rules of S3 (3 to 63 of these characters), then a key or prefix."""
+CHANNEL_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
+"""SageMaker's rule for channel names (CreateTrainingJob, Channel.ChannelName)."""
+
+
+# --- keys in S3 -------------------------------------------------------------------------------------------------------
+
+
+def source_key(digest: str) -> str:
+    """Key in the data bucket of a packaged script with this SHA-256 *digest*; the same content is stored once."""
+    return f"source/{digest}/source.tar.gz"
+
+
+def model_key(run: str) -> str:
+    """Key in the model bucket of the run's model: `/opt/ml/model`, packed as SageMaker packs it."""
+    return f"runs/{run}/model.tar.gz"
+
+
+def receipt_key(run: str) -> str:
+    """Key in the model bucket of the run's receipt."""
+    return f"runs/{run}/receipt.json"
+
+
+# --- the connection ---------------------------------------------------------------------------------------------------
+# One stack output a HorovodTraining, found by its description, whose value is a JSON object with these keys. It is all
+# that a client needs to know.
+
+CONNECTION_DESCRIPTION: Final = "cdk-horovod: how clients connect"
+CONNECTION_VERSION: Final = "version"
+CONNECTION_STATE_MACHINE: Final = "state_machine"
+"""ARN of the run's state machine."""
+CONNECTION_DATA_BUCKET: Final = "data_bucket"
+"""Where packaged scripts and data go."""
+CONNECTION_MODEL_BUCKET: Final = "model_bucket"
+CONNECTION_LEDGER_TABLE: Final = "ledger_table"
+CONNECTION_FLEET: Final = "fleet"
+CONNECTION_MAX_GPUS: Final = "max_gpus"
+CONNECTION_GPU_STEP: Final = "gpu_step"
+CONNECTION_MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+# The execution's `error`; its `cause` is one or more sentences for people.
+
+ERROR_INVALID_REQUEST: Final = "InvalidRequest"
+ERROR_DATA_NOT_FOUND: Final = "DataNotFound"
+ERROR_QUEUE_TIMEOUT: Final = "QueueTimeout"
+ERROR_RING_NOT_FORMED: Final = "RingNotFormed"
+"""The nodes did not all come in time; the cause carries the scaling activity's own words."""
+ERROR_LEADER_LOST: Final = "LeaderLost"
+"""The leader's heartbeats stopped."""
+ERROR_MAX_RUNTIME: Final = "MaxRuntimeReached"
+ERROR_TRAINING_FAILED: Final = "TrainingFailed"
+"""The user's script failed: the cause is its traceback, with rank, host and exit code."""
+ERROR_TRAINING_STALLED: Final = "TrainingStalled"
+ERROR_PREFLIGHT: Final = "PreflightRefused"
+"""The script would have trained wrongly, so it was not started."""
+ERROR_NODE_FAILED: Final = "NodeFailed"
+"""Our side of a node failed: agent, ledger, download, upload."""
+ERROR_MODEL_MISSING: Final = "ModelMissing"
+"""The script ended well but left nothing in SM_MODEL_DIR, or the upload is not what the node said."""
+
+# --- what a node answers ----------------------------------------------------------------------------------------------
+# Output of the three task tokens; plain JSON objects with these keys.
+#
+#   ring   {"leader": {"node", "gpus"}, "gpus", "nodes": [NODE, …]}
+#          with NODE = {"node", "address", "gpus", "instance_type", "zone", "market"}
+#   train  {"ranks", "steps"}
+#   save   {"key", "bytes", "files"}
+
+LEADER: Final = "leader"
+NODES: Final = "nodes"
+RANKS: Final = "ranks"
+STEPS: Final = "steps"
+KEY: Final = "key"
+BYTES: Final = "bytes"
+FILES: Final = "files"
+
+CAUSE_LIMIT: Final = 32_768
+"""Characters of a cause that Step Functions takes (SendTaskFailure)."""
+
+TOKEN_GONE: Final = ("TaskTimedOut", "TaskDoesNotExist", "InvalidToken")
+"""Codes that answer a token whose task is over: the node must stop, not retry."""
+
+# --- exit codes of `python -m horovod_node` ---------------------------------------------------------------------------
+
+EXIT_OK: Final = 0
+EXIT_TRAINING_FAILED: Final = 1
+"""The user's script failed."""
+EXIT_USAGE: Final = 2
+"""The environment is incomplete or contradictory."""
+EXIT_NODE_FAILED: Final = 70
+"""Our side failed (sysexits.h: EX_SOFTWARE)."""
+EXIT_RELEASED: Final = 75
+"""The lease went to another run or the state machine gave this attempt up (sysexits.h: EX_TEMPFAIL)."""
+EXIT_PREFLIGHT: Final = 78
+"""The script cannot train correctly in this image (sysexits.h: EX_CONFIG)."""
+
+
+ENTRY_POINT_PATTERN: Final = r"^(?!/)(?!.*\.\.)[A-Za-z0-9_./-]+\.py$"
+"""A relative path of a Python file that does not leave the archive."""
+
+
+def check_request(request: Any, *, gpu_step: int, max_gpus: int, max_runtime_seconds: int) -> list[str]:
+    """
+    List what is wrong with *request*, in the words that the state machine uses; empty when nothing is.
+
+    The state machine runs the same rules in JSONata (`cdk_horovod.workflow.request`); a test feeds both the same
+    requests and compares the sentences.
+
+    Args:
+        request: The execution's input.
+        gpu_step: GPUs of the fleet's smallest instance; `gpus` must be a multiple of it.
+        max_gpus: GPUs that the fleet can hold.
+        max_runtime_seconds: The construct's limit.
+    """
+    if not isinstance(request, dict):
+        return [f"the request must be an object, got {_shown(request)}"]
+    known = [field.name for field in REQUEST_FIELDS]
+    problems = [
+        f"'{name}' is not a field of a request; its fields are {', '.join(known)}"
+        for name in request
+        if name not in known
+    ]
+    for field in REQUEST_FIELDS:
+        if field.name not in request:
+            if field.required:
+                problems.append(f"'{field.name}' is missing ({field.meaning[:-1]})")
+            continue
+        problems += _check_field(field, request[field.name])
+    if problems:
+        return problems
+    gpus = request[GPUS]
+    if gpus > max_gpus:
+        problems.append(f"'gpus' must be at most {max_gpus}, all that the fleet can hold, got {_shown(gpus)}")
+    elif gpus % gpu_step:
+        problems.append(
+            f"'gpus' must be a multiple of {gpu_step}, the GPUs of the smallest instance, got {_shown(gpus)}"
+        )
+    runtime = request.get(MAX_RUNTIME_SECONDS, 1)
+    if runtime > max_runtime_seconds:
+        problems.append(f"'max_runtime_seconds' must be at most {max_runtime_seconds}, got {_shown(runtime)}")
+    return problems
+
+
+def _check_field(field: RequestField, value: Any) -> list[str]:
+    if field.kind == "string":
+        if not isinstance(value, str):
+            return [f"'{field.name}' must be a string, got {_shown(value)}"]
+        if field.s3_uri and not re.fullmatch(S3_URI_PATTERN, value):
+            return [f"'{field.name}' must be an address like s3://bucket/key, got {value}"]
+        if field.name == ENTRY_POINT and not re.fullmatch(ENTRY_POINT_PATTERN, value):
+            return [f"'{field.name}' must be a relative path of a .py file, got {value}"]
+        return []
+    if field.kind == "whole number":
+        if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
+            return [f"'{field.name}' must be a whole number, got {_shown(value)}"]
+        if value < 1:
+            return [f"'{field.name}' must be at least 1, got {_shown(value)}"]
+        return []
+    if not isinstance(value, dict):
+        return [f"'{field.name}' must be an object, got {_shown(value)}"]
+    problems = []
+    for key, item in value.items() if field.s3_uri else ():
+        if not re.fullmatch(CHANNEL_PATTERN, key):
+            problems.append(f"'{field.name}' has a channel named {key}; use letters, digits, '.', '_' and '-'")
+        elif not (isinstance(item, str) and re.fullmatch(S3_URI_PATTERN, item)):
+            problems.append(f"'{field.name}.{key}' must be an address like s3://bucket/key, got {_shown(item)}")
+    return problems
+
+
+def _shown(value: Any) -> str:
+    """Write *value* as JSONata's `$string` does: strings bare, everything else as compact JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value % 1 == 0 and abs(value) < 1e15:
+        value = int(value)  # JSONata knows one kind of number, and writes 16.0 as 16
+    try:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    except (RecursionError, ValueError):  # nested, or a whole number of more digits, than Python writes
+        return "a value too large to show"
