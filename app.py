@@ -1,0 +1,16 @@
+#!/usr/bin/env python3
+"""Settings into stacks: `cdk deploy --all`."""
+
+import aws_cdk as cdk
+from cdk_nag import AwsSolutionsChecks
+
+from stacks.settings import Settings
+from stacks.storage_stack import StorageStack
+from stacks.training_stack import TrainingStack
+
+app = cdk.App()
+settings = Settings.from_context(app.node)
+storage = StorageStack(app, "Storage")
+TrainingStack(app, "Training", storage=storage.storage, settings=settings)
+cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app))
+app.synth()

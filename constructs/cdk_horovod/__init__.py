@@ -1,0 +1,25 @@
+"""AWS CDK constructs that start, train and terminate a Horovod cluster on your own GPU fleet."""
+
+from cdk_horovod.engines import Engine, EngineConfig, EngineTarget, IEngine
+from cdk_horovod.fleet import GpuFleet
+from cdk_horovod.image import TrainingImage, TrainingImageConfig
+from cdk_horovod.ledger import Ledger
+from cdk_horovod.network import NetworkMode, TrainingNetwork
+from cdk_horovod.storage import ITrainingStorage, TrainingStorage
+from cdk_horovod.training import HorovodTraining
+
+__all__ = [
+    "Engine",
+    "EngineConfig",
+    "EngineTarget",
+    "GpuFleet",
+    "HorovodTraining",
+    "IEngine",
+    "ITrainingStorage",
+    "Ledger",
+    "NetworkMode",
+    "TrainingImage",
+    "TrainingImageConfig",
+    "TrainingNetwork",
+    "TrainingStorage",
+]

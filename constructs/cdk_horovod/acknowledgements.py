@@ -1,0 +1,85 @@
+"""Findings of cdk-nag's AwsSolutions pack that this library accepts, each beside the construct that causes it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, cast
+
+from aws_cdk import Acknowledgment, Stack, Token, Validations
+from constructs import Construct
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from aws_cdk import aws_iam as iam
+    from constructs import IConstruct
+
+
+def acknowledge(construct: IConstruct, *, rule: str, reason: str) -> None:
+    """
+    Accept one finding on *construct* and what is below it.
+
+    Args:
+        construct: The narrowest construct that has the finding.
+        rule: The rule's id without the pack's name, with the finding where the rule reports several: `AS3`,
+            `IAM5[Resource::*]`.
+        reason: Why the finding does no harm, for the reviewer.
+    """
+    # cdk-nag 3.0.2 also takes the id without the pack's prefix, but only this form shows up among the report's
+    # suppressed violations.
+    finding = f"AwsSolutions::AwsSolutions-{rule}"
+    Validations.of(construct).acknowledge(Acknowledgment(id=finding, reason=reason))
+
+
+def acknowledge_objects(grantee: iam.IGrantable, *, owner: IConstruct, arn: str, path: str, reason: str) -> None:
+    """
+    Accept that a policy of *grantee* names all objects below one path.
+
+    The finding is accepted for exactly this resource, in the policies of exactly this principal.
+
+    Args:
+        grantee: Who was granted the permission.
+        owner: The bucket.
+        arn: The bucket's ARN, without a path.
+        path: What follows the ARN: `/source/*`.
+        reason: Why the finding does no harm, for the reviewer.
+    """
+    # A principal that is no construct has no policy in a template, and so no finding.
+    if not Construct.is_construct(grantee.grant_principal):
+        return
+    principal = cast("IConstruct", grantee.grant_principal)
+    acknowledge(
+        principal, rule=f"IAM5[Resource::{_as_seen_from(principal, owner=owner, arn=arn)}{path}]", reason=reason
+    )
+
+
+def _as_seen_from(reader: IConstruct, *, owner: IConstruct, arn: str) -> str:
+    """
+    Write *arn* as cdk-nag will find it in the template of *reader*.
+
+    That text is fixed only when the app is synthesised, yet an acknowledgement must name it now: in the bucket's own
+    stack it is `<LogicalId.Arn>`, in another stack the name of an export. Exporting the value here makes CDK choose
+    that name now; it is the very export that the reference would have created later.
+    """
+    stack = Stack.of(owner)
+    if Stack.of(reader) is not stack and Token.is_unresolved(arn) and "Fn::GetAtt" in stack.resolve(arn):
+        return _flat(stack.resolve(stack.export_value(arn)))
+    return _flat(stack.resolve(arn))
+
+
+def _flat(value: Any) -> str:
+    """Write a resolved CloudFormation value as cdk-nag 3.0.2 does in its findings (`flattenCfnReference`)."""
+    match value:
+        case str():
+            return value.replace("${", "<").replace("}", ">")
+        case {"Fn::Join": [separator, parts]}:
+            return str(separator).join(_flat(part) for part in parts)
+        case {"Fn::Sub": text}:
+            return _flat(text)
+        case {"Fn::GetAtt": [resource, attribute]}:
+            return f"<{resource}.{attribute}>"
+        case {"Fn::ImportValue": name}:
+            return _flat(name)
+        case {"Ref": name}:
+            return f"<{name}>"
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

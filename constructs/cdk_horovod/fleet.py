@@ -1,0 +1,390 @@
+"""The GPU instances that runs are trained on."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final, cast
+
+from aws_cdk import Annotations, Names, Size, Stack
+from aws_cdk import aws_autoscaling as autoscaling
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+from cdk_horovod.acknowledgements import acknowledge
+from cdk_horovod.capacity import GpuCapacity
+from cdk_horovod.efa import common_efa_interfaces, network_interfaces
+from horovod_node import contract
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aws_cdk import aws_kms as kms
+
+DEEP_LEARNING_AMI: Final = (
+    "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-amazon-linux-2023/latest/ami-id"
+)
+"""
+Systems Manager parameter with the newest AWS Deep Learning Base GPU AMI (Amazon Linux 2023): NVIDIA driver, container
+toolkit, Docker and EFA installed. Source: AWS Deep Learning AMIs Developer Guide, "Finding a DLAMI ID".
+"""
+
+_MANY_ADAPTERS: Final = 4
+"""From this many Elastic Fabric Adapters on, most of an instance's bandwidth is lost without them."""
+
+
+class GpuFleet(Construct):
+    """
+    Auto Scaling group of GPU instances that rests at zero, its capacity counted in GPUs.
+
+    Each instance type weighs as much as it has GPUs, so a desired capacity of 16 is 16 GPUs, whatever the types. The
+    template sets no desired capacity: the state machine of each run does, and a deployment leaves it alone. Nothing
+    else scales the group.
+
+    Creates: a launch template, a group, a role without any permission, and a security group that lets in nothing but
+    its own members and lets out HTTPS. With *efa*, a cluster placement group too. Instances use instance metadata
+    version 2 only and encrypted volumes; one that shuts itself down is terminated.
+
+    Of the markets, On-Demand takes the cheapest type a GPU, and Spot the type with the best balance of price and
+    spare capacity (`price-capacity-optimized`, which AWS recommends for training).
+
+    Cost at rest: none.
+
+    Args:
+        vpc:
+            Network of the nodes.
+
+        vpc_subnets:
+            Where in it. `TrainingNetwork.subnets` for a network of ours.
+            Default: private subnets, else isolated, else public ones.
+
+        instance_types:
+            Names of 1 to 40 types, which all can start a node: `["g5.12xlarge", "g5.4xlarge"]`. The more types, the
+            more often Spot has some. See `cdk_horovod.gpu_types`.
+
+        max_gpus:
+            GPUs that the fleet never exceeds. A multiple of the GPUs of the smallest type, and at most 700 nodes of it.
+
+        on_demand_base_gpus:
+            GPUs that come from On-Demand before any come from Spot. Above zero, the leader of each run is On-Demand.
+            A multiple of the GPUs of the smallest type.
+            Default: 0.
+
+        allow_heterogeneous_gpus:
+            Whether types with different GPU models may be mixed. The slowest GPU sets the pace of the ring.
+            Default: they may not.
+
+        spot:
+            Whether GPUs above *on_demand_base_gpus* come from Spot; else everything is On-Demand.
+            Default: they do.
+
+        efa:
+            Whether nodes get Elastic Fabric Adapters and a cluster placement group, for rings of many large nodes.
+            Needs types with the same number of adapters, and private subnets in one Availability Zone.
+            Default: off.
+
+        machine_image:
+            Image with an NVIDIA driver, Docker and the NVIDIA container toolkit. Must be given for P3, whose GPUs
+            current drivers no longer support.
+            Default: the newest Deep Learning Base GPU AMI at each deployment, `DEEP_LEARNING_AMI`.
+
+        root_device_name:
+            Name of the image's root volume: `/dev/sda1` for Ubuntu.
+            Default: `/dev/xvda`, that of Amazon Linux.
+
+        volume_size:
+            Root volume of each node, for the container image, and for data on types without NVMe.
+            Default: 200 GiB.
+
+        encryption_key:
+            KMS key for the volumes. A key of this app is made to let EC2 Auto Scaling use it; an imported one must.
+            Default: the account's `aws/ebs` key.
+
+        role:
+            Role that nodes assume; `ec2.amazonaws.com` must be allowed to assume it.
+            Default: a new role that holds only what grants add.
+
+        security_group:
+            Security group of the nodes. It is made to let its members talk to each other.
+            Default: a new one. It has no rule for DNS because security groups do not apply to Amazon's resolver; with
+            a resolver of your own, add one to `connections`.
+
+    Raises:
+        ValueError: If the arguments describe a fleet that cannot work; the message names the argument and the value.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        vpc: ec2.IVpc,
+        instance_types: Sequence[str],
+        max_gpus: int,
+        vpc_subnets: ec2.SubnetSelection | None = None,
+        on_demand_base_gpus: int = 0,
+        allow_heterogeneous_gpus: bool = False,
+        spot: bool = True,
+        efa: bool = False,
+        machine_image: ec2.IMachineImage | None = None,
+        root_device_name: str = "/dev/xvda",
+        volume_size: Size | None = None,
+        encryption_key: kms.IKey | None = None,
+        role: iam.IRole | None = None,
+        security_group: ec2.ISecurityGroup | None = None,
+    ) -> None:
+        capacity = GpuCapacity.of(
+            instance_types,
+            max_gpus=max_gpus,
+            on_demand_base_gpus=on_demand_base_gpus,
+            allow_heterogeneous_gpus=allow_heterogeneous_gpus,
+        )
+        if machine_image is None:
+            _refuse_types_without_driver(capacity)
+        adapters = common_efa_interfaces(capacity.instance_types) if efa else 0
+        super().__init__(scope, id)
+        if efa:
+            self._check_efa_subnets(vpc, vpc_subnets or ec2.SubnetSelection())
+
+        self.capacity = capacity
+        self.spot = spot
+        self.role = role or iam.Role(
+            self,
+            "Role",
+            assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"),
+            description=f"Nodes of {self.node.path}",
+        )
+        self.security_group = security_group or self._own_security_group(vpc)
+        self.connections = ec2.Connections(security_groups=[self.security_group])
+        self.connections.allow_internally(ec2.Port.all_traffic(), "The ring, between nodes")
+        self.user_data = ec2.UserData.for_linux()
+        self.launch_template = ec2.LaunchTemplate(
+            self,
+            "LaunchTemplate",
+            machine_image=machine_image or ec2.MachineImage.from_ssm_parameter(DEEP_LEARNING_AMI),
+            user_data=self.user_data,
+            role=self.role,
+            security_group=self.security_group,
+            require_imdsv2=True,
+            # One hop more than the default: a container with a network of its own is that much further away.
+            http_put_response_hop_limit=2,
+            instance_metadata_tags=True,
+            instance_initiated_shutdown_behavior=ec2.InstanceInitiatedShutdownBehavior.TERMINATE,
+            placement_group=self._cluster_placement_group() if efa else None,
+            block_devices=[
+                ec2.BlockDevice(
+                    device_name=root_device_name,
+                    volume=ec2.BlockDeviceVolume.ebs(
+                        (volume_size or Size.gibibytes(200)).to_gibibytes(),
+                        volume_type=ec2.EbsDeviceVolumeType.GP3,
+                        encrypted=True,
+                        kms_key=encryption_key,
+                        delete_on_termination=True,
+                    ),
+                )
+            ],
+        )
+        if encryption_key is not None:
+            self._let_auto_scaling_use(encryption_key)
+        if efa:
+            self._add_adapters(adapters)
+        else:
+            self._warn_of_unused_adapters()
+        self.auto_scaling_group = self._group(vpc, vpc_subnets)
+
+    @property
+    def fleet_id(self) -> str:
+        """
+        Name of this fleet in the ledger and in the nodes' environment; plain text, the same at every synthesis.
+
+        The group's own name cannot serve: the launch template, which carries the environment, would have to refer to
+        the group, which refers to the launch template.
+        """
+        return Names.unique_id(self)
+
+    @property
+    def auto_scaling_group_name(self) -> str:
+        """Name of the group; a CDK token."""
+        return self.auto_scaling_group.auto_scaling_group_name
+
+    @property
+    def auto_scaling_group_arn(self) -> str:
+        """
+        ARN of the group; a CDK token.
+
+        Unlike `AutoScalingGroup.auto_scaling_group_arn`, which has a wildcard in place of the group's id, it names
+        this group only.
+        """
+        return self._cfn_group.attr_auto_scaling_group_arn
+
+    @property
+    def max_gpus(self) -> int:
+        """GPUs that the fleet never exceeds."""
+        return self.capacity.max_gpus
+
+    @property
+    def on_demand_base_gpus(self) -> int:
+        """GPUs that come from On-Demand first."""
+        return self.capacity.on_demand_base_gpus
+
+    @property
+    def gpu_step(self) -> int:
+        """GPUs of the smallest type; what a run asks for must be a multiple of it."""
+        return self.capacity.gpu_step
+
+    @property
+    def largest_weight(self) -> int:
+        """GPUs of the largest type."""
+        return self.capacity.largest_weight
+
+    @property
+    def max_nodes(self) -> int:
+        """Nodes when all are of the smallest type."""
+        return self.capacity.max_nodes
+
+    @property
+    def leader_market(self) -> str:
+        """Market that leaders come from, as `contract.MARKETS` names it."""
+        return contract.ON_DEMAND if self.on_demand_base_gpus > 0 or not self.spot else contract.SPOT
+
+    @property
+    def _cfn_group(self) -> autoscaling.CfnAutoScalingGroup:
+        return cast("autoscaling.CfnAutoScalingGroup", self.auto_scaling_group.node.default_child)
+
+    @property
+    def _cfn_launch_template(self) -> ec2.CfnLaunchTemplate:
+        return cast("ec2.CfnLaunchTemplate", self.launch_template.node.default_child)
+
+    def _own_security_group(self, vpc: ec2.IVpc) -> ec2.SecurityGroup:
+        security_group = ec2.SecurityGroup(
+            self,
+            "SecurityGroup",
+            vpc=vpc,
+            description="GPU nodes: each other, and HTTPS out",
+            allow_all_outbound=False,
+        )
+        security_group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(443), "AWS APIs and downloads")
+        return security_group
+
+    def _cluster_placement_group(self) -> ec2.PlacementGroup:
+        return ec2.PlacementGroup(self, "PlacementGroup", strategy=ec2.PlacementGroupStrategy.CLUSTER)
+
+    def _group(self, vpc: ec2.IVpc, vpc_subnets: ec2.SubnetSelection | None) -> autoscaling.AutoScalingGroup:
+        group = autoscaling.AutoScalingGroup(
+            self,
+            "Group",
+            vpc=vpc,
+            vpc_subnets=vpc_subnets,
+            min_capacity=0,
+            max_capacity=self.max_gpus,
+            group_metrics=[autoscaling.GroupMetrics.all()],
+            mixed_instances_policy=autoscaling.MixedInstancesPolicy(
+                launch_template=self.launch_template,
+                launch_template_overrides=[
+                    autoscaling.LaunchTemplateOverrides(
+                        instance_type=ec2.InstanceType(row.name), weighted_capacity=row.gpus
+                    )
+                    for row in self.capacity.instance_types
+                ],
+                instances_distribution=autoscaling.InstancesDistribution(
+                    on_demand_base_capacity=self.on_demand_base_gpus,
+                    on_demand_percentage_above_base_capacity=0 if self.spot else 100,
+                    on_demand_allocation_strategy=autoscaling.OnDemandAllocationStrategy.LOWEST_PRICE,
+                    spot_allocation_strategy=autoscaling.SpotAllocationStrategy.PRICE_CAPACITY_OPTIMIZED,
+                ),
+            ),
+        )
+        # cdk-nag 3.0.2's rule EC26 reads the group's own launch template and throws when a mixed-instances policy
+        # holds it instead. Shown the same template there, it checks that the volumes are encrypted; the template that
+        # is deployed does not change.
+        cfn_group = cast("autoscaling.CfnAutoScalingGroup", group.node.default_child)
+        cfn_group.launch_template = autoscaling.CfnAutoScalingGroup.LaunchTemplateSpecificationProperty(
+            launch_template_id=self.launch_template.launch_template_id,
+            version=self.launch_template.version_number,
+        )
+        cfn_group.add_property_deletion_override("LaunchTemplate")
+        acknowledge(
+            group,
+            rule="AS3",
+            reason="Each run reads its fleet's scaling activities and records them; a topic would have no reader.",
+        )
+        return group
+
+    def _add_adapters(self, adapters: int) -> None:
+        # The launch template construct has no arguments for this, and EC2 refuses security groups of the instance
+        # beside those of its interfaces.
+        template = self._cfn_launch_template
+        template.add_property_override(
+            "LaunchTemplateData.NetworkInterfaces",
+            network_interfaces(adapters, security_group_id=self.security_group.security_group_id),
+        )
+        template.add_property_deletion_override("LaunchTemplateData.SecurityGroupIds")
+
+    def _warn_of_unused_adapters(self) -> None:
+        names = [row.name for row in self.capacity.instance_types if row.efa_interfaces >= _MANY_ADAPTERS]
+        if names:
+            Annotations.of(self).add_warning_v2(
+                "cdk-horovod:EfaUnused",
+                f"{', '.join(names)} reach their network bandwidth only with Elastic Fabric Adapters; set 'efa'.",
+            )
+
+    def _check_efa_subnets(self, vpc: ec2.IVpc, selection: ec2.SubnetSelection) -> None:
+        selected = vpc.select_subnets(
+            availability_zones=selection.availability_zones,
+            one_per_az=selection.one_per_az,
+            subnet_filters=selection.subnet_filters,
+            subnet_group_name=selection.subnet_group_name,
+            subnets=selection.subnets,
+            subnet_type=selection.subnet_type,
+        )
+        if selected.is_pending_lookup:
+            return
+        if selected.has_public:
+            raise ValueError(
+                "'vpc_subnets' must be private with 'efa', because EC2 gives no public address to an instance with "
+                f"several network interfaces, got public subnets of {vpc.node.path}"
+            )
+        zones = {json.dumps(Stack.of(vpc).resolve(zone)) for zone in selected.availability_zones}
+        if len(zones) > 1:
+            raise ValueError(
+                "'vpc_subnets' must be in one Availability Zone with 'efa', because a cluster placement group is, "
+                f"got {len(zones)} zones of {vpc.node.path}"
+            )
+
+    def _let_auto_scaling_use(self, key: kms.IKey) -> None:
+        """
+        Let EC2 Auto Scaling's service-linked role start instances whose volumes *key* encrypts.
+
+        Source: EC2 Auto Scaling User Guide, "Required AWS KMS key policy for use with encrypted volumes". The role is
+        named in a condition and not as principal, because KMS refuses a policy whose principal does not exist yet,
+        and the role exists only after the account's first group.
+        """
+        stack = Stack.of(self)
+        service_role = stack.format_arn(
+            service="iam",
+            region="",
+            resource="role",
+            resource_name="aws-service-role/autoscaling.amazonaws.com/AWSServiceRoleForAutoScaling*",
+        )
+        whom = {"StringEquals": {"kms:CallerAccount": stack.account}, "ArnLike": {"aws:PrincipalArn": service_role}}
+        for actions, conditions in (
+            (
+                ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey"],
+                whom,
+            ),
+            (["kms:CreateGrant"], {**whom, "Bool": {"kms:GrantIsForAWSResource": "true"}}),
+        ):
+            key.add_to_resource_policy(
+                iam.PolicyStatement(
+                    principals=[iam.AnyPrincipal()], actions=actions, resources=["*"], conditions=conditions
+                )
+            )
+
+
+def _refuse_types_without_driver(capacity: GpuCapacity) -> None:
+    names = [row.name for row in capacity.instance_types if not row.deep_learning_ami]
+    if names:
+        raise ValueError(
+            f"'machine_image' must be given for {', '.join(names)}, because current Deep Learning AMIs have no driver "
+            "for its GPUs"
+        )

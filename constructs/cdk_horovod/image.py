@@ -1,0 +1,171 @@
+"""The container image that nodes run."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from aws_cdk import Stack, Token
+from aws_cdk import aws_ecr as ecr
+from aws_cdk import aws_ecr_assets as ecr_assets
+from aws_cdk import aws_iam as iam
+
+from cdk_horovod.acknowledgements import acknowledge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from constructs import Construct
+
+_ECR_URI: Final = re.compile(
+    r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?"
+    r"/(?P<repository>[a-z0-9][a-z0-9._/-]*)(:(?P<tag>[\w.-]{1,128})|@(?P<digest>sha256:[0-9a-f]{64}))"
+)
+"""Source: Amazon ECR User Guide, "Pulling an image", and API Reference, CreateRepository and PutImage."""
+
+_PULL_ACTIONS: Final = ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingImageConfig:
+    """
+    An image, bound to a construct tree.
+
+    Args:
+        uri: What `docker pull` takes; holds CDK tokens where only a deployment knows the value.
+        grant_pull: Allows a role to pull this image.
+    """
+
+    uri: str
+    grant_pull: Callable[[iam.IRole], None]
+
+
+class TrainingImage(ABC):
+    """
+    The image that every node runs: built from a directory, or taken from Amazon ECR.
+
+    Only ECR serves, because nodes in isolated subnets reach no other registry.
+    """
+
+    @staticmethod
+    def from_asset(directory: str | Path, *, build_args: Mapping[str, str] | None = None) -> TrainingImage:
+        """
+        Build the image from a Dockerfile when the app is deployed, for x86-64.
+
+        Args:
+            directory: Folder that holds `Dockerfile` and what it copies.
+            build_args: Build arguments by name. Default: those of the Dockerfile.
+
+        Raises:
+            ValueError: If *directory* has no Dockerfile.
+        """
+        if not (Path(directory) / "Dockerfile").is_file():
+            raise ValueError(f"'directory' must hold a file named Dockerfile, got {directory}")
+        return _AssetImage(directory=Path(directory), build_args=dict(build_args or {}))
+
+    @staticmethod
+    def from_ecr(repository: ecr.IRepository, *, tag: str) -> TrainingImage:
+        """
+        Take an image from a repository of this app, or from an imported one.
+
+        Args:
+            repository: The repository. One of another account must allow this account to pull.
+            tag: Tag or digest (`sha256:…`) of the image.
+        """
+        return _EcrImage(repository=repository, tag=tag)
+
+    @staticmethod
+    def from_uri(uri: str) -> TrainingImage:
+        """
+        Take an image from ECR by its address.
+
+        Args:
+            uri: `ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY:TAG`, or `@sha256:DIGEST` in place of the tag.
+
+        Raises:
+            ValueError: If *uri* has another form; the tag may not be left out, because what `latest` is changes.
+        """
+        if Token.is_unresolved(uri):
+            raise ValueError("'uri' must be known when the app is synthesised; use TrainingImage.from_ecr instead")
+        found = _ECR_URI.fullmatch(uri)
+        if found is None:
+            raise ValueError(
+                "'uri' must be an image in Amazon ECR, ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY:TAG or "
+                f"@sha256:DIGEST, got {uri}"
+            )
+        return _UriImage(uri=uri, account=found["account"], region=found["region"], repository_name=found["repository"])
+
+    @abstractmethod
+    def bind(self, scope: Construct) -> TrainingImageConfig:
+        """
+        Create in *scope* what the image needs.
+
+        Args:
+            scope: Construct that owns the image; it can own one.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AssetImage(TrainingImage):
+    directory: Path
+    build_args: Mapping[str, str]
+
+    def bind(self, scope: Construct) -> TrainingImageConfig:
+        asset = ecr_assets.DockerImageAsset(
+            scope,
+            "Image",
+            directory=str(self.directory),
+            build_args=dict(self.build_args),
+            platform=ecr_assets.Platform.LINUX_AMD64,
+        )
+        return _config(scope, uri=asset.image_uri, repository_arn=asset.repository.repository_arn)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EcrImage(TrainingImage):
+    repository: ecr.IRepository
+    tag: str
+
+    def bind(self, scope: Construct) -> TrainingImageConfig:
+        uri = self.repository.repository_uri_for_tag_or_digest(self.tag)
+        return _config(scope, uri=uri, repository_arn=self.repository.repository_arn)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _UriImage(TrainingImage):
+    uri: str
+    account: str
+    region: str
+    repository_name: str
+
+    def bind(self, scope: Construct) -> TrainingImageConfig:
+        arn = Stack.of(scope).format_arn(
+            service="ecr",
+            region=self.region,
+            account=self.account,
+            resource="repository",
+            resource_name=self.repository_name,
+        )
+        return _config(scope, uri=self.uri, repository_arn=arn)
+
+
+def _config(scope: Construct, *, uri: str, repository_arn: str) -> TrainingImageConfig:
+    # A policy of its own: the finding about "*" can be accepted here alone, where `Repository.grant_pull` would put
+    # the statement into the role's default policy and any other "*" there would be accepted with it.
+    policy = iam.Policy(
+        scope,
+        "PullImage",
+        statements=[
+            iam.PolicyStatement(actions=["ecr:GetAuthorizationToken"], resources=["*"]),
+            iam.PolicyStatement(actions=list(_PULL_ACTIONS), resources=[repository_arn]),
+        ],
+    )
+    acknowledge(
+        policy,
+        rule="IAM5[Resource::*]",
+        reason="ecr:GetAuthorizationToken supports no resource-level permission (Service Authorization Reference).",
+    )
+    return TrainingImageConfig(uri=uri, grant_pull=policy.attach_to_role)

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Turns an instance into a node: writes the node's environment and starts the container whose entry point is
+# `python -m horovod_node`. cloud-init runs it once, as root, on an AWS Deep Learning Base GPU AMI (Amazon Linux 2023:
+# Docker, the NVIDIA container toolkit and the AWS CLI are there). What it prints goes to the instance's console.
+#
+# cdk_horovod.user_data replaces the words between at-signs; without them this is the script that instances run.
+set -Eeuo pipefail
+
+image='@IMAGE@'
+log_group='@LOG_GROUP@'
+region='@REGION@'
+# The host's folder that becomes @ML_ROOT@ in the container.
+ml_root='@ML_ROOT@'
+
+say() {
+  echo "cdk-horovod: $*" >&2
+}
+
+# The instance stays up: its Auto Scaling group would replace one that shut itself down, again and again and at full
+# price. The run's own limit on starting nodes ends it, and the console keeps the reason until then.
+fail() {
+  trap - ERR
+  say "this node cannot start: $*"
+  exit 1
+}
+trap 'fail "line $LINENO of user data ended with exit code $?: $BASH_COMMAND"' ERR
+
+# retry WHAT COMMAND...: up to five tries, with pauses of 2, 4, 8 and 16 s.
+retry() {
+  local what=$1 pause=2
+  shift
+  until "$@"; do
+    if [ "$pause" -gt 16 ]; then
+      fail "could not $what in 5 tries"
+    fi
+    say "could not $what; next try in $pause s"
+    sleep "$pause"
+    pause=$((pause * 2))
+  done
+}
+
+# Prefers the instance store, which is faster than the root volume and already paid for.
+use_instance_store() {
+  local disk
+  if systemctl cat dlami-nvme.service >/dev/null 2>&1; then
+    # The AMI's own service makes one volume of all the disks and mounts it. Started again, because user data may come
+    # first; then this waits for it.
+    systemctl start dlami-nvme.service
+  fi
+  if mountpoint --quiet /opt/dlami/nvme; then
+    ml_root=/opt/dlami/nvme/ml
+    return
+  fi
+  # Other AMIs leave the disks alone: take the first. The link is udev's, from the disk's model and serial number.
+  for disk in /dev/disk/by-id/nvme-Amazon_EC2_NVMe_Instance_Storage_*; do
+    if [ -b "$disk" ]; then
+      blkid "$disk" >/dev/null || mkfs.ext4 -q -E nodiscard "$disk"
+      mkdir -p "$ml_root"
+      mountpoint --quiet "$ml_root" || mount "$disk" "$ml_root"
+      return
+    fi
+  done
+}
+
+ecr_login() {
+  aws ecr get-login-password --region "$1" | docker login --username AWS --password-stdin "$2"
+}
+
+mkdir -p "$(dirname '@NODE_ENV_FILE@')"
+cat > '@NODE_ENV_FILE@' <<'NODE_ENV'
+@ENVIRONMENT@
+NODE_ENV
+
+use_instance_store
+# Whatever user the image names must be able to write here; nothing else runs on this machine.
+mkdir -p "$ml_root"
+chmod 1777 "$ml_root"
+
+systemctl start docker.service
+# The registry's password lasts 12 hours; it goes when this script ends.
+DOCKER_CONFIG=$(mktemp -d)
+export DOCKER_CONFIG
+trap 'rm -rf "$DOCKER_CONFIG"' EXIT
+registry=${image%%/*}
+if [[ $registry =~ ^[0-9]{12}\.dkr[.-]ecr(-fips)?\.([a-z0-9-]+)\. ]]; then
+  retry "log in to $registry" ecr_login "${BASH_REMATCH[2]}" "$registry"
+fi
+retry "pull $image" docker pull --quiet "$image"
+
+# Ring traffic goes straight to the host's network cards, NCCL's between GPUs through shared memory, and both pin it.
+run=(docker run --detach --name cdk-horovod-node --restart no --gpus all --network host --ipc host)
+run+=(--ulimit memlock=-1 --ulimit stack=67108864)
+for device in /dev/infiniband/uverbs*; do
+  # EFA, where the instance type has it.
+  if [ -e "$device" ]; then
+    run+=(--device "$device")
+  fi
+done
+run+=(--env-file '@NODE_ENV_FILE@' --volume "$ml_root:@ML_ROOT@")
+if [ -n "$log_group" ]; then
+  node=$(cat /var/lib/cloud/data/instance-id)
+  run+=(--log-driver awslogs --log-opt "awslogs-region=$region" --log-opt "awslogs-group=$log_group")
+  # Non-blocking: when CloudWatch is slow, lines are lost rather than training steps.
+  run+=(--log-opt "awslogs-stream=$node" --log-opt mode=non-blocking)
+fi
+"${run[@]}" "$image" || fail "docker did not start the container"
+say "node started"

@@ -1,0 +1,66 @@
+"""
+What an EC2 instance runs at its first boot to become a node: `node_boot.sh`, filled in.
+
+The script is a file of its own so that it can be read, checked and run as what it is. An image address or value may be
+a CDK token: it is carried into the text as it stands, and CloudFormation resolves it there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from horovod_node import contract
+
+REGION: Final = "AWS_REGION"
+
+_SCRIPT: Final = Path(__file__).with_name("node_boot.sh")
+_NAME: Final = re.compile(r"[A-Z][A-Z0-9_]*")
+# One line of printable ASCII without what a shell or an env file could take for quoting. CDK's tokens fit too.
+_VALUE: Final = re.compile(r"[^\x00-\x1f\x7f-\U0010ffff'\"\\`]*")
+_ADDRESS: Final = re.compile(r"[^\x00-\x20\x7f-\U0010ffff'\"\\`]+")
+
+
+def node_user_data(*, image_uri: str, environment: Mapping[str, str], log_group_name: str | None) -> list[str]:
+    """
+    Write the commands that start the node's container, one line each, for `ec2.UserData.for_linux().add_commands`.
+
+    The instance logs in to the registry when the image is in ECR, as the instance's role. A step that fails is named
+    on the instance's console, and the instance stays up until the run's own time limit ends it.
+
+    Args:
+        image_uri: Image to start, as `docker pull` takes it.
+        environment: The node's environment, written to `contract.NODE_ENV_FILE`; names `AWS_REGION`.
+        log_group_name: CloudWatch log group for the container's output, in the same region; the log stream is the
+            instance's id. `None`: the output stays with Docker on the instance.
+
+    Raises:
+        ValueError: If a name or value could not be carried into the script unchanged, or `AWS_REGION` is missing.
+    """
+    _check("image_uri", image_uri, _ADDRESS, "one word without quotes")
+    if log_group_name is not None:
+        _check("log_group_name", log_group_name, _ADDRESS, "one word without quotes, or None")
+    if REGION not in environment:
+        raise ValueError(f"'environment' must name {REGION}, got {', '.join(environment) or 'nothing'}")
+    for name, value in environment.items():
+        _check("environment", name, _NAME, "named in capital letters, digits and '_'")
+        _check(f"environment[{name}]", value, _VALUE, "one line of printable ASCII without quotes or backslashes")
+    words = {
+        "IMAGE": image_uri,
+        "LOG_GROUP": log_group_name or "",
+        "REGION": environment[REGION],
+        "NODE_ENV_FILE": contract.NODE_ENV_FILE,
+        "ENVIRONMENT": "\n".join(f"{name}={value}" for name, value in environment.items()),
+        "ML_ROOT": contract.DEFAULT_ML_ROOT,
+    }
+    # In one pass, so that nothing inside a value is taken for one of the script's own words.
+    script = re.sub(r"@([A-Z_]+)@", lambda word: words[word[1]], _SCRIPT.read_text(encoding="utf-8"))
+    # `UserData.for_linux` begins with a shebang of its own.
+    return script.splitlines()[1:]
+
+
+def _check(argument: str, value: str, pattern: re.Pattern[str], rule: str) -> None:
+    if not pattern.fullmatch(value):
+        raise ValueError(f"'{argument}' must be {rule}, got {value!r}")

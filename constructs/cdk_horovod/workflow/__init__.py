@@ -1,0 +1,1 @@
+"""The run's state machine: start, train, terminate."""

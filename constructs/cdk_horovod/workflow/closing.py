@@ -1,0 +1,129 @@
+"""What every run ends with, whatever happened: the receipt, the run's last stage, the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk_horovod.ledger import Ledger
+from cdk_horovod.workflow.states import call_aws, failure, jsonata
+from horovod_node import contract
+
+RECEIPT_VERSION = 1
+
+
+def check_the_model(scope: Construct, *, bucket: s3.IBucket) -> sfn.TaskStateBase:
+    """Build the state that looks at the model in S3 itself: the node's word does not make a run succeed."""
+    complete = "$states.result.ContentLength > 0 and $states.result.ContentLength = $saved.bytes"
+    incomplete = failure(
+        contract.ERROR_MODEL_MISSING,
+        "'The node uploaded ' & $saved.bytes & ' bytes, but S3 holds ' & $states.result.ContentLength & '.'",
+    )["outcome"]
+    unwrapped = incomplete["cause"].removeprefix("{% ").removesuffix(" %}")
+    return call_aws(
+        scope,
+        "Check the model",
+        service="s3",
+        action="headObject",
+        iam_action="s3:GetObject",
+        parameters={"Bucket": bucket.bucket_name, "Key": jsonata(_key(contract.model_key))},
+        resources=[bucket.arn_for_objects(contract.model_key("*"))],
+        assign={
+            "outcome": {
+                "succeeded": jsonata(complete),
+                "error": jsonata(f"{complete} ? '' : '{contract.ERROR_MODEL_MISSING}'"),
+                "cause": jsonata(f"{complete} ? '' : {unwrapped}"),
+            },
+        },
+    )
+
+
+def write_the_receipt(scope: Construct, *, bucket: s3.IBucket, fleet_id: str) -> sfn.TaskStateBase:
+    """Build the state that leaves the run's record beside its model; Step Functions writes an object as JSON text."""
+    receipt = f"""$merge([
+  {{
+    'version': {RECEIPT_VERSION},
+    'run': $run,
+    'execution': $states.context.Execution.Id,
+    'outcome': $outcome.succeeded ? 'succeeded' : 'failed',
+    'request': $request,
+    'fleet': '{fleet_id}',
+    'attempts': $attempt,
+    'times': $merge([$times, {{'terminated_at': $now()}}])
+  }},
+  $outcome.succeeded ? {{}} : {{'error': $outcome.error, 'cause': $outcome.cause}},
+  $ring.gpus > 0 ? {{'gpus': $ring.gpus, 'leader': $ring.leader.node, 'nodes': [$ring.nodes]}} : {{}},
+  $trained.ranks > 0 ? {{'ranks': $trained.ranks, 'steps': $trained.steps}} : {{}},
+  $outcome.succeeded ? {{'model': {{
+    'uri': 's3://{bucket.bucket_name}/' & {_key(contract.model_key)}, 'bytes': $saved.bytes, 'files': $saved.files
+  }}}} : {{}}
+])"""
+    return call_aws(
+        scope,
+        "Write the receipt",
+        service="s3",
+        action="putObject",
+        parameters={
+            "Bucket": bucket.bucket_name,
+            "Key": jsonata(_key(contract.receipt_key)),
+            "ContentType": "application/json",
+            "Body": jsonata(receipt),
+        },
+        resources=[bucket.arn_for_objects(contract.receipt_key("*"))],
+    )
+
+
+def close_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
+    """Build the state that sets the run's last stage in the ledger."""
+    return call_aws(
+        scope,
+        "Close the run",
+        service="dynamodb",
+        action="updateItem",
+        parameters={
+            "TableName": ledger.table.table_name,
+            "Key": {
+                contract.PARTITION_KEY: {"S": jsonata(f"'{contract.RUN_PREFIX}' & $run")},
+                contract.SORT_KEY: {"S": contract.RUN_SORT_KEY},
+            },
+            "UpdateExpression": "SET #stage = :stage, #removal = :removal",
+            "ExpressionAttributeNames": {"#stage": contract.STAGE, "#removal": contract.TTL_ATTRIBUTE},
+            "ExpressionAttributeValues": {
+                ":stage": {
+                    "S": jsonata(
+                        f"$outcome.succeeded ? '{contract.STAGE_SUCCEEDED}' : '{contract.STAGE_FAILED}'",
+                    )
+                },
+                ":removal": {"N": jsonata("$remove_at")},
+            },
+        },
+        resources=[ledger.table.table_arn],
+    )
+
+
+def outcome(scope: Construct, *, bucket: s3.IBucket) -> sfn.Choice:
+    """Build the end: success with the model's address, or failure with the original error and cause."""
+    trained = sfn.Succeed.jsonata(
+        scope,
+        "Trained",
+        outputs={
+            "run": jsonata("$run"),
+            "model": jsonata(f"'s3://{bucket.bucket_name}/' & {_key(contract.model_key)}"),
+            "receipt": jsonata(f"'s3://{bucket.bucket_name}/' & {_key(contract.receipt_key)}"),
+        },
+    )
+    failed = sfn.Fail.jsonata(scope, "Failed", error=jsonata("$outcome.error"), cause=jsonata("$outcome.cause"))
+    return (
+        sfn.Choice.jsonata(scope, "Succeeded?")
+        .when(sfn.Condition.jsonata(jsonata("$outcome.succeeded")), trained)
+        .otherwise(failed)
+    )
+
+
+def _key(template: Callable[[str], str]) -> str:
+    """Write the expression of one of the contract's S3 keys for the run in `$run`."""
+    before, after = template("\0").split("\0")
+    return f"'{before}' & $run & '{after}'"

@@ -1,0 +1,97 @@
+"""How this workflow writes its states: JSONata expressions, AWS calls, and what becomes of a caught error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aws_cdk import Duration
+from aws_cdk import aws_stepfunctions as sfn
+from aws_cdk import aws_stepfunctions_tasks as tasks
+from constructs import Construct
+
+NO_OUTPUT: dict[str, str] = {}
+"""State output of every state here: what later states need is in variables, which survive Catch and loops."""
+
+
+def jsonata(expression: str) -> str:
+    """Mark *expression* as JSONata for Step Functions, on one line: asl-validator 4.0.0 takes no other."""
+    return f"{{% {' '.join(line.strip() for line in expression.splitlines())} %}}"
+
+
+def call_aws(
+    scope: Construct,
+    name: str,
+    *,
+    service: str,
+    action: str,
+    parameters: Mapping[str, Any],
+    resources: Sequence[str],
+    iam_action: str | None = None,
+    assign: Mapping[str, Any] | None = None,
+    outputs: Mapping[str, Any] = NO_OUTPUT,
+    retry: bool = True,
+    task_timeout: sfn.Timeout | None = None,
+    heartbeat: Duration | None = None,
+) -> tasks.CallAwsService:
+    """
+    Build a state that calls one AWS API, with the permission for exactly that call.
+
+    Args:
+        service: Service of the SDK integration.
+        action: API action in camelCase.
+        parameters: The call's parameters in PascalCase.
+        resources: ARNs that the permission names.
+        iam_action: Permission that the call needs. Default: the action under its own name.
+        assign: Variables set from `$states.result`.
+        outputs: The state's output. Default: nothing.
+        retry: Whether throttling and outages are retried: three times, at 1, 3 and 9 seconds with jitter.
+        task_timeout: With *heartbeat*: makes it a token task that waits for a node's answer.
+        heartbeat: Longest silence of the node that holds the token.
+    """
+    token_task = task_timeout is not None
+    state = tasks.CallAwsService.jsonata(
+        scope,
+        name,
+        service=service,
+        action=action,
+        parameters=parameters,
+        iam_resources=resources,
+        iam_action=iam_action,
+        assign=assign,
+        outputs=outputs,
+        integration_pattern=(
+            sfn.IntegrationPattern.WAIT_FOR_TASK_TOKEN if token_task else sfn.IntegrationPattern.REQUEST_RESPONSE
+        ),
+        task_timeout=task_timeout,
+        heartbeat_timeout=sfn.Timeout.duration(heartbeat) if heartbeat else None,
+    )
+    if retry and not token_task:
+        state.add_retry(
+            errors=["States.ALL"],
+            max_attempts=3,
+            interval=Duration.seconds(1),
+            backoff_rate=3,
+            jitter_strategy=sfn.JitterType.FULL,
+        )
+    return state
+
+
+def failure(error: str, cause: str) -> dict[str, Any]:
+    """Build the `Assign` of a state or Catch that ends the run with *error* and the JSONata expression *cause*."""
+    return {"outcome": {"succeeded": False, "error": error, "cause": jsonata(cause)}}
+
+
+CAUGHT: dict[str, Any] = {
+    "outcome": {
+        "succeeded": False,
+        "error": jsonata("$states.errorOutput.Error"),
+        "cause": jsonata("$exists($states.errorOutput.Cause) ? $states.errorOutput.Cause : ''"),
+    }
+}
+"""`Assign` of a Catch that keeps the original error and cause for the receipt and for the execution's end."""
+
+
+def now_as(name: str) -> str:
+    """Write the expression that adds the present time as *name* to the run's `$times`."""
+    return jsonata(f"$merge([$times, {{'{name}': $now()}}])")

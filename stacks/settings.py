@@ -1,0 +1,87 @@
+"""What `cdk.json` or `cdk deploy -c horovod:KEY=VALUE` may set, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cdk_horovod import NetworkMode
+from constructs import Node
+
+PREFIX = "horovod:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """
+    The app's settings; each is a context key of the same name behind the prefix `horovod:`.
+
+    Args:
+        instance_types: GPU instance types, by preference, separated by commas.
+        max_gpus: GPUs that the fleet may hold at once.
+        on_demand_base_gpus: GPUs that are always On-Demand; the leader runs there. The rest is Spot.
+        network: How nodes reach AWS: `isolated`, `private-with-nat` or `public` (see `NetworkMode`).
+        image: Folder with the Dockerfile, or the address of an image in ECR.
+        max_runtime_minutes: Longest training.
+        heartbeat_seconds: A silent leader is given up after this long.
+        launch_seconds: The first node must be there this long after the start.
+        start_seconds: The whole ring must be ready this long after the start.
+        first_step_seconds: The first training step must come this long after the ranks started.
+        stall_seconds: Every later step must come this long after the one before.
+        poll_seconds: Pause between two looks at the queue, or at nodes that go away.
+    """
+
+    instance_types: tuple[str, ...] = ("g5.12xlarge", "g5.4xlarge")
+    max_gpus: int = 16
+    on_demand_base_gpus: int = 1
+    network: NetworkMode = NetworkMode.ISOLATED
+    image: str = "training_image"
+    max_runtime_minutes: int = 24 * 60
+    heartbeat_seconds: int = 60
+    launch_seconds: int = 15 * 60
+    start_seconds: int = 30 * 60
+    first_step_seconds: int = 30 * 60
+    stall_seconds: int = 10 * 60
+    poll_seconds: int = 15
+
+    @classmethod
+    def from_context(cls, node: Node) -> Settings:
+        """
+        Read the settings from the app's context.
+
+        Raises:
+            ValueError: If a value has the wrong form, or a `horovod:` key is none of the settings.
+        """
+        known = {field.name: field for field in fields(cls)}
+        unknown = [
+            key.removeprefix(PREFIX) for key in node.get_all_context() if key.startswith(PREFIX)
+        ]
+        for name in unknown:
+            if name not in known:
+                raise ValueError(f"'{PREFIX}{name}' is not a setting; the settings are {', '.join(known)}")
+        values = {}
+        for name, field in known.items():
+            text = node.try_get_context(PREFIX + name)
+            if text is not None:
+                values[name] = _read(name, text, _READERS[str(field.type)])
+        return cls(**values)
+
+
+def _types(text: Any) -> tuple[str, ...]:
+    return tuple(part.strip() for part in str(text).split(",") if part.strip())
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "tuple[str, ...]": _types,
+    "int": int,
+    "NetworkMode": NetworkMode,
+    "str": str,
+}
+
+
+def _read(name: str, text: Any, reader: Callable[[Any], Any]) -> Any:
+    try:
+        return reader(text)
+    except ValueError as error:
+        raise ValueError(f"'{PREFIX}{name}' cannot be {text!r}: {error}") from error

@@ -1,0 +1,61 @@
+"""What may be deleted and deployed again at any time: network, fleet, workflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aws_cdk import Duration, Stack
+from cdk_horovod import (
+    Engine,
+    GpuFleet,
+    HorovodTraining,
+    ITrainingStorage,
+    TrainingImage,
+    TrainingNetwork,
+)
+from constructs import Construct
+
+from stacks.settings import Settings
+
+
+class TrainingStack(Stack):
+    """
+    A network, a GPU fleet at zero, and the state machine that starts, trains and terminates.
+
+    Args:
+        storage: Buckets of the runs.
+        settings: See `Settings`.
+    """
+
+    def __init__(
+        self, scope: Construct, id: str, *, storage: ITrainingStorage, settings: Settings, **options: Any
+    ) -> None:
+        super().__init__(scope, id, **options)
+        network = TrainingNetwork(self, "Network", mode=settings.network)
+        fleet = GpuFleet(
+            self,
+            "Fleet",
+            vpc=network.vpc,
+            vpc_subnets=network.subnets,
+            instance_types=settings.instance_types,
+            max_gpus=settings.max_gpus,
+            on_demand_base_gpus=settings.on_demand_base_gpus,
+        )
+        self.training = HorovodTraining(
+            self,
+            "Training",
+            storage=storage,
+            image=_image(settings.image),
+            engine=Engine.ec2(fleet),
+            max_runtime=Duration.minutes(settings.max_runtime_minutes),
+            heartbeat=Duration.seconds(settings.heartbeat_seconds),
+            launch_timeout=Duration.seconds(settings.launch_seconds),
+            start_timeout=Duration.seconds(settings.start_seconds),
+            first_step_timeout=Duration.seconds(settings.first_step_seconds),
+            stall_timeout=Duration.seconds(settings.stall_seconds),
+            poll_interval=Duration.seconds(settings.poll_seconds),
+        )
+
+
+def _image(place: str) -> TrainingImage:
+    return TrainingImage.from_uri(place) if ".dkr.ecr." in place else TrainingImage.from_asset(place)

@@ -1,0 +1,91 @@
+"""`Ledger`: the table, and who may do what to it."""
+
+from __future__ import annotations
+
+import pytest
+from aws_cdk import App, RemovalPolicy, Stack
+from aws_cdk import aws_iam as iam
+
+from cdk_horovod import Ledger
+from validated import Stacks, flat, synthesise_validated
+
+pytestmark = pytest.mark.synth
+
+
+@pytest.fixture(scope="module")
+def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
+    def build(app: App) -> None:
+        stack = Stack(app, "Ledger")
+        ledger = Ledger(stack, "Ledger")
+        for grant in ("node", "workflow", "read"):
+            role = iam.Role(stack, grant.title(), assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"))
+            getattr(ledger, f"grant_{grant}")(role)
+        Ledger(Stack(app, "Kept"), "Ledger", removal_policy=RemovalPolicy.RETAIN)
+
+    return synthesise_validated(tmp_path_factory.mktemp("ledger"), build)
+
+
+def test_table_is_keyed_as_the_contract_says(stacks: Stacks) -> None:
+    """Partition key, sort key and expiry bear the names of the contract, which nodes and client use."""
+    # WHEN
+    table = stacks.resource("Ledger", "AWS::DynamoDB::Table")
+
+    # THEN
+    assert table["KeySchema"] == [
+        {"AttributeName": "pk", "KeyType": "HASH"},
+        {"AttributeName": "sk", "KeyType": "RANGE"},
+    ]
+    assert {each["AttributeType"] for each in table["AttributeDefinitions"]} == {"S"}
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "remove_at", "Enabled": True}
+
+
+def test_table_costs_by_request_and_can_be_recovered(stacks: Stacks) -> None:
+    """No capacity is paid for at rest; items are encrypted and recoverable."""
+    # WHEN
+    table = stacks.resource("Ledger", "AWS::DynamoDB::Table")
+
+    # THEN
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+    assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert table["SSESpecification"] == {"SSEEnabled": True}
+
+
+@pytest.mark.parametrize(("stack", "policy"), [("Ledger", "Delete"), ("Kept", "Retain")])
+def test_table_goes_with_its_stack(stacks: Stacks, stack: str, policy: str) -> None:
+    """What must last is in S3, so the table is deleted unless the user keeps it."""
+    (table,) = stacks.templates[stack].find_resources("AWS::DynamoDB::Table").values()
+    assert table["DeletionPolicy"] == policy
+
+
+@pytest.mark.parametrize(
+    ("role", "unconditional", "on_runs"),
+    [
+        ("Node", {"GetItem", "Query"}, {"PutItem", "UpdateItem"}),
+        ("Workflow", {"GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"}, set()),
+        ("Read", {"GetItem", "Query"}, set()),
+    ],
+)
+def test_grant_allows_exactly(stacks: Stacks, role: str, unconditional: set[str], on_runs: set[str]) -> None:
+    """Only the workflow may write a lease: a node, which runs the user's script, writes items of runs only."""
+    # GIVEN
+    (table,) = stacks.resources("Ledger", "AWS::DynamoDB::Table")
+    anything: set[str] = set()
+    runs: set[str] = set()
+
+    # WHEN
+    for statement in stacks.statements("Ledger", role=role):
+        assert flat(statement["Resource"]) == table
+        actions = {action.removeprefix("dynamodb:") for action in statement["Action"]}
+        if "Condition" in statement:
+            assert statement["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["RUN#*"]}}
+            runs |= actions
+        else:
+            anything |= actions
+
+    # THEN
+    assert (anything, runs) == (unconditional, on_runs)
+
+
+def test_needs_no_acknowledgement(stacks: Stacks) -> None:
+    """cdk-nag finds nothing at all."""
+    assert stacks.accepted == frozenset()

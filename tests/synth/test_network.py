@@ -1,0 +1,152 @@
+"""`TrainingNetwork`: three ways to reach AWS, none to be reached."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from aws_cdk import App, Environment, Stack
+
+from cdk_horovod import NetworkMode, TrainingNetwork
+from validated import Stacks, flat, synthesise_validated
+
+pytestmark = pytest.mark.synth
+
+MODES = [mode.value for mode in NetworkMode]
+
+
+@pytest.fixture(scope="module")
+def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
+    def build(app: App) -> None:
+        for mode in NetworkMode:
+            TrainingNetwork(Stack(app, mode.value), "Network", mode=mode)
+        TrainingNetwork(Stack(app, "standard"), "Network")
+        TrainingNetwork(Stack(app, "one"), "Network", max_azs=1)
+        known = Environment(account="123456789012", region="eu-west-1")
+        TrainingNetwork(Stack(app, "known", env=known), "Network", mode=NetworkMode.PUBLIC, max_azs=2)
+
+    return synthesise_validated(tmp_path_factory.mktemp("network"), build)
+
+
+def endpoints(stacks: Stacks, stack: str, kind: str) -> set[str]:
+    """List the services behind a stack's endpoints of one kind."""
+    return {
+        flat(endpoint["ServiceName"]).removeprefix("com.amazonaws.AWS::Region.")
+        for endpoint in stacks.resources(stack, "AWS::EC2::VPCEndpoint").values()
+        if endpoint["VpcEndpointType"] == kind
+    }
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("isolated", {"ecr.api", "ecr.dkr", "logs", "states"}),
+        ("private-with-nat", set()),
+        ("public", set()),
+    ],
+)
+def test_interface_endpoints_are_those_that_nodes_need(stacks: Stacks, mode: str, expected: set[str]) -> None:
+    """Each interface endpoint costs in each zone, so there are four, and none where there is another way out."""
+    assert endpoints(stacks, mode, "Interface") == expected
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_s3_and_dynamodb_are_reached_for_free(stacks: Stacks, mode: str) -> None:
+    """Gateway endpoints cost nothing, so every mode has them."""
+    assert endpoints(stacks, mode, "Gateway") == {"s3", "dynamodb"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "gateways"),
+    [
+        ("isolated", set()),
+        ("private-with-nat", {"AWS::EC2::NatGateway", "AWS::EC2::EIP", "AWS::EC2::InternetGateway"}),
+        ("public", {"AWS::EC2::InternetGateway"}),
+    ],
+)
+def test_way_out_is_that_of_the_mode(stacks: Stacks, mode: str, gateways: set[str]) -> None:
+    """Isolated subnets have no way out at all; public ones need no NAT."""
+    possible = {"AWS::EC2::NatGateway", "AWS::EC2::EIP", "AWS::EC2::InternetGateway"}
+    assert stacks.kinds(mode) & possible == gateways
+
+
+def test_one_nat_gateway_serves_all_zones(stacks: Stacks) -> None:
+    """The mode costs at rest what its documentation says."""
+    assert len(stacks.resources("private-with-nat", "AWS::EC2::NatGateway")) == 1
+
+
+@pytest.mark.parametrize(("stack", "zones"), [*((mode, 3) for mode in MODES), ("one", 1)])
+def test_nodes_have_a_subnet_in_each_zone(stacks: Stacks, stack: str, zones: int) -> None:
+    """Without a fixed environment, zones are counted at deployment, and nothing is looked up."""
+    # WHEN
+    subnets = stacks.resources(stack, "AWS::EC2::Subnet", id="NetworkVpcNodes").values()
+
+    # THEN
+    assert [subnet["AvailabilityZone"] for subnet in subnets] == [
+        {"Fn::Select": [position, {"Fn::GetAZs": ""}]} for position in range(zones)
+    ]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nodes_have_public_addresses_in_public_subnets_only(stacks: Stacks, mode: str) -> None:
+    """Only the public mode gives nodes an address of the internet."""
+    subnets = stacks.resources(mode, "AWS::EC2::Subnet", id="NetworkVpcNodes").values()
+    assert {subnet["MapPublicIpOnLaunch"] for subnet in subnets} == {mode == "public"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_traffic_is_recorded(stacks: Stacks, mode: str) -> None:
+    """Flow logs of the whole VPC are kept for a month."""
+    # WHEN
+    flow_log = stacks.resource(mode, "AWS::EC2::FlowLog")
+    log_group = stacks.resource(mode, "AWS::Logs::LogGroup")
+
+    # THEN
+    assert (flow_log["ResourceType"], flow_log["TrafficType"]) == ("VPC", "ALL")
+    assert log_group["RetentionInDays"] == 30
+
+
+def test_endpoints_take_https_from_the_network_only(stacks: Stacks) -> None:
+    """No security group lets anything in from outside."""
+    # WHEN
+    group = stacks.resource("isolated", "AWS::EC2::SecurityGroup")
+
+    # THEN
+    assert [(rule["CidrIp"], rule["FromPort"], rule["ToPort"]) for rule in group["SecurityGroupIngress"]] == [
+        ("10.0.0.0/16", 443, 443)
+    ]
+    assert stacks.resource("isolated", "AWS::EC2::VPC")["CidrBlock"] == "10.0.0.0/16"
+
+
+def test_isolated_is_the_default(stacks: Stacks) -> None:
+    """A user who does not choose gets the mode from which nothing can leave."""
+    assert stacks.kinds("standard") == stacks.kinds("isolated")
+    assert endpoints(stacks, "standard", "Interface") == endpoints(stacks, "isolated", "Interface")
+
+
+def test_zones_of_a_known_region_are_looked_up(stacks: Stacks) -> None:
+    """With account and Region given, the CDK CLI is asked which zones there are."""
+    # WHEN
+    missing = json.loads((stacks.folder / "manifest.json").read_text())["missing"]
+
+    # THEN
+    assert [each["provider"] for each in missing] == ["availability-zones"]
+    assert len(stacks.resources("known", "AWS::EC2::Subnet")) == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_is_custom(stacks: Stacks, mode: str) -> None:
+    """No Lambda function and no custom resource."""
+    assert {kind for kind in stacks.kinds(mode) if "Lambda" in kind or "Custom" in kind} == set()
+
+
+def test_needs_no_acknowledgement(stacks: Stacks) -> None:
+    """cdk-nag finds nothing at all."""
+    assert stacks.accepted == frozenset()
+
+
+@pytest.mark.parametrize("max_azs", [0, 7])
+def test_fails_when_there_are_no_such_zones(max_azs: int) -> None:
+    """No Region has more than six zones."""
+    with pytest.raises(ValueError, match=f"'max_azs' must be from 1 to 6, got {max_azs}"):
+        TrainingNetwork(Stack(), "Network", max_azs=max_azs)

@@ -1,0 +1,247 @@
+"""What must hold of the run's state machine, whatever its states are called tomorrow."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.model import ListShape, MapShape, Shape, StructureShape
+
+import asl
+from horovod_node import contract
+from synthesis import REPOSITORY
+
+pytestmark = pytest.mark.synth
+
+START, CONFIRM = "Start nodes", "Confirm that nothing runs"
+
+SDK_INTEGRATION = r"arn:aws:states:::aws-sdk:(\w+):(\w+)(\.waitForTaskToken)?"
+
+SERVICE_ERRORS = {"DynamoDb": "dynamodb"}
+"""Prefix of an SDK integration's errors (Step Functions guide, "Calling other AWS services"), to botocore's service."""
+
+STATES_ERRORS = {
+    "States.ALL",
+    "States.BranchFailed",
+    "States.DataLimitExceeded",
+    "States.ExceedToleratedFailureThreshold",
+    "States.HeartbeatTimeout",
+    "States.Http.Socket",
+    "States.ItemReaderFailed",
+    "States.NoChoiceMatched",
+    "States.Permissions",
+    "States.QueryEvaluationError",
+    "States.ResultWriterFailed",
+    "States.Runtime",
+    "States.TaskFailed",
+    "States.Timeout",
+}
+"""Reserved error names (Step Functions guide, "Handling errors in workflows")."""
+
+
+def states_of(definition: Mapping[str, Any]) -> Mapping[str, asl.State]:
+    states: Mapping[str, asl.State] = definition["States"]
+    return states
+
+
+def sdk_calls(definition: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    """List (state, service, action, arguments) of every SDK integration."""
+    for name, state in asl.all_states(definition):
+        if state["Type"] == "Task":
+            match = re.fullmatch(SDK_INTEGRATION, state["Resource"])
+            assert match, f"{name} calls {state['Resource']}, which is no SDK integration"
+            yield name, match[1], match[2], state["Arguments"]
+
+
+def test_every_path_after_the_start_confirms_that_nothing_runs(definition: Mapping[str, Any]) -> None:
+    """No way from the first paid-for instance to the end of the run avoids the confirmation."""
+    # GIVEN the graph with the confirmation taken out
+    states = states_of(definition)
+    # WHEN walking on from the start of the nodes
+    found = asl.reachable(states, start=START, avoiding=frozenset({CONFIRM}))
+    # THEN no end is found, and the confirmation can be reached from everywhere
+    assert [name for name in found if states[name]["Type"] in asl.TERMINAL] == []
+    assert [name for name in found if CONFIRM not in asl.reachable(states, start=name)] == []
+
+
+def test_no_error_after_the_start_escapes(definition: Mapping[str, Any]) -> None:
+    """Every task that can run while nodes run hands each of its errors on, so the execution cannot end there."""
+    states = states_of(definition)
+    for name in asl.reachable(states, start=START):
+        if states[name]["Type"] in ("Task", "Map", "Parallel"):
+            caught = [error for catch in states[name].get("Catch", ()) for error in catch["ErrorEquals"]]
+            assert caught[-1:] == ["States.ALL"], name
+
+
+def test_states_that_cannot_catch_only_read_what_is_assigned(definition: Mapping[str, Any]) -> None:
+    """Choice, Pass and Wait have no Catch: after the start they read variables and the context, and compute little."""
+    states = states_of(definition)
+    for name in asl.reachable(states, start=START):
+        if states[name]["Type"] in ("Choice", "Pass", "Wait"):
+            for expression in asl.expressions({**states[name]}):
+                assert re.fullmatch(r" \$\w+(\.\w+)?( = [\d']+)? ", expression), (name, expression)
+
+
+def test_the_original_error_ends_the_run(definition: Mapping[str, Any]) -> None:
+    """The one failing end takes error and cause from the outcome, which clean-up steps never overwrite."""
+    # GIVEN the states from the termination on
+    states = states_of(definition)
+    failing = [state for state in states.values() if state["Type"] == "Fail"]
+    # THEN there is one failing end, and no clean-up step's Catch touches the outcome
+    assert [(state["Error"], state["Cause"]) for state in failing] == [("{% $outcome.error %}", "{% $outcome.cause %}")]
+    for name in asl.reachable(states, start="Terminate"):
+        for catch in states[name].get("Catch", ()):
+            assert "outcome" not in catch.get("Assign", {}), name
+
+
+def test_token_tasks_hand_over_their_token_and_bound_their_wait(definition: Mapping[str, Any]) -> None:
+    """A token task without heartbeat would wait up to a year for a node that died."""
+    tasks = {
+        name: state for name, state in states_of(definition).items() if str(state.get("Resource")).endswith("Token")
+    }
+    assert list(tasks) == ["Wait for the ring", "Train", "Save the model"]
+    for name, state in tasks.items():
+        tokens = [part for part in asl.expressions(state["Arguments"]) if "$states.context.Task.Token" in part]
+        assert len(tokens) == 1, name
+        timeout = state["TimeoutSeconds"]
+        if isinstance(timeout, str):
+            lowest = re.fullmatch(r"\{% \$max\(\[\$request\.max_runtime_seconds, (\d+)\]\) %\}", timeout)
+            assert lowest, timeout
+            timeout = int(lowest[1])
+        assert state["HeartbeatSeconds"] < timeout, name
+
+
+def test_token_tasks_are_never_retried(definition: Mapping[str, Any]) -> None:
+    """A retry would hand out a second token while a node still works for the first."""
+    for name, state in states_of(definition).items():
+        if str(state.get("Resource")).endswith("Token"):
+            assert "Retry" not in state, name
+
+
+def test_every_variable_is_assigned_before_it_is_read(definition: Mapping[str, Any]) -> None:
+    """Reading an unset variable is an error that only the run would show."""
+    states = states_of(definition)
+    known = asl.assigned_before(states, start=definition["StartAt"])
+    assert set(known) == set(states), "every state can be reached"
+    for name, state in states.items():
+        missing = asl.variables_read({**state, "ItemProcessor": {}}) - known[name]
+        assert missing == set(), name
+        if "ItemProcessor" in state:
+            inner = state["ItemProcessor"]
+            inside = asl.assigned_before(inner["States"], start=inner["StartAt"], given=known[name])
+            for inner_name, inner_state in inner["States"].items():
+                assert asl.variables_read(inner_state) - inside[inner_name] == set(), inner_name
+
+
+def test_every_call_exists_in_the_service_models(definition: Mapping[str, Any]) -> None:
+    """Actions, parameters, their nesting and the required ones are those of AWS's own models."""
+    calls = list(sdk_calls(definition))
+    assert len(calls) > 10
+    for name, service, action, arguments in calls:
+        client = boto3.client({"sfn": "stepfunctions"}.get(service, service))
+        operation = client.meta.service_model.operation_model(action[0].upper() + action[1:])
+        assert problems(arguments, operation.input_shape, name) == []
+
+
+def problems(value: Any, shape: Shape | None, place: str) -> list[str]:
+    """List where *value* does not fit *shape*; JSONata may become anything."""
+    if isinstance(value, str) and value.startswith("{%"):
+        return []
+    if isinstance(shape, StructureShape):
+        # Step Functions spells members in PascalCase where a model has them in camelCase.
+        members = {member[0].upper() + member[1:]: inner for member, inner in shape.members.items()}
+        found = [f"{place}: no parameter {key}" for key in value if key not in members]
+        found += [f"{place}: {key} is required" for key in shape.required_members if key not in value]
+        return found + [
+            text
+            for key, item in value.items()
+            if key in members
+            for text in problems(item, members[key], f"{place}.{key}")
+        ]
+    if isinstance(shape, ListShape):
+        if not isinstance(value, list):
+            return [f"{place}: not a list"]
+        return [text for index, item in enumerate(value) for text in problems(item, shape.member, f"{place}[{index}]")]
+    if isinstance(shape, MapShape):
+        return [text for key, item in value.items() for text in problems(item, shape.value, f"{place}.{key}")]
+    assert shape is not None, place
+    if shape.type_name == "string" and shape.enum and value not in shape.enum:  # type: ignore[attr-defined]
+        return [f"{place}: {value} is none of {shape.enum}"]  # type: ignore[attr-defined]
+    kinds = {"string": str, "integer": int, "long": int, "boolean": bool, "blob": str}
+    return [] if isinstance(value, kinds[shape.type_name]) else [f"{place}: {value!r} is no {shape.type_name}"]
+
+
+def test_every_caught_error_exists(definition: Mapping[str, Any]) -> None:
+    """A misspelt error name in a Catch or Retry never matches, and nobody says so."""
+    for name, state in asl.all_states(definition):
+        for handler in (*state.get("Catch", ()), *state.get("Retry", ())):
+            for error in handler["ErrorEquals"]:
+                if error.startswith("States."):
+                    assert error in STATES_ERRORS, name
+                    continue
+                prefix, exception = error.split(".")
+                model = boto3.client(SERVICE_ERRORS[prefix]).meta.service_model
+                assert exception in [shape.name for shape in model.error_shapes], name
+                assert f":{SERVICE_ERRORS[prefix]}:" in state["Resource"], name
+
+
+def test_own_errors_do_not_pretend_to_be_states_errors() -> None:
+    """Step Functions refuses a Fail state whose own error name begins with `States.`."""
+    names = [value for key, value in vars(contract).items() if key.startswith("ERROR_")]
+    assert len(names) > 5
+    assert [name for name in names if not re.fullmatch(r"[A-Z][A-Za-z]+", name)] == []
+
+
+def test_the_number_of_calls_does_not_depend_on_the_nodes(definition: Mapping[str, Any]) -> None:
+    """The only map goes over data channels; no state is repeated for each node."""
+    assert [name for name, state in asl.all_states(definition) if state["Type"] in ("Map", "Parallel")] == [
+        "Check the data"
+    ]
+
+
+def test_no_lambda_and_no_custom_resource(template: Mapping[str, Any]) -> None:
+    """Nothing has to be patched, and the local cloud can deploy all of it."""
+    kinds = {resource["Type"] for resource in template["Resources"].values()}
+    assert [kind for kind in kinds if kind.startswith(("AWS::Lambda", "Custom::", "AWS::CloudFormation::Custom"))] == []
+
+
+def test_asl_validator_accepts_the_definition(definition: Mapping[str, Any], tmp_path: Path) -> None:
+    """The schema of Amazon States Language and the syntax of every JSONata expression are right."""
+    # GIVEN the resolved definition: in the template's joined string, linters see nothing
+    path = tmp_path / "definition.asl.json"
+    path.write_text(json.dumps(definition))
+    # WHEN
+    done = subprocess.run(
+        ["node", "node_modules/.bin/asl-validator", "--json-path", str(path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # THEN
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_asl_validator_refuses_a_broken_definition(definition: Mapping[str, Any], tmp_path: Path) -> None:
+    """The validator does look at these states: one misspelt `Next` is found."""
+    # GIVEN a definition with a way to nowhere
+    broken = {**definition, "States": {**definition["States"], "Trained": {"Type": "Pass", "Next": "Nowhere"}}}
+    path = tmp_path / "definition.asl.json"
+    path.write_text(json.dumps(broken))
+    # WHEN
+    done = subprocess.run(
+        ["node", "node_modules/.bin/asl-validator", "--json-path", str(path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # THEN
+    assert done.returncode != 0
+    assert "Nowhere" in done.stdout + done.stderr

@@ -1,0 +1,314 @@
+"""The rules of a request, and the keys of the ledger and of S3."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # its types are a package of their own
+
+from horovod_node import contract
+
+GPU_STEP = 4
+MAX_GPUS = 32
+MAX_RUNTIME_SECONDS = 86_400
+
+S3_URI = r"\As3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\n]+\Z"
+SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["source", "entry_point", "gpus"],
+    "properties": {
+        "source": {"type": "string", "pattern": S3_URI},
+        "entry_point": {
+            "type": "string",
+            "pattern": r"\A[A-Za-z0-9_.-][A-Za-z0-9_./-]*\.py\Z",
+            "not": {"pattern": r"\.\."},
+        },
+        "gpus": {"type": "integer", "minimum": 1, "maximum": MAX_GPUS, "multipleOf": GPU_STEP},
+        "data": {
+            "type": "object",
+            "propertyNames": {"pattern": r"\A[A-Za-z0-9_.-]{1,64}\Z"},
+            "additionalProperties": {"type": "string", "pattern": S3_URI},
+        },
+        "hyperparameters": {"type": "object"},
+        "max_runtime_seconds": {"type": "integer", "minimum": 1, "maximum": MAX_RUNTIME_SECONDS},
+    },
+}
+"""The same rules in another language, written from the documentation: what the sentences must agree with."""
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+    max_leaves=8,
+)
+s3_uris = st.sampled_from(
+    [
+        "s3://bucket/key",
+        "s3://my.data-bucket/a/b c/ü.tar.gz",
+        "s3://bucket/key\n",
+        "s3://bucket/",
+        "s3://ab/key",
+        "s3://-bucket/key",
+        "s3://Bucket/key",
+        "http://bucket/key",
+        "/data/train",
+    ]
+)
+field_values = {
+    "source": s3_uris,
+    "entry_point": st.sampled_from(
+        [
+            "train.py",
+            "src/train.py",
+            "./train.py",
+            "train.py\n",
+            "train.sh",
+            ".py",
+            "/train.py",
+            "../train.py",
+            "a..b.py",
+            "t r.py",
+        ]
+    ),
+    "gpus": st.integers(-4, 40) | st.sampled_from([4.0, 4.5, True, 1e308, float("nan"), float("inf"), -float("inf")]),
+    "data": st.dictionaries(
+        st.sampled_from(["train", "a.b-c_d", "", "two words", "train\n", "ü", "c" * 64, "c" * 65]),
+        s3_uris | json_values,
+        max_size=2,
+    ),
+    "hyperparameters": st.dictionaries(st.text(max_size=5), json_values, max_size=2),
+    "max_runtime_seconds": st.integers(-1, 10)
+    | st.integers(MAX_RUNTIME_SECONDS - 1, MAX_RUNTIME_SECONDS + 1)
+    | st.floats(),
+}
+changes = st.fixed_dictionaries(
+    {}, optional={name: values | json_values for name, values in field_values.items()} | {"gpu": json_values}
+)
+one_change = st.one_of([st.fixed_dictionaries({name: values}) for name, values in field_values.items()])
+
+
+def problems(request: Any) -> list[str]:
+    """Check *request* against the fleet of this file."""
+    return contract.check_request(
+        request, gpu_step=GPU_STEP, max_gpus=MAX_GPUS, max_runtime_seconds=MAX_RUNTIME_SECONDS
+    )
+
+
+def a_request(**changes: Any) -> dict[str, Any]:
+    """Build a request that uses every field, with *changes*."""
+    return {
+        "source": "s3://data/source/abc/source.tar.gz",
+        "entry_point": "train.py",
+        "gpus": 16,
+        "data": {"train": "s3://data/digits/"},
+        "hyperparameters": {"epochs": 3, "learning-rate": 0.1, "layers": [1, 2]},
+        "max_runtime_seconds": 3600,
+    } | changes
+
+
+def test_accepts_a_request_with_every_field() -> None:
+    """Nothing is wrong with a request that uses every field."""
+    assert problems(a_request()) == []
+
+
+def test_accepts_the_required_fields_alone() -> None:
+    """Data, hyperparameters and the limit may be left out."""
+    # GIVEN
+    request = a_request()
+    for name in ("data", "hyperparameters", "max_runtime_seconds"):
+        del request[name]
+
+    # THEN
+    assert problems(request) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gpus": 4},
+        {"gpus": 32},
+        {"gpus": 16.0},
+        {"max_runtime_seconds": 1},
+        {"max_runtime_seconds": MAX_RUNTIME_SECONDS},
+        {"data": {}},
+        {"hyperparameters": {}},
+        {"hyperparameters": {"anything": {"goes": [None, "here"]}}},
+        {"entry_point": "jobs/digits/train_v2.1.py"},
+        {"source": "s3://my.data-bucket/a key with spaces/ü.tar.gz"},
+        {"data": {"a.B-c_9": "s3://bucket/prefix", "c" * 64: "s3://bucket/prefix"}},
+    ],
+)
+def test_accepts_the_edges(changes: dict[str, Any]) -> None:
+    """The limits themselves, and everything that a field's documentation allows, are accepted."""
+    assert problems(a_request(**changes)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"source": 3}, "'source' must be a string, got 3"),
+        ({"source": None}, "'source' must be a string, got null"),
+        ({"source": "./code"}, "'source' must be an address like s3://bucket/key, got ./code"),
+        ({"source": "s3://bucket"}, "'source' must be an address like s3://bucket/key, got s3://bucket"),
+        ({"source": "s3://b/key"}, "'source' must be an address like s3://bucket/key, got s3://b/key"),
+        ({"source": "s3://bucket/k\n"}, "'source' must be an address like s3://bucket/key, got s3://bucket/k\n"),
+        ({"entry_point": ["train.py"]}, "'entry_point' must be a string, got [\"train.py\"]"),
+        ({"entry_point": "/train.py"}, "'entry_point' must be a relative path of a .py file, got /train.py"),
+        ({"entry_point": "../train.py"}, "'entry_point' must be a relative path of a .py file, got ../train.py"),
+        ({"entry_point": "train.sh"}, "'entry_point' must be a relative path of a .py file, got train.sh"),
+        ({"entry_point": "train.py\n"}, "'entry_point' must be a relative path of a .py file, got train.py\n"),
+        ({"gpus": "16"}, "'gpus' must be a whole number, got 16"),
+        ({"gpus": True}, "'gpus' must be a whole number, got true"),
+        ({"gpus": None}, "'gpus' must be a whole number, got null"),
+        ({"gpus": 4.5}, "'gpus' must be a whole number, got 4.5"),
+        ({"gpus": float("nan")}, "'gpus' must be a whole number, got NaN"),
+        ({"gpus": float("inf")}, "'gpus' must be a whole number, got Infinity"),
+        ({"gpus": {"a": [1, 2]}}, "'gpus' must be a whole number, got {\"a\":[1,2]}"),
+        ({"gpus": 0}, "'gpus' must be at least 1, got 0"),
+        ({"gpus": -4.0}, "'gpus' must be at least 1, got -4"),
+        ({"gpus": 36}, "'gpus' must be at most 32, all that the fleet can hold, got 36"),
+        ({"gpus": 36.0}, "'gpus' must be at most 32, all that the fleet can hold, got 36"),
+        ({"gpus": 1e308}, "'gpus' must be at most 32, all that the fleet can hold, got 1e+308"),
+        ({"gpus": 6}, "'gpus' must be a multiple of 4, the GPUs of the smallest instance, got 6"),
+        ({"data": "s3://bucket/key"}, "'data' must be an object, got s3://bucket/key"),
+        ({"data": []}, "'data' must be an object, got []"),
+        ({"data": {"train": "digits"}}, "'data.train' must be an address like s3://bucket/key, got digits"),
+        ({"data": {"train": None}}, "'data.train' must be an address like s3://bucket/key, got null"),
+        (
+            {"data": {"two words": "s3://bucket/key"}},
+            "'data' has a channel named two words; use letters, digits, '.', '_' and '-'",
+        ),
+        ({"data": {"": "s3://bucket/key"}}, "'data' has a channel named ; use letters, digits, '.', '_' and '-'"),
+        ({"hyperparameters": [1]}, "'hyperparameters' must be an object, got [1]"),
+        ({"hyperparameters": "ü"}, "'hyperparameters' must be an object, got ü"),
+        ({"max_runtime_seconds": "1h"}, "'max_runtime_seconds' must be a whole number, got 1h"),
+        ({"max_runtime_seconds": 0}, "'max_runtime_seconds' must be at least 1, got 0"),
+        ({"max_runtime_seconds": 86_401}, "'max_runtime_seconds' must be at most 86400, got 86401"),
+        (
+            {"gpu": 16},
+            "'gpu' is not a field of a request; its fields are "
+            "source, entry_point, gpus, data, hyperparameters, max_runtime_seconds",
+        ),
+    ],
+)
+def test_fails_when_one_field_is_wrong(changes: dict[str, Any], sentence: str) -> None:
+    """One wrong field is one sentence, which names the field and shows the value as JSON does."""
+    assert problems(a_request(**changes)) == [sentence]
+
+
+@pytest.mark.parametrize("field", [field for field in contract.REQUEST_FIELDS if field.required], ids=lambda f: f.name)
+def test_fails_when_a_required_field_is_missing(field: contract.RequestField) -> None:
+    """A missing field is named together with what it is for, in the words of its documentation."""
+    # GIVEN
+    request = a_request()
+    del request[field.name]
+
+    # WHEN
+    found = problems(request)
+
+    # THEN
+    assert found == [f"'{field.name}' is missing ({field.meaning.removesuffix('.')})"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "shown"),
+    [(None, "null"), ([], "[]"), ("train.py", "train.py"), (4, "4"), (False, "false"), (4.0, "4")],
+)
+def test_fails_when_the_request_is_no_object(request_: Any, shown: str) -> None:
+    """An input that is not an object is shown, and nothing else is said about it."""
+    assert problems(request_) == [f"the request must be an object, got {shown}"]
+
+
+def test_lists_every_wrong_field_at_once() -> None:
+    """A user who made three mistakes learns of three, in the order of the documentation, unknown fields first."""
+    # GIVEN
+    request = a_request(source=1, gpus="many", epochs=3)
+
+    # WHEN
+    found = problems(request)
+
+    # THEN
+    assert [sentence.split("'")[1] for sentence in found] == ["epochs", "source", "gpus"]
+
+
+def test_lists_both_limits_at_once() -> None:
+    """GPUs and runtime beyond their limits are two sentences."""
+    # WHEN
+    found = problems(a_request(gpus=64, max_runtime_seconds=100_000))
+
+    # THEN
+    assert [sentence.split("'")[1] for sentence in found] == ["gpus", "max_runtime_seconds"]
+
+
+def test_says_so_when_a_value_cannot_be_shown() -> None:
+    """Values that Python cannot write as JSON are refused like any other, without being shown."""
+    # GIVEN
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    enormous = 10**5_000
+
+    # THEN
+    assert problems(a_request(gpus=nested)) == ["'gpus' must be a whole number, got a value too large to show"]
+    assert problems(a_request(gpus=enormous)) == [
+        "'gpus' must be at most 32, all that the fleet can hold, got a value too large to show"
+    ]
+
+
+@given(json_values | changes | st.builds(lambda changed: a_request(**changed), changes | one_change))
+def test_agrees_with_the_schema(request: Any) -> None:
+    """Any JSON value gets sentences exactly when it breaks the schema, and never an exception."""
+    # WHEN
+    found = problems(request)
+
+    # THEN
+    assert (found == []) == Draft202012Validator(SCHEMA).is_valid(request)
+    assert all(sentence.startswith(("'", "the request must be an object")) for sentence in found)
+
+
+@given(changes)
+def test_does_not_change_what_it_checks(request: dict[str, Any]) -> None:
+    """The request that was checked is the request that is sent."""
+    # GIVEN
+    before = json.dumps(request)
+
+    # WHEN
+    problems(request)
+
+    # THEN
+    assert json.dumps(request) == before
+
+
+def test_a_runs_items_share_its_partition() -> None:
+    """Everything about a run lies under one partition key, so that one query reads it."""
+    # WHEN
+    keys = [
+        contract.run_key("r"),
+        contract.task_key("r", 1, contract.TASK_RING),
+        contract.leader_key("r", 1),
+        contract.node_key("r", 1, "i-1"),
+        contract.plan_key("r", 1),
+        contract.failure_key("r", 1, "i-1"),
+    ]
+
+    # THEN
+    assert keys == [
+        ("RUN#r", "RUN"),
+        ("RUN#r", "TASK#1#ring"),
+        ("RUN#r", "LEADER#1"),
+        ("RUN#r", "NODE#1#i-1"),
+        ("RUN#r", "PLAN#1"),
+        ("RUN#r", "FAILURE#1#i-1"),
+    ]
+    assert contract.lease_key("f") == ("FLEET#f", "LEASE")
+
+
+def test_names_the_files_of_a_run() -> None:
+    """Model and receipt of a run lie side by side; a script lies under its content's digest."""
+    assert contract.model_key("r") == "runs/r/model.tar.gz"
+    assert contract.receipt_key("r") == "runs/r/receipt.json"
+    assert contract.source_key("abc") == "source/abc/source.tar.gz"

@@ -1,0 +1,77 @@
+"""The training image's requirement files agree with each other and with the Dockerfile."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "training_image"
+LOCKED = ["requirements", "requirements-cpu", "requirements-newer", "requirements-newer-cpu", "requirements-build"]
+
+
+def pins(name: str) -> dict[str, str]:
+    """Read a lock file as package to version."""
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+) \\$", (FOLDER / f"{name}.txt").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_lock_files_pin_everything_by_hash(name: str) -> None:
+    """Each package has one exact version and at least one digest, and no file says where packages come from."""
+    text = (FOLDER / f"{name}.txt").read_text()
+    blocks = re.split(r"^(?=\S)", text, flags=re.MULTILINE)[1:]
+    assert len(blocks) == len(pins(name))
+    assert [block for block in blocks if "--hash=sha256:" not in block] == []
+    assert re.findall(r"https?://|--(?:extra-)?index-url|--find-links", text) == []
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_lock_files_hold_what_was_asked_for(name: str) -> None:
+    """Nobody changed an .in file without compiling its .txt again."""
+    # GIVEN
+    lines = (FOLDER / f"{name}.in").read_text().splitlines()
+    if "-r requirements-common.in" in lines:
+        lines += (FOLDER / "requirements-common.in").read_text().splitlines()
+
+    # WHEN
+    asked = [
+        match for match in (re.match(r"([a-z][a-z0-9-]*)(?:\[[a-z-]+\])?(?:==(\S+))?", line) for line in lines) if match
+    ]
+
+    # THEN
+    locked = pins(name)
+    assert asked
+    assert [match[1] for match in asked if match[1] not in locked] == []
+    assert [match[0] for match in asked if match[2] and locked[match[1]] != match[2]] == []
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cpu"), [("requirements", "requirements-cpu"), ("requirements-newer", "requirements-newer-cpu")]
+)
+def test_cpu_profiles_differ_only_in_tensorflow_and_cuda(gpu: str, cpu: str) -> None:
+    """What is tested without GPUs is what runs with them, but for TensorFlow's build and CUDA."""
+    renamed = {name.replace("tensorflow-cpu", "tensorflow"): version for name, version in pins(cpu).items()}
+
+    assert renamed == {name: version for name, version in pins(gpu).items() if not name.startswith("nvidia-")}
+
+
+def test_dockerfile_copies_only_what_the_context_holds() -> None:
+    """Every file that the Dockerfile copies passes .dockerignore and exists."""
+    dockerfile = (FOLDER / "Dockerfile").read_text()
+    default = re.search(r"^ARG REQUIREMENTS=(\S+)$", dockerfile, re.MULTILINE)[1]
+    copied = [
+        source.replace("${REQUIREMENTS}", default)
+        for source in re.findall(r"^COPY (?!--from)(\S+) \S+$", dockerfile, re.MULTILINE)
+    ]
+    allowed = [line[1:] for line in (FOLDER / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    assert sorted(copied) == ["build_horovod.sh", "horovod_node", "requirements-build.txt", "requirements.txt"]
+    assert [name for name in copied if not any(Path(name).match(pattern) for pattern in allowed)] == []
+    assert [name for name in copied if not (FOLDER / name).exists()] == []
+
+
+def test_dockerfile_names_every_profile() -> None:
+    """The Dockerfile's table names each requirement file that can be built, by itself or with -cpu."""
+    dockerfile = (FOLDER / "Dockerfile").read_text()
+
+    assert [name for name in LOCKED if name.removesuffix("-cpu") + ".txt" not in dockerfile] == []

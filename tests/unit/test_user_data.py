@@ -1,0 +1,141 @@
+"""What an instance runs at its first boot: text only; tests/image runs it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cdk_horovod import user_data
+from cdk_horovod.user_data import node_user_data
+from horovod_node import contract
+
+REPOSITORY = Path(__file__).parents[2]
+IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/node:1"
+ENVIRONMENT = {
+    contract.ENV_ENGINE: contract.ENGINE_EC2,
+    contract.ENV_LEDGER_TABLE: "Ledger-1AB",
+    contract.ENV_FLEET: "c8a1",
+    "AWS_REGION": "eu-west-1",
+}
+
+
+def rendered(
+    *, image_uri: str = IMAGE, environment: dict[str, str] | None = None, log_group_name: str | None = "nodes"
+) -> str:
+    """Render as an instance gets it."""
+    lines = node_user_data(
+        image_uri=image_uri,
+        environment=ENVIRONMENT if environment is None else environment,
+        log_group_name=log_group_name,
+    )
+    return "\n".join(["#!/bin/bash", *lines, ""])
+
+
+def findings(script: str) -> str:
+    """Check *script* with ShellCheck, every optional rule of taste left off."""
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    checked = subprocess.run(
+        [shellcheck, "--shell=bash", "--norc", "-"], input=script, capture_output=True, text=True, check=False
+    )
+    return checked.stdout + checked.stderr
+
+
+def heredoc(script: str) -> str:
+    """Read what *script* writes into the node's environment file."""
+    return re.search(rf"cat > '{contract.NODE_ENV_FILE}' <<'(\w+)'\n(.*?)\n\1\n", script, re.DOTALL)[2]
+
+
+@pytest.mark.parametrize("script", ["constructs/cdk_horovod/node_boot.sh", "training_image/build_horovod.sh"])
+def test_shell_scripts_are_clean(script: str) -> None:
+    """ShellCheck finds nothing in the shell scripts as they lie in the repository."""
+    assert findings((REPOSITORY / script).read_text()) == ""
+
+
+@pytest.mark.parametrize("log_group_name", ["nodes", None])
+def test_rendered_script_is_clean(log_group_name: str | None) -> None:
+    """ShellCheck finds nothing in what an instance runs either."""
+    assert findings(rendered(log_group_name=log_group_name)) == ""
+
+
+def test_environment_reaches_its_file() -> None:
+    """The environment is one KEY=VALUE line each, in the file that the container and the local cloud read."""
+    assert heredoc(rendered()).splitlines() == [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+
+
+def test_every_word_is_filled_in() -> None:
+    """No word between at-signs is left, and the file has no word that nobody fills in."""
+    assert re.findall(r"@[A-Z_]+@", rendered()) == []
+
+
+def test_tokens_stay_whole() -> None:
+    """What CloudFormation will resolve is carried into the script as it stands."""
+    # GIVEN
+    image, region, group = "${Token[TOKEN.7]}/node:${Token[TOKEN.8]}", "${Token[AWS.Region.4]}", "${Token[TOKEN.9]}"
+
+    # WHEN
+    script = rendered(
+        image_uri=image, environment=ENVIRONMENT | {"AWS_REGION": region, "X_2": region}, log_group_name=group
+    )
+
+    # THEN
+    assert f"\nimage='{image}'\nlog_group='{group}'\nregion='{region}'\n" in script
+    assert heredoc(script).endswith(f"\nAWS_REGION={region}\nX_2={region}")
+
+
+def test_value_is_not_taken_for_a_word_of_the_script() -> None:
+    """A value that looks like one of the script's own words stays what it is."""
+    script = rendered(environment=ENVIRONMENT | {"NOTE": "@IMAGE@"})
+
+    assert heredoc(script).endswith("\nNOTE=@IMAGE@")
+
+
+def test_no_log_group_leaves_the_log_driver_alone() -> None:
+    """Without a log group the script has none to hand to Docker."""
+    assert "\nlog_group=''\n" in rendered(log_group_name=None)
+
+
+def test_fits_into_user_data() -> None:
+    """EC2 takes 16 KB of user data; a fleet's own commands must find room beside ours."""
+    assert len(rendered().encode()) < 8 * 1024
+
+
+@pytest.mark.parametrize("value", ["it's", 'a "b"', "a\nb", "a\rb", "back\\slash", "`id`", "é", "\x7f"])
+def test_fails_when_a_value_needs_quoting(value: str) -> None:
+    """A value that a shell or an env file could read otherwise is refused, not escaped."""
+    with pytest.raises(ValueError, match=r"^'environment\[NOTE\]' must be one line of printable ASCII without quotes"):
+        rendered(environment=ENVIRONMENT | {"NOTE": value})
+
+
+@pytest.mark.parametrize("name", ["", "a", "A B", "A=B", "1A", "A-B"])
+def test_fails_when_a_name_is_not_one(name: str) -> None:
+    """Only names that every shell takes are written."""
+    with pytest.raises(ValueError, match=r"^'environment' must be named in capital letters, digits and '_', got"):
+        rendered(environment=ENVIRONMENT | {name: "1"})
+
+
+@pytest.mark.parametrize("image", ["", "a b", "a'b", "a\nb"])
+def test_fails_when_the_image_is_not_one_word(image: str) -> None:
+    """An image address is one word."""
+    with pytest.raises(ValueError, match=r"^'image_uri' must be one word without quotes, got "):
+        rendered(image_uri=image)
+
+
+def test_fails_when_the_log_group_is_empty() -> None:
+    """No log group is said by None."""
+    with pytest.raises(ValueError, match=r"^'log_group_name' must be one word without quotes, or None, got ''$"):
+        rendered(log_group_name="")
+
+
+def test_fails_without_a_region() -> None:
+    """The log driver and the node's own clients need the region."""
+    with pytest.raises(ValueError, match=r"^'environment' must name AWS_REGION, got X$"):
+        rendered(environment={"X": "1"})
+
+
+def test_script_is_shipped_beside_its_module() -> None:
+    """The script is package data: found where the module is."""
+    assert Path(user_data.__file__).with_name("node_boot.sh").read_text().startswith("#!/usr/bin/env bash\n")
