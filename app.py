@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Settings into stacks: `cdk deploy --all`."""
 
+import sys
+
 import aws_cdk as cdk
 from cdk_nag import AwsSolutionsChecks
 
@@ -9,8 +11,11 @@ from stacks.storage_stack import StorageStack
 from stacks.training_stack import TrainingStack
 
 app = cdk.App()
-settings = Settings.from_context(app.node)
-storage = StorageStack(app, "Storage")
-TrainingStack(app, "Training", storage=storage.storage, settings=settings)
 cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app))
+try:
+    settings = Settings.from_context(app.node)
+    storage = StorageStack(app, "Storage")
+    TrainingStack(app, "Training", storage=storage.storage, settings=settings)
+except ValueError as refused:
+    sys.exit(str(refused))
 app.synth()

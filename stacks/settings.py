@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from cdk_horovod import NetworkMode
 from constructs import Node
+
+from cdk_horovod import NetworkMode
 
 PREFIX = "horovod:"
 
@@ -18,7 +19,7 @@ class Settings:
     The app's settings; each is a context key of the same name behind the prefix `horovod:`.
 
     Args:
-        instance_types: GPU instance types, by preference, separated by commas.
+        instance_types: GPU instance types, separated by commas.
         max_gpus: GPUs that the fleet may hold at once.
         on_demand_base_gpus: GPUs that are always On-Demand; the leader runs there. The rest is Spot.
         network: How nodes reach AWS: `isolated`, `private-with-nat` or `public` (see `NetworkMode`).

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from aws_cdk import Stack
-from cdk_horovod import TrainingStorage
 from constructs import Construct
+
+from cdk_horovod import TrainingStorage
 
 
 class StorageStack(Stack):

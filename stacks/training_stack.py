@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from aws_cdk import Duration, Stack
+from constructs import Construct
+
 from cdk_horovod import (
     Engine,
     GpuFleet,
@@ -13,8 +15,6 @@ from cdk_horovod import (
     TrainingImage,
     TrainingNetwork,
 )
-from constructs import Construct
-
 from stacks.settings import Settings
 
 

@@ -3,8 +3,8 @@
 #
 #   build_horovod.sh WHEEL_DIR [PYTHON]
 #
-# HOROVOD_GPU                  "1": NCCL for GPU tensors; otherwise Gloo on CPU only
-# HOROVOD_CUDA_HOME            the CUDA toolkit (default /usr/local/cuda); read with HOROVOD_GPU=1
+# WITH_NCCL                    "1": NCCL for GPU tensors; otherwise Gloo on CPU only
+# HOROVOD_CUDA_HOME            the CUDA toolkit (default /usr/local/cuda); read with WITH_NCCL=1
 # HOROVOD_BUILD_CUDA_CC_LIST   compute capabilities to compile for, as 75,80,86 (default: all that nvcc knows)
 #
 # PYTHON's environment holds requirements-build.txt and one of the image's other requirement files.
@@ -28,7 +28,7 @@ command -v c++ >/dev/null || {
 
 export HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_GLOO=1
 export HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITHOUT_MPI=1
-if [ "${HOROVOD_GPU:-0}" = 1 ]; then
+if [ "${WITH_NCCL:-0}" = 1 ]; then
   # The NCCL that came with TensorFlow, so that a process holds one NCCL and not two. Its wheel lacks the name that
   # linkers look for. Left where it is, it also becomes the library's run path.
   nccl=$("$python" -c 'import nvidia.nccl; print(*nvidia.nccl.__path__)')

@@ -294,9 +294,9 @@ class GpuFleet(Construct):
                 ),
             ),
         )
-        # cdk-nag 3.0.2's rule EC26 reads the group's own launch template and throws when a mixed-instances policy
-        # holds it instead. Shown the same template there, it checks that the volumes are encrypted; the template that
-        # is deployed does not change.
+        # cdk-nag 3.0.2's rule EC26 (encrypted volumes) reads the group's own launch template, and throws when a
+        # mixed-instances policy holds it instead. It is shown the launch template there, too; what is deployed does
+        # not change.
         cfn_group = cast("autoscaling.CfnAutoScalingGroup", group.node.default_child)
         cfn_group.launch_template = autoscaling.CfnAutoScalingGroup.LaunchTemplateSpecificationProperty(
             launch_template_id=self.launch_template.launch_template_id,

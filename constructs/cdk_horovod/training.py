@@ -134,11 +134,7 @@ class HorovodTraining(Construct):
 
     def grant_read(self, grantee: iam.IGrantable) -> None:
         """Let *grantee* see runs: status, ledger, receipts, models."""
-        grantee.grant_principal.add_to_principal_policy(
-            iam.PolicyStatement(
-                actions=["states:DescribeExecution", "states:GetExecutionHistory"], resources=[self._executions_arn]
-            )
-        )
+        self._grant_on_executions(grantee, "states:DescribeExecution", "states:GetExecutionHistory")
         grantee.grant_principal.add_to_principal_policy(
             iam.PolicyStatement(actions=["cloudformation:DescribeStacks"], resources=[Stack.of(self).stack_id])
         )
@@ -147,9 +143,7 @@ class HorovodTraining(Construct):
 
     def grant_stop(self, grantee: iam.IGrantable) -> None:
         """Let *grantee* stop runs."""
-        grantee.grant_principal.add_to_principal_policy(
-            iam.PolicyStatement(actions=["states:StopExecution"], resources=[self._executions_arn])
-        )
+        self._grant_on_executions(grantee, "states:StopExecution")
 
     def metric_started(self, *, period: Duration | None = None) -> cloudwatch.Metric:
         """Count started runs. Default period: 5 minutes."""
@@ -167,13 +161,22 @@ class HorovodTraining(Construct):
         """Measure runs from start to end, in milliseconds. Default period: 5 minutes."""
         return self.state_machine.metric_time(period=period)
 
-    @property
-    def _executions_arn(self) -> str:
-        return Stack.of(self).format_arn(
+    def _grant_on_executions(self, grantee: iam.IGrantable, *actions: str) -> None:
+        executions = Stack.of(self).format_arn(
             service="states",
             resource="execution",
-            resource_name=f"{self.state_machine.state_machine_name}:*",
+            resource_name=self.state_machine.state_machine_name,
             arn_format=ArnFormat.COLON_RESOURCE_NAME,
+        )
+        iam.Grant.add_to_principal(
+            grantee=grantee, actions=list(actions), resource_arns=[f"{executions}:*"], scope=self
+        )
+        acknowledge_objects(
+            grantee,
+            owner=self.state_machine,
+            arn=executions,
+            path=":*",
+            reason="An execution has the name of its run, which is not known before.",
         )
 
     def _permit_the_workflow(self) -> None:
@@ -187,8 +190,8 @@ class HorovodTraining(Construct):
         )
 
     def _permit_the_nodes(self, readable: Sequence[s3.IBucket]) -> None:
-        # A policy of its own: in the role's default policy, the state machine's ARN would close a circle (state machine,
-        # group, launch template, role policy, state machine), and CloudFormation could not deploy it.
+        # A policy of its own: in the role's default policy the state machine's ARN would close a circle (state machine,
+        # group, launch template, role policy, state machine) that CloudFormation cannot deploy.
         role = self.engine.node_role
         policy = iam.Policy(self, "NodePolicy", roles=[role])
         policy.add_statements(
@@ -204,9 +207,9 @@ class HorovodTraining(Construct):
         self._storage.grant_read_data(role)
         self._storage.grant_write_models(role)
         for bucket in readable[1:]:
-            policy.add_statements(
-                iam.PolicyStatement(actions=["s3:ListBucket"], resources=[bucket.bucket_arn]),
-                iam.PolicyStatement(actions=["s3:GetObject"], resources=[bucket.arn_for_objects("*")]),
+            role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[bucket.bucket_arn]))
+            role.add_to_principal_policy(
+                iam.PolicyStatement(actions=["s3:GetObject"], resources=[bucket.arn_for_objects("*")])
             )
             if bucket.encryption_key is not None:
                 bucket.encryption_key.grant_decrypt(role)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from aws_cdk import App, Duration, RemovalPolicy, Stack
+from aws_cdk import App, CfnParameter, Duration, Fn, RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
@@ -51,6 +51,18 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
             data_bucket=s3.Bucket.from_bucket_name(imported, "Data", "my-data"),
             model_bucket=s3.Bucket.from_bucket_name(imported, "Models", "my-models"),
         ).grant_read_data(role(imported, "Node"))
+
+        computed = Stack(app, "Computed")
+        arns = CfnParameter(computed, "Arns", type="CommaDelimitedList").value_as_list
+        of_account = Fn.sub("arn:${AWS::Partition}:s3:::data-${AWS::AccountId}")
+        storage = TrainingStorage.from_buckets(
+            computed,
+            "Storage",
+            data_bucket=s3.Bucket.from_bucket_arn(computed, "Data", of_account),
+            model_bucket=s3.Bucket.from_bucket_arn(computed, "Models", Fn.select(1, arns)),
+        )
+        storage.grant_read_data(role(computed, "Reader"))
+        storage.grant_write_models(role(computed, "Writer"))
 
     return synthesise_validated(tmp_path_factory.mktemp("storage"), build)
 
@@ -218,7 +230,7 @@ def test_grant_allows_exactly(
 
 
 def test_findings_are_accepted_one_by_one(stacks: Stacks) -> None:
-    """Each acknowledgement names one path, whether the bucket is in the role's stack, in another, or imported."""
+    """Each acknowledgement names one path, whether the bucket is of the role's stack, of another, or imported."""
     # GIVEN
     (data,) = stacks.resources("Own", "AWS::S3::Bucket", id="StorageDataBucket")
     (models,) = stacks.resources("Own", "AWS::S3::Bucket", id="StorageModelBucket")
@@ -238,6 +250,8 @@ def test_findings_are_accepted_one_by_one(stacks: Stacks) -> None:
         ("Own/ReadModels", f"<{models}.Arn>/runs/*/receipt.json"),
         ("Elsewhere/Node", f"{export}/runs/*/model.tar.gz"),
         ("Imported/Node", "arn:<AWS::Partition>:s3:::my-data/*"),
+        ("Computed/Reader", "arn:<AWS::Partition>:s3:::data-<AWS::AccountId>/*"),
+        ("Computed/Writer", '{"Fn::Select":[1,{"Ref":"Arns"}]}/runs/*/model.tar.gz'),
     }
     assert stacks.accepted == {
         (f"AwsSolutions-IAM5[Resource::{resource}]", f"{path}/DefaultPolicy/Resource") for path, resource in findings

@@ -85,7 +85,7 @@ def test_states_that_cannot_catch_only_read_what_is_assigned(definition: Mapping
     for name in asl.reachable(states, start=START):
         if states[name]["Type"] in ("Choice", "Pass", "Wait"):
             for expression in asl.expressions({**states[name]}):
-                assert re.fullmatch(r" \$\w+(\.\w+)?( = [\d']+)? ", expression), (name, expression)
+                assert re.fullmatch(r" \$\w+(\.\w+)?( [=>] [\d']+)? ", expression), (name, expression)
 
 
 def test_the_original_error_ends_the_run(definition: Mapping[str, Any]) -> None:

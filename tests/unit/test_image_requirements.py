@@ -59,7 +59,7 @@ def test_cpu_profiles_differ_only_in_tensorflow_and_cuda(gpu: str, cpu: str) -> 
 def test_dockerfile_copies_only_what_the_context_holds() -> None:
     """Every file that the Dockerfile copies passes .dockerignore and exists."""
     dockerfile = (FOLDER / "Dockerfile").read_text()
-    default = re.search(r"^ARG REQUIREMENTS=(\S+)$", dockerfile, re.MULTILINE)[1]
+    (default,) = re.findall(r"^ARG REQUIREMENTS=(\S+)$", dockerfile, re.MULTILINE)
     copied = [
         source.replace("${REQUIREMENTS}", default)
         for source in re.findall(r"^COPY (?!--from)(\S+) \S+$", dockerfile, re.MULTILINE)

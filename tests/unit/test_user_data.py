@@ -46,7 +46,9 @@ def findings(script: str) -> str:
 
 def heredoc(script: str) -> str:
     """Read what *script* writes into the node's environment file."""
-    return re.search(rf"cat > '{contract.NODE_ENV_FILE}' <<'(\w+)'\n(.*?)\n\1\n", script, re.DOTALL)[2]
+    found = re.search(rf"cat > '{contract.NODE_ENV_FILE}' <<'(\w+)'\n(.*?)\n\1\n", script, re.DOTALL)
+    assert found
+    return found[2]
 
 
 @pytest.mark.parametrize("script", ["constructs/cdk_horovod/node_boot.sh", "training_image/build_horovod.sh"])

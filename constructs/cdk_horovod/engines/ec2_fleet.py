@@ -12,6 +12,9 @@ from cdk_horovod.user_data import node_user_data
 from cdk_horovod.workflow.states import call_aws, failure, jsonata
 from horovod_node import contract
 
+_SERVES = "cdk_horovod:serves"
+"""Metadata of a fleet: path of the training that it is bound to."""
+
 
 class Ec2FleetEngine:
     """
@@ -25,7 +28,6 @@ class Ec2FleetEngine:
 
     def __init__(self, *, fleet: GpuFleet) -> None:
         self._fleet = fleet
-        self._bound_to: str | None = None
 
     def bind(self, scope: Construct, target: EngineTarget) -> EngineConfig:
         """
@@ -35,11 +37,13 @@ class Ec2FleetEngine:
             ValueError: If the fleet already serves another training.
         """
         fleet = self._fleet
-        if self._bound_to is not None:
-            raise ValueError(
-                f"'fleet' must serve one training, got {fleet.node.path}, which already serves {self._bound_to}"
-            )
-        self._bound_to = scope.node.path
+        for entry in fleet.node.metadata:
+            if entry.type == _SERVES:
+                raise ValueError(
+                    f"'fleet' must serve one training, got {fleet.node.path}, which already serves {entry.data}"
+                )
+        # On the fleet, not on this object: two engines may be given the same fleet.
+        fleet.node.add_metadata(_SERVES, scope.node.path)
         self._boot_nodes(scope, target)
 
         group = fleet.auto_scaling_group_name

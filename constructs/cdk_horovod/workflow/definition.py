@@ -94,8 +94,8 @@ def run_definition(
         task.add_catch(save)
 
     started = sfn.Chain.start(engine.start[0])
-    for task in (*engine.start[1:], ring, train, engine.protect, engine.release, save, check, terminate):
-        started = started.next(task)
+    for state in (*engine.start[1:], ring, train, engine.protect, engine.release, save, check, terminate):
+        started = started.next(state)
 
     reserve = lease.reserve(scope, ledger=ledger, fleet_id=fleet_id, limits=limits)
     queue = lease.wait_for_the_fleet(scope, limits=limits, then=reserve, refused=receipt)
@@ -243,8 +243,8 @@ def _terminate(scope: Construct, *, engine: EngineConfig, limits: RunLimits, the
     engine.terminate.add_catch(wait).next(engine.confirm)
     engine.confirm.add_catch(wait).next(
         sfn.Choice.jsonata(scope, "Anything running?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$running = 0")), then)
-        .otherwise(wait)
+        .when(sfn.Condition.jsonata(jsonata("$running > 0")), wait)
+        .otherwise(then)
     )
     wait.next(start)
     return start

@@ -13,7 +13,8 @@ def resolved_definitions(template: Mapping[str, Any]) -> dict[str, dict[str, Any
     """
     Read every state machine of *template* by logical id, with `${LogicalId.Attribute}` where CloudFormation fills in.
 
-    Only the partition is filled in, with `aws`: a validator knows a state by the form of its ARN.
+    Only the partition is filled in, with `aws`: a validator knows a state by the form of its ARN. States stand in the
+    order in which a run without errors meets them, then those that only errors lead to.
 
     CDK writes a definition as one string joined from pieces, in which linters see nothing.
 
@@ -21,10 +22,34 @@ def resolved_definitions(template: Mapping[str, Any]) -> dict[str, dict[str, Any
         template: A CloudFormation template.
     """
     return {
-        logical_id: json.loads(_text(resource["Properties"]["DefinitionString"]))
+        logical_id: _in_order(json.loads(_text(resource["Properties"]["DefinitionString"])))
         for logical_id, resource in template["Resources"].items()
         if resource["Type"] == STATE_MACHINE_TYPE
     }
+
+
+def _in_order(definition: dict[str, Any]) -> dict[str, Any]:
+    states: dict[str, dict[str, Any]] = definition["States"]
+    met: dict[str, dict[str, Any]] = {}
+    # First along the ways without errors, then along all: what is met first comes first.
+    for kinds in (("Next", "Default", "Choices"), ("Next", "Default", "Choices", "Catch")):
+        met_now: set[str] = set()
+        ahead = [str(definition["StartAt"])]
+        while ahead:
+            name = ahead.pop(0)
+            if name not in met_now:
+                met_now.add(name)
+                met.setdefault(name, states[name])
+                ahead += _targets(states[name], kinds)
+    return {**definition, "States": met}
+
+
+def _targets(state: Mapping[str, Any], kinds: tuple[str, ...]) -> list[str]:
+    targets = []
+    for kind in kinds:
+        ways = state.get(kind, ())
+        targets += [ways] if isinstance(ways, str) else [way["Next"] for way in ways]
+    return targets
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,38 @@
+"""
+Train on your own GPU fleet from Python, in two lines::
+
+    run = TrainingClient.from_stack("Training").fit("train.py", gpus=16, data="s3://bucket/digits/")
+    print(run.wait().model_uri)
+
+Needs nothing but boto3 and the name of the stack that holds a `HorovodTraining`. The command line tool `cdk-horovod`
+(`horovod_client.cli`) is this API and a terminal.
+"""
+
+from horovod_client.client import TrainingClient
+from horovod_client.connection import Connection
+from horovod_client.errors import (
+    ConnectionNotFound,
+    HorovodClientError,
+    InvalidInput,
+    ReceiptNotFound,
+    RunEnded,
+    RunFailed,
+    RunNotFound,
+)
+from horovod_client.receipt import render_receipt
+from horovod_client.run import Run, RunStatus
+
+__all__ = [
+    "Connection",
+    "ConnectionNotFound",
+    "HorovodClientError",
+    "InvalidInput",
+    "ReceiptNotFound",
+    "Run",
+    "RunEnded",
+    "RunFailed",
+    "RunNotFound",
+    "RunStatus",
+    "TrainingClient",
+    "render_receipt",
+]

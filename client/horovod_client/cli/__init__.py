@@ -1,0 +1,63 @@
+"""
+The command line tool `cdk-horovod`; one file a verb.
+
+`train` and `status` end with the outcome of the run as exit code, the other verbs with their own (`exit_codes`).
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from horovod_client.cli import exit_codes
+from horovod_client.cli.explain import explain
+from horovod_client.cli.options import Debug
+from horovod_client.cli.receipt import receipt
+from horovod_client.cli.status import status
+from horovod_client.cli.stop import stop
+from horovod_client.cli.train import train
+from horovod_client.errors import RunFailed
+
+PROGRAM = "cdk-horovod"
+
+
+@click.group(commands=[train, status, receipt, stop])
+def commands() -> None:
+    """Train on your own GPU fleet: nodes start, train, and go away again."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run the tool and turn every error into one line on stderr and an exit code.
+
+    Args:
+        argv: Arguments after the program's name. Default: those of the process.
+    """
+    debug = Debug()
+    try:
+        result = commands.main(args=argv, prog_name=PROGRAM, standalone_mode=False, obj=debug)
+        return result if isinstance(result, int) else exit_codes.DONE
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return exit_codes.BAD_INPUT
+    except click.Abort:
+        return exit_codes.INTERRUPTED
+    except Exception as error:  # the one boundary: nobody but us should have to read a traceback
+        if debug.on:
+            traceback.print_exc()
+        if isinstance(error, RunFailed):
+            _say(f"run '{error.run}' failed: {error.error or error.state}")
+            return exit_codes.RUN_FAILED
+        sentence = explain(error)
+        if sentence is None:
+            _say(f"unexpected {type(error).__name__}: {error}; --debug shows where")
+            return exit_codes.FAULT
+        _say(sentence)
+        return exit_codes.BAD_INPUT
+
+
+def _say(sentence: str) -> None:
+    """Print one line, whatever a value inside of it holds."""
+    click.echo(f"{PROGRAM}: {' '.join(sentence.split())}", err=True)

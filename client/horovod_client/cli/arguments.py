@@ -1,0 +1,84 @@
+"""What a user types for a request, parsed into what `TrainingClient.fit` takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+from horovod_client.errors import InvalidInput
+from horovod_client.request import DEFAULT_CHANNEL
+
+
+def parse_data(values: Iterable[str]) -> dict[str, str]:
+    """
+    Read `--data`: each value is `NAME=s3://…`, or an address alone for the channel `training`.
+
+    Args:
+        values: As typed, one for each time the option was given.
+
+    Raises:
+        InvalidInput: If two values name the same channel.
+    """
+    data: dict[str, str] = {}
+    for value in values:
+        name, equals, address = value.partition("=")
+        if not equals or "/" in name:  # the address alone; its key may hold '=', as in year=2024/
+            name, address = DEFAULT_CHANNEL, value
+        if name in data:
+            raise InvalidInput(f"'--data' names the channel '{name}' twice: {data[name]} and {address}")
+        data[name] = address
+    return data
+
+
+def parse_hyperparameters(value: str) -> dict[str, Any]:
+    """
+    Read `--hyperparameters`: a JSON object, or `@` and the path of a file that holds one.
+
+    Args:
+        value: As typed.
+
+    Raises:
+        InvalidInput: If the file cannot be read or the text is not a JSON object.
+    """
+    text = value
+    if value.startswith("@"):
+        try:
+            text = Path(value[1:]).read_text(encoding="utf-8")
+        except OSError as error:
+            raise InvalidInput(f"'--hyperparameters' cannot be read from '{value[1:]}': {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"'--hyperparameters' must be UTF-8 text, got '{value[1:]}': {error}") from error
+    try:
+        hyperparameters = json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise InvalidInput(
+            f"'--hyperparameters' must be JSON, like '{{\"epochs\": 3}}', got '{value}': {error}"
+        ) from error
+    if not isinstance(hyperparameters, dict):
+        raise InvalidInput(f"'--hyperparameters' must be a JSON object, like '{{\"epochs\": 3}}', got '{value}'")
+    return hyperparameters
+
+
+def parse_max_runtime(value: str) -> timedelta:
+    """
+    Read `--max-runtime`: hours, minutes and seconds, as in `24h`, `1h30m` or `90s`.
+
+    Args:
+        value: As typed.
+
+    Raises:
+        InvalidInput: If *value* is anything else.
+    """
+    parts = re.fullmatch(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", value)
+    if not value or parts is None:
+        raise InvalidInput(f"'--max-runtime' must be a time like 24h, 1h30m or 90s, got '{value}'")
+    hours, minutes, seconds = (int(part or 0) for part in parts.groups())
+    return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

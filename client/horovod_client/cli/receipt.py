@@ -1,0 +1,22 @@
+"""`cdk-horovod receipt`: what a run did and how long it took."""
+
+from __future__ import annotations
+
+import click
+
+from horovod_client.cli.options import print_json, training_options
+from horovod_client.client import TrainingClient
+from horovod_client.receipt import render_receipt
+from horovod_client.run import Run
+
+
+@click.command()
+@click.argument("run")
+@training_options
+def receipt(*, run: str, stack: str, output: str | None, as_json: bool) -> None:
+    """Print the receipt of RUN."""
+    found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output)).receipt()
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(render_receipt(found))

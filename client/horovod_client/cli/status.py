@@ -1,0 +1,30 @@
+"""`cdk-horovod status`: what a run is doing, or how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from horovod_client.cli.options import print_json, training_options
+from horovod_client.client import TrainingClient
+from horovod_client.errors import RunFailed
+from horovod_client.run import Run
+
+
+@click.command()
+@click.argument("run")
+@training_options
+def status(*, run: str, stack: str, output: str | None, as_json: bool) -> None:
+    """Tell what RUN is doing, or how it ended; the exit code is 1 if it failed."""
+    found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output)).status()
+    if as_json:
+        print_json(asdict(found))
+    else:
+        click.echo(f"run {found.run}: {found.state}{f', {found.stage}' if found.stage and not found.ended else ''}")
+        if found.cause:
+            click.echo(found.cause)
+        if found.model_uri:
+            click.echo(found.model_uri)
+    if found.ended and not found.succeeded:
+        raise RunFailed(run=run, state=found.state, error=found.error, cause=found.cause)

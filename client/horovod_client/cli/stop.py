@@ -1,0 +1,23 @@
+"""`cdk-horovod stop`: end a run before its time."""
+
+from __future__ import annotations
+
+import click
+
+from horovod_client.cli.options import print_json, training_options
+from horovod_client.client import TrainingClient
+from horovod_client.run import Run
+
+
+@click.command()
+@click.argument("run")
+@click.option("--cause", default="stopped by a user", show_default=True, help="Why, for whoever looks at it later.")
+@training_options
+def stop(*, run: str, cause: str, stack: str, output: str | None, as_json: bool) -> None:
+    """Stop RUN; it leaves no model."""
+    found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
+    found.stop(cause)
+    if as_json:
+        print_json({"run": found.name, "execution": found.execution_arn})
+    else:
+        click.echo(f"run {found.name} stopped")

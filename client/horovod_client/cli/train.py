@@ -1,0 +1,141 @@
+"""`cdk-horovod train`: start a run and watch it to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from horovod_client.cli import exit_codes
+from horovod_client.cli.arguments import parse_data, parse_hyperparameters, parse_max_runtime
+from horovod_client.cli.options import print_json, training_options
+from horovod_client.client import TrainingClient
+from horovod_client.errors import ReceiptNotFound, RunFailed
+from horovod_client.receipt import render_receipt
+from horovod_client.run import Run, RunStatus
+
+
+@click.command()
+@click.argument("script")
+@click.option("--gpus", type=int, required=True, help="GPUs of the ring, one rank on each.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="[NAME=]S3_URI",
+    help="Prefix of a channel, which the script finds as SM_CHANNEL_<NAME>; NAME is 'training' unless given. "
+    "May be repeated.",
+)
+@click.option(
+    "--hyperparameters",
+    metavar="JSON|@FILE",
+    help="JSON object, given to the script as --name value and as SM_HPS.",
+)
+@click.option("--max-runtime", metavar="TIME", help="Stop after this much training, as in 24h or 1h30m.")
+@click.option("--source-dir", metavar="FOLDER", help="Folder to package; SCRIPT is then a path inside of it.")
+@click.option("--name", help="Name of the run. Default: the script's, the time and some letters.")
+@click.option("--detach", is_flag=True, help="Return as soon as the run is started.")
+@click.option("--dry-run", is_flag=True, help="Print the exact StartExecution arguments; upload and start nothing.")
+@click.option(
+    "--poll-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Seconds between two looks at the run.",
+)
+@training_options
+def train(
+    *,
+    script: str,
+    gpus: int,
+    data: tuple[str, ...],
+    hyperparameters: str | None,
+    max_runtime: str | None,
+    source_dir: str | None,
+    name: str | None,
+    detach: bool,
+    dry_run: bool,
+    poll_seconds: float,
+    stack: str,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Train SCRIPT on the stack's fleet, print each stage, then the model's address and the receipt."""
+    request: dict[str, Any] = {
+        "gpus": gpus,
+        "data": parse_data(data) if data else None,
+        "hyperparameters": parse_hyperparameters(hyperparameters) if hyperparameters is not None else None,
+        "max_runtime": parse_max_runtime(max_runtime) if max_runtime is not None else None,
+        "source_dir": source_dir,
+        "name": name,
+    }
+    client = TrainingClient.from_stack(stack, output=output)
+    if dry_run:
+        print_json(client.fit(script, dry_run=True, **request))
+        return
+    run = client.fit(script, **request)
+    if detach:
+        _print_started(run, as_json=as_json)
+        return
+    _follow(run, stack=stack, poll_seconds=poll_seconds, as_json=as_json)
+
+
+def _print_started(run: Run, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"run": run.name, "execution": run.execution_arn})
+    else:
+        click.echo(f"run {run.name} started")
+
+
+def _follow(run: Run, *, stack: str, poll_seconds: float, as_json: bool) -> None:
+    """Print stages until the run ends, then what became of it; stages go to stderr where stdout is for JSON."""
+    try:
+        click.echo(f"run {run.name} started", err=as_json)
+        run.wait(_stage_printer(err=as_json), poll_seconds=poll_seconds)
+    except KeyboardInterrupt:
+        click.echo(
+            f"cdk-horovod: the run goes on; look at it with: cdk-horovod status {run.name} --stack {stack}, "
+            f"stop it with: cdk-horovod stop {run.name} --stack {stack}",
+            err=True,
+        )
+        raise click.exceptions.Exit(exit_codes.INTERRUPTED) from None
+    except RunFailed as failure:
+        _print_end(run, as_json=as_json, failure=failure)
+        raise
+    _print_end(run, as_json=as_json, failure=None)
+
+
+def _stage_printer(*, err: bool) -> Callable[[RunStatus], None]:
+    printed: list[str] = []
+
+    def print_stage(status: RunStatus) -> None:
+        if status.stage is not None and printed[-1:] != [status.stage]:
+            printed.append(status.stage)
+            click.echo(status.stage, err=err)
+
+    return print_stage
+
+
+def _print_end(run: Run, *, as_json: bool, failure: RunFailed | None) -> None:
+    try:
+        receipt = run.receipt()
+    except ReceiptNotFound:  # a run that was stopped, or ended before its request was accepted
+        receipt = None
+    if as_json:
+        print_json(
+            {
+                "run": run.name,
+                "execution": run.execution_arn,
+                "error": failure.error if failure else None,
+                "cause": failure.cause if failure else None,
+                "model_uri": None if failure else run.model_uri,
+                "receipt": receipt,
+            }
+        )
+        return
+    if not failure:
+        click.echo(run.model_uri)
+    if receipt is not None:
+        click.echo(render_receipt(receipt))
+    elif failure:
+        click.echo(str(failure))

@@ -1,0 +1,203 @@
+"""The training that a stack holds: where runs are started."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from horovod_client.clients import AwsClients, new_session
+from horovod_client.connection import Connection, find_connection
+from horovod_client.errors import InvalidInput
+from horovod_client.request import build_request, check_data_exists, write_request
+from horovod_client.run import Run, checked_name
+from horovod_client.source import SourcePackage, package_source
+from horovod_node import contract
+
+if TYPE_CHECKING:
+    from boto3.session import Session
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_stepfunctions import SFNClient
+    from mypy_boto3_stepfunctions.type_defs import StartExecutionInputTypeDef
+
+
+class TrainingClient:
+    """
+    Starts runs on one training.
+
+    Args:
+        connection: The training, as its stack describes it.
+        session: Credentials for the clients that are not given. Default: from the environment.
+        stepfunctions: Used instead of a new client.
+        s3: Used instead of a new client.
+        dynamodb: Used instead of a new client.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        session: Session | None = None,
+        stepfunctions: SFNClient | None = None,
+        s3: S3Client | None = None,
+        dynamodb: DynamoDBClient | None = None,
+    ) -> None:
+        self.connection = connection
+        self.clients = AwsClients(
+            region=connection.region, session=session, stepfunctions=stepfunctions, s3=s3, dynamodb=dynamodb
+        )
+
+    @classmethod
+    def from_stack(
+        cls,
+        stack_name: str,
+        *,
+        output: str | None = None,
+        session: Session | None = None,
+        cloudformation: CloudFormationClient | None = None,
+        stepfunctions: SFNClient | None = None,
+        s3: S3Client | None = None,
+        dynamodb: DynamoDBClient | None = None,
+    ) -> TrainingClient:
+        """
+        Find the training in a deployed stack.
+
+        Args:
+            stack_name: Name or ARN of a stack with a `HorovodTraining`.
+            output: Name of the stack output that describes the training, for a stack with several. Default: the only
+                one.
+            session: Credentials, and the region to look for the stack in. Default: from the environment.
+            cloudformation: Used instead of a new client.
+            stepfunctions: Used instead of a new client.
+            s3: Used instead of a new client.
+            dynamodb: Used instead of a new client.
+
+        Raises:
+            ConnectionNotFound: If there is no such stack, no training in it, or a choice to make.
+        """
+        if cloudformation is None:
+            session = session or new_session()
+            cloudformation = session.client("cloudformation")
+        connection = find_connection(cloudformation, stack_name=stack_name, output=output)
+        return cls(connection, session=session, stepfunctions=stepfunctions, s3=s3, dynamodb=dynamodb)
+
+    @overload
+    def fit(
+        self,
+        entry_point: str | PathLike[str],
+        *,
+        gpus: int,
+        data: Mapping[str, str] | str | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+        max_runtime: timedelta | None = None,
+        source_dir: str | PathLike[str] | None = None,
+        name: str | None = None,
+        dry_run: Literal[False] = False,
+    ) -> Run: ...
+
+    @overload
+    def fit(
+        self,
+        entry_point: str | PathLike[str],
+        *,
+        gpus: int,
+        data: Mapping[str, str] | str | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+        max_runtime: timedelta | None = None,
+        source_dir: str | PathLike[str] | None = None,
+        name: str | None = None,
+        dry_run: Literal[True],
+    ) -> StartExecutionInputTypeDef: ...
+
+    def fit(
+        self,
+        entry_point: str | PathLike[str],
+        *,
+        gpus: int,
+        data: Mapping[str, str] | str | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+        max_runtime: timedelta | None = None,
+        source_dir: str | PathLike[str] | None = None,
+        name: str | None = None,
+        dry_run: bool = False,
+    ) -> Run | StartExecutionInputTypeDef:
+        """
+        Start a run. Returns at once; `Run.wait` waits.
+
+        Everything is checked before the code is uploaded and before anything is started.
+
+        Args:
+            entry_point: The training script; with *source_dir*, its path inside that folder.
+            gpus: GPUs of the ring, one rank on each.
+            data:
+                `s3://bucket/prefix` of each channel, which the script finds as SM_CHANNEL_<NAME>; one address alone is
+                the channel `training`.
+                Default: no data.
+            hyperparameters:
+                Given to the script as `--name value` and as SM_HPS; anything that JSON can say.
+                Default: none.
+            max_runtime:
+                The run is stopped after this much training, in whole seconds.
+                Default: the limit of the training.
+            source_dir:
+                Folder to package with the script, without what its `.gitignore` names.
+                Default: the script alone.
+            name:
+                Name of the run: letters, digits, `-` and `_`, at most 80. A name that was used in the last 90 days is
+                refused, except for the same request while it still runs, which is not started twice.
+                Default: the script's name, the time and a few random letters.
+            dry_run: Return the exact arguments of Step Functions' StartExecution, upload and start nothing.
+
+        Raises:
+            InvalidInput: If the script cannot be read, the request is not one that this training can run, or data is
+                missing.
+        """
+        package = package_source(entry_point, source_dir=source_dir)
+        request = build_request(
+            source=f"s3://{self.connection.data_bucket}/{contract.source_key(package.digest)}",
+            entry_point=package.entry_point,
+            gpus=gpus,
+            data=data,
+            hyperparameters=hyperparameters,
+            max_runtime=max_runtime,
+        )
+        execution: StartExecutionInputTypeDef = {
+            "stateMachineArn": self.connection.state_machine,
+            "name": checked_name(name) if name is not None else _new_name(package.entry_point),
+            "input": write_request(request, connection=self.connection),
+        }
+        check_data_exists(request.get(contract.DATA, {}), s3=self.clients.s3)
+        if dry_run:
+            return execution
+        self._upload_once(package)
+        return self._start(execution)
+
+    def _upload_once(self, package: SourcePackage) -> None:
+        s3, bucket, key = self.clients.s3, self.connection.data_bucket, contract.source_key(package.digest)
+        try:
+            s3.head_object(Bucket=bucket, Key=key)
+        except s3.exceptions.ClientError as error:
+            if error.response.get("Error", {}).get("Code") != "404":
+                raise
+            s3.put_object(Bucket=bucket, Key=key, Body=package.archive, ContentType="application/gzip")
+
+    def _start(self, execution: StartExecutionInputTypeDef) -> Run:
+        stepfunctions = self.clients.stepfunctions
+        run = Run(name=execution["name"], connection=self.connection, clients=self.clients)
+        try:
+            stepfunctions.start_execution(**execution)
+        except stepfunctions.exceptions.ExecutionAlreadyExists as error:
+            raise InvalidInput(f"'name' must be new, but there is a run '{run.name}' already") from error
+        return run
+
+
+def _new_name(entry_point: str) -> str:
+    """Name a run so that people recognise it and no two are the same."""
+    script = re.sub(r"[^A-Za-z0-9_-]", "-", Path(entry_point).stem)[:40]
+    return f"{script}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"

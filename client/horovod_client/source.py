@@ -1,0 +1,103 @@
+"""The user's code as one archive, the same bytes for the same files."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+from pathlib import Path, PurePosixPath
+
+from horovod_client.errors import InvalidInput
+from horovod_client.folder import IGNORE_FILE, code_files
+
+SOURCE_LIMIT_BYTES = 256 * 1024**2
+"""Our own limit: every node downloads the code before it trains, and code is small; what is not is usually data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcePackage:
+    """
+    Code, ready to be uploaded.
+
+    Args:
+        archive: The files as .tar.gz.
+        digest:
+            SHA-256 of the archive before compression, in hexadecimal digits. Not of *archive*: the same files compress
+            to other bytes with another release of zlib, and would be stored again.
+        entry_point: Path of the training script inside the archive.
+    """
+
+    archive: bytes = field(repr=False)
+    digest: str
+    entry_point: str
+
+
+def package_source(entry_point: str | PathLike[str], *, source_dir: str | PathLike[str] | None = None) -> SourcePackage:
+    """
+    Package one script, or the folder that it lies in.
+
+    Args:
+        entry_point: The training script; with *source_dir*, its path inside that folder.
+        source_dir: Folder to package, without what its `.gitignore` names. Default: the script alone.
+
+    Raises:
+        InvalidInput: If the script or a file of the folder cannot be read, or the folder is larger than
+            `SOURCE_LIMIT_BYTES`.
+    """
+    try:
+        if source_dir is None:
+            script = Path(entry_point)
+            files = {script.name: script}
+            name = script.name
+        else:
+            folder = Path(source_dir)
+            if not folder.is_dir():
+                raise InvalidInput(f"'source_dir' must be a folder, got '{folder}'")
+            resolved = folder.resolve()
+            files = {path.relative_to(resolved).as_posix(): path for path in code_files(folder)}
+            name = str(PurePosixPath(Path(entry_point).as_posix()))
+            _check_entry_point(name, folder=folder, packaged=files)
+        _check_size(files)
+        archive = _tar((name, path) for name, path in sorted(files.items()))
+    except OSError as error:
+        raise InvalidInput(f"cannot read '{error.filename or fspath(entry_point)}': {error.strerror}") from error
+    return SourcePackage(
+        archive=gzip.compress(archive, mtime=0), digest=hashlib.sha256(archive).hexdigest(), entry_point=name
+    )
+
+
+def _check_entry_point(name: str, *, folder: Path, packaged: Iterable[str]) -> None:
+    if name in packaged:
+        return
+    if (folder / name).is_file():
+        raise InvalidInput(
+            f"'entry_point' must be packaged, but a {IGNORE_FILE} ignores it or it is outside '{folder}', got '{name}'"
+        )
+    raise InvalidInput(f"'entry_point' must be a file in 'source_dir' ('{folder}'), got '{name}'")
+
+
+def _check_size(files: dict[str, Path]) -> None:
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    total = sum(sizes.values())
+    if total > SOURCE_LIMIT_BYTES:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise InvalidInput(
+            f"'source_dir' must hold at most {SOURCE_LIMIT_BYTES // 1024**2} MiB of code, got {total // 1024**2} MiB, "
+            f"most of it in '{largest}': keep data in S3 and name it in {IGNORE_FILE}"
+        )
+
+
+def _tar(files: Iterable[tuple[str, Path]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, path in files:
+            content = path.read_bytes()
+            member = tarfile.TarInfo(name)  # a new one has no owner and lies at epoch 0, which is what we want
+            member.size = len(content)
+            member.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()

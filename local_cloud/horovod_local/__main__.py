@@ -1,0 +1,82 @@
+"""`python -m horovod_local`: serve the local cloud, or deploy into one that is served."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from horovod_local.cloud import DEFAULT_REGION, client
+from horovod_local.deploy import deploy
+from horovod_local.errors import LocalCloudError
+from horovod_local.server import DEFAULT_ACCOUNT, serve
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 1 after one line that says what failed."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
+    try:
+        if options.command == "serve":
+            serve(
+                home=options.home,
+                port=options.port,
+                account=options.account,
+                node_python=options.node_python,
+                stop_with_stdin=options.stop_with_stdin,
+                tell=lambda line: print(line, flush=True),
+            )
+        else:
+            _deploy(options)
+    except LocalCloudError as error:
+        print(f"horovod_local: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _deploy(options: argparse.Namespace) -> None:
+    outputs = deploy(
+        options.assembly,
+        clients=lambda service, *, region: client(service, endpoint=options.endpoint, region=region),
+        endpoint=options.endpoint,
+        account=options.account,
+        region=options.region,
+    )
+    for stack, values in outputs.items():
+        for key, value in values.items():
+            print(f"{stack}.{key} = {value}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m horovod_local", description="AWS on this machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--account", default=DEFAULT_ACCOUNT, help="the cloud's one account (default: %(default)s)")
+
+    serving = commands.add_parser("serve", parents=[shared], help="serve the local cloud until interrupted")
+    serving.add_argument("--port", type=int, default=5000, help="port on loopback, 0 for a free one (default: 5000)")
+    serving.add_argument(
+        "--home", type=Path, default=Path("local-cloud"), help="folder for logs and nodes (default: ./%(default)s)"
+    )
+    serving.add_argument("--node-python", default=sys.executable, help="interpreter of the nodes (default: this one)")
+    serving.add_argument(
+        "--stop-with-stdin", action="store_true", help="end when standard input closes, with whoever holds it"
+    )
+
+    deploying = commands.add_parser("deploy", parents=[shared], help="deploy a cdk.out, unchanged")
+    deploying.add_argument("assembly", type=Path, nargs="?", default=Path("cdk.out"), help="default: ./cdk.out")
+    deploying.add_argument(
+        "--endpoint",
+        default=os.environ.get("AWS_ENDPOINT_URL", "http://localhost:5000"),
+        help="address of the local cloud (default: %(default)s)",
+    )
+    deploying.add_argument(
+        "--region", default=DEFAULT_REGION, help="for stacks that leave theirs open (default: %(default)s)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,202 @@
+"""The local cloud from the outside: started, deployed into, watched and stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+
+from horovod_local.deploy import Outputs, deploy
+from horovod_local.errors import LocalCloudError
+from horovod_local.faults import Faults
+from horovod_local.instances import CLOUD_VARIABLE, LocalInstance, fake_credentials, kill_processes_with, without_aws
+from horovod_local.server import DEFAULT_ACCOUNT, ENDPOINT_FILE, OWN_PATH
+
+START_SECONDS: Final = 60.0
+"""It takes two; a loaded machine takes longer."""
+STOP_SECONDS: Final = 10.0
+DEFAULT_REGION: Final = "eu-west-1"
+
+
+class LocalCloud:
+    """
+    AWS on this machine, for as long as the `with` block lasts.
+
+    Starts a server process of its own, bound to loopback. It ends when the block does, and also when this process
+    dies, however it dies; its nodes end with it.
+
+    Args:
+        home: Folder for the server's log and the instances' files. Default: a temporary one, deleted at the end.
+        region: Of clients, and of stacks that leave theirs open.
+        account: The one account that the cloud has.
+        node_python: Interpreter that runs the nodes. Default: the one that runs this.
+
+    Raises:
+        LocalCloudError: On entering, if the server does not start; says where its log is.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: Path | None = None,
+        region: str = DEFAULT_REGION,
+        account: str = DEFAULT_ACCOUNT,
+        node_python: str = sys.executable,
+    ) -> None:
+        self._temporary = None if home else tempfile.TemporaryDirectory(prefix="horovod-local-")
+        self.home = home or Path(self._temporary.name if self._temporary else "")
+        self.region = region
+        self.account = account
+        self.endpoint = ""
+        self._node_python = node_python
+        self._server: subprocess.Popen[bytes] | None = None
+        self._clients: dict[tuple[str, str], Any] = {}
+
+    def __enter__(self) -> LocalCloud:
+        self.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def log(self) -> Path:
+        """The server's log."""
+        return self.home / "server.log"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers; what the `with` block does first."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        address = self.home / ENDPOINT_FILE
+        address.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "horovod_local", "serve", "--home", str(self.home), "--stop-with-stdin"]
+        command += ["--port", "0", "--account", self.account, "--node-python", self._node_python]
+        with self.log.open("ab") as log:
+            self._server = subprocess.Popen(
+                command,
+                env=without_aws(os.environ),
+                # The server watches this pipe, which closes when this process ends in any way.
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C is for this process; it stops the server in its own time.
+                start_new_session=True,
+            )
+        until = time.monotonic() + START_SECONDS
+        while not address.exists():
+            if self._server.poll() is not None or time.monotonic() > until:
+                last = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+                self.stop()
+                raise LocalCloudError(f"the local cloud did not start: {''.join(last) or 'no answer'} (see {self.log})")
+            time.sleep(0.02)
+        self.endpoint = address.read_text(encoding="utf-8")
+
+    def stop(self) -> None:
+        """End the server and every node; what the `with` block does last."""
+        server, self._server = self._server, None
+        self._clients.clear()
+        if server is None:
+            return
+        if server.stdin is not None:
+            server.stdin.close()
+        try:
+            server.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        if self.endpoint:
+            # None are left, unless the server itself was killed.
+            kill_processes_with(CLOUD_VARIABLE, self.endpoint)
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def deploy(self, assembly: Path, *, tell: Callable[[str], None] = print) -> Outputs:
+        """
+        Deploy every stack of the cloud assembly in the folder *assembly*, and return the outputs by stack and key.
+
+        Args:
+            assembly: The folder `cdk.out`, unchanged.
+            tell: Takes lines for people: what was accepted although it has no effect here.
+
+        Raises:
+            LocalCloudError: If the assembly cannot be read, or a stack failed; says which resource, and why.
+        """
+        return deploy(
+            assembly,
+            clients=self.client,
+            endpoint=self.endpoint,
+            account=self.account,
+            region=self.region,
+            tell=tell,
+        )
+
+    def client(self, service: str, *, region: str | None = None) -> Any:
+        """Return a boto3 client of *service* that talks to this cloud and to nothing else; the same one every time."""
+        key = (service, region or self.region)
+        if key not in self._clients:
+            self._clients[key] = client(service, endpoint=self.endpoint, region=key[1])
+        return self._clients[key]
+
+    def environment(self) -> dict[str, str]:
+        """Make the environment for a process that is to work in this cloud: this process's own, without its AWS."""
+        return {
+            **without_aws(os.environ),
+            **fake_credentials(self.endpoint),
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+        }
+
+    def instances(self) -> list[LocalInstance]:
+        """List the instances in service."""
+        return [LocalInstance(**item) for item in self._ask("GET", "instances")]
+
+    def lose(self, instance_id: str) -> None:
+        """
+        Take the power from an instance: its processes die at once, and EC2 says terminated.
+
+        Raises:
+            LocalCloudError: If no such instance is in service.
+        """
+        self._ask("DELETE", f"instances/{instance_id}")
+
+    def set_faults(self, faults: Faults) -> None:
+        """Put *faults* in force, instead of those that were; `Faults()` ends them all."""
+        self._ask("PUT", "faults", faults.to_json())
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        # The address is this cloud's own, so the scheme cannot be a surprise.
+        request = urllib.request.Request(self.endpoint + OWN_PATH + path, data=data, method=method)  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            raise LocalCloudError(json.loads(error.read())["error"]) from error
+
+
+def client(service: str, *, endpoint: str, region: str) -> Any:
+    """Make a boto3 client of *service* with fake credentials for the local cloud at *endpoint*."""
+    credentials = fake_credentials(endpoint)
+    make: Any = boto3.session.Session().client  # its stubs want the name of the service as a literal
+    return make(
+        service,
+        endpoint_url=endpoint,
+        region_name=region,
+        aws_access_key_id=credentials["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=credentials["AWS_SECRET_ACCESS_KEY"],
+        config=Config(retries={"total_max_attempts": 3}, s3={"addressing_style": "path"}),
+    )

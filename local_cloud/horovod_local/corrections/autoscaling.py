@@ -1,0 +1,302 @@
+"""Auto Scaling groups: what a group accepts, how it changes, and what it answers about itself."""
+
+from __future__ import annotations
+
+import copy
+from datetime import UTC, datetime
+from typing import Any
+
+from horovod_local.corrections import launches
+from horovod_local.corrections.registry import correction
+
+
+@correction(
+    moto="launches the template's own type in the first subnet, On-Demand, as many as the first override's weight says",
+    aws="fills a mixed-instances policy by weights, On-Demand base first, over all overrides and subnets",
+)
+def groups_fill_by_weight() -> None:
+    from moto.autoscaling.models import FakeAutoScalingGroup
+
+    plain_set, plain_replace = (
+        FakeAutoScalingGroup.set_desired_capacity,
+        FakeAutoScalingGroup.replace_autoscaling_group_instances,
+    )
+
+    def set_desired_capacity(self: Any, new_capacity: int | None) -> None:
+        if self.ec2_launch_template is None:
+            plain_set(self, new_capacity)
+            return
+        self.desired_capacity = self.min_size if new_capacity is None else new_capacity
+        launches.settle(self)
+
+    def replace(self: Any, count_needed: int, propagated_tags: dict[str, str]) -> None:
+        if self.ec2_launch_template is None:
+            plain_replace(self, count_needed, propagated_tags)
+            return
+        launches.settle(self)
+
+    FakeAutoScalingGroup.set_desired_capacity = set_desired_capacity
+    FakeAutoScalingGroup.replace_autoscaling_group_instances = replace
+
+
+@correction(
+    moto="accepts a desired capacity outside a group's minimum and maximum",
+    aws="refuses it with a ValidationError that names the bound",
+)
+def capacity_stays_within_bounds() -> None:
+    from moto.autoscaling.exceptions import ValidationError
+    from moto.autoscaling.models import AutoScalingBackend
+
+    set_desired_capacity = AutoScalingBackend.set_desired_capacity
+
+    def set_within_bounds(self: Any, group_name: str, desired_capacity: int | None) -> None:
+        group = self.autoscaling_groups.get(group_name)
+        if group is None:
+            raise ValidationError("AutoScalingGroup name not found - null")
+        if desired_capacity is not None and desired_capacity > group.max_size:
+            raise ValidationError(
+                f"New SetDesiredCapacity value {desired_capacity} is above max value {group.max_size} "
+                "for the AutoScalingGroup."
+            )
+        if desired_capacity is not None and desired_capacity < group.min_size:
+            raise ValidationError(
+                f"New SetDesiredCapacity value {desired_capacity} is below min value {group.min_size} "
+                "for the AutoScalingGroup."
+            )
+        set_desired_capacity(self, group_name, desired_capacity)
+
+    AutoScalingBackend.set_desired_capacity = set_within_bounds
+
+
+@correction(
+    moto="erases a group's mixed-instances policy when an update does not repeat it, and accepts any desired capacity",
+    aws="keeps what an update does not name, and refuses a desired capacity outside the bounds",
+)
+def updates_keep_what_they_do_not_name() -> None:
+    from moto.autoscaling.exceptions import ValidationError
+    from moto.autoscaling.models import FakeAutoScalingGroup
+
+    update = FakeAutoScalingGroup.update
+
+    def update_named(self: Any, **change: Any) -> None:
+        lowest = self.min_size if change.get("min_size") is None else change["min_size"]
+        highest = self.max_size if change.get("max_size") is None else change["max_size"]
+        desired = change.get("desired_capacity")
+        if desired is not None and not lowest <= desired <= highest:
+            raise ValidationError(
+                f"Desired capacity:{desired} must be between the specified min size:{lowest} and max size:{highest}"
+            )
+        if desired is None and not lowest <= (self.desired_capacity or 0) <= highest:
+            # moto compares the bounds with a count of instances, AWS with the capacity.
+            change["desired_capacity"] = max(lowest, min(self.desired_capacity or 0, highest))
+        if not (change.get("mixed_instances_policy") or change.get("launch_template") or change["launch_config_name"]):
+            change["mixed_instances_policy"] = _policy_of(self)
+        update(self, **change)
+
+    FakeAutoScalingGroup.update = update_named
+
+
+@correction(
+    moto="replaces a group when CloudFormation changes any property of it",
+    aws="changes the group in place",
+)
+def stack_updates_change_groups_in_place() -> None:
+    from moto.autoscaling.models import FakeAutoScalingGroup
+
+    def update(*, original_resource: Any, cloudformation_json: dict[str, Any], **_identity: Any) -> Any:
+        properties = cloudformation_json["Properties"]
+        original_resource.update(
+            availability_zones=properties.get("AvailabilityZones", []),
+            desired_capacity=_whole(properties.get("DesiredCapacity")),
+            max_size=_whole(properties["MaxSize"]),
+            min_size=_whole(properties["MinSize"]),
+            launch_config_name=properties.get("LaunchConfigurationName"),
+            launch_template=properties.get("LaunchTemplate", {}),
+            vpc_zone_identifier=",".join(properties.get("VPCZoneIdentifier", [])) or None,
+            health_check_period=_whole(properties.get("HealthCheckGracePeriod")),
+            health_check_type=properties.get("HealthCheckType"),
+            new_instances_protected_from_scale_in=properties.get("NewInstancesProtectedFromScaleIn"),
+            mixed_instances_policy=properties.get("MixedInstancesPolicy"),
+        )
+        original_resource.tags = properties.get("Tags", [])
+        return original_resource
+
+    FakeAutoScalingGroup.update_from_cloudformation_json = staticmethod(update)
+
+
+@correction(
+    moto="lowers the desired capacity by one instance, whatever it weighs, and answers an unknown instance with 500",
+    aws="lowers it by the instance's weight, never below the minimum, and refuses an instance of no group",
+)
+def terminating_one_instance_counts_its_weight() -> None:
+    from moto.autoscaling.exceptions import ValidationError
+    from moto.autoscaling.models import AutoScalingBackend
+
+    def terminate_instance(self: Any, instance_id: str, should_decrement: bool) -> Any:
+        group = next((group for group in self.autoscaling_groups.values() if _state_of(group, instance_id)), None)
+        if group is None:
+            raise ValidationError(f"Instance Id not found - No managed instance found for instance ID: {instance_id}")
+        if should_decrement:
+            left = group.desired_capacity - launches.weight_of(_state_of(group, instance_id))
+            if left < group.min_size:
+                raise ValidationError(
+                    f"Currently, desiredSize equals minSize ({group.min_size}). Terminating instance without "
+                    "replacement will violate group's min size constraint. Please either set "
+                    "shouldDecrementDesiredCapacity flag to false or lower group's min size constraint."
+                )
+            group.desired_capacity = left
+        launches.forget(
+            group, [instance_id], cause="An instance was taken out of service in response to a user request."
+        )
+        self.ec2_backend.terminate_instances([instance_id])
+        launches.settle(group)
+        return launches.activities(group)[0]
+
+    AutoScalingBackend.terminate_instance = terminate_instance
+
+
+@correction(
+    moto="replaces terminated instances at once and one for one, and writes nothing down about them",
+    aws="replaces the capacity that is then missing, a while later, and lists both as scaling activities",
+)
+def terminated_instances_leave_their_group() -> None:
+    from moto.autoscaling.models import AutoScalingBackend
+
+    def notify_terminate_instances(self: Any, instance_ids: list[str]) -> None:
+        for group in list(self.autoscaling_groups.values()):
+            cause = "An instance was taken out of service in response to an EC2 health check indicating it has been "
+            if launches.forget(group, instance_ids, cause=cause + "terminated or stopped."):
+                launches.settle_soon(group)
+
+    AutoScalingBackend.notify_terminate_instances = notify_terminate_instances
+
+
+@correction(
+    moto="answers DescribeScalingActivities with an empty list",
+    aws="lists launches and terminations, newest first, refused launches with EC2's own words as StatusMessage",
+)
+def scaling_activities_are_listed() -> None:
+    from moto.autoscaling.responses import AutoScalingResponse
+    from moto.core.responses import ActionResult
+
+    def describe_scaling_activities(self: Any) -> Any:
+        name, wanted = self._get_param("AutoScalingGroupName"), self._get_param("ActivityIds", [])
+        groups = [group for group in self.autoscaling_backend.autoscaling_groups.values() if name in (None, group.name)]
+        found = [
+            activity
+            for group in groups
+            for activity in launches.activities(group)
+            if (not wanted or activity.activity_id in wanted)
+            and all(_passes(activity, item["Name"], item["Values"]) for item in self._get_param("Filters", []))
+        ]
+        start, count = int(self._get_param("NextToken") or 0), self._get_int_param("MaxRecords") or 100
+        more = str(start + count) if len(found) > start + count else None
+        return ActionResult({"Activities": found[start : start + count], "NextToken": more})
+
+    AutoScalingResponse.describe_scaling_activities = describe_scaling_activities
+
+
+@correction(
+    moto="lets protected instances be, also when their protection is lifted from a group that is too large",
+    aws="terminates them then",
+)
+def lifting_protection_scales_in() -> None:
+    from moto.autoscaling.exceptions import ValidationError
+    from moto.autoscaling.models import AutoScalingBackend
+
+    protect = AutoScalingBackend.set_instance_protection
+
+    def set_instance_protection(
+        self: Any, group_name: str, instance_ids: list[str], protected_from_scale_in: bool | None
+    ) -> None:
+        group = self.autoscaling_groups.get(group_name)
+        if group is None:
+            raise ValidationError("AutoScalingGroup name not found - null")
+        for instance_id in instance_ids:
+            if _state_of(group, instance_id) is None:
+                raise ValidationError(f"The instance {instance_id} is not part of Auto Scaling group {group_name}.")
+        protect(self, group_name, instance_ids, protected_from_scale_in)
+        if group.ec2_launch_template is not None:
+            launches.settle(group)
+
+    AutoScalingBackend.set_instance_protection = set_instance_protection
+
+
+@correction(
+    moto="leaves a group's protected instances running when the group is deleted",
+    aws="leaves nothing of a group running that CloudFormation has deleted",
+)
+def deleting_a_group_terminates_all_of_it() -> None:
+    from moto.autoscaling.models import AutoScalingBackend
+
+    delete = AutoScalingBackend.delete_auto_scaling_group
+
+    def delete_auto_scaling_group(self: Any, group_name: str) -> None:
+        group = self.autoscaling_groups.get(group_name)
+        if group is not None:
+            group.min_size = 0
+            for state in group.instance_states:
+                state.protected_from_scale_in = False
+        delete(self, group_name)
+
+    AutoScalingBackend.delete_auto_scaling_group = delete_auto_scaling_group
+
+
+@correction(
+    moto="knows no attribute of a group that a template may ask for",
+    aws="gives its ARN as the attribute AutoScalingGroupARN",
+)
+def groups_have_their_arn_as_attribute() -> None:
+    from moto.autoscaling.models import FakeAutoScalingGroup
+    from moto.cloudformation.exceptions import UnformattedGetAttTemplateException
+
+    def get_cfn_attribute(self: Any, attribute_name: str) -> str:
+        if attribute_name == "AutoScalingGroupARN":
+            return str(self.arn)
+        raise UnformattedGetAttTemplateException()
+
+    FakeAutoScalingGroup.get_cfn_attribute = get_cfn_attribute
+
+
+def _state_of(group: Any, instance_id: str) -> Any:
+    return next((state for state in group.instance_states if state.instance.id == instance_id), None)
+
+
+def _policy_of(group: Any) -> Any:
+    """Repeat the policy of *group* as a request would; moto refuses a template named by both id and name."""
+    policy = copy.deepcopy(group.mixed_instances_policy)
+    specification = ((policy or {}).get("LaunchTemplate") or {}).get("LaunchTemplateSpecification") or {}
+    if specification.get("LaunchTemplateId"):
+        specification.pop("LaunchTemplateName", None)
+    return policy
+
+
+def _passes(activity: launches.ScalingActivity, name: str, values: list[str]) -> bool:
+    if name == "Status":
+        return activity.status_code in values
+    moments = [moment if moment.tzinfo else moment.replace(tzinfo=UTC) for moment in map(_moment, values)]
+    if name == "StartTimeLowerBound":
+        return all(activity.start_time >= moment for moment in moments)
+    return all(activity.start_time <= moment for moment in moments)
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+CORRECTIONS = (
+    groups_fill_by_weight,
+    capacity_stays_within_bounds,
+    updates_keep_what_they_do_not_name,
+    stack_updates_change_groups_in_place,
+    terminating_one_instance_counts_its_weight,
+    terminated_instances_leave_their_group,
+    scaling_activities_are_listed,
+    lifting_protection_scales_in,
+    deleting_a_group_terminates_all_of_it,
+    groups_have_their_arn_as_attribute,
+)

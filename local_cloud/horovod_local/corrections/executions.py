@@ -1,0 +1,160 @@
+"""Executions of a state machine: their names, their clocks and how they stop."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from horovod_local.corrections.registry import correction
+from horovod_local.corrections.tasks import iso
+
+
+@correction(moto="leaves an execution that was started without a name without one", aws="names it with a UUID")
+def executions_are_named() -> None:
+    from moto.stepfunctions.parser.models import StepFunctionsParserBackend
+
+    start_execution = StepFunctionsParserBackend.start_execution
+
+    def start(
+        self: Any,
+        state_machine_arn: str,
+        name: str | None = None,
+        execution_input: str | None = None,
+        trace_header: Any = None,
+    ) -> Any:
+        return start_execution(self, state_machine_arn, name or str(uuid.uuid4()), execution_input, trace_header)
+
+    StepFunctionsParserBackend.start_execution = start
+
+
+@correction(
+    moto="gives $states.context a datetime as StartTime, which breaks DescribeExecution, and no RedriveCount",
+    aws="gives StartTime as ISO 8601 text and a RedriveCount of 0",
+)
+def context_holds_json() -> None:
+    from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
+
+    environment = ExecutionWorker._get_evaluation_environment
+
+    def evaluation_environment(self: Any) -> Any:
+        env = environment(self)
+        execution = env.states.context_object.context_object_data["Execution"]
+        execution["StartTime"] = iso(execution["StartTime"])
+        execution.setdefault("RedriveCount", 0)
+        return env
+
+    ExecutionWorker._get_evaluation_environment = evaluation_environment
+
+
+@correction(
+    moto="keeps an execution that was stopped RUNNING until its task ends by itself, then reports FAILED",
+    aws="reports ABORTED at once, with the error and cause given, and lets go of the task",
+)
+def stopping_aborts_at_once() -> None:
+    from moto.core.responses import ActionResult
+    from moto.stepfunctions.parser.api import ExecutionStatus
+    from moto.stepfunctions.parser.asl.eval.environment import Environment
+    from moto.stepfunctions.parser.asl.eval.program_state import ProgramStopped, ProgramTimedOut
+    from moto.stepfunctions.parser.backend.execution import BaseExecutionWorkerCommunication
+    from moto.stepfunctions.responses import StepFunctionResponse
+
+    set_error = Environment.set_error
+
+    def keep_the_first_end(self: Any, error: Any) -> None:
+        if not isinstance(self._program_state, ProgramStopped | ProgramTimedOut):
+            set_error(self, error)
+
+    Environment.set_error = keep_the_first_end
+
+    terminated = BaseExecutionWorkerCommunication.terminated
+
+    def terminate_once(self: Any) -> None:
+        if self.execution.exec_status is ExecutionStatus.RUNNING:
+            terminated(self)
+
+    BaseExecutionWorkerCommunication.terminated = terminate_once
+
+    def stop_execution(self: Any) -> Any:
+        execution = self.stepfunction_backend.describe_execution(self._get_param("executionArn"))
+        if execution.exec_status is ExecutionStatus.RUNNING:
+            error, cause = self._get_param("error"), self._get_param("cause")
+            execution.stop(stop_date=datetime.now(UTC), error=error, cause=cause)
+            execution.error, execution.cause = error, cause
+            # The worker's own thread may sleep through a Retry's interval; the execution is over all the same.
+            execution.exec_worker._execution_communication.terminated()
+            _let_go_of_tasks(execution.exec_worker.env)
+        return ActionResult({"stopDate": execution.stop_date})
+
+    StepFunctionResponse.stop_execution = stop_execution
+
+
+@correction(
+    moto="leaves the task of an execution that reached its TimeoutSeconds waiting for its token",
+    aws="lets go of it",
+)
+def timing_out_lets_go_of_tasks() -> None:
+    from moto.stepfunctions.parser.asl.eval.environment import Environment
+
+    set_timed_out = Environment.set_timed_out
+
+    def time_out(self: Any) -> None:
+        set_timed_out(self)
+        _let_go_of_tasks(self)
+
+    Environment.set_timed_out = time_out
+
+
+def _let_go_of_tasks(env: Any) -> None:
+    for endpoint in list(env.callback_pool_manager._pool.values()):
+        endpoint.interrupt_all()
+
+
+@correction(
+    moto="describes an output that is a text as that text, and an execution that timed out without its stopDate",
+    aws="describes every output as JSON, and every execution that has ended with its stopDate",
+)
+def executions_are_described_as_json() -> None:
+    from moto.stepfunctions.responses import StepFunctionResponse
+
+    describe = StepFunctionResponse.describe_execution
+
+    def describe_execution(self: Any) -> Any:
+        answer = describe(self)
+        execution = self.stepfunction_backend.describe_execution(self._get_param("executionArn"))
+        if execution.status == "SUCCEEDED":
+            answer.result["output"] = json.dumps(execution.output, separators=(",", ":"), ensure_ascii=False)
+        if execution.stop_date is not None:
+            answer.result["stopDate"] = execution.stop_date
+        return answer
+
+    StepFunctionResponse.describe_execution = describe_execution
+
+
+@correction(
+    moto="refuses a definition, an answer or a token without an error code, or with 500",
+    aws="names the error, such as InvalidDefinition, InvalidToken or TaskTimedOut",
+)
+def refusals_are_named() -> None:
+    from moto.stepfunctions.exceptions import AWSError
+    from moto.stepfunctions.parser import api
+
+    def initialise(self: Any, message: str | None = None) -> None:
+        AWSError.__init__(self, message or type(self).__dict__.get("message") or self.TYPE)
+
+    for name, item in vars(api).items():
+        if isinstance(item, type) and issubclass(item, AWSError) and item is not AWSError:
+            # moto leaves the name in `code`, which its base class overwrites with the HTTP status.
+            item.TYPE = name
+            item.__init__ = initialise
+
+
+CORRECTIONS = (
+    executions_are_named,
+    context_holds_json,
+    stopping_aborts_at_once,
+    timing_out_lets_go_of_tasks,
+    executions_are_described_as_json,
+    refusals_are_named,
+)

@@ -1,0 +1,295 @@
+"""CloudFormation templates and stacks: what is accepted, what is computed, and how a failure is told."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Final
+
+from horovod_local.corrections.registry import correction
+from horovod_local.resource_types import ACCEPTED_WITHOUT_EFFECT
+
+PUBLIC_PARAMETERS: Final = "/aws/service/"
+"""Names of parameters that AWS itself publishes, machine images above all."""
+STAND_IN_IMAGE: Final = "ami-00000000000000000"
+"""For the images that moto does not list: what an instance boots from is not emulated."""
+
+CUSTOM_RESOURCES: Final = ("Custom::", "AWS::CloudFormation::CustomResource")
+
+
+class AcceptedResource:
+    """
+    A resource that exists in its stack and nowhere else; see `resource_types`.
+
+    It has the interface that moto expects of a model, but is none: moto finds models by their base class.
+    """
+
+    def __init__(self, name: str, arn: str) -> None:
+        self.name = name
+        self.arn = arn
+
+    @property
+    def physical_resource_id(self) -> str:
+        return self.name
+
+    @classmethod
+    def has_cfn_attr(cls, _attribute: str) -> bool:
+        return True
+
+    def get_cfn_attribute(self, attribute_name: str) -> str:
+        return self.arn if attribute_name == "Arn" else self.name
+
+    def is_created(self) -> bool:
+        return True
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls, resource_name: str, _cloudformation_json: Any, account_id: str, region_name: str, **kwargs: Any
+    ) -> AcceptedResource:
+        _, service, kind = kwargs["ResourceType"].split("::")
+        return cls(
+            resource_name, f"arn:aws:{service.lower()}:{region_name}:{account_id}:{kind.lower()}:{resource_name}"
+        )
+
+    @classmethod
+    def update_from_cloudformation_json(cls, original_resource: AcceptedResource, **_change: Any) -> AcceptedResource:
+        return original_resource
+
+    def delete(self, _account_id: str, _region_name: str) -> None:
+        """Nothing was made, so nothing is deleted."""
+
+
+@correction(
+    moto="skips types that it does not know, runs custom resources never or for ever, and reports CREATE_COMPLETE",
+    aws="refuses a template with a type that it cannot create; so do we, except for types that change no run",
+)
+def unknown_types_are_errors() -> None:
+    from moto.cloudformation import parsing
+
+    def resource_class_from_type(resource_type: str) -> Any:
+        if resource_type in ACCEPTED_WITHOUT_EFFECT:
+            return AcceptedResource
+        return parsing.get_model_map().get(resource_type)
+
+    parsing.resource_class_from_type = resource_class_from_type
+
+    load, build_resource_diff = parsing.ResourceMap.load, parsing.ResourceMap.build_resource_diff
+
+    def check_and_load(self: Any) -> None:
+        _refuse_unknown_types(self._template)
+        load(self)
+
+    def check_and_compare(self: Any, other_template: dict[str, Any], parameters: Any = None) -> Any:
+        _refuse_unknown_types(other_template)
+        return build_resource_diff(self, other_template, parameters)
+
+    parsing.ResourceMap.load = check_and_load
+    parsing.ResourceMap.build_resource_diff = check_and_compare
+
+
+def _refuse_unknown_types(template: dict[str, Any]) -> None:
+    from moto.cloudformation import parsing
+    from moto.cloudformation.exceptions import ValidationError
+
+    unknown = {
+        name: resource["Type"]
+        for name, resource in template.get("Resources", {}).items()
+        if parsing.resource_class_from_type(resource["Type"]) is None
+    }
+    if unknown:
+        types = ", ".join(sorted(set(unknown.values())))
+        custom = any(kind.startswith(CUSTOM_RESOURCES) for kind in unknown.values())
+        hint = "; custom resources need AWS Lambda, which it does not run" if custom else ""
+        raise ValidationError(
+            message=f"Template format error: Unrecognized resource types: [{types}]: the local cloud cannot create "
+            f"{', '.join(unknown)}{hint}"
+        )
+
+
+@correction(
+    moto="leaves Fn::GetAtt of an attribute it does not know in place as text",
+    aws="refuses the template",
+)
+def unknown_attributes_are_errors() -> None:
+    from moto.cloudformation import parsing
+    from moto.cloudformation.exceptions import ValidationError
+
+    clean_json = parsing.clean_json
+
+    def clean(value: Any, resources_map: Any) -> Any:
+        cleaned = clean_json(value, resources_map)
+        if isinstance(value, dict) and "Fn::GetAtt" in value and isinstance(cleaned, dict | None):
+            resource, attribute = value["Fn::GetAtt"]
+            raise ValidationError(
+                message=f"Template error: resource {resource} does not support attribute type {attribute} in Fn::GetAtt"
+            )
+        return cleaned
+
+    parsing.clean_json = clean
+
+
+@correction(
+    moto="gives the zones of us-east-1 for Fn::GetAZs without a region",
+    aws="gives those of the stack's own region",
+)
+def zones_are_those_of_the_region() -> None:
+    from moto.cloudformation import parsing
+    from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBackend
+
+    clean_json = parsing.clean_json
+
+    def clean(value: Any, resources_map: Any) -> Any:
+        if isinstance(value, dict) and "Fn::GetAZs" in value:
+            region = clean(value["Fn::GetAZs"], resources_map) or resources_map["AWS::Region"]
+            return [zone.name for zone in RegionsAndZonesBackend.zones[region]]
+        return clean_json(value, resources_map)
+
+    parsing.clean_json = clean
+
+
+@correction(
+    moto="answers CreateStack itself with the failure of a resource, without saying which, and keeps what it has made",
+    aws="rolls the stack back, with the resource and its reason in the stack's status reason and events",
+)
+def failed_stacks_roll_back() -> None:
+    from moto.cloudformation import parsing
+    from moto.cloudformation.exceptions import ValidationError
+    from moto.cloudformation.models import CloudFormationBackend
+
+    class ResourceFailedError(ValidationError):  # type: ignore[misc]  # moto is untyped
+        def __init__(self, logical_id: str, resource_type: str, reason: str) -> None:
+            super().__init__(message=f"{logical_id} ({resource_type}): {reason}")
+            self.logical_id, self.resource_type, self.reason = logical_id, resource_type, reason
+
+    def naming_the_resource(act: Any) -> Any:
+        def named(logical_id: str, resource_json: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            try:
+                return act(logical_id, resource_json, *args, **kwargs)
+            except ResourceFailedError:
+                # A resource that this one refers to failed first; it is the one to name.
+                raise
+            except Exception as error:
+                reason = getattr(error, "message", None) or str(error) or type(error).__name__
+                raise ResourceFailedError(logical_id, resource_json["Type"], reason) from error
+
+        return named
+
+    parsing.parse_and_create_resource = naming_the_resource(parsing.parse_and_create_resource)
+    parsing.parse_and_update_resource = naming_the_resource(parsing.parse_and_update_resource)
+
+    create_stack = CloudFormationBackend.create_stack
+
+    def create(self: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return create_stack(self, name, *args, **kwargs)
+        except ResourceFailedError as error:
+            stack = next((stack for stack in self.stacks.values() if stack.name == name), None)
+            if stack is None:
+                raise
+            _roll_back(self, stack, error)
+            return stack
+
+    CloudFormationBackend.create_stack = create
+
+
+def _roll_back(backend: Any, stack: Any, error: Any) -> None:
+    from moto.cloudformation.models import Event
+
+    stack.events.append(
+        Event(
+            stack_id=stack.stack_id,
+            stack_name=stack.name,
+            logical_resource_id=error.logical_id,
+            physical_resource_id="",
+            resource_type=error.resource_type,
+            resource_status="CREATE_FAILED",
+            resource_status_reason=error.reason,
+            resource_properties=None,
+        )
+    )
+    # What else was half made stays: the reason for the failure matters more than a second one.
+    with contextlib.suppress(Exception):
+        stack.resource_map.delete()
+    _empty(stack)
+    for name in [name for name, export in backend.exports.items() if export.exporting_stack_id == stack.stack_id]:
+        del backend.exports[name]
+    stack.status, stack.stack_status_reason = "ROLLBACK_COMPLETE", str(error.message)
+    stack._add_stack_event("ROLLBACK_COMPLETE", resource_status_reason=str(error.message))
+
+
+def _empty(stack: Any) -> None:
+    """Leave nothing in *stack* that a look at it could make again: moto makes resources when they are first asked for."""
+    stack.template_dict = {}
+    stack.resource_map = stack._create_resource_map()
+    stack.output_map = stack._create_output_map()
+
+
+@correction(
+    moto="makes the resources of a deleted stack again when the stack is described",
+    aws="describes it, without outputs",
+)
+def deleted_stacks_stay_deleted() -> None:
+    from moto.cloudformation.models import Stack
+
+    delete_stack = Stack.delete
+
+    def delete(self: Any) -> None:
+        delete_stack(self)
+        _empty(self)
+
+    Stack.delete = delete
+
+
+@correction(
+    moto="fails the second deployment of a stack whose parameters have defaults",
+    aws="keeps the previous value, or the default",
+)
+def updates_keep_default_parameters() -> None:
+    from moto.cloudformation.models import CloudFormationBackend
+
+    def resolve(_self: Any, instance: Any, incoming_params: list[dict[str, Any]]) -> dict[str, str]:
+        given = {item["ParameterKey"]: item["ParameterValue"] for item in incoming_params if "ParameterValue" in item}
+        kept = {
+            item["ParameterKey"]: instance.parameters[item["ParameterKey"]]
+            for item in incoming_params
+            if item.get("UsePreviousValue") and item["ParameterKey"] in instance.parameters
+        }
+        return {**given, **kept}
+
+    CloudFormationBackend._resolve_update_parameters = resolve
+
+
+@correction(
+    moto="answers 500 for an SSM parameter that it does not have, and for one whose value a change set keeps",
+    aws="knows the public parameters under /aws/service, refuses other names, and keeps a kept value",
+)
+def ssm_parameters_are_resolved() -> None:
+    from moto.cloudformation.exceptions import ValidationError
+    from moto.cloudformation.parsing import ResourceMap
+
+    parse_ssm_parameter = ResourceMap.parse_ssm_parameter
+
+    def parse(self: Any, value: str, value_type: str) -> Any:
+        try:
+            return parse_ssm_parameter(self, value, value_type)
+        except AttributeError:
+            if value.startswith(PUBLIC_PARAMETERS):
+                return STAND_IN_IMAGE
+            if not value.startswith("/"):
+                # A change set that keeps the previous value hands back what was resolved before.
+                return value
+            raise ValidationError(
+                message=f"Unable to fetch parameters [{value}] from parameter store for this account."
+            ) from None
+
+    ResourceMap.parse_ssm_parameter = parse
+
+
+CORRECTIONS = (
+    unknown_types_are_errors,
+    unknown_attributes_are_errors,
+    zones_are_those_of_the_region,
+    failed_stacks_roll_back,
+    deleted_stacks_stay_deleted,
+    updates_keep_default_parameters,
+    ssm_parameters_are_resolved,
+)

@@ -1,0 +1,122 @@
+"""Task tokens: who may answer one, until when, and what the state machine hears."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from horovod_local.corrections.registry import correction
+
+
+@correction(
+    moto="loses SendTaskFailure's cause, answers a late token with InvalidToken or accepts it without effect, and "
+    "refuses a heartbeat that comes before the task waits",
+    aws="keeps the cause, answers TaskTimedOut once the task is over, and takes heartbeats as soon as the token is out",
+)
+def tokens_are_answered() -> None:
+    from moto.core.responses import EmptyResult
+    from moto.stepfunctions.parser.api import InvalidOutput, InvalidToken, TaskTimedOut
+    from moto.stepfunctions.parser.asl.eval.callback.callback import CallbackOutcomeFailure, CallbackOutcomeSuccess
+    from moto.stepfunctions.responses import StepFunctionResponse
+
+    def endpoint_of(self: Any) -> Any:
+        endpoint = _endpoint(self.stepfunction_backend, self._get_param("taskToken"))
+        if endpoint is None:
+            raise InvalidToken()
+        if getattr(endpoint, "over", False):
+            raise TaskTimedOut("Task Timed Out: 'Provided task does not exist anymore'")
+        return endpoint
+
+    def send_task_heartbeat(self: Any) -> Any:
+        endpoint_of(self).notify_heartbeat()
+        return EmptyResult()
+
+    def send_task_success(self: Any) -> Any:
+        endpoint, output = endpoint_of(self), self._get_param("output")
+        try:
+            json.loads(output)
+        except ValueError as error:
+            raise InvalidOutput(f"Invalid Output: '{error}'") from error
+        endpoint.notify(CallbackOutcomeSuccess(callback_id=endpoint.callback_id, output=output))
+        return EmptyResult()
+
+    def send_task_failure(self: Any) -> Any:
+        endpoint = endpoint_of(self)
+        error, cause = self._get_param("error") or "", self._get_param("cause") or ""
+        endpoint.notify(CallbackOutcomeFailure(callback_id=endpoint.callback_id, error=error, cause=cause))
+        return EmptyResult()
+
+    StepFunctionResponse.send_task_heartbeat = send_task_heartbeat
+    StepFunctionResponse.send_task_success = send_task_success
+    StepFunctionResponse.send_task_failure = send_task_failure
+
+
+@correction(
+    moto="gives every attempt of a retried task the token of the first, which has been answered already",
+    aws="gives each attempt a token of its own, and none outlives its attempt",
+)
+def every_attempt_has_its_own_token() -> None:
+    from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.resource import ResourceCondition
+    from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_callback import (
+        StateTaskServiceCallback,
+    )
+
+    evaluate_with_timeout = StateTaskServiceCallback._evaluate_with_timeout
+
+    def attempt(self: Any, env: Any) -> None:
+        if self.resource.condition is not ResourceCondition.WaitForTaskToken:
+            evaluate_with_timeout(self, env)
+            return
+        context = env.states.context_object
+        if context.context_object_data["State"]["RetryCount"]:
+            env.callback_pool_manager.add(context.update_task_token())
+        endpoint = env.callback_pool_manager.get(context.context_object_data["Task"]["Token"])
+        try:
+            evaluate_with_timeout(self, env)
+        finally:
+            endpoint.over = True
+            endpoint.interrupt_all()
+
+    StateTaskServiceCallback._evaluate_with_timeout = attempt
+
+
+@correction(
+    moto="matches a missed heartbeat with States.Timeout alone",
+    aws="matches it with States.HeartbeatTimeout as well, while reporting it as States.Timeout",
+)
+def missed_heartbeats_match_both_names() -> None:
+    from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name import StatesErrorName
+    from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name_type import StatesErrorNameType
+    from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_callback import (
+        StateTaskServiceCallback,
+    )
+    from moto.stepfunctions.parser.asl.eval.callback.callback import HeartbeatTimeoutError
+
+    class MissedHeartbeat(StatesErrorName):  # type: ignore[misc]  # moto is untyped
+        def matches(self, error_name: str | None) -> bool:
+            return error_name in ("States.Timeout", "States.HeartbeatTimeout")
+
+    from_error = StateTaskServiceCallback._from_error
+
+    def translate(self: Any, env: Any, ex: Exception) -> Any:
+        event = from_error(self, env, ex)
+        if isinstance(ex, HeartbeatTimeoutError):
+            event.error_name = MissedHeartbeat(typ=StatesErrorNameType.StatesTimeout)
+        return event
+
+    StateTaskServiceCallback._from_error = translate
+
+
+def _endpoint(backend: Any, token: str) -> Any:
+    """Find what waits, or waited, for *token*; None when there never was such a token."""
+    for execution in backend._get_executions():
+        # An execution that has only just been started has no environment yet, and cannot have given out a token.
+        env = execution.exec_worker.env if execution.exec_worker else None
+        endpoint = env.callback_pool_manager.get(token) if env else None
+        if endpoint is not None:
+            endpoint.over = getattr(endpoint, "over", False) or execution.status != "RUNNING"
+            return endpoint
+    return None
+
+
+CORRECTIONS = (tokens_are_answered, every_attempt_has_its_own_token, missed_heartbeats_match_both_names)

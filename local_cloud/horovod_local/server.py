@@ -1,0 +1,146 @@
+"""The server: corrected moto on loopback, the instances, and the requests that are the local cloud's own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from horovod_local import corrections
+from horovod_local.errors import LocalCloudError
+from horovod_local.faults import IN_FORCE, Faults
+from horovod_local.instances import InstanceDriver
+
+HOST: Final = "127.0.0.1"
+DEFAULT_ACCOUNT: Final = "123456789012"
+ENDPOINT_FILE: Final = "endpoint"
+"""In the home folder: the server's address, once it answers."""
+
+OWN_PATH: Final = "/_horovod_local/"
+"""Requests under it are not for AWS; an underscore cannot begin a bucket's name."""
+
+_log = logging.getLogger(__name__)
+
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+
+
+def serve(
+    *,
+    home: Path,
+    port: int = 0,
+    account: str = DEFAULT_ACCOUNT,
+    node_python: str = sys.executable,
+    stop_with_stdin: bool = False,
+    tell: Callable[[str], None] = print,
+) -> None:
+    """
+    Serve the local cloud until the process is asked to end; leave no node behind.
+
+    Args:
+        home: Folder for the address, the log and the instances' files; created.
+        port: Port on loopback. Default: a free one.
+        account: The one account that the cloud has.
+        node_python: Interpreter that runs the nodes. Default: this one.
+        stop_with_stdin: End too when standard input closes, as it does when the process that holds it dies.
+        tell: Takes lines for people.
+
+    Raises:
+        LocalCloudError: If the port is taken, or moto is not the pinned release.
+    """
+    installed = corrections.apply()
+    # Imported after the corrections on purpose: nothing has yet bound what they replace.
+    from moto.core import config
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    home.mkdir(parents=True, exist_ok=True)
+    config.default_user_config["stepfunctions"] = {"execute_state_machine": True}
+    os.environ["MOTO_ACCOUNT_ID"] = account
+    requests = _OwnRequests(DomainDispatcherApplication(create_backend_app))
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    # It repeats every failed state with its whole definition; the execution's history has the failure in one line.
+    logging.getLogger("moto.stepfunctions.parser.asl.component.eval_component").setLevel(logging.CRITICAL)
+    try:
+        server = make_server(HOST, port, requests, threaded=True)
+    except (OSError, SystemExit) as error:
+        # werkzeug prints its own lines about a port in use and exits; the reason is all that is kept here.
+        raise LocalCloudError(f"cannot serve on port {port}: {error}; choose another, or 0 for a free one") from error
+    # The word localhost matters: moto takes a template's address as one of its own buckets by it.
+    endpoint = f"http://localhost:{server.server_port}"
+    os.environ["MOTO_PORT"] = str(server.server_port)
+    requests.driver = InstanceDriver(home=home.absolute(), endpoint=endpoint, node_python=node_python)
+    _log.info("%d corrections to moto %s", len(installed), corrections.MOTO_VERSION)
+    _stop_on_request(server, with_stdin=stop_with_stdin)
+    requests.driver.start()
+    _write_whole(home / ENDPOINT_FILE, endpoint)
+    tell(f"local cloud at {endpoint}")
+    try:
+        server.serve_forever()
+    finally:
+        requests.driver.stop()
+        (home / ENDPOINT_FILE).unlink(missing_ok=True)
+
+
+class _OwnRequests:
+    """Answers the local cloud's own requests, and hands all others to AWS."""
+
+    driver: InstanceDriver
+
+    def __init__(self, aws: Callable[[dict[str, Any], StartResponse], Iterable[bytes]]) -> None:
+        self._aws = aws
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        path = str(environ.get("PATH_INFO", ""))
+        if not path.startswith(OWN_PATH):
+            return self._aws(environ, start_response)
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        body = environ["wsgi.input"].read(length) if length else b""
+        try:
+            status, answer = self._answer(environ["REQUEST_METHOD"], path.removeprefix(OWN_PATH), body)
+        except (LocalCloudError, ValueError, TypeError) as error:
+            status, answer = "400 Bad Request", {"error": str(error)}
+        start_response(status, [("Content-Type", "application/json")])
+        return [json.dumps(answer).encode()]
+
+    def _answer(self, method: str, path: str, body: bytes) -> tuple[str, Any]:
+        match method, path.split("/"):
+            case "GET", ["instances"]:
+                return "200 OK", self.driver.instances()
+            case "DELETE", ["instances", instance_id]:
+                found = self.driver.lose(instance_id)
+                return ("200 OK", {}) if found else ("404 Not Found", {"error": f"no instance {instance_id}"})
+            case "GET", ["faults"]:
+                return "200 OK", IN_FORCE.faults.to_json()
+            case "PUT", ["faults"]:
+                IN_FORCE.faults = Faults.from_json(json.loads(body))
+                return "200 OK", IN_FORCE.faults.to_json()
+        return "404 Not Found", {"error": f"nothing at {path}"}
+
+
+def _stop_on_request(server: Any, *, with_stdin: bool) -> None:
+    def stop(*_signal: Any) -> None:
+        # shutdown waits for serve_forever, which a signal handler of the same thread would block.
+        threading.Thread(target=server.shutdown, daemon=True).start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    if with_stdin:
+
+        def watch() -> None:
+            sys.stdin.buffer.read()
+            stop()
+
+        threading.Thread(target=watch, name="stdin", daemon=True).start()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write so that a reader sees all of it or none."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,426 @@
+"""The command line tool: what it prints, where, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from horovod_client import Run, TrainingClient
+from horovod_client.cli import main
+from horovod_client.cli.arguments import parse_data, parse_max_runtime
+from horovod_node import contract
+from training_account import STACK, Account, connection_output
+
+WriteReceipt = Callable[[dict[str, Any]], None]
+
+SUCCESS = ["--hyperparameters", '{"outcome": "success"}', "--poll-seconds", "0.05"]
+FAILURE = ["--hyperparameters", '{"outcome": "failure"}', "--poll-seconds", "0.05"]
+
+
+@pytest.fixture(autouse=True)
+def stack(monkeypatch: pytest.MonkeyPatch, account: Account) -> None:  # noqa: ARG001 - the stack must be there
+    """Name the stack once, as a user's shell does."""
+    monkeypatch.setenv("CDK_HOROVOD_STACK", STACK)
+
+
+def test_trains_to_the_model_and_the_receipt(
+    account: Account,
+    client: TrainingClient,
+    script: Path,
+    data: str,
+    receipt: dict[str, Any],
+    write_receipt: WriteReceipt,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A run that goes well ends with the model's address and the receipt, and exit code 0."""
+    # GIVEN
+    receipt["run"] = "cli-success"
+    write_receipt(receipt)
+    account.set_stage(client.connection, "cli-success", contract.STAGE_SUCCEEDED)
+
+    # WHEN
+    code = main(["train", str(script), "--gpus", "8", "--data", f"train={data}", "--name", "cli-success", *SUCCESS])
+
+    # THEN
+    captured = capsys.readouterr()
+    assert (code, captured.err) == (0, "")
+    assert captured.out.splitlines()[:4] == [
+        "run cli-success started",
+        "succeeded",
+        f"s3://{client.connection.model_bucket}/runs/cli-success/model.tar.gz",
+        "run cli-success succeeded",
+    ]
+    assert captured.out.splitlines()[-1] == "      30.0 s  terminating"
+
+
+def test_trains_to_the_failure(
+    script: Path, receipt: dict[str, Any], write_receipt: WriteReceipt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that fails prints its receipt with the script's traceback, one line on stderr, and exit code 1."""
+    # GIVEN
+    receipt |= {"run": "cli-failure", "outcome": "failed", "error": "TrainingFailed", "cause": "ValueError: no digits"}
+    del receipt["model"]
+    write_receipt(receipt)
+
+    # WHEN
+    code = main(["train", str(script), "--gpus", "8", "--name", "cli-failure", *FAILURE])
+
+    # THEN
+    captured = capsys.readouterr()
+    assert (code, captured.err) == (1, "cdk-horovod: run 'cli-failure' failed: TrainingFailed\n")
+    assert captured.out.splitlines()[:3] == [
+        "run cli-failure started",
+        "run cli-failure failed: TrainingFailed",
+        "  ValueError: no digits",
+    ]
+
+
+def test_prints_the_cause_where_there_is_no_receipt(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that ended before it could write a receipt still says why."""
+    # WHEN
+    code = main(["train", str(script), "--gpus", "4", "--name", "cli-no-receipt", *FAILURE])
+
+    # THEN
+    assert code == 1
+    assert "ValueError: no digits" in capsys.readouterr().out
+
+
+def test_prints_one_document_for_programs(
+    client: TrainingClient,
+    script: Path,
+    receipt: dict[str, Any],
+    write_receipt: WriteReceipt,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With --json stdout is one JSON document; what happens meanwhile goes to stderr."""
+    # GIVEN
+    receipt["run"] = "cli-json"
+    write_receipt(receipt)
+
+    # WHEN
+    code = main(["train", str(script), "--gpus", "4", "--name", "cli-json", "--json", *SUCCESS])
+
+    # THEN
+    captured = capsys.readouterr()
+    assert (code, captured.err) == (0, "run cli-json started\n")
+    assert json.loads(captured.out) == {
+        "run": "cli-json",
+        "execution": client.connection.execution_arn("cli-json"),
+        "error": None,
+        "cause": None,
+        "model_uri": f"s3://{client.connection.model_bucket}/runs/cli-json/model.tar.gz",
+        "receipt": receipt,
+    }
+
+
+def test_prints_the_exact_request_of_a_dry_run(
+    account: Account, script: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dry run prints StartExecution's arguments; hyperparameters may come from a file."""
+    # GIVEN
+    parameters = tmp_path / "parameters.json"
+    parameters.write_text('{"epochs": 3}')
+    arguments = ["--gpus", "4", "--data", data, "--hyperparameters", f"@{parameters}", "--max-runtime", "1h30m"]
+
+    # WHEN
+    code = main(["train", str(script), *arguments, "--name", "cli-dry", "--dry-run"])
+
+    # THEN
+    printed = json.loads(capsys.readouterr().out)
+    request = json.loads(printed.pop("input"))
+    assert code == 0
+    assert printed == {"stateMachineArn": account.state_machine, "name": "cli-dry"}
+    assert request["hyperparameters"] == {"epochs": 3}
+    assert request["data"] == {"training": data}
+    assert request["max_runtime_seconds"] == 5400
+    assert "cli-dry" not in account.runs()
+
+
+def test_follows_a_detached_run_by_its_name(
+    account: Account, client: TrainingClient, script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Start, look, stop, look again: each verb needs the run's name and nothing else."""
+    # WHEN
+    codes = [main(["train", str(script), "--gpus", "4", "--name", "cli-detached", "--detach"])]
+    account.set_stage(client.connection, "cli-detached", contract.STAGE_JOINING)
+    codes += [main([verb, "cli-detached"]) for verb in ("status", "stop", "status", "stop", "receipt")]
+
+    # THEN
+    captured = capsys.readouterr()
+    assert codes == [0, 0, 0, 1, 2, 2]
+    assert captured.out.splitlines() == [
+        "run cli-detached started",
+        "run cli-detached: RUNNING, joining",
+        "run cli-detached stopped",
+        "run cli-detached: ABORTED",
+    ]
+    assert captured.err.splitlines() == [
+        "cdk-horovod: run 'cli-detached' failed: ABORTED",
+        "cdk-horovod: run 'cli-detached' has ended: ABORTED",
+        "cdk-horovod: run 'cli-detached' has no receipt: it is written when the run ends",
+    ]
+
+
+def test_prints_status_and_receipt_for_programs(
+    client: TrainingClient,
+    script: Path,
+    receipt: dict[str, Any],
+    write_receipt: WriteReceipt,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every verb has a JSON form."""
+    # GIVEN
+    receipt["run"] = "cli-verbs"
+    write_receipt(receipt)
+    arn = client.connection.execution_arn("cli-verbs")
+
+    # WHEN
+    main(["train", str(script), "--gpus", "4", "--name", "cli-verbs", "--detach", "--json"])
+    started = json.loads(capsys.readouterr().out)
+    main(["status", "cli-verbs", "--json"])
+    status = json.loads(capsys.readouterr().out)
+    main(["receipt", "cli-verbs", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    main(["stop", "cli-verbs", "--json"])
+    stopped = json.loads(capsys.readouterr().out)
+
+    # THEN
+    assert started == stopped == {"run": "cli-verbs", "execution": arn}
+    assert status == {
+        "run": "cli-verbs",
+        "state": "RUNNING",
+        "stage": None,
+        "error": None,
+        "cause": None,
+        "model_uri": None,
+    }
+    assert printed == receipt
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--gpus", "20"], "'gpus' must be at most 16, all that the fleet can hold, got 20"),
+        (["--gpus", "many"], "Invalid value for '--gpus': 'many' is not a valid integer."),
+        ([], "Missing option '--gpus'."),
+        (
+            ["--gpus", "4", "--hyperparameters", "epochs=3"],
+            "'--hyperparameters' must be JSON, like '{\"epochs\": 3}', got 'epochs=3': "
+            "Expecting value: line 1 column 1 (char 0)",
+        ),
+        (
+            ["--gpus", "4", "--hyperparameters", '{"rate": NaN}'],
+            "'--hyperparameters' must be JSON, like '{\"epochs\": 3}', got '{\"rate\": NaN}': NaN is not JSON",
+        ),
+        (
+            ["--gpus", "4", "--hyperparameters", "[1, 2]"],
+            "'--hyperparameters' must be a JSON object, like '{\"epochs\": 3}', got '[1, 2]'",
+        ),
+        (
+            ["--gpus", "4", "--hyperparameters", "@nowhere.json"],
+            "'--hyperparameters' cannot be read from 'nowhere.json': No such file or directory",
+        ),
+        (["--gpus", "4", "--max-runtime", "3"], "'--max-runtime' must be a time like 24h, 1h30m or 90s, got '3'"),
+        (["--gpus", "4", "--max-runtime", ""], "'--max-runtime' must be a time like 24h, 1h30m or 90s, got ''"),
+        (["--gpus", "4", "--source-dir", "nowhere"], "'source_dir' must be a folder, got 'nowhere'"),
+        (
+            ["--gpus", "4", "--data", "train=s3://a/b", "--data", "train=s3://c/d"],
+            "'--data' names the channel 'train' twice: s3://a/b and s3://c/d",
+        ),
+        (["--gpus", "4", "--name", "a\nb"], "'name' must be 1 to 80 letters, digits, '-' and '_', got 'a b'"),
+        (["--gpus", "4", "--stack", "Nowhere"], "there is no stack 'Nowhere' in eu-west-1: check name and AWS_REGION"),
+        (["--gpus", "4", "--output", "Other"], "'output' must be a training of stack 'Training', one of TrainingConn"),
+        (["--gpus", "4", "--colour", "red"], "No such option '--colour'."),
+    ],
+)
+def test_fails_in_one_line_when_the_input_is_bad(
+    account: Account,
+    client: TrainingClient,
+    script: Path,
+    arguments: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Bad input is one line on stderr and exit code 2; nothing was uploaded and nothing started."""
+    # GIVEN
+    before = account.keys(client.connection.data_bucket), account.runs()
+
+    # WHEN
+    code = main(["train", str(script), *arguments])
+
+    # THEN
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, "")
+    assert captured.err.startswith(f"cdk-horovod: {sentence}")
+    assert captured.err.count("\n") == 1
+    assert (account.keys(client.connection.data_bucket), account.runs()) == before
+
+
+def test_fails_in_one_line_when_script_or_data_is_missing(
+    client: TrainingClient, script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is named by the user and is not there is named again."""
+    # GIVEN
+    empty = f"s3://{client.connection.data_bucket}/empty/"
+
+    # WHEN
+    codes = [
+        main(["train", f"{script}x", "--gpus", "4"]),
+        main(["train", str(script), "--gpus", "4", "--data", f"train={empty}"]),
+    ]
+
+    # THEN
+    assert codes == [2, 2]
+    assert capsys.readouterr().err.splitlines() == [
+        f"cdk-horovod: cannot read '{script}x': No such file or directory",
+        f"cdk-horovod: 'data.train' is empty: {empty}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "no usable AWS credentials (Unable to locate cre"),
+        ({"AWS_SECRET_ACCESS_KEY": None}, "no usable AWS credentials (Partial credentials found in env"),
+        ({"AWS_PROFILE": "nobody"}, "no usable AWS credentials (The config profile (nobody) could not be found): sign"),
+        ({"AWS_DEFAULT_REGION": None}, "You must specify a region: set AWS_REGION to the region of the stack"),
+        ({"AWS_DEFAULT_REGION": "no region"}, "Provided region_name 'no region' doesn't match a supported format: set"),
+        ({"AWS_DEFAULT_REGION": "us-east-1"}, "there is no stack 'Training' in us-east-1: check name and AWS_REGION"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "cannot reach AWS (Could not connect to the endpoint URL: "),
+        ({"CDK_HOROVOD_STACK": None}, "Missing option '--stack' (env var: 'CDK_HOROVOD_STACK')."),
+    ],
+)
+def test_fails_in_one_line_when_the_environment_is_bad(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who is not signed in, or looks in the wrong place, is told so in one line and exit code 2."""
+    # GIVEN
+    for name, value in changes.items():
+        if value is None:
+            monkeypatch.delenv(name)
+        else:
+            monkeypatch.setenv(name, value)
+
+    # WHEN
+    code = main(["status", "some-run"])
+
+    # THEN
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, "")
+    assert captured.err.startswith(f"cdk-horovod: {sentence}")
+    assert captured.err.count("\n") == 1
+
+
+def test_shows_the_traceback_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --debug the traceback comes before the line, which stays the last."""
+    # WHEN
+    code = main(["status", "never", "--debug"])
+
+    # THEN
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert lines[0].startswith("Traceback")
+    assert lines[-1] == "cdk-horovod: there is no run 'never' (Step Functions forgets runs after 90 days)"
+
+
+def test_says_what_aws_refused(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error of AWS is told with the call and AWS's own words."""
+    # GIVEN
+    gone = "arn:aws:states:eu-west-1:123456789012:stateMachine:Gone"
+    account.deploy("Stale", {"Connection": connection_output(ledger_table="gone", state_machine=gone)})
+
+    # WHEN
+    code = main(["train", __file__, "--gpus", "4", "--stack", "Stale"])
+
+    # THEN
+    assert code == 2
+    assert capsys.readouterr().err.startswith("cdk-horovod: AWS refused StartExecution (StateMachineDoesNotExist): ")
+
+
+def test_owns_up_to_its_own_faults(write_receipt: WriteReceipt, capsys: pytest.CaptureFixture[str]) -> None:
+    """What nobody expected is one line as well, under an exit code of its own."""
+    # GIVEN
+    write_receipt({"run": "cli-torn", "version": 1})
+
+    # WHEN
+    code = main(["receipt", "cli-torn"])
+
+    # THEN
+    assert code == 70
+    assert capsys.readouterr().err == "cdk-horovod: unexpected KeyError: 'outcome'; --debug shows where\n"
+
+
+def test_shows_help_where_there_is_no_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    """The bare command lists its verbs; asked for help, it is no error."""
+    # THEN
+    assert main([]) == 2
+    assert "Usage: cdk-horovod" in capsys.readouterr().err
+    assert main(["train", "--help"]) == 0
+    assert "--gpus INTEGER" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("values", "data"),
+    [
+        (["s3://bucket/digits"], {"training": "s3://bucket/digits"}),
+        (["s3://bucket/year=2024/"], {"training": "s3://bucket/year=2024/"}),
+        (["train=s3://bucket/year=2024/", "test=s3://b/c"], {"train": "s3://bucket/year=2024/", "test": "s3://b/c"}),
+        (["=s3://bucket/x"], {"": "s3://bucket/x"}),
+        (["digits"], {"training": "digits"}),
+    ],
+)
+def test_tells_a_channel_from_an_address(values: list[str], data: dict[str, str]) -> None:
+    """What stands before the first '=' is a channel, unless it is a part of the address."""
+    assert parse_data(values) == data
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("24h", 86_400), ("1h30m", 5_400), ("90s", 90), ("2m1s", 121), ("0s", 0)]
+)
+def test_reads_times(text: str, seconds: int) -> None:
+    """Hours, minutes and seconds may be combined."""
+    assert parse_max_runtime(text).total_seconds() == seconds
+
+
+def test_runs_as_a_program(client: TrainingClient, script: Path) -> None:
+    """The tool works as a process of its own, with the exit code that a shell sees."""
+    # GIVEN
+    command = [sys.executable, "-m", "horovod_client", "train", str(script), "--gpus", "4", "--json", *SUCCESS]
+
+    # WHEN
+    process = subprocess.run([*command, "--name", "cli-process"], capture_output=True, text=True, check=False)
+
+    # THEN
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["model_uri"] == (
+        f"s3://{client.connection.model_bucket}/runs/cli-process/model.tar.gz"
+    )
+
+
+def test_leaves_the_run_alone_when_interrupted(client: TrainingClient, script: Path) -> None:
+    """Ctrl-C ends the watching and not the run, and says how to come back or to stop it."""
+    # GIVEN
+    command = [sys.executable, "-m", "horovod_client", "train", str(script), "--gpus", "4", "--name", "cli-interrupted"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        started = process.stdout.readline()
+
+        # WHEN
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+
+    # THEN
+    assert started == "run cli-interrupted started\n"
+    assert process.returncode == 130
+    assert err == (
+        "cdk-horovod: the run goes on; look at it with: cdk-horovod status cli-interrupted --stack Training, "
+        "stop it with: cdk-horovod stop cli-interrupted --stack Training\n"
+    )
+    assert Run.from_id("cli-interrupted", client=client).status().state == "RUNNING"

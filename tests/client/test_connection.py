@@ -1,0 +1,113 @@
+"""How a client finds the training of a stack."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+import pytest
+
+from horovod_client import Connection, ConnectionNotFound, TrainingClient
+from horovod_client.connection import find_connection
+from horovod_node import contract
+from training_account import STACK, Account, connection_output
+
+
+def test_finds_the_only_training_of_a_stack(account: Account) -> None:
+    """The output that is described as a connection is read; other outputs are not in the way."""
+    # WHEN
+    connection = find_connection(account.cloudformation, stack_name=STACK)
+
+    # THEN
+    resources = account.cloudformation.describe_stack_resources(StackName=STACK)["StackResources"]
+    names = {resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in resources}
+    assert connection == Connection(
+        state_machine=account.state_machine,
+        data_bucket=names["Data"],
+        model_bucket=names["Models"],
+        ledger_table=names["Ledger"],
+        fleet="TrainingFleet",
+        max_gpus=16,
+        gpu_step=4,
+        max_runtime_seconds=86_400,
+    )
+
+
+def test_has_one_field_for_each_key_of_the_contract() -> None:
+    """A key that the contract gains is a field that the client lacks, and this test says so."""
+    keys = {value for name, value in vars(contract).items() if name.startswith("CONNECTION_")}
+    assert keys - {contract.CONNECTION_DESCRIPTION, contract.CONNECTION_VERSION} == {f.name for f in fields(Connection)}
+
+
+def test_names_region_and_execution() -> None:
+    """Region and executions follow from the state machine's ARN, even where its own name looks like one."""
+    # GIVEN
+    connection = Connection(
+        state_machine="arn:aws:states:eu-west-1:123456789012:stateMachine:TrainingRun",
+        data_bucket="data",
+        model_bucket="models",
+        ledger_table="ledger",
+        fleet="fleet",
+        max_gpus=4,
+        gpu_step=1,
+        max_runtime_seconds=60,
+    )
+
+    # THEN
+    assert connection.region == "eu-west-1"
+    assert connection.execution_arn("digits-1") == (
+        "arn:aws:states:eu-west-1:123456789012:execution:TrainingRun:digits-1"
+    )
+
+
+def test_chooses_between_several_trainings_by_output(account: Account) -> None:
+    """A stack with two trainings asks for a choice, names both, and takes either."""
+    # GIVEN
+    account.deploy(
+        "Two", {"Vision": connection_output(fleet="VisionFleet"), "Speech": connection_output(fleet="SpeechFleet")}
+    )
+
+    # THEN
+    with pytest.raises(
+        ConnectionNotFound, match=r"^stack 'Two' has 2 trainings: choose one by 'output', which may be Speech, Vision$"
+    ):
+        TrainingClient.from_stack("Two")
+    with pytest.raises(
+        ConnectionNotFound,
+        match=r"^'output' must be a training of stack 'Two', one of Speech, Vision, got 'Sight'$",
+    ):
+        TrainingClient.from_stack("Two", output="Sight")
+    assert TrainingClient.from_stack("Two", output="Vision").connection.fleet == "VisionFleet"
+
+
+def test_fails_when_the_stack_has_no_training(account: Account) -> None:
+    """A stack without a connection says what was looked for."""
+    # GIVEN
+    account.deploy("Website", {"Url": {"Value": "{}"}})
+
+    # THEN
+    with pytest.raises(ConnectionNotFound, match=r"^stack 'Website' has no training: no output of it is described as"):
+        TrainingClient.from_stack("Website")
+
+
+def test_fails_when_there_is_no_such_stack() -> None:
+    """A stack that is not there is named together with the region that was searched."""
+    with pytest.raises(
+        ConnectionNotFound, match=r"^there is no stack 'Nowhere' in eu-west-1: check name and AWS_REGION$"
+    ):
+        TrainingClient.from_stack("Nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "the stack's output is not a connection of cdk-horovod"),
+        ("[]", "the stack's output is not a connection of cdk-horovod"),
+        (json.dumps({"version": 1}), "the stack's output is not a connection of cdk-horovod: KeyError"),
+        (json.dumps({"version": 2}), "the stack speaks version 2 and this client version 1: install the cdk-horovod"),
+    ],
+)
+def test_fails_when_the_output_cannot_be_read(text: str, sentence: str) -> None:
+    """A connection of another release, or none at all, is refused in one sentence."""
+    with pytest.raises(ConnectionNotFound, match=f"^{sentence}"):
+        Connection.from_json(text)

@@ -1,0 +1,104 @@
+"""The receipt, as people read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from horovod_client import HorovodClientError, render_receipt
+from horovod_client.receipt import seconds_of
+
+
+def test_renders_a_run_that_went_well(receipt: dict[str, Any]) -> None:
+    """Outcome, model, ring, nodes and times, each where the eye expects it."""
+    assert render_receipt(receipt).splitlines() == [
+        "run digits-1 succeeded",
+        "model       s3://models/runs/digits-1/model.tar.gz (1.2 MB, 3 files)",
+        "ring        8 GPUs, 8 ranks, 1200 steps, 1 attempt on fleet TrainingFleet",
+        "  node  gpus  instance_type  market     zone        address",
+        "  i-0a  4     g5.12xlarge    on-demand  eu-west-1a  10.0.1.4  leads",
+        "  i-0b  4     g4dn.12xlarge  spot       eu-west-1b  10.0.2.17",
+        "       2.5 s  in queue",
+        "     117.5 s  starting",
+        "    3600.0 s  training",
+        "       4.0 s  saving",
+        "      30.0 s  terminating",
+    ]
+
+
+def test_renders_a_run_that_failed(receipt: dict[str, Any]) -> None:
+    """Error and cause come first; what never happened is left out, and its time is told with what followed."""
+    # GIVEN
+    for name in ("model", "ranks", "steps"):
+        del receipt[name]
+    for name in ("trained_at", "saved_at"):
+        del receipt["times"][name]
+    receipt |= {"outcome": "failed", "error": "TrainingFailed", "cause": "Traceback:\nValueError: no digits\n"}
+
+    # WHEN
+    lines = render_receipt(receipt).splitlines()
+
+    # THEN
+    assert lines[:4] == [
+        "run digits-1 failed: TrainingFailed",
+        "  Traceback:",
+        "  ValueError: no digits",
+        "ring        8 GPUs, 1 attempt on fleet TrainingFleet",
+    ]
+    assert lines[-3:] == [
+        "       2.5 s  in queue",
+        "     117.5 s  starting",
+        "    3634.0 s  training, saving, terminating",
+    ]
+
+
+def test_renders_a_run_that_never_had_a_node() -> None:
+    """A run that failed in the queue has neither nodes nor times beyond its start."""
+    # GIVEN
+    receipt = {
+        "version": 1,
+        "run": "digits-2",
+        "outcome": "failed",
+        "error": "QueueTimeout",
+        "cause": "the fleet was held by run digits-1",
+        "fleet": "TrainingFleet",
+        "attempts": 0,
+        "times": {"started_at": "2025-03-01T10:00:00.000Z"},
+    }
+
+    # THEN
+    assert render_receipt(receipt).splitlines() == [
+        "run digits-2 failed: QueueTimeout",
+        "  the fleet was held by run digits-1",
+        "ring        none, 0 attempts on fleet TrainingFleet",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [(1, "1 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (3e12, "3.0 TB")]
+)
+def test_renders_the_size_of_the_model(receipt: dict[str, Any], size: float, shown: str) -> None:
+    """Sizes are shown in the unit that fits."""
+    # GIVEN
+    receipt["model"] |= {"bytes": size, "files": 1}
+
+    # THEN
+    assert f"({shown}, 1 file)" in render_receipt(receipt)
+
+
+def test_computes_seconds_across_days_and_time_zones() -> None:
+    """Only instants count, however they are written."""
+    assert seconds_of(
+        {"started_at": "2025-03-01T23:59:59+00:00", "reserved_at": "2025-03-02T01:00:00.5+01:00", "ring_at": None}
+    ) == {"in queue": 1.5}
+
+
+def test_fails_when_the_receipt_is_of_another_version(receipt: dict[str, Any]) -> None:
+    """A receipt from a newer release is not guessed at."""
+    # GIVEN
+    receipt["version"] = 2
+
+    # THEN
+    with pytest.raises(HorovodClientError, match=r"^the receipt is of version 2 and this client reads version 1: "):
+        render_receipt(receipt)

@@ -1,0 +1,175 @@
+"""Watching a run, waiting for it, stopping it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from horovod_client import (
+    InvalidInput,
+    ReceiptNotFound,
+    Run,
+    RunEnded,
+    RunFailed,
+    RunNotFound,
+    RunStatus,
+    TrainingClient,
+)
+from horovod_node import contract
+from training_account import Account
+
+QUICK = 0.05
+"""Seconds between two looks, where the run needs less than the default's five to end."""
+
+
+def test_tells_the_state_before_there_is_a_stage(client: TrainingClient, script: Path) -> None:
+    """A run that the state machine has not entered into the ledger yet is running, at no stage."""
+    # GIVEN
+    run = client.fit(script, gpus=4, name="status-new")
+
+    # THEN
+    assert run.status() == RunStatus(run="status-new", state="RUNNING")
+
+
+def test_reads_the_stage_from_the_ledger(account: Account, client: TrainingClient, script: Path) -> None:
+    """The stage is the one that the state machine wrote last."""
+    # GIVEN
+    run = client.fit(script, gpus=4, name="status-training")
+    account.set_stage(client.connection, run.name, contract.STAGE_TRAINING)
+
+    # WHEN
+    status = run.status()
+
+    # THEN
+    assert status == RunStatus(run="status-training", state="RUNNING", stage="training")
+    assert not status.ended
+
+
+def test_waits_for_the_model(client: TrainingClient, script: Path) -> None:
+    """A run that succeeds is waited for, and says where its model is."""
+    # GIVEN
+    run = client.fit(script, gpus=4, hyperparameters={"outcome": "success"}, name="wait-success")
+
+    # WHEN
+    status = run.wait(poll_seconds=QUICK)
+
+    # THEN
+    uri = f"s3://{client.connection.model_bucket}/runs/wait-success/model.tar.gz"
+    assert status == RunStatus(run="wait-success", state="SUCCEEDED", model_uri=uri)
+    assert run.model_uri == uri
+
+
+def test_raises_what_the_run_failed_of(client: TrainingClient, script: Path) -> None:
+    """A run that fails raises its error and its cause, word by word."""
+    # GIVEN
+    run = client.fit(script, gpus=4, hyperparameters={"outcome": "failure"}, name="wait-failure")
+
+    # WHEN
+    with pytest.raises(RunFailed, match=r"^run 'wait-failure' ended as FAILED: TrainingFailed: Traceback") as failure:
+        run.wait(poll_seconds=QUICK)
+
+    # THEN
+    assert (failure.value.run, failure.value.state, failure.value.error) == ("wait-failure", "FAILED", "TrainingFailed")
+    assert failure.value.cause == "Traceback (most recent call last):\n  …\nValueError: no digits"
+
+
+def test_reports_each_change_once(account: Account, client: TrainingClient, script: Path) -> None:
+    """A watcher hears of every new state and stage, however often the run is looked at in between."""
+    # GIVEN
+    run = client.fit(script, gpus=4, name="wait-changes")
+    stages = iter([contract.STAGE_QUEUED, contract.STAGE_TRAINING])
+    heard: list[tuple[str, str | None]] = []
+
+    def go_on(status: RunStatus) -> None:
+        heard.append((status.state, status.stage))
+        stage = next(stages, None)
+        if stage is not None:
+            account.set_stage(client.connection, run.name, stage)
+        elif not status.ended:
+            account.stepfunctions.stop_execution(executionArn=run.execution_arn)
+
+    # WHEN
+    with pytest.raises(RunFailed, match=r"^run 'wait-changes' ended as ABORTED$"):
+        run.wait(go_on, poll_seconds=QUICK)
+
+    # THEN
+    assert heard == [("RUNNING", None), ("RUNNING", "queued"), ("RUNNING", "training"), ("ABORTED", "training")]
+
+
+def test_stops_a_run_with_a_cause(account: Account, client: TrainingClient, script: Path) -> None:
+    """A stopped run is over, and Step Functions was told why."""
+    # GIVEN
+    client.fit(script, gpus=4, name="stop-running")
+    stepfunctions = account.session.client("stepfunctions", endpoint_url=account.endpoint)
+    sent: list[dict[str, Any]] = []
+    # moto 5.2.5 drops the cause of a stop, so that what was sent is all there is to look at.
+    stepfunctions.meta.events.register(
+        "provide-client-params.stepfunctions.StopExecution", lambda params, **_: sent.append(params)
+    )
+    run = Run.from_id(
+        "stop-running",
+        client=TrainingClient(client.connection, dynamodb=account.dynamodb, s3=account.s3, stepfunctions=stepfunctions),
+    )
+
+    # WHEN
+    run.stop("wrong data")
+
+    # THEN
+    assert run.status().state == "ABORTED"
+    assert sent == [{"executionArn": run.execution_arn, "error": "StoppedByUser", "cause": "wrong data"}]
+
+
+def test_fails_to_stop_what_is_over(client: TrainingClient, script: Path) -> None:
+    """A run that ended cannot be stopped, and the sentence says how it ended."""
+    # GIVEN
+    run = client.fit(script, gpus=4, name="stop-ended")
+    run.stop()
+
+    # THEN
+    with pytest.raises(RunEnded, match=r"^run 'stop-ended' has ended: ABORTED$"):
+        run.stop()
+
+
+def test_finds_a_run_again_by_its_name(client: TrainingClient, script: Path) -> None:
+    """A name is enough to come back to a run."""
+    # GIVEN
+    started = client.fit(script, gpus=4, name="find-again")
+
+    # WHEN
+    found = Run.from_id("find-again", client=client)
+
+    # THEN
+    assert found.execution_arn == started.execution_arn
+    assert found.status() == started.status()
+
+
+def test_fails_when_there_is_no_such_run(client: TrainingClient) -> None:
+    """A run that the training never had is named; a name that cannot be one is refused before AWS is asked."""
+    with pytest.raises(RunNotFound, match=r"^there is no run 'never' \(Step Functions forgets runs after 90 days\)$"):
+        Run.from_id("never", client=client).status()
+    with pytest.raises(InvalidInput, match=r"^'name' must be 1 to 80 letters, digits, '-' and '_', got 'a run'$"):
+        Run.from_id("a run", client=client)
+
+
+def test_reads_the_receipt(
+    client: TrainingClient, receipt: dict[str, Any], write_receipt: Callable[[dict[str, Any]], None]
+) -> None:
+    """The receipt is what the state machine wrote, as a dictionary."""
+    # GIVEN
+    receipt["run"] = "receipt-there"
+    write_receipt(receipt)
+
+    # WHEN
+    found = Run.from_id("receipt-there", client=client).receipt()
+
+    # THEN
+    assert found == receipt
+
+
+def test_fails_when_there_is_no_receipt_yet(client: TrainingClient) -> None:
+    """Before a run ended there is no receipt, and the sentence says when there will be."""
+    with pytest.raises(ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it is written when the run ends$"):
+        Run.from_id("receipt-yet", client=client).receipt()

@@ -1,0 +1,250 @@
+"""User data, run in a root file system: what it would start, word by word."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdk_horovod.user_data import node_user_data
+from horovod_node import contract
+from image.instance import Instance
+
+pytestmark = pytest.mark.slow
+
+REGISTRY = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+IMAGE = f"{REGISTRY}/node:1"
+ENVIRONMENT = {
+    contract.ENV_ENGINE: contract.ENGINE_EC2,
+    contract.ENV_LEDGER_TABLE: "Ledger-1AB",
+    contract.ENV_FLEET: "c8a1 $HOME",
+    "AWS_REGION": "eu-west-1",
+}
+NO_UNIT = ["systemctl", "cat", "dlami-nvme.service"]
+START_DOCKER = ["systemctl", "start", "docker.service"]
+LOGIN = [
+    ["aws", "ecr", "get-login-password", "--region", "eu-west-1"],
+    ["docker", "login", "--username", "AWS", "--password-stdin", REGISTRY],
+]
+PULL = ["docker", "pull", "--quiet", IMAGE]
+
+
+def user_data(*, image_uri: str = IMAGE, log_group_name: str | None = None) -> list[str]:
+    """Render a fleet's user data."""
+    return node_user_data(image_uri=image_uri, environment=ENVIRONMENT, log_group_name=log_group_name)
+
+
+def run_call(*, image: str = IMAGE, ml_root: str = "/opt/ml", devices: str = "", logs: str = "") -> list[str]:
+    """Spell the call that starts the node."""
+    return (
+        "docker run --detach --name cdk-horovod-node --restart no --gpus all --network host --ipc host "
+        f"--ulimit memlock=-1 --ulimit stack=67108864 {devices} --env-file {contract.NODE_ENV_FILE} "
+        f"--volume {ml_root}:/opt/ml {logs} {image}"
+    ).split()
+
+
+@pytest.fixture
+def disk(instance: Instance, tmp_path: Path) -> Iterator[Path]:
+    """An instance-store disk of the instance, as udev links it: a loop device, for it is really formatted."""
+    file = tmp_path / "disk"
+    file.touch()
+    os.truncate(file, 64 * 1024 * 1024)
+    device = Path(
+        subprocess.run(["losetup", "--find", "--show", file], capture_output=True, text=True, check=True).stdout.strip()
+    )
+    try:
+        os.mknod(instance.changes / "dev" / device.name, mode=0o660 | 0o060000, device=device.stat().st_rdev)
+        link = instance.changes / "dev/disk/by-id/nvme-Amazon_EC2_NVMe_Instance_Storage_AWS1234567890ABCDEF"
+        link.parent.mkdir(parents=True)
+        link.symlink_to(f"../../{device.name}")
+        yield device
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_starts_the_node(instance: Instance) -> None:
+    """From ECR, with a log group: the whole boot, call by call."""
+    # WHEN
+    booted = instance.boot(user_data(log_group_name="nodes"))
+
+    # THEN
+    logs = (
+        "--log-driver awslogs --log-opt awslogs-region=eu-west-1 --log-opt awslogs-group=nodes "
+        "--log-opt awslogs-stream=i-0123456789abcdef0 --log-opt mode=non-blocking"
+    )
+    assert (booted.returncode, booted.stderr) == (0, "cdk-horovod: node started\n")
+    assert sorted(instance.recorded()[2:4]) == LOGIN  # two ends of a pipe start together
+    assert instance.recorded()[:2] + instance.recorded()[4:] == [NO_UNIT, START_DOCKER, PULL, run_call(logs=logs)]
+    assert (instance.changes / "received").read_text() == "a-password\n"
+
+
+def test_writes_the_environment_as_given(instance: Instance) -> None:
+    """The environment file holds the lines as they were given: the shell expands nothing in them."""
+    instance.boot(user_data())
+
+    written = instance.changes.joinpath(contract.NODE_ENV_FILE[1:]).read_text()
+    assert written == "".join(f"{name}={value}\n" for name, value in ENVIRONMENT.items())
+
+
+def test_forgets_the_registry_password(instance: Instance) -> None:
+    """Docker's login is not on the disk when user data ends."""
+    instance.boot(user_data())
+
+    assert list(instance.changes.joinpath("tmp").iterdir()) == []
+    assert not instance.changes.joinpath("root/.docker").exists()
+
+
+@pytest.mark.parametrize(
+    ("image", "region"),
+    [
+        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/a/node@sha256:0123", "cn-north-1"),
+        ("123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com/node:1", "us-gov-west-1"),
+        ("123456789012.dkr-ecr.eu-central-1.on.aws/node:1", "eu-central-1"),
+    ],
+)
+def test_logs_in_to_every_form_of_ecr(instance: Instance, image: str, region: str) -> None:
+    """Other partitions, FIPS and dual-stack addresses are ECR too, each in the region that its name says."""
+    instance.boot(user_data(image_uri=image))
+
+    assert sorted(instance.recorded()[2:4]) == [
+        ["aws", "ecr", "get-login-password", "--region", region],
+        ["docker", "login", "--username", "AWS", "--password-stdin", image.partition("/")[0]],
+    ]
+
+
+def test_needs_no_login_elsewhere(instance: Instance) -> None:
+    """An image that is not in ECR is pulled without AWS's help, and without a log group Docker keeps the output."""
+    image = "registry.example:5000/node:1"
+
+    instance.boot(user_data(image_uri=image))
+
+    pull = ["docker", "pull", "--quiet", image]
+    assert instance.recorded() == [NO_UNIT, START_DOCKER, pull, run_call(image=image)]
+
+
+def test_hands_over_efa_devices(instance: Instance) -> None:
+    """Each EFA device that the instance has goes into the container."""
+    # GIVEN
+    devices = instance.changes / "dev/infiniband"
+    devices.mkdir()
+    for name in ("uverbs0", "uverbs1", "rdma_cm"):
+        devices.joinpath(name).touch()
+
+    # WHEN
+    instance.boot(user_data())
+
+    # THEN
+    expected = "--device /dev/infiniband/uverbs0 --device /dev/infiniband/uverbs1"
+    assert instance.recorded()[-1] == run_call(devices=expected)
+
+
+def test_any_user_can_write_the_ml_folder(instance: Instance) -> None:
+    """The image's user, whoever it is, can write to the folder that the container gets as /opt/ml."""
+    booted = instance.boot(
+        user_data(), after="setpriv --reuid=1000 --clear-groups mkdir -p /opt/ml/input/data && echo can"
+    )
+
+    assert booted.stdout == "can\n"
+
+
+def test_uses_the_volume_that_the_ami_mounted(instance: Instance) -> None:
+    """The AMI's own service makes the instance store ready; it is waited for, and its volume used."""
+    # GIVEN
+    instance.changes.joinpath("units/dlami-nvme.service").touch()
+    instance.changes.joinpath("opt/dlami/nvme").mkdir(parents=True)
+
+    # WHEN
+    booted = instance.boot(
+        user_data(), before="mount -t tmpfs none /opt/dlami/nvme", after="stat --format=%a /opt/dlami/nvme/ml"
+    )
+
+    # THEN
+    assert instance.recorded()[1] == ["systemctl", "start", "dlami-nvme.service"]
+    assert instance.recorded()[-1] == run_call(ml_root="/opt/dlami/nvme/ml")
+    assert booted.stdout == "1777\n"
+
+
+@pytest.mark.usefixtures("disk")
+def test_formats_and_mounts_a_bare_disk(instance: Instance) -> None:
+    """On other AMIs the instance store's first disk becomes /opt/ml, for any user to write."""
+    booted = instance.boot(user_data(), after="findmnt --noheadings --output FSTYPE /opt/ml; stat --format=%a /opt/ml")
+
+    assert booted.stdout == "ext4\n1777\n"
+    assert instance.recorded()[-1] == run_call()
+
+
+@pytest.mark.usefixtures("disk")
+def test_booting_again_keeps_the_disk(instance: Instance) -> None:
+    """A disk that has a file system is mounted as it is, mounted or not before."""
+    again = "touch /opt/ml/kept && /user-data && umount /opt/ml && /user-data && ls /opt/ml/kept"
+
+    booted = instance.boot(user_data(), after=again)
+
+    assert (booted.stdout, booted.returncode) == ("/opt/ml/kept\n", 0)
+
+
+def test_tries_again_when_the_registry_is_busy(instance: Instance) -> None:
+    """Two failed pulls cost two pauses, not the node."""
+    # GIVEN
+    instance.fail("docker", "pull", times=2)
+
+    # WHEN
+    booted = instance.boot(user_data())
+
+    # THEN
+    assert instance.recorded()[4:] == [PULL, ["sleep", "2"], PULL, ["sleep", "4"], PULL, run_call()]
+    assert booted.stderr.splitlines() == [
+        f"cdk-horovod: could not pull {IMAGE}; next try in 2 s",
+        f"cdk-horovod: could not pull {IMAGE}; next try in 4 s",
+        "cdk-horovod: node started",
+    ]
+
+
+@pytest.mark.parametrize(("word", "what"), [("pull", f"pull {IMAGE}"), ("login", f"log in to {REGISTRY}")])
+def test_fails_when_the_registry_stays_away(instance: Instance, word: str, what: str) -> None:
+    """After five tries the console says what failed, and nothing is started or shut down."""
+    # GIVEN
+    instance.fail("docker", word, times=9)
+
+    # WHEN
+    booted = instance.boot(user_data())
+
+    # THEN
+    pauses = [call for call in instance.recorded() if call[0] == "sleep"]
+    assert pauses == [["sleep", "2"], ["sleep", "4"], ["sleep", "8"], ["sleep", "16"]]
+    assert booted.returncode == 1
+    assert booted.stderr.splitlines()[-1] == f"cdk-horovod: this node cannot start: could not {what} in 5 tries"
+    assert [call for call in instance.recorded() if call[:2] == ["docker", "run"]] == []
+
+
+def test_fails_when_docker_refuses(instance: Instance) -> None:
+    """Docker's own words stand above ours: no GPU, no log group."""
+    # GIVEN
+    instance.fail("docker", "run", times=1)
+
+    # WHEN
+    booted = instance.boot(user_data())
+
+    # THEN
+    message = "cdk-horovod: this node cannot start: docker did not start the container\n"
+    assert (booted.returncode, booted.stderr) == (1, message)
+
+
+def test_names_the_step_that_failed(instance: Instance) -> None:
+    """Whatever else fails is named with its line, its exit code and its command."""
+    # GIVEN
+    instance.fail("systemctl", "start", times=1)
+
+    # WHEN
+    booted = instance.boot(user_data())
+
+    # THEN
+    line = user_data().index("systemctl start docker.service") + 2  # counted from 1, after the shebang
+    assert (booted.returncode, booted.stderr) == (
+        1,
+        f"cdk-horovod: this node cannot start: line {line} of user data ended with exit code 1: "
+        "systemctl start docker.service\n",
+    )

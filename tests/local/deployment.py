@@ -1,0 +1,134 @@
+"""The deployed app under test: what tests ask of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from horovod_client import Run, RunFailed, RunStatus, TrainingClient
+from horovod_local import LocalCloud
+from horovod_node import contract
+
+SCRIPTS = Path(__file__).resolve().parent / "scripts"
+HEARTBEAT_SECONDS = 8
+
+SETTINGS = {
+    "heartbeat_seconds": HEARTBEAT_SECONDS,
+    "launch_seconds": 60,
+    "start_seconds": 120,
+    "first_step_seconds": 60,
+    "stall_seconds": 30,
+    "poll_seconds": 1,
+}
+"""Times for nodes that boot in a second; everything else is `app.py` as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """`app.py`, deployed into a local cloud."""
+
+    cloud: LocalCloud
+
+    @cached_property
+    def training(self) -> TrainingClient:
+        """What an ML engineer uses."""
+        client = self.cloud.client
+        return TrainingClient.from_stack(
+            "Training",
+            cloudformation=client("cloudformation"),
+            stepfunctions=client("stepfunctions"),
+            s3=client("s3"),
+            dynamodb=client("dynamodb"),
+        )
+
+    def start(self, script: str, *, gpus: int = 2, **options: Any) -> Run:
+        """Start a run of one of the folder's scripts."""
+        return self.training.fit(SCRIPTS / script, gpus=gpus, **options)
+
+    def start_past_the_client(self, arguments: Mapping[str, Any]) -> Run:
+        """Start an execution without the client's checks, as any caller of the API can."""
+        self.cloud.client("stepfunctions").start_execution(**arguments)
+        return Run.from_id(arguments["name"], client=self.training)
+
+    def instances_left(self) -> list[str]:
+        """List every instance that Auto Scaling or EC2 still has."""
+        groups = self.cloud.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+        reservations = self.cloud.client("ec2").describe_instances(
+            Filters=[{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "shutting-down"]}]
+        )["Reservations"]
+        listed = {item["InstanceId"] for group in groups for item in group["Instances"]}
+        running = {item["InstanceId"] for reservation in reservations for item in reservation["Instances"]}
+        return sorted(listed | running)
+
+    def lease(self) -> dict[str, Any] | None:
+        """Read the fleet's lease."""
+        partition, sort = contract.lease_key(self.training.connection.fleet)
+        item: dict[str, Any] | None = (
+            self.cloud.client("dynamodb")
+            .get_item(
+                TableName=self.training.connection.ledger_table,
+                Key={contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}},
+                ConsistentRead=True,
+            )
+            .get("Item")
+        )
+        return item
+
+    def leader_of(self, run: Run) -> str:
+        """Name the instance that leads *run*, once there is one."""
+        partition, sort = contract.leader_key(run.name, 1)
+        item = (
+            self.cloud.client("dynamodb")
+            .get_item(
+                TableName=self.training.connection.ledger_table,
+                Key={contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}},
+                ConsistentRead=True,
+            )
+            .get("Item", {})
+        )
+        return str(item.get(contract.NODE, {}).get("S", ""))
+
+    def model(self, run: Run) -> dict[str, bytes]:
+        """Read the files of the run's model."""
+        answer = self.cloud.client("s3").get_object(
+            Bucket=self.training.connection.model_bucket, Key=contract.model_key(run.name)
+        )
+        with tarfile.open(fileobj=io.BytesIO(answer["Body"].read())) as archive:
+            files = {member.name: archive.extractfile(member) for member in archive.getmembers() if member.isfile()}
+            return {name.removeprefix("./"): file.read() for name, file in files.items() if file}
+
+    def upload(self, key: str, body: bytes) -> str:
+        """Put an object into the data bucket and return its address."""
+        bucket = self.training.connection.data_bucket
+        self.cloud.client("s3").put_object(Bucket=bucket, Key=key, Body=body)
+        return f"s3://{bucket}/{key}"
+
+    def states_of(self, run: Run) -> list[str]:
+        """List the states that the execution entered, in order."""
+        pages = self.cloud.client("stepfunctions").get_paginator("get_execution_history")
+        return [
+            event["stateEnteredEventDetails"]["name"]
+            for page in pages.paginate(executionArn=run.execution_arn)
+            for event in page["events"]
+            if event["type"].endswith("StateEntered")
+        ]
+
+
+def wait(run: Run) -> RunStatus:
+    """Wait for the end of *run*, whatever it is."""
+    try:
+        return run.wait(poll_seconds=0.2)
+    except RunFailed:
+        return run.status()
+
+
+def facts(model: dict[str, bytes]) -> dict[str, Any]:
+    """Read what `trains_briefly.py` left."""
+    found: dict[str, Any] = json.loads(model["facts.json"])
+    return found

@@ -1,0 +1,312 @@
+"""Auto Scaling groups, against AWS's documented behaviour."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from patience import eventually
+
+LARGE = ("g5.12xlarge", "on-demand")
+SMALL = ("g5.xlarge", "on-demand")
+LARGE_SPOT = ("g5.12xlarge", "spot")
+SMALL_SPOT = ("g5.xlarge", "spot")
+
+
+@pytest.mark.parametrize(
+    ("base", "capacity", "kinds"),
+    [
+        (0, 2, [SMALL_SPOT, SMALL_SPOT]),
+        (2, 2, [SMALL, SMALL]),
+        (4, 4, [LARGE]),
+        (4, 2, [SMALL, SMALL]),
+        (4, 5, [LARGE, SMALL_SPOT]),
+        (1, 6, [LARGE_SPOT, SMALL, SMALL_SPOT]),
+        (16, 9, [LARGE, LARGE, SMALL]),
+    ],
+)
+def test_groups_fill_by_weight(fleets: Any, base: int, capacity: int, kinds: list[tuple[str, str]]) -> None:
+    """A group launches the first type that fits what is missing, On-Demand up to its base, the rest on Spot."""
+    # GIVEN
+    fleet = fleets.create(base=base)
+
+    # WHEN
+    fleet.scale(capacity)
+
+    # THEN
+    assert fleet.kinds() == sorted(kinds)
+    assert sum(int(member["WeightedCapacity"]) for member in fleet.members()) == capacity
+
+
+def test_groups_without_a_fitting_type_overshoot(fleets: Any) -> None:
+    """When every type is larger than what is missing, the smallest is launched."""
+    # GIVEN
+    fleet = fleets.create(types=(("p4d.24xlarge", 8), ("g5.12xlarge", 4)))
+
+    # WHEN
+    fleet.scale(2)
+
+    # THEN
+    assert fleet.kinds() == [LARGE_SPOT]
+
+
+def test_instances_are_spread_and_tagged(fleets: Any) -> None:
+    """Instances use all subnets in turn, carry the group's propagated tags, and have the template's user data."""
+    # GIVEN
+    fleet = fleets.create(user_data="aGVsbG8=")
+
+    # WHEN
+    fleet.scale(2)
+
+    # THEN
+    instances = fleet.instances()
+    tags = [{tag["Key"]: tag["Value"] for tag in instance["Tags"]} for instance in instances]
+    attribute = fleet.ec2.describe_instance_attribute(InstanceId=instances[0]["InstanceId"], Attribute="userData")
+    assert sorted(instance["Placement"]["AvailabilityZone"] for instance in instances) == fleet.zones
+    assert [(tag["fleet"], tag["aws:autoscaling:groupName"]) for tag in tags] == [("mine", fleet.name)] * 2
+    assert attribute["UserData"] == {"Value": "aGVsbG8="}
+
+
+def test_scaling_in_spares_on_demand(fleets: Any) -> None:
+    """A smaller capacity terminates Spot instances first, and only as many as leave it covered."""
+    # GIVEN
+    fleet = fleets.create(base=1)
+    fleet.scale(6)
+
+    # WHEN
+    fleet.scale(5)
+    after_five = fleet.kinds()
+    fleet.scale(1)
+
+    # THEN
+    assert after_five == sorted([LARGE_SPOT, SMALL])
+    assert fleet.kinds() == [SMALL]
+
+
+def test_suspended_processes_do_nothing(fleets: Any) -> None:
+    """A group whose Launch is suspended launches nothing until it is resumed and asked again."""
+    # GIVEN
+    fleet = fleets.create()
+    fleet.api.suspend_processes(AutoScalingGroupName=fleet.name, ScalingProcesses=["Launch"])
+
+    # WHEN
+    fleet.scale(1)
+    suspended = fleet.kinds()
+    fleet.api.resume_processes(AutoScalingGroupName=fleet.name, ScalingProcesses=["Launch"])
+    fleet.scale(1)
+
+    # THEN
+    assert (suspended, fleet.kinds()) == ([], [SMALL_SPOT])
+
+
+def test_capacity_stays_within_bounds(fleets: Any) -> None:
+    """SetDesiredCapacity refuses what is above the maximum, and a group that does not exist."""
+    # GIVEN
+    fleet = fleets.create()
+
+    # WHEN, THEN
+    with pytest.raises(ClientError, match="New SetDesiredCapacity value 17 is above max value 16"):
+        fleet.api.set_desired_capacity(AutoScalingGroupName=fleet.name, DesiredCapacity=17)
+    with pytest.raises(ClientError, match="AutoScalingGroup name not found"):
+        fleet.api.set_desired_capacity(AutoScalingGroupName="missing", DesiredCapacity=1)
+
+
+def test_updates_keep_what_they_do_not_name(fleets: Any) -> None:
+    """An update of the capacity keeps the policy; one beyond the bounds is refused; new bounds move the capacity."""
+    # GIVEN
+    fleet = fleets.create(base=4)
+    before = fleet.describe()["MixedInstancesPolicy"]
+
+    # WHEN
+    fleet.scale(6)
+    with pytest.raises(ClientError, match="Desired capacity:17 must be between the specified min size:0 and max size"):
+        fleet.scale(17)
+    fleet.api.update_auto_scaling_group(AutoScalingGroupName=fleet.name, MaxSize=4)
+
+    # THEN
+    assert fleet.describe()["MixedInstancesPolicy"] == before
+    assert (fleet.describe()["DesiredCapacity"], fleet.kinds()) == (4, [LARGE])
+
+
+def test_terminating_one_instance_counts_its_weight(fleets: Any) -> None:
+    """Terminating an instance with decrement lowers the capacity by its weight; never below the minimum."""
+    # GIVEN
+    fleet = fleets.create()
+    fleet.scale(5)
+    large = next(member for member in fleet.members() if member["WeightedCapacity"] == "4")
+
+    # WHEN
+    answer = fleet.api.terminate_instance_in_auto_scaling_group(
+        InstanceId=large["InstanceId"], ShouldDecrementDesiredCapacity=True
+    )
+
+    # THEN
+    assert answer["Activity"]["Description"] == f"Terminating EC2 instance: {large['InstanceId']}"
+    assert (fleet.describe()["DesiredCapacity"], fleet.kinds()) == (1, [SMALL_SPOT])
+    fleet.api.update_auto_scaling_group(AutoScalingGroupName=fleet.name, MinSize=1)
+    with pytest.raises(ClientError, match="violate group's min size constraint"):
+        fleet.api.terminate_instance_in_auto_scaling_group(
+            InstanceId=fleet.members()[0]["InstanceId"], ShouldDecrementDesiredCapacity=True
+        )
+    with pytest.raises(ClientError, match="No managed instance found"):
+        fleet.api.terminate_instance_in_auto_scaling_group(
+            InstanceId=large["InstanceId"], ShouldDecrementDesiredCapacity=True
+        )
+
+
+def test_terminated_instances_leave_their_group(fleets: Any) -> None:
+    """An instance terminated in EC2 leaves its group, which replaces it as long as the capacity says so."""
+    # GIVEN
+    fleet = fleets.create()
+    fleet.scale(1)
+    lost = fleet.members()[0]["InstanceId"]
+
+    # WHEN
+    fleet.ec2.terminate_instances(InstanceIds=[lost])
+
+    # THEN
+    assert lost not in [member["InstanceId"] for member in fleet.members()]
+    assert len(eventually(fleet.members)) == 1
+    descriptions = [activity["Description"] for activity in fleet.activities()]
+    assert f"Terminating EC2 instance: {lost}" in descriptions
+    fleet.scale(0)
+    fleet.ec2.terminate_instances(InstanceIds=[lost])
+    assert fleet.members() == []
+
+
+def test_scaling_activities_are_listed(fleets: Any) -> None:
+    """Launches and terminations are listed, newest first, and can be filtered by time, status and id."""
+    # GIVEN
+    fleet = fleets.create()
+    start = datetime.datetime.now(datetime.UTC)
+
+    # WHEN
+    fleet.scale(1)
+    instance = fleet.members()[0]["InstanceId"]
+    fleet.scale(0)
+
+    # THEN
+    activities = fleet.activities()
+    described = [(item["Description"], item["StatusCode"], item["AutoScalingGroupName"]) for item in activities]
+    assert described == [
+        (f"Terminating EC2 instance: {instance}", "Successful", fleet.name),
+        (f"Launching a new EC2 instance: {instance}", "Successful", fleet.name),
+    ]
+    oldest = activities[-1]["ActivityId"]
+    later = (start + datetime.timedelta(hours=1)).isoformat()
+    for query, found in (
+        ({"ActivityIds": [oldest]}, [oldest]),
+        ({"MaxRecords": 1}, [activities[0]["ActivityId"]]),
+        ({"Filters": [{"Name": "StartTimeLowerBound", "Values": [later]}]}, []),
+        ({"Filters": [{"Name": "Status", "Values": ["Failed"]}]}, []),
+    ):
+        answer = fleet.api.describe_scaling_activities(AutoScalingGroupName=fleet.name, **query)
+        assert [item["ActivityId"] for item in answer["Activities"]] == found
+
+
+def test_lifting_protection_scales_in(fleets: Any) -> None:
+    """A protected instance survives a capacity of 0, and is terminated when its protection is lifted."""
+    # GIVEN
+    fleet = fleets.create(base=1)
+    fleet.scale(3)
+    leader = next(item["InstanceId"] for item in fleet.instances() if "InstanceLifecycle" not in item)
+    protection = {"AutoScalingGroupName": fleet.name, "InstanceIds": [leader]}
+    fleet.api.set_instance_protection(**protection, ProtectedFromScaleIn=True)
+
+    # WHEN
+    fleet.scale(0)
+    protected = [member["InstanceId"] for member in fleet.members()]
+    fleet.api.set_instance_protection(**protection, ProtectedFromScaleIn=False)
+
+    # THEN
+    assert (protected, fleet.members()) == ([leader], [])
+    with pytest.raises(ClientError, match="is not part of Auto Scaling group"):
+        fleet.api.set_instance_protection(**protection, ProtectedFromScaleIn=True)
+
+
+def test_deleting_a_group_terminates_all_of_it(fleets: Any, stacks: Any) -> None:
+    """A stack's group is deleted with its instances, protected or not."""
+    # GIVEN
+    fleet = fleets.create()
+    fleet.scale(2)
+    instances = [member["InstanceId"] for member in fleet.members()]
+    fleet.api.set_instance_protection(
+        AutoScalingGroupName=fleet.name, InstanceIds=instances, ProtectedFromScaleIn=True
+    )
+
+    # WHEN
+    fleet.api.delete_auto_scaling_group(AutoScalingGroupName=fleet.name)
+    fleets.made.remove(fleet)
+
+    # THEN
+    answer = fleet.ec2.describe_instances(InstanceIds=instances)
+    states = {item["State"]["Name"] for reservation in answer["Reservations"] for item in reservation["Instances"]}
+    assert states == {"terminated"}
+
+
+def group_template(*, maximum: int) -> dict[str, Any]:
+    """A template with one group, its name and its ARN."""
+    launch_template = {
+        "Type": "AWS::EC2::LaunchTemplate",
+        "Properties": {"LaunchTemplateData": {"ImageId": "ami-1", "InstanceType": "g5.xlarge"}},
+    }
+    specification = {
+        "LaunchTemplateId": {"Ref": "Template"},
+        "Version": {"Fn::GetAtt": ["Template", "LatestVersionNumber"]},
+    }
+    group = {
+        "Type": "AWS::AutoScaling::AutoScalingGroup",
+        "Properties": {
+            "MinSize": "0",
+            "MaxSize": str(maximum),
+            "AvailabilityZones": ["eu-west-1a"],
+            "MixedInstancesPolicy": {
+                "LaunchTemplate": {
+                    "LaunchTemplateSpecification": specification,
+                    "Overrides": [{"InstanceType": "g5.xlarge", "WeightedCapacity": "1"}],
+                },
+                "InstancesDistribution": {"OnDemandBaseCapacity": 1, "OnDemandPercentageAboveBaseCapacity": 0},
+            },
+        },
+    }
+    return {
+        "Resources": {"Template": launch_template, "Group": group},
+        "Outputs": {
+            "Name": {"Value": {"Ref": "Group"}},
+            "Arn": {"Value": {"Fn::GetAtt": ["Group", "AutoScalingGroupARN"]}},
+        },
+    }
+
+
+def test_groups_have_their_arn_as_attribute(cloud: Any, stacks: Any) -> None:
+    """A template can ask for a group's ARN; the group rests at its minimum."""
+    # WHEN
+    stack = stacks.create(group_template(maximum=2))
+
+    # THEN
+    name = stack["outputs"]["Name"]
+    answer = cloud.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[name])
+    group = answer["AutoScalingGroups"][0]
+    assert stack["outputs"]["Arn"] == group["AutoScalingGroupARN"]
+    assert (group["DesiredCapacity"], group["Instances"]) == (0, [])
+
+
+def test_stack_updates_change_groups_in_place(cloud: Any, stacks: Any) -> None:
+    """An update of a group's template keeps the group, its capacity and its instances."""
+    # GIVEN
+    stack = stacks.create(group_template(maximum=2))
+    name = {"AutoScalingGroupNames": [stack["outputs"]["Name"]]}
+    autoscaling = cloud.client("autoscaling")
+    autoscaling.set_desired_capacity(AutoScalingGroupName=stack["outputs"]["Name"], DesiredCapacity=1)
+    before = autoscaling.describe_auto_scaling_groups(**name)["AutoScalingGroups"][0]
+
+    # WHEN
+    stacks.api.update_stack(StackName=stack["StackName"], TemplateBody=json.dumps(group_template(maximum=5)))
+
+    # THEN
+    after = autoscaling.describe_auto_scaling_groups(**name)["AutoScalingGroups"][0]
+    assert (before["MaxSize"], after["MaxSize"]) == (2, 5)
+    assert [item["InstanceId"] for item in after["Instances"]] == [item["InstanceId"] for item in before["Instances"]]

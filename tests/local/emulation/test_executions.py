@@ -1,0 +1,139 @@
+"""Executions, against AWS's documented behaviour."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+from patience import eventually
+
+WAIT = {"Type": "Wait", "Seconds": 600}
+
+
+def test_executions_are_named(machines: Any) -> None:
+    """An execution that is started without a name gets a UUID."""
+    # WHEN
+    started = machines.api.start_execution(stateMachineArn=machines.create({"Type": "Pass"}))
+
+    # THEN
+    assert uuid.UUID(started["executionArn"].rpartition(":")[2]).version == 4
+
+
+def test_context_holds_json(machines: Any) -> None:
+    """The context object is JSON, with times as text and a RedriveCount."""
+    # GIVEN
+    machine = {"Type": "Pass", "Output": "{% $states.context.Execution %}"}
+
+    # WHEN
+    execution = machines.output(machine, {"a": 1})
+
+    # THEN
+    assert (execution["Input"], execution["RedriveCount"]) == ({"a": 1}, 0)
+    assert execution["StartTime"].endswith("Z")
+
+
+def test_stopping_aborts_at_once(machines: Any) -> None:
+    """A stopped execution is ABORTED when StopExecution answers, and no Catch of it runs."""
+    # GIVEN
+    waiting = {"ErrorEquals": ["States.ALL"], "Next": "Caught"}
+    retry = {"ErrorEquals": ["States.ALL"], "IntervalSeconds": 600}
+    call = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::aws-sdk:s3:listObjectsV2",
+        "Arguments": {"Bucket": "there-is-none"},
+        "Retry": [retry],
+        "Catch": [waiting],
+        "End": True,
+    }
+    machine = {"StartAt": "Call", "States": {"Call": call, "Caught": {"Type": "Succeed"}}}
+    execution = machines.start(machine)
+    history = {"executionArn": execution}
+    eventually(lambda: len(machines.api.get_execution_history(**history)["events"]), lambda count: count >= 5)
+
+    # WHEN
+    machines.api.stop_execution(executionArn=execution, error="Stopped", cause="by a person")
+    described = machines.api.describe_execution(executionArn=execution)
+
+    # THEN
+    assert (described["status"], described["error"], described["cause"]) == ("ABORTED", "Stopped", "by a person")
+    assert "stopDate" in described
+
+
+def test_stopping_an_ended_execution_changes_nothing(machines: Any) -> None:
+    """An execution that has ended keeps its status when it is stopped."""
+    # GIVEN
+    execution = machines.start({"Type": "Pass"})
+    machines.finish(execution)
+
+    # WHEN
+    machines.api.stop_execution(executionArn=execution)
+
+    # THEN
+    assert machines.api.describe_execution(executionArn=execution)["status"] == "SUCCEEDED"
+
+
+def test_timing_out_lets_go_of_tasks(machines: Any) -> None:
+    """An execution that reaches its TimeoutSeconds is TIMED_OUT, and its task's token is no longer taken."""
+    # GIVEN
+    from_table = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::aws-sdk:dynamodb:putItem.waitForTaskToken",
+        "Arguments": {
+            "TableName": "tokens",
+            "Item": {
+                "pk": {"S": "{% $states.context.Execution.Name %}"},
+                "token": {"S": "{% $states.context.Task.Token %}"},
+                "try": {"N": "0"},
+            },
+        },
+        "End": True,
+    }
+    execution = machines.start({"TimeoutSeconds": 1, "StartAt": "Wait", "States": {"Wait": from_table}})
+    token = machines.token(execution)
+
+    # WHEN
+    ended = machines.finish(execution)
+
+    # THEN
+    assert ended["status"] == "TIMED_OUT"
+    with pytest.raises(machines.api.exceptions.TaskTimedOut):
+        machines.api.send_task_success(taskToken=token, output="{}")
+
+
+def test_executions_are_described_as_json(machines: Any) -> None:
+    """An output is described as JSON whatever it is, and what has ended has a stopDate."""
+    # WHEN
+    ended = machines.run({"Type": "Pass", "Output": "a text"})
+
+    # THEN
+    assert json.loads(ended["output"]) == "a text"
+    assert ended["stopDate"] >= ended["startDate"]
+
+
+def test_refusals_are_named(machines: Any) -> None:
+    """A definition that is none is refused as InvalidDefinition."""
+    # WHEN
+    with pytest.raises(machines.api.exceptions.InvalidDefinition) as refused:
+        machines.create({"StartAt": "Missing", "States": {}})
+
+    # THEN
+    assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+
+
+def test_executions_of_one_name_are_started_once(machines: Any) -> None:
+    """Starting an execution again with the same name and input returns the first."""
+    # GIVEN
+    machine = machines.create(WAIT)
+    name = f"run-{uuid.uuid4()}"
+
+    # WHEN
+    first, second = (
+        machines.api.start_execution(stateMachineArn=machine, name=name, input="{}")["executionArn"] for _ in range(2)
+    )
+
+    # THEN
+    assert first == second
+    assert len(machines.api.list_executions(stateMachineArn=machine)["executions"]) == 1
+    machines.api.stop_execution(executionArn=first)

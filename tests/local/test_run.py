@@ -1,0 +1,144 @@
+"""Whole runs of the unchanged app: real agents, real Horovod, real Keras, no AWS account."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from time import monotonic
+
+import pytest
+from deployment import HEARTBEAT_SECONDS, SCRIPTS, SETTINGS, Deployment, facts, wait
+
+from horovod_client import InvalidInput
+from horovod_local import LocalCloud
+from horovod_node import contract
+from patience import eventually
+from synthesis import synthesise
+
+pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def app(cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    out = tmp_path_factory.mktemp("assembly") / "cdk.out"
+    synthesise(out, settings=SETTINGS)
+    cloud.deploy(out)
+    return Deployment(cloud=cloud)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(app: Deployment) -> Iterator[None]:
+    """After every run, however it ended: no instance, no process, no lease."""
+    yield
+    assert app.instances_left() == []
+    assert eventually(app.cloud.instances, lambda instances: not instances) == []
+    assert app.lease() is None
+
+
+def test_success_leaves_the_model_and_no_instances(app: Deployment) -> None:
+    """A two-node run trains equal weights, and its model is in S3 before it says so."""
+    # GIVEN data in S3
+    data = app.upload("numbers/part-0.txt", b"1 2 3")
+    # WHEN a run trains on two nodes
+    run = app.start("trains_briefly.py", data={"numbers": data}, hyperparameters={"epochs": 2, "name": "digits"})
+    ended = wait(run)
+    # THEN it succeeded with what both ranks agree on
+    assert (ended.state, ended.error, ended.cause) == ("SUCCEEDED", None, None)
+    assert facts(app.model(run)) == {
+        "difference": 0.0,
+        "ranks": 2,
+        "arguments": ["--epochs", "2", "--name", "digits"],
+    }
+    # AND the receipt tells of it
+    receipt = run.receipt()
+    assert (receipt["outcome"], receipt["gpus"], receipt["ranks"], receipt["steps"]) == ("succeeded", 2, 2, 16)
+    assert receipt["model"]["uri"] == run.model_uri
+    assert [node["instance_type"] for node in receipt["nodes"]] == ["g5.4xlarge", "g5.4xlarge"]
+    assert sorted(node["market"] for node in receipt["nodes"]) == [contract.ON_DEMAND, contract.SPOT]
+    markets = {node["node"]: node["market"] for node in receipt["nodes"]}
+    assert markets[receipt["leader"]] == contract.ON_DEMAND
+
+
+def test_failing_script_tells_its_traceback(app: Deployment) -> None:
+    """The user reads the traceback of the rank that failed first, not a consequence of it on another rank."""
+    # WHEN
+    run = app.start("raises.py")
+    ended = wait(run)
+    # THEN
+    assert (ended.state, ended.error) == ("FAILED", contract.ERROR_TRAINING_FAILED)
+    assert ended.cause is not None
+    assert "ZeroDivisionError: the loss of rank 1 is not a number" in ended.cause
+    assert "in on_train_batch_end" in ended.cause
+    assert "rank 1" in ended.cause
+    receipt = run.receipt()
+    assert (receipt["outcome"], receipt["error"], receipt["cause"]) == ("failed", ended.error, ended.cause)
+
+
+def test_killed_leader_leaves_nothing_within_the_heartbeat(app: Deployment) -> None:
+    """When the leader's agent is killed, every node is gone within the heartbeat and ten seconds."""
+    # GIVEN a run that trains
+    run = app.start("trains_long.py")
+    eventually(run.status, lambda status: status.stage == contract.STAGE_TRAINING or status.ended)
+    leader = app.leader_of(run)
+    (pid,) = [instance.pid for instance in app.cloud.instances() if instance.instance_id == leader]
+    assert pid is not None
+    # WHEN the leader's agent dies
+    os.kill(pid, signal.SIGKILL)
+    killed = monotonic()
+    # THEN the fleet is empty within the bound that the README promises
+    eventually(app.instances_left, lambda left: not left)
+    assert app.instances_left() == []
+    assert monotonic() - killed < HEARTBEAT_SECONDS + 10
+    ended = wait(run)
+    assert (ended.state, ended.error) == ("FAILED", contract.ERROR_LEADER_LOST)
+    assert leader in str(ended.cause)
+    assert run.receipt()["error"] == contract.ERROR_LEADER_LOST
+
+
+def test_too_many_gpus_are_refused_before_anything_starts(app: Deployment) -> None:
+    """A caller of the bare API is refused by the state machine in the words in which the client refuses."""
+    # GIVEN a request for more GPUs than the fleet can hold
+    with pytest.raises(InvalidInput) as refused:
+        app.start("trains_briefly.py", gpus=99)
+    arguments = app.training.fit(SCRIPTS / "trains_briefly.py", gpus=2, dry_run=True)
+    request = {**json.loads(arguments["input"]), contract.GPUS: 99}
+    # WHEN it goes past the client
+    run = app.start_past_the_client({**arguments, "input": json.dumps(request)})
+    ended = wait(run)
+    # THEN
+    assert (ended.state, ended.error) == ("FAILED", contract.ERROR_INVALID_REQUEST)
+    assert ended.cause == "'gpus' must be at most 16, all that the fleet can hold, got 99"
+    assert ended.cause in str(refused.value)
+    assert "Reserve the fleet" not in app.states_of(run)
+
+
+def test_empty_data_is_refused_before_anything_starts(app: Deployment) -> None:
+    """A prefix without objects ends the run before a node is started."""
+    # GIVEN a request whose data went away after the client looked
+    address = app.upload("soon-gone/file", b"x")
+    arguments = app.training.fit(SCRIPTS / "trains_briefly.py", gpus=2, data={"train": address}, dry_run=True)
+    bucket = app.training.connection.data_bucket
+    app.cloud.client("s3").delete_object(Bucket=bucket, Key="soon-gone/file")
+    # WHEN
+    run = app.start_past_the_client(arguments)
+    ended = wait(run)
+    # THEN
+    assert (ended.state, ended.error) == ("FAILED", contract.ERROR_DATA_NOT_FOUND)
+    assert ended.cause == f"'data.train' is empty: {address} holds no object"
+    assert "Reserve the fleet" not in app.states_of(run)
+
+
+def test_second_run_queues_while_the_first_holds_the_fleet(app: Deployment) -> None:
+    """One fleet, one run: the second starts its nodes when the first has given the fleet back."""
+    # GIVEN a run that holds the fleet
+    first = app.start("trains_briefly.py")
+    eventually(app.lease)
+    # WHEN a second one is started
+    second = app.start("trains_briefly.py")
+    eventually(lambda: "Wait for the fleet" in app.states_of(second))
+    # THEN it waits, and both succeed one after the other
+    assert [wait(first).state, wait(second).state] == ["SUCCEEDED", "SUCCEEDED"]
+    assert app.states_of(second).count("Reserve the fleet") > 1
+    assert first.receipt()["times"]["terminated_at"] <= second.receipt()["times"]["reserved_at"]

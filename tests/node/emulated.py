@@ -1,0 +1,101 @@
+"""What nodes speak to, on loopback: an emulated AWS, and a recorder in the place of Step Functions."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import boto3
+
+from horovod_node import contract
+from horovod_node.ledger import Ledger
+
+REGION = "us-east-1"
+
+
+class TaskAnswers:
+    """The part of Step Functions that nodes speak to, over HTTP; keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any], float]] = []
+        self.gone: set[str] = set()
+        """Tokens whose task is over."""
+        answers = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:  # noqa: N802 - the name is http.server's
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                action = self.headers["X-Amz-Target"].removeprefix("AWSStepFunctions.")
+                gone = body["taskToken"] in answers.gone
+                answers.calls.append((action, body, time.time()))
+                answer = {"__type": "TaskTimedOut", "message": "the task is over"} if gone else {}
+                text = json.dumps(answer).encode()
+                self.send_response(400 if gone else 200)
+                self.send_header("Content-Type", "application/x-amz-json-1.0")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def answer(self, token: str) -> dict[str, Any] | None:
+        """Give the success or failure that *token* got, if it got one."""
+        for action, body, _ in list(self.calls):
+            if body["taskToken"] == token and action != "SendTaskHeartbeat":
+                return body
+        return None
+
+    def heartbeats(self, token: str) -> list[float]:
+        """Give the times of the heartbeats that *token* got."""
+        return [
+            at for action, body, at in list(self.calls) if body["taskToken"] == token and action == "SendTaskHeartbeat"
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aws:
+    """A table and two buckets of one test, on the emulated AWS of the session."""
+
+    endpoint: str
+    table: str
+    data_bucket: str
+    model_bucket: str
+
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            endpoint_url=self.endpoint,
+            region_name=REGION,
+            aws_access_key_id="testing",
+            aws_secret_access_key="testing",
+        )
+
+    def ledger(self) -> Ledger:
+        return Ledger(self.client("dynamodb"), table=self.table, patience_seconds=5)
+
+    def put(self, key: tuple[str, str], **attributes: str | int) -> None:
+        item = {contract.PARTITION_KEY: {"S": key[0]}, contract.SORT_KEY: {"S": key[1]}}
+        item |= {
+            name: {"S": value} if isinstance(value, str) else {"N": str(value)} for name, value in attributes.items()
+        }
+        self.client("dynamodb").put_item(TableName=self.table, Item=item)
+
+    def delete(self, key: tuple[str, str]) -> None:
+        item = {contract.PARTITION_KEY: {"S": key[0]}, contract.SORT_KEY: {"S": key[1]}}
+        self.client("dynamodb").delete_item(TableName=self.table, Key=item)

@@ -1,0 +1,218 @@
+"""Rings of real agents."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from horovod_node import contract
+from horovod_node.ledger import Lease
+from node.emulated import REGION, Aws, TaskAnswers
+
+SCRIPTS = Path(__file__).parent / "scripts"
+SETTINGS = contract.RunSettings(
+    model_bucket="", heartbeat_seconds=8, first_step_seconds=90, stall_seconds=60, leader_market=contract.ON_DEMAND
+)
+_numbers = itertools.count(1)
+
+
+def pack(folder: Path) -> bytes:
+    """Pack a folder as the client packs a script's."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, arcname=path.name)
+    return archive.getvalue()
+
+
+def wait_for(what: str, ready: Callable[[], Any], *, seconds: float = 90) -> Any:
+    """Wait until *ready* answers something, and give it."""
+    give_up_at = time.monotonic() + seconds
+    while not (answer := ready()):
+        assert time.monotonic() < give_up_at, f"waited {seconds} s for {what}"
+        time.sleep(0.1)
+    return answer
+
+
+@dataclass(kw_only=True)
+class Agent:
+    """One node's agent, a process."""
+
+    id: str
+    address: str
+    ml_root: Path
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def text(self) -> str:
+        """Give everything that the agent and its ranks printed."""
+        return self.log.read_text()
+
+    def exit_code(self) -> int:
+        """Wait for the agent's end."""
+        return self.process.wait(timeout=30)
+
+    def processes(self) -> list[int]:
+        """List all processes that work in this node's folder: the agent, its ranks, what they started."""
+        mark = f"{contract.ENV_ML_ROOT}={self.ml_root}".encode()
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+        return found
+
+
+@dataclass(kw_only=True)
+class Ring:
+    """Agents of one run, with the test in the place of the state machine."""
+
+    aws: Aws
+    answers: TaskAnswers
+    folder: Path
+    run: str = field(default_factory=lambda: f"run-{uuid.uuid4().hex[:8]}")
+    fleet: str = "fleet"
+    agents: list[Agent] = field(default_factory=list)
+
+    def submit(
+        self,
+        *,
+        gpus: int = 2,
+        settings: contract.RunSettings = SETTINGS,
+        entry_point: str = "train_digits.py",
+        **hyperparameters: object,
+    ) -> None:
+        """Put the request and the lease into the ledger."""
+        digits = load_digits()
+        data = io.BytesIO()
+        np.savez_compressed(data, images=(digits.images / 16).astype("float32"), labels=digits.target)
+        s3 = self.aws.client("s3")
+        s3.put_object(Bucket=self.aws.data_bucket, Key="digits/digits.npz", Body=data.getvalue())
+        s3.put_object(Bucket=self.aws.data_bucket, Key="source/source.tar.gz", Body=pack(SCRIPTS))
+        request = {
+            contract.SOURCE: f"s3://{self.aws.data_bucket}/source/source.tar.gz",
+            contract.ENTRY_POINT: entry_point,
+            contract.GPUS: gpus,
+            contract.DATA: {"train": f"s3://{self.aws.data_bucket}/digits/"},
+            contract.HYPERPARAMETERS: {name.replace("_", "-"): value for name, value in hyperparameters.items()},
+        }
+        complete = replace(settings, model_bucket=self.aws.model_bucket)
+        self.aws.put(
+            contract.run_key(self.run),
+            **{
+                contract.VERSION: contract.CONTRACT_VERSION,
+                contract.REQUEST_JSON: json.dumps(request),
+                contract.SETTINGS_JSON: json.dumps(asdict(complete)),
+            },
+        )
+        self.aws.put(contract.lease_key(self.fleet), **{contract.RUN: self.run, contract.ATTEMPT: 1})
+
+    def start(self, nodes: int = 2, *, python: str = sys.executable, **environment: str) -> None:
+        """Start agents, each on an address of its own."""
+        net = next(_numbers)
+        for number in range(1, nodes + 1):
+            name, address = f"node-{number}", f"127.{64 + os.getpid() % 64}.{net % 256}.{number}"
+            ml_root, log = self.folder / name, self.folder / f"{name}.log"
+            variables = {
+                **{key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "CDK_HOROVOD_"))},
+                "AWS_ACCESS_KEY_ID": "testing",
+                "AWS_SECRET_ACCESS_KEY": "testing",
+                "AWS_DEFAULT_REGION": REGION,
+                "AWS_ENDPOINT_URL": self.aws.endpoint,
+                "AWS_ENDPOINT_URL_SFN": self.answers.endpoint,
+                "AWS_EC2_METADATA_DISABLED": "true",
+                "PYTHONPATH": str(Path(contract.__file__).parents[1]),
+                "CUDA_VISIBLE_DEVICES": "-1",
+                "OMP_NUM_THREADS": "1",
+                "TF_NUM_INTRAOP_THREADS": "1",
+                "TF_NUM_INTEROP_THREADS": "1",
+                "TF_CPP_MIN_LOG_LEVEL": "2",
+                contract.ENV_ENGINE: contract.ENGINE_LOCAL,
+                contract.ENV_LEDGER_TABLE: self.aws.table,
+                contract.ENV_FLEET: self.fleet,
+                contract.ENV_ML_ROOT: str(ml_root),
+                contract.ENV_NODE_ID: name,
+                contract.ENV_NODE_ADDRESS: address,
+                contract.ENV_NODE_INTERFACE: "lo",
+                contract.ENV_NODE_GPUS: "1",
+                contract.ENV_NODE_TYPE: "g5.xlarge",
+                contract.ENV_NODE_ZONE: "us-east-1a",
+                # The first node leads: the others are of the market that waits.
+                contract.ENV_NODE_MARKET: contract.ON_DEMAND if number == 1 else contract.SPOT,
+                **environment,
+            }
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    [python, "-m", "horovod_node"],
+                    env=variables,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            self.agents.append(Agent(id=name, address=address, ml_root=ml_root, log=log, process=process))
+
+    def token(self, task: contract.Task) -> str:
+        """Name the token of *task*."""
+        return f"{self.run}-{task}"
+
+    def ask(self, task: contract.Task) -> None:
+        """Ask the leader, without waiting."""
+        self.aws.put(contract.task_key(self.run, 1, task), **{contract.TOKEN: self.token(task)})
+
+    def answer(self, task: contract.Task) -> dict[str, Any]:
+        """Wait for the leader's answer: a success's output, or a failure's `error` and `cause`."""
+
+        def ready() -> dict[str, Any] | None:
+            answer = self.answers.answer(self.token(task))
+            if answer is None and all(agent.process.poll() is not None for agent in self.agents):
+                pytest.fail(f"all agents ended without an answer to '{task}'\n{self.log()}")
+            return answer
+
+        body = wait_for(f"the answer to '{task}'", ready)
+        return json.loads(body["output"]) if "output" in body else {"error": body["error"], "cause": body["cause"]}
+
+    def asked(self, task: contract.Task) -> dict[str, Any]:
+        """Ask the leader and wait for the answer."""
+        self.ask(task)
+        return self.answer(task)
+
+    def until_training(self) -> None:
+        """Form the ring, ask for the training and wait for the first steps on all nodes."""
+        assert "error" not in self.asked(contract.TASK_RING), self.log()
+        self.ask(contract.TASK_TRAIN)
+        ledger = self.aws.ledger()
+        lease = Lease(run=self.run, attempt=1)
+        wait_for("training steps", lambda: all(node.step for node in ledger.nodes(lease)) and ledger.nodes(lease))
+
+    def release(self) -> None:
+        """Give the fleet back."""
+        self.aws.delete(contract.lease_key(self.fleet))
+
+    def log(self) -> str:
+        """Give what all agents printed."""
+        return "\n".join(f"--- {agent.id}\n{agent.text()}" for agent in self.agents)
+
+    def close(self) -> None:
+        """End what is left, whatever state the test left it in."""
+        for agent in self.agents:
+            for process in agent.processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            agent.process.wait(timeout=10)

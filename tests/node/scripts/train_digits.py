@@ -1,0 +1,82 @@
+"""Trains on real digits, and fails in the way that a test asks for; leaves proof of equal weights beside the model."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import horovod.tensorflow.keras as hvd
+import numpy as np
+import tensorflow as tf
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--steps", type=int, default=30)
+parser.add_argument("--rank", type=int, default=-1, help="the rank that misbehaves")
+parser.add_argument("--at-step", type=int, default=5)
+parser.add_argument("--do", choices=["nothing", "raise", "exit", "sleep", "vanish", "leave"], default="nothing")
+parser.add_argument("--save", type=int, default=1)
+args = parser.parse_args()
+
+hvd.init()
+with np.load(Path(os.environ["SM_CHANNEL_TRAIN"]) / "digits.npz") as digits:
+    images, labels = digits["images"][hvd.rank() :: hvd.size()], digits["labels"][hvd.rank() :: hvd.size()]
+
+# Each rank begins with other weights and sees other images: only the ring can make them equal.
+tf.keras.utils.set_random_seed(1 + hvd.rank())
+model = tf.keras.Sequential(
+    [
+        tf.keras.layers.Input((8, 8)),
+        tf.keras.layers.Flatten(),
+        tf.keras.layers.Dense(32, activation="relu"),
+        tf.keras.layers.Dense(10),
+    ]
+)
+
+
+def wait_for_ever() -> None:
+    while True:
+        time.sleep(60)
+
+
+class Misbehave(tf.keras.callbacks.Callback):
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+        if hvd.rank() != args.rank or batch + 1 != args.at_step:
+            return
+        print(f"rank {hvd.rank()} does '{args.do}'", flush=True)
+        if args.do == "raise":
+            raise ValueError("the digits are upside down")
+        if args.do == "exit":
+            sys.exit(3)
+        if args.do == "sleep":
+            wait_for_ever()
+        if args.do == "vanish":
+            os._exit(9)
+        if args.do == "leave":
+            sys.exit(0)
+
+
+model.compile(
+    hvd.DistributedOptimizer(tf.keras.optimizers.Adam(0.001 * hvd.size())),
+    tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+)
+model.fit(
+    tf.data.Dataset.from_tensor_slices((images, labels)).repeat().batch(32),
+    steps_per_epoch=args.steps,
+    callbacks=[hvd.callbacks.BroadcastGlobalVariablesCallback(0), Misbehave()],
+    verbose=0,
+)
+
+weights = np.concatenate([values.reshape(-1) for values in model.get_weights()])
+everyones = np.asarray(hvd.allgather(weights[np.newaxis]))
+if hvd.rank() == 0 and args.save:
+    folder = Path(os.environ["SM_MODEL_DIR"])
+    model.save(folder / "model.keras")
+    proof = {
+        "ranks": len(everyones),
+        "difference": float(np.abs(everyones - everyones[0]).max()),
+        "norm": float(np.linalg.norm(weights)),
+        "arguments": sys.argv[1:],
+    }
+    (folder / "proof.json").write_text(json.dumps(proof))

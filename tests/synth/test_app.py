@@ -1,0 +1,70 @@
+"""The app: settings in, templates out, one sentence when a setting is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from aws_cdk import App
+
+from cdk_horovod import NetworkMode
+from stacks.settings import Settings
+from synthesis import synthesise
+
+pytestmark = pytest.mark.synth
+
+
+def test_settings_come_from_the_context() -> None:
+    """What `cdk deploy -c horovod:KEY=VALUE` says overrides the default; the rest stays."""
+    # GIVEN context as the CLI gives it: texts
+    app = App(
+        context={
+            "horovod:instance_types": "g6.12xlarge, g6.4xlarge",
+            "horovod:max_gpus": "8",
+            "horovod:network": "public",
+        }
+    )
+    # WHEN
+    settings = Settings.from_context(app.node)
+    # THEN
+    assert settings == Settings(instance_types=("g6.12xlarge", "g6.4xlarge"), max_gpus=8, network=NetworkMode.PUBLIC)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("max_gpu", "8", "'horovod:max_gpu' is not a setting; the settings are instance_types, max_gpus, "),
+        ("max_gpus", "many", "'horovod:max_gpus' cannot be 'many': "),
+        ("network", "vpn", "'horovod:network' cannot be 'vpn': "),
+    ],
+)
+def test_fails_when_a_setting_is_wrong(key: str, value: str, sentence: str) -> None:
+    """A misspelt key or value is refused by name."""
+    app = App(context={f"horovod:{key}": value})
+    with pytest.raises(ValueError, match="horovod:") as refused:
+        Settings.from_context(app.node)
+    assert str(refused.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"instance_types": ""}, "'instance_types' must hold at least one type, got none"),
+        ({"max_gpus": 2}, "'max_gpus' must be at least 4, the largest weight, got 2"),
+    ],
+)
+def test_wrong_settings_end_the_app_in_one_line(settings: dict[str, object], sentence: str, tmp_path: Path) -> None:
+    """Whoever runs `cdk synth` reads one line, not a traceback, and nothing half-made is left."""
+    # WHEN
+    said = synthesise(tmp_path / "cdk.out", settings=settings, check=False)
+    # THEN
+    assert said == f"{sentence}\n"
+    assert not (tmp_path / "cdk.out" / "manifest.json").exists()
+
+
+def test_every_finding_is_acknowledged(assembly: Path) -> None:
+    """AwsSolutions of cdk-nag runs on every synth of the app, and finds nothing that is not explained."""
+    reports = json.loads((assembly / "validation-report.json").read_text())["pluginReports"]
+    nag = [report for report in reports if report["pluginName"] == "AwsSolutions"]
+    assert [(report["conclusion"], report["violations"]) for report in nag] == [("success", [])]

@@ -1,0 +1,177 @@
+"""`HorovodTraining`: permissions that name what they allow, and times that fit together."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from aws_cdk import App, Duration, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
+
+from cdk_horovod import Engine, GpuFleet, HorovodTraining, TrainingImage, TrainingNetwork, TrainingStorage
+from horovod_node import contract
+from validated import Stacks, flat, synthesise_validated
+
+pytestmark = pytest.mark.synth
+
+IMAGE = TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1")
+
+
+def add_training(stack: Stack, id: str = "Training", **options: Any) -> HorovodTraining:
+    """Add a training with everything that it needs to *stack*."""
+    network = TrainingNetwork(stack, f"{id}Network")
+    fleet = GpuFleet(
+        stack,
+        f"{id}Fleet",
+        vpc=network.vpc,
+        vpc_subnets=network.subnets,
+        instance_types=["g5.xlarge"],
+        max_gpus=8,
+        on_demand_base_gpus=1,
+    )
+    storage = TrainingStorage(stack, f"{id}Storage")
+    return HorovodTraining(stack, id, storage=storage, image=IMAGE, engine=Engine.ec2(fleet), **options)
+
+
+def build(app: App) -> None:
+    """One stack with a training, data of its user's own, and people with every grant."""
+    stack = Stack(app, "Team")
+    data = s3.Bucket.from_bucket_name(stack, "Lake", "data-lake")
+    training = add_training(stack, data_buckets=[data])
+    for name, grant in (
+        ("Starter", training.grant_start),
+        ("Reader", training.grant_read),
+        ("Stopper", training.grant_stop),
+    ):
+        grant(iam.Role(stack, name, assumed_by=iam.AccountPrincipal("123456789012")))
+
+
+@pytest.fixture(scope="module")
+def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
+    return synthesise_validated(tmp_path_factory.mktemp("training"), build)
+
+
+def allowed(stacks: Stacks, role: str) -> dict[str, list[str]]:
+    """List what *role* may do: action to resources."""
+    found: dict[str, list[str]] = {}
+    for statement in stacks.statements("Team", role=role):
+        actions, resources = statement["Action"], statement["Resource"]
+        for action in [actions] if isinstance(actions, str) else actions:
+            found.setdefault(action, []).extend(
+                flat(resource) for resource in (resources if isinstance(resources, list) else [resources])
+            )
+    return found
+
+
+def test_no_permission_is_a_wildcard(stacks: Stacks) -> None:
+    """Nobody in the stack may do "everything of a service"; only calls that know no resource name `*`."""
+    for role in stacks.resources("Team", "AWS::IAM::Role"):
+        for action, resources in allowed(stacks, role).items():
+            assert not action.endswith(":*"), (role, action)
+            if "*" in resources:
+                assert action.split(":")[0] in ("autoscaling", "xray", "logs", "ecr"), (role, action)
+                assert not action.startswith("autoscaling") or ":Describe" in action.replace("describe", "Describe")
+
+
+def test_nodes_may_answer_only_their_own_workflow(stacks: Stacks) -> None:
+    """A node's role speaks to one state machine, writes one log group, and scales nothing."""
+    node = allowed(stacks, "TrainingFleet")
+    assert [name[:20] for name in node["states:SendTaskSuccess"]] == ["TrainingStateMachine"]
+    assert [name[:16] for name in node["logs:PutLogEvents"]] == ["TrainingNodeLogs"]
+    assert [action for action in node if action.startswith(("autoscaling:", "ec2:", "cloudformation:", "iam:"))] == []
+    assert node["s3:GetObject"] != []
+    assert any(resource.startswith("arn:") and resource.endswith("data-lake/*") for resource in node["s3:GetObject"])
+
+
+def test_workflow_scales_only_its_own_fleet(stacks: Stacks) -> None:
+    """What ends instances names the one group, and no instance can be ended otherwise."""
+    workflow = allowed(stacks, "TrainingStateMachine")
+    (group,) = stacks.resources("Team", "AWS::AutoScaling::AutoScalingGroup")
+    for action in ("suspendProcesses", "updateAutoScalingGroup", "setInstanceProtection"):
+        assert workflow[f"autoscaling:{action}"] == [group]
+    assert [action for action in workflow if action.startswith("ec2:")] == []
+
+
+def test_grants_are_as_wide_as_their_names(stacks: Stacks) -> None:
+    """Reading does not start, starting does not stop."""
+    starter, reader, stopper = (allowed(stacks, role) for role in ("Starter", "Reader", "Stopper"))
+    assert {"states:StartExecution", "s3:PutObject", "cloudformation:DescribeStacks"} <= set(starter)
+    assert "states:StopExecution" not in starter
+    assert {"states:DescribeExecution", "dynamodb:GetItem", "s3:GetObject"} <= set(reader)
+    assert [action for action in reader if action.endswith(("StartExecution", "PutObject", "PutItem"))] == []
+    assert set(stopper) == {"states:StopExecution"}
+
+
+def test_clients_find_the_connection_by_its_description(stacks: Stacks) -> None:
+    """One output tells a client everything, under any construct id."""
+    outputs = stacks.templates["Team"].to_json()["Outputs"]
+    (output,) = [each for each in outputs.values() if each.get("Description") == contract.CONNECTION_DESCRIPTION]
+    keys = set(json.loads(flat(output["Value"])))
+    assert keys == {value for name, value in vars(contract).items() if name.startswith("CONNECTION_")} - {
+        contract.CONNECTION_DESCRIPTION
+    }
+
+
+def test_execution_data_stays_out_of_the_log(stacks: Stacks) -> None:
+    """Task tokens are credentials, and execution data holds them."""
+    machine = stacks.resource("Team", "AWS::StepFunctions::StateMachine")
+    assert machine["LoggingConfiguration"]["IncludeExecutionData"] is False
+    assert machine["LoggingConfiguration"]["Level"] == "ALL"
+    assert machine["TracingConfiguration"] == {"Enabled": True}
+
+
+def test_group_has_no_desired_capacity(stacks: Stacks) -> None:
+    """A deployment in mid-run must not reset the size of the fleet."""
+    group = stacks.resource("Team", "AWS::AutoScaling::AutoScalingGroup")
+    assert "DesiredCapacity" not in group
+    assert (group["MinSize"], group["MaxSize"]) == ("0", "8")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"heartbeat": Duration.hours(1), "max_runtime": Duration.minutes(30)},
+            "'heartbeat' must be shorter than 'max_runtime' (30 minutes), got 1 hour",
+        ),
+        (
+            {"launch_timeout": Duration.minutes(30)},
+            "'launch_timeout' must be shorter than 'start_timeout' (30 minutes), got 30 minutes",
+        ),
+        (
+            {"heartbeat": Duration.minutes(5), "save_timeout": Duration.minutes(5)},
+            "'heartbeat' must be shorter than 'save_timeout' (5 minutes), got 5 minutes",
+        ),
+        (
+            {"poll_interval": Duration.millis(500)},
+            "'poll_interval' must be whole seconds and at least 1, got 500 millis",
+        ),
+        (
+            {"stall_timeout": Duration.seconds(0)},
+            "'stall_timeout' must be whole seconds and at least 1, got 0 seconds",
+        ),
+    ],
+)
+def test_fails_when_times_contradict(options: dict[str, Any], sentence: str) -> None:
+    """Times that Step Functions would refuse at deployment are refused at construction, in one sentence."""
+    stack = Stack(App(), "Stack")
+    with pytest.raises(ValueError, match="must be") as refused:
+        add_training(stack, **options)
+    assert str(refused.value) == sentence
+
+
+def test_fails_when_a_fleet_serves_two_trainings() -> None:
+    """User data names one ledger: a second training would never see a node."""
+    # GIVEN a fleet with a training
+    stack = Stack(App(), "Stack")
+    network = TrainingNetwork(stack, "Network")
+    fleet = GpuFleet(stack, "Fleet", vpc=network.vpc, instance_types=["g5.xlarge"], max_gpus=8)
+    storage = TrainingStorage(stack, "Storage")
+    HorovodTraining(stack, "One", storage=storage, image=IMAGE, engine=Engine.ec2(fleet))
+    # WHEN another engine of the same fleet is bound
+    with pytest.raises(ValueError, match="serves") as refused:
+        HorovodTraining(stack, "Two", storage=storage, image=IMAGE, engine=Engine.ec2(fleet))
+    # THEN
+    assert str(refused.value) == "'fleet' must serve one training, got Stack/Fleet, which already serves Stack/One"

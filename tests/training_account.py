@@ -1,0 +1,162 @@
+"""The account that the client's tests talk to: a stack with one training, whose runs end as their requests say."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import boto3
+
+from horovod_client import Connection
+from horovod_node import contract
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_stepfunctions import SFNClient
+
+STACK = "Training"
+
+# What the run does is up to its request, so that a test can have any ending: `outcome` is one of its hyperparameters.
+MACHINE = {
+    "StartAt": "Which outcome?",
+    "States": {
+        "Which outcome?": {
+            "Type": "Choice",
+            "Choices": [
+                {"Variable": "$.hyperparameters.outcome", "StringEquals": "success", "Next": "Succeed"},
+                {"Variable": "$.hyperparameters.outcome", "StringEquals": "failure", "Next": "Fail"},
+            ],
+            "Default": "Train for a long time",
+        },
+        "Train for a long time": {"Type": "Wait", "Seconds": 3600, "Next": "Succeed"},
+        "Succeed": {"Type": "Succeed"},
+        "Fail": {
+            "Type": "Fail",
+            "Error": contract.ERROR_TRAINING_FAILED,
+            "Cause": "Traceback (most recent call last):\n  …\nValueError: no digits",
+        },
+    },
+}
+
+
+def configure_moto(endpoint: str, what: str, body: str) -> None:
+    """Change a setting of the moto that serves *endpoint*."""
+    url, headers = f"{endpoint}/moto-api/{what}", {"Content-Type": "text/plain"}
+    urllib.request.urlopen(urllib.request.Request(url, data=body.encode(), headers=headers)).close()  # noqa: S310
+
+
+def connection_output(**changes: object) -> dict[str, object]:
+    """Build the stack output of a training as CDK writes it: JSON with references inside."""
+    values = {
+        contract.CONNECTION_VERSION: contract.CONTRACT_VERSION,
+        contract.CONNECTION_STATE_MACHINE: {"Ref": "StateMachine"},
+        contract.CONNECTION_DATA_BUCKET: {"Ref": "Data"},
+        contract.CONNECTION_MODEL_BUCKET: {"Ref": "Models"},
+        contract.CONNECTION_LEDGER_TABLE: {"Ref": "Ledger"},
+        contract.CONNECTION_FLEET: "TrainingFleet",
+        contract.CONNECTION_MAX_GPUS: 16,
+        contract.CONNECTION_GPU_STEP: 4,
+        contract.CONNECTION_MAX_RUNTIME_SECONDS: 86_400,
+    } | changes
+    parts: list[object] = []
+    for name, value in values.items():
+        parts.append(f"{',' if parts else '{'}{json.dumps(name)}:")
+        parts += ['"', value, '"'] if isinstance(value, dict) else [json.dumps(value)]
+    return {"Description": contract.CONNECTION_DESCRIPTION, "Value": {"Fn::Join": ["", [*parts, "}"]]}}
+
+
+def template(outputs: dict[str, object]) -> str:
+    """Build the template of a stack with one training's resources and *outputs*."""
+    keys = {contract.PARTITION_KEY: "HASH", contract.SORT_KEY: "RANGE"}
+    return json.dumps(
+        {
+            "Parameters": {"StateMachine": {"Type": "String"}},
+            "Resources": {
+                "Data": {"Type": "AWS::S3::Bucket"},
+                "Models": {"Type": "AWS::S3::Bucket"},
+                "Ledger": {
+                    "Type": "AWS::DynamoDB::Table",
+                    "Properties": {
+                        "BillingMode": "PAY_PER_REQUEST",
+                        "AttributeDefinitions": [{"AttributeName": k, "AttributeType": "S"} for k in keys],
+                        "KeySchema": [{"AttributeName": k, "KeyType": kind} for k, kind in keys.items()],
+                    },
+                },
+            },
+            "Outputs": outputs,
+        }
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """The fake account, seen from the other side than the client's."""
+
+    endpoint: str
+    session: boto3.Session
+    state_machine: str
+    cloudformation: CloudFormationClient
+    dynamodb: DynamoDBClient
+    s3: S3Client
+    stepfunctions: SFNClient
+
+    def deploy(self, stack: str, outputs: dict[str, object]) -> None:
+        """Deploy a stack with *outputs*."""
+        self.cloudformation.create_stack(
+            StackName=stack,
+            TemplateBody=template(outputs),
+            Parameters=[{"ParameterKey": "StateMachine", "ParameterValue": self.state_machine}],
+        )
+
+    def sign_in(self, user: str, statements: list[dict[str, str]]) -> boto3.Session:
+        """Make a user with a policy of these *statements*, and a session of theirs."""
+        iam = self.session.client("iam", endpoint_url=self.endpoint)
+        policy = {"Version": "2012-10-17", "Statement": statements}
+        iam.create_user(UserName=user)
+        iam.put_user_policy(UserName=user, PolicyName="Permissions", PolicyDocument=json.dumps(policy))
+        key = iam.create_access_key(UserName=user)["AccessKey"]
+        return boto3.Session(aws_access_key_id=key["AccessKeyId"], aws_secret_access_key=key["SecretAccessKey"])
+
+    @contextmanager
+    def permissions_enforced(self) -> Iterator[None]:
+        """Make moto refuse what policies do not allow; elsewhere it allows everything to everybody."""
+        configure_moto(self.endpoint, "reset-auth", "0")
+        try:
+            yield
+        finally:
+            configure_moto(self.endpoint, "reset-auth", "inf")
+
+    def keys(self, bucket: str) -> set[str]:
+        """List the keys in *bucket*."""
+        return {found["Key"] for found in self.s3.list_objects_v2(Bucket=bucket).get("Contents", [])}
+
+    def read(self, bucket: str, key: str) -> bytes:
+        """Read one object."""
+        return self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+
+    def runs(self) -> set[str]:
+        """List the executions of the state machine."""
+        executions = self.stepfunctions.list_executions(stateMachineArn=self.state_machine)["executions"]
+        return {execution["name"] for execution in executions}
+
+    def request(self, execution_arn: str) -> Any:
+        """Read what an execution was started with."""
+        return json.loads(self.stepfunctions.describe_execution(executionArn=execution_arn)["input"])
+
+    def set_stage(self, connection: Connection, run: str, stage: str) -> None:
+        """Write the ledger's item of *run*, as the state machine does."""
+        partition, sort = contract.run_key(run)
+        self.dynamodb.put_item(
+            TableName=connection.ledger_table,
+            Item={
+                contract.PARTITION_KEY: {"S": partition},
+                contract.SORT_KEY: {"S": sort},
+                contract.STAGE: {"S": stage},
+            },
+        )

@@ -1,0 +1,56 @@
+"""Do something to a module when, and only when, the script imports it."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+
+
+class AfterImport(importlib.abc.MetaPathFinder):
+    """
+    A finder that runs a hook after a named module was imported.
+
+    Importing the module ourselves instead would read `TF_USE_LEGACY_KERAS` and the like before the script could set
+    them, and would cost seconds that a script without TensorFlow need not pay.
+
+    Args:
+        hooks: Full module name to what is called with the module, once.
+    """
+
+    def __init__(self, hooks: Mapping[str, Callable[[ModuleType], None]]) -> None:
+        self._hooks = dict(hooks)
+
+    def install(self) -> None:
+        """Watch imports from now on; hooks of modules that are there already run at once."""
+        for name in list(self._hooks):
+            if name in sys.modules:
+                self._hooks.pop(name)(sys.modules[name])
+        sys.meta_path.insert(0, self)
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,  # noqa: ARG002 - the signature is the protocol's
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Let the other finders find the module, and put the hook behind its execution."""
+        # Taken out first: the search below comes through here again.
+        hook = self._hooks.pop(fullname, None)
+        if hook is None:
+            return None
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return None
+        loader = spec.loader
+        execute = loader.exec_module
+
+        def execute_and_hook(module: ModuleType) -> None:
+            execute(module)
+            hook(module)
+
+        loader.exec_module = execute_and_hook  # type: ignore[method-assign]  # this one loader, not its class
+        return spec

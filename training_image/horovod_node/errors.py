@@ -1,0 +1,43 @@
+"""What ends an agent early, apart from signals."""
+
+from __future__ import annotations
+
+from horovod_node import contract
+
+_EXIT_CODES = {
+    contract.ERROR_PREFLIGHT: contract.EXIT_PREFLIGHT,
+    contract.ERROR_NODE_FAILED: contract.EXIT_NODE_FAILED,
+    contract.ERROR_LEADER_LOST: contract.EXIT_NODE_FAILED,
+}
+
+
+class UsageError(ValueError):
+    """The environment is incomplete or contradictory; the message is one line for the person who set it."""
+
+
+class ReleasedError(Exception):
+    """The fleet went to another run, or the state machine gave this attempt up: stop, and answer nobody."""
+
+
+class LedgerUnreachableError(Exception):
+    """The ledger did not answer, however patiently it was asked."""
+
+
+class RunError(Exception):
+    """
+    The run cannot succeed.
+
+    Args:
+        error: Name of the error, one of the contract's `ERROR_*`.
+        message: One or more sentences for people.
+    """
+
+    def __init__(self, error: str, message: str) -> None:
+        super().__init__(message)
+        self.error = error
+        self.message = message
+
+
+def exit_code(error: str) -> int:
+    """Give the agent's exit code for one of the contract's errors; what is not our side's fault is the script's."""
+    return _EXIT_CODES.get(error, contract.EXIT_TRAINING_FAILED)

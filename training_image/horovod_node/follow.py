@@ -1,0 +1,105 @@
+"""A follower: waits for the leader's plan, runs its part of the ring, stays until released."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from typing import NoReturn
+
+from horovod_node import contract
+from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError
+from horovod_node.every import Every
+from horovod_node.failure import NodeFailedError
+from horovod_node.membership import Membership
+from horovod_node.ring import RingPlan
+from horovod_node.silence import Silence
+from horovod_node.training import TURN_SECONDS, Training
+from horovod_node.work import Work
+
+LOOK_SOON_SECONDS = 0.25
+"""Between two looks for the plan."""
+
+
+class Follower:
+    """
+    Follows the leader of one attempt.
+
+    Args:
+        work: What the node works on.
+        membership: The node's standing.
+        leader: Name of the node that leads.
+    """
+
+    def __init__(self, work: Work, membership: Membership, *, leader: str) -> None:
+        self._work = work
+        self._membership = membership
+        self._ledger = work.ledger.with_patience(0)
+        self._leader = leader
+        self._silence = Silence()
+        self._look_at_leader = Every(work.run.settings.heartbeat_seconds / 4)
+
+    def follow(self, fetched: Future[None]) -> NoReturn:
+        """
+        Do this node's part, then stay until released.
+
+        Args:
+            fetched: Done when this node has the script and the data.
+
+        Raises:
+            RunError: If this node's part failed, or the leader fell silent.
+            ReleasedError: If the fleet was released, or the leader gave the attempt up.
+        """
+        while not fetched.done():
+            self._membership.keep()
+            time.sleep(TURN_SECONDS)
+        fetched.result()
+        plan = self._wait_for_plan()
+        if plan.host(self._work.node.id) is not None:
+            self._train(plan)
+        self._membership.idle()
+
+    def _wait_for_plan(self) -> RingPlan:
+        look = Every(LOOK_SOON_SECONDS)
+        while True:
+            self._membership.keep(state=contract.NODE_READY)
+            if look.due():
+                try:
+                    plan = self._ledger.plan(self._work.lease)
+                except LedgerUnreachableError:
+                    plan = None
+                if plan is not None:
+                    return RingPlan.from_json(plan)
+            time.sleep(TURN_SECONDS)
+
+    def _train(self, plan: RingPlan) -> None:
+        with Training(self._work, plan) as training:
+            while not training.done:
+                failure = training.failure()
+                if failure is not None:
+                    raise NodeFailedError(failure)
+                self._membership.keep(state=contract.NODE_TRAINING, step=training.step)
+                self._check_leader()
+                time.sleep(TURN_SECONDS)
+            training.failure()
+            self._membership.keep(state=contract.NODE_DONE, step=training.step)
+
+    def _check_leader(self) -> None:
+        """Stop when the leader gave up or fell silent: nobody would answer for this node's ranks."""
+        if not self._look_at_leader.due():
+            return
+        try:
+            leader = self._ledger.node(self._work.lease, self._leader)
+        except LedgerUnreachableError:
+            return
+        if leader is None:
+            raise ReleasedError(f"leader {self._leader} was taken out of the ledger")
+        if leader.state == contract.NODE_FAILED:
+            raise ReleasedError(f"leader {self._leader} gave the attempt up")
+        now = time.monotonic()
+        self._silence.see([leader], now=now)
+        silent = self._silence.seconds(leader.id, now=now)
+        if silent > 3 * self._work.run.settings.heartbeat_seconds:
+            raise RunError(
+                contract.ERROR_LEADER_LOST,
+                f"Leader {leader.id} ({leader.address}) gave no sign of life for {silent:.0f} s.",
+            )

@@ -1,0 +1,63 @@
+"""EC2 instance metadata, version 2: every request carries a session token."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Final
+
+ENV_ENDPOINT: Final = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
+"""Where the AWS SDKs, too, let another address be named."""
+DEFAULT_ENDPOINT: Final = "http://169.254.169.254"
+
+_TOKEN_SECONDS = 300
+_REQUEST_SECONDS = 2
+_ATTEMPTS = 5
+"""The service answers 5xx or not at all for some moments after a boot."""
+
+
+class InstanceMetadata:
+    """
+    Reads instance metadata over HTTP.
+
+    Args:
+        endpoint: Address of the service, without a path.
+    """
+
+    def __init__(self, endpoint: str = DEFAULT_ENDPOINT) -> None:
+        self._endpoint = endpoint.rstrip("/")
+        # A proxy named in the environment cannot reach a link-local address.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._token = ""
+
+    def read(self, path: str) -> str:
+        """
+        Read one item, `instance-id` for example.
+
+        Raises:
+            OSError: If the service does not answer, or has no such item.
+        """
+        if not self._token:
+            self._token = self._request(
+                "PUT", "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)}
+            )
+        return self._request("GET", f"/latest/meta-data/{path}", {"X-aws-ec2-metadata-token": self._token})
+
+    def _request(self, method: str, path: str, headers: Mapping[str, str]) -> str:
+        request = urllib.request.Request(self._endpoint + path, method=method, headers=dict(headers))  # noqa: S310
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(0.2 * 2**attempt)
+            try:
+                with self._opener.open(request, timeout=_REQUEST_SECONDS) as response:
+                    answer: bytes = response.read()
+                    return answer.decode()
+            except urllib.error.HTTPError as error:
+                if error.code < 500:
+                    raise
+                failure: OSError = error
+            except OSError as error:
+                failure = error
+        raise failure

@@ -1,0 +1,314 @@
+"""The ledger as a node sees it: one lease, one run, the nodes of one attempt."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+from horovod_node import contract
+from horovod_node.errors import LedgerUnreachableError, RunError
+from horovod_node.identify import Node
+from horovod_node.request import Request
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+_log = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
+
+_CONDITION_FAILED = "ConditionalCheckFailedException"
+_PASSING_ERRORS = (
+    "InternalServerError",
+    "LimitExceededException",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "ServiceUnavailable",
+    "ThrottlingException",
+    "TransactionConflictException",
+)
+"""What DynamoDB answers when the same call may succeed later (its guide, "Error handling with DynamoDB")."""
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """
+    A run's hold on the fleet.
+
+    Args:
+        run: Name of the run.
+        attempt: Counts the run's starts, from 1.
+    """
+
+    run: str
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """
+    The run's item.
+
+    Args:
+        request: What the user asked for.
+        settings: What the construct decided.
+        remove_at: Epoch seconds after which the run's items may go; 0 for never.
+    """
+
+    request: Request
+    settings: contract.RunSettings
+    remove_at: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeItem:
+    """
+    A node as the others see it.
+
+    Args:
+        id: The node's name.
+        address: IPv4 address.
+        gpus: Ranks that fit on it.
+        instance_type: Its type.
+        zone: Its availability zone.
+        market: One of the contract's `MARKETS`.
+        state: One of the contract's `NODE_STATES`.
+        step: Training steps that its slowest rank has done.
+        seen_at: Its last sign of life, epoch seconds by its own clock.
+    """
+
+    id: str
+    address: str
+    gpus: int
+    instance_type: str
+    zone: str
+    market: str
+    state: str
+    step: int
+    seen_at: int
+
+
+class Ledger:
+    """
+    Reads and writes the ledger; every read is consistent.
+
+    Args:
+        dynamodb: The boto3 client to ask.
+        table: Name of the ledger's table.
+        patience_seconds: How long a call is repeated while DynamoDB throttles or does not answer. Default: 300.
+    """
+
+    def __init__(self, dynamodb: DynamoDBClient, *, table: str, patience_seconds: float = 300) -> None:
+        self._dynamodb = dynamodb
+        self._table = table
+        self._patience_seconds = patience_seconds
+
+    def with_patience(self, seconds: float) -> Ledger:
+        """Give the same ledger, with calls repeated for *seconds* only; 0 asks once."""
+        return Ledger(self._dynamodb, table=self._table, patience_seconds=seconds)
+
+    def lease(self, fleet: str) -> Lease | None:
+        """Tell who holds *fleet*; `None` when nobody does."""
+        item = self._read(contract.lease_key(fleet))
+        return None if item is None else Lease(run=item[contract.RUN]["S"], attempt=int(item[contract.ATTEMPT]["N"]))
+
+    def run(self, run: str) -> Run | None:
+        """
+        Read the run's item.
+
+        Raises:
+            RunError: If the state machine speaks another version of the contract than this image.
+        """
+        item = self._read(contract.run_key(run))
+        if item is None:
+            return None
+        version = item[contract.VERSION]["N"]
+        if version != str(contract.CONTRACT_VERSION):
+            raise RunError(
+                contract.ERROR_NODE_FAILED,
+                f"The training image speaks version {contract.CONTRACT_VERSION} of the contract, the state machine "
+                f"version {version}: deploy the stack and its image together.",
+            )
+        return Run(
+            request=Request.from_json(item[contract.REQUEST_JSON]["S"]),
+            settings=contract.RunSettings(**json.loads(item[contract.SETTINGS_JSON]["S"])),
+            remove_at=int(item[contract.TTL_ATTRIBUTE]["N"]) if contract.TTL_ATTRIBUTE in item else 0,
+        )
+
+    def put_node(self, lease: Lease, node: Node, *, state: str, step: int, remove_at: int) -> None:
+        """Write the node's item, or refresh it."""
+        now = {"N": str(int(time.time()))}
+        values: dict[str, Any] = {
+            contract.NODE: {"S": node.id},
+            contract.ADDRESS: {"S": node.address},
+            contract.GPUS: {"N": str(node.gpus)},
+            contract.INSTANCE_TYPE: {"S": node.instance_type},
+            contract.ZONE: {"S": node.zone},
+            contract.MARKET: {"S": node.market},
+            contract.STATE: {"S": state},
+            contract.STEP: {"N": str(step)},
+            contract.SEEN_AT: now,
+            **_removal(remove_at),
+        }
+        assignments = [f"#{name} = :{name}" for name in values]
+        assignments.append(f"#{contract.JOINED_AT} = if_not_exists(#{contract.JOINED_AT}, :{contract.SEEN_AT})")
+        self._ask(
+            lambda: self._dynamodb.update_item(
+                TableName=self._table,
+                Key=_key(contract.node_key(lease.run, lease.attempt, node.id)),
+                UpdateExpression="SET " + ", ".join(assignments),
+                ExpressionAttributeNames={f"#{name}": name for name in (*values, contract.JOINED_AT)},
+                ExpressionAttributeValues={f":{name}": value for name, value in values.items()},
+            )
+        )
+
+    def nodes(self, lease: Lease) -> list[NodeItem]:
+        """List the nodes that ever joined this attempt."""
+        prefix = contract.node_key(lease.run, lease.attempt, "")
+        return [_node_item(item) for item in self._list(prefix)]
+
+    def node(self, lease: Lease, node: str) -> NodeItem | None:
+        """Read the item of one node."""
+        item = self._read(contract.node_key(lease.run, lease.attempt, node))
+        return None if item is None else _node_item(item)
+
+    def claim_leader(self, lease: Lease, node: str, *, remove_at: int) -> str:
+        """Ask that *node* lead; answer who does, which may be another one."""
+        written = self._write_once(
+            contract.leader_key(lease.run, lease.attempt), {contract.NODE: {"S": node}, **_removal(remove_at)}
+        )
+        if written:
+            return node
+        leader = self.leader(lease)
+        if leader is None:
+            raise LedgerUnreachableError(f"the leader of run {lease.run} was taken out of the ledger")
+        return leader
+
+    def leader(self, lease: Lease) -> str | None:
+        """Name the node that leads, once there is one."""
+        item = self._read(contract.leader_key(lease.run, lease.attempt))
+        return _text(item, contract.NODE)
+
+    def task_token(self, lease: Lease, task: contract.Task) -> str | None:
+        """Give the token of what the state machine asks, once it asks."""
+        item = self._read(contract.task_key(lease.run, lease.attempt, task))
+        return _text(item, contract.TOKEN)
+
+    def put_plan(self, lease: Lease, plan: str, *, remove_at: int) -> None:
+        """Publish the ring's plan, a JSON text."""
+        item = {contract.PLAN_JSON: {"S": plan}, **_removal(remove_at)}
+        key = _key(contract.plan_key(lease.run, lease.attempt))
+        self._ask(lambda: self._dynamodb.put_item(TableName=self._table, Item={**key, **item}))
+
+    def plan(self, lease: Lease) -> str | None:
+        """Read the ring's plan, once the leader published it."""
+        item = self._read(contract.plan_key(lease.run, lease.attempt))
+        return _text(item, contract.PLAN_JSON)
+
+    def put_failure(self, lease: Lease, node: str, failure: str, *, remove_at: int) -> None:
+        """Record the first failure that *node* saw, a JSON text; later ones are dropped."""
+        self._write_once(
+            contract.failure_key(lease.run, lease.attempt, node),
+            {
+                contract.NODE: {"S": node},
+                contract.FAILURE_JSON: {"S": failure},
+                contract.FAILED_AT: {"N": str(int(time.time()))},
+                **_removal(remove_at),
+            },
+        )
+
+    def failures(self, lease: Lease) -> list[str]:
+        """List the failures that nodes of this attempt recorded."""
+        prefix = contract.failure_key(lease.run, lease.attempt, "")
+        return [item[contract.FAILURE_JSON]["S"] for item in self._list(prefix)]
+
+    def _read(self, key: tuple[str, str]) -> dict[str, Any] | None:
+        answer = self._ask(lambda: self._dynamodb.get_item(TableName=self._table, Key=_key(key), ConsistentRead=True))
+        return answer.get("Item")
+
+    def _list(self, prefix: tuple[str, str]) -> list[dict[str, Any]]:
+        def pages() -> list[dict[str, Any]]:
+            paginator = self._dynamodb.get_paginator("query")
+            answers = paginator.paginate(
+                TableName=self._table,
+                ConsistentRead=True,
+                KeyConditionExpression="#pk = :pk AND begins_with(#sk, :sk)",
+                ExpressionAttributeNames={"#pk": contract.PARTITION_KEY, "#sk": contract.SORT_KEY},
+                ExpressionAttributeValues={":pk": {"S": prefix[0]}, ":sk": {"S": prefix[1]}},
+            )
+            return [item for answer in answers for item in answer["Items"]]
+
+        return self._ask(pages)
+
+    def _write_once(self, key: tuple[str, str], attributes: Mapping[str, Any]) -> bool:
+        """Write an item that must not exist yet; `False` if it does."""
+        try:
+            self._ask(
+                lambda: self._dynamodb.put_item(
+                    TableName=self._table,
+                    Item={**_key(key), **attributes},
+                    ConditionExpression="attribute_not_exists(#pk)",
+                    ExpressionAttributeNames={"#pk": contract.PARTITION_KEY},
+                )
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] == _CONDITION_FAILED:
+                return False
+            raise
+        return True
+
+    def _ask(self, call: Callable[[], _Answer]) -> _Answer:
+        """Repeat *call* while DynamoDB throttles or is away; botocore's own retries last some seconds only."""
+        give_up_at = time.monotonic() + self._patience_seconds
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return call()
+            except ParamValidationError:
+                raise
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in _PASSING_ERRORS:
+                    raise
+                failure: Exception = error
+            except BotoCoreError as error:
+                failure = error
+            if time.monotonic() + pause > give_up_at:
+                raise LedgerUnreachableError(
+                    f"the ledger, DynamoDB table {self._table}, failed: {failure}"
+                ) from failure
+            _log.warning("the ledger failed, next try in %.1f s: %s", pause, failure)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _node_item(item: Mapping[str, Any]) -> NodeItem:
+    return NodeItem(
+        id=item[contract.NODE]["S"],
+        address=item[contract.ADDRESS]["S"],
+        gpus=int(item[contract.GPUS]["N"]),
+        instance_type=item[contract.INSTANCE_TYPE]["S"],
+        zone=item[contract.ZONE]["S"],
+        market=item[contract.MARKET]["S"],
+        state=item[contract.STATE]["S"],
+        step=int(item[contract.STEP]["N"]),
+        seen_at=int(item[contract.SEEN_AT]["N"]),
+    )
+
+
+def _text(item: Mapping[str, Any] | None, attribute: str) -> str | None:
+    return None if item is None else str(item[attribute]["S"])
+
+
+def _key(key: tuple[str, str]) -> dict[str, Any]:
+    return {contract.PARTITION_KEY: {"S": key[0]}, contract.SORT_KEY: {"S": key[1]}}
+
+
+def _removal(remove_at: int) -> dict[str, Any]:
+    return {contract.TTL_ATTRIBUTE: {"N": str(remove_at)}} if remove_at else {}

@@ -1,0 +1,111 @@
+"""A node's standing in its run: it shows that it lives, and looks whether it still belongs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import NoReturn
+
+from horovod_node import contract
+from horovod_node.errors import LedgerUnreachableError, ReleasedError
+from horovod_node.every import Every
+from horovod_node.work import Work
+
+_log = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 5.0
+"""Longest time between two writes of the node's item while nothing else goes wrong."""
+LEASE_SECONDS = 3.0
+"""Time between two looks at the lease."""
+LEDGER_SILENCE_SECONDS = 300.0
+"""
+A ledger that is away for less does not disturb the training; after it the node can no longer tell whether the fleet is
+still its run's, and stops.
+"""
+
+
+def refresh_seconds(settings: contract.RunSettings) -> float:
+    """Give the time between two writes of a node's item: often enough for every limit that is judged by them."""
+    return min(REFRESH_SECONDS, settings.heartbeat_seconds / 4, settings.stall_seconds / 4)
+
+
+class Membership:
+    """
+    Keeps the node's item fresh, and ends the agent when the lease is gone.
+
+    Args:
+        work: What the node works on.
+    """
+
+    def __init__(self, work: Work) -> None:
+        settings = work.run.settings
+        self._work = work
+        self._ledger = work.ledger.with_patience(0)
+        self._refresh = Every(refresh_seconds(settings))
+        self._lease = Every(min(LEASE_SECONDS, settings.heartbeat_seconds / 4))
+        self._state = contract.NODE_JOINED
+        self._step = 0
+        self._heard_at = time.monotonic()
+
+    def keep(self, *, state: str | None = None, step: int | None = None) -> None:
+        """
+        Do what is due; to be called in every turn of every loop.
+
+        Args:
+            state: The node's new state, written at once. Default: as it was.
+            step: Training steps of the node's slowest rank. Default: as it was.
+
+        Raises:
+            ReleasedError: If the fleet is no longer this attempt's.
+            LedgerUnreachableError: If the ledger has been away for `LEDGER_SILENCE_SECONDS`.
+        """
+        if state is not None and state != self._state:
+            _log.info("%s is %s", self._work.node.id, state)
+            self._state = state
+            self._refresh.hurry()
+        if step is not None:
+            self._step = step
+        try:
+            if self._refresh.due():
+                self._write()
+            if self._lease.due():
+                self._check_lease()
+        except LedgerUnreachableError as error:
+            # Not written: what is new must not wait for the next turn of the interval.
+            self._refresh.hurry()
+            silent = time.monotonic() - self._heard_at
+            if silent > LEDGER_SILENCE_SECONDS:
+                raise
+            _log.warning("working on without the ledger for %.0f s: %s", silent, error)
+        else:
+            self._heard_at = time.monotonic()
+
+    def idle(self) -> NoReturn:
+        """
+        Stay until the fleet is released; the instance is counted as long as its agent lives.
+
+        Raises:
+            ReleasedError: In the end.
+        """
+        while True:
+            self.keep()
+            time.sleep(0.5)
+
+    def _write(self) -> None:
+        self._ledger.put_node(
+            self._work.lease,
+            self._work.node,
+            state=self._state,
+            step=self._step,
+            remove_at=self._work.run.remove_at,
+        )
+
+    def _check_lease(self) -> None:
+        lease = self._ledger.lease(self._work.node.fleet)
+        if lease is None:
+            raise ReleasedError(f"nobody holds fleet {self._work.node.fleet} any more")
+        if lease != self._work.lease:
+            raise ReleasedError(
+                f"fleet {self._work.node.fleet} is held by attempt {lease.attempt} of run {lease.run}, "
+                f"not by attempt {self._work.lease.attempt} of run {self._work.lease.run}"
+            )

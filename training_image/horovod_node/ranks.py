@@ -1,0 +1,196 @@
+"""The rank processes of this node."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, TextIO
+
+from horovod_node.progress import Progress
+from horovod_node.rank import STACK_SIGNAL
+from horovod_node.rank_job import RankJob
+from horovod_node.script_failure import ScriptFailure
+
+STOP_SECONDS = 5.0
+"""Between SIGTERM and SIGKILL; half of what `docker stop` gives the agent itself."""
+TAIL_LINES = 40
+_LONGEST_LINE = 16_384
+_STACK_SECONDS = 2.0
+
+_Print = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankEnd:
+    """
+    How a rank failed.
+
+    Args:
+        rank: Its number.
+        exit_code: Of its process; below zero it is the signal that killed it.
+        report: The exception that ended the script, if the rank could still say so.
+        tail: Its last lines of output.
+        at: Epoch seconds.
+    """
+
+    rank: int
+    exit_code: int
+    report: ScriptFailure | None
+    tail: str
+    at: float
+
+
+class Ranks:
+    """
+    Starts ranks, each in a process group of its own, and passes on what they print, each line after its rank.
+
+    Must be made in the main thread: the kernel ends a rank with the thread that started it (see `rank`).
+
+    Args:
+        jobs: What each rank is to do.
+        environments: Each rank's environment, in the same order.
+        output: Where the ranks' lines go. Default: standard output.
+    """
+
+    def __init__(
+        self, jobs: Sequence[RankJob], environments: Sequence[Mapping[str, str]], *, output: TextIO | None = None
+    ) -> None:
+        self._output = output or sys.stdout
+        self._lock = threading.Lock()
+        self._ranks: list[_Rank] = []
+        try:
+            for job, environment in zip(jobs, environments, strict=True):
+                self._ranks.append(_Rank(job, environment, self._print))
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> list[int]:
+        """Ranks whose process has not ended."""
+        return [rank.job.rank for rank in self._ranks if rank.poll() is None]
+
+    @property
+    def done(self) -> bool:
+        """Whether every rank ended with exit code 0."""
+        return all(rank.poll() == 0 for rank in self._ranks)
+
+    def failed(self) -> list[RankEnd]:
+        """List the ranks that failed so far, the earliest first."""
+        ends = (rank.failure() for rank in self._ranks)
+        return sorted((end for end in ends if end is not None), key=lambda end: (end.at, end.rank))
+
+    def progress(self) -> dict[int, Progress]:
+        """Tell how far each rank is."""
+        return {rank.job.rank: Progress.read(rank.job.progress) for rank in self._ranks}
+
+    def stacks(self) -> dict[int, str]:
+        """Ask every running rank where it stands; an empty text for one that cannot answer."""
+        running = [rank for rank in self._ranks if rank.poll() is None]
+        for rank in running:
+            rank.ask_stack()
+        give_up_at = time.monotonic() + _STACK_SECONDS
+        while time.monotonic() < give_up_at and not all(rank.job.stack.stat().st_size for rank in running):
+            time.sleep(0.05)
+        time.sleep(0.1)  # the rest of a stack whose first bytes are there
+        return {rank.job.rank: rank.job.stack.read_text(errors="replace") for rank in running}
+
+    def stop(self) -> None:
+        """End every rank and whatever it started: SIGTERM, and SIGKILL for those that stay."""
+        for rank in self._ranks:
+            rank.send(signal.SIGTERM)
+        give_up_at = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < give_up_at and any(rank.poll() is None for rank in self._ranks):
+            time.sleep(0.02)
+        for rank in self._ranks:
+            rank.send(signal.SIGKILL)
+            rank.reap()
+
+    def _print(self, line: str) -> None:
+        with self._lock:
+            self._output.write(line)
+            self._output.flush()
+
+
+class _Rank:
+    """One rank's process."""
+
+    def __init__(self, job: RankJob, environment: Mapping[str, str], output: _Print) -> None:
+        self.job = job
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._ended_at: float | None = None
+        job.stack.touch()
+        # -P: the script's folder must not be able to stand in for a module that the rank itself needs.
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "horovod_node.rank"],
+            env=dict(environment),
+            cwd=job.code,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, args=(self.process.stdout, output), daemon=True)
+        self._reader.start()
+
+    def poll(self) -> int | None:
+        code = self.process.poll()
+        if code is not None and self._ended_at is None:
+            self._ended_at = time.time()
+            # What the script started and left behind; also lets the reader see the end of the output.
+            self._kill_group(signal.SIGKILL)
+            self._reader.join(timeout=1)
+        return code
+
+    def failure(self) -> RankEnd | None:
+        code = self.poll()
+        report = ScriptFailure.read(self.job.failure)
+        # The report comes first: a process may take its time to end, with threads of the script still at work.
+        if report is None and code in (None, 0):
+            return None
+        return RankEnd(
+            rank=self.job.rank,
+            exit_code=report.exit_code if report else code or 0,
+            report=report,
+            tail="".join(self._tail),
+            at=report.at if report else self._ended_at or time.time(),
+        )
+
+    def ask_stack(self) -> None:
+        os.truncate(self.job.stack, 0)
+        self.process.send_signal(STACK_SIGNAL)
+
+    def send(self, number: signal.Signals) -> None:
+        if self.process.poll() is None:
+            self._kill_group(number)
+
+    def reap(self) -> None:
+        # A process inside a driver call cannot be killed until the call returns; the agent must not wait for that.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=STOP_SECONDS)
+        self.poll()
+
+    def _kill_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def _read(self, stream: IO[bytes], output: _Print) -> None:
+        while line := stream.readline(_LONGEST_LINE):
+            text = line.decode(errors="replace").rstrip("\r\n") + "\n"
+            self._tail.append(text)
+            output(f"[{self.job.rank}] {text}")

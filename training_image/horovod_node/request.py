@@ -1,0 +1,43 @@
+"""What the user asked for, as the state machine left it in the ledger: checked, and with its defaults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from horovod_node import contract
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """
+    The part of a request that nodes act on.
+
+    Args:
+        source: S3 address of the script's folder as .tar.gz.
+        entry_point: Path of the training script inside the archive.
+        gpus: Ranks of the ring.
+        data: Channel name to S3 prefix.
+        hyperparameters: Name to JSON value.
+    """
+
+    source: str
+    entry_point: str
+    gpus: int
+    data: Mapping[str, str]
+    hyperparameters: Mapping[str, Any]
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """Read the request out of the ledger's JSON text."""
+        fields = json.loads(text)
+        return cls(
+            source=fields[contract.SOURCE],
+            entry_point=fields[contract.ENTRY_POINT],
+            # JSON has one kind of number: 4.0 is a whole number too.
+            gpus=int(fields[contract.GPUS]),
+            data=dict(fields.get(contract.DATA) or {}),
+            hyperparameters=dict(fields.get(contract.HYPERPARAMETERS) or {}),
+        )

@@ -1,0 +1,108 @@
+"""What a rank says of the exception that ended its script."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from horovod_node.preflight import PreflightError
+
+ORIGIN_PREFLIGHT: Final = "preflight"
+ORIGIN_SCRIPT: Final = "script"
+ORIGIN_RING: Final = "ring"
+"""The rank only lost the others: whatever ended them is the reason."""
+
+_RING_EXCEPTIONS = ("HorovodInternalError",)
+_RING_WORDS = (
+    "Horovod has been shut down",
+    "HorovodAllreduce",
+    "HorovodAllgather",
+    "HorovodBroadcast",
+    "HorovodAlltoall",
+    "HorovodReducescatter",
+    "gloo/transport/",
+    "gloo::IoException",
+    "Gloo connectFullMesh failed",
+    "ncclSystemError",
+    "ncclRemoteError",
+)
+"""How Horovod 0.28.1, Gloo and NCCL word the loss of another rank, inside exceptions of TensorFlow's own types."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptFailure:
+    """
+    The exception that ended a script.
+
+    Args:
+        origin: One of `ORIGIN_*`.
+        summary: The exception's type and message, as the last line of a traceback has them.
+        traceback: From the script's first frame on.
+        exit_code: What the process ends with.
+        at: Epoch seconds.
+    """
+
+    origin: str
+    summary: str
+    traceback: str
+    exit_code: int
+    at: float
+
+    def write(self, file: Path) -> None:
+        """Replace *file*, so that a reader never sees half of it."""
+        half = file.with_suffix(".half")
+        half.write_text(json.dumps(asdict(self)))
+        half.replace(file)
+
+    @classmethod
+    def read(cls, file: Path) -> ScriptFailure | None:
+        """Read what the rank wrote, if it wrote anything."""
+        try:
+            text = file.read_text()
+        except FileNotFoundError:
+            return None
+        return cls(**json.loads(text))
+
+
+def describe(error: BaseException, *, code: Path, exit_code: int) -> ScriptFailure:
+    """
+    Describe *error*.
+
+    Args:
+        error: What the script raised.
+        code: Folder of the script; frames before the first one in here are the agent's and left out.
+        exit_code: What the process will end with.
+    """
+    lines = traceback.format_exception(type(error), error, _scripts_frames(error.__traceback__, code))
+    summary = traceback.format_exception_only(type(error), error)[-1].strip()
+    return ScriptFailure(
+        origin=_origin(error),
+        summary=summary,
+        traceback="".join(lines).rstrip(),
+        exit_code=exit_code,
+        at=time.time(),
+    )
+
+
+def lost_the_ring(words: str) -> bool:
+    """Tell whether *words*, a message or a rank's last lines, are those of a rank that lost the others."""
+    return any(phrase in words for phrase in _RING_WORDS)
+
+
+def _origin(error: BaseException) -> str:
+    if isinstance(error, PreflightError):
+        return ORIGIN_PREFLIGHT
+    if type(error).__name__ in _RING_EXCEPTIONS or lost_the_ring(str(error)):
+        return ORIGIN_RING
+    return ORIGIN_SCRIPT
+
+
+def _scripts_frames(frames: TracebackType | None, code: Path) -> TracebackType | None:
+    while frames is not None and not Path(frames.tb_frame.f_code.co_filename).is_relative_to(code):
+        frames = frames.tb_next
+    return frames

@@ -1,0 +1,150 @@
+"""
+A rank's training steps, counted without the script's help.
+
+Every Keras optimizer has a variable `iterations` that each applied step raises by one: in `fit`, in a `tf.function`
+and in an eager loop alike. Optimizers are remembered as they are made, and a thread reads their variables and passes
+the number on to the agent.
+
+That thread is no pulse. It passes on what the training did: when no step is applied, it has nothing to say, however
+well the thread itself is. Heartbeats follow these numbers, so a hung ring loses its heartbeats.
+
+A script without a Keras optimizer says how far it is: `horovod_node.steps.report(step)`.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from horovod_node.progress import Progress
+
+OPTIMIZER_CLASSES: Final[Mapping[str, str]] = {
+    "keras.src.optimizers.optimizer": "_BaseOptimizer",
+    "keras.src.optimizers.legacy.optimizer_v2": "OptimizerV2",
+    "keras.src.optimizers.base_optimizer": "BaseOptimizer",
+    "tf_keras.src.optimizers.optimizer": "_BaseOptimizer",
+    "tf_keras.src.optimizers.legacy.optimizer_v2": "OptimizerV2",
+}
+"""
+Module to base class of all its optimizers: Keras 2.13-2.15 (new and legacy), Keras 3, tf-keras (new and legacy).
+
+Checked with Keras 2.15.0, Keras 3.15.1 and tf-keras 2.18.0.
+"""
+
+_UNTIL_FIRST_STEP_SECONDS = 0.1
+_SECONDS = 1.0
+
+
+class StepCounter:
+    """
+    Watches the script's optimizers and relays their steps.
+
+    Args:
+        file: Where the agent looks for this rank's progress.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._optimizers: list[weakref.ref[Any]] = []
+        self._seen: dict[int, int] = {}
+        self._reported = 0
+        self._progress = Progress()
+
+    def hooks(self) -> dict[str, Callable[[ModuleType], None]]:
+        """Give what must happen after the import of which module, so that no optimizer is missed."""
+        return {
+            module: functools.partial(self._watch_class, class_name) for module, class_name in OPTIMIZER_CLASSES.items()
+        }
+
+    def start(self) -> None:
+        """Relay in the background."""
+        threading.Thread(target=self._relay_forever, name="steps", daemon=True).start()
+
+    def report(self, step: int) -> None:
+        """Take the script's own word for the step; saying the same number again is no advance."""
+        with self._lock:
+            if step != self._reported:
+                self._reported = step
+                self._note(step)
+
+    def relay(self) -> Progress:
+        """Look at every optimizer once, pass on what is new, and give it."""
+        with self._lock:
+            optimizers = list(enumerate(self._optimizers))
+        # Outside of the lock: a read may wait for the device, and the script must not wait with it.
+        taken = {
+            number: _iterations(optimizer) for number, reference in optimizers if (optimizer := reference()) is not None
+        }
+        with self._lock:
+            for number, step in taken.items():
+                if step > self._seen.get(number, 0):
+                    self._seen[number] = step
+                    self._note(step)
+            return self._progress
+
+    def _note(self, step: int) -> None:
+        self._progress = Progress(
+            step=max(step, self._progress.step),
+            advances=self._progress.advances + 1,
+        )
+        self._progress.write(self._file)
+
+    def _relay_forever(self) -> None:
+        wait = threading.Event().wait
+        while not wait(_SECONDS if self.relay().advances else _UNTIL_FIRST_STEP_SECONDS):
+            pass
+
+    def _watch_class(self, class_name: str, module: ModuleType) -> None:
+        optimizer_class = getattr(module, class_name, None)
+        if optimizer_class is None:
+            return
+        make = optimizer_class.__init__
+
+        @functools.wraps(make)
+        def make_and_remember(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            make(optimizer, *args, **kwargs)
+            with self._lock:
+                self._optimizers.append(weakref.ref(optimizer))
+
+        optimizer_class.__init__ = make_and_remember
+
+
+def _iterations(optimizer: Any) -> int:
+    # Not the property `iterations`: the legacy optimizer's would make the variable, in this thread, if it is not there.
+    variable = vars(optimizer).get("_iterations")
+    if variable is None:
+        return 0
+    try:
+        return int(variable.numpy())
+    except Exception:
+        # A variable inside a TensorFlow 1 graph has no value outside of its session: such scripts use report().
+        return 0
+
+
+_counter: StepCounter | None = None
+
+
+def install(counter: StepCounter) -> None:
+    """Make *counter* the one that `report` speaks to; a rank's process has one."""
+    global _counter
+    _counter = counter
+
+
+def report(step: int) -> None:
+    """
+    Tell how many training steps this rank has done.
+
+    Only scripts that train without a Keras optimizer need it; once a step, or every few seconds. Outside of a rank,
+    on a laptop for example, it does nothing.
+
+    Args:
+        step: Steps done since the start.
+    """
+    if _counter is not None:
+        _counter.report(step)

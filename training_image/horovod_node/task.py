@@ -1,0 +1,113 @@
+"""What the state machine asks of the leader: a task token to keep alive and to answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from horovod_node import contract
+from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError
+from horovod_node.every import Every
+from horovod_node.failure import cause_text
+from horovod_node.membership import Membership
+from horovod_node.work import Work
+
+_log = logging.getLogger(__name__)
+
+TOKEN_POLL_SECONDS = 0.25
+"""The state machine writes a token within a second of the answer to the one before."""
+ANSWER_PATIENCE_SECONDS = 300.0
+"""An answer is worth a whole training: it is tried again for this long."""
+_ERROR_LIMIT = 256
+"""Characters of an error name that Step Functions takes (SendTaskFailure)."""
+
+
+class Task:
+    """
+    One question of the state machine.
+
+    Args:
+        work: What the node works on.
+        membership: Kept while this waits.
+        name: Which question.
+    """
+
+    def __init__(self, work: Work, membership: Membership, *, name: contract.Task) -> None:
+        self._work = work
+        self._membership = membership
+        self._name = name
+        self._ledger = work.ledger.with_patience(0)
+        self._token: str | None = None
+        self._look = Every(TOKEN_POLL_SECONDS)
+        self._beat = Every(work.run.settings.heartbeat_seconds / 4)
+
+    def heartbeat(self) -> None:
+        """
+        Tell the state machine that there is progress; more often than a quarter of its patience it is not told.
+
+        Raises:
+            ReleasedError: If it no longer wants to know.
+        """
+        if self._has_token() and self._beat.due():
+            try:
+                self._work.stepfunctions.send_task_heartbeat(taskToken=self._token or "")
+            except ClientError as error:
+                self._stop_if_gone(error)
+                _log.warning("heartbeat of '%s' failed: %s", self._name, error)
+            except BotoCoreError as error:
+                _log.warning("heartbeat of '%s' failed: %s", self._name, error)
+
+    def succeed(self, output: Mapping[str, Any]) -> None:
+        """Answer with *output*, a JSON object; waits for the question if it has not come yet."""
+        text = json.dumps(output)
+        self._answer(lambda token: self._work.stepfunctions.send_task_success(taskToken=token, output=text))
+        _log.info("answered '%s': %s", self._name, text)
+
+    def fail(self, error: str, message: str) -> None:
+        """Answer that the run cannot succeed, with one of the contract's errors and a cause for people."""
+        cause = cause_text(message)
+        self._answer(
+            lambda token: self._work.stepfunctions.send_task_failure(
+                taskToken=token, error=error[:_ERROR_LIMIT], cause=cause
+            )
+        )
+        _log.info("answered '%s': %s", self._name, error)
+
+    def _has_token(self) -> bool:
+        if self._token is None and self._look.due():
+            try:
+                self._token = self._ledger.task_token(self._work.lease, self._name)
+            except LedgerUnreachableError as error:
+                _log.warning("no look for the token of '%s': %s", self._name, error)
+        return self._token is not None
+
+    def _answer(self, send: Callable[[str], object]) -> None:
+        while not self._has_token():
+            self._membership.keep()
+            time.sleep(0.1)
+        give_up_at = time.monotonic() + ANSWER_PATIENCE_SECONDS
+        pause = 0.5
+        while True:
+            try:
+                send(self._token or "")
+            except (ClientError, BotoCoreError) as error:
+                if isinstance(error, ClientError):
+                    self._stop_if_gone(error)
+                if time.monotonic() > give_up_at:
+                    raise RunError(
+                        contract.ERROR_NODE_FAILED, f"Step Functions did not take the answer to '{self._name}': {error}"
+                    ) from error
+                _log.warning("answer to '%s' failed, next try in %.1f s: %s", self._name, pause, error)
+                time.sleep(pause)
+                pause = min(2 * pause, 10.0)
+            else:
+                return
+
+    def _stop_if_gone(self, error: ClientError) -> None:
+        if error.response["Error"]["Code"] in contract.TOKEN_GONE:
+            raise ReleasedError(f"the state machine no longer waits for '{self._name}'") from error

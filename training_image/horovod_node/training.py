@@ -1,0 +1,193 @@
+"""This node's part of the training: its ranks, their steps, and the first thing that goes wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from types import TracebackType
+
+from horovod_node import contract
+from horovod_node.failure import Failure, Origin
+from horovod_node.rank_job import RankJob
+from horovod_node.ranks import RankEnd, Ranks
+from horovod_node.ring import RingPlan
+from horovod_node.script_environment import script_arguments, script_environment, write_config
+from horovod_node.script_failure import ORIGIN_PREFLIGHT, ORIGIN_RING, lost_the_ring
+from horovod_node.stall import RankStack, StepWatch, find_place
+from horovod_node.work import Work
+
+_log = logging.getLogger(__name__)
+
+TURN_SECONDS = 0.1
+"""Pause between two looks at the ranks, which cost system calls only."""
+RING_LOSS_SECONDS = 2.0
+"""How long after the first lost ring a rank of this node may still say that it was the one who failed."""
+
+
+class Training:
+    """
+    Starts this node's ranks of *plan*, and stops them when it is left.
+
+    Args:
+        work: What the node works on.
+        plan: The ring; the node must be in it.
+    """
+
+    def __init__(self, work: Work, plan: RingPlan) -> None:
+        self._work = work
+        self._plan = plan
+        settings = work.run.settings
+        write_config(request=work.run.request, node=work.node, layout=work.layout, hosts=plan.addresses)
+        jobs, environments = _rank_jobs(work, plan)
+        self._started = time.monotonic()
+        self._ranks = Ranks(jobs, environments)
+        self._watch = StepWatch(
+            first_step_seconds=settings.first_step_seconds, stall_seconds=settings.stall_seconds, now=self._started
+        )
+        self._first_step_logged = False
+        self.step = 0
+        """Steps of this node's slowest rank."""
+        _log.info("started ranks %s of %d", ", ".join(str(job.rank) for job in jobs), plan.size)
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ranks.stop()
+
+    @property
+    def done(self) -> bool:
+        """Whether every rank of this node ended well."""
+        return self._ranks.done
+
+    def failure(self) -> Failure | None:
+        """
+        Look at the ranks; to be called in every turn of the loop.
+
+        Returns:
+            The failure, once there is one: a rank's end, or ranks that stand still for too long.
+        """
+        progress = self._ranks.progress()
+        running = self._ranks.running
+        now = time.monotonic()
+        self.step = min((progress[rank].step for rank in running or progress), default=0)
+        self._watch.see({rank: progress[rank].advances for rank in running}, now=now)
+        if self.step and not self._first_step_logged:
+            self._first_step_logged = True
+            _log.info("first training step %.2f s after the ranks started", now - self._started)
+        ends = self._ranks.failed()
+        if ends:
+            return self._end_failure(ends)
+        stalled = self._watch.stalled(now=now)
+        return self._stall_failure(stalled) if stalled else None
+
+    def _end_failure(self, ends: list[RankEnd]) -> Failure:
+        failures = [self._describe(end) for end in ends]
+        give_up_at = time.monotonic() + RING_LOSS_SECONDS
+        while all(failure.origin == "ring" for failure in failures) and time.monotonic() < give_up_at:
+            if not self._ranks.running:
+                break
+            time.sleep(0.1)
+            failures = [self._describe(end) for end in self._ranks.failed()]
+        return next((failure for failure in failures if failure.origin != "ring"), failures[0])
+
+    def _describe(self, end: RankEnd) -> Failure:
+        who = f"Rank {end.rank} on {self._work.node.id} ({self._work.node.address})"
+        origin: Origin = "script"
+        error = contract.ERROR_TRAINING_FAILED
+        if end.report is not None:
+            summary = f"{who} ended with exit code {end.exit_code}: {end.report.summary}"
+            details = end.report.traceback
+            if end.report.origin == ORIGIN_RING:
+                origin = "ring"
+                summary = f"{who} lost the other ranks: {end.report.summary}"
+            elif end.report.origin == ORIGIN_PREFLIGHT:
+                error = contract.ERROR_PREFLIGHT
+                summary = f"{who} was not allowed to train: {end.report.summary}"
+        else:
+            summary = f"{who} {_how(end.exit_code)}."
+            details = f"Its last lines:\n{end.tail}" if end.tail else ""
+            if lost_the_ring(end.tail):
+                origin = "ring"
+        return Failure(
+            error=error,
+            origin=origin,
+            summary=summary,
+            node=self._work.node.id,
+            rank=end.rank,
+            details=details.rstrip(),
+            at=end.at,
+        )
+
+    def _stall_failure(self, stalled: list[int]) -> Failure:
+        now = time.monotonic()
+        progress = self._ranks.progress()
+        stacks = []
+        for rank, text in self._ranks.stacks().items():
+            place, in_script = find_place(text, code=self._work.layout.code)
+            stacks.append(
+                RankStack(
+                    rank=rank,
+                    node=self._work.node.id,
+                    address=self._work.node.address,
+                    step=progress[rank].step,
+                    silent_seconds=int(self._watch.silent_seconds(rank, now=now)),
+                    place=place,
+                    in_script=in_script,
+                )
+            )
+        return Failure(
+            error=contract.ERROR_TRAINING_STALLED,
+            origin="stall",
+            summary=f"Rank {stalled[0]} on {self._work.node.id} ({self._work.node.address}) stands still.",
+            node=self._work.node.id,
+            rank=stalled[0],
+            stacks=tuple(stacks),
+            at=time.time(),
+        )
+
+
+def _rank_jobs(work: Work, plan: RingPlan) -> tuple[list[RankJob], list[dict[str, str]]]:
+    """Give the job and the environment of each of this node's ranks, in rank order."""
+    # Imported here: what the agent does before the ring is there does not need Horovod.
+    from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
+
+    request, node = work.run.request, work.node
+    arguments = tuple(script_arguments(request.hyperparameters))
+    shared = {
+        **os.environ,
+        **script_environment(request=request, node=node, layout=work.layout, hosts=plan.addresses, run=work.lease.run),
+        **{
+            name: str(value)
+            for name, value in create_run_env_vars(plan.addresses[0], [node.interface], plan.port).items()
+        },
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(plan.gloo_timeout_seconds),
+        "PYTHONUNBUFFERED": "1",
+    }
+    jobs, environments = [], []
+    for slot in plan.slots():
+        if slot.hostname != node.address:
+            continue
+        job = RankJob(
+            rank=slot.rank,
+            code=work.layout.code,
+            entry_point=request.entry_point,
+            arguments=arguments,
+            reports=work.layout.ranks,
+            agent=os.getpid(),
+        )
+        jobs.append(job)
+        environments.append({**shared, **create_slot_env_vars(slot), **job.to_environment()})
+    return jobs, environments
+
+
+def _how(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code} and no exception"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    return f"was killed by {name}" + (", as Linux does when memory runs out" if name == "SIGKILL" else "")
