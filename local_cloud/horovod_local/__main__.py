@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from botocore.exceptions import EndpointConnectionError
+
 from horovod_local.cloud import DEFAULT_REGION, client
 from horovod_local.deploy import deploy
 from horovod_local.errors import LocalCloudError
@@ -32,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
             _deploy(options)
     except LocalCloudError as error:
         print(f"horovod_local: {error}", file=sys.stderr)
+        return 1
+    except EndpointConnectionError:
+        print(f"horovod_local: no local cloud answers at {options.endpoint}: start one first (serve)", file=sys.stderr)
         return 1
     return 0
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from horovod_local.corrections import launches
+from horovod_local.errors import LocalCloudError
 from horovod_local.user_data import node_environment
 from horovod_node import contract
 
@@ -160,7 +161,9 @@ class InstanceDriver(threading.Thread):
     def _start(self, account: str, region: str, group: Any, state: Any) -> _Machine:
         instance = state.instance
         taken = {machine.number for machine in [*self._machines.values(), *self._leaving]}
-        number = next(number for number in range(1, 255) if number not in taken)
+        number = next((number for number in range(1, 255) if number not in taken), None)
+        if number is None:
+            raise LocalCloudError(f"{instance.id} cannot start: this network has room for 254 instances")
         folder = self._home / "instances" / instance.id
         folder.mkdir(parents=True, exist_ok=True)
         facts = LocalInstance(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -51,8 +53,17 @@ def serve(
         tell: Takes lines for people.
 
     Raises:
-        LocalCloudError: If the port is taken, or moto is not the pinned release.
+        LocalCloudError: If the port is taken, *node_python* is no program, or moto is not the pinned release.
     """
+    if shutil.which(node_python) is None:
+        raise LocalCloudError(f"'node_python' must be a program, got {node_python}")
+    try:
+        # Before anything that takes time; werkzeug's own attempt would print three lines and exit.
+        listening = socket.create_server((HOST, port))
+    except OSError as error:
+        raise LocalCloudError(
+            f"cannot serve on port {port}: {error.strerror}; choose another, or 0 for a free one"
+        ) from error
     installed = corrections.apply()
     # Imported after the corrections on purpose: nothing has yet bound what they replace.
     from moto.core import config
@@ -66,14 +77,11 @@ def serve(
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     # It repeats every failed state with its whole definition; the execution's history has the failure in one line.
     logging.getLogger("moto.stepfunctions.parser.asl.component.eval_component").setLevel(logging.CRITICAL)
-    try:
-        server = make_server(HOST, port, requests, threaded=True)
-    except (OSError, SystemExit) as error:
-        # werkzeug prints its own lines about a port in use and exits; the reason is all that is kept here.
-        raise LocalCloudError(f"cannot serve on port {port}: {error}; choose another, or 0 for a free one") from error
+    port = listening.getsockname()[1]
+    server = make_server(HOST, port, requests, threaded=True, fd=listening.fileno())
     # The word localhost matters: moto takes a template's address as one of its own buckets by it.
-    endpoint = f"http://localhost:{server.server_port}"
-    os.environ["MOTO_PORT"] = str(server.server_port)
+    endpoint = f"http://localhost:{port}"
+    os.environ["MOTO_PORT"] = str(port)
     requests.driver = InstanceDriver(home=home.absolute(), endpoint=endpoint, node_python=node_python)
     _log.info("%d corrections to moto %s", len(installed), corrections.MOTO_VERSION)
     _stop_on_request(server, with_stdin=stop_with_stdin)
@@ -84,6 +92,7 @@ def serve(
         server.serve_forever()
     finally:
         requests.driver.stop()
+        listening.close()
         (home / ENDPOINT_FILE).unlink(missing_ok=True)
 
 

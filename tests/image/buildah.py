@@ -89,6 +89,8 @@ def built(context: Path, *, arguments: Mapping[str, str], log: Path) -> Iterator
     require("buildah")
     if STORAGE.exists() and int(_output("du", "--summarize", "--block-size=1", STORAGE).split()[0]) > STORAGE_LIMIT:
         shutil.rmtree(STORAGE)
+    # What a killed session left mounted.
+    _output(*_buildah("rm", "--all"))
     if subprocess.run(_buildah("inspect", "--type", "image", BASE_IMAGE), capture_output=True, check=False).returncode:
         _import_base()
     build = _buildah("bud", "--isolation", "chroot", "--layers", "--pull-never", "--tag", "localhost/node")
@@ -108,8 +110,9 @@ def built(context: Path, *, arguments: Mapping[str, str], log: Path) -> Iterator
         size = int(_output("du", "--summarize", "--block-size=1", root).split()[0])
         yield BuiltImage(root=root, config=facts["OCIv1"]["config"], bytes=size)
     finally:
-        # Unmounts too.
         _output(*_buildah("rm", container))
+        # The overlay driver leaves its own folder mounted on itself.
+        subprocess.run(["umount", STORAGE / "overlay"], capture_output=True, check=False)
 
 
 def _import_base() -> None:
@@ -122,16 +125,8 @@ def _import_base() -> None:
 def _buildah(*words: str) -> list[str]:
     # vfs copies the whole root file system for each layer; it is for kernels without overlay.
     driver = "overlay" if "overlay" in Path("/proc/filesystems").read_text() else "vfs"
-    return [
-        "buildah",
-        "--root",
-        str(STORAGE),
-        "--runroot",
-        "/run/cdk-horovod-tests",
-        "--storage-driver",
-        driver,
-        *words,
-    ]
+    place = ["--root", str(STORAGE), "--runroot", "/run/cdk-horovod-tests", "--storage-driver", driver]
+    return ["buildah", *place, *words]
 
 
 def _output(*command: str | Path) -> str:

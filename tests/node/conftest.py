@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +25,7 @@ from node.rings import SETTINGS, Ring
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
     """Serve AWS's APIs on loopback."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

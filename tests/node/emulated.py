@@ -27,7 +27,7 @@ class TaskAnswers:
         answers = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # noqa: N802 - the name is http.server's
+            def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 action = self.headers["X-Amz-Target"].removeprefix("AWSStepFunctions.")
                 gone = body["taskToken"] in answers.gone
@@ -40,7 +40,7 @@ class TaskAnswers:
                 self.end_headers()
                 self.wfile.write(text)
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
+            def log_message(self, format: str, *args: object) -> None:  # noqa: ARG002 - the signature is http.server's
                 return
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import tarfile
 from dataclasses import replace
@@ -12,7 +11,6 @@ from dataclasses import replace
 import pytest
 
 from horovod_node import contract
-
 from node.rings import SETTINGS, Ring, wait_for
 
 pytestmark = [pytest.mark.ring, pytest.mark.timeout(180)]
@@ -44,4 +42,120 @@ def test_ring_trains_equal_weights_and_leaves_the_model(ring: Ring) -> None:
     ring.release()
     # THEN
     assert [agent.exit_code() for agent in ring.agents] == [contract.EXIT_RELEASED] * 2
+    assert [agent.processes() for agent in ring.agents] == [[], []]
+
+
+def test_ring_fails_with_the_first_ranks_own_traceback(ring: Ring) -> None:
+    """An exception on rank 1 takes rank 0 down; the cause is the exception, with rank, node, address and exit code."""
+    # GIVEN
+    ring.submit(do="raise", rank=1)
+    # WHEN
+    ring.start(nodes=2)
+    ring.asked(contract.TASK_RING)
+    failed = ring.asked(contract.TASK_TRAIN)
+    # THEN
+    first, *rest = failed["cause"].splitlines()
+    assert failed["error"] == contract.ERROR_TRAINING_FAILED
+    assert first == (
+        f"Rank 1 on node-2 ({ring.agents[1].address}) ended with exit code 1: ValueError: the digits are upside down"
+    )
+    assert rest[1] == "Traceback (most recent call last):"
+    assert 'train_digits.py", line' in rest[2]
+    assert rest[-1] == "ValueError: the digits are upside down"
+    assert "[1] rank 1 does 'raise'\n" in ring.agents[1].text()
+    assert [agent.exit_code() for agent in ring.agents] == [contract.EXIT_TRAINING_FAILED] * 2
+    assert [agent.processes() for agent in ring.agents] == [[], []]
+    failure = (ring.agents[1].ml_root / "output" / "failure").read_text()
+    assert failure == f"{contract.ERROR_TRAINING_FAILED}: {failed['cause']}\n"
+
+
+@pytest.mark.parametrize(
+    ("do", "words"),
+    [
+        ("exit", "ended with exit code 3: SystemExit: 3"),
+        ("vanish", "ended with exit code 9 and no exception."),
+    ],
+)
+def test_ring_fails_with_the_scripts_exit_code(ring: Ring, do: str, words: str) -> None:
+    """The exit code that a script chose is in the cause, whether Python saw the end or not."""
+    # GIVEN
+    ring.submit(do=do, rank=1)
+    # WHEN
+    ring.start(nodes=2)
+    ring.asked(contract.TASK_RING)
+    failed = ring.asked(contract.TASK_TRAIN)
+    # THEN
+    assert failed["error"] == contract.ERROR_TRAINING_FAILED
+    assert failed["cause"].splitlines()[0] == f"Rank 1 on node-2 ({ring.agents[1].address}) {words}"
+
+
+def test_ring_says_that_a_rank_ended_too_early(ring: Ring) -> None:
+    """A rank that ends well while others train on is named, though none of them failed by itself."""
+    # GIVEN
+    ring.submit(do="leave", rank=1)
+    # WHEN
+    ring.start(nodes=2)
+    ring.asked(contract.TASK_RING)
+    failed = ring.asked(contract.TASK_TRAIN)
+    # THEN
+    assert failed["error"] == contract.ERROR_TRAINING_FAILED
+    assert failed["cause"].startswith("Rank 0 on node-1")
+    assert "lost the other ranks" in failed["cause"]
+    assert "Ranks that had ended with exit code 0 before: 1." in failed["cause"]
+
+
+def test_ring_that_stands_still_names_the_rank_and_its_line(ring: Ring) -> None:
+    """Rank 1 sleeps for ever: the run fails as stalled, naming it first, and heartbeats end with the steps."""
+    # GIVEN
+    settings = replace(SETTINGS, stall_seconds=6)
+    ring.submit(settings=settings, do="sleep", rank=1, at_step=10)
+    # WHEN
+    ring.start(nodes=2)
+    ring.asked(contract.TASK_RING)
+    failed = ring.asked(contract.TASK_TRAIN)
+    # THEN
+    assert failed["error"] == contract.ERROR_TRAINING_STALLED
+    first, second, third = failed["cause"].splitlines()
+    assert first.endswith("the last was step 10. The ranks, the most suspicious first:")
+    assert second.startswith(f"rank 1 on node-2 ({ring.agents[1].address}), step 10: in train_digits.py:")
+    assert second.endswith("in wait_for_ever")
+    assert third.startswith(
+        f"rank 0 on node-1 ({ring.agents[0].address}), step 10: inside a call from train_digits.py:"
+    )
+    assert [agent.exit_code() for agent in ring.agents] == [contract.EXIT_TRAINING_FAILED] * 2
+    told = len(ring.answers.heartbeats(ring.token(contract.TASK_TRAIN)))
+    assert told > 0
+    assert [agent.processes() for agent in ring.agents] == [[], []]
+
+
+def test_leader_that_is_killed_takes_all_ranks_along(ring: Ring) -> None:
+    """After SIGKILL to the leader's agent no rank of any node is left, nor any agent."""
+    # GIVEN
+    ring.submit(steps=100_000)
+    ring.start(nodes=2)
+    ring.until_training()
+    # WHEN
+    ring.agents[0].process.send_signal(signal.SIGKILL)
+    # THEN
+    wait_for("the end of the leader's ranks", lambda: not ring.agents[0].processes())
+    assert ring.agents[1].exit_code() == contract.EXIT_TRAINING_FAILED
+    assert ring.agents[1].processes() == []
+    assert ring.answers.answer(ring.token(contract.TASK_TRAIN)) is None
+
+
+def test_follower_that_is_killed_is_the_reason(ring: Ring) -> None:
+    """After SIGKILL to a follower's agent the cause is that node, not what the other ranks said of their ring."""
+    # GIVEN
+    ring.submit(steps=100_000)
+    ring.start(nodes=2)
+    ring.until_training()
+    # WHEN
+    ring.agents[1].process.send_signal(signal.SIGKILL)
+    failed = ring.answer(contract.TASK_TRAIN)
+    # THEN
+    assert failed["error"] == contract.ERROR_NODE_FAILED
+    assert failed["cause"].startswith(
+        f"Node node-2 ({ring.agents[1].address}, g5.xlarge, spot, us-east-1a) with rank 1 is gone: "
+    )
+    assert ring.agents[0].exit_code() == contract.EXIT_NODE_FAILED
     assert [agent.processes() for agent in ring.agents] == [[], []]

@@ -30,11 +30,11 @@ _CLIENT_CONFIG = Config(
 def main() -> int:
     """Run the agent and give the process's exit code."""
     logging.basicConfig(
-        level=logging.INFO,
         stream=sys.stderr,
         format="%(asctime)s.%(msecs)03d horovod_node: %(message)s",
         datefmt="%H:%M:%S",
     )
+    logging.getLogger("horovod_node").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         node = identify(os.environ)

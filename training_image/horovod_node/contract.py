@@ -267,7 +267,7 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
     ),
 )
 
-S3_URI_PATTERN: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+"
+S3_URI_PATTERN: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$"
 """Bucket naming rules of S3 (3 to 63 of these characters), then a key or prefix."""
 CHANNEL_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
 """SageMaker's rule for channel names (CreateTrainingJob, Channel.ChannelName)."""

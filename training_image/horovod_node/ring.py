@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+
+from horovod.runner.common.util.hosts import SlotInfo, get_host_assignments, parse_hosts
 
 from horovod_node import contract
 from horovod_node.errors import RunError
 from horovod_node.ledger import NodeItem
-
-if TYPE_CHECKING:
-    from horovod.runner.common.util.hosts import SlotInfo
 
 _GLOO_TIMEOUTS = ((64, 30), (128, 120), (256, 300))
 _LONGEST_GLOO_TIMEOUT = 600
@@ -65,9 +63,6 @@ class RingPlan:
 
     def slots(self) -> Sequence[SlotInfo]:
         """Assign ranks to nodes as Horovod does; every node computes the same."""
-        # Imported here: Horovod brings a third of a second of imports, which identification does not need.
-        from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
-
         hosts = parse_hosts(",".join(f"{host.address}:{host.slots}" for host in self.hosts))
         slots: Sequence[SlotInfo] = get_host_assignments(hosts, self.size, self.size)
         return slots

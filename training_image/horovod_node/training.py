@@ -8,6 +8,8 @@ import signal
 import time
 from types import TracebackType
 
+from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
+
 from horovod_node import contract
 from horovod_node.failure import Failure, Origin
 from horovod_node.rank_job import RankJob
@@ -151,9 +153,6 @@ class Training:
 
 def _rank_jobs(work: Work, plan: RingPlan) -> tuple[list[RankJob], list[dict[str, str]]]:
     """Give the job and the environment of each of this node's ranks, in rank order."""
-    # Imported here: what the agent does before the ring is there does not need Horovod.
-    from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
-
     request, node = work.run.request, work.node
     arguments = tuple(script_arguments(request.hyperparameters))
     shared = {

@@ -13,7 +13,7 @@ from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.errors import ReceiptNotFound, RunFailed
 from horovod_client.receipt import render_receipt
-from horovod_client.run import Run, RunStatus
+from horovod_client.run import SUCCEEDED, Run, RunStatus
 
 
 @click.command()
@@ -126,6 +126,7 @@ def _print_end(run: Run, *, as_json: bool, failure: RunFailed | None) -> None:
             {
                 "run": run.name,
                 "execution": run.execution_arn,
+                "state": failure.state if failure else SUCCEEDED,
                 "error": failure.error if failure else None,
                 "cause": failure.cause if failure else None,
                 "model_uri": None if failure else run.model_uri,

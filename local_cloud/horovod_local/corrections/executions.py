@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from horovod_local.corrections.registry import correction
 from horovod_local.corrections.tasks import iso
+
+BEGIN_SECONDS: Final = 5.0
+"""A new execution's thread begins within milliseconds; on a loaded machine later."""
 
 
 @correction(moto="leaves an execution that was started without a name without one", aws="names it with a UUID")
@@ -78,7 +82,7 @@ def stopping_aborts_at_once() -> None:
 
     def stop_execution(self: Any) -> Any:
         execution = self.stepfunction_backend.describe_execution(self._get_param("executionArn"))
-        if execution.exec_status is ExecutionStatus.RUNNING:
+        if execution.exec_status is ExecutionStatus.RUNNING and _has_begun(execution):
             error, cause = self._get_param("error"), self._get_param("cause")
             execution.stop(stop_date=datetime.now(UTC), error=error, cause=cause)
             execution.error, execution.cause = error, cause
@@ -104,6 +108,17 @@ def timing_out_lets_go_of_tasks() -> None:
         _let_go_of_tasks(self)
 
     Environment.set_timed_out = time_out
+
+
+def _has_begun(execution: Any) -> bool:
+    """Wait until the thread of an execution that has just been started runs it; before, there is nothing to stop."""
+    until = time.monotonic() + BEGIN_SECONDS
+    while time.monotonic() < until:
+        env = execution.exec_worker.env
+        if env is not None and env.program_state() is not None:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def _let_go_of_tasks(env: Any) -> None:
@@ -143,8 +158,9 @@ def refusals_are_named() -> None:
     def initialise(self: Any, message: str | None = None) -> None:
         AWSError.__init__(self, message or type(self).__dict__.get("message") or self.TYPE)
 
-    for name, item in vars(api).items():
-        if isinstance(item, type) and issubclass(item, AWSError) and item is not AWSError:
+    classes: dict[str, Any] = {name: item for name, item in vars(api).items() if isinstance(item, type)}
+    for name, item in classes.items():
+        if issubclass(item, AWSError) and item is not AWSError:
             # moto leaves the name in `code`, which its base class overwrites with the HTTP status.
             item.TYPE = name
             item.__init__ = initialise

@@ -147,6 +147,24 @@ def zones_are_those_of_the_region() -> None:
 
 
 @correction(
+    moto="drops a resource from its stack when it cannot make a change to it",
+    aws="makes the change, in place or by replacement; here it is refused, naming the resource",
+)
+def changes_are_made_or_refused() -> None:
+    from moto.cloudformation import parsing
+
+    update = parsing.parse_and_update_resource
+
+    def change(*args: Any, **kwargs: Any) -> Any:
+        resource = update(*args, **kwargs)
+        if resource is None:
+            raise ValueError("the local cloud cannot change a resource of this type; deploy into a fresh one")
+        return resource
+
+    parsing.parse_and_update_resource = change
+
+
+@correction(
     moto="answers CreateStack itself with the failure of a resource, without saying which, and keeps what it has made",
     aws="rolls the stack back, with the resource and its reason in the stack's status reason and events",
 )
@@ -217,7 +235,7 @@ def _roll_back(backend: Any, stack: Any, error: Any) -> None:
 
 
 def _empty(stack: Any) -> None:
-    """Leave nothing in *stack* that a look at it could make again: moto makes resources when they are first asked for."""
+    """Leave nothing in *stack* that a look at it could make again; moto makes a resource when it is first asked for."""
     stack.template_dict = {}
     stack.resource_map = stack._create_resource_map()
     stack.output_map = stack._create_output_map()
@@ -288,6 +306,7 @@ CORRECTIONS = (
     unknown_types_are_errors,
     unknown_attributes_are_errors,
     zones_are_those_of_the_region,
+    changes_are_made_or_refused,
     failed_stacks_roll_back,
     deleted_stacks_stay_deleted,
     updates_keep_default_parameters,

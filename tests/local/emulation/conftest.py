@@ -68,9 +68,10 @@ class Machines:
 
     def finish(self, execution: str) -> dict[str, Any]:
         """Wait until *execution* has ended and describe it."""
-        return eventually(
+        ended: dict[str, Any] = eventually(
             lambda: self.api.describe_execution(executionArn=execution), lambda seen: seen["status"] != "RUNNING"
         )
+        return ended
 
     def run(self, machine: dict[str, Any], given: Any = None) -> dict[str, Any]:
         """Run *machine* to its end and describe the execution."""

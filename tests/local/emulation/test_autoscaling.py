@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+
 from patience import eventually
 
 LARGE = ("g5.12xlarge", "on-demand")
@@ -227,15 +228,13 @@ def test_lifting_protection_scales_in(fleets: Any) -> None:
         fleet.api.set_instance_protection(**protection, ProtectedFromScaleIn=True)
 
 
-def test_deleting_a_group_terminates_all_of_it(fleets: Any, stacks: Any) -> None:
+def test_deleting_a_group_terminates_all_of_it(fleets: Any) -> None:
     """A stack's group is deleted with its instances, protected or not."""
     # GIVEN
     fleet = fleets.create()
     fleet.scale(2)
     instances = [member["InstanceId"] for member in fleet.members()]
-    fleet.api.set_instance_protection(
-        AutoScalingGroupName=fleet.name, InstanceIds=instances, ProtectedFromScaleIn=True
-    )
+    fleet.api.set_instance_protection(AutoScalingGroupName=fleet.name, InstanceIds=instances, ProtectedFromScaleIn=True)
 
     # WHEN
     fleet.api.delete_auto_scaling_group(AutoScalingGroupName=fleet.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
+
 from horovod_local.instances import CLOUD_VARIABLE, processes_with
 from patience import eventually
 
@@ -118,12 +120,25 @@ def test_the_cloud_dies_with_its_starter(cloud: Any, tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (["deploy", "there-is-none"], "horovod_local: there-is-none holds no manifest.json"),
-        (["serve", "--port", "{port}", "--home", "{home}"], "horovod_local: cannot serve on port {port}"),
+        (
+            ["deploy", "{home}", "--endpoint", "http://localhost:9"],
+            "horovod_local: no local cloud answers at http://lo",
+        ),
+        (
+            ["serve", "--port", "{port}", "--home", "{home}"],
+            "horovod_local: cannot serve on port {port}: Address already",
+        ),
+        (["serve", "--port", "0", "--node-python", "nowhere"], "horovod_local: 'node_python' must be a program, got n"),
     ],
 )
 def test_the_command_line_fails_in_one_line(cloud: Any, tmp_path: Path, arguments: list[str], told: str) -> None:
     """What cannot be done is told in one line, with exit code 1."""
     # GIVEN
+    template = {"Resources": {"Bucket": {"Type": "AWS::S3::Bucket"}}}
+    (tmp_path / "template.json").write_text(json.dumps(template))
+    stack = {"type": "aws:cloudformation:stack", "environment": "aws://unknown-account/unknown-region"}
+    artifact = {**stack, "properties": {"templateFile": "template.json"}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"artifacts": {"Stack": artifact}}))
     words = {"port": cloud.endpoint.rpartition(":")[2], "home": str(tmp_path)}
     command = [sys.executable, "-m", "horovod_local", *(argument.format(**words) for argument in arguments)]
 

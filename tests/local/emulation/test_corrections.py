@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+
 from horovod_local import LocalCloudError, corrections
+from horovod_local.corrections.registry import Correction
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -47,7 +49,7 @@ def test_every_correction_has_a_contract_test() -> None:
 
 
 @pytest.mark.parametrize("item", corrections.ALL, ids=lambda item: item.name)
-def test_every_correction_names_its_deviation(item: corrections.Correction) -> None:
+def test_every_correction_names_its_deviation(item: Correction) -> None:
     """Each correction says in one sentence what moto does and what AWS does."""
     # THEN
     assert re.fullmatch(r"moto [a-z].+[^.]; AWS [a-z].+[^.]", item.deviation)

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from horovod_local import LocalCloudError
 
-BOOTSTRAP = {"BootstrapVersion": {"Type": "AWS::SSM::Parameter::Value<String>", "Default": "/cdk-bootstrap/own/version"}}
+BOOTSTRAP = {
+    "BootstrapVersion": {"Type": "AWS::SSM::Parameter::Value<String>", "Default": "/cdk-bootstrap/own/version"}
+}
 
 
 class Assembly:
@@ -182,7 +185,10 @@ def test_what_has_no_effect_is_told(cloud: Any, assembly: Assembly) -> None:
 def test_fails_when_a_resource_fails(cloud: Any, assembly: Assembly) -> None:
     """A stack that fails is told in one sentence with the resource and the reason; fixed, it can be deployed again."""
     # GIVEN
-    machine = {"Type": "AWS::StepFunctions::StateMachine", "Properties": {"RoleArn": "nobody", "DefinitionString": "{}"}}
+    machine = {
+        "Type": "AWS::StepFunctions::StateMachine",
+        "Properties": {"RoleArn": "nobody", "DefinitionString": "{}"},
+    }
     name = assembly.stack({"Resources": {"Machine": machine}})
 
     # WHEN

@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
+
 from patience import eventually
 
 
@@ -51,7 +52,12 @@ def test_executions_emit_status_events(cloud: Any, machines: Any, queue: str) ->
 
     # THEN
     seen: list[Any] = []
-    eventually(lambda: seen.extend(messages(cloud, queue)) or seen, lambda all_seen: len(all_seen) == 2)
+
+    def receive() -> list[Any]:
+        seen.extend(messages(cloud, queue))
+        return seen
+
+    eventually(receive, lambda events: len(events) == 2)
     details = sorted((event["detail"] for event in seen), key=lambda detail: detail["status"], reverse=True)
     assert [detail["status"] for detail in details] == ["RUNNING", "FAILED"]
     assert {event["detail-type"] for event in seen} == {"Step Functions Execution Status Change"}

@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
+
 from patience import eventually
 
 WAIT = {"Type": "Wait", "Seconds": 600}
@@ -59,6 +60,20 @@ def test_stopping_aborts_at_once(machines: Any) -> None:
     # THEN
     assert (described["status"], described["error"], described["cause"]) == ("ABORTED", "Stopped", "by a person")
     assert "stopDate" in described
+
+
+def test_stopping_works_from_the_first_moment(machines: Any) -> None:
+    """An execution that is stopped as soon as it is started is ABORTED."""
+    # GIVEN
+    machine = machines.create(WAIT)
+
+    # WHEN
+    executions = [machines.api.start_execution(stateMachineArn=machine)["executionArn"] for _ in range(5)]
+    for execution in executions:
+        machines.api.stop_execution(executionArn=execution)
+
+    # THEN
+    assert {machines.finish(execution)["status"] for execution in executions} == {"ABORTED"}
 
 
 def test_stopping_an_ended_execution_changes_nothing(machines: Any) -> None:

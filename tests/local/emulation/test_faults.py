@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from horovod_local import Faults, LocalCloudError, Refusal
 from patience import eventually
 
@@ -24,7 +25,9 @@ def test_refused_capacity_is_told_in_words_of_ec2(faults: Any, fleets: Any) -> N
     # THEN
     assert refused == []
     assert any(
-        message.startswith("We currently do not have sufficient g5.xlarge capacity in the Availability Zone you requested")
+        message.startswith(
+            "We currently do not have sufficient g5.xlarge capacity in the Availability Zone you requested"
+        )
         for message in messages
     )
     assert len(eventually(fleet.members, lambda members: len(members) == 2)) == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from horovod_local.instances import processes_with
 from horovod_local.user_data import node_environment
 from horovod_node import contract

@@ -93,7 +93,7 @@ def test_evaluate(expression: str, bindings: dict[str, Any], value: Any) -> None
 def test_evaluate_fails(expression: str, reason: str | None) -> None:
     """Nothing, a function, and every error in an expression are a QueryEvaluationError; an empty array is a value."""
     # GIVEN
-    bindings = {"states": {"result": {}}}
+    bindings: dict[str, Any] = {"states": {"result": {}}}
 
     # WHEN, THEN
     if reason is None:

@@ -93,6 +93,23 @@ def test_failed_stacks_roll_back(cloud: Any, stacks: Any) -> None:
     assert "half-made" not in [item["Name"] for item in cloud.client("s3").list_buckets()["Buckets"]]
 
 
+def test_changes_are_made_or_refused(stacks: Any) -> None:
+    """A change of a resource that the local cloud cannot make is refused, naming the resource."""
+
+    # GIVEN
+    def template(cidr: str) -> dict[str, Any]:
+        return {"Resources": {"Gateway": {"Type": "AWS::EC2::InternetGateway", "Properties": {"Tags": [tag(cidr)]}}}}
+
+    def tag(value: str) -> dict[str, str]:
+        return {"Key": "k", "Value": value}
+
+    stack = stacks.create(template("before"))
+
+    # WHEN, THEN
+    with pytest.raises(ClientError, match=r"Gateway \(AWS::EC2::InternetGateway\): the local cloud cannot change"):
+        stacks.api.update_stack(StackName=stack["StackName"], TemplateBody=json.dumps(template("after")))
+
+
 def test_deleted_stacks_stay_deleted(cloud: Any, stacks: Any) -> None:
     """Describing a deleted stack finds no outputs, and makes nothing."""
     # GIVEN

@@ -35,11 +35,18 @@ def caught(state: dict[str, Any], *errors: str) -> dict[str, Any]:
         {
             "ErrorEquals": [error],
             "Next": "Caught",
-            "Output": {"by": error, "error": "{% $states.errorOutput.Error %}", "cause": "{% $states.errorOutput.Cause %}"},
+            "Output": {
+                "by": error,
+                "error": "{% $states.errorOutput.Error %}",
+                "cause": "{% $states.errorOutput.Cause %}",
+            },
         }
         for error in errors
     ]
-    return {"StartAt": "Wait", "States": {"Wait": {**state, "Catch": catchers, "End": True}, "Caught": {"Type": "Succeed"}}}
+    return {
+        "StartAt": "Wait",
+        "States": {"Wait": {**state, "Catch": catchers, "End": True}, "Caught": {"Type": "Succeed"}},
+    }
 
 
 def test_tokens_are_answered(machines: Any, waiting: dict[str, Any]) -> None:

@@ -1,0 +1,128 @@
+"""An agent's ways out, each with a real agent and a real rank."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from horovod_node import contract
+from node.rings import Ring, wait_for
+
+pytestmark = [pytest.mark.ring, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def alone(ring: Ring) -> Ring:
+    """One node with one rank that steps for ever."""
+    ring.submit(gpus=1, entry_point="count_steps.py")
+    ring.start(nodes=1)
+    ring.until_training()
+    return ring
+
+
+def test_agent_leaves_when_the_lease_is_gone(alone: Ring) -> None:
+    """A fleet that was given back is no longer the agent's: ranks end, exit code EXIT_RELEASED."""
+    # WHEN
+    alone.release()
+    # THEN
+    assert alone.agents[0].exit_code() == contract.EXIT_RELEASED
+    assert alone.agents[0].processes() == []
+
+
+def test_agent_leaves_when_the_lease_names_another_run(alone: Ring) -> None:
+    """A fleet that another run holds is no longer the agent's."""
+    # WHEN
+    alone.aws.put(contract.lease_key(alone.fleet), **{contract.RUN: "another", contract.ATTEMPT: 1})
+    # THEN
+    assert alone.agents[0].exit_code() == contract.EXIT_RELEASED
+    assert "is held by attempt 1 of run another" in alone.agents[0].text()
+    assert alone.agents[0].processes() == []
+
+
+def test_leader_leaves_when_its_task_is_over(alone: Ring) -> None:
+    """A heartbeat that nobody waits for ends the leader: the state machine gave the attempt up."""
+    # WHEN
+    alone.answers.gone.add(alone.token(contract.TASK_TRAIN))
+    # THEN
+    assert alone.agents[0].exit_code() == contract.EXIT_RELEASED
+    assert alone.agents[0].processes() == []
+
+
+def test_agent_stops_its_ranks_when_it_is_told_to_stop(alone: Ring) -> None:
+    """SIGTERM, which `docker stop` and instances send, ends the ranks and then the agent, well."""
+    # WHEN
+    alone.agents[0].process.send_signal(signal.SIGTERM)
+    # THEN
+    assert alone.agents[0].exit_code() == contract.EXIT_OK
+    assert alone.agents[0].processes() == []
+
+
+def test_rank_dies_with_its_agent(alone: Ring) -> None:
+    """After SIGKILL to the agent the kernel ends the rank."""
+    # GIVEN
+    agent = alone.agents[0]
+    (rank,) = [
+        process
+        for process in agent.processes()
+        if b"horovod_node.rank" in open(f"/proc/{process}/cmdline", "rb").read()  # noqa: PTH123, SIM115
+    ]
+    # WHEN
+    agent.process.send_signal(signal.SIGKILL)
+    # THEN
+    wait_for("the end of the rank", lambda: rank not in agent.processes())
+
+
+def test_run_without_a_model_is_told_so(ring: Ring) -> None:
+    """A script that leaves nothing in SM_MODEL_DIR ends as ModelMissing, not as a success without a model."""
+    # GIVEN
+    ring.submit(gpus=1, entry_point="count_steps.py", steps=20)
+    ring.start(nodes=1)
+    ring.asked(contract.TASK_RING)
+    # WHEN
+    trained = ring.asked(contract.TASK_TRAIN)
+    failed = ring.asked(contract.TASK_SAVE)
+    # THEN
+    assert trained == {"ranks": 1, "steps": 20}
+    assert failed["error"] == contract.ERROR_MODEL_MISSING
+    assert failed["cause"].startswith("The script ended well but left no file in SM_MODEL_DIR (")
+    assert ring.agents[0].exit_code() == contract.EXIT_TRAINING_FAILED
+
+
+def test_ring_is_not_formed_without_the_script(ring: Ring) -> None:
+    """A script that is not in the archive ends the run before there is a ring, with one sentence."""
+    # GIVEN
+    ring.submit(gpus=2, entry_point="train_letters.py")
+    # WHEN
+    ring.start(nodes=2)
+    failed = ring.asked(contract.TASK_RING)
+    # THEN
+    assert failed["error"] == contract.ERROR_INVALID_REQUEST
+    assert "'entry_point' is train_letters.py, which the archive s3://" in failed["cause"]
+    assert "its Python files are count_steps.py, train_digits.py" in failed["cause"]
+
+
+def test_node_that_nobody_needs_leaves_at_once(ring: Ring) -> None:
+    """A fleet without a lease has no work."""
+    # WHEN
+    ring.start(nodes=1)
+    # THEN
+    assert ring.agents[0].exit_code() == contract.EXIT_RELEASED
+
+
+def test_agent_with_an_incomplete_environment_says_what_is_missing() -> None:
+    """One line that names the variable, and EXIT_USAGE."""
+    # WHEN
+    ended = subprocess.run(
+        [sys.executable, "-m", "horovod_node"],
+        env={"PYTHONPATH": os.pathsep.join(sys.path), contract.ENV_ENGINE: "mainframe"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # THEN
+    assert ended.returncode == contract.EXIT_USAGE
+    assert ended.stderr == f"horovod_node: '{contract.ENV_ENGINE}' must be one of ec2, local, got 'mainframe'\n"
