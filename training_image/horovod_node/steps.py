@@ -3,7 +3,8 @@ A rank's training steps, counted without the script's help.
 
 Every Keras optimizer has a variable `iterations` that each applied step raises by one: in `fit`, in a `tf.function`
 and in an eager loop alike. Optimizers are remembered as they are made, and a thread reads their variables and passes
-the number on to the agent.
+the number on to the agent. Inside a `tf.function` the variable may be raised before the step's gradients have come
+from the other ranks, so the count may be one ahead, and no more.
 
 That thread is no pulse. It passes on what the training did: when no step is applied, it has nothing to say, however
 well the thread itself is. Heartbeats follow these numbers, so a hung ring loses its heartbeats.

@@ -157,10 +157,7 @@ def jsonata_evaluates() -> None:
         try:
             env.stack.append(evaluate(self.expression, _variables(env)))
         except QueryEvaluationError as error:
-            field = env.next_field_name
-            raise _failure(
-                env, f"The JSONata expression '{self.expression}' specified for the field '{field}' {error}"
-            ) from error
+            raise _failure(env, f"The JSONata expression '{self.expression}' {error}") from error
 
     StringJSONata._eval_body = evaluate_body
 
@@ -193,8 +190,8 @@ def conditions_are_boolean() -> None:
         if not isinstance(env.stack[-1], bool):
             raise _failure(
                 env,
-                f"The JSONata expression '{self.string_jsonata.expression}' specified for the field 'Condition' "
-                f"returned an unexpected result type. Expected 'boolean', got {json.dumps(env.stack[-1])}.",
+                f"The JSONata expression '{self.string_jsonata.expression}' returned an unexpected result type. "
+                f"Expected 'boolean', got {json.dumps(env.stack[-1])}.",
             )
 
     ConditionStringJSONata._eval_body = evaluate_body

@@ -136,6 +136,33 @@ def test_choices_without_a_match_say_so(machines: Any) -> None:
     assert (ended["status"], ended["error"]) == ("FAILED", "States.NoChoiceMatched")
 
 
+def test_state_machines_start_others_and_wait(machines: Any) -> None:
+    """A state machine starts another, waits for it, and has its output as JSON; its failure is States.TaskFailed."""
+    # GIVEN
+    echo = machines.create({"Type": "Pass", "Output": {"heard": "{% $states.input.said %}"}})
+    failing = machines.create(
+        {"StartAt": "Fail", "States": {"Fail": {"Type": "Fail", "Error": "Told", "Cause": "why"}}}
+    )
+
+    def nested(machine: str) -> dict[str, Any]:
+        arguments = {"StateMachineArn": machine, "Input": {"said": "{% $states.input.word %}"}}
+        return {
+            "Type": "Task",
+            "Resource": "arn:aws:states:::states:startExecution.sync:2",
+            "Arguments": arguments,
+            "Output": "{% $states.result.Output %}",
+        }
+
+    # WHEN
+    output = machines.output(nested(echo), {"word": "hello"})
+    failed = machines.run(nested(failing), {"word": "hello"})
+
+    # THEN
+    assert output == {"heard": "hello"}
+    assert failed["error"] == "States.TaskFailed"
+    assert '"Told"' in failed["cause"]
+
+
 def test_conditional_writes_are_retried(cloud: Any, machines: Any) -> None:
     """A Retry on a failed condition tries again until the condition holds, as a queue for a lease does."""
     # GIVEN

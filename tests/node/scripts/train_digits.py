@@ -15,8 +15,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=30)
 parser.add_argument("--rank", type=int, default=-1, help="the rank that misbehaves")
 parser.add_argument("--at-step", type=int, default=5)
-parser.add_argument("--do", choices=["nothing", "raise", "exit", "sleep", "vanish", "leave"], default="nothing")
-parser.add_argument("--save", type=int, default=1)
+parser.add_argument("--do", choices=["nothing", "raise", "sleep", "leave"], default="nothing")
 args = parser.parse_args()
 
 hvd.init()
@@ -47,12 +46,8 @@ class Misbehave(tf.keras.callbacks.Callback):
         print(f"rank {hvd.rank()} does '{args.do}'", flush=True)
         if args.do == "raise":
             raise ValueError("the digits are upside down")
-        if args.do == "exit":
-            sys.exit(3)
         if args.do == "sleep":
             wait_for_ever()
-        if args.do == "vanish":
-            os._exit(9)
         if args.do == "leave":
             sys.exit(0)
 
@@ -70,7 +65,7 @@ model.fit(
 
 weights = np.concatenate([values.reshape(-1) for values in model.get_weights()])
 everyones = np.asarray(hvd.allgather(weights[np.newaxis]))
-if hvd.rank() == 0 and args.save:
+if hvd.rank() == 0:
     folder = Path(os.environ["SM_MODEL_DIR"])
     model.save(folder / "model.keras")
     proof = {

@@ -1,0 +1,223 @@
+"""The script's archive and the data channels, from S3's API."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from horovod_node import contract
+from horovod_node.channels import fetch_channels, list_files
+from horovod_node.errors import RunError
+from horovod_node.layout import Layout
+from horovod_node.s3 import S3Address
+from horovod_node.source import fetch_source
+from node.emulated import Aws
+
+
+def archive(*members: tuple[str, bytes] | tarfile.TarInfo) -> bytes:
+    """Make a .tar.gz of files, or of members that no honest archive has."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                tar.addfile(info, io.BytesIO(member[1]))
+    return packed.getvalue()
+
+
+def link(name: str, target: str) -> tarfile.TarInfo:
+    """Make a symbolic link."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, target
+    return info
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(root=tmp_path / "ml")
+    layout.create()
+    return layout
+
+
+def put(aws: Aws, **objects: bytes) -> None:
+    for key, body in objects.items():
+        aws.client("s3").put_object(Bucket=aws.data_bucket, Key=key, Body=body)
+
+
+def test_source_is_unpacked(aws: Aws, layout: Layout) -> None:
+    """The archive's files lie in the code folder as they lay in the user's."""
+    # GIVEN
+    put(aws, source=archive(("train.py", b"pass"), ("nets/cnn.py", b"x = 1")))
+    # WHEN
+    fetch_source(aws.client("s3"), uri=f"s3://{aws.data_bucket}/source", entry_point="train.py", into=layout.code)
+    # THEN
+    assert {str(path.relative_to(layout.code)): path.read_bytes() for path in layout.code.rglob("*.py")} == {
+        "train.py": b"pass",
+        "nets/cnn.py": b"x = 1",
+    }
+
+
+@pytest.mark.parametrize(
+    "member",
+    [("../outside.py", b""), ("/etc/outside.py", b""), link("out", "../.."), link("out", "/etc/passwd")],
+    ids=["parent", "absolute", "link-up", "link-absolute"],
+)
+def test_fails_when_the_source_would_write_elsewhere(
+    aws: Aws, layout: Layout, member: tuple[str, bytes] | tarfile.TarInfo
+) -> None:
+    """Nothing of an archive lands outside of the code folder."""
+    # GIVEN
+    put(aws, source=archive(("train.py", b""), member))
+    # WHEN / THEN
+    with pytest.raises(RunError) as raised:
+        fetch_source(aws.client("s3"), uri=f"s3://{aws.data_bucket}/source", entry_point="train.py", into=layout.code)
+    outside = [path for path in layout.root.parent.rglob("outside.py") if not path.is_relative_to(layout.code)]
+    # THEN the tar filter makes absolute names relative, which is as good as refusing them
+    assert outside == []
+    assert raised.value.error == contract.ERROR_INVALID_REQUEST
+    assert raised.value.message.startswith("'source' would write outside of its folder: ")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"PK\x03\x04 a zip file", "must be a .tar.gz archive, but s3://"),
+        (archive(("train.py", b"x" * 5000))[:-40], "must be a .tar.gz archive, but s3://"),
+    ],
+    ids=["zip", "cut"],
+)
+def test_fails_when_the_source_is_no_archive(aws: Aws, layout: Layout, body: bytes, message: str) -> None:
+    """Another format, and an upload that broke off, are named."""
+    # GIVEN
+    put(aws, source=body)
+    # WHEN / THEN
+    with pytest.raises(RunError, match=message) as raised:
+        fetch_source(aws.client("s3"), uri=f"s3://{aws.data_bucket}/source", entry_point="train.py", into=layout.code)
+    assert raised.value.error == contract.ERROR_INVALID_REQUEST
+
+
+def test_fails_when_the_script_is_not_in_the_source(aws: Aws, layout: Layout) -> None:
+    """One sentence names the script, the archive and what it holds instead."""
+    # GIVEN
+    put(aws, source=archive(("train.py", b""), ("README", b"")))
+    uri = f"s3://{aws.data_bucket}/source"
+    # WHEN / THEN
+    with pytest.raises(RunError) as raised:
+        fetch_source(aws.client("s3"), uri=uri, entry_point="tarin.py", into=layout.code)
+    assert raised.value.error == contract.ERROR_INVALID_REQUEST
+    assert raised.value.message == (
+        f"'entry_point' is tarin.py, which the archive {uri} does not hold; its Python files are train.py."
+    )
+
+
+@pytest.mark.parametrize("bucket", ["", "no-such-bucket-"])
+def test_fails_when_the_source_is_not_there(aws: Aws, layout: Layout, bucket: str) -> None:
+    """A missing archive and a missing bucket are the request's fault, and named."""
+    # GIVEN
+    uri = f"s3://{bucket}{aws.data_bucket}/nothing.tar.gz"
+    # WHEN / THEN
+    with pytest.raises(RunError) as raised:
+        fetch_source(aws.client("s3"), uri=uri, entry_point="train.py", into=layout.code)
+    assert raised.value.error == contract.ERROR_DATA_NOT_FOUND
+    assert raised.value.message == f"The script's archive, 'source', is not there: S3 has no {uri}."
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_channel_lands_under_its_relative_paths(aws: Aws, layout: Layout, slash: str) -> None:
+    """A prefix is a folder, with or without a closing slash; its neighbours of a like name stay out."""
+    # GIVEN
+    put(aws, **{"set/a.npz": b"aaa", "set/deep/b.npz": b"bb", "set/": b"", "set-old/c.npz": b"c"})
+    # WHEN
+    received = fetch_channels(aws.client("s3"), data={"train": f"s3://{aws.data_bucket}/set{slash}"}, layout=layout)
+    # THEN
+    folder = layout.channel("train")
+    assert {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == {
+        "a.npz": b"aaa",
+        "deep/b.npz": b"bb",
+    }
+    assert received == 5
+
+
+def test_channel_may_be_one_object(aws: Aws, layout: Layout) -> None:
+    """The address of an object brings that object under its own name."""
+    # GIVEN
+    put(aws, **{"sets/digits.npz": b"digits", "sets/digits.npz.bak": b"old"})
+    # WHEN
+    fetch_channels(aws.client("s3"), data={"train": f"s3://{aws.data_bucket}/sets/digits.npz"}, layout=layout)
+    # THEN
+    assert [path.name for path in layout.channel("train").iterdir()] == ["digits.npz"]
+
+
+def test_channel_is_resumed(aws: Aws, layout: Layout) -> None:
+    """A second start brings only what is missing, changed in S3 or cut on the disk, and removes what S3 lost."""
+    # GIVEN
+    put(aws, **{"set/same": b"1234", "set/changed": b"1234", "set/cut": b"1234", "set/gone": b"1234"})
+    data = {"train": f"s3://{aws.data_bucket}/set/"}
+    s3, folder = aws.client("s3"), layout.channel("train")
+    first = fetch_channels(s3, data=data, layout=layout)
+    put(aws, **{"set/changed": b"5678", "set/new": b"12"})
+    s3.delete_object(Bucket=aws.data_bucket, Key="set/gone")
+    (folder / "cut").write_bytes(b"12")
+    # WHEN
+    second = fetch_channels(s3, data=data, layout=layout)
+    # THEN
+    assert [first, second] == [16, 10]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "same": b"1234",
+        "changed": b"5678",
+        "cut": b"1234",
+        "new": b"12",
+    }
+
+
+def test_many_pages_of_keys_are_listed(aws: Aws) -> None:
+    """S3 lists a thousand keys at a time."""
+    # GIVEN
+    s3 = aws.client("s3")
+    for number in range(1_001):
+        s3.put_object(Bucket=aws.data_bucket, Key=f"many/{number:04}", Body=b"")
+    # WHEN
+    files = list(list_files(s3, S3Address(bucket=aws.data_bucket, key="many")))
+    # THEN
+    assert [file.path for file in files] == [PurePosixPath(f"{number:04}") for number in range(1_001)]
+
+
+@pytest.mark.parametrize("key", ["empty", "empty/"])
+def test_fails_when_a_channel_is_empty(aws: Aws, layout: Layout, key: str) -> None:
+    """The error names the channel and its address."""
+    # GIVEN
+    put(aws, **{"empty/": b"", "emptyish/file": b""})
+    uri = f"s3://{aws.data_bucket}/{key}"
+    # WHEN / THEN
+    with pytest.raises(RunError) as raised:
+        fetch_channels(aws.client("s3"), data={"test": uri}, layout=layout)
+    assert [raised.value.error, raised.value.message] == [
+        contract.ERROR_DATA_NOT_FOUND,
+        f"Data channel 'test' is empty: {uri} holds no object.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["set/../../outside"], "would be written outside of its folder"),
+        (["set//absolute"], "would be written outside of its folder"),
+        (["set/a", "set/a/b"], "cannot be a folder"),
+        (["set/a//b", "set/a/b"], "holds more than one key that would become 'a/b'"),
+    ],
+)
+def test_fails_when_keys_are_no_paths(aws: Aws, layout: Layout, keys: list[str], message: str) -> None:
+    """S3's keys are any text; those that no folder can hold are refused before a byte is written."""
+    # GIVEN
+    put(aws, **dict.fromkeys(keys, b"x"))
+    # WHEN / THEN
+    with pytest.raises(RunError, match=message) as raised:
+        fetch_channels(aws.client("s3"), data={"train": f"s3://{aws.data_bucket}/set"}, layout=layout)
+    assert raised.value.error == contract.ERROR_INVALID_REQUEST
+    assert [path for path in layout.root.rglob("*") if path.is_file()] == []

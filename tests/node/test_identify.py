@@ -1,0 +1,209 @@
+"""Who a node is: from its environment, or from instance metadata over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from horovod_node import contract
+from horovod_node.errors import UsageError
+from horovod_node.identify import Node, identify, interface_of
+from horovod_node.instance_metadata import ENV_ENDPOINT, InstanceMetadata
+
+COMMON = {
+    contract.ENV_LEDGER_TABLE: "ledger",
+    contract.ENV_FLEET: "fleet",
+    "AWS_DEFAULT_REGION": "eu-west-1",
+}
+LOCAL = {
+    **COMMON,
+    contract.ENV_ENGINE: contract.ENGINE_LOCAL,
+    contract.ENV_ML_ROOT: "/tmp/node/ml",
+    contract.ENV_NODE_ID: "i-0",
+    contract.ENV_NODE_ADDRESS: "127.0.1.1",
+    contract.ENV_NODE_INTERFACE: "lo",
+    contract.ENV_NODE_GPUS: "4",
+    contract.ENV_NODE_TYPE: "g5.12xlarge",
+    contract.ENV_NODE_ZONE: "eu-west-1a",
+    contract.ENV_NODE_MARKET: contract.SPOT,
+}
+EC2 = {**COMMON, contract.ENV_ENGINE: contract.ENGINE_EC2}
+METADATA = {
+    "instance-id": "i-0123456789abcdef0",
+    "instance-type": "g5.xlarge",
+    "instance-life-cycle": "spot",
+    "local-ipv4": "127.0.0.1",
+    "placement/availability-zone": "eu-west-1b",
+}
+
+
+class MetadataService:
+    """Instance metadata, version 2 only, over HTTP on loopback."""
+
+    def __init__(self, items: Mapping[str, str]) -> None:
+        self.items = dict(items)
+        self.busy = 0
+        """Requests that are answered with 503 first."""
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_PUT(self) -> None:
+                asked = int(self.headers["X-aws-ec2-metadata-token-ttl-seconds"])
+                self._answer(200 if self.path == "/latest/api/token" and asked <= 21_600 else 400, "a-token")
+
+            def do_GET(self) -> None:
+                item = service.items.get(self.path.removeprefix("/latest/meta-data/"))
+                if self.headers["X-aws-ec2-metadata-token"] != "a-token":
+                    self._answer(401, "")
+                else:
+                    self._answer(404 if item is None else 200, item or "")
+
+            def _answer(self, status: int, text: str) -> None:
+                if service.busy:
+                    service.busy -= 1
+                    status, text = 503, ""
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: ARG002 - the signature is http.server's
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def metadata() -> Iterator[MetadataService]:
+    service = MetadataService(METADATA)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def devices(tmp_path: Path) -> Path:
+    """A /dev with two GPUs and the control devices beside them."""
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_local_node_is_what_its_environment_says() -> None:
+    """The local engine takes every fact from the environment."""
+    assert identify(LOCAL) == Node(
+        id="i-0",
+        address="127.0.1.1",
+        interface="lo",
+        gpus=4,
+        instance_type="g5.12xlarge",
+        zone="eu-west-1a",
+        market="spot",
+        fleet="fleet",
+        ledger_table="ledger",
+        region="eu-west-1",
+        ml_root=Path("/tmp/node/ml"),
+        engine="local",
+    )
+
+
+def test_ec2_node_is_what_instance_metadata_says(metadata: MetadataService, devices: Path) -> None:
+    """An EC2 node asks instance metadata, counts its GPU devices and finds the interface of its address."""
+    # WHEN
+    node = identify({**EC2, ENV_ENDPOINT: metadata.endpoint}, devices=devices)
+    # THEN
+    assert node == Node(
+        id="i-0123456789abcdef0",
+        address="127.0.0.1",
+        interface="lo",
+        gpus=2,
+        instance_type="g5.xlarge",
+        zone="eu-west-1b",
+        market="spot",
+        fleet="fleet",
+        ledger_table="ledger",
+        region="eu-west-1",
+        ml_root=Path(contract.DEFAULT_ML_ROOT),
+        engine="ec2",
+    )
+
+
+@pytest.mark.parametrize("life_cycle", ["on-demand", "scheduled", "capacity-block"])
+def test_only_spot_is_spot(metadata: MetadataService, devices: Path, life_cycle: str) -> None:
+    """Capacity that cannot be taken away counts as On-Demand, whatever it is called."""
+    # GIVEN
+    metadata.items["instance-life-cycle"] = life_cycle
+    # WHEN
+    node = identify({**EC2, ENV_ENDPOINT: metadata.endpoint}, devices=devices)
+    # THEN
+    assert node.market == contract.ON_DEMAND
+
+
+def test_metadata_is_asked_again_while_it_is_busy(metadata: MetadataService) -> None:
+    """The service answers 503 for a moment after a boot."""
+    # GIVEN
+    metadata.busy = 2
+    # WHEN / THEN
+    assert InstanceMetadata(metadata.endpoint).read("instance-id") == METADATA["instance-id"]
+
+
+def test_metadata_without_an_item_is_an_error(metadata: MetadataService) -> None:
+    """An item that does not exist is not asked for again."""
+    with pytest.raises(OSError, match="404"):
+        InstanceMetadata(metadata.endpoint).read("spot/instance-action")
+
+
+@pytest.mark.parametrize("name", [name for name in LOCAL if name != contract.ENV_ML_ROOT])
+def test_fails_when_a_variable_is_missing(name: str) -> None:
+    """Each variable that is needed is named when it is missing."""
+    # GIVEN
+    environment = {key: value for key, value in LOCAL.items() if key != name}
+    # WHEN / THEN
+    with pytest.raises(UsageError, match=rf"^'{name}' is not set; "):
+        identify(environment)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (contract.ENV_ENGINE, "mainframe", "must be one of ec2, local, got 'mainframe'"),
+        (contract.ENV_NODE_GPUS, "many", "must be a whole number of at least 1, got 'many'"),
+        (contract.ENV_NODE_GPUS, "0", "must be a whole number of at least 1, got '0'"),
+        (contract.ENV_NODE_GPUS, "²", "must be a whole number of at least 1, got '²'"),
+        (contract.ENV_NODE_ADDRESS, "node-1", "must be an IPv4 address, got 'node-1'"),
+        (contract.ENV_NODE_MARKET, "flea", "must be one of on-demand, spot, got 'flea'"),
+        (contract.ENV_ML_ROOT, "ml", "must be an absolute path, got 'ml'"),
+    ],
+)
+def test_fails_when_a_variable_makes_no_sense(name: str, value: str, message: str) -> None:
+    """The error names the variable, the value and what it must be."""
+    with pytest.raises(UsageError) as raised:
+        identify({**LOCAL, name: value})
+    assert str(raised.value) == f"'{name}' {message}"
+
+
+def test_fails_when_engines_contradict_each_other(devices: Path) -> None:
+    """A fact in the environment of an EC2 node would be passed over: it is refused instead."""
+    with pytest.raises(UsageError, match=f"^'{contract.ENV_NODE_ID}' is set, but engine 'ec2' asks"):
+        identify({**EC2, contract.ENV_NODE_ID: "i-1"}, devices=devices)
+
+
+def test_fails_when_an_ec2_node_has_no_gpu(metadata: MetadataService, tmp_path: Path) -> None:
+    """A container without its GPUs is told so, before it joins a run."""
+    with pytest.raises(UsageError, match="start the container with --gpus all"):
+        identify({**EC2, ENV_ENDPOINT: metadata.endpoint}, devices=tmp_path)
+
+
+def test_fails_when_no_interface_holds_the_address() -> None:
+    """A container with a network of its own does not hold the instance's address."""
+    with pytest.raises(UsageError, match=r"no network interface holds 192\.0\.2\.1"):
+        interface_of("192.0.2.1")

@@ -1,0 +1,170 @@
+"""The ledger, as DynamoDB's API answers."""
+
+from __future__ import annotations
+
+import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from horovod_node import contract
+from horovod_node.errors import LedgerUnreachableError, RunError
+from horovod_node.identify import Node
+from horovod_node.ledger import Lease, Ledger, NodeItem, Run
+from horovod_node.request import Request
+from node.emulated import REGION, Aws
+from node.rings import SETTINGS
+
+LEASE = Lease(run="run-1", attempt=2)
+
+
+def test_lease_tells_who_holds_the_fleet(aws: Aws) -> None:
+    """A fleet that nobody holds has no lease."""
+    # GIVEN
+    ledger = aws.ledger()
+    before = ledger.lease("fleet")
+    # WHEN
+    aws.put(contract.lease_key("fleet"), **{contract.RUN: "run-1", contract.ATTEMPT: 2})
+    # THEN
+    assert [before, ledger.lease("fleet")] == [None, LEASE]
+
+
+def test_run_tells_request_and_settings(aws: Aws) -> None:
+    """The run's item is read as the state machine writes it."""
+    # GIVEN
+    request = {"source": "s3://bucket/source.tar.gz", "entry_point": "train.py", "gpus": 4.0}
+    aws.put(
+        contract.run_key("run-1"),
+        **{
+            contract.VERSION: contract.CONTRACT_VERSION,
+            contract.REQUEST_JSON: json.dumps(request),
+            contract.SETTINGS_JSON: json.dumps(asdict(SETTINGS)),
+            contract.TTL_ATTRIBUTE: 2_000_000_000,
+        },
+    )
+    # WHEN
+    run = aws.ledger().run("run-1")
+    # THEN
+    expected = Request(source="s3://bucket/source.tar.gz", entry_point="train.py", gpus=4, data={}, hyperparameters={})
+    assert run == Run(request=expected, settings=SETTINGS, remove_at=2_000_000_000)
+
+
+def test_fails_when_the_run_is_of_another_version(aws: Aws) -> None:
+    """An image that does not fit the state machine says so instead of guessing."""
+    # GIVEN
+    aws.put(contract.run_key("run-1"), **{contract.VERSION: 99})
+    # WHEN / THEN
+    with pytest.raises(RunError, match="state machine version 99: deploy the stack and its image together"):
+        aws.ledger().run("run-1")
+
+
+def test_node_is_refreshed_in_place(aws: Aws, node: Node) -> None:
+    """A node has one item; refreshing it changes its state and step, and never when it joined."""
+    # GIVEN
+    ledger = aws.ledger()
+    ledger.put_node(LEASE, node, state=contract.NODE_JOINED, step=0, remove_at=2_000_000_000)
+    table = aws.client("dynamodb")
+    (first,) = table.scan(TableName=aws.table)["Items"]
+    # WHEN
+    ledger.put_node(LEASE, node, state=contract.NODE_TRAINING, step=12, remove_at=2_000_000_000)
+    # THEN
+    (second,) = table.scan(TableName=aws.table)["Items"]
+    assert second[contract.JOINED_AT] == first[contract.JOINED_AT]
+    assert second[contract.TTL_ATTRIBUTE] == {"N": "2000000000"}
+    expected = NodeItem(
+        id="node-1",
+        address="127.0.0.1",
+        gpus=1,
+        instance_type="g5.xlarge",
+        zone="us-east-1a",
+        market="on-demand",
+        state=contract.NODE_TRAINING,
+        step=12,
+        seen_at=int(second[contract.SEEN_AT]["N"]),
+    )
+    assert ledger.nodes(LEASE) == [expected]
+    assert ledger.node(LEASE, "node-1") == expected
+
+
+def test_nodes_are_those_of_the_attempt(aws: Aws, node: Node) -> None:
+    """Neither another attempt's nodes nor another run's are listed, even where names begin alike."""
+    # GIVEN
+    ledger = aws.ledger()
+    for lease, name in (
+        (LEASE, "a"),
+        (LEASE, "b"),
+        (replace(LEASE, attempt=22), "c"),
+        (replace(LEASE, run="run-11"), "d"),
+    ):
+        ledger.put_node(lease, replace(node, id=name), state=contract.NODE_READY, step=0, remove_at=0)
+    # WHEN / THEN
+    assert [item.id for item in ledger.nodes(LEASE)] == ["a", "b"]
+
+
+def test_one_of_many_leads(aws: Aws) -> None:
+    """Twenty nodes claim the lead at once: one gets it, and all agree on who."""
+    # GIVEN
+    ledgers = [aws.ledger() for _ in range(20)]
+    # WHEN
+    with ThreadPoolExecutor(20) as threads:
+        leaders = list(
+            threads.map(lambda number: ledgers[number].claim_leader(LEASE, f"node-{number}", remove_at=0), range(20))
+        )
+    # THEN
+    assert len(set(leaders)) == 1
+    assert ledgers[0].leader(LEASE) == leaders[0]
+
+
+def test_leader_that_claims_again_still_leads(aws: Aws) -> None:
+    """The answer of a claim that succeeded can get lost."""
+    # GIVEN
+    ledger = aws.ledger()
+    ledger.claim_leader(LEASE, "node-1", remove_at=0)
+    # WHEN / THEN
+    assert ledger.claim_leader(LEASE, "node-1", remove_at=0) == "node-1"
+
+
+def test_plan_and_tokens_are_there_once_they_are_written(aws: Aws) -> None:
+    """What is not written yet is nothing, not an error."""
+    # GIVEN
+    ledger = aws.ledger()
+    before = [ledger.leader(LEASE), ledger.plan(LEASE), ledger.task_token(LEASE, contract.TASK_SAVE)]
+    # WHEN
+    ledger.put_plan(LEASE, "{}", remove_at=0)
+    aws.put(contract.task_key("run-1", 2, contract.TASK_SAVE), **{contract.TOKEN: "a-token"})
+    # THEN
+    assert before == [None, None, None]
+    assert [ledger.plan(LEASE), ledger.task_token(LEASE, contract.TASK_SAVE)] == ["{}", "a-token"]
+
+
+def test_first_failure_of_a_node_stays(aws: Aws) -> None:
+    """Later failures are consequences; they do not replace the first."""
+    # GIVEN
+    ledger = aws.ledger()
+    # WHEN
+    ledger.put_failure(LEASE, "node-1", "first", remove_at=0)
+    ledger.put_failure(LEASE, "node-1", "second", remove_at=0)
+    ledger.put_failure(LEASE, "node-2", "third", remove_at=0)
+    # THEN
+    assert ledger.failures(LEASE) == ["first", "third"]
+
+
+def test_fails_when_the_ledger_stays_away() -> None:
+    """A ledger that does not answer is asked again until patience ends, and then named."""
+    # GIVEN a port at which nobody listens
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        dynamodb = boto3.client(
+            "dynamodb",
+            endpoint_url=f"http://127.0.0.1:{closed.getsockname()[1]}",
+            region_name=REGION,
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+        ledger = Ledger(dynamodb, table="ledger", patience_seconds=0.8)
+        # WHEN / THEN
+        with pytest.raises(LedgerUnreachableError, match="DynamoDB table ledger, failed: Could not connect"):
+            ledger.lease("fleet")
