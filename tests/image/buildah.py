@@ -22,8 +22,8 @@ from image.debian import CACHE, SUITE, base_root, require
 
 STORAGE = CACHE / "containers"
 BASE_IMAGE = f"localhost/debian:{SUITE}"
-STORAGE_LIMIT = 12 * 1024**3
-"""Bytes: layers of a few builds. Past it the storage is emptied, and the next build starts from the beginning."""
+STORAGE_LIMIT = 20 * 1024**3
+"""Bytes: some builds of both profiles. Past it the storage is emptied, and the next build is a whole one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class BuiltImage:
 
 
 @contextmanager
-def built(context: Path, *, arguments: Mapping[str, str], log: Path) -> Iterator[BuiltImage]:
+def built(context: Path, *, name: str, arguments: Mapping[str, str], log: Path) -> Iterator[BuiltImage]:
     """
     Build the image in *context* on a Debian base, and mount it.
 
@@ -83,30 +83,32 @@ def built(context: Path, *, arguments: Mapping[str, str], log: Path) -> Iterator
 
     Args:
         context: Folder with the Dockerfile.
+        name: Of the image, in this storage.
         arguments: Build arguments beside the base images.
         log: File for what the build prints.
     """
     require("buildah")
+    image = f"localhost/cdk-horovod-node:{name}"
     if STORAGE.exists() and int(_output("du", "--summarize", "--block-size=1", STORAGE).split()[0]) > STORAGE_LIMIT:
         shutil.rmtree(STORAGE)
     # What a killed session left mounted.
     _output(*_buildah("rm", "--all"))
     if subprocess.run(_buildah("inspect", "--type", "image", BASE_IMAGE), capture_output=True, check=False).returncode:
         _import_base()
-    build = _buildah("bud", "--isolation", "chroot", "--layers", "--pull-never", "--tag", "localhost/node")
-    for name, value in {"BASE_IMAGE": BASE_IMAGE, "CUDA_IMAGE": BASE_IMAGE, **arguments}.items():
-        build += ["--build-arg", f"{name}={value}"]
+    build = _buildah("bud", "--isolation", "chroot", "--layers", "--pull-never", "--tag", image)
+    for argument, value in {"BASE_IMAGE": BASE_IMAGE, "CUDA_IMAGE": BASE_IMAGE, **arguments}.items():
+        build += ["--build-arg", f"{argument}={value}"]
     with log.open("w") as output:
         made = subprocess.run(["nice", *build, str(context)], stdout=output, stderr=output, check=False)
     if made.returncode != 0:
         pytest.fail(f"the image build failed:\n{log.read_text()[-4000:]}", pytrace=False)
 
-    container = _output(*_buildah("from", "--pull-never", "localhost/node"))
+    container = _output(*_buildah("from", "--pull-never", image))
     try:
         root = Path(_output(*_buildah("mount", container)))
         # A container engine puts the host's own in its place.
         (root / "etc/hosts").touch()
-        facts = json.loads(_output(*_buildah("inspect", "--type", "image", "localhost/node")))
+        facts = json.loads(_output(*_buildah("inspect", "--type", "image", image)))
         size = int(_output("du", "--summarize", "--block-size=1", root).split()[0])
         yield BuiltImage(root=root, config=facts["OCIv1"]["config"], bytes=size)
     finally:

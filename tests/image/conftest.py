@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from image.buildah import BuiltImage, built
 from image.debian import base_root
 from image.instance import Instance
+from image.profile import PROFILES, Profile
 
 TRAINING_IMAGE = Path(__file__).parents[2] / "training_image"
 
@@ -21,12 +21,16 @@ def instance(tmp_path: Path) -> Instance:
     return Instance.create(base_root(), tmp_path)
 
 
+@pytest.fixture(scope="session", params=PROFILES, ids=lambda profile: profile.name)
+def profile(request: pytest.FixtureRequest) -> Profile:
+    """Each profile of the Dockerfile's table, one after the other."""
+    chosen: Profile = request.param
+    return chosen
+
+
 @pytest.fixture(scope="session")
-def training_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuiltImage]:
-    """The training image in its CPU profile, Horovod compiled in it; minutes the first time, then from layers."""
-    arguments = {"REQUIREMENTS": "requirements-cpu.txt", "WITH_NCCL": "0"}
+def training_image(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuiltImage]:
+    """The training image without GPUs, Horovod compiled in it; minutes the first time, then from layers."""
     log = tmp_path_factory.mktemp("image") / "build.log"
-    begun = time.monotonic()
-    with built(TRAINING_IMAGE, arguments=arguments, log=log) as image:
-        print(f"training image: {image.bytes / 1e6:.0f} MB, built in {time.monotonic() - begun:.0f} s")
+    with built(TRAINING_IMAGE, name=profile.name, arguments=profile.arguments, log=log) as image:
         yield image

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from deployment import SETTINGS, Deployment, facts, wait
+
 from horovod_local import LocalCloud
 from synthesis import REPOSITORY
 

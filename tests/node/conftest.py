@@ -10,6 +10,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
 from horovod_node import contract
@@ -20,6 +21,10 @@ from horovod_node.request import Request
 from horovod_node.work import Work
 from node.emulated import REGION, Aws, TaskAnswers
 from node.rings import SETTINGS, Ring
+
+# A loaded machine is slow: that is no failure of a property.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,9 @@ with 64 ranks none gets through in Gloo's 30 s (measured: all fail; with 4096 th
 _LARGEST_VALUE_BYTES = 1024**2
 """Ranks store addresses of some hundred bytes."""
 
+_CLOSE_SECONDS = 0.05
+"""How long closing takes at most; every node of the run is paid for meanwhile."""
+
 
 class Rendezvous:
     """
@@ -37,7 +40,9 @@ class Rendezvous:
     def __init__(self, plan: RingPlan) -> None:
         self._server = _Server((plan.addresses[0], plan.port), _Handler, verbose=0)
         self._server.init(plan.slots())
-        self._thread = threading.Thread(target=self._server.serve_forever, name="rendezvous", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_CLOSE_SECONDS,), name="rendezvous", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:

@@ -1,0 +1,124 @@
+"""
+Keras 3, for real: that Horovod averages nothing under it, and that no such training gets through.
+
+The interpreter with TensorFlow 2.18 and Keras 3 is the one that HOROVOD_KERAS3_PYTHON names; without it one is made in
+the cache, which takes some ten minutes, once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from horovod_node import contract
+from horovod_node.preflight import REASON
+from node.rings import SCRIPTS, Ring
+
+pytestmark = [pytest.mark.slow, pytest.mark.ring, pytest.mark.timeout(1800)]
+
+IMAGE = Path(contract.__file__).parents[1]
+REQUIREMENTS = (IMAGE / "requirements-newer-cpu.txt", IMAGE / "requirements-build.txt")
+BUILD = IMAGE / "build_horovod.sh"
+
+
+@pytest.fixture(scope="session")
+def keras_3() -> str:
+    """Give the Python of the image's `newer` profile, without its switch to Keras 2."""
+    named = os.environ.get("HOROVOD_KERAS3_PYTHON")
+    if named:
+        return named
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in (*REQUIREMENTS, BUILD))).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdk-horovod"
+    folder, python = cache / f"keras3-{key}", cache / f"keras3-{key}" / "bin" / "python"
+    ready = folder / "ready"
+    if not ready.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        for requirements in REQUIREMENTS:
+            install(python, "--require-hashes", "--requirement", str(requirements))
+        subprocess.run(["bash", str(BUILD), str(folder / "wheels"), str(python)], check=True)
+        install(python, "--no-deps", *map(str, (folder / "wheels").glob("*.whl")))
+        ready.touch()
+    return str(python)
+
+
+def install(python: Path, *arguments: str) -> None:
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *arguments], check=True)
+
+
+def test_horovod_averages_nothing_under_keras_3(keras_3: str) -> None:
+    """Without the agent: no error, no warning, and other weights on each rank. This is why there is a preflight."""
+    # WHEN
+    ended = subprocess.run(
+        [
+            *(str(Path(keras_3).parent / "horovodrun"), "-np", "2", "-H", "localhost:2", "--gloo"),
+            *(keras_3, str(SCRIPTS / "average_nothing.py")),
+        ],
+        env={
+            "PATH": f"{Path(keras_3).parent}:{os.environ['PATH']}",
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # THEN
+    assert ended.returncode == 0, ended.stderr
+    differences = [float(text) for text in re.findall(r"difference (\S+)", ended.stdout)]
+    assert len(differences) == 2
+    assert min(differences) > 0.001
+
+
+def test_script_is_refused_before_the_ring_forms(ring: Ring, keras_3: str) -> None:
+    """What the script's text gives away costs no training at all."""
+    # GIVEN
+    ring.submit(entry_point="train_digits.py")
+    # WHEN
+    ring.start(nodes=2, python=keras_3)
+    refused = ring.asked(contract.TASK_RING)
+    # THEN
+    assert refused["error"] == contract.ERROR_PREFLIGHT
+    assert re.match(rf"train_digits\.py was not started\. Line \d+: {re.escape(REASON)}", refused["cause"])
+    assert ring.agents[0].exit_code() == contract.EXIT_PREFLIGHT
+
+
+def test_optimizer_is_refused_on_every_rank(ring: Ring, keras_3: str) -> None:
+    """What the text does not give away, the optimizer does, before the first step."""
+    # GIVEN
+    ring.submit(entry_point="average_nothing.py")
+    # WHEN
+    ring.start(nodes=2, python=keras_3)
+    ring.asked(contract.TASK_RING)
+    refused = ring.asked(contract.TASK_TRAIN)
+    # THEN
+    assert refused["error"] == contract.ERROR_PREFLIGHT
+    assert f"was not allowed to train: horovod_node.preflight.PreflightError: {REASON}" in refused["cause"]
+    assert 'average_nothing.py", line' in refused["cause"]
+    assert "difference" not in ring.log()
+    assert ring.agents[0].exit_code() == contract.EXIT_PREFLIGHT
+
+
+def test_script_trains_equal_weights_with_tf_keras(ring: Ring, keras_3: str) -> None:
+    """With TensorFlow's switch to Keras 2 the same script is welcome, and the ranks agree exactly."""
+    # GIVEN
+    ring.submit(entry_point="train_digits.py", steps=20)
+    # WHEN
+    ring.start(nodes=2, python=keras_3, TF_USE_LEGACY_KERAS="1")
+    ring.asked(contract.TASK_RING)
+    trained = ring.asked(contract.TASK_TRAIN)
+    saved = ring.asked(contract.TASK_SAVE)
+    # THEN
+    assert trained == {"ranks": 2, "steps": 20}
+    archive = ring.aws.client("s3").get_object(Bucket=ring.aws.model_bucket, Key=saved["key"])
+    with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
+        proof = json.load(tar.extractfile("proof.json") or io.StringIO())
+    assert (proof["ranks"], proof["difference"]) == (2, 0.0)

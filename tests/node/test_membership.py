@@ -1,0 +1,79 @@
+"""A node shows that it lives, and looks whether it still belongs."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from horovod_node import contract
+from horovod_node.errors import ReleasedError
+from horovod_node.ledger import Ledger
+from horovod_node.membership import Membership, refresh_seconds
+from horovod_node.work import Work
+from node.emulated import REGION, Aws
+from node.rings import SETTINGS
+
+
+def test_new_state_is_written_at_once(work: Work) -> None:
+    """A state does not wait for the next refresh, a step does."""
+    # GIVEN
+    membership = Membership(work)
+    seen = []
+    # WHEN
+    for state, step in ((None, None), (contract.NODE_TRAINING, 0), (None, 7), (contract.NODE_DONE, 30)):
+        membership.keep(state=state, step=step)
+        (item,) = work.ledger.nodes(work.lease)
+        seen.append((item.state, item.step))
+    # THEN
+    assert seen == [
+        (contract.NODE_JOINED, 0),
+        (contract.NODE_TRAINING, 0),
+        (contract.NODE_TRAINING, 0),
+        (contract.NODE_DONE, 30),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("run", "attempt", "words"),
+    [
+        ("run-1", 2, "held by attempt 2 of run run-1, not by attempt 1 of run run-1"),
+        ("run-2", 1, "held by attempt 1 of run run-2, not by attempt 1 of run run-1"),
+    ],
+)
+def test_node_is_released_when_the_lease_moves_on(aws: Aws, work: Work, run: str, attempt: int, words: str) -> None:
+    """Another run, and another attempt of the same run, have nodes of their own."""
+    # GIVEN
+    aws.put(contract.lease_key(work.node.fleet), **{contract.RUN: run, contract.ATTEMPT: attempt})
+    # WHEN / THEN
+    with pytest.raises(ReleasedError, match=words):
+        Membership(work).keep()
+
+
+def test_training_goes_on_without_the_ledger(work: Work) -> None:
+    """A ledger that is away for a moment ends nothing; what it missed is written when it is back."""
+    # GIVEN a port at which nobody listens
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        away = boto3.client(
+            "dynamodb",
+            endpoint_url=f"http://127.0.0.1:{closed.getsockname()[1]}",
+            region_name=REGION,
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+        membership = Membership(replace(work, ledger=Ledger(away, table="ledger")))
+        # WHEN / THEN
+        membership.keep(state=contract.NODE_TRAINING, step=3)
+        membership.keep(step=4)
+
+
+@pytest.mark.parametrize(("heartbeat", "stall", "seconds"), [(60, 900, 5.0), (8, 900, 2.0), (60, 6, 1.5)])
+def test_refresh_is_often_enough_for_every_limit(heartbeat: int, stall: int, seconds: float) -> None:
+    """Four refreshes fit into the shortest limit."""
+    # GIVEN
+    settings = replace(SETTINGS, heartbeat_seconds=heartbeat, stall_seconds=stall)
+    # WHEN / THEN
+    assert refresh_seconds(settings) == seconds

@@ -1,0 +1,81 @@
+"""The rendezvous, over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+from horovod.runner.http.http_server import RendezvousHTTPServer
+
+from horovod_node.rendezvous import LISTEN_BACKLOG, Rendezvous, _Server
+from horovod_node.ring import RingHost, RingPlan
+
+
+@pytest.fixture
+def plan() -> RingPlan:
+    """A ring of 64 ranks whose leader is an address of this machine's own."""
+    leader = RingHost(node="a", address=f"127.{200 + os.getpid() % 50}.0.1", slots=8)
+    others = tuple(RingHost(node=f"n{number}", address=f"10.0.0.{number}", slots=8) for number in range(7))
+    return RingPlan(hosts=(leader, *others), port=29400, gloo_timeout_seconds=120)
+
+
+@pytest.fixture
+def served(plan: RingPlan) -> Iterator[RingPlan]:
+    with closing(Rendezvous(plan)):
+        yield plan
+
+
+def ask(plan: RingPlan, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    with closing(http.client.HTTPConnection(plan.addresses[0], plan.port, timeout=60)) as connection:
+        connection.request(method, path, body=body)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+def test_ranks_find_each_other(served: RingPlan) -> None:
+    """What each of 64 ranks stores at once, every other one can read."""
+    # WHEN
+    with ThreadPoolExecutor(64) as ranks:
+        stored = list(ranks.map(lambda rank: ask(served, "PUT", f"/global/{rank}", b"at %d" % rank), range(64)))
+        read = list(ranks.map(lambda rank: ask(served, "GET", f"/global/{63 - rank}"), range(64)))
+    # THEN
+    assert {status for status, _ in stored} == {200}
+    assert read == [(200, b"at %d" % (63 - rank)) for rank in range(64)]
+
+
+def test_missing_keys_are_missing(served: RingPlan) -> None:
+    """Gloo asks again until the key is there."""
+    assert ask(served, "GET", "/global/7") == (404, b"")
+
+
+def test_only_the_leaders_address_is_served(served: RingPlan) -> None:
+    """Other addresses of the machine have nothing on the port."""
+    with (
+        closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)) as elsewhere,
+        pytest.raises(ConnectionRefusedError),
+    ):
+        elsewhere.request("GET", "/global/0")
+
+
+@pytest.mark.parametrize(("method", "body"), [("HEAD", None), ("PUT", b"x" * (1024**2 + 1))], ids=["files", "large"])
+def test_what_no_rank_asks_is_refused(served: RingPlan, method: str, body: bytes | None) -> None:
+    """Neither the agent's files nor its memory are anybody's."""
+    # WHEN
+    status, _ = ask(served, method, "/global/0", body)
+    # THEN
+    assert status in (405, 413)
+
+
+def test_backlog_is_ours() -> None:
+    """Horovod's own server takes five waiting connections, with which rings of 64 ranks never form."""
+    assert (RendezvousHTTPServer.request_queue_size, _Server.request_queue_size) == (5, LISTEN_BACKLOG)
+
+
+def test_fails_when_the_port_is_taken(served: RingPlan) -> None:
+    """Two rings never share a rendezvous."""
+    with pytest.raises(OSError, match="Address already in use"):
+        Rendezvous(served)

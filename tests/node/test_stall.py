@@ -1,0 +1,110 @@
+"""When ranks stand still, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from horovod_node.ledger import NodeItem
+from horovod_node.silence import Silence
+from horovod_node.stall import StepWatch, find_place
+
+STACK = """Current thread 0x00007f8a2f5fe740 (most recent call first):
+  File "/venv/lib/python3.11/site-packages/tensorflow/python/eager/execute.py", line 53 in quick_execute
+  File "/opt/ml/code/nets/loop.py", line 31 in run
+  File "/opt/ml/code/train.py", line 9 in <module>
+  File "<frozen runpy>", line 88 in _run_code
+"""
+
+
+def watch() -> StepWatch:
+    """Watch ranks that started at 100."""
+    return StepWatch(first_step_seconds=60, stall_seconds=10, now=100)
+
+
+def test_first_step_may_take_its_own_time() -> None:
+    """Until the first advance only the limit for the first step holds."""
+    # GIVEN
+    steps = watch()
+    # WHEN
+    steps.see({0: 0, 1: 0}, now=160)
+    # THEN
+    assert [steps.stalled(now=160), steps.stalled(now=160.1)] == [[], [0, 1]]
+
+
+def test_each_rank_is_judged_by_itself() -> None:
+    """A rank that steps does not excuse one that does not."""
+    # GIVEN
+    steps = watch()
+    steps.see({0: 1, 1: 1}, now=110)
+    # WHEN
+    steps.see({0: 2, 1: 1}, now=119)
+    # THEN
+    assert [steps.stalled(now=120), steps.stalled(now=121)] == [[], [1]]
+    assert steps.silent_seconds(1, now=121) == 11
+
+
+def test_rank_that_ended_is_not_judged() -> None:
+    """Ranks end at different times; only those that run can stand still."""
+    # GIVEN
+    steps = watch()
+    steps.see({0: 1, 1: 1}, now=110)
+    # WHEN
+    steps.see({1: 5}, now=121)
+    # THEN
+    assert steps.stalled(now=125) == []
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 9.9), st.integers(1, 3)), max_size=30))
+def test_ranks_that_step_in_time_never_stall(pauses: list[tuple[float, int]]) -> None:
+    """However irregular, steps within the limit are no stall; the first missing one is."""
+    # GIVEN
+    steps = watch()
+    now, count = 101.0, 1
+    steps.see({0: count}, now=now)
+    # WHEN
+    for pause, advance in pauses:
+        now += pause
+        assert steps.stalled(now=now) == []
+        count += advance
+        steps.see({0: count}, now=now)
+    # THEN
+    assert steps.stalled(now=now + 10.1) == [0]
+
+
+def test_place_is_the_scripts_innermost_line() -> None:
+    """A rank that waits in TensorFlow is told by the script's line that called it."""
+    assert find_place(STACK, code=Path("/opt/ml/code")) == ("nets/loop.py:31 in run", False)
+
+
+def test_place_in_the_script_itself_is_suspicious() -> None:
+    """A rank whose innermost frame is the script's does not wait for others."""
+    # GIVEN
+    stack = STACK.replace("/venv/lib/python3.11/site-packages/tensorflow/python/eager/", "/opt/ml/code/")
+    # WHEN / THEN
+    assert find_place(stack, code=Path("/opt/ml/code")) == ("execute.py:53 in quick_execute", True)
+
+
+def test_place_may_be_unknown() -> None:
+    """A rank that could not answer has no place."""
+    assert find_place("", code=Path("/opt/ml/code")) == ("", False)
+
+
+def test_silence_is_measured_by_ones_own_clock() -> None:
+    """A clock that is wrong on another node changes nothing; a sign of life that stays the same does."""
+    # GIVEN
+    silence = Silence()
+
+    def item(seen_at: int) -> NodeItem:
+        return NodeItem(
+            id="a", address="", gpus=1, instance_type="", zone="", market="", state="", step=0, seen_at=seen_at
+        )
+
+    # WHEN
+    silence.see([item(5)], now=1000)
+    silence.see([item(9)], now=1010)
+    silence.see([item(9)], now=1020)
+    # THEN
+    assert [silence.seconds("a", now=1025), silence.seconds("b", now=1025)] == [15, 0]
