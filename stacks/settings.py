@@ -55,9 +55,7 @@ class Settings:
             ValueError: If a value has the wrong form, or a `horovod:` key is none of the settings.
         """
         known = {field.name: field for field in fields(cls)}
-        unknown = [
-            key.removeprefix(PREFIX) for key in node.get_all_context() if key.startswith(PREFIX)
-        ]
+        unknown = [key.removeprefix(PREFIX) for key in node.get_all_context() if key.startswith(PREFIX)]
         for name in unknown:
             if name not in known:
                 raise ValueError(f"'{PREFIX}{name}' is not a setting; the settings are {', '.join(known)}")

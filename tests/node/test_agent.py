@@ -126,7 +126,7 @@ def test_ring_is_not_formed_without_the_script(ring: Ring) -> None:
     # THEN
     assert failed["error"] == contract.ERROR_INVALID_REQUEST
     assert "'entry_point' is train_letters.py, which the archive s3://" in failed["cause"]
-    assert "its Python files are count_steps.py, train_digits.py" in failed["cause"]
+    assert "its Python files are average_nothing.py, count_steps.py, keras_steps.py, train_digits.py" in failed["cause"]
 
 
 def test_node_that_nobody_needs_leaves_at_once(ring: Ring) -> None:

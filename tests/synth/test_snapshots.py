@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from cdk_horovod.workflow.graph import mermaid
 from cdk_horovod.workflow.resolved import resolved_definitions
+from synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth
 
-SNAPSHOTS = Path(__file__).resolve().parent.parent / "snapshots"
+SNAPSHOTS = REPOSITORY / "tests" / "snapshots"
 
 
 def scrubbed(value: Any) -> Any:
@@ -46,6 +48,12 @@ def test_state_machine_is_as_reviewed(template: Mapping[str, Any], request: pyte
     """The state machine, as readable Amazon States Language, is the reviewed one."""
     (definition,) = resolved_definitions(template).values()
     compare("state-machine.asl.json", definition, request)
+
+
+def test_drawing_is_of_this_state_machine(template: Mapping[str, Any]) -> None:
+    """The graph in the documentation shows today's states; `make graph` draws it anew."""
+    (definition,) = resolved_definitions(template).values()
+    assert mermaid(definition) in (REPOSITORY / "docs" / "state-machine.md").read_text()
 
 
 def compare(name: str, value: Any, request: pytest.FixtureRequest) -> None:

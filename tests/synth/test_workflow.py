@@ -245,3 +245,36 @@ def test_asl_validator_refuses_a_broken_definition(definition: Mapping[str, Any]
     # THEN
     assert done.returncode != 0
     assert "Nowhere" in done.stdout + done.stderr
+
+
+def test_no_expression_reads_an_input_that_it_has_not(definition: Mapping[str, Any]) -> None:
+    """Step Functions refuses `$`, `$$` and bare field names: its expressions have no context to read."""
+    # GIVEN every expression of the definition, parsed by JSONata itself
+    expressions = sorted(set(asl.expressions(dict(definition))))
+    script = """
+      const jsonata = require("jsonata");
+      const bare = (node, found) => {
+        if (Array.isArray(node)) node.forEach(item => bare(item, found));
+        else if (node && typeof node === "object") {
+          if (node.type === "path" && node.steps[0].type === "name") found.push(node.steps[0].value);
+          if (node.type === "variable" && (node.value === "" || node.value === "$")) found.push("$" + node.value);
+          Object.values(node).forEach(item => bare(item, found));
+        }
+        return found;
+      };
+      const expressions = JSON.parse(require("fs").readFileSync(0, "utf8"));
+      console.log(JSON.stringify(expressions.map(text => [text, bare(jsonata(text).ast(), [])])));
+    """
+    # WHEN looking for paths that begin with the context
+    done = subprocess.run(
+        ["node", "-e", script],
+        cwd=REPOSITORY,
+        input=json.dumps(expressions),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # THEN there are none
+    found = dict(json.loads(done.stdout))
+    assert len(found) > 50
+    assert {text: names for text, names in found.items() if names} == {}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # its types are a package of their own
+from jsonschema import Draft202012Validator
 
 from horovod_node import contract
 

@@ -121,11 +121,9 @@ NODE_STATES: Final = (NODE_JOINED, NODE_READY, NODE_TRAINING, NODE_DONE, NODE_FA
 
 # RUN's `stage`, for people and the client.
 STAGE_QUEUED: Final = "queued"
-STAGE_STARTING: Final = "starting nodes"
 STAGE_JOINING: Final = "joining"
 STAGE_TRAINING: Final = "training"
 STAGE_SAVING: Final = "saving"
-STAGE_TERMINATING: Final = "terminating"
 STAGE_SUCCEEDED: Final = "succeeded"
 STAGE_FAILED: Final = "failed"
 
@@ -133,8 +131,6 @@ Task = Literal["ring", "train", "save"]
 TASK_RING: Final[Task] = "ring"
 TASK_TRAIN: Final[Task] = "train"
 TASK_SAVE: Final[Task] = "save"
-TASKS: Final[tuple[Task, ...]] = (TASK_RING, TASK_TRAIN, TASK_SAVE)
-"""What the state machine asks of the leader, in order."""
 
 
 def lease_key(fleet: str) -> tuple[str, str]:

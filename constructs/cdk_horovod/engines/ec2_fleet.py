@@ -125,10 +125,10 @@ class Ec2FleetEngine:
 
 def _explain(scope: Construct, group: str) -> sfn.TaskStateBase:
     """Read what Auto Scaling says of launches that failed since the run got the fleet."""
-    words = (
-        "$distinct($states.result.Activities[StatusCode in ['Failed', 'Cancelled'] "
-        "and $toMillis($string(StartTime)) >= $toMillis($times.reserved_at)].StatusMessage)"
-    )
+    words = """$distinct($filter($states.result.Activities, function($activity) {
+      $activity.StatusCode in ['Failed', 'Cancelled']
+      and $toMillis($string($activity.StartTime)) >= $toMillis($times.reserved_at)
+    }).StatusMessage)"""
     cause = (
         f"($words := {words}; 'The ring of ' & $request.gpus & ' GPUs did not form in time. ' & "
         "($exists($words) ? 'Auto Scaling says: ' & $join($words, ' ') "

@@ -175,7 +175,10 @@ def _check_the_data(
             "keys": jsonata("$states.result.KeyCount"),
         },
     )
-    empty = '$states.result[keys = 0].("\'data." & name & "\' is empty: " & uri & " holds no object")'
+    empty = """$map(
+      $filter($states.result, function($channel) { $channel.keys = 0 }),
+      function($channel) { "'data." & $channel.name & "' is empty: " & $channel.uri & " holds no object" }
+    )"""
     check = sfn.Map.jsonata(
         scope,
         "Check the data",

@@ -34,7 +34,10 @@ def problems_expression(*, gpu_step: int, max_gpus: int, max_runtime_seconds: in
   $known := {json.dumps(known)};
   $names := $join($known, ', ');
   $fields := $type($request) != 'object' ? ['the request must be an object, got ' & $shown($request)] : [
-    $keys($request)[$not($ in $known)].("'" & $ & "' is not a field of a request; its fields are " & $names),
+    $map(
+      $filter($keys($request), function($key) {{ $not($key in $known) }}),
+      function($key) {{ "'" & $key & "' is not a field of a request; its fields are " & $names }}
+    ),
     {fields}
   ];
   $limits := $count($fields) > 0 ? [] : [
@@ -80,13 +83,15 @@ def _kind_check(field: RequestField, value: str) -> str:
     check = f"$type({value}) != 'object' ? {_got(field.name, 'must be an object', value)} : "
     if not field.s3_uri:
         return check + "[]"
-    return check + (
-        f"$keys({value}).($key := $; $item := $lookup({value}, $key); "
+    judged = (
         f"$not($contains($key, {_regex(contract.CHANNEL_PATTERN)})) "
         f"? \"'{field.name}' has a channel named \" & $key & \"; use letters, digits, '.', '_' and '-'\" "
-        f": $not($address($item)) "
-        f'? "\'{field.name}." & $key & "\' must be an address like s3://bucket/key, got " & $shown($item) : [])'
+        f": $not($address($lookup({value}, $key))) "
+        f'? "\'{field.name}." & $key & "\' must be an address like s3://bucket/key, got " '
+        f"& $shown($lookup({value}, $key)) : ''"
     )
+    sentences = f"$map($keys({value}), function($key) {{ {judged} }})"
+    return check + f"$filter({sentences}, function($sentence) {{ $sentence != '' }})"
 
 
 def _limit_checks(gpu_step: int, max_gpus: int, max_runtime_seconds: int) -> Iterator[str]:

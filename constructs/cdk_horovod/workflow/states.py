@@ -15,7 +15,13 @@ NO_OUTPUT: dict[str, str] = {}
 
 
 def jsonata(expression: str) -> str:
-    """Mark *expression* as JSONata for Step Functions, on one line: asl-validator 4.0.0 takes no other."""
+    """
+    Mark *expression* as JSONata for Step Functions, on one line: asl-validator 4.0.0 takes no other.
+
+    Step Functions gives an expression no input, so neither `$` nor a bare field name may begin a path in it (Developer
+    Guide, "Transforming data with JSONata"). Here they stand nowhere: what goes over a list is a function with a named
+    argument, and a test reads every expression's syntax tree.
+    """
     return f"{{% {' '.join(line.strip() for line in expression.splitlines())} %}}"
 
 
