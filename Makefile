@@ -76,26 +76,28 @@ $(VENV)/bin/uv:
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null \
 		|| { echo "Python's venv module is missing: install the system package python3.11-venv (or python3-venv)" >&2; exit 1; }
 	@echo "Making the virtual environment $(VENV)"
-	"$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet uv==0.13.9
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq uv==0.13.9
 
 $(VENV)/packages: requirements/dev.txt $(VENV)/bin/uv
-	uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	@echo "Installing the pinned packages (1 GB, compiled to bytecode: about 2 minutes)"
+	@uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
 	@touch $@
 
 $(HOROVOD_WHEEL): | $(VENV)/packages
 	@for tool in g++ make; do command -v "$$tool" >/dev/null \
 		|| { echo "$$tool is missing, which compiles Horovod: install the system package build-essential" >&2; exit 1; }; done
 	@echo "Compiling Horovod, once for this machine (about 4 minutes on 2 cores)"
-	@rm -rf "$@.part" && training_image/build_horovod.sh "$@.part" $(BIN)/python && mv "$@.part" "$@"
+	@rm -rf "$@.part" && training_image/build_horovod.sh "$@.part" $(BIN)/python >/dev/null && mv "$@.part" "$@"
 
 $(VENV)/ready: $(VENV)/packages $(HOROVOD_WHEEL) pyproject.toml
-	uv pip install --quiet --python $(BIN)/python --no-deps $(HOROVOD_WHEEL)/*.whl
-	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@uv pip install --quiet --python $(BIN)/python --no-deps $(HOROVOD_WHEEL)/*.whl
+	@uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 node_modules/ready: package-lock.json $(VENV)/packages
-	node $(NODE_WHEEL)/lib/node_modules/npm/bin/npm-cli.js ci --no-audit --no-fund --loglevel=error
+	@echo "Installing the CDK CLI and asl-validator"
+	@node $(NODE_WHEEL)/lib/node_modules/npm/bin/npm-cli.js ci --no-audit --no-fund --loglevel=error >/dev/null
 	@touch $@
 
 system-packages: ## What the slow lane needs from the system; installed when you are root on Debian
