@@ -406,7 +406,14 @@ def test_leaves_the_run_alone_when_interrupted(client: TrainingClient, script: P
     """Ctrl-C ends the watching and not the run, and says how to come back or to stop it."""
     # GIVEN
     command = [sys.executable, "-m", "horovod_client", "train", str(script), "--gpus", "4", "--name", "cli-interrupted"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job, and so a test run in one, is started with SIGINT ignored, and Python keeps it so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stdout is not None
         started = process.stdout.readline()
 
