@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 SUITE = "bookworm"
-CACHE = Path.home() / ".cache" / "cdk-horovod"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdk-horovod"
 HOST_CERTIFICATES = "etc/ssl/host-certificates.crt"
 
 # pip's settings that say how to reach an index; the rest (local folders, constraints) is this machine's own business.

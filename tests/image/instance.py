@@ -6,10 +6,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-# Each call becomes one line of `/recorded`, its words divided by U+001F. `/failures/PROGRAM-WORD` says how many calls
-# of `PROGRAM WORD` are still to fail.
+# Each call becomes one line of `/recorded`, its words divided by U+001F; the line is written at once, because the two
+# ends of a pipe write together. `/failures/PROGRAM-WORD` says how many calls of `PROGRAM WORD` are still to fail.
 RECORDER = r"""#!/bin/bash
-{ printf '%s\x1f' "${0##*/}" "$@"; echo; } >> /recorded
+line=$(printf '%s\x1f' "${0##*/}" "$@")
+echo "$line" >> /recorded
 failures=/failures/${0##*/}-$1
 if [ -s "$failures" ]; then
   left=$(cat "$failures")

@@ -14,6 +14,7 @@ from typing import Final
 from horovod_local.corrections import (
     autoscaling,
     change_sets,
+    dynamodb,
     events,
     executions,
     jsonata,
@@ -32,6 +33,7 @@ ALL: Final[tuple[Correction, ...]] = (
     *templates.CORRECTIONS,
     *change_sets.CORRECTIONS,
     *resources.CORRECTIONS,
+    *dynamodb.CORRECTIONS,
     *jsonata.CORRECTIONS,
     *tasks.CORRECTIONS,
     *executions.CORRECTIONS,
