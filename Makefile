@@ -32,8 +32,8 @@ test: setup lint types ## Everything but the slow lane
 
 ##@ Daily work
 .PHONY: test-fast test-slow lint types format synth snapshots graph bench lock
-test-fast: setup ## Tests without rings, local cloud and image; under a minute
-	pytest -q -m "not slow and not ring and not local"
+test-fast: setup ## Tests of plain Python: no synthesis, ring, local cloud or image; under a minute
+	pytest -q -m "not slow and not ring and not local and not synth"
 
 test-slow: setup system-packages ## Image build, Keras 3 proof, real CDK CLI: takes long
 	pytest -m slow

@@ -83,6 +83,7 @@ def test_rank_dies_with_its_agent(alone: Ring) -> None:
         ("message", "ended with exit code 1: SystemExit: no data is left"),
         ("vanish", "ended with exit code 9 and no exception.\n\nIts last lines:\nthe last line"),
         ("killed", "was killed by SIGKILL, as Linux does when memory runs out."),
+        ("crash", "was killed by SIGSEGV.\n\nIts last lines:\nFatal Python error: Segmentation fault"),
     ],
 )
 def test_run_fails_with_the_scripts_own_end(ring: Ring, end: str, words: str) -> None:

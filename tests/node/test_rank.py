@@ -36,7 +36,7 @@ def run(job: RankJob, script: str) -> subprocess.CompletedProcess[str]:
     job.script.write_text(script)
     return subprocess.run(
         [sys.executable, "-P", "-m", "horovod_node.rank"],
-        env={**os.environ, "PYTHONPATH": str(Path(contract.__file__).parents[1]), **job.to_environment()},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **job.to_environment()},
         cwd=job.code,
         capture_output=True,
         text=True,
@@ -122,9 +122,28 @@ def test_syntax_error_is_reported_like_any_other(job: RankJob) -> None:
     failure = ScriptFailure.read(job.failure)
     assert failure is not None
     assert ended.returncode == 1
-    assert failure.summary == "SyntaxError: invalid syntax"
+    assert failure.summary == "SyntaxError: invalid syntax (train.py, line 1)"
     assert f'File "{job.script}", line 1' in failure.traceback
     assert "runpy" not in failure.traceback
+
+
+@pytest.mark.parametrize(
+    ("message", "summary"),
+    [
+        ("the first line\nthe second", "the first line"),
+        ("Graph execution error:\n\nDetected at node a:\n  File\nNo pixels.\n\t [[{{node a}}]]", "No pixels."),
+    ],
+    ids=["python", "tensorflow"],
+)
+def test_long_exception_is_summed_up(job: RankJob, message: str, summary: str) -> None:
+    """The summary is the line that says the most; the traceback has the rest, and the notes."""
+    # WHEN
+    run(job, f"error = ValueError({message!r})\nerror.add_note('a note')\nraise error")
+    # THEN
+    failure = ScriptFailure.read(job.failure)
+    assert failure is not None
+    assert failure.summary == f"ValueError: {summary}"
+    assert failure.traceback.endswith(f"ValueError: {message}\na note")
 
 
 @pytest.mark.parametrize(
@@ -164,10 +183,17 @@ def test_loss_of_the_ring_is_told_apart(job: RankJob, error: str) -> None:
     assert failure.origin == ORIGIN_RING
 
 
-def test_connection_of_the_scripts_own_is_no_loss_of_the_ring(job: RankJob) -> None:
-    """A script may lose a connection that is not the ring's."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ConnectionResetError('Connection reset by peer')",
+        "ValueError('{{node HorovodAllreduce}} Mismatched allreduce tensor shapes: [2] and [3]')",
+    ],
+)
+def test_mistake_of_the_scripts_own_is_no_loss_of_the_ring(job: RankJob, error: str) -> None:
+    """A script may lose a connection that is not the ring's, and may give Horovod what it cannot reduce."""
     # WHEN
-    run(job, "raise ConnectionResetError('Connection reset by peer')")
+    run(job, f"raise {error}")
     # THEN
     failure = ScriptFailure.read(job.failure)
     assert failure is not None
@@ -194,7 +220,7 @@ def test_report_outside_of_a_rank_does_nothing() -> None:
 def test_rank_without_its_agent_does_not_start(job: RankJob) -> None:
     """An agent that died while its rank started leaves no rank behind."""
     # GIVEN a parent that is not the agent
-    orphan = RankJob(**{**vars(job), "agent": 1})
+    orphan = RankJob(**{**vars(job), "agent": 0})
     # WHEN
     ended = run(orphan, "print('trained')")
     # THEN

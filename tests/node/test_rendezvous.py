@@ -61,13 +61,21 @@ def test_only_the_leaders_address_is_served(served: RingPlan) -> None:
         elsewhere.request("GET", "/global/0")
 
 
-@pytest.mark.parametrize(("method", "body"), [("HEAD", None), ("PUT", b"x" * (1024**2 + 1))], ids=["files", "large"])
-def test_what_no_rank_asks_is_refused(served: RingPlan, method: str, body: bytes | None) -> None:
-    """Neither the agent's files nor its memory are anybody's."""
-    # WHEN
-    status, _ = ask(served, method, "/global/0", body)
-    # THEN
-    assert status in (405, 413)
+def test_files_are_not_served(served: RingPlan) -> None:
+    """The agent's files are nobody's."""
+    assert ask(served, "HEAD", "/global/0")[0] == 405
+
+
+def test_large_values_are_refused_before_they_are_sent(served: RingPlan) -> None:
+    """The agent's memory is nobody's: the announced size alone is refused."""
+    # GIVEN a client that announces more than any rank stores, and sends nothing yet
+    with closing(http.client.HTTPConnection(served.addresses[0], served.port, timeout=5)) as connection:
+        connection.putrequest("PUT", "/global/0")
+        connection.putheader("Content-Length", str(1024**2 + 1))
+        # WHEN
+        connection.endheaders()
+        # THEN
+        assert connection.getresponse().status == 413
 
 
 def test_backlog_is_ours() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from horovod_node import contract
 from horovod_node.background import in_background
-from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError, exit_code
+from horovod_node.errors import ReleasedError, RunError, exit_code
 from horovod_node.failure import as_failure, as_run_error
 from horovod_node.fetch import fetch
 from horovod_node.follow import Follower
@@ -156,5 +156,6 @@ def _leave_failed(work: Work, failed: RunError) -> None:
         work.layout.failure.write_text(f"{failed.error}: {failed.message}\n")
         ledger.put_failure(work.lease, work.node.id, failure.to_json(), remove_at=work.run.remove_at)
         ledger.put_node(work.lease, work.node, state=contract.NODE_FAILED, step=0, remove_at=work.run.remove_at)
-    except (LedgerUnreachableError, OSError) as error:
+    except Exception as error:
+        # Whatever keeps it from being recorded must not hide it: the exit code still tells.
         _log.error("the failure could not be recorded: %s", error)

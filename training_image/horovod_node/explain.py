@@ -15,7 +15,7 @@ from horovod_node.silence import Silence
 from horovod_node.training import Training
 from horovod_node.work import Work
 
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.2
 SETTLE_SECONDS = 1.0
 """How long after a failure that explains the others an earlier one may still come in."""
 MISSED_REFRESHES = 3
@@ -28,23 +28,27 @@ class Explanation:
 
     Args:
         work: What the node works on.
+        silence: What the leader has noticed so far.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, silence: Silence) -> None:
         self._work = work
         self._ledger = work.ledger.with_patience(0)
-        self._silence = Silence()
+        self._silence = silence
 
     def of_failed_nodes(self) -> RunError:
         """Say why nodes failed before there was a ring."""
-        return run_error(self._recorded())
+        failures = self._recorded()
+        if failures:
+            return run_error(failures)
+        return RunError(contract.ERROR_NODE_FAILED, "A node failed before there was a ring; its words are lost.")
 
     def of_broken_ring(self, training: Training, plan: RingPlan, *, keep_waiting: Callable[[], None]) -> RunError:
         """
         Say why the ring of *plan* broke.
 
-        Waits for the other nodes' words, but not for long: a second once one explains the others, and until all have
-        spoken or been silent for `MISSED_REFRESHES` intervals if none does.
+        Waits for the other nodes' words, but not for long: a second once one explains the others, and until each node
+        has spoken or been silent for `MISSED_REFRESHES` intervals if none does.
 
         Args:
             training: The leader's own ranks; they must not be stopped yet, or their end would look like a reason.
@@ -66,15 +70,15 @@ class Explanation:
                 explained_at = now
             spoken = {failure.node for failure in failures}
             silent = [node for node in others if node.id not in spoken and node.state != contract.NODE_DONE]
-            all_spoke = not silent and (own is not None or training.done)
+            lost = [node for node in silent if self._silence.seconds(node.id, now=now) > patience]
+            heard_all = len(lost) == len(silent) and (own is not None or training.done)
             settled = explained_at is not None and now - explained_at > SETTLE_SECONDS
-            if all_spoke or settled or now - started > patience:
+            # Nodes that live on and say nothing are not waited for any longer than the dead are.
+            if heard_all or settled or now - started > 2 * patience:
                 break
             keep_waiting()
             time.sleep(LOOK_SECONDS)
-        failures += [
-            self._lost(node, plan) for node in silent if self._silence.seconds(node.id, now=now) > 0.9 * patience
-        ]
+        failures += [self._lost(node, plan) for node in lost]
         if own is not None:
             self._record(own)
         error = run_error(failures) if failures else RunError(contract.ERROR_NODE_FAILED, "The ring broke.")

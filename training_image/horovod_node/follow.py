@@ -16,7 +16,7 @@ from horovod_node.silence import Silence
 from horovod_node.training import TURN_SECONDS, Training
 from horovod_node.work import Work
 
-LOOK_SOON_SECONDS = 0.25
+LOOK_SOON_SECONDS = 0.2
 """Between two looks for the plan."""
 
 STAND_STILL_SECONDS = 5.0

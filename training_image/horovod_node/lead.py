@@ -23,7 +23,7 @@ from horovod_node.task import Task
 from horovod_node.training import TURN_SECONDS, Training
 from horovod_node.work import Work
 
-LOOK_SOON_SECONDS = 0.25
+LOOK_SOON_SECONDS = 0.2
 """Between two looks at the nodes while the ring forms or ends."""
 LOOK_SECONDS = 2.0
 """The same while it trains."""
@@ -92,7 +92,7 @@ class Leader:
             self._task.heartbeat()
             if look.due() and self._look():
                 if any(node.state == contract.NODE_FAILED for node in self._nodes):
-                    raise Explanation(self._work).of_failed_nodes()
+                    raise Explanation(self._work, self._silence).of_failed_nodes()
                 plan = plan_ring(
                     self._nodes,
                     leader=self._work.node.id,
@@ -132,7 +132,7 @@ class Leader:
             self._membership.keep(step=training.step)
             self._task.heartbeat()
 
-        return Explanation(self._work).of_broken_ring(training, plan, keep_waiting=keep_waiting)
+        return Explanation(self._work, self._silence).of_broken_ring(training, plan, keep_waiting=keep_waiting)
 
     def _look(self) -> bool:
         """Read the nodes' items; `False` when the ledger is away."""

@@ -29,6 +29,8 @@ def main() -> int:
     """Run the rank's job and give the process's exit code."""
     job = RankJob.from_environment(os.environ)
     end_with_the_agent(job.agent)
+    # A crash in C says where; of one thread only, for the words of whoever crashed are among the lines before.
+    faulthandler.enable(all_threads=False)
     # Kept open for as long as the process lives: a signal handler cannot open a file.
     faulthandler.register(STACK_SIGNAL, file=job.stack.open("a"), all_threads=False)
     counter = steps.StepCounter(job.progress)
@@ -38,7 +40,7 @@ def main() -> int:
     try:
         return run_script(job)
     finally:
-        counter.relay()
+        counter.close()
 
 
 def end_with_the_agent(agent: int) -> None:

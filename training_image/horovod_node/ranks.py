@@ -12,8 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import IO, TextIO
+from typing import IO
 
 from horovod_node.progress import Progress
 from horovod_node.rank import STACK_SIGNAL
@@ -22,7 +21,7 @@ from horovod_node.script_failure import ScriptFailure
 
 STOP_SECONDS = 5.0
 """Between SIGTERM and SIGKILL; half of what `docker stop` gives the agent itself."""
-TAIL_LINES = 40
+TAIL_LINES = 60
 _LONGEST_LINE = 16_384
 _STACK_SECONDS = 2.0
 
@@ -51,20 +50,16 @@ class RankEnd:
 
 class Ranks:
     """
-    Starts ranks, each in a process group of its own, and passes on what they print, each line after its rank.
+    Starts ranks, each in a process group of its own, and prints what they print, each line after its rank.
 
     Must be made in the main thread: the kernel ends a rank with the thread that started it (see `rank`).
 
     Args:
         jobs: What each rank is to do.
         environments: Each rank's environment, in the same order.
-        output: Where the ranks' lines go. Default: standard output.
     """
 
-    def __init__(
-        self, jobs: Sequence[RankJob], environments: Sequence[Mapping[str, str]], *, output: TextIO | None = None
-    ) -> None:
-        self._output = output or sys.stdout
+    def __init__(self, jobs: Sequence[RankJob], environments: Sequence[Mapping[str, str]]) -> None:
         self._lock = threading.Lock()
         self._ranks: list[_Rank] = []
         try:
@@ -73,12 +68,6 @@ class Ranks:
         except BaseException:
             self.stop()
             raise
-
-    def __enter__(self) -> Ranks:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
 
     @property
     def running(self) -> list[int]:
@@ -122,9 +111,10 @@ class Ranks:
             rank.reap()
 
     def _print(self, line: str) -> None:
-        with self._lock:
-            self._output.write(line)
-            self._output.flush()
+        # Whoever read our output may be gone: a rank must not stop because nobody takes its lines.
+        with self._lock, contextlib.suppress(OSError):
+            sys.stdout.write(line)
+            sys.stdout.flush()
 
 
 class _Rank:

@@ -20,18 +20,21 @@ ORIGIN_RING: Final = "ring"
 _RING_EXCEPTIONS = ("HorovodInternalError",)
 _RING_WORDS = (
     "Horovod has been shut down",
-    "HorovodAllreduce",
-    "HorovodAllgather",
-    "HorovodBroadcast",
-    "HorovodAlltoall",
-    "HorovodReducescatter",
     "gloo/transport/",
     "gloo::IoException",
     "Gloo connectFullMesh failed",
     "ncclSystemError",
     "ncclRemoteError",
+    "remote process exited or there was a network error",
 )
-"""How Horovod 0.28.1, Gloo and NCCL word the loss of another rank, inside exceptions of TensorFlow's own types."""
+"""
+How Horovod 0.28.1, Gloo and NCCL word the loss of another rank, inside exceptions of TensorFlow's own types.
+
+The name of the failing operation is no sign: `HorovodAllreduce` also refuses tensors of different shapes, which is the
+script's own mistake.
+"""
+
+_GRAPH_ERROR = "Graph execution error:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ class ScriptFailure:
 
     Args:
         origin: One of `ORIGIN_*`.
-        summary: The exception's type and message, as the last line of a traceback has them.
+        summary: The exception's type and the line of its message that says the most.
         traceback: From the script's first frame on.
         exit_code: What the process ends with.
         at: Epoch seconds.
@@ -79,10 +82,9 @@ def describe(error: BaseException, *, code: Path, exit_code: int) -> ScriptFailu
         exit_code: What the process will end with.
     """
     lines = traceback.format_exception(type(error), error, _scripts_frames(error.__traceback__, code))
-    summary = traceback.format_exception_only(type(error), error)[-1].strip()
     return ScriptFailure(
         origin=_origin(error),
-        summary=summary,
+        summary=_summary(error),
         traceback="".join(lines).rstrip(),
         exit_code=exit_code,
         at=time.time(),
@@ -92,6 +94,18 @@ def describe(error: BaseException, *, code: Path, exit_code: int) -> ScriptFailu
 def lost_the_ring(words: str) -> bool:
     """Tell whether *words*, a message or a rank's last lines, are those of a rank that lost the others."""
     return any(phrase in words for phrase in _RING_WORDS)
+
+
+def _summary(error: BaseException) -> str:
+    kind = type(error)
+    name = (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    words = [line for line in str(error).splitlines() if line.strip() and not line[0].isspace()]
+    if not words:
+        return name
+    # TensorFlow tells first where the failing node was defined; what happened comes last.
+    return f"{name}: {words[-1] if words[0] == _GRAPH_ERROR else words[0]}"
 
 
 def _origin(error: BaseException) -> str:

@@ -39,6 +39,7 @@ Checked with Keras 2.15.0, Keras 3.15.1 and tf-keras 2.18.0.
 
 _UNTIL_FIRST_STEP_SECONDS = 0.1
 _SECONDS = 1.0
+_CLOSE_SECONDS = 5.0
 
 
 class StepCounter:
@@ -56,6 +57,8 @@ class StepCounter:
         self._seen: dict[int, int] = {}
         self._reported = 0
         self._progress = Progress()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._relay_forever, name="steps", daemon=True)
 
     def hooks(self) -> dict[str, Callable[[ModuleType], None]]:
         """Give what must happen after the import of which module, so that no optimizer is missed."""
@@ -64,8 +67,19 @@ class StepCounter:
         }
 
     def start(self) -> None:
-        """Relay in the background."""
-        threading.Thread(target=self._relay_forever, name="steps", daemon=True).start()
+        """Relay in the background until closed."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """
+        Relay for the last time.
+
+        Python ends with the thread at rest: one that comes back from TensorFlow into an interpreter that is shutting
+        down takes the whole process down, and a rank that trained well would look killed.
+        """
+        self._closed.set()
+        self._thread.join(timeout=_CLOSE_SECONDS)
+        self.relay()
 
     def report(self, step: int) -> None:
         """Take the script's own word for the step; saying the same number again is no advance."""
@@ -97,9 +111,9 @@ class StepCounter:
         self._progress.write(self._file)
 
     def _relay_forever(self) -> None:
-        wait = threading.Event().wait
-        while not wait(_SECONDS if self.relay().advances else _UNTIL_FIRST_STEP_SECONDS):
-            pass
+        pause = _UNTIL_FIRST_STEP_SECONDS
+        while not self._closed.wait(pause):
+            pause = _SECONDS if self.relay().advances else _UNTIL_FIRST_STEP_SECONDS
 
     def _watch_class(self, class_name: str, module: ModuleType) -> None:
         optimizer_class = getattr(module, class_name, None)

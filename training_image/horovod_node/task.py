@@ -19,7 +19,7 @@ from horovod_node.work import Work
 
 _log = logging.getLogger(__name__)
 
-TOKEN_POLL_SECONDS = 0.25
+TOKEN_POLL_SECONDS = 0.2
 """The state machine writes a token within a second of the answer to the one before."""
 ANSWER_PATIENCE_SECONDS = 300.0
 """An answer is worth a whole training: it is tried again for this long."""

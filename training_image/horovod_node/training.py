@@ -11,7 +11,7 @@ from types import TracebackType
 from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
 
 from horovod_node import contract
-from horovod_node.failure import Failure, Origin
+from horovod_node.failure import Failure, Origin, cause_text
 from horovod_node.rank_job import RankJob
 from horovod_node.ranks import RankEnd, Ranks
 from horovod_node.ring import RingPlan
@@ -39,7 +39,6 @@ class Training:
 
     def __init__(self, work: Work, plan: RingPlan) -> None:
         self._work = work
-        self._plan = plan
         settings = work.run.settings
         write_config(request=work.run.request, node=work.node, layout=work.layout, hosts=plan.addresses)
         jobs, environments = _rank_jobs(work, plan)
@@ -116,10 +115,11 @@ class Training:
         return Failure(
             error=error,
             origin=origin,
-            summary=summary,
+            # The ledger's items end at 400 KB, and an exception's message may be a whole batch.
+            summary=cause_text(summary),
+            details=cause_text(details.rstrip()),
             node=self._work.node.id,
             rank=end.rank,
-            details=details.rstrip(),
             at=end.at,
         )
 

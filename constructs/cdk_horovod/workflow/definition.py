@@ -229,6 +229,8 @@ def _record_the_run(
                 contract.CREATED_AT: {"N": jsonata("$string($floor($millis() / 1000))")},
                 contract.REQUEST_JSON: {"S": jsonata("$string($request)")},
                 contract.SETTINGS_JSON: {"S": json.dumps(asdict(settings))},
+                # Nodes give their own items the same end.
+                contract.TTL_ATTRIBUTE: {"N": jsonata("$remove_at")},
             },
         },
         resources=[ledger.table.table_arn],

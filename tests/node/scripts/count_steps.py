@@ -11,7 +11,7 @@ from horovod_node import steps
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=1_000_000)
-parser.add_argument("--end", choices=["well", "exit", "message", "vanish", "killed"], default="well")
+parser.add_argument("--end", choices=["well", "exit", "message", "vanish", "killed", "crash"], default="well")
 args = parser.parse_args()
 
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -29,3 +29,5 @@ match args.end:
         os._exit(9)
     case "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    case "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
