@@ -9,7 +9,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow.states import call_aws, failure, jsonata
+from cdk_horovod.workflow.states import RUN_PARTITION, call_aws, failure, jsonata
 from horovod_node import contract
 
 RECEIPT_VERSION = 1
@@ -86,7 +86,7 @@ def close_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
         parameters={
             "TableName": ledger.table.table_name,
             "Key": {
-                contract.PARTITION_KEY: {"S": jsonata(f"'{contract.RUN_PREFIX}' & $run")},
+                contract.PARTITION_KEY: RUN_PARTITION,
                 contract.SORT_KEY: {"S": contract.RUN_SORT_KEY},
             },
             "UpdateExpression": "SET #stage = :stage, #removal = :removal",

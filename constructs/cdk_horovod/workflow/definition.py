@@ -22,7 +22,7 @@ from cdk_horovod.storage import ITrainingStorage
 from cdk_horovod.workflow import closing, lease, token_tasks
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.request import defaults_expression, problems_expression
-from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, call_aws, failure, jsonata
+from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_PARTITION, call_aws, failure, jsonata
 from horovod_node import contract
 
 LEDGER_DAYS = 90
@@ -220,7 +220,7 @@ def _record_the_run(
         parameters={
             "TableName": ledger.table.table_name,
             "Item": {
-                contract.PARTITION_KEY: {"S": jsonata(f"'{contract.RUN_PREFIX}' & $run")},
+                contract.PARTITION_KEY: RUN_PARTITION,
                 contract.SORT_KEY: {"S": contract.RUN_SORT_KEY},
                 contract.VERSION: {"N": str(contract.CONTRACT_VERSION)},
                 contract.FLEET: {"S": engine.fleet_id},

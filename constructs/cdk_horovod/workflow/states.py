@@ -10,6 +10,8 @@ from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk import aws_stepfunctions_tasks as tasks
 from constructs import Construct
 
+from horovod_node import contract
+
 NO_OUTPUT: dict[str, str] = {}
 """State output of every state here: what later states need is in variables, which survive Catch and loops."""
 
@@ -96,6 +98,10 @@ CAUGHT: dict[str, Any] = {
     }
 }
 """`Assign` of a Catch that keeps the original error and cause for the receipt and for the execution's end."""
+
+
+RUN_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.RUN_PREFIX}' & $run")}
+"""Partition key of the run's items in the ledger."""
 
 
 def now_as(name: str) -> str:

@@ -11,7 +11,7 @@ from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow.limits import RunLimits
-from cdk_horovod.workflow.states import call_aws, jsonata, now_as
+from cdk_horovod.workflow.states import RUN_PARTITION, call_aws, jsonata, now_as
 from horovod_node import contract
 
 HEARTBEAT_MISSED = "States.HeartbeatTimeout"
@@ -77,9 +77,8 @@ def _ask_the_leader(
 ) -> sfn.TaskStateBase:
     """Put the token and the run's stage into the ledger in one write, and wait for the answer."""
     table = ledger.table.table_name
-    run = {"S": jsonata(f"'{contract.RUN_PREFIX}' & $run")}
     token = {
-        contract.PARTITION_KEY: run,
+        contract.PARTITION_KEY: RUN_PARTITION,
         contract.SORT_KEY: {"S": jsonata(f"'{contract.TASK_PREFIX}' & $attempt & '#{task}'")},
         contract.TOKEN: {"S": jsonata("$states.context.Task.Token")},
         contract.TTL_ATTRIBUTE: {"N": jsonata("$remove_at")},
@@ -97,7 +96,7 @@ def _ask_the_leader(
                 {
                     "Update": {
                         "TableName": table,
-                        "Key": {contract.PARTITION_KEY: run, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}},
+                        "Key": {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}},
                         "UpdateExpression": "SET #stage = :stage",
                         "ExpressionAttributeNames": {"#stage": contract.STAGE},
                         "ExpressionAttributeValues": {":stage": {"S": stage}},
