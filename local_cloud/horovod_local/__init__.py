@@ -21,9 +21,13 @@ python -m horovod_local deploy cdk.out
 A server process on 127.0.0.1 answers the AWS APIs: moto 5.2.5, pinned exactly, with the corrections of
 `horovod_local.corrections`, each of which names the deviation from AWS that it removes. State machines are executed,
 JSONata included. For every instance that an Auto Scaling group has in service, one real `python -m horovod_node` runs
-as a process group of its own, with an address of its own, until the instance is terminated; an agent that dies is an
-instance that is gone. Faults can be put in: launches that take time, capacity that EC2 does not have, instances that
-lose their power (`LocalCloud.set_faults`, `LocalCloud.lose`).
+as a process group of its own, with an address of its own, and beside it the dead-man's switch that the user data
+writes, with the real AWS CLI. The instance ends when something terminates it, not when its agent dies. Rules of
+EventBridge fire, also by time (`LocalCloud(schedule_speed=…)`).
+
+Faults can be put in: launches and terminations that take time, capacity that EC2 does not have, agents and switches
+that do not start, requests to AWS that fail, are late or get no answer (`LocalCloud.set_faults`), instances that lose
+their power (`LocalCloud.lose`).
 
 What a run here proves:
 
@@ -36,16 +40,19 @@ What it does not prove:
 
 - permissions: no IAM policy, bucket policy, key policy or endpoint policy is checked, nothing is encrypted;
 - the network: no route, security group, endpoint or name is used, all nodes are one machine;
-- what an instance boots: images, user data (its lines for the node are read, not run), the container, GPUs, EFA;
-- capacity and prices: Spot interruptions come only when a test asks for them; there are no quotas and no throttling;
+- what an instance boots: images, user data (the files that it writes are read, not written), systemd, the container,
+  GPUs, EFA; and version 2 of the AWS CLI, which machine images have, for here it is version 1;
+- capacity and prices: Spot interruptions, quotas and throttling come only when a test asks for them, prices are a table
+  (`horovod_local.price_list`);
 - time: launches and terminations take no minutes, nothing is eventually consistent;
-- what is accepted without effect (`horovod_local.resource_types`), and schedules of EventBridge rules: `deploy` names
-  them. Any other resource type that cannot be created is an error, and so is every custom resource.
+- what is accepted without effect (`horovod_local.resource_types`), and `cron` schedules: `deploy` names them. Any other
+  resource type that cannot be created is an error, and so is every custom resource.
 
 Known limits of the emulation:
 
 - State machines must be written in JSONata; moto's JSONPath is as it is. Of `.sync` integrations only
-  `states:startExecution` is known to work. Express executions, activities and redrive are not supported.
+  `states:startExecution` is known to work. Express machines run as Standard ones do, for longer than AWS's five
+  minutes if they like; what fails of them is told in the server's log. Activities and redrive are not supported.
 - JSONata is evaluated by jsonata-python 0.7.1. Numbers beyond 2^53 keep their digits here and lose them on AWS. The
   texts of errors differ from AWS's; their names do not. An error in a state's own `Output` ends the execution; whether
   AWS lets a `Catch` of the same state have it was not confirmed, so do not rely on it.
@@ -57,7 +64,7 @@ Known limits of the emulation:
 
 from horovod_local.cloud import LocalCloud
 from horovod_local.errors import LocalCloudError
-from horovod_local.faults import Faults, Refusal
-from horovod_local.instances import LocalInstance
+from horovod_local.faults import ApiFault, Faults, Refusal
+from horovod_local.machine import LocalInstance
 
-__all__ = ["Faults", "LocalCloud", "LocalCloudError", "LocalInstance", "Refusal"]
+__all__ = ["ApiFault", "Faults", "LocalCloud", "LocalCloudError", "LocalInstance", "Refusal"]

@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
                 port=options.port,
                 account=options.account,
                 node_python=options.node_python,
+                schedule_speed=options.schedule_speed,
                 stop_with_stdin=options.stop_with_stdin,
                 tell=lambda line: print(line, flush=True),
             )
@@ -66,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         "--home", type=Path, default=Path("local-cloud"), help="folder for logs and nodes (default: ./%(default)s)"
     )
     serving.add_argument("--node-python", default=sys.executable, help="interpreter of the nodes (default: this one)")
+    serving.add_argument(
+        "--schedule-speed", type=float, default=1.0, help="how many times faster than the clock (default: %(default)s)"
+    )
     serving.add_argument(
         "--stop-with-stdin", action="store_true", help="end when standard input closes, with whoever holds it"
     )

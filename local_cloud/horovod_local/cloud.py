@@ -21,7 +21,8 @@ from botocore.config import Config
 from horovod_local.deploy import Outputs, deploy
 from horovod_local.errors import LocalCloudError
 from horovod_local.faults import Faults
-from horovod_local.instances import CLOUD_VARIABLE, LocalInstance, fake_credentials, kill_processes_with, without_aws
+from horovod_local.machine import LocalInstance
+from horovod_local.processes import CLOUD_VARIABLE, fake_credentials, kill_processes_with, without_aws
 from horovod_local.server import DEFAULT_ACCOUNT, ENDPOINT_FILE, OWN_PATH
 
 START_SECONDS: Final = 60.0
@@ -42,6 +43,7 @@ class LocalCloud:
         region: Of clients, and of stacks that leave theirs open.
         account: The one account that the cloud has.
         node_python: Interpreter that runs the nodes. Default: the one that runs this.
+        schedule_speed: How many times faster than the clock schedules of EventBridge rules run. Default: as the clock.
 
     Raises:
         LocalCloudError: On entering, if the server does not start; says where its log is.
@@ -54,6 +56,7 @@ class LocalCloud:
         region: str = DEFAULT_REGION,
         account: str = DEFAULT_ACCOUNT,
         node_python: str = sys.executable,
+        schedule_speed: float = 1.0,
     ) -> None:
         self._temporary = None if home else tempfile.TemporaryDirectory(prefix="horovod-local-")
         self.home = home or Path(self._temporary.name if self._temporary else "")
@@ -61,6 +64,7 @@ class LocalCloud:
         self.account = account
         self.endpoint = ""
         self._node_python = node_python
+        self._schedule_speed = schedule_speed
         self._server: subprocess.Popen[bytes] | None = None
         self._clients: dict[tuple[str, str], Any] = {}
 
@@ -85,6 +89,7 @@ class LocalCloud:
         address.unlink(missing_ok=True)
         command = [sys.executable, "-m", "horovod_local", "serve", "--home", str(self.home), "--stop-with-stdin"]
         command += ["--port", "0", "--account", self.account, "--node-python", self._node_python]
+        command += ["--schedule-speed", str(self._schedule_speed)]
         with self.log.open("ab") as log:
             self._server = subprocess.Popen(
                 command,
@@ -161,7 +166,7 @@ class LocalCloud:
         }
 
     def instances(self) -> list[LocalInstance]:
-        """List the instances in service."""
+        """List the instances that run, also those that are being terminated."""
         return [LocalInstance(**item) for item in self._ask("GET", "instances")]
 
     def lose(self, instance_id: str) -> None:
@@ -169,7 +174,7 @@ class LocalCloud:
         Take the power from an instance: its processes die at once, and EC2 says terminated.
 
         Raises:
-            LocalCloudError: If no such instance is in service.
+            LocalCloudError: If no such instance runs.
         """
         self._ask("DELETE", f"instances/{instance_id}")
 

@@ -22,6 +22,7 @@ from botocore.exceptions import ClientError
 from horovod_local.assembly import AssembledStack, FileAsset, read_assembly
 from horovod_local.errors import LocalCloudError
 from horovod_local.resource_types import ACCEPTED_WITHOUT_EFFECT
+from horovod_local.schedules import period_seconds
 
 BOOTSTRAP_VERSION: Final = "33"
 """Of the bootstrap stack that newer templates ask for; nothing of it but this number is needed here."""
@@ -180,7 +181,8 @@ def _tell_what_is_idle(stack: AssembledStack, tell: Callable[[str], None]) -> No
             times = f" ({count})" if count > 1 else ""
             tell(f"{stack.name}: accepted without effect: {kind}{times}: {ACCEPTED_WITHOUT_EFFECT[kind]}")
     for name, resource in resources.items():
-        if resource["Type"] == "AWS::Events::Rule" and "ScheduleExpression" in resource.get("Properties", {}):
+        schedule = resource.get("Properties", {}).get("ScheduleExpression")
+        if resource["Type"] == "AWS::Events::Rule" and schedule and period_seconds(schedule) is None:
             tell(f"{stack.name}: accepted without effect: the schedule of {name}: it never comes")
     for image in stack.images:
         tell(f"{stack.name}: accepted without effect: Docker image {image}: not built, nodes run as processes")

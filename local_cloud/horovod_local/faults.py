@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
@@ -10,6 +12,23 @@ from typing import Any, Final
 from horovod_local.errors import LocalCloudError
 
 MARKETS: Final = ("on-demand", "spot")
+SERVICES: Final = (
+    "autoscaling",
+    "cloudformation",
+    "cloudwatch",
+    "dynamodb",
+    "ec2",
+    "events",
+    "pricing",
+    "s3",
+    "sns",
+    "stepfunctions",
+)
+"""Services whose requests can fail, by the names of boto3's clients."""
+NODE: Final = "node"
+WORKFLOW: Final = "workflow"
+DROP: Final = "drop"
+"""An error that is none: the connection ends without an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,24 +60,93 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ApiFault:
+    """
+    Requests to AWS that fail, or that are answered late.
+
+    What an SDK asks again by itself counts again.
+
+    Args:
+        service: One of `SERVICES`, or `*`.
+        operation: Name in the API, such as `GetItem`, or a pattern, such as `Describe*`. Default: every operation.
+        caller: Who asks: `node` (agent and switch of any instance), the id of one instance, or `workflow` (any state
+            machine). Default: everybody.
+        times: How many requests fail. Default: no limit.
+        seconds: How long requests fail, from when the fault is put in force. Default: until other faults are.
+        error: Code of the error in the answer. `drop`: no answer, the connection ends. `None`: the request succeeds,
+            after *delay_seconds*.
+        status: HTTP status of the error.
+        delay_seconds: How long a request waits before it fails or goes on, or until other faults are put in force.
+
+    Raises:
+        LocalCloudError: If a value is outside its range, or the fault would do nothing.
+    """
+
+    service: str
+    operation: str = "*"
+    caller: str | None = None
+    times: int | None = None
+    seconds: float | None = None
+    error: str | None = "ServiceUnavailable"
+    status: int = 503
+    delay_seconds: float = 0
+
+    def __post_init__(self) -> None:
+        if self.service not in (*SERVICES, "*"):
+            raise LocalCloudError(f"'service' must be one of {', '.join(SERVICES)} or *, got {self.service}")
+        if self.caller is not None and self.caller not in (NODE, WORKFLOW) and not self.caller.startswith("i-"):
+            raise LocalCloudError(f"'caller' must be {NODE}, {WORKFLOW} or an instance's id, got {self.caller}")
+        if self.times is not None and self.times < 1:
+            raise LocalCloudError(f"'times' must be at least 1, got {self.times}")
+        if self.seconds is not None and self.seconds <= 0:
+            raise LocalCloudError(f"'seconds' must be more than 0, got {self.seconds}")
+        if not 400 <= self.status <= 599:
+            raise LocalCloudError(f"'status' must be an HTTP status from 400 to 599, got {self.status}")
+        if self.delay_seconds < 0:
+            raise LocalCloudError(f"'delay_seconds' must be at least 0, got {self.delay_seconds}")
+        if self.error is None and not self.delay_seconds:
+            raise LocalCloudError("'error' must name an error when 'delay_seconds' is 0, got None")
+
+    def matches(self, *, service: str, operation: str, caller: str) -> bool:
+        """Whether a request is one that this fault is for."""
+        return (
+            self.service in ("*", service)
+            and fnmatch.fnmatchcase(operation, self.operation)
+            and (self.caller in (None, caller) or (self.caller == NODE and caller.startswith("i-")))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Faults:
     """
     What goes wrong from now on.
 
     Args:
-        launch_delay_seconds: How long an instance stays pending before it is in service. Default: not at all.
+        launch_delay_seconds: How long an instance stays pending before it is in service, or until other faults are put
+            in force. Default: not at all.
         refused: Capacity that there is none of. Default: there is enough of everything.
+        termination_delay_seconds: How long an instance that its group terminates still runs: `Terminating` in its
+            group, `shutting-down` in EC2, its processes alive; or until other faults are put in force. Default: not at
+            all.
+        agents_start: Whether the agents of instances that enter service now are started. Default: yes.
+        switches_start: Whether their dead-man's switches are started. Default: yes.
+        failing: Requests to AWS that fail or are late; the first that matches acts. Default: none.
 
     Raises:
-        LocalCloudError: If *launch_delay_seconds* is negative.
+        LocalCloudError: If a delay is negative.
     """
 
     launch_delay_seconds: float = 0
     refused: tuple[Refusal, ...] = field(default=())
+    termination_delay_seconds: float = 0
+    agents_start: bool = True
+    switches_start: bool = True
+    failing: tuple[ApiFault, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        if self.launch_delay_seconds < 0:
-            raise LocalCloudError(f"'launch_delay_seconds' must be at least 0, got {self.launch_delay_seconds}")
+        for name in ("launch_delay_seconds", "termination_delay_seconds"):
+            if getattr(self, name) < 0:
+                raise LocalCloudError(f"'{name}' must be at least 0, got {getattr(self, name)}")
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Faults:
@@ -72,25 +160,41 @@ class Faults:
         for name in value:
             if name not in known:
                 raise LocalCloudError(f"'{name}' is not a fault; faults are {', '.join(known)}")
-        refused = []
-        for refusal in value.get("refused", ()):
-            unknown = set(refusal) - {item.name for item in fields(Refusal)}
-            if unknown:
-                raise LocalCloudError(f"'refused' has no field {', '.join(sorted(unknown))}")
-            refused.append(Refusal(**refusal))
-        return cls(launch_delay_seconds=float(value.get("launch_delay_seconds", 0)), refused=tuple(refused))
+        several = {
+            name: tuple(_read(kind, name, item) for item in value.get(name, ()))
+            for name, kind in {"refused": Refusal, "failing": ApiFault}.items()
+        }
+        return cls(**{**value, **several})
 
     def to_json(self) -> dict[str, Any]:
         """Write the faults as `from_json` reads them."""
         return asdict(self)
 
 
+def _read(kind: type[Any], name: str, value: Mapping[str, Any]) -> Any:
+    unknown = set(value) - {item.name for item in fields(kind)}
+    if unknown:
+        raise LocalCloudError(f"'{name}' has no field {', '.join(sorted(unknown))}")
+    return kind(**value)
+
+
+@dataclass(kw_only=True)
+class _Armed:
+    """An `ApiFault` in force, and what is left of it."""
+
+    fault: ApiFault
+    left: float
+    until: float
+
+
 class FaultBox:
-    """Holds the faults in force, for the corrections that act them and the request that sets them."""
+    """Holds the faults in force, for those who act them and the request that sets them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._faults = Faults()
+        self._armed: list[_Armed] = []
+        self._over = threading.Event()
 
     @property
     def faults(self) -> Faults:
@@ -100,8 +204,37 @@ class FaultBox:
 
     @faults.setter
     def faults(self, faults: Faults) -> None:
+        now = time.monotonic()
         with self._lock:
+            self._over.set()
+            self._over = threading.Event()
             self._faults = faults
+            self._armed = [
+                _Armed(
+                    fault=fault,
+                    left=float("inf") if fault.times is None else fault.times,
+                    until=float("inf") if fault.seconds is None else now + fault.seconds,
+                )
+                for fault in faults.failing
+            ]
+
+    def strike(self, *, service: str, operation: str, caller: str) -> ApiFault | None:
+        """
+        Let the first fault act that is for this request: wait for its delay, and return it; None if there is none.
+
+        The request counts when it comes, not after the delay.
+        """
+        with self._lock:
+            now, over = time.monotonic(), self._over
+            for armed in self._armed:
+                fits = armed.fault.matches(service=service, operation=operation, caller=caller)
+                if fits and armed.left > 0 and now < armed.until:
+                    armed.left -= 1
+                    break
+            else:
+                return None
+        over.wait(armed.fault.delay_seconds)
+        return armed.fault
 
 
 IN_FORCE: Final = FaultBox()

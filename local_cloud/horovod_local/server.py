@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from horovod_local import corrections
+from horovod_local.api_faults import ApiFaults, Application, StartResponse
 from horovod_local.errors import LocalCloudError
 from horovod_local.faults import IN_FORCE, Faults
 from horovod_local.instances import InstanceDriver
+from horovod_local.price_list import PriceList
+from horovod_local.schedules import Schedules
 
 HOST: Final = "127.0.0.1"
 DEFAULT_ACCOUNT: Final = "123456789012"
@@ -29,8 +32,6 @@ OWN_PATH: Final = "/_horovod_local/"
 
 _log = logging.getLogger(__name__)
 
-StartResponse = Callable[[str, list[tuple[str, str]]], Any]
-
 
 def serve(
     *,
@@ -38,6 +39,7 @@ def serve(
     port: int = 0,
     account: str = DEFAULT_ACCOUNT,
     node_python: str = sys.executable,
+    schedule_speed: float = 1.0,
     stop_with_stdin: bool = False,
     tell: Callable[[str], None] = print,
 ) -> None:
@@ -49,12 +51,16 @@ def serve(
         port: Port on loopback. Default: a free one.
         account: The one account that the cloud has.
         node_python: Interpreter that runs the nodes. Default: this one.
+        schedule_speed: How many times faster than the clock schedules of EventBridge rules run. Default: as the clock.
         stop_with_stdin: End too when standard input closes, as it does when the process that holds it dies.
         tell: Takes lines for people.
 
     Raises:
-        LocalCloudError: If the port is taken, *node_python* is no program, or moto is not the pinned release.
+        LocalCloudError: If the port is taken, *node_python* is no program, *schedule_speed* is not above 0, or moto is
+            not the pinned release.
     """
+    if schedule_speed <= 0:
+        raise LocalCloudError(f"'schedule_speed' must be more than 0, got {schedule_speed}")
     if shutil.which(node_python) is None:
         raise LocalCloudError(f"'node_python' must be a program, got {node_python}")
     try:
@@ -73,7 +79,8 @@ def serve(
     home.mkdir(parents=True, exist_ok=True)
     config.default_user_config["stepfunctions"] = {"execute_state_machine": True}
     os.environ["MOTO_ACCOUNT_ID"] = account
-    requests = _OwnRequests(DomainDispatcherApplication(create_backend_app))
+    aws = PriceList(DomainDispatcherApplication(create_backend_app))
+    requests = _OwnRequests(ApiFaults(aws, box=IN_FORCE))
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     # It repeats every failed state with its whole definition; the execution's history has the failure in one line.
     logging.getLogger("moto.stepfunctions.parser.asl.component.eval_component").setLevel(logging.CRITICAL)
@@ -83,14 +90,17 @@ def serve(
     endpoint = f"http://localhost:{port}"
     os.environ["MOTO_PORT"] = str(port)
     requests.driver = InstanceDriver(home=home.absolute(), endpoint=endpoint, node_python=node_python)
+    schedules = Schedules(speed=schedule_speed)
     _log.info("%d corrections to moto %s", len(installed), corrections.MOTO_VERSION)
     _stop_on_request(server, with_stdin=stop_with_stdin)
     requests.driver.start()
+    schedules.start()
     _write_whole(home / ENDPOINT_FILE, endpoint)
     tell(f"local cloud at {endpoint}")
     try:
         server.serve_forever()
     finally:
+        schedules.stop()
         requests.driver.stop()
         listening.close()
         (home / ENDPOINT_FILE).unlink(missing_ok=True)
@@ -101,7 +111,7 @@ class _OwnRequests:
 
     driver: InstanceDriver
 
-    def __init__(self, aws: Callable[[dict[str, Any], StartResponse], Iterable[bytes]]) -> None:
+    def __init__(self, aws: Application) -> None:
         self._aws = aws
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -123,6 +133,9 @@ class _OwnRequests:
                 return "200 OK", self.driver.instances()
             case "DELETE", ["instances", instance_id]:
                 found = self.driver.lose(instance_id)
+                return ("200 OK", {}) if found else ("404 Not Found", {"error": f"no instance {instance_id}"})
+            case "POST", ["instances", instance_id, "shutdown"]:
+                found = self.driver.shut_down(instance_id)
                 return ("200 OK", {}) if found else ("404 Not Found", {"error": f"no instance {instance_id}"})
             case "GET", ["faults"]:
                 return "200 OK", IN_FORCE.faults.to_json()

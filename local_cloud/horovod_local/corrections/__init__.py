@@ -17,7 +17,9 @@ from horovod_local.corrections import (
     dynamodb,
     events,
     executions,
+    express,
     jsonata,
+    prices,
     resources,
     tasks,
     templates,
@@ -37,9 +39,11 @@ ALL: Final[tuple[Correction, ...]] = (
     *jsonata.CORRECTIONS,
     *tasks.CORRECTIONS,
     *executions.CORRECTIONS,
+    *express.CORRECTIONS,
     *tokens.CORRECTIONS,
     *events.CORRECTIONS,
     *autoscaling.CORRECTIONS,
+    *prices.CORRECTIONS,
 )
 
 _applied: list[Correction] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -136,8 +137,9 @@ def terminating_one_instance_counts_its_weight() -> None:
         group = next((group for group in self.autoscaling_groups.values() if _state_of(group, instance_id)), None)
         if group is None:
             raise ValidationError(f"Instance Id not found - No managed instance found for instance ID: {instance_id}")
-        if should_decrement:
-            left = group.desired_capacity - launches.weight_of(_state_of(group, instance_id))
+        state = _state_of(group, instance_id)
+        if should_decrement and state.lifecycle_state != launches.TERMINATING:
+            left = group.desired_capacity - launches.weight_of(state)
             if left < group.min_size:
                 raise ValidationError(
                     f"Currently, desiredSize equals minSize ({group.min_size}). Terminating instance without "
@@ -145,12 +147,11 @@ def terminating_one_instance_counts_its_weight() -> None:
                     "shouldDecrementDesiredCapacity flag to false or lower group's min size constraint."
                 )
             group.desired_capacity = left
-        launches.forget(
-            group, [instance_id], cause="An instance was taken out of service in response to a user request."
-        )
-        self.ec2_backend.terminate_instances([instance_id])
+        if state.lifecycle_state != launches.TERMINATING:
+            cause = "An instance was taken out of service in response to a user request."
+            launches.part_with(group, [state], cause=cause)
         launches.settle(group)
-        return launches.activities(group)[0]
+        return state.activity
 
     AutoScalingBackend.terminate_instance = terminate_instance
 
@@ -238,6 +239,8 @@ def deleting_a_group_terminates_all_of_it() -> None:
             for state in group.instance_states:
                 state.protected_from_scale_in = False
         delete(self, group_name)
+        if group is not None:
+            launches.let_go(group, now=math.inf)
 
     AutoScalingBackend.delete_auto_scaling_group = delete_auto_scaling_group
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
-from datetime import datetime
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
+from horovod_local.corrections.express import EXPRESS
 from horovod_local.corrections.registry import correction
+
+DETAIL_BYTES: Final = 248 * 1024
+"""An input or output beyond it is left out of an event."""
 
 _OWN_TARGETS: Final = ("states", "sns")
 """Services of targets that are delivered here; all others are moto's own."""
+_REDRIVE_REASONS: Final = {
+    "RUNNING": "Execution is RUNNING and cannot be redriven",
+    "SUCCEEDED": "Execution is SUCCEEDED and cannot be redriven",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +55,7 @@ def executions_emit_status_events() -> None:
     aws="starts the state machine or publishes to the topic, with the rule's input",
 )
 def rules_start_state_machines_and_publish() -> None:
-    from moto.events.models import EventTemplateParser, Rule
+    from moto.events.models import Rule
 
     send_to_targets = Rule.send_to_targets
 
@@ -53,27 +64,92 @@ def rules_start_state_machines_and_publish() -> None:
             return
         own = [target for target in self.targets if _service(target) in _OWN_TARGETS]
         for target in own:
-            transformer = target.get("InputTransformer") or {}
-            body = target.get("Input") or json.dumps(
-                EventTemplateParser.parse(
-                    input_template=transformer.get("InputTemplate"),
-                    input_paths_map=transformer.get("InputPathsMap", {}),
-                    event=original_event,
-                )
-            )
-            _deliver(target["Arn"], body)
-        every_target = self.targets
-        self.targets = [target for target in every_target if target not in own]
-        try:
+            try:
+                _deliver(target["Arn"], _body(target, _as_delivered(original_event)))
+            except Exception:
+                # On AWS too a target that takes no delivery is no concern of who sent the event, or of other targets.
+                _log.exception("rule %s did not reach %s", self.name, target["Arn"])
+        # A copy, since another event may be on its way to this rule's targets at the same time.
+        others = copy.copy(self)
+        others.targets = [target for target in self.targets if target not in own]
+        send_to_targets(others, original_event, transform_input)
+
+    Rule.send_to_targets = send
+
+
+@correction(
+    moto="sends events to the targets of a rule that is disabled",
+    aws="sends nothing",
+)
+def disabled_rules_do_not_fire() -> None:
+    from moto.events.models import Rule
+
+    send_to_targets = Rule.send_to_targets
+
+    def send(self: Any, original_event: Any, transform_input: bool = True) -> None:
+        if self.state != "DISABLED":
             send_to_targets(self, original_event, transform_input)
-        finally:
-            self.targets = every_target
+
+    Rule.send_to_targets = send
+
+
+@correction(
+    moto="sends every event to the targets of a rule that has a schedule and no pattern",
+    aws="sends it those of its own schedule alone",
+)
+def schedules_take_no_events() -> None:
+    from moto.events.models import Rule
+
+    send_to_targets = Rule.send_to_targets
+
+    def send(self: Any, original_event: Any, transform_input: bool = True) -> None:
+        scheduled = original_event["detail-type"] == "Scheduled Event" and original_event["resources"] == [self.arn]
+        if scheduled or self.event_pattern.get_pattern():
+            send_to_targets(self, original_event, transform_input)
 
     Rule.send_to_targets = send
 
 
 def _service(target: dict[str, Any]) -> str:
     return str(target["Arn"].split(":")[2])
+
+
+def _as_delivered(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Give an event as targets see it: without moto's own field, and with its time as text."""
+    delivered = {name: value for name, value in event.items() if name != "ingestion-time"}
+    if isinstance(delivered["time"], int | float):
+        moment = datetime.fromtimestamp(delivered["time"], UTC)
+        delivered["time"] = moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return delivered
+
+
+def _body(target: Mapping[str, Any], event: dict[str, Any]) -> str:
+    """Write what *target* receives: its own input, a part of the event, a template filled in, or the whole event."""
+    from jsonpath_ng.ext import parse
+
+    def found(path: str) -> Any:
+        matches = parse(path).find(event)
+        return matches[0].value if matches else ""
+
+    if target.get("Input"):
+        return str(target["Input"])
+    if target.get("InputPath"):
+        return json.dumps(found(target["InputPath"]))
+    transformer = target.get("InputTransformer")
+    if not transformer:
+        return json.dumps(event)
+    values = {name: found(path) for name, path in transformer.get("InputPathsMap", {}).items()}
+    values["aws.events.event.json"] = event
+
+    def filled(place: re.Match[str]) -> str:
+        quote, name = place[1], place[2]
+        if name not in values:
+            return place[0]
+        value = values[name]
+        # Between quotes a text stands as it is; elsewhere in a template it gets quotes of its own.
+        return json.dumps(value if isinstance(value, str) or not quote else json.dumps(value))
+
+    return re.sub(r'("?)<([A-Za-z0-9_.-]+)>\1', filled, transformer["InputTemplate"])
 
 
 def _deliver(arn: str, body: str) -> None:
@@ -90,24 +166,16 @@ def _deliver(arn: str, body: str) -> None:
 def _emit_status(execution: Any) -> None:
     from moto.events.models import events_backends
 
-    status = execution.status
-    detail = {
-        "executionArn": execution.exec_arn,
-        "stateMachineArn": execution.state_machine.arn,
-        "name": execution.name,
-        "status": status,
-        "startDate": _milliseconds(execution.start_date),
-        "stopDate": _milliseconds(execution.stop_date),
-        "input": json.dumps(execution.input_data),
-        "output": json.dumps(execution.output) if status == "SUCCEEDED" else None,
-        "error": execution.error,
-        "cause": execution.cause,
-    }
+    if execution.state_machine.type == EXPRESS:
+        # They emit no events; on AWS their log is all there is to see of them.
+        if execution.status not in ("RUNNING", "SUCCEEDED"):
+            _log.warning("%s %s: %s: %s", execution.exec_arn, execution.status, execution.error, execution.cause)
+        return
     event = {
         "Source": "aws.states",
         "DetailType": "Step Functions Execution Status Change",
         "Resources": [execution.exec_arn],
-        "Detail": json.dumps(detail),
+        "Detail": json.dumps(_detail(execution)),
     }
     try:
         events_backends[execution.account_id][execution.region_name].put_events([event])
@@ -116,8 +184,42 @@ def _emit_status(execution: Any) -> None:
         _log.exception("status event of %s was not delivered", execution.exec_arn)
 
 
+def _detail(execution: Any) -> dict[str, Any]:
+    """Describe *execution* with the fields that the Developer Guide lists ("Automating event delivery")."""
+    given = execution.execution_input or "{}"
+    output = json.dumps(execution.output) if execution.status == "SUCCEEDED" else None
+    # The input goes when both together are too large, the output when it is so alone.
+    with_output = output is not None and len(json.dumps(output)) <= DETAIL_BYTES
+    with_input = len(json.dumps(given)) + (len(json.dumps(output)) if with_output else 0) <= DETAIL_BYTES
+    return {
+        "executionArn": execution.exec_arn,
+        "stateMachineArn": execution.state_machine.arn,
+        "name": execution.name,
+        "status": execution.status,
+        "startDate": _milliseconds(execution.start_date),
+        "stopDate": _milliseconds(execution.stop_date),
+        "input": given if with_input else None,
+        "inputDetails": {"included": with_input},
+        "output": output if with_output else None,
+        "outputDetails": None if output is None else {"included": with_output},
+        "stateMachineVersionArn": None,
+        "stateMachineAliasArn": None,
+        "redriveCount": 0,
+        "redriveDate": None,
+        "redriveStatus": "NOT_REDRIVABLE" if execution.status in ("RUNNING", "SUCCEEDED") else "REDRIVABLE",
+        "redriveStatusReason": _REDRIVE_REASONS.get(execution.status),
+        "error": execution.error,
+        "cause": execution.cause,
+    }
+
+
 def _milliseconds(moment: datetime | None) -> int | None:
     return int(moment.timestamp() * 1000) if moment else None
 
 
-CORRECTIONS = (executions_emit_status_events, rules_start_state_machines_and_publish)
+CORRECTIONS = (
+    executions_emit_status_events,
+    rules_start_state_machines_and_publish,
+    disabled_rules_do_not_fire,
+    schedules_take_no_events,
+)

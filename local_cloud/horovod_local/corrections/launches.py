@@ -23,6 +23,8 @@ from horovod_local.faults import IN_FORCE
 
 ON_DEMAND: Final = "on-demand"
 SPOT: Final = "spot"
+TERMINATING: Final = "Terminating"
+"""Lifecycle state of an instance that still runs, and counts for no capacity any more."""
 
 ACTIVITIES_KEPT: Final = 200
 """A group's newest activities; AWS keeps six weeks."""
@@ -74,11 +76,12 @@ def settle_soon(group: Any) -> None:
 
 
 def pass_time(group: Any, *, now: float) -> None:
-    """Put pending instances whose time has come in service, and let *group* act if its pause is over."""
+    """Let pending and terminating instances go on whose time has come, and *group* act if its pause is over."""
     with _lock:
         for state in group.instance_states:
-            if state.lifecycle_state == "Pending" and now >= state.due:
+            if state.lifecycle_state == "Pending" and now >= state.since + IN_FORCE.faults.launch_delay_seconds:
                 _enter_service(group, state)
+        let_go(group, now=now)
         settle_at = getattr(group, "settle_at", None)
         if settle_at is not None and now >= settle_at:
             settle(group)
@@ -90,8 +93,40 @@ def forget(group: Any, instance_ids: Sequence[str], *, cause: str) -> list[Any]:
         gone = [state for state in group.instance_states if state.instance.id in instance_ids]
         group.instance_states = [state for state in group.instance_states if state not in gone]
         for state in gone:
-            _note_termination(group, state, cause)
+            if state.lifecycle_state == TERMINATING:
+                _finish(state.activity)
+            else:
+                _note_termination(group, state, cause)
         return gone
+
+
+def part_with(group: Any, states: Sequence[Any], *, cause: str) -> None:
+    """Terminate instances of *group*, which counts them no more; how long they still run is a fault."""
+    now = time.monotonic()
+    with _lock:
+        for state in states:
+            state.lifecycle_state, state.since = TERMINATING, now
+            state.instance._state.name, state.instance._state.code = "shutting-down", 32
+            state.activity = _note_termination(group, state, cause)
+            state.activity.status_code, state.activity.progress, state.activity.end_time = "InProgress", 0, None
+        let_go(group, now=now)
+
+
+def let_go(group: Any, *, now: float) -> None:
+    """End the terminating instances of *group* whose time has come."""
+    with _lock:
+        delay = IN_FORCE.faults.termination_delay_seconds
+        gone = [
+            state
+            for state in group.instance_states
+            if state.lifecycle_state == TERMINATING and now >= state.since + delay
+        ]
+        if not gone:
+            return
+        group.instance_states = [state for state in group.instance_states if state not in gone]
+        group.ec2_backend.terminate_instances([state.instance.id for state in gone])
+        for state in gone:
+            _finish(state.activity)
 
 
 def activities(group: Any) -> list[ScalingActivity]:
@@ -112,7 +147,11 @@ def market_of(instance: Any) -> str:
 
 def capacity(states: Sequence[Any], market: str | None = None) -> int:
     """Add up the capacity of *states*, or of those of one *market*."""
-    return sum(weight_of(state) for state in states if market in (None, market_of(state.instance)))
+    return sum(
+        weight_of(state)
+        for state in states
+        if state.lifecycle_state != TERMINATING and market in (None, market_of(state.instance))
+    )
 
 
 def on_demand_share(group: Any) -> int:
@@ -215,10 +254,9 @@ def _launch(group: Any, offer: Offer, market: str, subnet: str | None, zone: str
     state.image_id = version.image_id
     state.zone = zone
     group.instance_states.append(state)
-    delay = IN_FORCE.faults.launch_delay_seconds
-    if delay:
+    if IN_FORCE.faults.launch_delay_seconds:
         instance._state.name, instance._state.code = "pending", 0
-        state.lifecycle_state, state.due = "Pending", time.monotonic() + delay
+        state.lifecycle_state, state.since = "Pending", time.monotonic()
     else:
         _enter_service(group, state)
 
@@ -238,18 +276,19 @@ def _terminate_surplus(group: Any) -> None:
     """Terminate unprotected instances, Spot and the newest first, as long as the desired capacity stays covered."""
     surplus = capacity(group.instance_states) - (group.desired_capacity or 0)
     doomed: list[Any] = []
-    removable = [state for state in reversed(group.instance_states) if not state.protected_from_scale_in]
+    removable = [
+        state
+        for state in reversed(group.instance_states)
+        if not state.protected_from_scale_in and state.lifecycle_state != TERMINATING
+    ]
     for state in sorted(removable, key=lambda state: market_of(state.instance) != SPOT):
         if weight_of(state) <= surplus:
             doomed.append(state)
             surplus -= weight_of(state)
     if not doomed:
         return
-    group.instance_states = [state for state in group.instance_states if state not in doomed]
-    group.ec2_backend.terminate_instances([state.instance.id for state in doomed])
-    for state in doomed:
-        cause = f"At {_now()} an instance was taken out of service in response to a difference between desired and "
-        _note_termination(group, state, cause + "actual capacity, shrinking the capacity.")
+    cause = f"At {_now()} an instance was taken out of service in response to a difference between desired and "
+    part_with(group, doomed, cause=cause + "actual capacity, shrinking the capacity.")
 
 
 def _note_refusal(group: Any, offer: Offer, market: str, zone: str) -> None:
@@ -270,8 +309,8 @@ def _note_refusal(group: Any, offer: Offer, market: str, zone: str) -> None:
     )
 
 
-def _note_termination(group: Any, state: Any, cause: str) -> None:
-    _note(
+def _note_termination(group: Any, state: Any, cause: str) -> ScalingActivity:
+    return _note(
         group,
         description=f"Terminating EC2 instance: {state.instance.id}",
         cause=cause,
@@ -279,10 +318,15 @@ def _note_termination(group: Any, state: Any, cause: str) -> None:
     )
 
 
-def _note(group: Any, **what: Any) -> None:
+def _finish(activity: ScalingActivity) -> None:
+    activity.status_code, activity.progress, activity.end_time = "Successful", 100, datetime.now(UTC)
+
+
+def _note(group: Any, **what: Any) -> ScalingActivity:
     noted = activities(group)
     noted.insert(0, ScalingActivity(auto_scaling_group_name=group.name, **what))
     del noted[ACTIVITIES_KEPT:]
+    return noted[0]
 
 
 def _now() -> str:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from horovod_local.corrections.registry import correction
+from horovod_local.corrections.templates import AcceptedResource
 
 
 @correction(
@@ -125,4 +126,40 @@ def route_tables_are_deleted() -> None:
     RouteTable.delete = delete
 
 
-CORRECTIONS = (state_machines_are_executable, buckets_are_versioned, route_tables_are_deleted)
+@correction(
+    moto="cannot create a subscription to a topic that is a resource of its own",
+    aws="creates it, and deletes it with its stack",
+)
+def subscriptions_are_created() -> None:
+    from moto.cloudformation import parsing
+    from moto.sns.models import sns_backends
+
+    class Subscription(AcceptedResource):
+        @classmethod
+        def create_from_cloudformation_json(
+            cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **kwargs: Any
+        ) -> Subscription:
+            del resource_name, kwargs
+            properties = cloudformation_json["Properties"]
+            made = sns_backends[account_id][region_name].subscribe(
+                properties["TopicArn"], properties.get("Endpoint", ""), properties["Protocol"]
+            )
+            return cls(made.arn, made.arn)
+
+        def delete(self, account_id: str, region_name: str) -> None:
+            sns_backends[account_id][region_name].unsubscribe(self.arn)
+
+    resource_class_from_type = parsing.resource_class_from_type
+
+    def with_subscriptions(resource_type: str) -> Any:
+        return Subscription if resource_type == "AWS::SNS::Subscription" else resource_class_from_type(resource_type)
+
+    parsing.resource_class_from_type = with_subscriptions
+
+
+CORRECTIONS = (
+    state_machines_are_executable,
+    buckets_are_versioned,
+    route_tables_are_deleted,
+    subscriptions_are_created,
+)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import botocore.session
 from botocore import xform_name
+from botocore.exceptions import HTTPClientError
 from botocore.model import OperationModel
 
 from horovod_local.corrections.registry import correction
@@ -71,6 +72,26 @@ def errors_carry_the_service_name() -> None:
     )
 
     StateTaskServiceAwsSdk._normalise_service_error_name = staticmethod(_error_prefix)
+
+
+@correction(
+    moto="ends a task whose service gives no answer with States.Runtime, which nothing catches",
+    aws="fails it with the service's SdkClientException, such as DynamoDb.SdkClientException",
+)
+def lost_connections_are_sdk_errors() -> None:
+    from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_aws_sdk import (
+        StateTaskServiceAwsSdk,
+    )
+
+    from_error = StateTaskServiceAwsSdk._from_error
+
+    def translate(self: Any, env: Any, ex: Exception) -> Any:
+        if isinstance(ex, HTTPClientError):
+            error = f"{_error_prefix(self.resource.api_name)}.SdkClientException"
+            return self._get_task_failure_event(env=env, error=error, cause=f"Unable to execute HTTP request: {ex}")
+        return from_error(self, env, ex)
+
+    StateTaskServiceAwsSdk._from_error = translate
 
 
 @correction(
@@ -212,6 +233,7 @@ CORRECTIONS = (
     arguments_are_fitted_to_the_api,
     results_are_json,
     errors_carry_the_service_name,
+    lost_connections_are_sdk_errors,
     unknown_arguments_are_refused,
     terminal_errors_are_not_caught,
     fail_states_may_repeat_caught_errors,

@@ -43,8 +43,9 @@ class AcceptedResource:
 
     @classmethod
     def create_from_cloudformation_json(
-        cls, resource_name: str, _cloudformation_json: Any, account_id: str, region_name: str, **kwargs: Any
+        cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **kwargs: Any
     ) -> AcceptedResource:
+        del cloudformation_json
         _, service, kind = kwargs["ResourceType"].split("::")
         return cls(
             resource_name, f"arn:aws:{service.lower()}:{region_name}:{account_id}:{kind.lower()}:{resource_name}"

@@ -31,20 +31,20 @@ TOKEN_TASK = {
 
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
-    """A cloud whose nodes run the command that their user data names, instead of the agent."""
+    """A cloud whose nodes run the command that their user data names, and whose minutes of schedules are seconds."""
     home = tmp_path_factory.mktemp("emulation")
     node = home / "node"
     node.write_text('#!/bin/bash\neval "$TEST_COMMAND"\n', encoding="utf-8")
     node.chmod(0o755)
-    with LocalCloud(home=home, node_python=str(node)) as cloud:
+    with LocalCloud(home=home, node_python=str(node), schedule_speed=60) as cloud:
         yield cloud
 
 
 class Machines:
     """State machines in JSONata, run in the cloud."""
 
-    def __init__(self, cloud: LocalCloud) -> None:
-        self.api = cloud.client("stepfunctions")
+    def __init__(self, cloud: LocalCloud, *, region: str | None = None) -> None:
+        self.api = cloud.client("stepfunctions", region=region)
         self._dynamodb = cloud.client("dynamodb")
 
     def create(self, machine: dict[str, Any]) -> str:
@@ -103,6 +103,12 @@ def machines(cloud: LocalCloud) -> Machines:
         BillingMode="PAY_PER_REQUEST",
     )
     return Machines(cloud)
+
+
+@pytest.fixture(scope="session")
+def machines_of_us_east_1(cloud: LocalCloud) -> Machines:
+    """State machines in a Region where AWS has services that it has nowhere else."""
+    return Machines(cloud, region="us-east-1")
 
 
 class Stacks:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from horovod_local.instances import CLOUD_VARIABLE, processes_with
+from horovod_local.processes import CLOUD_VARIABLE, processes_with
 from patience import eventually
 
 STARTER = """
@@ -129,6 +129,7 @@ def test_the_cloud_dies_with_its_starter(cloud: Any, tmp_path: Path) -> None:
             "horovod_local: cannot serve on port {port}: Address already",
         ),
         (["serve", "--port", "0", "--node-python", "nowhere"], "horovod_local: 'node_python' must be a program, got n"),
+        (["serve", "--schedule-speed", "0"], "horovod_local: 'schedule_speed' must be more than 0, got 0.0"),
     ],
 )
 def test_the_command_line_fails_in_one_line(cloud: Any, tmp_path: Path, arguments: list[str], told: str) -> None:

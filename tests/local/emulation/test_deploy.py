@@ -158,13 +158,15 @@ def test_stacks_go_to_their_region(cloud: Any, assembly: Assembly) -> None:
 def test_what_has_no_effect_is_told(cloud: Any, assembly: Assembly) -> None:
     """Resources and images that nothing here acts on are named; nothing is left out silently."""
     # GIVEN
-    schedule = {"Type": "AWS::Events::Rule", "Properties": {"ScheduleExpression": "rate(5 minutes)", "Targets": []}}
+    reaper = {"Type": "AWS::Events::Rule", "Properties": {"ScheduleExpression": "rate(5 minutes)", "Targets": []}}
+    nightly = {"Type": "AWS::Events::Rule", "Properties": {"ScheduleExpression": "cron(0 0 * * ? *)", "Targets": []}}
     template = {
         "Resources": {
             "Metadata": {"Type": "AWS::CDK::Metadata"},
             "One": {"Type": "AWS::CloudWatch::Alarm"},
             "Two": {"Type": "AWS::CloudWatch::Alarm"},
-            "Reaper": schedule,
+            "Reaper": reaper,
+            "Nightly": nightly,
         }
     }
     name = assembly.stack(template, assets={"dockerImages": {"hash": {"source": {"directory": "asset.hash"}}}})
@@ -177,7 +179,7 @@ def test_what_has_no_effect_is_told(cloud: Any, assembly: Assembly) -> None:
     assert lines == [
         f"{name}: accepted without effect: AWS::CDK::Metadata: tells AWS which constructs were used",
         f"{name}: accepted without effect: AWS::CloudWatch::Alarm (2): no metric reaches it",
-        f"{name}: accepted without effect: the schedule of Reaper: it never comes",
+        f"{name}: accepted without effect: the schedule of Nightly: it never comes",
         f"{name}: accepted without effect: Docker image asset.hash: not built, nodes run as processes",
     ]
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import Any
 
 import pytest
 
-from horovod_local import Faults, LocalCloudError, Refusal
+from horovod_local import ApiFault, Faults, LocalCloudError, Refusal
+from horovod_local.processes import processes_with
+from horovod_node import contract
 from patience import eventually
 
 
@@ -76,12 +80,93 @@ def test_launches_take_their_time(faults: Any, fleets: Any) -> None:
     assert (fleet.members()[0]["LifecycleState"], fleet.instances()[0]["State"]["Name"]) == ("InService", "running")
 
 
+def test_terminations_take_their_time(faults: Any, cloud: Any, fleets: Any) -> None:
+    """An instance that its group terminates runs on for the delay, counts for nothing, and ends with the fault."""
+    # GIVEN
+    script = f"cat > '{contract.NODE_ENV_FILE}' <<'END'\nTEST_COMMAND=sleep 600\nEND\n"
+    fleet = fleets.create(user_data=base64.b64encode(script.encode()).decode(), types=(("g5.xlarge", 1),))
+    fleet.scale(1)
+    first = eventually(lambda: [item for item in cloud.instances() if item.group == fleet.name and item.pid])[0]
+    faults.set_faults(Faults(termination_delay_seconds=500))
+
+    # WHEN
+    fleet.scale(0)
+    fleet.scale(1)
+
+    # THEN the group has the old one beside the new one
+    states = {member["InstanceId"]: member["LifecycleState"] for member in fleet.members()}
+    assert sorted(states.values()) == ["InService", "Terminating"]
+    assert states[first.instance_id] == "Terminating"
+    answer = fleet.ec2.describe_instances(InstanceIds=[first.instance_id])
+    assert answer["Reservations"][0]["Instances"][0]["State"] == {"Code": 32, "Name": "shutting-down"}
+    assert "InProgress" in [activity["StatusCode"] for activity in fleet.activities()]
+    eventually(lambda: [item for item in cloud.instances() if item.group == fleet.name], lambda items: len(items) == 2)
+    assert list(processes_with(contract.ENV_NODE_ID, first.instance_id)) != []
+
+    # WHEN
+    faults.set_faults(Faults())
+
+    # THEN
+    ids = eventually(lambda: [member["InstanceId"] for member in fleet.members()], lambda ids: len(ids) == 1)
+    assert first.instance_id not in ids
+    assert (
+        eventually(lambda: list(processes_with(contract.ENV_NODE_ID, first.instance_id)), lambda left: not left) == []
+    )
+    assert {activity["StatusCode"] for activity in fleet.activities()} == {"Successful"}
+
+
+def test_terminating_instances_are_not_counted_twice(faults: Any, fleets: Any) -> None:
+    """Terminating an instance that is being terminated already takes its weight from the group once."""
+    # GIVEN
+    fleet = fleets.create(types=(("g5.xlarge", 1),))
+    fleet.scale(2)
+    faults.set_faults(Faults(termination_delay_seconds=500))
+    instance = fleet.members()[0]["InstanceId"]
+
+    # WHEN
+    statuses = [
+        fleet.api.terminate_instance_in_auto_scaling_group(InstanceId=instance, ShouldDecrementDesiredCapacity=True)[
+            "Activity"
+        ]["StatusCode"]
+        for _ in range(2)
+    ]
+
+    # THEN
+    assert statuses == ["InProgress", "InProgress"]
+    assert fleet.describe()["DesiredCapacity"] == 1
+    assert sorted(member["LifecycleState"] for member in fleet.members()) == ["InService", "Terminating"]
+
+
+@pytest.mark.parametrize(
+    ("what", "running"),
+    [(Faults(agents_start=False), (False, True)), (Faults(switches_start=False), (True, False))],
+)
+def test_agents_and_switches_may_not_start(
+    faults: Any, cloud: Any, fleets: Any, what: Faults, running: tuple[bool, bool]
+) -> None:
+    """An instance comes up without its agent, or without its switch."""
+    # GIVEN
+    script = f"cat > '{contract.NODE_ENV_FILE}' <<'END'\nTEST_COMMAND=sleep 600\nEND\n"
+    script += f"cat > '{contract.SWITCH_FILE}' <<'END'\nsleep 600\nEND\n"
+    fleet = fleets.create(user_data=base64.b64encode(script.encode()).decode())
+    faults.set_faults(what)
+
+    # WHEN
+    fleet.scale(1)
+    found = eventually(lambda: [item for item in cloud.instances() if item.group == fleet.name])
+
+    # THEN
+    assert [(item.pid is not None, item.switch_pid is not None) for item in found] == [running]
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
         (lambda: Faults(launch_delay_seconds=-1), "'launch_delay_seconds' must be at least 0, got -1"),
+        (lambda: Faults(termination_delay_seconds=-1), "'termination_delay_seconds' must be at least 0, got -1"),
         (lambda: Refusal(market="auction"), "'market' must be one of on-demand, spot, got auction"),
         (lambda: Faults.from_json({"earthquake": 1}), "'earthquake' is not a fault"),
+        (lambda: Faults.from_json({"failing": [{"service": "s3", "colour": 1}]}), "'failing' has no field colour"),
         (lambda: Faults.from_json({"refused": [{"colour": "red"}]}), "'refused' has no field colour"),
     ],
 )
@@ -90,6 +175,21 @@ def test_wrong_faults_are_refused(make: Any, reason: str) -> None:
     # WHEN, THEN
     with pytest.raises(LocalCloudError, match=reason):
         make()
+
+
+def test_faults_are_carried_over() -> None:
+    """What is put in force arrives as it was meant."""
+    # GIVEN
+    meant = Faults(
+        launch_delay_seconds=1.5,
+        refused=(Refusal(zone="eu-west-1a"),),
+        termination_delay_seconds=2,
+        agents_start=False,
+        failing=(ApiFault(service="s3", operation="Put*", times=3, seconds=4.5, delay_seconds=0.5),),
+    )
+
+    # WHEN, THEN
+    assert Faults.from_json(json.loads(json.dumps(meant.to_json()))) == meant
 
 
 def test_losing_an_unknown_instance_is_refused(cloud: Any) -> None:

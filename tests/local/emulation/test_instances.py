@@ -10,22 +10,25 @@ from typing import Any
 
 import pytest
 
-from horovod_local.instances import processes_with
-from horovod_local.user_data import node_environment
+from horovod_local.processes import processes_with
+from horovod_local.user_data import node_environment, written_files
 from horovod_node import contract
 from patience import eventually
 
 
-def user_data(command: str) -> str:
-    """User data of an instance that is a node, and whose agent runs *command* instead."""
+def user_data(command: str, *, switch: str | None = None) -> str:
+    """User data of an instance that is a node, whose agent runs *command* instead, and whose switch is *switch*."""
     script = f"""#!/bin/bash
 cat > '{contract.NODE_ENV_FILE}' <<'NODE_ENV'
 {contract.ENV_ENGINE}={contract.ENGINE_EC2}
 {contract.ENV_FLEET}=the fleet
+AWS_REGION=eu-west-1
 TEST_COMMAND={command}
 NODE_ENV
 docker run nothing
 """
+    if switch is not None:
+        script += f"cat > '{contract.SWITCH_FILE}' <<'SWITCH'\n{switch}\nSWITCH\n"
     return base64.b64encode(script.encode()).decode()
 
 
@@ -69,7 +72,7 @@ def test_agents_know_their_instance(cloud: Any, fleets: Any) -> None:
     assert environment[contract.ENV_FLEET] == "the fleet"
     assert environment[contract.ENV_ML_ROOT] == str(folder / "ml")
     assert environment["AWS_ENDPOINT_URL"] == cloud.endpoint
-    assert environment["AWS_ACCESS_KEY_ID"] == "local"
+    assert environment["AWS_ACCESS_KEY_ID"] == f"node-{instance.instance_id}"
     assert environment["AWS_SHARED_CREDENTIALS_FILE"] == os.devnull
 
 
@@ -121,21 +124,35 @@ def test_agents_may_end_in_peace(cloud: Any, fleets: Any) -> None:
     assert eventually(log.read_text, lambda text: "bye" in text) == "ready\nbye\n"
 
 
-def test_a_dead_agent_is_a_dead_instance(cloud: Any, fleets: Any) -> None:
-    """When an agent dies, EC2 says terminated, and the group launches another while its capacity says so."""
+def test_an_instance_outlives_its_agent(cloud: Any, fleets: Any) -> None:
+    """An agent that dies takes its container along; the instance stays in service until something terminates it."""
     # GIVEN
-    fleet = fleets.create(user_data=user_data("sleep 600"))
+    fleet = fleets.create(user_data=user_data("setsid sleep 600 & sleep 600", switch="sleep 600"))
     fleet.scale(1)
-    first = started(cloud, fleet)[0]
+    instance = started(cloud, fleet)[0]
+    eventually(lambda: processes(instance), lambda pids: len(pids) == 5)
 
     # WHEN
-    os.killpg(first.pid, signal.SIGKILL)
+    os.kill(instance.pid, signal.SIGKILL)
+
+    # THEN only the switch and its sleep are left
+    left = eventually(lambda: processes(instance), lambda pids: len(pids) == 2)
+    assert instance.switch_pid in left
+    found = eventually(
+        lambda: [item for item in cloud.instances() if item.group == fleet.name], lambda items: items[0].pid is None
+    )
+    assert [(item.instance_id, item.pid, item.switch_pid) for item in found] == [
+        (instance.instance_id, None, instance.switch_pid)
+    ]
+    assert [(item["InstanceId"], item["LifecycleState"]) for item in fleet.members()] == [
+        (instance.instance_id, "InService")
+    ]
+
+    # WHEN
+    fleet.scale(0)
 
     # THEN
-    second = eventually(lambda: started(cloud, fleet)[0], lambda item: item.instance_id != first.instance_id)
-    answer = fleet.ec2.describe_instances(InstanceIds=[first.instance_id])
-    assert answer["Reservations"][0]["Instances"][0]["State"]["Name"] == "terminated"
-    assert second.instance_id != first.instance_id
+    assert eventually(lambda: processes(instance), lambda pids: not pids) == []
 
 
 def test_a_lost_instance_dies_at_once(cloud: Any, fleets: Any) -> None:
@@ -182,4 +199,85 @@ def test_other_instances_run_nothing(cloud: Any, fleets: Any) -> None:
 def test_node_environment(script: str, environment: dict[str, str] | None) -> None:
     """The node's environment is what the script would write to its file."""
     # WHEN, THEN
-    assert node_environment(script) == environment
+    assert node_environment(written_files(script)) == environment
+
+
+def test_written_files() -> None:
+    """The files of a script are the texts of its heredocs, each to its end and no further."""
+    # GIVEN
+    script = """#!/bin/bash
+cat > '/a' <<'ONE'
+first <<< "here"
+cat > /not/a/file <<TWO
+ONE
+bash <<INLINE
+cat > /c <<'NO'
+INLINE
+read -r word <<< "text"
+cat > /b <<'TWO'
+TWO
+cat >> /d <<'THREE'
+more
+THREE
+"""
+
+    # WHEN
+    files = written_files(script)
+
+    # THEN
+    assert files == {"/a": 'first <<< "here"\ncat > /not/a/file <<TWO\n', "/b": ""}
+
+
+def test_switches_end_their_instance(cloud: Any, fleets: Any) -> None:
+    """A switch asks Auto Scaling with the real AWS CLI to terminate its instance, which leaves nothing behind."""
+    # GIVEN
+    ask = "aws autoscaling terminate-instance-in-auto-scaling-group --should-decrement-desired-capacity"
+    switch = f"[ -e go ] && {ask} --instance-id $CDK_HOROVOD_NODE_ID --query Activity.StatusCode; sleep 0.2"
+    fleet = fleets.create(user_data=user_data("sleep 600", switch=f"while true; do {switch}; done"))
+    fleet.scale(1)
+    instance = started(cloud, fleet)[0]
+
+    # WHEN
+    folder = Path(instance.log).parent
+    (folder / "go").touch()
+
+    # THEN
+    assert eventually(fleet.members, lambda members: not members) == []
+    assert fleet.describe()["DesiredCapacity"] == 0
+    assert eventually(lambda: processes(instance), lambda pids: not pids) == []
+    assert fleet.activities()[0]["StatusCode"] == "Successful"
+
+
+def test_instances_shut_themselves_down(cloud: Any, fleets: Any) -> None:
+    """`shutdown` in a switch ends the instance, for EC2 too, and its group replaces it."""
+    # GIVEN
+    switch = "until [ -e go ]; do sleep 0.1; done; timeout 60 shutdown -h now; sleep 600"
+    fleet = fleets.create(user_data=user_data("sleep 600", switch=switch))
+    fleet.scale(1)
+    first = started(cloud, fleet)[0]
+
+    # WHEN
+    (Path(first.log).parent / "go").touch()
+
+    # THEN
+    second = eventually(lambda: started(cloud, fleet)[0], lambda item: item.instance_id != first.instance_id)
+    assert second.instance_id != first.instance_id
+    answer = fleet.ec2.describe_instances(InstanceIds=[first.instance_id])
+    assert answer["Reservations"][0]["Instances"][0]["State"]["Name"] == "terminated"
+    assert eventually(lambda: processes(first), lambda pids: not pids) == []
+
+
+def test_switches_are_started_again(cloud: Any, fleets: Any) -> None:
+    """A switch that ends is started again, as systemd does it, with the node's environment and a log of its own."""
+    # GIVEN
+    switch = 'echo "$CDK_HOROVOD_FLEET $AWS_REGION $CDK_HOROVOD_NODE_ID"'
+    fleet = fleets.create(user_data=user_data("sleep 600", switch=switch))
+
+    # WHEN
+    fleet.scale(1)
+    instance = started(cloud, fleet)[0]
+
+    # THEN
+    log = Path(instance.log).with_name("switch.log")
+    lines = eventually(lambda: log.read_text().splitlines(), lambda lines: len(lines) >= 2)
+    assert set(lines) == {f"the fleet eu-west-1 {instance.instance_id}"}

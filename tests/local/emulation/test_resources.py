@@ -98,3 +98,42 @@ def test_route_tables_are_deleted(cloud: Any, stacks: Any) -> None:
     # THEN
     left = [item["VpcId"] for item in cloud.client("ec2").describe_vpcs()["Vpcs"]]
     assert stack["outputs"]["Vpc"] not in left
+
+
+def test_subscriptions_are_created(cloud: Any, stacks: Any) -> None:
+    """A subscription of a template receives what its topic does, until its stack is deleted."""
+    # GIVEN
+    resources = {
+        "Queue": {"Type": "AWS::SQS::Queue"},
+        "Topic": {
+            "Type": "AWS::SNS::Topic",
+            "Properties": {"DisplayName": "alarms", "KmsMasterKeyId": "alias/aws/sns"},
+        },
+        "Subscription": {
+            "Type": "AWS::SNS::Subscription",
+            "Properties": {
+                "TopicArn": {"Ref": "Topic"},
+                "Protocol": "sqs",
+                "Endpoint": {"Fn::GetAtt": ["Queue", "Arn"]},
+            },
+        },
+        "Alarm": {"Type": "AWS::CloudWatch::Alarm", "Properties": {"AlarmActions": [{"Ref": "Topic"}]}},
+    }
+    outputs = {name: {"Value": {"Ref": name}} for name in ("Topic", "Queue", "Subscription")}
+
+    # WHEN
+    stack = stacks.create({"Resources": resources, "Outputs": outputs})
+
+    # THEN
+    sns, made = cloud.client("sns"), stack["outputs"]
+    sns.publish(TopicArn=made["Topic"], Message="hello")
+    (message,) = cloud.client("sqs").receive_message(QueueUrl=made["Queue"])["Messages"]
+    assert json.loads(message["Body"])["Message"] == "hello"
+    listed = sns.list_subscriptions_by_topic(TopicArn=made["Topic"])["Subscriptions"]
+    assert [item["SubscriptionArn"] for item in listed] == [made["Subscription"]]
+
+    # WHEN
+    stacks.api.delete_stack(StackName=stack["StackName"])
+
+    # THEN
+    assert made["Subscription"] not in [item["SubscriptionArn"] for item in sns.list_subscriptions()["Subscriptions"]]

@@ -1,0 +1,144 @@
+"""
+Which API call a request is, and how its API says no: the protocols of AWS, read from the outside.
+
+JSON names the operation in the header `X-Amz-Target`, query and EC2 in the form field `Action`, RPC v2 in the path;
+S3's follows from method, path and query (Amazon S3 API Reference). The error bodies are those that each protocol
+documents (Smithy, "AWS protocols").
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from horovod_local.faults import WORKFLOW
+from horovod_local.machine import NODE_ACCESS_KEY
+
+WORKFLOW_ACCESS_KEY: Final = "ak"
+"""moto's Step Functions signs with it."""
+
+_CREDENTIAL: Final = re.compile(r"Credential=([^/,]+)/\d+/([^/]+)/([^/]+)/aws4_request")
+_BOTO3_NAMES: Final = {"states": "stepfunctions", "monitoring": "cloudwatch"}
+"""Names that services sign with, where boto3 has another."""
+_RPC_PATH: Final = re.compile(r"^/service/[^/]+/operation/([^/]+)$")
+_FORM: Final = "application/x-www-form-urlencoded"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiCall:
+    """
+    One request to AWS.
+
+    Args:
+        service: As boto3 calls it.
+        operation: Name in the API; empty when it is not known.
+        caller: The instance's id for a node, `workflow` for a state machine; else the access key.
+        region: That the request was signed for.
+    """
+
+    service: str
+    operation: str
+    caller: str
+    region: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorAnswer:
+    """An HTTP answer that says no."""
+
+    status: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+def read_call(environ: dict[str, Any]) -> ApiCall | None:
+    """Find out which call the request of the WSGI *environ* is, leaving its body to be read; None if it is unsigned."""
+    signed = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
+    if signed is None:
+        return None
+    key, region, scope = signed.groups()
+    caller = WORKFLOW if key == WORKFLOW_ACCESS_KEY else key.removeprefix(NODE_ACCESS_KEY)
+    service = _BOTO3_NAMES.get(scope, scope)
+    operation = _s3_operation(environ) if service == "s3" else _operation(environ)
+    return ApiCall(service=service, operation=operation, caller=caller, region=region)
+
+
+def read_body(environ: dict[str, Any]) -> bytes:
+    """Read the body of a request, and leave it to be read once more."""
+    if environ.get("wsgi.input_terminated"):
+        # werkzeug ends the stream where the body ends, also when the body comes in chunks and tells no length.
+        body: bytes = environ["wsgi.input"].read()
+    else:
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        body = environ["wsgi.input"].read(length) if length else b""
+    environ["wsgi.input"] = io.BytesIO(body)
+    return body
+
+
+def refuse(call: ApiCall, *, method: str, code: str, status: int, message: str) -> ErrorAnswer:
+    """Make the answer by which the service of *call* says *code*."""
+    request = str(uuid.uuid4())
+    error = f"<Code>{code}</Code><Message>{message}</Message>"
+    kind = "text/xml"
+    match call.service:
+        case "s3":
+            body = f"<Error>{error}<RequestId>{request}</RequestId></Error>"
+        case "ec2":
+            body = f"<Response><Errors><Error>{error}</Error></Errors><RequestID>{request}</RequestID></Response>"
+        case "autoscaling" | "cloudformation" | "sns":
+            fault = "Receiver" if status >= 500 else "Sender"
+            body = (
+                f"<ErrorResponse><Error><Type>{fault}</Type>{error}</Error><RequestId>{request}</RequestId>"
+                "</ErrorResponse>"
+            )
+        case _:
+            kind, body = "application/x-amz-json-1.0", json.dumps({"__type": code, "message": message})
+    return ErrorAnswer(
+        status=f"{status} {code}",
+        headers=[("Content-Type", kind), ("x-amzn-RequestId", request), ("x-amz-request-id", request)],
+        # A HEAD has no body; the SDK then has the status alone for a code.
+        body=b"" if method == "HEAD" else body.encode(),
+    )
+
+
+def _operation(environ: dict[str, Any]) -> str:
+    target = str(environ.get("HTTP_X_AMZ_TARGET", ""))
+    if target:
+        return target.rpartition(".")[2]
+    by_path = _RPC_PATH.match(environ.get("PATH_INFO", ""))
+    if by_path:
+        return str(by_path[1])
+    form = str(environ.get("QUERY_STRING", ""))
+    if environ.get("CONTENT_TYPE", "").startswith(_FORM):
+        form = read_body(environ).decode("utf-8", "replace")
+    return parse_qs(form).get("Action", [""])[0]
+
+
+def _s3_operation(environ: dict[str, Any]) -> str:
+    method, path = str(environ["REQUEST_METHOD"]), str(environ.get("PATH_INFO", "")).lstrip("/")
+    host = str(environ.get("HTTP_HOST", "")).partition(":")[0]
+    # The bucket is the path's first part, or comes before the host's name.
+    in_path = host in ("localhost", "127.0.0.1")
+    has_key = bool(path.partition("/")[2] if in_path else path)
+    query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    if not has_key:
+        if method == "GET":
+            return "ListObjectsV2" if query.get("list-type") == ["2"] else ""
+        return {"HEAD": "HeadBucket", "PUT": "" if query else "CreateBucket"}.get(method, "")
+    if "uploadId" in query:
+        return {
+            "PUT": "UploadPart",
+            "POST": "CompleteMultipartUpload",
+            "DELETE": "AbortMultipartUpload",
+            "GET": "ListParts",
+        }.get(method, "")
+    if method == "POST" and "uploads" in query:
+        return "CreateMultipartUpload"
+    if method == "PUT":
+        return "CopyObject" if "HTTP_X_AMZ_COPY_SOURCE" in environ else "PutObject"
+    return {"GET": "GetObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}.get(method, "")
