@@ -31,6 +31,13 @@ class Settings:
         first_step_seconds: The first training step must come this long after the ranks started.
         stall_seconds: Every later step must come this long after the one before.
         poll_seconds: Pause between two looks at the queue, or at nodes that go away.
+        lease_seconds: A fleet stays a run's, and a node stays without a valid lease, this long.
+        reaper_minutes: Time between two looks of the reaper at the fleets.
+        queue_minutes: Longest wait for a fleet.
+        max_cost_usd: Most that the instances of a run may cost. Default: no ceiling but a request's own.
+        on_demand_prices:
+            USD an hour of instance types, as in `g5.12xlarge=5.67,g5.4xlarge=1.62`: the ceiling needs them where the
+            Price List API does not answer (see `HorovodTraining`).
     """
 
     instance_types: tuple[str, ...] = ("g5.12xlarge", "g5.4xlarge")
@@ -45,6 +52,11 @@ class Settings:
     first_step_seconds: int = 30 * 60
     stall_seconds: int = 10 * 60
     poll_seconds: int = 15
+    lease_seconds: int = 10 * 60
+    reaper_minutes: int = 5
+    queue_minutes: int = 24 * 60
+    max_cost_usd: float | None = None
+    on_demand_prices: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def from_context(cls, node: Node) -> Settings:
@@ -67,6 +79,11 @@ class Settings:
         return cls(**values)
 
 
+def _prices(text: Any) -> tuple[tuple[str, float], ...]:
+    pairs = (part.partition("=") for part in _types(text))
+    return tuple((name, float(usd)) for name, _, usd in pairs)
+
+
 def _types(text: Any) -> tuple[str, ...]:
     return tuple(part.strip() for part in str(text).split(",") if part.strip())
 
@@ -74,6 +91,8 @@ def _types(text: Any) -> tuple[str, ...]:
 _READERS: dict[str, Callable[[Any], Any]] = {
     "tuple[str, ...]": _types,
     "int": int,
+    "float | None": float,
+    "tuple[tuple[str, float], ...]": _prices,
     "NetworkMode": NetworkMode,
     "str": str,
 }

@@ -12,6 +12,7 @@ from cdk_horovod import (
     GpuFleet,
     HorovodTraining,
     ITrainingStorage,
+    TrainingAlarms,
     TrainingImage,
     TrainingNetwork,
 )
@@ -20,7 +21,7 @@ from stacks.settings import Settings
 
 class TrainingStack(Stack):
     """
-    A network, a GPU fleet at zero, and the state machine that starts, trains and terminates.
+    A network, a GPU fleet at zero, the state machines that start, train and terminate, and their alarms.
 
     Args:
         storage: Buckets of the runs.
@@ -54,7 +55,13 @@ class TrainingStack(Stack):
             first_step_timeout=Duration.seconds(settings.first_step_seconds),
             stall_timeout=Duration.seconds(settings.stall_seconds),
             poll_interval=Duration.seconds(settings.poll_seconds),
+            lease_timeout=Duration.seconds(settings.lease_seconds),
+            reaper_interval=Duration.minutes(settings.reaper_minutes),
+            queue_timeout=Duration.minutes(settings.queue_minutes),
+            max_cost_usd=settings.max_cost_usd,
+            on_demand_prices=dict(settings.on_demand_prices),
         )
+        self.alarms = TrainingAlarms(self, "Alarms", training=self.training)
 
 
 def _image(place: str) -> TrainingImage:

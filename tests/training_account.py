@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from horovod_node import contract
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_stepfunctions import SFNClient
 
@@ -59,10 +60,16 @@ def connection_output(**changes: object) -> dict[str, object]:
         contract.CONNECTION_DATA_BUCKET: {"Ref": "Data"},
         contract.CONNECTION_MODEL_BUCKET: {"Ref": "Models"},
         contract.CONNECTION_LEDGER_TABLE: {"Ref": "Ledger"},
-        contract.CONNECTION_FLEET: "TrainingFleet",
-        contract.CONNECTION_MAX_GPUS: 16,
-        contract.CONNECTION_GPU_STEP: 4,
+        contract.CONNECTION_QUEUE: "Training",
+        contract.CONNECTION_FLEETS: [
+            {
+                contract.CONNECTION_FLEET: "TrainingFleet",
+                contract.CONNECTION_MAX_GPUS: 16,
+                contract.CONNECTION_GPU_STEP: 4,
+            }
+        ],
         contract.CONNECTION_MAX_RUNTIME_SECONDS: 86_400,
+        contract.CONNECTION_MAX_COST_USD: 500,
     } | changes
     parts: list[object] = []
     for name, value in values.items():
@@ -149,14 +156,28 @@ class Account:
         """Read what an execution was started with."""
         return json.loads(self.stepfunctions.describe_execution(executionArn=execution_arn)["input"])
 
-    def set_stage(self, connection: Connection, run: str, stage: str) -> None:
+    def set_stage(self, connection: Connection, run: str, stage: str, *, notice: str | None = None) -> None:
         """Write the ledger's item of *run*, as the state machine does."""
-        partition, sort = contract.run_key(run)
-        self.dynamodb.put_item(
-            TableName=connection.ledger_table,
-            Item={
-                contract.PARTITION_KEY: {"S": partition},
-                contract.SORT_KEY: {"S": sort},
-                contract.STAGE: {"S": stage},
-            },
-        )
+        attributes = {contract.STAGE: stage} | ({} if notice is None else {contract.NOTICE: notice})
+        self._put(connection, contract.run_key(run), {name: {"S": text} for name, text in attributes.items()})
+
+    def set_line(self, connection: Connection, places: Mapping[str, int]) -> None:
+        """Write the line: run to the time, in milliseconds, at which it began to wait."""
+        attributes: dict[str, AttributeValueTypeDef] = {}
+        for run, place in places.items():
+            waiter: AttributeValueTypeDef = {"M": {contract.GPUS: {"N": "4"}, contract.SEEN_AT: {"N": "1740823200"}}}
+            attributes |= {
+                f"{contract.PLACE_PREFIX}{run}": {"N": str(place)},
+                f"{contract.WAITER_PREFIX}{run}": waiter,
+            }
+        self._put(connection, contract.line_key(connection.queue), attributes)
+
+    def _put(
+        self, connection: Connection, key: tuple[str, str], attributes: Mapping[str, AttributeValueTypeDef]
+    ) -> None:
+        partition, sort = key
+        names: dict[str, AttributeValueTypeDef] = {
+            contract.PARTITION_KEY: {"S": partition},
+            contract.SORT_KEY: {"S": sort},
+        }
+        self.dynamodb.put_item(TableName=connection.ledger_table, Item={**names, **attributes})

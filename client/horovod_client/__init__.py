@@ -9,7 +9,7 @@ Needs nothing but boto3 and the name of the stack that holds a `HorovodTraining`
 """
 
 from horovod_client.client import TrainingClient
-from horovod_client.connection import Connection
+from horovod_client.connection import Connection, Fleet
 from horovod_client.errors import (
     ConnectionNotFound,
     HorovodClientError,
@@ -25,6 +25,7 @@ from horovod_client.run import Run, RunStatus
 __all__ = [
     "Connection",
     "ConnectionNotFound",
+    "Fleet",
     "HorovodClientError",
     "InvalidInput",
     "ReceiptNotFound",

@@ -96,6 +96,7 @@ class TrainingClient:
         data: Mapping[str, str] | str | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         max_runtime: timedelta | None = None,
+        max_cost_usd: float | None = None,
         source_dir: str | PathLike[str] | None = None,
         name: str | None = None,
         dry_run: Literal[False] = False,
@@ -110,6 +111,7 @@ class TrainingClient:
         data: Mapping[str, str] | str | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         max_runtime: timedelta | None = None,
+        max_cost_usd: float | None = None,
         source_dir: str | PathLike[str] | None = None,
         name: str | None = None,
         dry_run: Literal[True],
@@ -123,6 +125,7 @@ class TrainingClient:
         data: Mapping[str, str] | str | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         max_runtime: timedelta | None = None,
+        max_cost_usd: float | None = None,
         source_dir: str | PathLike[str] | None = None,
         name: str | None = None,
         dry_run: bool = False,
@@ -136,8 +139,8 @@ class TrainingClient:
             entry_point: The training script; with *source_dir*, its path inside that folder.
             gpus: GPUs of the ring, one rank on each.
             data:
-                `s3://bucket/prefix` of each channel, which the script finds as SM_CHANNEL_<NAME>; one address alone is
-                the channel `training`.
+                `s3://bucket/folder` or `s3://bucket/object` of each channel, which the script finds as
+                SM_CHANNEL_<NAME>; one address alone is the channel `training`.
                 Default: no data.
             hyperparameters:
                 Given to the script as `--name value` and as SM_HPS; anything that JSON can say.
@@ -145,6 +148,9 @@ class TrainingClient:
             max_runtime:
                 The run is stopped after this much training, in whole seconds.
                 Default: the limit of the training.
+            max_cost_usd:
+                The run is stopped, and its checkpoints are kept, when its instances have cost this many US dollars.
+                Default: the limit of the training, if it has one.
             source_dir:
                 Folder to package with the script, without what its `.gitignore` names.
                 Default: the script alone.
@@ -166,6 +172,7 @@ class TrainingClient:
             data=data,
             hyperparameters=hyperparameters,
             max_runtime=max_runtime,
+            max_cost_usd=max_cost_usd,
         )
         execution: StartExecutionInputTypeDef = {
             "stateMachineArn": self.connection.state_machine,

@@ -15,6 +15,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fleet(contract.FleetSize):
+    """
+    A fleet that runs may get.
+
+    Args:
+        id: Name of the fleet in the ledger.
+        max_gpus: GPUs that the fleet can hold.
+        gpu_step: GPUs of its smallest instance; a run's GPUs must be a multiple of it.
+    """
+
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Connection:
     """
     All that a client needs to know of one training.
@@ -24,20 +38,20 @@ class Connection:
         data_bucket: Bucket that packaged scripts go to.
         model_bucket: Bucket of models and receipts.
         ledger_table: Name of the ledger's DynamoDB table.
-        fleet: Name of the fleet in the ledger.
-        max_gpus: GPUs that the fleet can hold.
-        gpu_step: GPUs of the fleet's smallest instance; a run's GPUs are a multiple of it.
+        queue: Name of the line in which runs wait for a fleet.
+        fleets: The fleets; a run gets one that it fits.
         max_runtime_seconds: Longest training that a run may ask for.
+        max_cost_usd: Most that a run may cost. Default: no limit but the one that the run asks for.
     """
 
     state_machine: str
     data_bucket: str
     model_bucket: str
     ledger_table: str
-    fleet: str
-    max_gpus: int
-    gpu_step: int
+    queue: str
+    fleets: tuple[Fleet, ...]
     max_runtime_seconds: int
+    max_cost_usd: float | None = None
 
     @classmethod
     def from_json(cls, text: str) -> Connection:
@@ -58,15 +72,16 @@ class Connection:
                     f"the stack speaks version {version} and this client version {contract.CONTRACT_VERSION}: "
                     f"install the cdk-horovod that deployed the stack, or deploy it again"
                 )
+            ceiling = values.get(contract.CONNECTION_MAX_COST_USD)
             return cls(
                 state_machine=str(values[contract.CONNECTION_STATE_MACHINE]),
                 data_bucket=str(values[contract.CONNECTION_DATA_BUCKET]),
                 model_bucket=str(values[contract.CONNECTION_MODEL_BUCKET]),
                 ledger_table=str(values[contract.CONNECTION_LEDGER_TABLE]),
-                fleet=str(values[contract.CONNECTION_FLEET]),
-                max_gpus=int(values[contract.CONNECTION_MAX_GPUS]),
-                gpu_step=int(values[contract.CONNECTION_GPU_STEP]),
+                queue=str(values[contract.CONNECTION_QUEUE]),
+                fleets=tuple(_read_fleet(fleet) for fleet in values[contract.CONNECTION_FLEETS]),
                 max_runtime_seconds=int(values[contract.CONNECTION_MAX_RUNTIME_SECONDS]),
+                max_cost_usd=None if ceiling is None else float(ceiling),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise ConnectionNotFound(f"the stack's output is not a connection of cdk-horovod: {error!r}") from error
@@ -107,6 +122,14 @@ def find_connection(cloudformation: CloudFormationClient, *, stack_name: str, ou
     if chosen not in outputs:
         raise ConnectionNotFound(f"'output' must be a training of stack '{stack_name}', one of {names}, got '{chosen}'")
     return Connection.from_json(outputs[chosen])
+
+
+def _read_fleet(values: dict[str, Any]) -> Fleet:
+    return Fleet(
+        id=str(values[contract.CONNECTION_FLEET]),
+        max_gpus=int(values[contract.CONNECTION_MAX_GPUS]),
+        gpu_step=int(values[contract.CONNECTION_GPU_STEP]),
+    )
 
 
 def _connection_outputs(cloudformation: CloudFormationClient, stack_name: str) -> dict[str, str]:

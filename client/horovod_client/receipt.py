@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from horovod_client.errors import HorovodClientError
+from horovod_node import contract
 
 RECEIPT_VERSION = 1
 
@@ -16,19 +17,27 @@ MILESTONES = (
     ("ring_at", "starting"),
     ("trained_at", "training"),
     ("saved_at", "saving"),
+    ("stopped_at", None),
     ("terminated_at", "terminating"),
 )
-"""Times of a receipt in the order of a run, each with what the time since the one before it was spent on."""
+"""
+Times of a receipt in the order of a run, each with what the time since the one before it was spent on.
+
+`stopped_at` is in the receipt of a run that was stopped, and then takes the place of all that did not happen.
+"""
+
+WORKFLOW = "workflow"
+"""Who writes a receipt, unless the run was stopped."""
 
 NODE_COLUMNS = ("node", "gpus", "instance_type", "market", "zone", "address")
 
 
 def render_receipt(receipt: Mapping[str, Any]) -> str:
     """
-    Write a receipt as lines for a terminal.
+    Write a receipt as lines for a terminal; what the receipt does not know is left out.
 
     Args:
-        receipt: As `Run.receipt` returns it.
+        receipt: As `Run.receipt` returns it. The workflow, the clean-up and the reaper know different things of a run.
 
     Raises:
         HorovodClientError: If the receipt is of a version that this release cannot read.
@@ -38,7 +47,7 @@ def render_receipt(receipt: Mapping[str, Any]) -> str:
             f"the receipt is of version {receipt.get('version')} and this client reads version {RECEIPT_VERSION}: "
             f"install a newer cdk-horovod"
         )
-    return "\n".join([*_outcome(receipt), *_facts(receipt), *_nodes(receipt), *_times(receipt)])
+    return "\n".join([*_outcome(receipt), *_facts(receipt), *_nodes(receipt), *_times(receipt), *_remarks(receipt)])
 
 
 def seconds_of(times: Mapping[str, str | None]) -> dict[str, float]:
@@ -61,7 +70,7 @@ def seconds_of(times: Mapping[str, str | None]) -> dict[str, float]:
         if text is None:
             continue
         reached = datetime.fromisoformat(text)
-        if previous is not None:
+        if previous is not None and parts:
             spent[", ".join(parts)] = (reached - previous).total_seconds()
         previous, parts = reached, []
     return spent
@@ -69,7 +78,8 @@ def seconds_of(times: Mapping[str, str | None]) -> dict[str, float]:
 
 def _outcome(receipt: Mapping[str, Any]) -> Iterator[str]:
     error = receipt.get("error")
-    yield f"run {receipt['run']} {receipt['outcome']}{f': {error}' if error else ''}"
+    words = ["run", receipt.get("run"), receipt.get("outcome") or "ended"]
+    yield f"{' '.join(word for word in words if word)}{f': {error}' if error else ''}"
     for line in str(receipt.get("cause") or "").rstrip().splitlines():
         yield f"  {line}"
 
@@ -77,10 +87,25 @@ def _outcome(receipt: Mapping[str, Any]) -> Iterator[str]:
 def _facts(receipt: Mapping[str, Any]) -> Iterator[str]:
     model = receipt.get("model")
     if model:
-        yield f"model       {model['uri']} ({_size(model['bytes'])}, {_count(model['files'], 'file')})"
-    counted = [(receipt.get("gpus"), "GPU"), (receipt.get("ranks"), "rank"), (receipt.get("steps"), "step")]
-    ring = ", ".join(_count(number, noun) for number, noun in counted if number is not None)
-    yield f"ring        {ring or 'none'}, {_count(receipt['attempts'], 'attempt')} on fleet {receipt['fleet']}"
+        size = model.get("bytes")
+        details = ", ".join([*([] if size is None else [_size(size)]), *_counted((model.get("files"), "file"))])
+        yield f"model       {model.get('uri', 'unknown')}{f' ({details})' if details else ''}"
+    ring = _counted((receipt.get("gpus"), "GPU"), (receipt.get("ranks"), "rank"), (receipt.get("steps"), "step"))
+    attempts = _counted((receipt.get("attempts"), "attempt"))
+    fleet = receipt.get("fleet")
+    if ring or attempts:
+        facts = ", ".join([*(ring or ["none"]), *attempts])
+        yield f"ring        {facts}{f' on fleet {fleet}' if fleet else ''}"
+    elif fleet:
+        yield f"fleet       {fleet}"
+    yield from _cost(receipt.get("cost") or {})
+
+
+def _cost(cost: Mapping[str, Any]) -> Iterator[str]:
+    words = {"spent_usd": "{} USD spent", "ceiling_usd": "ceiling {} USD", "usd_per_hour": "{} USD an hour"}
+    facts = [text.format(_usd(cost[name])) for name, text in words.items() if cost.get(name) is not None]
+    if facts:
+        yield f"cost        {', '.join(facts)}"
 
 
 def _nodes(receipt: Mapping[str, Any]) -> Iterator[str]:
@@ -99,8 +124,20 @@ def _times(receipt: Mapping[str, Any]) -> Iterator[str]:
         yield f"{seconds:10.1f} s  {part}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _remarks(receipt: Mapping[str, Any]) -> Iterator[str]:
+    if receipt.get(contract.NOTICE):
+        yield f"notice      {receipt[contract.NOTICE]}"
+    writer = receipt.get("written_by") or WORKFLOW
+    if writer != WORKFLOW:
+        yield f"written by  the {writer}, after the execution had ended"
+
+
+def _counted(*facts: tuple[int | None, str]) -> list[str]:
+    return [f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in facts if number is not None]
+
+
+def _usd(amount: float) -> str:
+    return f"{amount:.2f}" if amount >= 0.01 else f"{amount:.4f}"
 
 
 def _size(number: float) -> str:

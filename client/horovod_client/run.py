@@ -15,6 +15,8 @@ from horovod_client.errors import InvalidInput, ReceiptNotFound, RunEnded, RunFa
 from horovod_node import contract
 
 if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef
+
     from horovod_client.client import TrainingClient
 
 # States of a Step Functions execution that the client has to tell apart; any other one is an end without a model.
@@ -57,6 +59,8 @@ class RunStatus:
         error: Name of the error that ended the run, if one did.
         cause: What that error says.
         model_uri: S3 address of the model; None unless the run succeeded.
+        notice: What was not done for the run, and why: a sentence for people.
+        place: Where the run stands in the line for a fleet: 1 is next; None when it does not wait.
     """
 
     run: str
@@ -65,6 +69,8 @@ class RunStatus:
     error: str | None = None
     cause: str | None = None
     model_uri: str | None = None
+    notice: str | None = None
+    place: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -118,7 +124,7 @@ class Run:
 
     def status(self) -> RunStatus:
         """
-        Ask Step Functions for the state and the ledger for the stage.
+        Ask Step Functions for the state and the ledger for the stage, the notice and, in the queue, the place.
 
         Raises:
             RunNotFound: If the training has no such run.
@@ -129,13 +135,18 @@ class Run:
         except stepfunctions.exceptions.ExecutionDoesNotExist as error:
             raise RunNotFound(f"there is no run '{self.name}' (Step Functions forgets runs after 90 days)") from error
         state = execution["status"]
+        item = self._read(contract.run_key(self.name))
+        stage = item[contract.STAGE]["S"] if contract.STAGE in item else None
+        waits = state == RUNNING and stage == contract.STAGE_QUEUED
         return RunStatus(
             run=self.name,
             state=state,
-            stage=self._stage(),
+            stage=stage,
             error=execution.get("error"),
             cause=execution.get("cause"),
             model_uri=self.model_uri if state == SUCCEEDED else None,
+            notice=item[contract.NOTICE]["S"] if contract.NOTICE in item else None,
+            place=self._place() if waits else None,
         )
 
     def wait(self, on_change: Callable[[RunStatus], object] | None = None, *, poll_seconds: float = 5.0) -> RunStatus:
@@ -165,7 +176,7 @@ class Run:
 
     def receipt(self) -> dict[str, Any]:
         """
-        Read the record of the run that the state machine wrote.
+        Read the record of the run, which the state machine wrote, or for a run that was stopped the clean-up.
 
         Raises:
             ReceiptNotFound: If it is not there: it is written when the run ends.
@@ -194,11 +205,22 @@ class Run:
             raise RunEnded(f"run '{self.name}' has ended: {status.state}")
         self.clients.stepfunctions.stop_execution(executionArn=self.execution_arn, error=STOPPED_ERROR, cause=cause)
 
-    def _stage(self) -> str | None:
-        partition, sort = contract.run_key(self.name)
-        item = self.clients.dynamodb.get_item(
+    def _place(self) -> int | None:
+        line = self._read(contract.line_key(self.connection.queue))
+        # Of two that came in the same millisecond, the state machine takes the one whose name comes first.
+        places = {
+            name.removeprefix(contract.PLACE_PREFIX): int(value["N"])
+            for name, value in line.items()
+            if name.startswith(contract.PLACE_PREFIX)
+        }
+        if self.name not in places:
+            return None
+        return 1 + sorted(places, key=lambda run: (places[run], run)).index(self.name)
+
+    def _read(self, key: tuple[str, str]) -> dict[str, AttributeValueTypeDef]:
+        partition, sort = key
+        return self.clients.dynamodb.get_item(
             TableName=self.connection.ledger_table,
             Key={contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}},
             ConsistentRead=True,
         ).get("Item", {})
-        return item[contract.STAGE]["S"] if contract.STAGE in item else None

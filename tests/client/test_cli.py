@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from horovod_client import Run, TrainingClient
+from horovod_client import Run, RunStatus, TrainingClient
 from horovod_client.cli import main
 from horovod_client.cli.arguments import parse_data, parse_max_runtime
+from horovod_client.cli.news import news_printer
 from horovod_node import contract
 from training_account import STACK, Account, connection_output
 
@@ -129,6 +130,7 @@ def test_prints_the_exact_request_of_a_dry_run(
     parameters = tmp_path / "parameters.json"
     parameters.write_text('{"epochs": 3}')
     arguments = ["--gpus", "4", "--data", data, "--hyperparameters", f"@{parameters}", "--max-runtime", "1h30m"]
+    arguments += ["--max-cost-usd", "12.5"]
 
     # WHEN
     code = main(["train", str(script), *arguments, "--name", "cli-dry", "--dry-run"])
@@ -141,6 +143,7 @@ def test_prints_the_exact_request_of_a_dry_run(
     assert request["hyperparameters"] == {"epochs": 3}
     assert request["data"] == {"training": data}
     assert request["max_runtime_seconds"] == 5400
+    assert request["max_cost_usd"] == 12.5
     assert "cli-dry" not in account.runs()
 
 
@@ -166,6 +169,58 @@ def test_follows_a_detached_run_by_its_name(
         "cdk-horovod: run 'cli-detached' failed: ABORTED",
         "cdk-horovod: run 'cli-detached' has ended: ABORTED",
         "cdk-horovod: run 'cli-detached' has no receipt: it is written when the run ends",
+    ]
+
+
+def test_prints_what_a_run_waits_for(
+    account: Account, client: TrainingClient, script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who waits reads how many runs come first, and what the state machine has to remark."""
+    # GIVEN
+    client.fit(script, gpus=4, name="cli-queued")
+    account.set_stage(client.connection, "cli-queued", contract.STAGE_QUEUED, notice="No price is known.")
+    lines = [{"cli-queued": 1, "b": 2}, {"cli-queued": 2, "a": 1, "b": 3}, {"cli-queued": 3, "a": 1, "b": 2}]
+
+    # WHEN
+    for places in lines:
+        account.set_line(client.connection, places)
+        assert main(["status", "cli-queued"]) == 0
+
+    # THEN
+    assert capsys.readouterr().out.splitlines() == [
+        "run cli-queued: RUNNING, queued",
+        "No price is known.",
+        "run cli-queued: RUNNING, queued, 1 run before it",
+        "No price is known.",
+        "run cli-queued: RUNNING, queued, 2 runs before it",
+        "No price is known.",
+    ]
+
+
+def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who follows a run reads a stage again only when its place in the line changed, and a notice once."""
+    # GIVEN
+    news = [
+        RunStatus(run="r", state="RUNNING"),
+        RunStatus(run="r", state="RUNNING", stage="queued", place=3),
+        RunStatus(run="r", state="RUNNING", stage="queued", place=2),
+        RunStatus(run="r", state="RUNNING", stage="queued", place=2),
+        RunStatus(run="r", state="RUNNING", stage="training", notice="No price is known."),
+        RunStatus(run="r", state="SUCCEEDED", stage="succeeded", notice="No price is known."),
+    ]
+    print_news = news_printer(err=False)
+
+    # WHEN
+    for status in news:
+        print_news(status)
+
+    # THEN
+    assert capsys.readouterr().out.splitlines() == [
+        "queued, 2 runs before it",
+        "queued, 1 run before it",
+        "training",
+        "No price is known.",
+        "succeeded",
     ]
 
 
@@ -201,6 +256,8 @@ def test_prints_status_and_receipt_for_programs(
         "error": None,
         "cause": None,
         "model_uri": None,
+        "notice": None,
+        "place": None,
     }
     assert printed == receipt
 
@@ -208,7 +265,10 @@ def test_prints_status_and_receipt_for_programs(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--gpus", "20"], "'gpus' must be at most 16, all that the fleet can hold, got 20"),
+        (["--gpus", "20"], "'gpus' must be a multiple of 4 up to 16, got 20"),
+        (["--gpus", "4", "--max-cost-usd", "-1"], "'max_cost_usd' must be more than 0, got -1"),
+        (["--gpus", "4", "--max-cost-usd", "nan"], "'max_cost_usd' cannot be written as JSON: Out of range float"),
+        (["--gpus", "4", "--max-cost-usd", "5$"], "Invalid value for '--max-cost-usd': '5$' is not a valid float."),
         (["--gpus", "many"], "Invalid value for '--gpus': 'many' is not a valid integer."),
         ([], "Missing option '--gpus'."),
         (
@@ -278,7 +338,7 @@ def test_fails_in_one_line_when_script_or_data_is_missing(
     assert codes == [2, 2]
     assert capsys.readouterr().err.splitlines() == [
         f"cdk-horovod: cannot read '{script}x': No such file or directory",
-        f"cdk-horovod: 'data.train' is empty: {empty}",
+        f"cdk-horovod: 'data.train' is empty: {empty} holds no object",
     ]
 
 
@@ -345,14 +405,16 @@ def test_says_what_aws_refused(account: Account, capsys: pytest.CaptureFixture[s
 def test_owns_up_to_its_own_faults(write_receipt: WriteReceipt, capsys: pytest.CaptureFixture[str]) -> None:
     """What nobody expected is one line as well, under an exit code of its own."""
     # GIVEN
-    write_receipt({"run": "cli-torn", "version": 1})
+    write_receipt({"run": "cli-torn", "version": 1, "times": {"started_at": 7}})
 
     # WHEN
     code = main(["receipt", "cli-torn"])
 
     # THEN
     assert code == 70
-    assert capsys.readouterr().err == "cdk-horovod: unexpected KeyError: 'outcome'; --debug shows where\n"
+    assert capsys.readouterr().err == (
+        "cdk-horovod: unexpected TypeError: fromisoformat: argument must be str; --debug shows where\n"
+    )
 
 
 def test_shows_help_where_there_is_no_verb(capsys: pytest.CaptureFixture[str]) -> None:

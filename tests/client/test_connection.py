@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from horovod_client import Connection, ConnectionNotFound, TrainingClient
+from horovod_client import Connection, ConnectionNotFound, Fleet, TrainingClient
 from horovod_client.connection import find_connection
 from horovod_node import contract
 from training_account import STACK, Account, connection_output
@@ -26,17 +26,45 @@ def test_finds_the_only_training_of_a_stack(account: Account) -> None:
         data_bucket=names["Data"],
         model_bucket=names["Models"],
         ledger_table=names["Ledger"],
-        fleet="TrainingFleet",
-        max_gpus=16,
-        gpu_step=4,
+        queue="Training",
+        fleets=(Fleet(id="TrainingFleet", max_gpus=16, gpu_step=4),),
         max_runtime_seconds=86_400,
+        max_cost_usd=500,
     )
+
+
+def test_knows_every_fleet_and_may_have_no_ceiling() -> None:
+    """The fleets come in the order of the output; a training without a ceiling says nothing of one."""
+    # GIVEN
+    values = {
+        "version": 1,
+        "state_machine": "arn",
+        "data_bucket": "data",
+        "model_bucket": "models",
+        "ledger_table": "ledger",
+        "queue": "queue",
+        "fleets": [{"fleet": "Big", "max_gpus": 64, "gpu_step": 8}, {"fleet": "Small", "max_gpus": 4, "gpu_step": 1}],
+        "max_runtime_seconds": 60,
+    }
+
+    # WHEN
+    connection = Connection.from_json(json.dumps(values))
+
+    # THEN
+    assert connection.fleets == (
+        Fleet(id="Big", max_gpus=64, gpu_step=8),
+        Fleet(id="Small", max_gpus=4, gpu_step=1),
+    )
+    assert connection.max_cost_usd is None
 
 
 def test_has_one_field_for_each_key_of_the_contract() -> None:
     """A key that the contract gains is a field that the client lacks, and this test says so."""
     keys = {value for name, value in vars(contract).items() if name.startswith("CONNECTION_")}
-    assert keys - {contract.CONNECTION_DESCRIPTION, contract.CONNECTION_VERSION} == {f.name for f in fields(Connection)}
+    of_a_fleet = {contract.CONNECTION_FLEET, contract.CONNECTION_MAX_GPUS, contract.CONNECTION_GPU_STEP}
+    of_the_output = {contract.CONNECTION_DESCRIPTION, contract.CONNECTION_VERSION}
+    assert keys - of_a_fleet - of_the_output == {f.name for f in fields(Connection)}
+    assert of_a_fleet == {"fleet" if f.name == "id" else f.name for f in fields(Fleet)}
 
 
 def test_names_region_and_execution() -> None:
@@ -47,9 +75,8 @@ def test_names_region_and_execution() -> None:
         data_bucket="data",
         model_bucket="models",
         ledger_table="ledger",
-        fleet="fleet",
-        max_gpus=4,
-        gpu_step=1,
+        queue="queue",
+        fleets=(Fleet(id="fleet", max_gpus=4, gpu_step=1),),
         max_runtime_seconds=60,
     )
 
@@ -64,7 +91,7 @@ def test_chooses_between_several_trainings_by_output(account: Account) -> None:
     """A stack with two trainings asks for a choice, names both, and takes either."""
     # GIVEN
     account.deploy(
-        "Two", {"Vision": connection_output(fleet="VisionFleet"), "Speech": connection_output(fleet="SpeechFleet")}
+        "Two", {"Vision": connection_output(queue="VisionQueue"), "Speech": connection_output(queue="SpeechQueue")}
     )
 
     # THEN
@@ -77,7 +104,7 @@ def test_chooses_between_several_trainings_by_output(account: Account) -> None:
         match=r"^'output' must be a training of stack 'Two', one of Speech, Vision, got 'Sight'$",
     ):
         TrainingClient.from_stack("Two", output="Sight")
-    assert TrainingClient.from_stack("Two", output="Vision").connection.fleet == "VisionFleet"
+    assert TrainingClient.from_stack("Two", output="Vision").connection.queue == "VisionQueue"
 
 
 def test_fails_when_the_stack_has_no_training(account: Account) -> None:

@@ -27,6 +27,7 @@ def test_starts_the_run_that_was_asked_for(account: Account, client: TrainingCli
         data={"train": data, "test": data},
         hyperparameters={"epochs": 3, "rates": [0.1, 0.01], "name": "ü"},
         max_runtime=timedelta(hours=2),
+        max_cost_usd=12.5,
         name="digits-all",
     )
 
@@ -41,6 +42,7 @@ def test_starts_the_run_that_was_asked_for(account: Account, client: TrainingCli
         "data": {"train": data, "test": data},
         "hyperparameters": {"epochs": 3, "rates": [0.1, 0.01], "name": "ü"},
         "max_runtime_seconds": 7200,
+        "max_cost_usd": 12.5,
     }
     assert account.read(client.connection.data_bucket, key) == package.archive
 
@@ -101,7 +103,7 @@ def test_returns_the_exact_request_of_a_dry_run(
     before = account.keys(client.connection.data_bucket), account.runs()
 
     # WHEN
-    arguments = client.fit(script, gpus=4, data={"train": data}, name="digits-dry", dry_run=True)
+    arguments = client.fit(script, gpus=4, data={"train": data}, max_cost_usd=2, name="digits-dry", dry_run=True)
 
     # THEN
     assert (account.keys(client.connection.data_bucket), account.runs()) == before
@@ -114,6 +116,7 @@ def test_returns_the_exact_request_of_a_dry_run(
                 "entry_point": "train.py",
                 "gpus": 4,
                 "data": {"train": data},
+                "max_cost_usd": 2,
             },
             separators=(",", ":"),
         ),
@@ -145,12 +148,16 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"gpus": 20}, "'gpus' must be at most 16, all that the fleet can hold, got 20"),
-        ({"gpus": 6}, "'gpus' must be a multiple of 4, the GPUs of the smallest instance, got 6"),
+        ({"gpus": 20}, "'gpus' must be a multiple of 4 up to 16, got 20"),
+        ({"gpus": 6}, "'gpus' must be a multiple of 4 up to 16, got 6"),
         ({"gpus": "4"}, "'gpus' must be a whole number, got 4"),
         ({"gpus": 0, "max_runtime": timedelta(0)}, "'gpus' must be at least 1, got 0; 'max_runtime_seconds' must be"),
         ({"max_runtime": timedelta(seconds=1.5)}, "'max_runtime_seconds' must be a whole number, got 1.5"),
         ({"max_runtime": timedelta(days=2)}, "'max_runtime_seconds' must be at most 86400, got 172800"),
+        ({"max_cost_usd": 0}, "'max_cost_usd' must be more than 0, got 0"),
+        ({"max_cost_usd": 500.5}, "'max_cost_usd' must be at most 500, got 500.5"),
+        ({"max_cost_usd": "5"}, "'max_cost_usd' must be a number, got 5"),
+        ({"max_cost_usd": float("inf")}, "'max_cost_usd' cannot be written as JSON: Out of range float"),
         ({"hyperparameters": [1]}, r"'hyperparameters' must be an object, got \[1\]"),
         ({"hyperparameters": {"a": float("nan")}}, "'hyperparameters' cannot be written as JSON: Out of range float"),
         ({"hyperparameters": {"a": {1, 2}}}, "'hyperparameters' cannot be written as JSON: Object of type set"),
@@ -188,7 +195,7 @@ def test_fails_when_data_is_missing(account: Account, client: TrainingClient, sc
     empty = data.replace("digits", "letters")
 
     # WHEN
-    with pytest.raises(InvalidInput, match=f"^'data.test' is empty: {empty}$"):
+    with pytest.raises(InvalidInput, match=f"^'data.test' is empty: {empty} holds no object$"):
         client.fit(script, gpus=4, data={"train": data, "test": empty})
 
     # THEN

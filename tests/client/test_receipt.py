@@ -75,6 +75,72 @@ def test_renders_a_run_that_never_had_a_node() -> None:
     ]
 
 
+def test_renders_what_a_run_cost(receipt: dict[str, Any]) -> None:
+    """Spent and allowed stand together; a ceiling that nobody could watch is told in the workflow's own words."""
+    # GIVEN
+    priced = receipt | {"cost": {"ceiling_usd": 12.5, "usd_per_hour": 7.234, "spent_usd": 7.4}}
+    cheap = receipt | {"cost": {"spent_usd": 0.0012}}
+    unknown = receipt | {"notice": "The ceiling of 5 USD is not watched."}
+
+    # THEN
+    assert render_receipt(priced).splitlines()[3] == ("cost        7.40 USD spent, ceiling 12.50 USD, 7.23 USD an hour")
+    assert render_receipt(cheap).splitlines()[3] == "cost        0.0012 USD spent"
+    assert render_receipt(unknown).splitlines()[-1] == "notice      The ceiling of 5 USD is not watched."
+
+
+@pytest.mark.parametrize("writer", ["clean-up", "reaper"])
+def test_renders_a_run_that_was_stopped(writer: str) -> None:
+    """Whoever wrote the receipt in the run's place says so, and what it does not know is not invented."""
+    # GIVEN
+    receipt = {
+        "version": 1,
+        "written_by": writer,
+        "run": "digits-3",
+        "execution": "arn:aws:states:eu-west-1:123456789012:execution:TrainingRun:digits-3",
+        "outcome": "failed",
+        "error": "StoppedByUser",
+        "cause": "wrong data",
+        "request": {"gpus": 8},
+        "fleet": "TrainingFleet",
+        "times": {
+            "started_at": "2025-03-01T10:00:00.000Z",
+            "stopped_at": "2025-03-01T10:01:00.000Z",
+            "terminated_at": "2025-03-01T10:01:30.5Z",
+        },
+    }
+
+    # THEN
+    assert render_receipt(receipt).splitlines() == [
+        "run digits-3 failed: StoppedByUser",
+        "  wrong data",
+        "fleet       TrainingFleet",
+        "      60.0 s  in queue, starting, training, saving",
+        "      30.5 s  terminating",
+        f"written by  the {writer}, after the execution had ended",
+    ]
+
+
+def test_renders_whatever_is_missing(receipt: dict[str, Any]) -> None:
+    """No key but the version is needed, whoever wrote the receipt and whatever they knew."""
+    # GIVEN
+    receipt |= {
+        "written_by": "workflow",
+        "notice": "No price is known.",
+        "cost": {"ceiling_usd": 5, "usd_per_hour": 1, "spent_usd": 2},
+    }
+
+    # WHEN
+    without_one = [
+        render_receipt({key: receipt[key] for key in receipt if key != gone}) for gone in receipt.keys() - {"version"}
+    ]
+    hollow = render_receipt({key: {} for key in ("model", "cost", "times")} | {"version": 1, "nodes": [{}]})
+
+    # THEN
+    assert all(text.startswith("run ") for text in without_one)
+    assert render_receipt({"version": 1}) == "run ended"
+    assert hollow.splitlines()[0] == "run ended"
+
+
 @pytest.mark.parametrize(
     ("size", "shown"), [(1, "1 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (3e12, "3.0 TB")]
 )

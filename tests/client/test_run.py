@@ -48,6 +48,55 @@ def test_reads_the_stage_from_the_ledger(account: Account, client: TrainingClien
     assert not status.ended
 
 
+def test_tells_the_place_in_the_line(account: Account, client: TrainingClient, script: Path) -> None:
+    """While a run waits it knows how many come first; of two that came at once, the first name is first."""
+    # GIVEN
+    run = client.fit(script, gpus=4, name="status-queued")
+    account.set_stage(client.connection, run.name, contract.STAGE_QUEUED)
+    lines: list[tuple[dict[str, int], int | None]] = [
+        ({"status-queued": 5}, 1),
+        ({"status-queued": 5, "earlier": 4, "later": 6}, 2),
+        ({"status-queued": 5, "a-run-of-the-same-time": 5, "too": 5}, 2),
+        ({"status-queued": 10, "b": 9, "c": 2}, 3),
+        ({"another": 1}, None),
+        ({}, None),
+    ]
+
+    # WHEN
+    found: list[RunStatus] = []
+    for places, _ in lines:
+        account.set_line(client.connection, places)
+        found.append(run.status())
+
+    # THEN
+    assert found == [RunStatus(run=run.name, state="RUNNING", stage="queued", place=place) for _, place in lines]
+
+
+def test_has_no_place_when_it_does_not_wait(account: Account, client: TrainingClient, script: Path) -> None:
+    """A run that trains, or was stopped while it waited, has no place, whatever the line still says."""
+    # GIVEN
+    training, stopped = (client.fit(script, gpus=4, name=name) for name in ("place-training", "place-stopped"))
+    account.set_line(client.connection, {training.name: 1, stopped.name: 2})
+    account.set_stage(client.connection, training.name, contract.STAGE_TRAINING)
+    account.set_stage(client.connection, stopped.name, contract.STAGE_QUEUED)
+
+    # WHEN
+    stopped.stop()
+
+    # THEN
+    assert [run.status().place for run in (training, stopped)] == [None, None]
+
+
+def test_tells_what_was_not_done(account: Account, client: TrainingClient, script: Path) -> None:
+    """What the state machine has to remark on a run is part of its status."""
+    # GIVEN
+    run = client.fit(script, gpus=4, name="status-notice")
+    account.set_stage(client.connection, run.name, contract.STAGE_TRAINING, notice="No price is known for g5.xlarge.")
+
+    # THEN
+    assert run.status().notice == "No price is known for g5.xlarge."
+
+
 def test_waits_for_the_model(client: TrainingClient, script: Path) -> None:
     """A run that succeeds is waited for, and says where its model is."""
     # GIVEN

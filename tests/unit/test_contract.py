@@ -12,9 +12,9 @@ from jsonschema import Draft202012Validator
 
 from horovod_node import contract
 
-GPU_STEP = 4
-MAX_GPUS = 32
+FLEET = contract.FleetSize(max_gpus=32, gpu_step=4)
 MAX_RUNTIME_SECONDS = 86_400
+MAX_COST_USD = 500
 
 S3_URI = r"\As3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\n]+\Z"
 SCHEMA = {
@@ -28,7 +28,7 @@ SCHEMA = {
             "pattern": r"\A[A-Za-z0-9_.-][A-Za-z0-9_./-]*\.py\Z",
             "not": {"pattern": r"\.\."},
         },
-        "gpus": {"type": "integer", "minimum": 1, "maximum": MAX_GPUS, "multipleOf": GPU_STEP},
+        "gpus": {"type": "integer", "minimum": 1, "maximum": FLEET.max_gpus, "multipleOf": FLEET.gpu_step},
         "data": {
             "type": "object",
             "propertyNames": {"pattern": r"\A[A-Za-z0-9_.-]{1,64}\Z"},
@@ -36,6 +36,7 @@ SCHEMA = {
         },
         "hyperparameters": {"type": "object"},
         "max_runtime_seconds": {"type": "integer", "minimum": 1, "maximum": MAX_RUNTIME_SECONDS},
+        "max_cost_usd": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_COST_USD},
     },
 }
 """The same rules in another language, written from the documentation: what the sentences must agree with."""
@@ -84,6 +85,7 @@ field_values = {
     "max_runtime_seconds": st.integers(-1, 10)
     | st.integers(MAX_RUNTIME_SECONDS - 1, MAX_RUNTIME_SECONDS + 1)
     | st.floats(),
+    "max_cost_usd": st.integers(-1, MAX_COST_USD + 1) | st.floats(-1, MAX_COST_USD + 1) | st.floats(),
 }
 changes = st.fixed_dictionaries(
     {}, optional={name: values | json_values for name, values in field_values.items()} | {"gpu": json_values}
@@ -94,7 +96,7 @@ one_change = st.one_of([st.fixed_dictionaries({name: values}) for name, values i
 def problems(request: Any) -> list[str]:
     """Check *request* against the fleet of this file."""
     return contract.check_request(
-        request, gpu_step=GPU_STEP, max_gpus=MAX_GPUS, max_runtime_seconds=MAX_RUNTIME_SECONDS
+        request, fleets=[FLEET], max_runtime_seconds=MAX_RUNTIME_SECONDS, max_cost_usd=MAX_COST_USD
     )
 
 
@@ -107,6 +109,7 @@ def a_request(**changes: Any) -> dict[str, Any]:
         "data": {"train": "s3://data/digits/"},
         "hyperparameters": {"epochs": 3, "learning-rate": 0.1, "layers": [1, 2]},
         "max_runtime_seconds": 3600,
+        "max_cost_usd": 12.5,
     } | changes
 
 
@@ -116,10 +119,10 @@ def test_accepts_a_request_with_every_field() -> None:
 
 
 def test_accepts_the_required_fields_alone() -> None:
-    """Data, hyperparameters and the limit may be left out."""
+    """Data, hyperparameters and the limits may be left out."""
     # GIVEN
     request = a_request()
-    for name in ("data", "hyperparameters", "max_runtime_seconds"):
+    for name in ("data", "hyperparameters", "max_runtime_seconds", "max_cost_usd"):
         del request[name]
 
     # THEN
@@ -134,6 +137,8 @@ def test_accepts_the_required_fields_alone() -> None:
         {"gpus": 16.0},
         {"max_runtime_seconds": 1},
         {"max_runtime_seconds": MAX_RUNTIME_SECONDS},
+        {"max_cost_usd": MAX_COST_USD},
+        {"max_cost_usd": 0.01},
         {"data": {}},
         {"hyperparameters": {}},
         {"hyperparameters": {"anything": {"goes": [None, "here"]}}},
@@ -170,10 +175,10 @@ def test_accepts_the_edges(changes: dict[str, Any]) -> None:
         ({"gpus": {"a": [1, 2]}}, "'gpus' must be a whole number, got {\"a\":[1,2]}"),
         ({"gpus": 0}, "'gpus' must be at least 1, got 0"),
         ({"gpus": -4.0}, "'gpus' must be at least 1, got -4"),
-        ({"gpus": 36}, "'gpus' must be at most 32, all that the fleet can hold, got 36"),
-        ({"gpus": 36.0}, "'gpus' must be at most 32, all that the fleet can hold, got 36"),
-        ({"gpus": 1e308}, "'gpus' must be at most 32, all that the fleet can hold, got 1e+308"),
-        ({"gpus": 6}, "'gpus' must be a multiple of 4, the GPUs of the smallest instance, got 6"),
+        ({"gpus": 36}, "'gpus' must be a multiple of 4 up to 32, got 36"),
+        ({"gpus": 36.0}, "'gpus' must be a multiple of 4 up to 32, got 36"),
+        ({"gpus": 1e308}, "'gpus' must be a multiple of 4 up to 32, got 1e+308"),
+        ({"gpus": 6}, "'gpus' must be a multiple of 4 up to 32, got 6"),
         ({"data": "s3://bucket/key"}, "'data' must be an object, got s3://bucket/key"),
         ({"data": []}, "'data' must be an object, got []"),
         ({"data": {"train": "digits"}}, "'data.train' must be an address like s3://bucket/key, got digits"),
@@ -188,10 +193,16 @@ def test_accepts_the_edges(changes: dict[str, Any]) -> None:
         ({"max_runtime_seconds": "1h"}, "'max_runtime_seconds' must be a whole number, got 1h"),
         ({"max_runtime_seconds": 0}, "'max_runtime_seconds' must be at least 1, got 0"),
         ({"max_runtime_seconds": 86_401}, "'max_runtime_seconds' must be at most 86400, got 86401"),
+        ({"max_cost_usd": "5 USD"}, "'max_cost_usd' must be a number, got 5 USD"),
+        ({"max_cost_usd": True}, "'max_cost_usd' must be a number, got true"),
+        ({"max_cost_usd": [1.0]}, "'max_cost_usd' must be a number, got [1]"),
+        ({"max_cost_usd": 0}, "'max_cost_usd' must be more than 0, got 0"),
+        ({"max_cost_usd": -0.5}, "'max_cost_usd' must be more than 0, got -0.5"),
+        ({"max_cost_usd": 500.01}, "'max_cost_usd' must be at most 500, got 500.01"),
         (
             {"gpu": 16},
             "'gpu' is not a field of a request; its fields are "
-            "source, entry_point, gpus, data, hyperparameters, max_runtime_seconds",
+            "source, entry_point, gpus, data, hyperparameters, max_runtime_seconds, max_cost_usd",
         ),
     ],
 )
@@ -235,13 +246,37 @@ def test_lists_every_wrong_field_at_once() -> None:
     assert [sentence.split("'")[1] for sentence in found] == ["epochs", "source", "gpus"]
 
 
-def test_lists_both_limits_at_once() -> None:
-    """GPUs and runtime beyond their limits are two sentences."""
+def test_lists_every_limit_at_once() -> None:
+    """GPUs, runtime and cost beyond their limits are three sentences."""
     # WHEN
-    found = problems(a_request(gpus=64, max_runtime_seconds=100_000))
+    found = problems(a_request(gpus=64, max_runtime_seconds=100_000, max_cost_usd=1000))
 
     # THEN
-    assert [sentence.split("'")[1] for sentence in found] == ["gpus", "max_runtime_seconds"]
+    assert [sentence.split("'")[1] for sentence in found] == ["gpus", "max_runtime_seconds", "max_cost_usd"]
+
+
+@pytest.mark.parametrize(("gpus", "fits"), [(8, True), (16, True), (24, False), (1, True), (3, False), (32, True)])
+def test_takes_what_fits_one_of_several_fleets(gpus: int, fits: bool) -> None:
+    """A run needs one fleet that it fits, not all of them; the sentence names each kind of fleet once."""
+    # GIVEN
+    sizes = [(16, 8), (2, 1), (32, 32), (16, 8)]
+    fleets = [contract.FleetSize(max_gpus=most, gpu_step=step) for most, step in sizes]
+
+    # WHEN
+    found = contract.check_request(a_request(gpus=gpus), fleets=fleets, max_runtime_seconds=MAX_RUNTIME_SECONDS)
+
+    # THEN
+    rule = "must be a multiple of 8 up to 16 or a multiple of 1 up to 2 or a multiple of 32 up to 32"
+    assert found == ([] if fits else [f"'gpus' {rule}, got {gpus}"])
+
+
+def test_a_training_without_a_ceiling_takes_any() -> None:
+    """Without a limit of the construct, a request's own ceiling may be as high as it likes."""
+    # WHEN
+    found = contract.check_request(a_request(max_cost_usd=1e9), fleets=[FLEET], max_runtime_seconds=MAX_RUNTIME_SECONDS)
+
+    # THEN
+    assert found == []
 
 
 def test_says_so_when_a_value_cannot_be_shown() -> None:
@@ -255,7 +290,7 @@ def test_says_so_when_a_value_cannot_be_shown() -> None:
     # THEN
     assert problems(a_request(gpus=nested)) == ["'gpus' must be a whole number, got a value too large to show"]
     assert problems(a_request(gpus=enormous)) == [
-        "'gpus' must be at most 32, all that the fleet can hold, got a value too large to show"
+        "'gpus' must be a multiple of 4 up to 32, got a value too large to show"
     ]
 
 
@@ -305,10 +340,12 @@ def test_a_runs_items_share_its_partition() -> None:
         ("RUN#r", "FAILURE#1#i-1"),
     ]
     assert contract.lease_key("f") == ("FLEET#f", "LEASE")
+    assert contract.line_key("q") == ("QUEUE#q", "LINE")
 
 
 def test_names_the_files_of_a_run() -> None:
-    """Model and receipt of a run lie side by side; a script lies under its content's digest."""
+    """Model, checkpoints and receipt of a run lie side by side; a script lies under its content's digest."""
     assert contract.model_key("r") == "runs/r/model.tar.gz"
     assert contract.receipt_key("r") == "runs/r/receipt.json"
+    assert contract.checkpoint_key("r") == "runs/r/checkpoints.tar.gz"
     assert contract.source_key("abc") == "source/abc/source.tar.gz"

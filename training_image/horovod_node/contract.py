@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -17,7 +18,7 @@ CONTRACT_VERSION: Final = 1
 """Raised when an item or field changes its meaning; a node refuses a run of another version."""
 
 # --- the node's environment -------------------------------------------------------------------------------------------
-# Written by user data into `/etc/cdk-horovod/node.env`, read by `horovod_node.identity`.
+# Written by user data into `/etc/cdk-horovod/node.env`, read by `horovod_node.identify`.
 
 ENV_ENGINE: Final = "CDK_HOROVOD_ENGINE"
 """What provides this node: one of `ENGINES`."""
@@ -25,6 +26,8 @@ ENV_LEDGER_TABLE: Final = "CDK_HOROVOD_LEDGER_TABLE"
 """Name of the ledger's DynamoDB table."""
 ENV_FLEET: Final = "CDK_HOROVOD_FLEET"
 """The fleet that this node belongs to; finds the lease, and through it the run."""
+ENV_LEASE_SECONDS: Final = "CDK_HOROVOD_LEASE_SECONDS"
+"""The dead-man's switch takes the node out after this long without a valid lease."""
 ENV_ML_ROOT: Final = "CDK_HOROVOD_ML_ROOT"
 """Folder of the SageMaker layout (`input`, `model`, `checkpoints`, …). Default: `/opt/ml`."""
 
@@ -44,6 +47,9 @@ ENGINES: Final = (ENGINE_EC2, ENGINE_LOCAL)
 NODE_ENV_FILE: Final = "/etc/cdk-horovod/node.env"
 """Where user data leaves the environment for the container; the local cloud reads the same lines out of user data."""
 
+SWITCH_FILE: Final = "/usr/local/sbin/cdk-horovod-dead-mans-switch"
+"""Where user data leaves the dead-man's switch, a unit of its own; the local cloud runs the same script."""
+
 ON_DEMAND: Final = "on-demand"
 SPOT: Final = "spot"
 MARKETS: Final = (ON_DEMAND, SPOT)
@@ -58,8 +64,9 @@ RENDEZVOUS_PORT: Final = 29400
 # One table, partition key `pk`, sort key `sk`, both strings.
 #
 #   pk            sk                       what
-#   FLEET#fleet   LEASE                    which run and attempt holds the fleet
-#   RUN#run       RUN                      the request, the settings, the stage
+#   FLEET#fleet   LEASE                    who holds the fleet, and until when
+#   QUEUE#queue   LINE                     the runs that wait, as two attributes each: PLACE#run and WAITER#run
+#   RUN#run       RUN                      the request, the settings, the stage, the price
 #   RUN#run       TASK#attempt#task        a task token of the state machine, waiting for a node's answer
 #   RUN#run       LEADER#attempt           the node that leads (conditional write: there is one)
 #   RUN#run       NODE#attempt#node        a node: address, GPUs, market, zone, state, steps, last sign of life
@@ -72,8 +79,10 @@ TTL_ATTRIBUTE: Final = "remove_at"
 """Epoch seconds after which DynamoDB may drop the item."""
 
 FLEET_PREFIX: Final = "FLEET#"
+QUEUE_PREFIX: Final = "QUEUE#"
 RUN_PREFIX: Final = "RUN#"
 LEASE_SORT_KEY: Final = "LEASE"
+LINE_SORT_KEY: Final = "LINE"
 RUN_SORT_KEY: Final = "RUN"
 TASK_PREFIX: Final = "TASK#"
 LEADER_PREFIX: Final = "LEADER#"
@@ -88,6 +97,17 @@ EXECUTION: Final = "execution"
 FLEET: Final = "fleet"
 ACQUIRED_AT: Final = "acquired_at"
 EXPIRES_AT: Final = "expires_at"
+"""Of a lease: it holds nothing after this time unless its holder renews it."""
+ENDS_BY: Final = "ends_by"
+"""Of a lease: the hard maximum; nodes take themselves out at this time, whatever their lease says."""
+LEADER_MARKET: Final = "leader_market"
+"""Of a lease: the market that the fleet's leaders come from, one of `MARKETS`."""
+RECLAIMED_FROM: Final = "reclaimed_from"
+"""Of a lease that the clean-up or the reaper holds: the run that held it before."""
+PLACE_PREFIX: Final = "PLACE#"
+"""Of a line: the time at which a run began to wait, in milliseconds; the order in which runs are served."""
+WAITER_PREFIX: Final = "WAITER#"
+"""Of a line: what a waiting run needs (`GPUS`, `EXECUTION`), and its last look at the line (`SEEN_AT`)."""
 VERSION: Final = "version"
 REQUEST_JSON: Final = "request_json"
 SETTINGS_JSON: Final = "settings_json"
@@ -108,6 +128,17 @@ PLAN_JSON: Final = "plan_json"
 FAILURE_JSON: Final = "failure_json"
 FAILED_AT: Final = "failed_at"
 
+# What the state machine writes into the run's item when the ring is formed and prices are known.
+USD_PER_HOUR: Final = "usd_per_hour"
+"""What the ring's instances cost together."""
+BILLED_FROM: Final = "billed_from"
+"""When the nodes were asked for, which is when their bill can have begun."""
+CEILING_USD: Final = "ceiling_usd"
+CEILING_AT: Final = "ceiling_at"
+"""When the run will have cost its ceiling."""
+NOTICE: Final = "notice"
+"""A sentence for people: what was not done, and why."""
+
 # NODE's `state`, in the order in which a node passes them.
 NODE_JOINED: Final = "joined"
 """Known to the ledger; fetching the script and the data."""
@@ -121,6 +152,7 @@ NODE_STATES: Final = (NODE_JOINED, NODE_READY, NODE_TRAINING, NODE_DONE, NODE_FA
 
 # RUN's `stage`, for people and the client.
 STAGE_QUEUED: Final = "queued"
+STAGE_STARTING: Final = "starting"
 STAGE_JOINING: Final = "joining"
 STAGE_TRAINING: Final = "training"
 STAGE_SAVING: Final = "saving"
@@ -136,6 +168,11 @@ TASK_SAVE: Final[Task] = "save"
 def lease_key(fleet: str) -> tuple[str, str]:
     """Name the lease of *fleet* as (partition key, sort key)."""
     return f"{FLEET_PREFIX}{fleet}", LEASE_SORT_KEY
+
+
+def line_key(queue: str) -> tuple[str, str]:
+    """Name the line of runs that wait for one of the fleets of *queue*."""
+    return f"{QUEUE_PREFIX}{queue}", LINE_SORT_KEY
 
 
 def run_key(run: str) -> tuple[str, str]:
@@ -181,19 +218,24 @@ class RunSettings:
         heartbeat_seconds: The state machine gives the leader up after this long without a heartbeat.
         first_step_seconds: The first training step must come this long after the ranks started.
         stall_seconds: Every later step must come this long after the one before.
-        leader_market: Market that the leader must come from while the fleet has nodes of it, one of `MARKETS`.
+        lease_seconds: How long a lease is valid after the leader renewed it.
     """
 
     model_bucket: str
     heartbeat_seconds: int
     first_step_seconds: int
     stall_seconds: int
-    leader_market: str
+    lease_seconds: int
+
+
+CLEAN_UP: Final = "#clean-up"
+REAPER: Final = "#reaper"
+"""These two hold a lease in place of a run while they empty its fleet; no run's name has a '#'."""
 
 
 # --- the request ------------------------------------------------------------------------------------------------------
 
-FieldKind = Literal["string", "whole number", "object"]
+FieldKind = Literal["string", "whole number", "number", "object"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +263,7 @@ ENTRY_POINT: Final = "entry_point"
 DATA: Final = "data"
 HYPERPARAMETERS: Final = "hyperparameters"
 MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
+MAX_COST_USD: Final = "max_cost_usd"
 
 REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
     RequestField(
@@ -261,6 +304,12 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         required=False,
         meaning="The run is stopped after this many seconds of training; at most the construct's max_runtime.",
     ),
+    RequestField(
+        name=MAX_COST_USD,
+        kind="number",
+        required=False,
+        meaning="The run is stopped when its instances have cost this much; at most the construct's max_cost_usd.",
+    ),
 )
 
 S3_URI_PATTERN: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$"
@@ -282,6 +331,11 @@ def model_key(run: str) -> str:
     return f"runs/{run}/model.tar.gz"
 
 
+def checkpoint_key(run: str) -> str:
+    """Key in the model bucket of `/opt/ml/checkpoints` as a run left it that was stopped before its end."""
+    return f"runs/{run}/checkpoints.tar.gz"
+
+
 def receipt_key(run: str) -> str:
     """Key in the model bucket of the run's receipt."""
     return f"runs/{run}/receipt.json"
@@ -299,10 +353,16 @@ CONNECTION_DATA_BUCKET: Final = "data_bucket"
 """Where packaged scripts and data go."""
 CONNECTION_MODEL_BUCKET: Final = "model_bucket"
 CONNECTION_LEDGER_TABLE: Final = "ledger_table"
+CONNECTION_QUEUE: Final = "queue"
+"""Name of the line in which runs wait for a fleet."""
+CONNECTION_FLEETS: Final = "fleets"
+"""List of objects with the keys `CONNECTION_FLEET`, `CONNECTION_MAX_GPUS` and `CONNECTION_GPU_STEP`."""
 CONNECTION_FLEET: Final = "fleet"
 CONNECTION_MAX_GPUS: Final = "max_gpus"
 CONNECTION_GPU_STEP: Final = "gpu_step"
 CONNECTION_MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
+CONNECTION_MAX_COST_USD: Final = "max_cost_usd"
+"""Absent when the construct sets no ceiling."""
 
 # --- errors -----------------------------------------------------------------------------------------------------------
 # The execution's `error`; its `cause` is one or more sentences for people.
@@ -315,6 +375,13 @@ ERROR_RING_NOT_FORMED: Final = "RingNotFormed"
 ERROR_LEADER_LOST: Final = "LeaderLost"
 """The leader's heartbeats stopped."""
 ERROR_MAX_RUNTIME: Final = "MaxRuntimeReached"
+ERROR_COST_CEILING: Final = "CostCeilingReached"
+ERROR_LEASE_LOST: Final = "LeaseLost"
+"""The lease expired or was reclaimed while the execution was alive: it no longer owns the fleet."""
+ERROR_ABORTED: Final = "RunAborted"
+"""The execution was stopped from outside, without an error of its own."""
+ERROR_TIMED_OUT: Final = "RunTimedOut"
+"""The execution reached its own time limit."""
 ERROR_TRAINING_FAILED: Final = "TrainingFailed"
 """The user's script failed: the cause is its traceback, with rank, host and exit code."""
 ERROR_TRAINING_STALLED: Final = "TrainingStalled"
@@ -366,7 +433,33 @@ ENTRY_POINT_PATTERN: Final = r"^(?!/)(?!.*\.\.)[A-Za-z0-9_./-]+\.py$"
 """A relative path of a Python file that does not leave the archive."""
 
 
-def check_request(request: Any, *, gpu_step: int, max_gpus: int, max_runtime_seconds: int) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class FleetSize:
+    """
+    What a fleet can hold.
+
+    Args:
+        max_gpus: GPUs that the fleet can hold.
+        gpu_step: GPUs of its smallest instance; a run's GPUs must be a multiple of it.
+    """
+
+    max_gpus: int
+    gpu_step: int
+
+    def fits(self, gpus: float) -> bool:
+        """Whether a run of *gpus* GPUs can have this fleet."""
+        return gpus <= self.max_gpus and gpus % self.gpu_step == 0
+
+
+def gpus_rule(fleets: Sequence[FleetSize]) -> str:
+    """Say which numbers of GPUs a run may ask for."""
+    sizes = dict.fromkeys(f"a multiple of {fleet.gpu_step} up to {fleet.max_gpus}" for fleet in fleets)
+    return "must be " + " or ".join(sizes)
+
+
+def check_request(
+    request: Any, *, fleets: Sequence[FleetSize], max_runtime_seconds: int, max_cost_usd: float | None = None
+) -> list[str]:
     """
     List what is wrong with *request*, in the words that the state machine uses; empty when nothing is.
 
@@ -375,9 +468,9 @@ def check_request(request: Any, *, gpu_step: int, max_gpus: int, max_runtime_sec
 
     Args:
         request: The execution's input.
-        gpu_step: GPUs of the fleet's smallest instance; `gpus` must be a multiple of it.
-        max_gpus: GPUs that the fleet can hold.
+        fleets: The fleets that the run may get, at least one.
         max_runtime_seconds: The construct's limit.
+        max_cost_usd: The construct's limit. Default: none.
     """
     if not isinstance(request, dict):
         return [f"the request must be an object, got {_shown(request)}"]
@@ -396,15 +489,12 @@ def check_request(request: Any, *, gpu_step: int, max_gpus: int, max_runtime_sec
     if problems:
         return problems
     gpus = request[GPUS]
-    if gpus > max_gpus:
-        problems.append(f"'gpus' must be at most {max_gpus}, all that the fleet can hold, got {_shown(gpus)}")
-    elif gpus % gpu_step:
-        problems.append(
-            f"'gpus' must be a multiple of {gpu_step}, the GPUs of the smallest instance, got {_shown(gpus)}"
-        )
-    runtime = request.get(MAX_RUNTIME_SECONDS, 1)
-    if runtime > max_runtime_seconds:
-        problems.append(f"'max_runtime_seconds' must be at most {max_runtime_seconds}, got {_shown(runtime)}")
+    if not any(fleet.fits(gpus) for fleet in fleets):
+        problems.append(f"'{GPUS}' {gpus_rule(fleets)}, got {_shown(gpus)}")
+    limits = {MAX_RUNTIME_SECONDS: max_runtime_seconds, MAX_COST_USD: max_cost_usd}
+    for name, limit in limits.items():
+        if limit is not None and request.get(name, 0) > limit:
+            problems.append(f"'{name}' must be at most {_shown(limit)}, got {_shown(request[name])}")
     return problems
 
 
@@ -423,6 +513,12 @@ def _check_field(field: RequestField, value: Any) -> list[str]:
         if value < 1:
             return [f"'{field.name}' must be at least 1, got {_shown(value)}"]
         return []
+    if field.kind == "number":
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return [f"'{field.name}' must be a number, got {_shown(value)}"]
+        if value <= 0:
+            return [f"'{field.name}' must be more than 0, got {_shown(value)}"]
+        return []
     if not isinstance(value, dict):
         return [f"'{field.name}' must be an object, got {_shown(value)}"]
     problems = []
@@ -438,9 +534,16 @@ def _shown(value: Any) -> str:
     """Write *value* as JSONata's `$string` does: strings bare, everything else as compact JSON."""
     if isinstance(value, str):
         return value
-    if isinstance(value, float) and value % 1 == 0 and abs(value) < 1e15:
-        value = int(value)  # JSONata knows one kind of number, and writes 16.0 as 16
     try:
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(_numbered(value), separators=(",", ":"), ensure_ascii=False)
     except (RecursionError, ValueError):  # nested, or a whole number of more digits, than Python writes
         return "a value too large to show"
+
+
+def _numbered(value: Any) -> Any:
+    """JSONata knows one kind of number, and writes 16.0 as 16."""
+    if isinstance(value, dict):
+        return {key: _numbered(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbered(item) for item in value]
+    return int(value) if isinstance(value, float) and value % 1 == 0 and abs(value) < 1e15 else value

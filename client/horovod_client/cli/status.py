@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import click
 
+from horovod_client.cli.news import describe_stage
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.errors import RunFailed
@@ -21,7 +22,10 @@ def status(*, run: str, stack: str, output: str | None, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
     else:
-        click.echo(f"run {found.run}: {found.state}{f', {found.stage}' if found.stage and not found.ended else ''}")
+        stage = None if found.ended else describe_stage(found)
+        click.echo(f"run {found.run}: {found.state}{f', {stage}' if stage else ''}")
+        if found.notice:
+            click.echo(found.notice)
         if found.cause:
             click.echo(found.cause)
         if found.model_uri:

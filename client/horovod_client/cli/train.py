@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
 
 from horovod_client.cli import exit_codes
 from horovod_client.cli.arguments import parse_data, parse_hyperparameters, parse_max_runtime
+from horovod_client.cli.news import news_printer
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.errors import ReceiptNotFound, RunFailed
 from horovod_client.receipt import render_receipt
-from horovod_client.run import SUCCEEDED, Run, RunStatus
+from horovod_client.run import SUCCEEDED, Run
 
 
 @click.command()
@@ -32,6 +32,9 @@ from horovod_client.run import SUCCEEDED, Run, RunStatus
     help="JSON object, given to the script as --name value and as SM_HPS.",
 )
 @click.option("--max-runtime", metavar="TIME", help="Stop after this much training, as in 24h or 1h30m.")
+@click.option(
+    "--max-cost-usd", type=float, metavar="USD", help="Stop when the run's instances have cost this much, as in 12.5."
+)
 @click.option("--source-dir", metavar="FOLDER", help="Folder to package; SCRIPT is then a path inside of it.")
 @click.option("--name", help="Name of the run. Default: the script's, the time and some letters.")
 @click.option("--detach", is_flag=True, help="Return as soon as the run is started.")
@@ -51,6 +54,7 @@ def train(
     data: tuple[str, ...],
     hyperparameters: str | None,
     max_runtime: str | None,
+    max_cost_usd: float | None,
     source_dir: str | None,
     name: str | None,
     detach: bool,
@@ -66,6 +70,7 @@ def train(
         "data": parse_data(data) if data else None,
         "hyperparameters": parse_hyperparameters(hyperparameters) if hyperparameters is not None else None,
         "max_runtime": parse_max_runtime(max_runtime) if max_runtime is not None else None,
+        "max_cost_usd": max_cost_usd,
         "source_dir": source_dir,
         "name": name,
     }
@@ -88,10 +93,10 @@ def _print_started(run: Run, *, as_json: bool) -> None:
 
 
 def _follow(run: Run, *, stack: str, poll_seconds: float, as_json: bool) -> None:
-    """Print stages until the run ends, then what became of it; stages go to stderr where stdout is for JSON."""
+    """Print news until the run ends, then what became of it; news goes to stderr where stdout is for JSON."""
     try:
         click.echo(f"run {run.name} started", err=as_json)
-        run.wait(_stage_printer(err=as_json), poll_seconds=poll_seconds)
+        run.wait(news_printer(err=as_json), poll_seconds=poll_seconds)
     except KeyboardInterrupt:
         click.echo(
             f"cdk-horovod: the run goes on; look at it with: cdk-horovod status {run.name} --stack {stack}, "
@@ -103,17 +108,6 @@ def _follow(run: Run, *, stack: str, poll_seconds: float, as_json: bool) -> None
         _print_end(run, as_json=as_json, failure=failure)
         raise
     _print_end(run, as_json=as_json, failure=None)
-
-
-def _stage_printer(*, err: bool) -> Callable[[RunStatus], None]:
-    printed: list[str] = []
-
-    def print_stage(status: RunStatus) -> None:
-        if status.stage is not None and printed[-1:] != [status.stage]:
-            printed.append(status.stage)
-            click.echo(status.stage, err=err)
-
-    return print_stage
 
 
 def _print_end(run: Run, *, as_json: bool, failure: RunFailed | None) -> None:
