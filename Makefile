@@ -32,12 +32,16 @@ test: setup lint types ## Everything but the slow lane
 	pytest -m "not slow"
 
 ##@ Daily work
-.PHONY: test-fast test-slow lint types format synth snapshots graph bench lock
+.PHONY: test-fast test-slow faults lint types format synth snapshots graph bench lock
 test-fast: setup ## Tests of plain Python: no synthesis, ring, local cloud or image; under a minute
 	pytest -q -m "not slow and not ring and not local and not synth"
 
 test-slow: setup system-packages ## Image build, Keras 3 proof, real CDK CLI: takes long
 	pytest -m slow
+
+faults: setup ## Every fault in every phase of a run, and each layer alone; writes docs/fault-matrix.md
+	FAULT_MATRIX=docs/fault-matrix.md pytest tests/local/faults/test_matrix.py tests/local/faults/test_layers.py
+	@cat docs/fault-matrix.md
 
 lint: setup ## Style
 	ruff format --check .

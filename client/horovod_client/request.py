@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 DEFAULT_CHANNEL = "training"
 """Channel of data given without a name: SageMaker's, so that its scripts find SM_CHANNEL_TRAINING here too."""
 
-REQUEST_LIMIT_BYTES = 256 * 1024
-"""Step Functions' quota on the input of an execution, in UTF-8."""
-
 
 def build_request(
     *,
@@ -81,12 +78,6 @@ def write_request(request: Mapping[str, Any], *, connection: Connection) -> str:
     )
     if problems:
         raise InvalidInput("; ".join(problems))
-    size = len(text.encode())
-    if size > REQUEST_LIMIT_BYTES:
-        raise InvalidInput(
-            f"the request must be at most {REQUEST_LIMIT_BYTES} bytes of JSON, got {size}: "
-            f"put large hyperparameters into a file of their own"
-        )
     return text
 
 

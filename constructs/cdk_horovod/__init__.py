@@ -4,6 +4,7 @@ from cdk_horovod.engines import Engine, EngineConfig, EngineTarget, IEngine
 from cdk_horovod.fleet import GpuFleet
 from cdk_horovod.image import TrainingImage, TrainingImageConfig
 from cdk_horovod.ledger import Ledger
+from cdk_horovod.monitoring import TrainingAlarms
 from cdk_horovod.network import NetworkMode, TrainingNetwork
 from cdk_horovod.storage import ITrainingStorage, TrainingStorage
 from cdk_horovod.training import HorovodTraining
@@ -18,6 +19,7 @@ __all__ = [
     "ITrainingStorage",
     "Ledger",
     "NetworkMode",
+    "TrainingAlarms",
     "TrainingImage",
     "TrainingImageConfig",
     "TrainingNetwork",

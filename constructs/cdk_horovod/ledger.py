@@ -46,12 +46,15 @@ class Ledger(Construct):
             removal_policy=removal_policy,
         )
 
-    def grant_node(self, grantee: iam.IGrantable) -> iam.Grant:
+    def grant_node(self, grantee: iam.IGrantable, *, fleet: str) -> iam.Grant:
         """
-        Allow what a node does: read everything, write items of runs.
+        Allow what a node does: read everything, write items of runs, and renew its own fleet's lease.
 
-        A node runs the user's script with its own permissions. It therefore may not write a lease, with which the
-        script could stop the run of somebody else.
+        A node runs the user's script with its own permissions. It therefore may not write who holds a lease, with which
+        the script could stop the run of somebody else: of a lease it may touch the expiry only, of its own fleet only.
+
+        Args:
+            fleet: Name of the node's fleet in the ledger.
         """
         read = self._grant(grantee, _READ)
         write = iam.Grant.add_to_principal(
@@ -60,7 +63,19 @@ class Ledger(Construct):
             resource_arns=[self.table.table_arn],
             conditions={"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [f"{contract.RUN_PREFIX}*"]}},
         )
-        return read.combine(write)
+        partition, _ = contract.lease_key(fleet)
+        renew = iam.Grant.add_to_principal(
+            grantee=grantee,
+            actions=["dynamodb:UpdateItem"],
+            resource_arns=[self.table.table_arn],
+            conditions={
+                "ForAllValues:StringEquals": {
+                    "dynamodb:LeadingKeys": [partition],
+                    "dynamodb:Attributes": [contract.PARTITION_KEY, contract.SORT_KEY, contract.EXPIRES_AT],
+                },
+            },
+        )
+        return read.combine(write).combine(renew)
 
     def grant_workflow(self, grantee: iam.IGrantable) -> iam.Grant:
         """Allow what a state machine does: read and write every item, and release leases."""

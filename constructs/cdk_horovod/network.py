@@ -32,10 +32,10 @@ class TrainingNetwork(Construct):
     Creates: a VPC (10.0.0.0/16) and its subnets, gateway endpoints for S3 and DynamoDB, flow logs kept for a month,
     and what the mode adds:
 
-    - `ISOLATED`: interface endpoints for the four other APIs that nodes call. `ecr.api` and `ecr.dkr` to pull the
+    - `ISOLATED`: interface endpoints for the five other APIs that nodes call. `ecr.api` and `ecr.dkr` to pull the
       image, whose layers come through S3's endpoint; `logs` for the container's output; `states` to answer the state
-      machine. Nodes need no endpoint for KMS (S3 calls it), STS (credentials come from instance metadata), EC2 or
-      Systems Manager (CloudFormation resolves the AMI).
+      machine; `autoscaling` for the dead-man's switch. Nodes need no endpoint for KMS (S3 calls it), STS (credentials
+      come from instance metadata), EC2 or Systems Manager (CloudFormation resolves the AMI).
     - `PRIVATE_WITH_NAT`: a NAT gateway, one for all zones, and its public subnets.
     - `PUBLIC`: an internet gateway.
 
@@ -43,7 +43,7 @@ class TrainingNetwork(Construct):
 
     | mode | what | USD an hour | USD in 730 hours |
     |---|---|---|---|
-    | ISOLATED | 4 endpoints in each of 3 zones, 0.01 each | 0.120 | 88 |
+    | ISOLATED | 5 endpoints in each of 3 zones, 0.01 each | 0.150 | 110 |
     | PRIVATE_WITH_NAT | 1 NAT gateway, 0.045, with 1 public IPv4 address, 0.005 | 0.050 | 37 |
     | PUBLIC | nothing; each running node's address is 0.005 | 0.000 | 0 |
 
@@ -123,6 +123,7 @@ class TrainingNetwork(Construct):
             "EcrDocker": ec2.InterfaceVpcEndpointAwsService.ECR_DOCKER,
             "Logs": ec2.InterfaceVpcEndpointAwsService.CLOUDWATCH_LOGS,
             "StepFunctions": ec2.InterfaceVpcEndpointAwsService.STEP_FUNCTIONS,
+            "AutoScaling": ec2.InterfaceVpcEndpointAwsService.AUTOSCALING,
         }.items():
             self.vpc.add_interface_endpoint(
                 name, service=service, subnets=self.subnets, security_groups=[security_group], open=False

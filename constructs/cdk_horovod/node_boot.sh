@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Turns an instance into a node: writes the node's environment and starts the container whose entry point is
-# `python -m horovod_node`. cloud-init runs it once, as root, on an AWS Deep Learning Base GPU AMI (Amazon Linux 2023:
-# Docker, the NVIDIA container toolkit and the AWS CLI are there). What it prints goes to the instance's console.
+# Turns an instance into a node: writes the node's environment, sets the dead-man's switch, and starts the container
+# whose entry point is `python -m horovod_node`. cloud-init runs it once, as root, on an AWS Deep Learning Base GPU AMI
+# (Amazon Linux 2023: Docker, the NVIDIA container toolkit and the AWS CLI are there). What it prints goes to the
+# instance's console.
 #
 # cdk_horovod.user_data replaces the words between at-signs; without them this is the script that instances run.
 set -Eeuo pipefail
@@ -17,13 +18,42 @@ say() {
 }
 
 # The instance stays up: its Auto Scaling group would replace one that shut itself down, again and again and at full
-# price. The run's own limit on starting nodes ends it, and the console keeps the reason until then.
+# price. The run's own limit on starting nodes ends it, or the switch; the console keeps the reason until then.
 fail() {
   trap - ERR
   say "this node cannot start: $*"
   exit 1
 }
 trap 'fail "line $LINENO of user data ended with exit code $?: $BASH_COMMAND"' ERR
+
+# First what ends this instance, whatever becomes of the rest.
+mkdir -p "$(dirname '@NODE_ENV_FILE@')"
+cat > '@NODE_ENV_FILE@' <<'NODE_ENV'
+@ENVIRONMENT@
+NODE_ENV
+cat > '@SWITCH_FILE@' <<'DEAD_MANS_SWITCH'
+@DEAD_MANS_SWITCH@
+DEAD_MANS_SWITCH
+cat > '/etc/systemd/system/cdk-horovod-dead-mans-switch.service' <<'UNIT'
+[Unit]
+Description=Takes this instance out when nothing keeps its run alive any more
+StartLimitIntervalSec=0
+
+[Service]
+# Optional: without its environment the switch finds no lease, and acts.
+EnvironmentFile=-@NODE_ENV_FILE@
+ExecStart=/bin/bash @SWITCH_FILE@
+Restart=always
+RestartSec=5
+# The last process that the kernel takes when the script has used up all memory.
+OOMScoreAdjust=-1000
+StandardError=journal+console
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+systemctl daemon-reload
+systemctl enable --now cdk-horovod-dead-mans-switch.service
 
 # retry WHAT COMMAND...: up to five tries, with pauses of 2, 4, 8 and 16 s.
 retry() {
@@ -65,11 +95,6 @@ use_instance_store() {
 ecr_login() {
   aws ecr get-login-password --region "$1" | docker login --username AWS --password-stdin "$2"
 }
-
-mkdir -p "$(dirname '@NODE_ENV_FILE@')"
-cat > '@NODE_ENV_FILE@' <<'NODE_ENV'
-@ENVIRONMENT@
-NODE_ENV
 
 use_instance_store
 # Whatever user the image names must be able to write here; nothing else runs on this machine.

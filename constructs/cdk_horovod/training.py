@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
-from aws_cdk import ArnFormat, CfnOutput, Duration, RemovalPolicy, Stack
+from aws_cdk import CfnOutput, Duration, Names, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
@@ -12,10 +13,13 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.acknowledgements import acknowledge, acknowledge_objects
-from cdk_horovod.engines import EngineTarget, IEngine
+from cdk_horovod.acknowledgements import acknowledge_objects
+from cdk_horovod.clean_up import CleanUp
+from cdk_horovod.engines import EngineTarget, FleetConfig, IEngine
+from cdk_horovod.executions import accept_executions, executions_of, permit_workflow
 from cdk_horovod.image import TrainingImage
 from cdk_horovod.ledger import Ledger
+from cdk_horovod.reaper import Reaper
 from cdk_horovod.storage import ITrainingStorage
 from cdk_horovod.workflow.definition import run_definition
 from cdk_horovod.workflow.limits import RunLimits
@@ -26,8 +30,9 @@ class HorovodTraining(Construct):
     """
     Starts, trains and terminates a Horovod cluster for every run.
 
-    Creates: the run's state machine (no Lambda), its ledger unless one is given, two log groups (state machine, nodes),
-    the nodes' permissions, and a stack output through which clients find all this.
+    Creates: the run's state machine (no Lambda), the `CleanUp` and the `Reaper` behind it, its ledger unless one is
+    given, two log groups (state machines, nodes), the nodes' permissions, and a stack output through which clients find
+    all this.
 
     Args:
         storage: Buckets for scripts, data, models and receipts.
@@ -36,7 +41,13 @@ class HorovodTraining(Construct):
         data_buckets: More buckets that runs may read data from. Default: only the storage's data bucket.
         ledger: Default: a new one.
         max_runtime: Longest training of a run, and its default. Default: 24 hours.
-        queue_timeout: Longest wait for the fleet. Default: 24 hours.
+        max_cost_usd:
+            Ceiling of what the instances of a run may cost, and its default. A run whose prices are unknown goes on
+            under its time limit and says so. Default: no ceiling but the one that a request asks for.
+        on_demand_prices:
+            Instance type to USD an hour. Default: the Price List API is asked, which answers in us-east-1,
+            eu-central-1 and ap-south-1 only. Spot prices are always looked up.
+        queue_timeout: Longest wait for a fleet. Default: 24 hours.
         launch_timeout: The first node must be there this long after the start. Default: 15 minutes.
         start_timeout: The whole ring must be ready this long after the start. Default: 30 minutes.
         save_timeout: Longest packing and upload of the model. Default: 1 hour.
@@ -45,13 +56,19 @@ class HorovodTraining(Construct):
             The first training step must come this long after the ranks started: the time for reading data into
             memory and compiling. Default: 30 minutes.
         stall_timeout: Every later step must come this long after the one before. Default: 10 minutes.
-        poll_interval: Pause between two looks at the queue, and between two looks at nodes that go away.
-            Default: 15 seconds.
+        lease_timeout:
+            How long a fleet stays a run's after its leader's last sign of life, and how long a node stays without a
+            valid lease before it takes itself out. Default: 10 minutes.
+        reaper_interval: Between two looks at every fleet; whole minutes. Default: 5 minutes.
+        poll_interval:
+            Pause between two looks at nodes that go away, and the shortest one in the queue. With the default queue
+            timeout a waiting run looks every 92 seconds. Default: 15 seconds.
         removal_policy: What becomes of ledger and log groups with the stack. Default: they are removed, because
             models and receipts are in the storage.
 
     Raises:
-        ValueError: If two of the times contradict each other, or the fleet already serves another training.
+        ValueError: If two of the times contradict each other, a price is not more than 0, or a fleet already serves
+            another training.
     """
 
     def __init__(
@@ -65,6 +82,8 @@ class HorovodTraining(Construct):
         data_buckets: Sequence[s3.IBucket] = (),
         ledger: Ledger | None = None,
         max_runtime: Duration | None = None,
+        max_cost_usd: float | None = None,
+        on_demand_prices: Mapping[str, float] | None = None,
         queue_timeout: Duration | None = None,
         launch_timeout: Duration | None = None,
         start_timeout: Duration | None = None,
@@ -72,9 +91,15 @@ class HorovodTraining(Construct):
         heartbeat: Duration | None = None,
         first_step_timeout: Duration | None = None,
         stall_timeout: Duration | None = None,
+        lease_timeout: Duration | None = None,
+        reaper_interval: Duration | None = None,
         poll_interval: Duration | None = None,
         removal_policy: RemovalPolicy = RemovalPolicy.DESTROY,
     ) -> None:
+        prices = dict(on_demand_prices or {})
+        for name, usd in {"max_cost_usd": max_cost_usd, **prices}.items():
+            if usd is not None and not 0 < usd < math.inf:
+                raise ValueError(f"'{name}' must be more than 0 USD, got {usd}")
         super().__init__(scope, id)
         self.limits = RunLimits(
             max_runtime=max_runtime or Duration.hours(24),
@@ -85,15 +110,25 @@ class HorovodTraining(Construct):
             heartbeat=heartbeat or Duration.seconds(60),
             first_step_timeout=first_step_timeout or Duration.minutes(30),
             stall_timeout=stall_timeout or Duration.minutes(10),
+            lease_timeout=lease_timeout or Duration.minutes(10),
             poll_interval=poll_interval or Duration.seconds(15),
         )
         self._storage = storage
+        self._max_cost_usd = max_cost_usd
         self.ledger = ledger or Ledger(self, "Ledger", removal_policy=removal_policy)
         self.node_log_group = logs.LogGroup(
             self, "NodeLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
         )
+        self.workflow_log_group = logs.LogGroup(
+            self, "WorkflowLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
+        )
         readable = (storage.data_bucket, *data_buckets)
-        target = EngineTarget(image=image, ledger=self.ledger, node_log_group=self.node_log_group)
+        target = EngineTarget(
+            image=image,
+            ledger=self.ledger,
+            node_log_group=self.node_log_group,
+            lease_timeout=self.limits.lease_timeout,
+        )
         self.engine = engine.bind(self, target)
         self.state_machine = sfn.StateMachine(
             self,
@@ -106,25 +141,55 @@ class HorovodTraining(Construct):
                     storage=storage,
                     readable=readable,
                     ledger=self.ledger,
+                    queue=self.queue,
                     limits=self.limits,
+                    max_cost_usd=max_cost_usd,
+                    on_demand_prices=prices,
                 )
             ),
             timeout=self.limits.execution_timeout,
             tracing_enabled=True,
             logs=sfn.LogOptions(
-                destination=logs.LogGroup(
-                    self, "WorkflowLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
-                ),
+                destination=self.workflow_log_group,
                 level=sfn.LogLevel.ALL,
                 # Task tokens are credentials: they stay out of the log.
                 include_execution_data=False,
             ),
         )
+        self.clean_up = CleanUp(
+            self,
+            "CleanUp",
+            training=self.state_machine,
+            engine=self.engine,
+            bucket=storage.model_bucket,
+            ledger=self.ledger,
+            queue=self.queue,
+            limits=self.limits,
+            log_group=self.workflow_log_group,
+        )
+        self.reaper = Reaper(
+            self,
+            "Reaper",
+            training=self.state_machine,
+            clean_up=self.clean_up.state_machine,
+            engine=self.engine,
+            bucket=storage.model_bucket,
+            ledger=self.ledger,
+            queue=self.queue,
+            interval=reaper_interval or Duration.minutes(5),
+            log_group=self.workflow_log_group,
+        )
         self._permit_the_workflow()
-        self._permit_the_nodes(readable)
+        for fleet in self.engine.fleets:
+            self._permit_the_nodes(fleet, readable)
         self._connection = CfnOutput(
             self, "Connection", description=contract.CONNECTION_DESCRIPTION, value=self._connection_json()
         )
+
+    @property
+    def queue(self) -> str:
+        """Name of the line in which runs wait; plain text, the same at every synthesis."""
+        return Names.unique_id(self)
 
     def grant_start(self, grantee: iam.IGrantable) -> None:
         """Let *grantee* start runs: find the connection, upload scripts, start, and read what becomes of it."""
@@ -157,43 +222,55 @@ class HorovodTraining(Construct):
         """Count runs that failed. Default period: 5 minutes."""
         return self.state_machine.metric_failed(period=period)
 
+    def metric_timed_out(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+        """Count runs that reached the execution's own time limit. Default period: 5 minutes."""
+        return self.state_machine.metric_timed_out(period=period)
+
     def metric_time(self, *, period: Duration | None = None) -> cloudwatch.Metric:
         """Measure runs from start to end, in milliseconds. Default period: 5 minutes."""
         return self.state_machine.metric_time(period=period)
 
+    def metric_clean_up_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
+        """Count clean-ups that did not come to their end. Default period: 5 minutes."""
+        return self.clean_up.metric_failed(period=period)
+
+    def metric_reaper_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
+        """Count looks of the reaper that failed or did not happen. Default period: three of its intervals."""
+        return self.reaper.metric_failed(period=period)
+
+    def metric_reaped(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+        """Count fleets that the reaper took from the dead. Default period: 5 minutes."""
+        return self.reaper.metric_reaped(period=period)
+
+    def metric_capacity_without_lease(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+        """Measure capacity that no run held. Default period: 5 minutes."""
+        return self.reaper.metric_capacity_without_lease(period=period)
+
+    def metric_ceiling_used(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+        """Measure what running runs have cost, in percent of their ceilings. Default period: 5 minutes."""
+        return self.reaper.metric_ceiling_used(period=period)
+
     def _grant_on_executions(self, grantee: iam.IGrantable, *actions: str) -> None:
-        executions = Stack.of(self).format_arn(
-            service="states",
-            resource="execution",
-            resource_name=self.state_machine.state_machine_name,
-            arn_format=ArnFormat.COLON_RESOURCE_NAME,
-        )
         iam.Grant.add_to_principal(
-            grantee=grantee, actions=list(actions), resource_arns=[f"{executions}:*"], scope=self
+            grantee=grantee,
+            actions=list(actions),
+            resource_arns=[f"{executions_of(self.state_machine)}:*"],
+            scope=self,
         )
-        acknowledge_objects(
-            grantee,
-            owner=self.state_machine,
-            arn=executions,
-            path=":*",
-            reason="An execution has the name of its run, which is not known before.",
-        )
+        accept_executions(grantee, self.state_machine)
 
     def _permit_the_workflow(self) -> None:
         # Every state brought the permission of its own call; these add the buckets' key.
-        self._storage.grant_write_receipts(self.state_machine)
+        for machine in (self.state_machine, self.clean_up.state_machine, self.reaper.state_machine):
+            self._storage.grant_write_receipts(machine)
         self._storage.grant_read_models(self.state_machine)
-        acknowledge(
-            self.state_machine.role,
-            rule="IAM5[Resource::*]",
-            reason="Auto Scaling's Describe actions, X-Ray and log delivery know no resources.",
-        )
+        permit_workflow(self.state_machine)
 
-    def _permit_the_nodes(self, readable: Sequence[s3.IBucket]) -> None:
+    def _permit_the_nodes(self, fleet: FleetConfig, readable: Sequence[s3.IBucket]) -> None:
         # A policy of its own: in the role's default policy the state machine's ARN would close a circle (state machine,
         # group, launch template, role policy, state machine) that CloudFormation cannot deploy.
-        role = self.engine.node_role
-        policy = iam.Policy(self, "NodePolicy", roles=[role])
+        role = fleet.node_role
+        policy = iam.Policy(self, f"NodePolicy{fleet.id}", roles=[role])
         policy.add_statements(
             iam.PolicyStatement(
                 actions=["states:SendTaskSuccess", "states:SendTaskFailure", "states:SendTaskHeartbeat"],
@@ -202,8 +279,12 @@ class HorovodTraining(Construct):
             iam.PolicyStatement(
                 actions=["logs:CreateLogStream", "logs:PutLogEvents"], resources=[self.node_log_group.log_group_arn]
             ),
+            # The dead-man's switch: a node may take itself out of its own group, and lower its capacity with it.
+            iam.PolicyStatement(
+                actions=["autoscaling:TerminateInstanceInAutoScalingGroup"], resources=[fleet.group_arn]
+            ),
         )
-        self.ledger.grant_node(role)
+        self.ledger.grant_node(role, fleet=fleet.id)
         self._storage.grant_read_data(role)
         self._storage.grant_write_models(role)
         for bucket in readable[1:]:
@@ -222,6 +303,7 @@ class HorovodTraining(Construct):
             )
 
     def _connection_json(self) -> str:
+        ceiling = {} if self._max_cost_usd is None else {contract.CONNECTION_MAX_COST_USD: self._max_cost_usd}
         return Stack.of(self).to_json_string(
             {
                 contract.CONNECTION_VERSION: contract.CONTRACT_VERSION,
@@ -229,9 +311,16 @@ class HorovodTraining(Construct):
                 contract.CONNECTION_DATA_BUCKET: self._storage.data_bucket.bucket_name,
                 contract.CONNECTION_MODEL_BUCKET: self._storage.model_bucket.bucket_name,
                 contract.CONNECTION_LEDGER_TABLE: self.ledger.table.table_name,
-                contract.CONNECTION_FLEET: self.engine.fleet_id,
-                contract.CONNECTION_MAX_GPUS: self.engine.max_gpus,
-                contract.CONNECTION_GPU_STEP: self.engine.gpu_step,
+                contract.CONNECTION_QUEUE: self.queue,
+                contract.CONNECTION_FLEETS: [
+                    {
+                        contract.CONNECTION_FLEET: fleet.id,
+                        contract.CONNECTION_MAX_GPUS: fleet.size.max_gpus,
+                        contract.CONNECTION_GPU_STEP: fleet.size.gpu_step,
+                    }
+                    for fleet in self.engine.fleets
+                ],
                 contract.CONNECTION_MAX_RUNTIME_SECONDS: int(self.limits.max_runtime.to_seconds()),
+                **ceiling,
             }
         )

@@ -1,8 +1,8 @@
 """
-What an EC2 instance runs at its first boot to become a node: `node_boot.sh`, filled in.
+What an EC2 instance runs at its first boot to become a node: `node_boot.sh`, filled in, with `dead_mans_switch.sh`.
 
-The script is a file of its own so that it can be read, checked and run as what it is. An image address or value may be
-a CDK token: it is carried into the text as it stands, and CloudFormation resolves it there.
+The scripts are files of their own so that they can be read, checked and run as what they are. An image address or
+value may be a CDK token: it is carried into the text as it stands, and CloudFormation resolves it there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from horovod_node import contract
 
 REGION: Final = "AWS_REGION"
 
+_NEEDED: Final = (REGION, contract.ENV_LEDGER_TABLE, contract.ENV_FLEET, contract.ENV_LEASE_SECONDS)
+"""What the dead-man's switch finds its run by."""
 _SCRIPT: Final = Path(__file__).with_name("node_boot.sh")
+_SWITCH: Final = Path(__file__).with_name("dead_mans_switch.sh")
 _NAME: Final = re.compile(r"[A-Z][A-Z0-9_]*")
 # One line of printable ASCII without what a shell or an env file could take for quoting. CDK's tokens fit too.
 _VALUE: Final = re.compile(r"[^\x00-\x1f\x7f-\U0010ffff'\"\\`]*")
@@ -27,23 +30,27 @@ def node_user_data(*, image_uri: str, environment: Mapping[str, str], log_group_
     """
     Write the commands that start the node's container, one line each, for `ec2.UserData.for_linux().add_commands`.
 
-    The instance logs in to the registry when the image is in ECR, as the instance's role. A step that fails is named
-    on the instance's console, and the instance stays up until the run's own time limit ends it.
+    The dead-man's switch comes first. Then the instance logs in to the registry when the image is in ECR, as the
+    instance's role. A step that fails is named on the instance's console, and the instance stays up until the run's own
+    time limit ends it, or the switch. What an AMI must have: systemd, Docker, the NVIDIA container toolkit and the AWS
+    CLI; an instance without the CLI finds no lease and takes itself out.
 
     Args:
         image_uri: Image to start, as `docker pull` takes it.
-        environment: The node's environment, written to `contract.NODE_ENV_FILE`; names `AWS_REGION`.
+        environment: The node's environment, written to `contract.NODE_ENV_FILE`. It names `AWS_REGION`, the ledger's
+            table, the fleet, and for how many seconds an instance tolerates to see no valid lease.
         log_group_name: CloudWatch log group for the container's output, in the same region; the log stream is the
             instance's id. `None`: the output stays with Docker on the instance.
 
     Raises:
-        ValueError: If a name or value could not be carried into the script unchanged, or `AWS_REGION` is missing.
+        ValueError: If a name or value could not be carried into the script unchanged, or one of these four is missing.
     """
     _check("image_uri", image_uri, _ADDRESS, "one word without quotes")
     if log_group_name is not None:
         _check("log_group_name", log_group_name, _ADDRESS, "one word without quotes, or None")
-    if REGION not in environment:
-        raise ValueError(f"'environment' must name {REGION}, got {', '.join(environment) or 'nothing'}")
+    missing = [name for name in _NEEDED if name not in environment]
+    if missing:
+        raise ValueError(f"'environment' must name {', '.join(missing)}, got {', '.join(environment) or 'nothing'}")
     for name, value in environment.items():
         _check("environment", name, _NAME, "named in capital letters, digits and '_'")
         _check(f"environment[{name}]", value, _VALUE, "one line of printable ASCII without quotes or backslashes")
@@ -52,6 +59,8 @@ def node_user_data(*, image_uri: str, environment: Mapping[str, str], log_group_
         "LOG_GROUP": log_group_name or "",
         "REGION": environment[REGION],
         "NODE_ENV_FILE": contract.NODE_ENV_FILE,
+        "SWITCH_FILE": contract.SWITCH_FILE,
+        "DEAD_MANS_SWITCH": _SWITCH.read_text(encoding="utf-8").rstrip("\n"),
         "ENVIRONMENT": "\n".join(f"{name}={value}" for name, value in environment.items()),
         "ML_ROOT": contract.DEFAULT_ML_ROOT,
     }

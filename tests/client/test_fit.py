@@ -162,7 +162,7 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
         ({"hyperparameters": {"a": float("nan")}}, "'hyperparameters' cannot be written as JSON: Out of range float"),
         ({"hyperparameters": {"a": {1, 2}}}, "'hyperparameters' cannot be written as JSON: Object of type set"),
         ({"hyperparameters": {"a": "\ud800"}}, "'hyperparameters' cannot be written as JSON: 'utf-8' codec"),
-        ({"hyperparameters": {"a": "x" * 262_144}}, "the request must be at most 262144 bytes of JSON, got 2623"),
+        ({"hyperparameters": {"a": "x" * 262_144}}, "the request must be at most 50000 characters of JSON: put large"),
         ({"data": {"train": "digits/"}}, r"'data.train' must be in S3, got the local path 'digits/': copy it there"),
         ({"data": {"train": "gs://bucket/digits"}}, "'data.train' must be an address like s3://bucket/key, got gs:"),
         ({"data": {"two words": "s3://bucket/key"}}, "'data' has a channel named two words; use letters"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cdk_horovod.workflow.resolved import resolved_definitions
+from cdk_horovod.workflow.resolved import by_layer
 from synthesis import synthesise
 
 
@@ -28,5 +28,11 @@ def template(assembly: Path) -> Mapping[str, Any]:
 
 @pytest.fixture(scope="session")
 def definition(template: Mapping[str, Any]) -> Mapping[str, Any]:
-    (only,) = resolved_definitions(template).values()
-    return only
+    """The state machine of a run."""
+    return by_layer(template)["run"]
+
+
+@pytest.fixture(scope="session", params=["run", "clean-up", "reaper"])
+def any_definition(template: Mapping[str, Any], request: pytest.FixtureRequest) -> Mapping[str, Any]:
+    """Each state machine in turn."""
+    return by_layer(template)[request.param]

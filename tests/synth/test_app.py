@@ -23,12 +23,21 @@ def test_settings_come_from_the_context() -> None:
             "horovod:instance_types": "g6.12xlarge, g6.4xlarge",
             "horovod:max_gpus": "8",
             "horovod:network": "public",
+            "horovod:max_cost_usd": "12.5",
+            "horovod:on_demand_prices": "g6.12xlarge=4.6, g6.4xlarge=1.32",
         }
     )
     # WHEN
     settings = Settings.from_context(app.node)
     # THEN
-    assert settings == Settings(instance_types=("g6.12xlarge", "g6.4xlarge"), max_gpus=8, network=NetworkMode.PUBLIC)
+    assert settings == Settings(
+        instance_types=("g6.12xlarge", "g6.4xlarge"),
+        max_gpus=8,
+        network=NetworkMode.PUBLIC,
+        max_cost_usd=12.5,
+        on_demand_prices=(("g6.12xlarge", 4.6), ("g6.4xlarge", 1.32)),
+    )
+    assert Settings.from_context(App().node).max_cost_usd is None
 
 
 @pytest.mark.parametrize(
@@ -37,6 +46,8 @@ def test_settings_come_from_the_context() -> None:
         ("max_gpu", "8", "'horovod:max_gpu' is not a setting; the settings are instance_types, max_gpus, "),
         ("max_gpus", "many", "'horovod:max_gpus' cannot be 'many': "),
         ("network", "vpn", "'horovod:network' cannot be 'vpn': "),
+        ("on_demand_prices", "g5.xlarge", "'horovod:on_demand_prices' cannot be 'g5.xlarge': "),
+        ("max_cost_usd", "little", "'horovod:max_cost_usd' cannot be 'little': "),
     ],
 )
 def test_fails_when_a_setting_is_wrong(key: str, value: str, sentence: str) -> None:
@@ -52,6 +63,7 @@ def test_fails_when_a_setting_is_wrong(key: str, value: str, sentence: str) -> N
     [
         ({"instance_types": ""}, "'instance_types' must hold at least one type, got none"),
         ({"max_gpus": 2}, "'max_gpus' must be at least 4, the largest weight, got 2"),
+        ({"max_cost_usd": -5}, "'max_cost_usd' must be more than 0 USD, got -5.0"),
     ],
 )
 def test_wrong_settings_end_the_app_in_one_line(settings: dict[str, object], sentence: str, tmp_path: Path) -> None:
@@ -61,6 +73,23 @@ def test_wrong_settings_end_the_app_in_one_line(settings: dict[str, object], sen
     # THEN
     assert said == f"{sentence}\n"
     assert not (tmp_path / "cdk.out" / "manifest.json").exists()
+
+
+def test_settings_reach_the_training(tmp_path: Path) -> None:
+    """The ceiling is in what clients read, the reaper's clock in its rule, and the alarms are deployed with them."""
+    # WHEN
+    synthesise(tmp_path / "cdk.out", settings={"max_cost_usd": 12.5, "reaper_minutes": 3})
+    # THEN
+    template = json.loads((tmp_path / "cdk.out" / "Training.template.json").read_text())
+    kinds = [resource["Type"] for resource in template["Resources"].values()]
+    schedules = [
+        resource["Properties"].get("ScheduleExpression")
+        for resource in template["Resources"].values()
+        if resource["Type"] == "AWS::Events::Rule"
+    ]
+    assert '\\"max_cost_usd\\":12.5' in json.dumps(template["Outputs"])
+    assert "rate(3 minutes)" in schedules
+    assert kinds.count("AWS::CloudWatch::Alarm") == 6
 
 
 def test_every_finding_is_acknowledged(assembly: Path) -> None:

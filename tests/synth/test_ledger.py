@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from aws_cdk import App, RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
@@ -19,7 +21,8 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
         ledger = Ledger(stack, "Ledger")
         for grant in ("node", "workflow", "read"):
             role = iam.Role(stack, grant.title(), assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"))
-            getattr(ledger, f"grant_{grant}")(role)
+            options = {"fleet": "FleetA"} if grant == "node" else {}
+            getattr(ledger, f"grant_{grant}")(role, **options)
         Ledger(Stack(app, "Kept"), "Ledger", removal_policy=RemovalPolicy.RETAIN)
 
     return synthesise_validated(tmp_path_factory.mktemp("ledger"), build)
@@ -58,32 +61,52 @@ def test_table_goes_with_its_stack(stacks: Stacks, stack: str, policy: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("role", "unconditional", "on_runs"),
+    ("role", "unconditional", "conditional"),
     [
-        ("Node", {"GetItem", "Query"}, {"PutItem", "UpdateItem"}),
-        ("Workflow", {"GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"}, set()),
-        ("Read", {"GetItem", "Query"}, set()),
+        (
+            "Node",
+            {"GetItem", "Query"},
+            [
+                (
+                    {"PutItem", "UpdateItem"},
+                    {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["RUN#*"]}},
+                ),
+                (
+                    {"UpdateItem"},
+                    {
+                        "ForAllValues:StringEquals": {
+                            "dynamodb:LeadingKeys": ["FLEET#FleetA"],
+                            "dynamodb:Attributes": ["pk", "sk", "expires_at"],
+                        }
+                    },
+                ),
+            ],
+        ),
+        ("Workflow", {"GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"}, []),
+        ("Read", {"GetItem", "Query"}, []),
     ],
 )
-def test_grant_allows_exactly(stacks: Stacks, role: str, unconditional: set[str], on_runs: set[str]) -> None:
-    """Only the workflow may write a lease: a node, which runs the user's script, writes items of runs only."""
+def test_grant_allows_exactly(
+    stacks: Stacks, role: str, unconditional: set[str], conditional: list[tuple[set[str], dict[str, Any]]]
+) -> None:
+    """A node, which runs the user's script, writes items of runs, and of its own fleet's lease the expiry only."""
     # GIVEN
     (table,) = stacks.resources("Ledger", "AWS::DynamoDB::Table")
     anything: set[str] = set()
-    runs: set[str] = set()
+    something: list[tuple[set[str], dict[str, Any]]] = []
 
     # WHEN
     for statement in stacks.statements("Ledger", role=role):
         assert flat(statement["Resource"]) == table
-        actions = {action.removeprefix("dynamodb:") for action in statement["Action"]}
+        named = statement["Action"]
+        actions = {action.removeprefix("dynamodb:") for action in ([named] if isinstance(named, str) else named)}
         if "Condition" in statement:
-            assert statement["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["RUN#*"]}}
-            runs |= actions
+            something.append((actions, statement["Condition"]))
         else:
             anything |= actions
 
     # THEN
-    assert (anything, runs) == (unconditional, on_runs)
+    assert (anything, something) == (unconditional, conditional)
 
 
 def test_needs_no_acknowledgement(stacks: Stacks) -> None:

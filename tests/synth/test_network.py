@@ -40,13 +40,13 @@ def endpoints(stacks: Stacks, stack: str, kind: str) -> set[str]:
 @pytest.mark.parametrize(
     ("mode", "expected"),
     [
-        ("isolated", {"ecr.api", "ecr.dkr", "logs", "states"}),
+        ("isolated", {"autoscaling", "ecr.api", "ecr.dkr", "logs", "states"}),
         ("private-with-nat", set()),
         ("public", set()),
     ],
 )
 def test_interface_endpoints_are_those_that_nodes_need(stacks: Stacks, mode: str, expected: set[str]) -> None:
-    """Each interface endpoint costs in each zone, so there are four, and none where there is another way out."""
+    """Each interface endpoint costs in each zone, so there are five, and none where there is another way out."""
     assert endpoints(stacks, mode, "Interface") == expected
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cdk_horovod.workflow.graph import mermaid
-from cdk_horovod.workflow.resolved import resolved_definitions
+from cdk_horovod.workflow.graph import drawn
+from cdk_horovod.workflow.resolved import by_layer
 from synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth
@@ -21,20 +21,20 @@ SNAPSHOTS = REPOSITORY / "tests" / "snapshots"
 
 def scrubbed(value: Any) -> Any:
     """
-    Replace what changes without meaning: hashes of assets, the state machine's text (it has a file of its own).
+    Replace what changes without meaning: hashes of assets, the state machines' text (they have files of their own).
 
     Everything that a reviewer must see stays.
     """
     if isinstance(value, Mapping):
-        return {
-            key: "see state-machine.asl.json" if key == "DefinitionString" else scrubbed(item)
-            for key, item in value.items()
-        }
+        return {key: "see *.asl.json" if key == "DefinitionString" else scrubbed(item) for key, item in value.items()}
     if isinstance(value, list):
         return [scrubbed(item) for item in value]
     if isinstance(value, str):
         return re.sub(r"\b[0-9a-f]{64}\b", "<hash>", value)
     return value
+
+
+LAYERS = ["run", "clean-up", "reaper"]
 
 
 @pytest.mark.parametrize("stack", ["Storage", "Training"])
@@ -44,16 +44,16 @@ def test_template_is_as_reviewed(stack: str, assembly: Path, request: pytest.Fix
     compare(f"{stack.lower()}.template.json", scrubbed(template), request)
 
 
-def test_state_machine_is_as_reviewed(template: Mapping[str, Any], request: pytest.FixtureRequest) -> None:
-    """The state machine, as readable Amazon States Language, is the reviewed one."""
-    (definition,) = resolved_definitions(template).values()
-    compare("state-machine.asl.json", definition, request)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_state_machine_is_as_reviewed(layer: str, template: Mapping[str, Any], request: pytest.FixtureRequest) -> None:
+    """Each state machine, as readable Amazon States Language, is the reviewed one."""
+    compare(f"{layer}.asl.json", by_layer(template)[layer], request)
 
 
-def test_drawing_is_of_this_state_machine(template: Mapping[str, Any]) -> None:
+@pytest.mark.parametrize("layer", LAYERS)
+def test_drawing_is_of_this_state_machine(layer: str, template: Mapping[str, Any]) -> None:
     """The graph in the documentation shows today's states; `make graph` draws it anew."""
-    (definition,) = resolved_definitions(template).values()
-    assert mermaid(definition) in (REPOSITORY / "docs" / "state-machine.md").read_text()
+    assert drawn(by_layer(template)[layer]) in (REPOSITORY / "docs" / "state-machine.md").read_text()
 
 
 def compare(name: str, value: Any, request: pytest.FixtureRequest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,12 +12,25 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 
 from cdk_horovod import Engine, GpuFleet, HorovodTraining, TrainingImage, TrainingNetwork, TrainingStorage
+from cdk_horovod.workflow.reaper import HOLD
+from cdk_horovod.workflow.resolved import by_layer
 from horovod_node import contract
 from validated import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
 
 IMAGE = TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1")
+
+
+UNNAMED_RESOURCES = ("xray", "logs", "ecr")
+UNNAMED_ACTIONS = (
+    "autoscaling:describeAutoScalingGroups",
+    "autoscaling:describeScalingActivities",
+    "cloudwatch:PutMetricData",
+    "ec2:describeSpotPriceHistory",
+    "pricing:getProducts",
+)
+"""Calls that know no resources (Service Authorization Reference)."""
 
 
 def add_training(stack: Stack, id: str = "Training", **options: Any) -> HorovodTraining:
@@ -39,7 +53,7 @@ def build(app: App) -> None:
     """One stack with a training, data of its user's own, and people with every grant."""
     stack = Stack(app, "Team")
     data = s3.Bucket.from_bucket_name(stack, "Lake", "data-lake")
-    training = add_training(stack, data_buckets=[data])
+    training = add_training(stack, data_buckets=[data], max_cost_usd=500)
     for name, grant in (
         ("Starter", training.grant_start),
         ("Reader", training.grant_read),
@@ -71,27 +85,70 @@ def test_no_permission_is_a_wildcard(stacks: Stacks) -> None:
         for action, resources in allowed(stacks, role).items():
             assert not action.endswith(":*"), (role, action)
             if "*" in resources:
-                assert action.split(":")[0] in ("autoscaling", "xray", "logs", "ecr"), (role, action)
-                assert not action.startswith("autoscaling") or ":Describe" in action.replace("describe", "Describe")
+                assert action.split(":")[0] in UNNAMED_RESOURCES or action in UNNAMED_ACTIONS, (role, action)
 
 
 def test_nodes_may_answer_only_their_own_workflow(stacks: Stacks) -> None:
-    """A node's role speaks to one state machine, writes one log group, and scales nothing."""
+    """A node's role speaks to one state machine, writes one log group, and ends instances of its own group only."""
     node = allowed(stacks, "TrainingFleet")
+    (group,) = stacks.resources("Team", "AWS::AutoScaling::AutoScalingGroup")
     assert [name[:20] for name in node["states:SendTaskSuccess"]] == ["TrainingStateMachine"]
     assert [name[:16] for name in node["logs:PutLogEvents"]] == ["TrainingNodeLogs"]
-    assert [action for action in node if action.startswith(("autoscaling:", "ec2:", "cloudformation:", "iam:"))] == []
+    scaling = {action for action in node if action.startswith(("autoscaling:", "ec2:", "cloudformation:", "iam:"))}
+    assert scaling == {"autoscaling:TerminateInstanceInAutoScalingGroup"}
+    assert node["autoscaling:TerminateInstanceInAutoScalingGroup"] == [group]
     assert node["s3:GetObject"] != []
     assert any(resource.startswith("arn:") and resource.endswith("data-lake/*") for resource in node["s3:GetObject"])
 
 
 def test_workflow_scales_only_its_own_fleet(stacks: Stacks) -> None:
     """What ends instances names the one group, and no instance can be ended otherwise."""
-    workflow = allowed(stacks, "TrainingStateMachine")
     (group,) = stacks.resources("Team", "AWS::AutoScaling::AutoScalingGroup")
-    for action in ("suspendProcesses", "updateAutoScalingGroup", "setInstanceProtection"):
-        assert workflow[f"autoscaling:{action}"] == [group]
-    assert [action for action in workflow if action.startswith("ec2:")] == []
+    for machine in ("TrainingStateMachine", "TrainingCleanUpStateMachine", "TrainingReaperStateMachine"):
+        workflow = allowed(stacks, machine)
+        scaling = {action for action in workflow if action.startswith("autoscaling:") and "describe" not in action}
+        assert {"autoscaling:updateAutoScalingGroup", "autoscaling:setInstanceProtection"} <= scaling
+        for action in scaling:
+            assert set(workflow[action]) == {group}, (machine, action)
+        assert {action for action in workflow if action.startswith("ec2:")} <= {"ec2:describeSpotPriceHistory"}
+
+
+def test_metrics_go_to_one_namespace_only(stacks: Stacks) -> None:
+    """CloudWatch knows no resources for metrics: the permission names the namespace."""
+    (statement,) = [
+        statement
+        for statement in stacks.statements("Team", role="TrainingReaperStateMachine")
+        if statement["Action"] == "cloudwatch:PutMetricData"
+    ]
+    assert statement["Condition"] == {"StringEquals": {"cloudwatch:namespace": "CdkHorovod"}}
+
+
+def test_clean_up_starts_for_every_end_without_success(stacks: Stacks) -> None:
+    """The rule matches this training's executions only, and exactly the ends that Catch may have missed."""
+    rules = stacks.resources("Team", "AWS::Events::Rule")
+    patterns = [rule["EventPattern"] for rule in rules.values() if "EventPattern" in rule]
+    assert [flat(pattern["detail"]["stateMachineArn"][0])[:20] for pattern in patterns] == ["TrainingStateMachine"]
+    assert patterns[0]["detail"]["status"] == ["ABORTED", "FAILED", "TIMED_OUT"]
+    assert (patterns[0]["source"], patterns[0]["detail-type"]) == (
+        ["aws.states"],
+        ["Step Functions Execution Status Change"],
+    )
+
+
+def test_reaper_looks_every_five_minutes(stacks: Stacks) -> None:
+    """It is enabled from the start, and an Express workflow, which costs next to nothing at rest."""
+    rules = stacks.resources("Team", "AWS::Events::Rule").values()
+    schedules = [(rule["ScheduleExpression"], rule["State"]) for rule in rules if "ScheduleExpression" in rule]
+    assert schedules == [("rate(5 minutes)", "ENABLED")]
+    machines = stacks.resources("Team", "AWS::StepFunctions::StateMachine")
+    express = [name for name, machine in machines.items() if machine.get("StateMachineType") == "EXPRESS"]
+    assert [name[:26] for name in express] == ["TrainingReaperStateMachine"]
+
+
+def test_reaper_ends_before_its_hold_on_a_fleet_does(template: Mapping[str, Any]) -> None:
+    """Who takes the fleet after the reaper's lease has expired never meets a reaper that still acts."""
+    definition = by_layer(template)["reaper"]
+    assert definition["TimeoutSeconds"] < HOLD.to_seconds()
 
 
 def test_grants_are_as_wide_as_their_names(stacks: Stacks) -> None:
@@ -108,18 +165,21 @@ def test_clients_find_the_connection_by_its_description(stacks: Stacks) -> None:
     """One output tells a client everything, under any construct id."""
     outputs = stacks.templates["Team"].to_json()["Outputs"]
     (output,) = [each for each in outputs.values() if each.get("Description") == contract.CONNECTION_DESCRIPTION]
-    keys = set(json.loads(flat(output["Value"])))
-    assert keys == {value for name, value in vars(contract).items() if name.startswith("CONNECTION_")} - {
-        contract.CONNECTION_DESCRIPTION
-    }
+    connection = json.loads(flat(output["Value"]))
+    of_a_fleet = {contract.CONNECTION_FLEET, contract.CONNECTION_MAX_GPUS, contract.CONNECTION_GPU_STEP}
+    assert {frozenset(fleet) for fleet in connection[contract.CONNECTION_FLEETS]} == {frozenset(of_a_fleet)}
+    named = {value for name, value in vars(contract).items() if name.startswith("CONNECTION_")}
+    assert set(connection) == named - of_a_fleet - {contract.CONNECTION_DESCRIPTION}
 
 
 def test_execution_data_stays_out_of_the_log(stacks: Stacks) -> None:
     """Task tokens are credentials, and execution data holds them."""
-    machine = stacks.resource("Team", "AWS::StepFunctions::StateMachine")
-    assert machine["LoggingConfiguration"]["IncludeExecutionData"] is False
-    assert machine["LoggingConfiguration"]["Level"] == "ALL"
-    assert machine["TracingConfiguration"] == {"Enabled": True}
+    machines = stacks.resources("Team", "AWS::StepFunctions::StateMachine").values()
+    assert len(machines) == 3
+    for machine in machines:
+        assert machine["LoggingConfiguration"]["IncludeExecutionData"] is False
+        assert machine["LoggingConfiguration"]["Level"] == "ALL"
+        assert machine["TracingConfiguration"] == {"Enabled": True}
 
 
 def test_group_has_no_desired_capacity(stacks: Stacks) -> None:
@@ -152,6 +212,16 @@ def test_group_has_no_desired_capacity(stacks: Stacks) -> None:
             {"stall_timeout": Duration.seconds(0)},
             "'stall_timeout' must be whole seconds and at least 1, got 0 seconds",
         ),
+        (
+            {"lease_timeout": Duration.seconds(60)},
+            "'heartbeat' must be shorter than 'lease_timeout' (1 minute), got 1 minute",
+        ),
+        (
+            {"reaper_interval": Duration.seconds(90)},
+            "'reaper_interval' must be whole minutes and at least 1, got 1 minute 30 seconds",
+        ),
+        ({"max_cost_usd": 0}, "'max_cost_usd' must be more than 0 USD, got 0"),
+        ({"on_demand_prices": {"g5.xlarge": -1}}, "'g5.xlarge' must be more than 0 USD, got -1"),
     ],
 )
 def test_fails_when_times_contradict(options: dict[str, Any], sentence: str) -> None:
@@ -160,6 +230,13 @@ def test_fails_when_times_contradict(options: dict[str, Any], sentence: str) -> 
     with pytest.raises(ValueError, match="must be") as refused:
         add_training(stack, **options)
     assert str(refused.value) == sentence
+
+
+def test_fails_without_a_fleet() -> None:
+    """An engine needs something to start nodes in."""
+    with pytest.raises(ValueError, match="at least one") as refused:
+        Engine.ec2()
+    assert str(refused.value) == "'fleets' must be at least one, got none"
 
 
 def test_fails_when_a_fleet_serves_two_trainings() -> None:

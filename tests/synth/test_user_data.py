@@ -16,6 +16,8 @@ from horovod_node import contract
 
 pytestmark = pytest.mark.synth
 
+ENVIRONMENT = {contract.ENV_FLEET: "c8a1", contract.ENV_LEASE_SECONDS: "600"}
+
 
 def deployed(value: Any, names: Mapping[str, str]) -> str:
     """Evaluate a resolved template value as CloudFormation would, where *names* has what each Ref gives."""
@@ -45,7 +47,7 @@ def test_deployed_script_is_the_one_rendered_from_plain_values() -> None:
     user_data.add_commands(
         *node_user_data(
             image_uri=repository.repository_uri_for_tag("1"),
-            environment={contract.ENV_LEDGER_TABLE: group.log_group_name, "AWS_REGION": stack.region},
+            environment=ENVIRONMENT | {contract.ENV_LEDGER_TABLE: group.log_group_name, "AWS_REGION": stack.region},
             log_group_name=group.log_group_name,
         )
     )
@@ -60,7 +62,7 @@ def test_deployed_script_is_the_one_rendered_from_plain_values() -> None:
     }
     plain = node_user_data(
         image_uri="123456789012.dkr.ecr.eu-west-1.amazonaws.com/images-2CD:1",
-        environment={contract.ENV_LEDGER_TABLE: "nodes-1AB", "AWS_REGION": "eu-west-1"},
+        environment=ENVIRONMENT | {contract.ENV_LEDGER_TABLE: "nodes-1AB", "AWS_REGION": "eu-west-1"},
         log_group_name="nodes-1AB",
     )
     assert deployed(stack.resolve(user_data.render()), names).splitlines() == ["#!/bin/bash", *plain]

@@ -46,6 +46,7 @@ BAD: list[Any] = [
     None,
     17,
     True,
+    {**VALID, "hyperparameters": {"table": "x" * 50_000}},
     {**VALID, "gpu": 8},
     {**VALID, "colour": "red", "size": 3},
     {**VALID, "": 1},

@@ -312,6 +312,15 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
     ),
 )
 
+REQUEST_LIMIT: Final = 50_000
+"""
+Characters of a request as JSON. Step Functions takes five times as much, but what describes an execution holds the
+request once more, escaped, and must still fit into a state of the clean-up (262,144 bytes).
+"""
+REQUEST_TOO_LARGE: Final = (
+    f"the request must be at most {REQUEST_LIMIT} characters of JSON: "
+    "put large hyperparameters into a file of their own"
+)
 S3_URI_PATTERN: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$"
 """Bucket naming rules of S3 (3 to 63 of these characters), then a key or prefix."""
 CHANNEL_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
@@ -474,6 +483,8 @@ def check_request(
     """
     if not isinstance(request, dict):
         return [f"the request must be an object, got {_shown(request)}"]
+    if len(_shown(request)) > REQUEST_LIMIT:
+        return [REQUEST_TOO_LARGE]
     known = [field.name for field in REQUEST_FIELDS]
     problems = [
         f"'{name}' is not a field of a request; its fields are {', '.join(known)}"

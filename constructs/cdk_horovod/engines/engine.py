@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from aws_cdk import Duration
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
@@ -12,6 +13,7 @@ from constructs import Construct
 
 from cdk_horovod.image import TrainingImage
 from cdk_horovod.ledger import Ledger
+from horovod_node import contract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,48 +25,100 @@ class EngineTarget:
         image: The training image.
         ledger: Where nodes find their run.
         node_log_group: Where nodes write their logs.
+        lease_timeout: How long a node stays without a valid lease.
     """
 
     image: TrainingImage
     ledger: Ledger
     node_log_group: logs.ILogGroup
+    lease_timeout: Duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetConfig:
+    """
+    One fleet, as the workflow knows it.
+
+    Args:
+        id: Name of the fleet in the ledger.
+        group: Name of what is scaled, for the engine's states.
+        group_arn: ARN of it, for the permission of a node to take itself out.
+        size: What it can hold.
+        leader_market: Market that leaders come from, one of `contract.MARKETS`.
+        node_role: Role of its nodes; the training's grants go to it.
+    """
+
+    id: str
+    group: str
+    group_arn: str
+    size: contract.FleetSize
+    leader_market: str
+    node_role: iam.IRole
+
+
+class IFleetStates(Protocol):
+    """
+    Builds the states that act on the fleet in `$fleet`, for any state machine: a run's, the clean-up's, the reaper's.
+
+    `$fleet` is an object with the keys `id` and `group`. A run's states read `$request.gpus`, `$ring` and `$times`,
+    too. The workflow adds what they have in common: order, Catch, the loop until nothing runs.
+    """
+
+    def start(self, scope: Construct) -> tuple[sfn.TaskStateBase, ...]:
+        """Ask for nodes, in order; the first paid-for instance comes from the last, which sets `$times.asked_at`."""
+        ...
+
+    def explain(self, scope: Construct) -> sfn.TaskStateBase:
+        """Turn missing nodes into an outcome that carries the provider's own words."""
+        ...
+
+    def protect(self, scope: Construct) -> sfn.TaskStateBase:
+        """Keep the leader when the workers go, and name it in `$protected`."""
+        ...
+
+    def release(self, scope: Construct) -> sfn.TaskStateBase:
+        """End every node but the leader, in a number of calls that does not grow with the nodes."""
+        ...
+
+    def unprotect(self, scope: Construct) -> sfn.TaskStateBase:
+        """Undo the protection of the nodes in `$protected`."""
+        ...
+
+    def terminate(self, scope: Construct) -> sfn.TaskStateBase:
+        """End every node; repeating it is harmless."""
+        ...
+
+    def confirm(self, scope: Construct) -> sfn.TaskStateBase:
+        """Set `$running` to what is there or on its way, 0 for nothing, and `$protected` to the protected nodes."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """
-    States and facts that an engine contributes to the run's state machine.
-
-    The states share the run's variables (`cdk_horovod.workflow.definition`): they read `$request.gpus` and `$ring`,
-    and `confirm` sets `$running`. The workflow adds what they have in common: order, Catch, retries of the loop.
+    What an engine contributes to a training.
 
     Args:
-        fleet_id: Name of the fleet in the ledger.
-        max_gpus: GPUs that the engine can provide at once.
-        gpu_step: GPUs come in multiples of this.
-        leader_market: Market that the leader must come from, one of `contract.MARKETS`.
-        node_role: Role of the nodes; the training's grants go to it.
-        start: States that ask for nodes, in order. The first paid-for instance comes from the last of them.
-        explain: State that turns missing nodes into an outcome that carries the provider's own words.
-        protect: State that keeps the leader when the workers go, and sets `$protected`.
-        release: State that ends every node but the leader, in a number of calls that does not grow with the nodes.
-        unprotect: State that undoes *protect*.
-        terminate: State that ends every node; repeating it is harmless.
-        confirm: State that sets `$running` to the number of nodes left.
+        fleets: At least one; a run gets the first that is free and fits.
+        states: What acts on them.
     """
 
-    fleet_id: str
-    max_gpus: int
-    gpu_step: int
-    leader_market: str
-    node_role: iam.IRole
-    start: tuple[sfn.TaskStateBase, ...]
-    explain: sfn.TaskStateBase
-    protect: sfn.TaskStateBase
-    release: sfn.TaskStateBase
-    unprotect: sfn.TaskStateBase
-    terminate: sfn.TaskStateBase
-    confirm: sfn.TaskStateBase
+    fleets: tuple[FleetConfig, ...]
+    states: IFleetStates
+
+    @property
+    def fleets_in_order(self) -> list[dict[str, Any]]:
+        """The fleets as states read them, from `$fleets` and `$fleet`."""
+        return [
+            {
+                "id": fleet.id,
+                "group": fleet.group,
+                "leader_market": fleet.leader_market,
+                "max_gpus": fleet.size.max_gpus,
+                "gpu_step": fleet.size.gpu_step,
+            }
+            for fleet in self.fleets
+        ]
 
 
 class IEngine(Protocol):

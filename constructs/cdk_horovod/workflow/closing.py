@@ -9,7 +9,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow.states import RUN_PARTITION, call_aws, failure, jsonata
+from cdk_horovod.workflow.states import CONDITION_FAILED, RUN_PARTITION, call_aws, failure, jsonata
 from horovod_node import contract
 
 RECEIPT_VERSION = 1
@@ -41,22 +41,30 @@ def check_the_model(scope: Construct, *, bucket: s3.IBucket) -> sfn.TaskStateBas
     )
 
 
-def write_the_receipt(scope: Construct, *, bucket: s3.IBucket, fleet_id: str) -> sfn.TaskStateBase:
+def write_the_receipt(scope: Construct, *, bucket: s3.IBucket) -> sfn.TaskStateBase:
     """Build the state that leaves the run's record beside its model; Step Functions writes an object as JSON text."""
+    price = f"$price.{contract.USD_PER_HOUR}"
+    spent = f"$round(($millis() / 1000 - $price.{contract.BILLED_FROM}) * {price} / 3600, 4)"
     receipt = f"""$merge([
   {{
     'version': {RECEIPT_VERSION},
+    'written_by': 'workflow',
     'run': $run,
     'execution': $states.context.Execution.Id,
     'outcome': $outcome.succeeded ? 'succeeded' : 'failed',
     'request': $request,
-    'fleet': '{fleet_id}',
     'attempts': $attempt,
     'times': $merge([$times, {{'terminated_at': $now()}}])
   }},
+  $exists($fleet.id) ? {{'fleet': $fleet.id}} : {{}},
   $outcome.succeeded ? {{}} : {{'error': $outcome.error, 'cause': $outcome.cause}},
   $ring.gpus > 0 ? {{'gpus': $ring.gpus, 'leader': $ring.leader.node, 'nodes': [$ring.nodes]}} : {{}},
   $trained.ranks > 0 ? {{'ranks': $trained.ranks, 'steps': $trained.steps}} : {{}},
+  {price} > 0 ? {{'cost': {{
+    'ceiling_usd': $price.{contract.CEILING_USD}, 'usd_per_hour': {price}, 'spent_usd': {spent}
+  }}}} : {{}},
+  $ring.gpus > 0 and $exists($request.{contract.MAX_COST_USD}) and {price} = 0
+    ? {{'{contract.NOTICE}': $price.{contract.NOTICE}}} : {{}},
   $outcome.succeeded ? {{'model': {{
     'uri': 's3://{bucket.bucket_name}/' & {_key(contract.model_key)}, 'bytes': $saved.bytes, 'files': $saved.files
   }}}} : {{}}
@@ -73,6 +81,56 @@ def write_the_receipt(scope: Construct, *, bucket: s3.IBucket, fleet_id: str) ->
             "Body": jsonata(receipt),
         },
         resources=[bucket.arn_for_objects(contract.receipt_key("*"))],
+    )
+
+
+def write_the_receipt_of_a_stopped_run(
+    scope: Construct, *, bucket: s3.IBucket, writer: str, name: str = "Write the receipt"
+) -> sfn.TaskStateBase:
+    """
+    Build the state that writes the receipt of a run whose own execution cannot any more.
+
+    It reads `$run` and `$execution` (see `describe_the_execution`). A receipt that is there already stays.
+
+    Args:
+        writer: Who writes it, for its reader.
+        name: The state's name.
+    """
+    error = f"""$execution.status = 'TIMED_OUT' ? '{contract.ERROR_TIMED_OUT}'
+      : $execution.error != '' ? $execution.error : '{contract.ERROR_ABORTED}'"""
+    cause = """$execution.status = 'TIMED_OUT' ? 'The execution reached its own time limit.'
+      : $execution.cause != '' ? $execution.cause : 'The execution was stopped from outside.'"""
+    receipt = f"""$merge([
+  {{
+    'version': {RECEIPT_VERSION},
+    'written_by': '{writer}',
+    'run': $run,
+    'execution': $execution.arn,
+    'outcome': 'failed',
+    'error': {error},
+    'cause': {cause},
+    'request': $parse($execution.input),
+    'times': {{
+      'started_at': $execution.started_at, 'stopped_at': $execution.stopped_at, 'terminated_at': $now()
+    }}
+  }},
+  $fleet.id != '' ? {{'fleet': $fleet.id}} : {{}}
+])"""
+    return call_aws(
+        scope,
+        name,
+        service="s3",
+        action="putObject",
+        parameters={
+            "Bucket": bucket.bucket_name,
+            "Key": jsonata(_key(contract.receipt_key)),
+            "ContentType": "application/json",
+            "Body": jsonata(receipt),
+            "IfNoneMatch": "*",
+        },
+        resources=[bucket.arn_for_objects(contract.receipt_key("*"))],
+        # S3 has no error name of its own for a condition that failed; two retries do no harm then.
+        retries=2,
     )
 
 
@@ -101,6 +159,29 @@ def close_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
             },
         },
         resources=[ledger.table.table_arn],
+    )
+
+
+def close_a_stopped_run(scope: Construct, *, ledger: Ledger, name: str = "Close the run") -> sfn.TaskStateBase:
+    """Build the state that marks a run as failed whose own execution cannot; one that has a model stays as it is."""
+    return call_aws(
+        scope,
+        name,
+        service="dynamodb",
+        action="updateItem",
+        parameters={
+            "TableName": ledger.table.table_name,
+            "Key": {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}},
+            "UpdateExpression": "SET #stage = :failed",
+            "ConditionExpression": "attribute_exists(#stage) AND #stage <> :succeeded",
+            "ExpressionAttributeNames": {"#stage": contract.STAGE},
+            "ExpressionAttributeValues": {
+                ":failed": {"S": contract.STAGE_FAILED},
+                ":succeeded": {"S": contract.STAGE_SUCCEEDED},
+            },
+        },
+        resources=[ledger.table.table_arn],
+        answers=[CONDITION_FAILED],
     )
 
 

@@ -2,15 +2,15 @@
 The whole run on one screen.
 
 Variables, in the order in which they come: `$run` (execution name), `$attempt`, `$times` (ISO 8601, for the receipt),
-`$outcome` (succeeded, error, cause), `$request` (with its defaults), `$ring`, `$trained` and `$saved` (the leader's
-answers, see `horovod_node.contract`), `$protected` and `$running` (set by the engine's states).
+`$outcome` (succeeded, error, cause), `$request` (with its defaults), `$fleets` (those that fit), `$open` (those whose
+turn it is), `$fleet` (the one reserved), `$fresh` (nothing was started in it yet), `$ring`, `$trained` and `$saved`
+(the leader's answers, see `horovod_node.contract`), `$price`, `$protected` and `$running` (set by the engine's
+states).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
@@ -19,14 +19,14 @@ from constructs import Construct
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.storage import ITrainingStorage
-from cdk_horovod.workflow import closing, lease, token_tasks
+from cdk_horovod.workflow import closing, lease, line, token_tasks
+from cdk_horovod.workflow.admission import check_the_data, check_the_request, record_the_run
+from cdk_horovod.workflow.emptying import Emptying
 from cdk_horovod.workflow.limits import RunLimits
-from cdk_horovod.workflow.request import defaults_expression, problems_expression
-from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_PARTITION, call_aws, failure, jsonata
+from cdk_horovod.workflow.outcome import leader_lost, lease_lost, out_of_time
+from cdk_horovod.workflow.pricing import price_the_ring
+from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, failure, jsonata
 from horovod_node import contract
-
-LEDGER_DAYS = 90
-"""Days that a run's items stay in the ledger: as long as Step Functions keeps its history."""
 
 
 def run_definition(
@@ -36,220 +36,111 @@ def run_definition(
     storage: ITrainingStorage,
     readable: Sequence[s3.IBucket],
     ledger: Ledger,
+    queue: str,
     limits: RunLimits,
+    max_cost_usd: float | None,
+    on_demand_prices: Mapping[str, float],
 ) -> sfn.IChainable:
     """
     Build the run's graph: check, reserve, start, train, save, terminate, confirm, receipt, release.
 
     From *Start nodes* on, every path leads through *Confirm that nothing runs*; a test walks them all.
     """
-    bucket, fleet_id = storage.model_bucket, engine.fleet_id
+    bucket, states = storage.model_bucket, engine.states
 
     # The end, which every run reaches. A step that fails here never keeps the next one from being tried.
     end = closing.outcome(scope, bucket=bucket)
-    release = lease.release(scope, ledger=ledger, fleet_id=fleet_id)
+    release = lease.release(scope, ledger=ledger)
     close = closing.close_the_run(scope, ledger=ledger)
-    receipt = closing.write_the_receipt(scope, bucket=bucket, fleet_id=fleet_id)
+    receipt = closing.write_the_receipt(scope, bucket=bucket)
     receipt.add_catch(close).next(close)
     close.add_catch(release).next(release)
     release.add_catch(end).next(end)
 
-    terminate = _terminate(scope, engine=engine, limits=limits, then=receipt)
+    # The fleet is emptied twice: what a run finds in it goes before the nodes start, and everything goes in the end.
+    begin_or_end = sfn.Choice.jsonata(scope, "Nodes started?", outputs=NO_OUTPUT)
+    emptying = Emptying(
+        scope,
+        states=states,
+        ledger=ledger,
+        hold=limits.hold,
+        pause=limits.poll_interval,
+        empty=begin_or_end,
+        lost=receipt,
+        lost_assign=lease_lost(),
+    )
+    terminate = emptying.terminate
 
     # The run itself.
+    start = states.start(scope)
+    explain, protect, release_workers = states.explain(scope), states.protect(scope), states.release(scope)
     ring = token_tasks.wait_for_the_ring(scope, ledger=ledger, limits=limits)
     train = token_tasks.train(scope, ledger=ledger, limits=limits)
     save = token_tasks.save_the_model(scope, ledger=ledger, limits=limits)
     check = closing.check_the_model(scope, bucket=bucket)
+    price = price_the_ring(scope, ledger=ledger, on_demand_prices=on_demand_prices, then=train)
 
     ring.add_catch(
-        engine.explain,
+        explain,
         errors=[token_tasks.HEARTBEAT_MISSED, token_tasks.TIMED_OUT],
         assign=failure(contract.ERROR_RING_NOT_FORMED, "'The nodes did not all come in time.'"),
     )
-    engine.explain.add_catch(terminate).next(terminate)
+    explain.add_catch(terminate).next(terminate)
     for task in (train, save):
-        task.add_catch(
-            terminate,
-            errors=[token_tasks.HEARTBEAT_MISSED],
-            assign=failure(
-                contract.ERROR_LEADER_LOST,
-                f"'No heartbeat for {limits.heartbeat.to_seconds()} s from the leader ' & $ring.leader.node "
-                "& '. Its instance or its agent died: see the log of this node.'",
-            ),
-        )
-    train.add_catch(
-        terminate,
-        errors=[token_tasks.TIMED_OUT],
-        assign=failure(
-            contract.ERROR_MAX_RUNTIME,
-            f"'The training took longer than its {contract.MAX_RUNTIME_SECONDS}, ' "
-            f"& $request.{contract.MAX_RUNTIME_SECONDS} & ' s.'",
-        ),
-    )
-    for task in (*engine.start, ring, train, save, check):
+        task.add_catch(terminate, errors=[token_tasks.HEARTBEAT_MISSED], assign=leader_lost(limits))
+    train.add_catch(terminate, errors=[token_tasks.TIMED_OUT], assign=out_of_time())
+    for task in (*start, ring, train, save, check):
         task.add_catch(terminate, assign=CAUGHT)
     # Keeping workers through the upload costs money; losing the model for it would cost more.
-    for task in (engine.protect, engine.release):
+    for task in (protect, release_workers):
         task.add_catch(save)
 
-    started = sfn.Chain.start(engine.start[0])
-    for state in (*engine.start[1:], ring, train, engine.protect, engine.release, save, check, terminate):
-        started = started.next(state)
+    begun = sfn.Chain.start(start[0])
+    for state in (*start[1:], ring, price):
+        begun = begun.next(state)
+    ended = sfn.Chain.start(train)
+    for state in (protect, release_workers, save, check, terminate):
+        ended = ended.next(state)
+    begin_or_end.when(sfn.Condition.jsonata(jsonata("$fresh")), start[0], assign={"fresh": False}).otherwise(receipt)
 
-    reserve = lease.reserve(scope, ledger=ledger, fleet_id=fleet_id, limits=limits)
-    queue = lease.wait_for_the_fleet(scope, limits=limits, then=reserve, refused=receipt)
-    reserve.add_catch(queue, errors=[lease.FLEET_IS_TAKEN])
-    reserve.add_catch(receipt, assign=CAUGHT)
-    reserve.next(started)
-
-    record = _record_the_run(scope, engine=engine, storage=storage, ledger=ledger, limits=limits)
+    record = record_the_run(scope, storage=storage, ledger=ledger, limits=limits)
     record.add_catch(receipt, assign=CAUGHT)
-    data = _check_the_data(scope, readable=readable, refused=receipt, then=record)
-    record.next(reserve)
-    return _check_the_request(scope, engine=engine, limits=limits, refused=receipt, then=data)
+    data = check_the_data(scope, readable=readable, refused=receipt, then=record)
+    record.next(
+        _queue(scope, engine=engine, ledger=ledger, queue=queue, limits=limits, then=emptying.confirm, refused=receipt)
+    )
+    return check_the_request(scope, engine=engine, limits=limits, max_cost_usd=max_cost_usd, refused=receipt, then=data)
 
 
-def _check_the_request(
-    scope: Construct, *, engine: EngineConfig, limits: RunLimits, refused: sfn.IChainable, then: sfn.IChainable
+def _queue(
+    scope: Construct,
+    *,
+    engine: EngineConfig,
+    ledger: Ledger,
+    queue: str,
+    limits: RunLimits,
+    then: sfn.IChainable,
+    refused: sfn.IChainable,
 ) -> sfn.IChainable:
-    longest = int(limits.max_runtime.to_seconds())
-    check = sfn.Pass.jsonata(
-        scope,
-        "Check the request",
-        assign={
-            "run": jsonata("$states.context.Execution.Name"),
-            "attempt": 1,
-            "times": {"started_at": jsonata("$states.context.Execution.StartTime")},
-            "remove_at": jsonata(f"$string($floor($millis() / 1000) + {LEDGER_DAYS * 86_400})"),
-            "request": jsonata("$states.input"),
-            "problems": jsonata(
-                problems_expression(gpu_step=engine.gpu_step, max_gpus=engine.max_gpus, max_runtime_seconds=longest)
-            ),
-            # As an expression: asl-validator 4.0.0 takes no plain empty string.
-            "outcome": {"succeeded": False, "error": jsonata("''"), "cause": jsonata("''")},
-            "protected": False,
-            "ring": {"gpus": 0},
-            "trained": {"ranks": 0},
-            "saved": {"bytes": 0},
-        },
+    """Wait in line until a fleet can be reserved; leave the line in either case."""
+    interval = limits.queue_interval(fleets=len(engine.fleets))
+    look = line.look_at_the_line(scope, ledger=ledger, queue=queue, interval=interval)
+    reserve = lease.reserve(scope, ledger=ledger, limits=limits)
+    leave = line.leave_the_line(scope, ledger=ledger, queue=queue)
+    left = (
+        sfn.Choice.jsonata(scope, "Fleet reserved?", outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata("$outcome.error = ''")), then)
+        .otherwise(refused)
     )
-    refuse = sfn.Pass.jsonata(
-        scope, "Refuse the request", assign=failure(contract.ERROR_INVALID_REQUEST, "$problems"), outputs=NO_OUTPUT
+    leave.add_catch(left).next(left)
+    first = sfn.Choice.jsonata(scope, "First in line?", outputs=NO_OUTPUT)
+    wait = line.wait_in_line(scope, interval=interval, queue_timeout=limits.queue_timeout, then=look, leave=leave)
+    first.when(sfn.Condition.jsonata(jsonata("$count($open) > 0")), reserve).otherwise(wait)
+    # A fleet that is taken, or cannot be asked for now, is not open: the next one, or the next look.
+    reserve.add_catch(
+        first,
+        assign={"open": jsonata("[$filter($open, function($fleet) { $fleet.id != $open[0].id })]")},
     )
-    complete = sfn.Pass.jsonata(
-        scope,
-        "Complete the request",
-        assign={"request": jsonata(defaults_expression(max_runtime_seconds=longest))},
-        outputs=NO_OUTPUT,
-    )
-    refuse.next(refused)
-    complete.next(then)
-    return check.next(
-        sfn.Choice.jsonata(scope, "Request valid?")
-        .when(sfn.Condition.jsonata(jsonata("$problems = ''")), complete)
-        .otherwise(refuse)
-    )
-
-
-def _check_the_data(
-    scope: Construct, *, readable: Sequence[s3.IBucket], refused: sfn.IChainable, then: sfn.IChainable
-) -> sfn.IChainable:
-    """Look at one key of every channel: an empty prefix is found before anything is paid for."""
-    address = "$substringAfter($states.input.uri, 's3://')"
-    look = call_aws(
-        scope,
-        "Look at the channel",
-        service="s3",
-        action="listObjectsV2",
-        iam_action="s3:ListBucket",
-        parameters={
-            "Bucket": jsonata(f"$substringBefore({address}, '/')"),
-            "Prefix": jsonata(f"$substringAfter({address}, '/')"),
-            "MaxKeys": 1,
-        },
-        resources=[bucket.bucket_arn for bucket in readable],
-        outputs={
-            "name": jsonata("$states.input.name"),
-            "uri": jsonata("$states.input.uri"),
-            "keys": jsonata("$states.result.KeyCount"),
-        },
-    )
-    empty = """$map(
-      $filter($states.result, function($channel) { $channel.keys = 0 }),
-      function($channel) { "'data." & $channel.name & "' is empty: " & $channel.uri & " holds no object" }
-    )"""
-    check = sfn.Map.jsonata(
-        scope,
-        "Check the data",
-        items=sfn.ProvideItems.jsonata(
-            jsonata("[$each($request.data, function($uri, $name) { {'name': $name, 'uri': $uri} })]")
-        ),
-        max_concurrency=8,
-        assign={"problems": jsonata(f"$join([{empty}], '; ')")},
-        outputs=NO_OUTPUT,
-    )
-    check.item_processor(look)
-    check.add_catch(refused, assign=CAUGHT)
-    refuse = sfn.Pass.jsonata(
-        scope, "Refuse the data", assign=failure(contract.ERROR_DATA_NOT_FOUND, "$problems"), outputs=NO_OUTPUT
-    )
-    refuse.next(refused)
-    return check.next(
-        sfn.Choice.jsonata(scope, "Data there?")
-        .when(sfn.Condition.jsonata(jsonata("$problems = ''")), then)
-        .otherwise(refuse)
-    )
-
-
-def _record_the_run(
-    scope: Construct, *, engine: EngineConfig, storage: ITrainingStorage, ledger: Ledger, limits: RunLimits
-) -> sfn.TaskStateBase:
-    settings = contract.RunSettings(
-        model_bucket=storage.model_bucket.bucket_name,
-        heartbeat_seconds=int(limits.heartbeat.to_seconds()),
-        first_step_seconds=int(limits.first_step_timeout.to_seconds()),
-        stall_seconds=int(limits.stall_timeout.to_seconds()),
-        leader_market=engine.leader_market,
-    )
-    return call_aws(
-        scope,
-        "Record the run",
-        service="dynamodb",
-        action="putItem",
-        parameters={
-            "TableName": ledger.table.table_name,
-            "Item": {
-                contract.PARTITION_KEY: RUN_PARTITION,
-                contract.SORT_KEY: {"S": contract.RUN_SORT_KEY},
-                contract.VERSION: {"N": str(contract.CONTRACT_VERSION)},
-                contract.FLEET: {"S": engine.fleet_id},
-                contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
-                contract.STAGE: {"S": contract.STAGE_QUEUED},
-                contract.CREATED_AT: {"N": jsonata("$string($floor($millis() / 1000))")},
-                contract.REQUEST_JSON: {"S": jsonata("$string($request)")},
-                contract.SETTINGS_JSON: {"S": json.dumps(asdict(settings))},
-                # Nodes give their own items the same end.
-                contract.TTL_ATTRIBUTE: {"N": jsonata("$remove_at")},
-            },
-        },
-        resources=[ledger.table.table_arn],
-    )
-
-
-def _terminate(scope: Construct, *, engine: EngineConfig, limits: RunLimits, then: sfn.IChainable) -> sfn.IChainable:
-    """Terminate until a look at the fleet confirms that nothing runs; no error and no number of tries ends the loop."""
-    wait = sfn.Wait.jsonata(
-        scope, "Wait for the nodes to go", time=sfn.WaitTime.duration(limits.poll_interval), outputs=NO_OUTPUT
-    )
-    start = sfn.Choice.jsonata(scope, "Leader protected?", outputs=NO_OUTPUT)
-    start.when(sfn.Condition.jsonata(jsonata("$protected")), engine.unprotect).otherwise(engine.terminate)
-    engine.unprotect.add_catch(engine.terminate).next(engine.terminate)
-    engine.terminate.add_catch(wait).next(engine.confirm)
-    engine.confirm.add_catch(wait).next(
-        sfn.Choice.jsonata(scope, "Anything running?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$running > 0")), wait)
-        .otherwise(then)
-    )
-    wait.next(start)
-    return start
+    reserve.next(leave)
+    look.add_catch(wait).next(first)
+    return look

@@ -1,5 +1,5 @@
 """
-Draws the state machine as a Mermaid flowchart.
+Draws the state machines as Mermaid flowcharts.
 
     python -m cdk_horovod.workflow.graph TEMPLATE OUT.md
 """
@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cdk_horovod.workflow.resolved import resolved_definitions
+from cdk_horovod.workflow.resolved import by_layer
 
+_TITLES = {"run": "A run", "clean-up": "The clean-up after a run", "reaper": "The reaper"}
 _SHAPES = {"Choice": ("{", "}"), "Succeed": ("([", "])"), "Fail": ("([", "])"), "Wait": ("[/", "/]")}
 
 
@@ -49,12 +50,22 @@ def _ways(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def main(arguments: list[str]) -> None:
     """Read a template, write a Markdown file."""
     template, out = map(Path, arguments)
-    (definition,) = resolved_definitions(json.loads(template.read_text())).values()
+    definitions = by_layer(json.loads(template.read_text()))
+    charts = [f"## {_TITLES[layer]}\n\n{drawn(definition)}" for layer, definition in definitions.items()]
     out.write_text(
-        "# The run's state machine\n\n"
+        "# The state machines\n\n"
         "Drawn by `make graph` from the synthesised template. Dotted: after an error. ⏳: waits for the leader.\n\n"
-        f"```mermaid\n{mermaid(definition)}```\n"
+        + "\n".join(charts)
     )
+
+
+def drawn(definition: Mapping[str, Any]) -> str:
+    """Draw *definition*, and below it what it does for each item of a list, as Markdown."""
+    text = f"```mermaid\n{mermaid(definition)}```\n"
+    for name, state in definition["States"].items():
+        if "ItemProcessor" in state:
+            text += f"\n*{name}*, each:\n\n{drawn(state['ItemProcessor'])}"
+    return text
 
 
 if __name__ == "__main__":

@@ -1,6 +1,14 @@
-"""Getting the fleet, waiting for it, and giving it back."""
+"""
+A fleet's lease: taken, renewed, given back.
+
+Who scales a fleet holds its lease at that moment, whoever it is: a run, the clean-up or the reaper. Each write below is
+conditional, so that none of them ever acts on a fleet that has gone to somebody else.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from aws_cdk import Duration
 from aws_cdk import aws_stepfunctions as sfn
@@ -8,96 +16,243 @@ from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow.limits import RunLimits
-from cdk_horovod.workflow.states import NO_OUTPUT, call_aws, failure, jsonata, now_as
+from cdk_horovod.workflow.states import (
+    CONDITION_FAILED,
+    NOW,
+    RUN_PARTITION,
+    TRANSACTION_CANCELED,
+    call_aws,
+    jsonata,
+    now_as,
+)
 from horovod_node import contract
 
-FLEET_IS_TAKEN = "DynamoDb.ConditionalCheckFailedException"
-"""Error of a conditional write through the SDK integration (the optimised one spells it `DynamoDB.…`)."""
+MINE = "#execution = :execution"
+"""The condition that this execution holds the lease."""
 
-_RUN_NAMES = {"#run": contract.RUN}
-_RUN_VALUES = {":run": {"S": jsonata("$run")}}
+_EXECUTION_NAME = {"#execution": contract.EXECUTION}
+_EXECUTION_VALUE = {":execution": {"S": jsonata("$states.context.Execution.Id")}}
 
 
-def reserve(scope: Construct, *, ledger: Ledger, fleet_id: str, limits: RunLimits) -> sfn.TaskStateBase:
+def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskStateBase:
     """
-    Build the state that takes the fleet's lease, or fails with `FLEET_IS_TAKEN`.
+    Build the state that takes the lease of `$open[0]`, or fails with `TRANSACTION_CANCELED`.
 
-    The same run may take it twice: the answer of a write that succeeded can get lost.
+    Free is a fleet whose lease is missing, or has been expired for so long that every node of its last holder has taken
+    itself out. The same run may take it twice: the answer of a write that succeeded can get lost.
+
+    Sets `$fleet`, and tells the run's item of it in the same transaction: at no time does a run hold a fleet that its
+    item does not name.
     """
-    partition, sort = contract.lease_key(fleet_id)
-    now = "$floor($millis() / 1000)"
-    state = call_aws(
-        scope,
-        "Reserve the fleet",
-        service="dynamodb",
-        action="putItem",
-        parameters={
-            "TableName": ledger.table.table_name,
-            "Item": {
-                contract.PARTITION_KEY: {"S": partition},
-                contract.SORT_KEY: {"S": sort},
-                contract.RUN: {"S": jsonata("$run")},
-                contract.ATTEMPT: {"N": jsonata("$string($attempt)")},
-                contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
-                contract.ACQUIRED_AT: {"N": jsonata(f"$string({now})")},
-                contract.EXPIRES_AT: {"N": jsonata(f"$string({now} + {limits.execution_timeout.to_seconds()})")},
-            },
-            "ConditionExpression": f"attribute_not_exists({contract.PARTITION_KEY}) OR #run = :run",
-            "ExpressionAttributeNames": _RUN_NAMES,
-            "ExpressionAttributeValues": _RUN_VALUES,
+    table = ledger.table.table_name
+    longest = f"$request.{contract.MAX_RUNTIME_SECONDS} + {limits.without_training.to_seconds()}"
+    take = {
+        "TableName": table,
+        "Item": {
+            **fleet_key("$open[0].id"),
+            contract.RUN: {"S": jsonata("$run")},
+            contract.ATTEMPT: {"N": jsonata("$string($attempt)")},
+            contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
+            contract.ACQUIRED_AT: {"N": jsonata(f"$string({NOW})")},
+            contract.EXPIRES_AT: {"N": jsonata(f"$string({NOW} + {limits.hold.to_seconds()})")},
+            contract.ENDS_BY: {"N": jsonata(f"$string({NOW} + {longest})")},
+            contract.LEADER_MARKET: {"S": jsonata("$open[0].leader_market")},
         },
-        resources=[ledger.table.table_arn],
-        assign={"times": now_as("reserved_at")},
-        retry=False,
-    )
-    # A taken fleet is an answer, not an outage: it goes to the queue at once. The first matching retrier counts.
-    state.add_retry(errors=[FLEET_IS_TAKEN], max_attempts=0)
-    state.add_retry(errors=["States.ALL"], max_attempts=5, interval=Duration.seconds(1), backoff_rate=2)
-    return state
-
-
-def wait_for_the_fleet(scope: Construct, *, limits: RunLimits, then: sfn.IChainable, refused: sfn.State) -> sfn.State:
-    """Build the queue: try *then* again every poll interval, and go to *refused* after the queue timeout."""
-    waited = "$millis() - $toMillis($times.started_at)"
-    allowed = limits.queue_timeout.to_seconds()
-    give_up = sfn.Pass.jsonata(
+        "ConditionExpression": f"attribute_not_exists(#pk) OR {MINE} OR #expiry < :abandoned",
+        "ExpressionAttributeNames": {
+            "#pk": contract.PARTITION_KEY,
+            "#expiry": contract.EXPIRES_AT,
+            **_EXECUTION_NAME,
+        },
+        "ExpressionAttributeValues": {
+            ":abandoned": {"N": jsonata(f"$string({NOW} - {limits.lease_timeout.to_seconds()})")},
+            **_EXECUTION_VALUE,
+        },
+    }
+    tell = {
+        "TableName": table,
+        "Key": {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}},
+        "UpdateExpression": "SET #fleet = :fleet, #stage = :stage",
+        "ExpressionAttributeNames": {"#fleet": contract.FLEET, "#stage": contract.STAGE},
+        "ExpressionAttributeValues": {
+            ":fleet": {"S": jsonata("$open[0].id")},
+            ":stage": {"S": contract.STAGE_STARTING},
+        },
+    }
+    return call_aws(
         scope,
-        "Leave the queue",
-        assign=failure(
-            contract.ERROR_QUEUE_TIMEOUT,
-            f"'Another run holds the fleet; this one waited {allowed} s for it, the queue_timeout.'",
-        ),
-        outputs=NO_OUTPUT,
+        "Reserve a fleet",
+        service="dynamodb",
+        action="transactWriteItems",
+        # The permission is that of the writes inside; DynamoDB has no action of the transaction's own.
+        iam_action="dynamodb:PutItem",
+        parameters={"TransactItems": [{"Put": take}, {"Update": tell}]},
+        resources=[ledger.table.table_arn],
+        assign={"fleet": jsonata("$open[0]"), "times": now_as("reserved_at")},
+        # A fleet that is taken goes to the next one at once.
+        answers=[TRANSACTION_CANCELED],
     )
-    give_up.next(refused)
-    wait = sfn.Wait.jsonata(
-        scope, "Wait for the fleet", time=sfn.WaitTime.duration(limits.poll_interval), outputs=NO_OUTPUT
-    )
-    return wait.next(
-        sfn.Choice.jsonata(scope, "Waited too long?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata(f"{waited} > {allowed * 1000}")), give_up)
-        .otherwise(then)
-    ).start_state
 
 
-def release(scope: Construct, *, ledger: Ledger, fleet_id: str) -> sfn.TaskStateBase:
-    """Build the state that gives the fleet back, if and only if this run holds it."""
-    partition, sort = contract.lease_key(fleet_id)
-    state = call_aws(
+def hold(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn.TaskStateBase:
+    """Build the state that renews the lease of `$fleet`, or fails with `CONDITION_FAILED` if somebody else has it."""
+    return _update(
+        scope,
+        "Hold the fleet",
+        ledger=ledger,
+        update="SET #expiry = :expiry",
+        names={"#expiry": contract.EXPIRES_AT},
+        values={":expiry": {"N": jsonata(f"$string({NOW} + {seconds.to_seconds()})")}},
+    )
+
+
+def leave_to_the_next_round(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
+    """Build the state that ends this execution's hold on a fleet which is not empty yet."""
+    return _update(
+        scope,
+        "Leave the lease to the next round",
+        ledger=ledger,
+        update="SET #expiry = :expiry",
+        names={"#expiry": contract.EXPIRES_AT},
+        values={":expiry": {"N": jsonata(f"$string({NOW})")}},
+    )
+
+
+def release(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
+    """Build the state that gives `$fleet` back, if and only if this execution holds it."""
+    return call_aws(
         scope,
         "Release the fleet",
         service="dynamodb",
         action="deleteItem",
         parameters={
             "TableName": ledger.table.table_name,
-            "Key": {contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}},
-            "ConditionExpression": "#run = :run",
-            "ExpressionAttributeNames": _RUN_NAMES,
-            "ExpressionAttributeValues": _RUN_VALUES,
+            "Key": fleet_key("$fleet.id"),
+            "ConditionExpression": MINE,
+            "ExpressionAttributeNames": _EXECUTION_NAME,
+            "ExpressionAttributeValues": _EXECUTION_VALUE,
         },
         resources=[ledger.table.table_arn],
-        retry=False,
+        retries=8,
+        answers=[CONDITION_FAILED],
     )
-    state.add_retry(errors=[FLEET_IS_TAKEN], max_attempts=0)
-    state.add_retry(errors=["States.ALL"], max_attempts=8, interval=Duration.seconds(1), backoff_rate=2)
-    return state
+
+
+def read(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
+    """Build the state that sets `$lease`: `holder`, `execution`, `expires_at` and `run`, for a missing one '' and 0."""
+
+    def text(attribute: str) -> str:
+        value = f"$states.result.Item.{attribute}.S"
+        return f"$exists({value}) ? {value} : ''"
+
+    expiry = f"$states.result.Item.{contract.EXPIRES_AT}.N"
+    return call_aws(
+        scope,
+        "Read the lease",
+        service="dynamodb",
+        action="getItem",
+        parameters={
+            "TableName": ledger.table.table_name,
+            "Key": fleet_key("$fleet.id"),
+            "ConsistentRead": True,
+        },
+        resources=[ledger.table.table_arn],
+        assign={
+            "lease": jsonata(
+                f"""{{
+  'holder': {text(contract.RUN)},
+  'execution': {text(contract.EXECUTION)},
+  'expires_at': $exists({expiry}) ? $number({expiry}) : 0,
+  'run': $exists($states.result.Item.{contract.RECLAIMED_FROM}.S)
+    ? $states.result.Item.{contract.RECLAIMED_FROM}.S : {text(contract.RUN)}
+}}"""
+            )
+        },
+    )
+
+
+def take_from(
+    scope: Construct,
+    *,
+    ledger: Ledger,
+    holder: str,
+    condition: str,
+    values: Mapping[str, Any],
+    run: str,
+    seconds: Duration,
+    assign: Mapping[str, Any] | None = None,
+    retries: int = 3,
+) -> sfn.TaskStateBase:
+    """
+    Build the state that takes the lease of `$fleet` for the clean-up or the reaper.
+
+    Args:
+        holder: `contract.CLEAN_UP` or `contract.REAPER`.
+        condition: When it may; `#run`, `#execution` and `#expiry` name the lease's attributes. Taking what this
+            execution holds already is always allowed.
+        values: Of the condition.
+        run: Expression of the run that held the fleet, or of ''.
+        seconds: How long nobody else may take it.
+        assign: Variables set then.
+        retries: See `call_aws`.
+    """
+    return _update(
+        scope,
+        "Take the lease",
+        ledger=ledger,
+        update="SET #run = :holder, #execution = :execution, #expiry = :expiry, #reclaimed = :reclaimed",
+        condition=f"{MINE} OR {condition}",
+        names={
+            "#run": contract.RUN,
+            "#expiry": contract.EXPIRES_AT,
+            "#reclaimed": contract.RECLAIMED_FROM,
+        },
+        values={
+            ":holder": {"S": holder},
+            ":expiry": {"N": jsonata(f"$string({NOW} + {seconds.to_seconds()})")},
+            ":reclaimed": {"S": jsonata(run)},
+            **values,
+        },
+        assign=assign,
+        retries=retries,
+    )
+
+
+def fleet_key(fleet: str) -> dict[str, dict[str, str]]:
+    """Write the key of a lease as DynamoDB takes it; *fleet* is the expression of the fleet's name."""
+    return {
+        contract.PARTITION_KEY: {"S": jsonata(f"'{contract.FLEET_PREFIX}' & {fleet}")},
+        contract.SORT_KEY: {"S": contract.LEASE_SORT_KEY},
+    }
+
+
+def _update(
+    scope: Construct,
+    name: str,
+    *,
+    ledger: Ledger,
+    update: str,
+    names: Mapping[str, str],
+    values: Mapping[str, Any],
+    condition: str = MINE,
+    assign: Mapping[str, Any] | None = None,
+    retries: int = 3,
+) -> sfn.TaskStateBase:
+    return call_aws(
+        scope,
+        name,
+        service="dynamodb",
+        action="updateItem",
+        parameters={
+            "TableName": ledger.table.table_name,
+            "Key": fleet_key("$fleet.id"),
+            "UpdateExpression": update,
+            "ConditionExpression": condition,
+            "ExpressionAttributeNames": {**_EXECUTION_NAME, **names},
+            "ExpressionAttributeValues": {**_EXECUTION_VALUE, **values},
+        },
+        resources=[ledger.table.table_arn],
+        assign=assign,
+        retries=retries,
+        answers=[CONDITION_FAILED],
+    )

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from aws_cdk import Duration
+
+_EVENTS_OF_THE_QUEUE = 18_000
+"""The rest is for the run itself, and for an hour of looks at nodes that go away (20 events each)."""
+_EVENTS_OF_A_LOOK = 11
+"""A task makes 5, a choice or a wait 2: one of the first kind, two and one of the others."""
+_EVENTS_OF_A_FLEET = 8
+"""Trying to take it, in vain, and going on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +29,8 @@ class RunLimits:
         heartbeat: The leader is given up after this long without a heartbeat.
         first_step_timeout: The first training step must come this long after the ranks started.
         stall_timeout: Every later step must come this long after the one before.
-        poll_interval: Pause between two looks at the queue, and between two looks at nodes that are going away.
+        lease_timeout: How long a lease is valid after it was renewed, and how long a node stays without a valid one.
+        poll_interval: Pause between two looks at nodes that are going away, and the shortest one in the queue.
 
     Raises:
         ValueError: If two of them contradict each other, or one is not in whole seconds of at least 1.
@@ -35,6 +44,7 @@ class RunLimits:
     heartbeat: Duration
     first_step_timeout: Duration
     stall_timeout: Duration
+    lease_timeout: Duration
     poll_interval: Duration
 
     def __post_init__(self) -> None:
@@ -45,6 +55,7 @@ class RunLimits:
         for shorter, longer in (
             ("heartbeat", "max_runtime"),
             ("heartbeat", "save_timeout"),
+            ("heartbeat", "lease_timeout"),
             ("launch_timeout", "start_timeout"),
         ):
             short, long = getattr(self, shorter), getattr(self, longer)
@@ -55,11 +66,38 @@ class RunLimits:
                 )
 
     @property
+    def hold(self) -> Duration:
+        """
+        How long a lease holds that was taken or renewed by a state machine.
+
+        Until the first node is up nobody else renews it; from then on its leader does.
+        """
+        return Duration.seconds(self.launch_timeout.to_seconds() + self.lease_timeout.to_seconds())
+
+    @property
+    def without_training(self) -> Duration:
+        """What a run may take beside queue and training."""
+        return Duration.seconds(
+            self.start_timeout.to_seconds() + self.save_timeout.to_seconds() + self.hold.to_seconds()
+        )
+
+    def queue_interval(self, *, fleets: int) -> Duration:
+        """
+        Pause between two looks at a queue for one of *fleets* fleets.
+
+        At least the poll interval, and long enough for the queue timeout to fit into an execution's history: Step
+        Functions ends an execution at 25,000 events (its guide, "Service quotas").
+        """
+        looks = _EVENTS_OF_THE_QUEUE // (_EVENTS_OF_A_LOOK + _EVENTS_OF_A_FLEET * fleets)
+        needed = math.ceil(self.queue_timeout.to_seconds() / looks)
+        return Duration.seconds(max(needed, int(self.poll_interval.to_seconds())))
+
+    @property
     def execution_timeout(self) -> Duration:
         """
         Bound of the whole execution: everything above, and an hour for terminating.
 
         It is a last resort only: Step Functions runs no Catch when it strikes.
         """
-        parts = (self.queue_timeout, self.start_timeout, self.max_runtime, self.save_timeout, Duration.hours(1))
+        parts = (self.queue_timeout, self.max_runtime, self.without_training, Duration.hours(1))
         return Duration.seconds(sum(part.to_seconds() for part in parts))

@@ -9,31 +9,35 @@ a cent is spent. A test feeds both the same requests and compares the sentences.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from horovod_node import contract
-from horovod_node.contract import RequestField
+from horovod_node.contract import FleetSize, RequestField
 
 
-def problems_expression(*, gpu_step: int, max_gpus: int, max_runtime_seconds: int) -> str:
+def problems_expression(
+    *, fleets: Sequence[FleetSize], max_runtime_seconds: int, max_cost_usd: float | None = None
+) -> str:
     """
     Write the JSONata expression whose value says what is wrong with `$states.input`, or is the empty string.
 
     Args:
-        gpu_step: GPUs of the fleet's smallest instance; `gpus` must be a multiple of it.
-        max_gpus: GPUs that the fleet can hold.
+        fleets: The fleets that the run may get, at least one.
         max_runtime_seconds: The construct's limit.
+        max_cost_usd: The construct's limit. Default: none.
     """
     known = [field.name for field in contract.REQUEST_FIELDS]
     fields = ",\n    ".join(_field_check(field) for field in contract.REQUEST_FIELDS)
-    limits = ",\n    ".join(_limit_checks(gpu_step, max_gpus, max_runtime_seconds))
+    limits = ",\n    ".join(_limit_checks(fleets, max_runtime_seconds, max_cost_usd))
     return f"""(
   $request := $states.input;
   $shown := function($v) {{ $type($v) = 'string' ? $v : $string($v) }};
   $address := function($v) {{ $type($v) = 'string' and $contains($v, {_regex(contract.S3_URI_PATTERN)}) }};
   $known := {json.dumps(known)};
   $names := $join($known, ', ');
-  $fields := $type($request) != 'object' ? ['the request must be an object, got ' & $shown($request)] : [
+  $fields := $type($request) != 'object' ? ['the request must be an object, got ' & $shown($request)]
+    : $length($string($request)) > {contract.REQUEST_LIMIT} ? [{json.dumps(contract.REQUEST_TOO_LARGE)}] : [
     $map(
       $filter($keys($request), function($key) {{ $not($key in $known) }}),
       function($key) {{ "'" & $key & "' is not a field of a request; its fields are " & $names }}
@@ -47,9 +51,21 @@ def problems_expression(*, gpu_step: int, max_gpus: int, max_runtime_seconds: in
 )"""
 
 
-def defaults_expression(*, max_runtime_seconds: int) -> str:
-    """Write the JSONata expression that completes a valid `$states.input` with the default of every absent field."""
-    defaults = {contract.DATA: {}, contract.HYPERPARAMETERS: {}, contract.MAX_RUNTIME_SECONDS: max_runtime_seconds}
+def defaults_expression(*, max_runtime_seconds: int, max_cost_usd: float | None = None) -> str:
+    """
+    Write the JSONata expression that completes a valid `$states.input` with the default of every absent field.
+
+    Args:
+        max_runtime_seconds: The construct's limit.
+        max_cost_usd: The construct's limit. Default: none, and a run that names no ceiling has none.
+    """
+    defaults: dict[str, Any] = {
+        contract.DATA: {},
+        contract.HYPERPARAMETERS: {},
+        contract.MAX_RUNTIME_SECONDS: max_runtime_seconds,
+    }
+    if max_cost_usd is not None:  # the most that a run may ask for is also what it gets
+        defaults[contract.MAX_COST_USD] = max_cost_usd
     return f"$merge([{json.dumps(defaults)}, $states.input])"
 
 
@@ -80,6 +96,11 @@ def _kind_check(field: RequestField, value: str) -> str:
             f"? {_got(field.name, 'must be a whole number', value)} "
             f": {value} < 1 ? {_got(field.name, 'must be at least 1', value)} : []"
         )
+    if field.kind == "number":
+        return (
+            f"$type({value}) != 'number' ? {_got(field.name, 'must be a number', value)} "
+            f": {value} <= 0 ? {_got(field.name, 'must be more than 0', value)} : []"
+        )
     check = f"$type({value}) != 'object' ? {_got(field.name, 'must be an object', value)} : "
     if not field.s3_uri:
         return check + "[]"
@@ -94,13 +115,17 @@ def _kind_check(field: RequestField, value: str) -> str:
     return check + f"$filter({sentences}, function($sentence) {{ $sentence != '' }})"
 
 
-def _limit_checks(gpu_step: int, max_gpus: int, max_runtime_seconds: int) -> Iterator[str]:
-    gpus, runtime = f"$request.{contract.GPUS}", f"$request.{contract.MAX_RUNTIME_SECONDS}"
-    too_many = _got(contract.GPUS, f"must be at most {max_gpus}, all that the fleet can hold", gpus)
-    uneven = _got(contract.GPUS, f"must be a multiple of {gpu_step}, the GPUs of the smallest instance", gpus)
-    yield f"{gpus} > {max_gpus} ? {too_many} : {gpus} % {gpu_step} != 0 ? {uneven} : []"
-    too_long = _got(contract.MAX_RUNTIME_SECONDS, f"must be at most {max_runtime_seconds}", runtime)
-    yield f"$exists({runtime}) and {runtime} > {max_runtime_seconds} ? {too_long} : []"
+def _limit_checks(fleets: Sequence[FleetSize], max_runtime_seconds: int, max_cost_usd: float | None) -> Iterator[str]:
+    gpus = f"$request.{contract.GPUS}"
+    fits = " or ".join(f"({gpus} <= {fleet.max_gpus} and {gpus} % {fleet.gpu_step} = 0)" for fleet in fleets)
+    yield f"({fits}) ? [] : {_got(contract.GPUS, contract.gpus_rule(fleets), gpus)}"
+    limits = {contract.MAX_RUNTIME_SECONDS: max_runtime_seconds, contract.MAX_COST_USD: max_cost_usd}
+    for name, limit in limits.items():
+        if limit is None:
+            continue
+        value, words = f"$request.{name}", json.dumps(f"'{name}' must be at most ")
+        too_much = f"{words} & $shown({limit}) & ', got ' & $shown({value})"
+        yield f"$exists({value}) and {value} > {limit} ? {too_much} : []"
 
 
 def _got(name: str, rule: str, value: str) -> str:

@@ -28,6 +28,20 @@ def resolved_definitions(template: Mapping[str, Any]) -> dict[str, dict[str, Any
     }
 
 
+def by_layer(template: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """
+    Read the three state machines of a template with one training: `run`, `clean-up`, `reaper`.
+
+    Args:
+        template: A CloudFormation template.
+    """
+    layers = {"CleanUpStateMachine": "clean-up", "ReaperStateMachine": "reaper"}
+    return {
+        next((layer for name, layer in layers.items() if name in logical_id), "run"): definition
+        for logical_id, definition in resolved_definitions(template).items()
+    }
+
+
 def _in_order(definition: dict[str, Any]) -> dict[str, Any]:
     states: dict[str, dict[str, Any]] = definition["States"]
     met: dict[str, dict[str, Any]] = {}

@@ -38,7 +38,8 @@ def call_aws(
     iam_action: str | None = None,
     assign: Mapping[str, Any] | None = None,
     outputs: Mapping[str, Any] = NO_OUTPUT,
-    retry: bool = True,
+    retries: int = 3,
+    answers: Sequence[str] = (),
     task_timeout: sfn.Timeout | None = None,
     heartbeat: Duration | None = None,
 ) -> tasks.CallAwsService:
@@ -53,7 +54,8 @@ def call_aws(
         iam_action: Permission that the call needs. Default: the action under its own name.
         assign: Variables set from `$states.result`.
         outputs: The state's output. Default: nothing.
-        retry: Whether throttling and outages are retried: three times, at 1, 3 and 9 seconds with jitter.
+        retries: How often throttling and outages are retried, at 1, 3, 9, … seconds, at most 60, with jitter.
+        answers: Errors that are an answer, not an outage, and so never retried.
         task_timeout: With *heartbeat*: makes it a token task that waits for a node's answer.
         heartbeat: Longest silence of the node that holds the token.
     """
@@ -74,12 +76,16 @@ def call_aws(
         task_timeout=task_timeout,
         heartbeat_timeout=sfn.Timeout.duration(heartbeat) if heartbeat else None,
     )
-    if retry and not token_task:
+    if retries and not token_task:
+        if answers:
+            # The first retrier that matches counts: these errors are not tried again.
+            state.add_retry(errors=list(answers), max_attempts=0)
         state.add_retry(
             errors=["States.ALL"],
-            max_attempts=3,
+            max_attempts=retries,
             interval=Duration.seconds(1),
             backoff_rate=3,
+            max_delay=Duration.seconds(60),
             jitter_strategy=sfn.JitterType.FULL,
         )
     return state
@@ -99,6 +105,14 @@ CAUGHT: dict[str, Any] = {
 }
 """`Assign` of a Catch that keeps the original error and cause for the receipt and for the execution's end."""
 
+
+CONDITION_FAILED = "DynamoDb.ConditionalCheckFailedException"
+"""A conditional write was refused, through the SDK integration (the optimised one spells it `DynamoDB.…`)."""
+TRANSACTION_CANCELED = "DynamoDb.TransactionCanceledException"
+"""The same of a transaction."""
+
+NOW = "$floor($millis() / 1000)"
+"""The expression of the present time in epoch seconds."""
 
 RUN_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.RUN_PREFIX}' & $run")}
 """Partition key of the run's items in the ledger."""

@@ -11,7 +11,7 @@ from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow.limits import RunLimits
-from cdk_horovod.workflow.states import RUN_PARTITION, call_aws, jsonata, now_as
+from cdk_horovod.workflow.states import NOW, RUN_PARTITION, call_aws, jsonata, now_as
 from horovod_node import contract
 
 HEARTBEAT_MISSED = "States.HeartbeatTimeout"
@@ -33,7 +33,9 @@ def wait_for_the_ring(scope: Construct, *, ledger: Ledger, limits: RunLimits) ->
 
 
 def train(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskStateBase:
-    """Ask for the training; the request's own limit is the timeout."""
+    """Ask for the training; what comes first of the request's limit of time and its ceiling is the timeout."""
+    longest = f"$request.{contract.MAX_RUNTIME_SECONDS}"
+    ceiling = f"$price.{contract.CEILING_AT}"
     return _ask_the_leader(
         scope,
         "Train",
@@ -44,7 +46,10 @@ def train(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskSta
         # `Timeout.at` would render TimeoutSecondsPath, which JSONata states do not have. Step Functions wants the
         # timeout longer than the heartbeat, so a shorter request gets the heartbeat's time.
         timeout=sfn.Timeout.jsonata(
-            jsonata(f"$max([$request.{contract.MAX_RUNTIME_SECONDS}, {limits.heartbeat.to_seconds() + 1}])")
+            jsonata(
+                f"$max([$min([{longest}, {ceiling} > 0 ? {ceiling} - {NOW} : {longest}]), "
+                f"{limits.heartbeat.to_seconds() + 1}])"
+            )
         ),
         assign={"trained": jsonata("$states.result"), "times": now_as("trained_at")},
     )

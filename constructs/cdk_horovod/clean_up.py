@@ -1,0 +1,111 @@
+"""The second of the four layers that leave nothing running: a clean-up for every execution that did not succeed."""
+
+from __future__ import annotations
+
+from aws_cdk import Duration
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk_horovod.engines import EngineConfig
+from cdk_horovod.executions import executions_of, permit_workflow
+from cdk_horovod.ledger import Ledger
+from cdk_horovod.workflow.clean_up import clean_up_definition
+from cdk_horovod.workflow.limits import RunLimits
+
+ENDED_WITHOUT_SUCCESS = ("ABORTED", "FAILED", "TIMED_OUT")
+
+
+class CleanUp(Construct):
+    """
+    Empties the fleet of a run whose execution was stopped, ran out of time, or failed before it could do so itself.
+
+    Creates: a state machine, and an EventBridge rule that starts it for every such execution.
+
+    Cost at rest: none.
+
+    Args:
+        training: The run's state machine.
+        engine: What provides the nodes.
+        bucket: Where receipts go.
+        ledger: Where leases are.
+        queue: Name of the line in which runs wait.
+        limits: The run's times.
+        log_group: Where the state machine logs to.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        training: sfn.StateMachine,
+        engine: EngineConfig,
+        bucket: s3.IBucket,
+        ledger: Ledger,
+        queue: str,
+        limits: RunLimits,
+        log_group: logs.ILogGroup,
+    ) -> None:
+        super().__init__(scope, id)
+        self.state_machine = sfn.StateMachine(
+            self,
+            "StateMachine",
+            query_language=sfn.QueryLanguage.JSONATA,
+            definition_body=sfn.DefinitionBody.from_chainable(
+                clean_up_definition(
+                    self,
+                    engine=engine,
+                    bucket=bucket,
+                    ledger=ledger,
+                    queue=queue,
+                    limits=limits,
+                    executions=[f"{executions_of(training)}:*"],
+                )
+            ),
+            # Nodes that do not go for so long are a case for a person: the alarm calls one.
+            timeout=Duration.hours(6),
+            tracing_enabled=True,
+            logs=sfn.LogOptions(destination=log_group, level=sfn.LogLevel.ALL, include_execution_data=False),
+        )
+        permit_workflow(self.state_machine, reads=[training])
+        self.rule = events.Rule(
+            self,
+            "Rule",
+            description="A run's execution ended without success: see that nothing of it is left running",
+            event_pattern=events.EventPattern(
+                source=["aws.states"],
+                detail_type=["Step Functions Execution Status Change"],
+                detail={
+                    "stateMachineArn": [training.state_machine_arn],
+                    "status": list(ENDED_WITHOUT_SUCCESS),
+                },
+            ),
+            # EventBridge tries again for 24 hours (its default) when Step Functions does not take the start.
+            targets=[targets.SfnStateMachine(self.state_machine)],
+        )
+
+    def metric_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
+        """Count clean-ups that did not come to their end, and events that started none. Default period: 5 minutes."""
+        machine = self.state_machine
+        undelivered = cloudwatch.Metric(
+            namespace="AWS/Events",
+            metric_name="FailedInvocations",
+            dimensions_map={"RuleName": self.rule.rule_name},
+            statistic=cloudwatch.Stats.SUM,
+        )
+        return cloudwatch.MathExpression(
+            expression="SUM(METRICS())",
+            label="Clean-ups that failed",
+            using_metrics={
+                "failed": machine.metric_failed(),
+                "aborted": machine.metric_aborted(),
+                "timedout": machine.metric_timed_out(),
+                "undelivered": undelivered,
+            },
+            period=period or Duration.minutes(5),
+        )

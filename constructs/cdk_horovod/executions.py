@@ -1,0 +1,49 @@
+"""Executions of a state machine: how their ARNs begin, and what a machine that looks at them is permitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aws_cdk import ArnFormat, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_stepfunctions as sfn
+
+from cdk_horovod.acknowledgements import acknowledge, acknowledge_objects
+
+
+def executions_of(machine: sfn.StateMachine) -> str:
+    """Write what the ARN of every execution of *machine* begins with, without the last colon."""
+    return Stack.of(machine).format_arn(
+        service="states",
+        resource="execution",
+        resource_name=machine.state_machine_name,
+        arn_format=ArnFormat.COLON_RESOURCE_NAME,
+    )
+
+
+def accept_executions(grantee: iam.IGrantable, machine: sfn.StateMachine) -> None:
+    """Accept that a policy of *grantee* names all executions of *machine*."""
+    acknowledge_objects(
+        grantee,
+        owner=machine,
+        arn=executions_of(machine),
+        path=":*",
+        reason="An execution has the name of its run, which is not known before.",
+    )
+
+
+def permit_workflow(machine: sfn.StateMachine, *, reads: Sequence[sfn.StateMachine] = ()) -> None:
+    """
+    Accept what every state machine of this library needs beside the permissions that its states bring along.
+
+    Args:
+        machine: The state machine.
+        reads: State machines whose executions it looks at.
+    """
+    acknowledge(
+        machine.role,
+        rule="IAM5[Resource::*]",
+        reason="Describe actions, the Price List, PutMetricData, X-Ray and log delivery know no resources.",
+    )
+    for read in reads:
+        accept_executions(machine.role, read)

@@ -1,0 +1,135 @@
+"""The third of the four layers that leave nothing running: a look at every fleet, by the clock."""
+
+from __future__ import annotations
+
+from aws_cdk import Duration
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk_horovod.engines import EngineConfig
+from cdk_horovod.executions import executions_of, permit_workflow
+from cdk_horovod.ledger import Ledger
+from cdk_horovod.workflow import reaper as workflow
+
+
+class Reaper(Construct):
+    """
+    Returns to zero every fleet whose lease is missing, expired, or held by an execution that does not run.
+
+    Creates: an Express state machine, and an EventBridge rule that starts it every *interval*.
+
+    Cost at rest: 8,640 executions a month at the default interval, each of about a second: some 0.02 USD a month, and
+    the lines that they log (AWS Step Functions pricing, Express Workflows, 2026; us-east-1).
+
+    Args:
+        training: The run's state machine.
+        clean_up: The clean-up's; the reaper leaves a fleet alone that it is emptying.
+        engine: What provides the nodes.
+        bucket: Where receipts go.
+        ledger: Where leases are.
+        queue: Name of the line in which runs wait.
+        interval: Between two looks; whole minutes.
+        log_group: Where the state machine logs to.
+
+    Raises:
+        ValueError: If *interval* is not in whole minutes, which EventBridge wants.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        training: sfn.StateMachine,
+        clean_up: sfn.StateMachine,
+        engine: EngineConfig,
+        bucket: s3.IBucket,
+        ledger: Ledger,
+        queue: str,
+        interval: Duration,
+        log_group: logs.ILogGroup,
+    ) -> None:
+        seconds = interval.to_seconds(integral=False)
+        if seconds < 60 or seconds % 60:
+            raise ValueError(
+                f"'reaper_interval' must be whole minutes and at least 1, got {interval.to_human_string()}"
+            )
+        super().__init__(scope, id)
+        self._training = training.state_machine_name
+        self._interval = interval
+        runs = f"{executions_of(training)}:"
+        self.state_machine = sfn.StateMachine(
+            self,
+            "StateMachine",
+            state_machine_type=sfn.StateMachineType.EXPRESS,
+            query_language=sfn.QueryLanguage.JSONATA,
+            definition_body=sfn.DefinitionBody.from_chainable(
+                workflow.reaper_definition(
+                    self,
+                    engine=engine,
+                    bucket=bucket,
+                    ledger=ledger,
+                    queue=queue,
+                    runs=runs,
+                    executions=[f"{runs}*", f"{executions_of(clean_up)}:*"],
+                    training=self._training,
+                )
+            ),
+            # An Express execution's own limit, and less than the reaper's hold on a fleet.
+            timeout=Duration.minutes(5),
+            tracing_enabled=True,
+            logs=sfn.LogOptions(destination=log_group, level=sfn.LogLevel.ALL, include_execution_data=False),
+        )
+        self.state_machine.add_to_role_policy(workflow.permit_reports())
+        permit_workflow(self.state_machine, reads=[training, clean_up])
+        self.rule = events.Rule(
+            self,
+            "Schedule",
+            description="Look at every fleet: nothing may run that no run holds",
+            schedule=events.Schedule.rate(interval),
+            targets=[targets.SfnStateMachine(self.state_machine)],
+        )
+
+    def metric_reaped(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+        """Count fleets that were taken from the dead. Default period: 5 minutes."""
+        return self._metric(workflow.METRIC_REAPED, cloudwatch.Stats.SUM, period)
+
+    def metric_capacity_without_lease(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+        """Measure capacity that nobody held, in GPUs or instances. Default period: 5 minutes."""
+        return self._metric(workflow.METRIC_CAPACITY_WITHOUT_LEASE, cloudwatch.Stats.MAXIMUM, period)
+
+    def metric_ceiling_used(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+        """Measure what running runs have cost, in percent of their ceilings. Default period: 5 minutes."""
+        return self._metric(workflow.METRIC_CEILING_USED, cloudwatch.Stats.MAXIMUM, period)
+
+    def metric_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
+        """
+        Count looks that failed, and one more if there was none at all. Default period: three intervals.
+
+        AWS/States has no metric of "did not start"; missing starts count as 0.
+        """
+        machine = self.state_machine
+        return cloudwatch.MathExpression(
+            expression="FILL(failed, 0) + FILL(timedout, 0) + IF(FILL(started, 0) < 1, 1, 0)",
+            label="Looks of the reaper that failed or did not happen",
+            using_metrics={
+                "failed": machine.metric_failed(),
+                "timedout": machine.metric_timed_out(),
+                "started": machine.metric("ExecutionsStarted", statistic=cloudwatch.Stats.SUM),
+            },
+            period=period or Duration.seconds(3 * self._interval.to_seconds()),
+        )
+
+    def _metric(self, name: str, statistic: str, period: Duration | None) -> cloudwatch.Metric:
+        return cloudwatch.Metric(
+            namespace=workflow.METRIC_NAMESPACE,
+            metric_name=name,
+            dimensions_map={workflow.METRIC_DIMENSION: self._training},
+            statistic=statistic,
+            period=period or Duration.minutes(5),
+        )

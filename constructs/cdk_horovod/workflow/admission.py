@@ -1,0 +1,206 @@
+"""What a request passes before it may wait for a fleet: the check, a look at the data, the run's item in the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk_horovod.engines.engine import EngineConfig
+from cdk_horovod.ledger import Ledger
+from cdk_horovod.storage import ITrainingStorage
+from cdk_horovod.workflow.limits import RunLimits
+from cdk_horovod.workflow.pricing import UNKNOWN
+from cdk_horovod.workflow.request import defaults_expression, problems_expression
+from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_PARTITION, call_aws, failure, jsonata
+from horovod_node import contract
+
+LEDGER_DAYS = 90
+"""Days that a run's items stay in the ledger: as long as Step Functions keeps its history."""
+
+
+def check_the_request(
+    scope: Construct,
+    *,
+    engine: EngineConfig,
+    limits: RunLimits,
+    max_cost_usd: float | None,
+    refused: sfn.IChainable,
+    then: sfn.IChainable,
+) -> sfn.IChainable:
+    longest = int(limits.max_runtime.to_seconds())
+    check = sfn.Pass.jsonata(
+        scope,
+        "Check the request",
+        assign={
+            "run": jsonata("$states.context.Execution.Name"),
+            "attempt": 1,
+            "times": {"started_at": jsonata("$states.context.Execution.StartTime")},
+            "remove_at": jsonata(f"$string($floor($millis() / 1000) + {LEDGER_DAYS * 86_400})"),
+            "request": jsonata("$states.input"),
+            "problems": jsonata(
+                problems_expression(
+                    fleets=[fleet.size for fleet in engine.fleets],
+                    max_runtime_seconds=longest,
+                    max_cost_usd=max_cost_usd,
+                )
+            ),
+            "fleets": engine.fleets_in_order,
+            # As an expression: asl-validator 4.0.0 takes no plain empty string.
+            "outcome": {"succeeded": False, "error": jsonata("''"), "cause": jsonata("''")},
+            "fleet": {},
+            "fresh": True,
+            "protected": [],
+            "ring": {"gpus": 0},
+            "price": UNKNOWN,
+            "spot": [],
+            "trained": {"ranks": 0},
+            "saved": {"bytes": 0},
+        },
+    )
+    refuse = sfn.Pass.jsonata(
+        scope, "Refuse the request", assign=failure(contract.ERROR_INVALID_REQUEST, "$problems"), outputs=NO_OUTPUT
+    )
+    complete = sfn.Pass.jsonata(
+        scope,
+        "Complete the request",
+        assign={
+            "request": jsonata(defaults_expression(max_runtime_seconds=longest, max_cost_usd=max_cost_usd)),
+            "fleets": jsonata(
+                "[$filter($fleets, function($fleet) { $states.input.gpus <= $fleet.max_gpus "
+                "and $states.input.gpus % $fleet.gpu_step = 0 })]"
+            ),
+        },
+        outputs=NO_OUTPUT,
+    )
+    refuse.next(refused)
+    complete.next(then)
+    return check.next(
+        sfn.Choice.jsonata(scope, "Request valid?")
+        .when(sfn.Condition.jsonata(jsonata("$problems = ''")), complete)
+        .otherwise(refuse)
+    )
+
+
+def check_the_data(
+    scope: Construct, *, readable: Sequence[s3.IBucket], refused: sfn.IChainable, then: sfn.IChainable
+) -> sfn.IChainable:
+    """
+    Look for one object of every channel: an empty one is found before anything is paid for.
+
+    A channel is a folder or one object, as nodes take it: `s3://bucket/dig` is neither when only `digits/` is there.
+    """
+    there = sfn.Pass.jsonata(scope, "Channel is there", outputs=jsonata("$states.input"))
+    look_for_object = _look(
+        scope,
+        "Look for one object",
+        prefix="$key",
+        # Of all keys that begin with a prefix, the one that is the prefix itself comes first.
+        found="$exists($states.result.Contents) and $states.result.Contents[0].Key = $key",
+        most=1,
+        readable=readable,
+    )
+    look = _look(
+        scope,
+        "Look into the folder",
+        prefix="$folder",
+        # Consoles make a "folder" out of an empty object whose key ends with a slash; nodes leave it out.
+        found="$count($filter($states.result.Contents, function($object) { $substring($object.Key, -1) != '/' })) > 0",
+        most=10,
+        readable=readable,
+    )
+    look.next(
+        sfn.Choice.jsonata(scope, "Channel there?")
+        .when(sfn.Condition.jsonata(jsonata("$states.input.found")), there)
+        .otherwise(look_for_object)
+    )
+    empty = """$map(
+      $filter($states.result, function($channel) { $not($channel.found) }),
+      function($channel) { "'data." & $channel.name & "' is empty: " & $channel.uri & " holds no object" }
+    )"""
+    check = sfn.Map.jsonata(
+        scope,
+        "Check the data",
+        items=sfn.ProvideItems.jsonata(
+            jsonata("[$each($request.data, function($uri, $name) { {'name': $name, 'uri': $uri} })]")
+        ),
+        max_concurrency=8,
+        assign={"problems": jsonata(f"$join([{empty}], '; ')")},
+        outputs=NO_OUTPUT,
+    )
+    check.item_processor(look)
+    check.add_catch(refused, assign=CAUGHT)
+    refuse = sfn.Pass.jsonata(
+        scope, "Refuse the data", assign=failure(contract.ERROR_DATA_NOT_FOUND, "$problems"), outputs=NO_OUTPUT
+    )
+    refuse.next(refused)
+    return check.next(
+        sfn.Choice.jsonata(scope, "Data there?")
+        .when(sfn.Condition.jsonata(jsonata("$problems = ''")), then)
+        .otherwise(refuse)
+    )
+
+
+def _look(
+    scope: Construct, name: str, *, prefix: str, found: str, most: int, readable: Sequence[s3.IBucket]
+) -> sfn.TaskStateBase:
+    """Build a look at the first keys under *prefix*, an expression of `$key` and `$folder`."""
+    names = """$address := $substringAfter($states.input.uri, 's3://');
+      $key := $substringAfter($address, '/');
+      $folder := $key & ($substring($key, -1) = '/' ? '' : '/');"""
+    return call_aws(
+        scope,
+        name,
+        service="s3",
+        action="listObjectsV2",
+        iam_action="s3:ListBucket",
+        parameters={
+            "Bucket": jsonata(f"({names} $substringBefore($address, '/'))"),
+            "Prefix": jsonata(f"({names} {prefix})"),
+            "MaxKeys": most,
+        },
+        resources=[bucket.bucket_arn for bucket in readable],
+        outputs={
+            "name": jsonata("$states.input.name"),
+            "uri": jsonata("$states.input.uri"),
+            "found": jsonata(f"({names} {found})"),
+        },
+    )
+
+
+def record_the_run(
+    scope: Construct, *, storage: ITrainingStorage, ledger: Ledger, limits: RunLimits
+) -> sfn.TaskStateBase:
+    settings = contract.RunSettings(
+        model_bucket=storage.model_bucket.bucket_name,
+        heartbeat_seconds=int(limits.heartbeat.to_seconds()),
+        first_step_seconds=int(limits.first_step_timeout.to_seconds()),
+        stall_seconds=int(limits.stall_timeout.to_seconds()),
+        lease_seconds=int(limits.lease_timeout.to_seconds()),
+    )
+    return call_aws(
+        scope,
+        "Record the run",
+        service="dynamodb",
+        action="putItem",
+        parameters={
+            "TableName": ledger.table.table_name,
+            "Item": {
+                contract.PARTITION_KEY: RUN_PARTITION,
+                contract.SORT_KEY: {"S": contract.RUN_SORT_KEY},
+                contract.VERSION: {"N": str(contract.CONTRACT_VERSION)},
+                contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
+                contract.STAGE: {"S": contract.STAGE_QUEUED},
+                contract.CREATED_AT: {"N": jsonata("$string($floor($millis() / 1000))")},
+                contract.REQUEST_JSON: {"S": jsonata("$string($request)")},
+                contract.SETTINGS_JSON: {"S": json.dumps(asdict(settings))},
+                # Nodes give their own items the same end.
+                contract.TTL_ATTRIBUTE: {"N": jsonata("$remove_at")},
+            },
+        },
+        resources=[ledger.table.table_arn],
+    )

@@ -1,0 +1,146 @@
+"""
+The line in which runs wait for a fleet: first come, first served.
+
+One ledger item holds the whole line, two attributes a run: when it came, and its last look. A run that looks writes
+itself in, keeps its place, and reads everybody else's in one atomic call. It may try a fleet when no run that came
+before it and still looks could use that fleet. Nobody is woken, so no wake-up can be lost; a run that was stopped does
+not look any more and is passed over.
+"""
+
+from __future__ import annotations
+
+from aws_cdk import Duration
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk_horovod.ledger import Ledger
+from cdk_horovod.workflow.states import NO_OUTPUT, NOW, call_aws, failure, jsonata
+from horovod_node import contract
+
+_NAMES = {
+    "#place": jsonata(f"'{contract.PLACE_PREFIX}' & $run"),
+    "#waiter": jsonata(f"'{contract.WAITER_PREFIX}' & $run"),
+}
+
+LOOKS_MISSED = 3
+"""A run that has not looked for this many intervals is passed over."""
+
+
+def look_at_the_line(scope: Construct, *, ledger: Ledger, queue: str, interval: Duration) -> sfn.TaskStateBase:
+    """Build the state that keeps the run's place and sets `$open`: the fleets that it may try now."""
+    patience = LOOKS_MISSED * interval.to_seconds()
+    return call_aws(
+        scope,
+        "Look at the line",
+        service="dynamodb",
+        action="updateItem",
+        parameters={
+            "TableName": ledger.table.table_name,
+            "Key": line_key(queue),
+            "UpdateExpression": "SET #place = if_not_exists(#place, :place), #waiter = :waiter",
+            "ExpressionAttributeNames": _NAMES,
+            "ExpressionAttributeValues": {
+                ":place": {"N": jsonata("$string($millis())")},
+                ":waiter": {
+                    "M": {
+                        contract.GPUS: {"N": jsonata("$string($request.gpus)")},
+                        contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
+                        contract.SEEN_AT: {"N": jsonata(f"$string({NOW})")},
+                    }
+                },
+            },
+            "ReturnValues": "ALL_NEW",
+        },
+        resources=[ledger.table.table_arn],
+        assign={
+            "open": jsonata(
+                f"""(
+  $waiters := {waiters("$states.result.Attributes")};
+  $alive := $filter($waiters, function($waiter) {{ $waiter.seen_at + {patience} > {NOW} }});
+  $mine := $filter($waiters, function($waiter) {{ $waiter.run = $run }}).place;
+  $before := $filter($alive, function($waiter) {{
+    $waiter.place < $mine or ($waiter.place = $mine and $waiter.run < $run)
+  }});
+  [$filter($fleets, function($fleet) {{
+    $count($filter($before, function($waiter) {{
+      $waiter.gpus <= $fleet.max_gpus and $waiter.gpus % $fleet.gpu_step = 0
+    }})) = 0
+  }})]
+)"""
+            )
+        },
+    )
+
+
+def wait_in_line(
+    scope: Construct, *, interval: Duration, queue_timeout: Duration, then: sfn.IChainable, leave: sfn.IChainable
+) -> sfn.State:
+    """Build the wait between two looks; after the queue timeout the run goes to *leave*."""
+    allowed = queue_timeout.to_seconds()
+    give_up = sfn.Pass.jsonata(
+        scope,
+        "Give up waiting",
+        assign=failure(
+            contract.ERROR_QUEUE_TIMEOUT,
+            f"'No fleet was free for this run in {allowed} s, the queue_timeout.'",
+        ),
+        outputs=NO_OUTPUT,
+    )
+    give_up.next(leave)
+    wait = sfn.Wait.jsonata(scope, "Wait in line", time=sfn.WaitTime.duration(interval), outputs=NO_OUTPUT)
+    wait.next(then)
+    return (
+        sfn.Choice.jsonata(scope, "Waited too long?", outputs=NO_OUTPUT)
+        .when(
+            sfn.Condition.jsonata(jsonata(f"$millis() - $toMillis($times.started_at) > {allowed * 1000}")),
+            give_up,
+        )
+        .otherwise(wait)
+    )
+
+
+def leave_the_line(scope: Construct, *, ledger: Ledger, queue: str, name: str = "Leave the line") -> sfn.TaskStateBase:
+    """Build the state that takes the run out of the line; repeating it is harmless."""
+    return call_aws(
+        scope,
+        name,
+        service="dynamodb",
+        action="updateItem",
+        parameters={
+            "TableName": ledger.table.table_name,
+            "Key": line_key(queue),
+            "UpdateExpression": "REMOVE #place, #waiter",
+            "ExpressionAttributeNames": _NAMES,
+        },
+        resources=[ledger.table.table_arn],
+    )
+
+
+def line_key(queue: str) -> dict[str, dict[str, str]]:
+    """Write the key of the line as DynamoDB takes it."""
+    partition, sort = contract.line_key(queue)
+    return {contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}}
+
+
+def waiters(attributes: str) -> str:
+    """
+    Write the expression of the list of those who wait: `run`, `place`, `gpus`, `execution`, `seen_at`.
+
+    Args:
+        attributes: Expression of the line's item.
+    """
+    prefix, place = contract.WAITER_PREFIX, contract.PLACE_PREFIX
+    return f"""$map(
+    $filter($keys({attributes}), function($key) {{ $substringBefore($key, '#') & '#' = '{prefix}' }}),
+    function($key) {{ (
+      $name := $substringAfter($key, '#');
+      $waiter := $lookup({attributes}, $key).M;
+      {{
+        'run': $name,
+        'place': $number($lookup({attributes}, '{place}' & $name).N),
+        'gpus': $number($waiter.{contract.GPUS}.N),
+        'execution': $waiter.{contract.EXECUTION}.S,
+        'seen_at': $number($waiter.{contract.SEEN_AT}.N)
+      }}
+    ) }}
+  )"""

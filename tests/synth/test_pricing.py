@@ -1,0 +1,254 @@
+"""What a ring costs, as the state machine works it out: its expressions, evaluated by the reference JSONata."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from aws_cdk import App, Stack
+from aws_cdk import aws_stepfunctions as sfn
+from aws_cdk.assertions import Template
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cdk_horovod import Ledger
+from cdk_horovod.workflow.pricing import price_the_ring
+from cdk_horovod.workflow.resolved import resolved_definitions
+from horovod_local.corrections.jsonata import evaluate
+from horovod_local.price_list import get_products
+from horovod_node import contract
+from synthesis import REPOSITORY
+
+pytestmark = pytest.mark.synth
+
+GIVEN = {"g5.xlarge": 1.0, "g5.12xlarge": 6.25}
+"""What the construct was given, in USD an hour."""
+ASKED_AT, ASKED_AT_EPOCH = "2026-03-01T12:00:00.250Z", 1_772_366_400
+"""When the nodes were asked for; their bill begins with that second."""
+
+Case = Mapping[str, Any]
+"""Variables of an expression, by name without the `$`."""
+
+
+@pytest.fixture(scope="module")
+def states() -> Mapping[str, Any]:
+    """The states that price a ring, as they are deployed."""
+    stack = Stack(App(), "Prices")
+    then = sfn.Succeed.jsonata(stack, "Train")
+    first = price_the_ring(stack, ledger=Ledger(stack, "Ledger"), on_demand_prices=GIVEN, then=then)
+    sfn.StateMachine(
+        stack,
+        "Machine",
+        query_language=sfn.QueryLanguage.JSONATA,
+        definition_body=sfn.DefinitionBody.from_chainable(sfn.Chain.start(first)),
+    )
+    (definition,) = resolved_definitions(Template.from_stack(stack).to_json()).values()
+    found: Mapping[str, Any] = definition["States"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def price(states: Mapping[str, Any]) -> str:
+    """The expression of `$price`."""
+    return bare(states["Look up On-Demand prices"]["Assign"]["price"])
+
+
+def bare(expression: str) -> str:
+    """Take the expression out of its marks."""
+    return expression.removeprefix("{%").removesuffix("%}")
+
+
+def by_reference(cases: Sequence[Case], expression: str) -> list[Any]:
+    """Evaluate *expression* for each case with JSONata 2.0.6, the release that Step Functions documents."""
+    script = """
+      const jsonata = require("jsonata");
+      const [text, cases] = JSON.parse(require("fs").readFileSync(0, "utf8"));
+      const expression = jsonata(text);
+      // Step Functions' own.
+      expression.registerFunction("parse", json => json === undefined ? json : JSON.parse(json));
+      (async () => {
+        const answers = [];
+        for (const bindings of cases) answers.push(await expression.evaluate(null, bindings) ?? null);
+        console.log(JSON.stringify(answers));
+      })();
+    """
+    done = subprocess.run(
+        ["node", "-e", script],
+        input=json.dumps([expression, cases]),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+    )
+    answers: list[Any] = json.loads(done.stdout)
+    return answers
+
+
+def node(instance_type: str, market: str = contract.ON_DEMAND, zone: str = "eu-west-1a") -> dict[str, str]:
+    """Describe one node of a ring."""
+    return {contract.INSTANCE_TYPE: instance_type, contract.MARKET: market, contract.ZONE: zone}
+
+
+def spot_price(instance_type: str, zone: str, usd: float) -> dict[str, Any]:
+    """Write one entry of `$spot`."""
+    return {"type": instance_type, "zone": zone, "usd": usd}
+
+
+def case(
+    *nodes: Mapping[str, str], spot: Sequence[Mapping[str, Any]] = (), ceiling: float = 10, **listed: float
+) -> Case:
+    """Give the variables that the price of a ring of *nodes* depends on; *listed* is what the Price List told."""
+    return {
+        "ring": {contract.NODES: list(nodes)},
+        "spot": list(spot),
+        "request": {contract.MAX_COST_USD: ceiling},
+        "times": {"asked_at": ASKED_AT},
+        "states": {"result": [{"type": name.replace("_", "."), "usd": usd} for name, usd in listed.items()]},
+    }
+
+
+def known(total: float, *, ceiling: float = 10) -> dict[str, Any]:
+    """What is written down when every price is known."""
+    return {
+        contract.USD_PER_HOUR: total,
+        contract.BILLED_FROM: ASKED_AT_EPOCH,
+        contract.CEILING_USD: ceiling,
+        contract.CEILING_AT: ASKED_AT_EPOCH + math.floor(ceiling / total * 3600),
+    }
+
+
+def unknown(*types: str, ceiling: float = 10) -> dict[str, Any]:
+    """What is written down when prices of *types* are missing."""
+    return {
+        contract.USD_PER_HOUR: 0,
+        contract.CEILING_AT: 0,
+        contract.NOTICE: (
+            f"The ceiling of {ceiling} USD is not watched: no price is known for {', '.join(types)}. "
+            "Only the time limit holds."
+        ),
+    }
+
+
+SPOT_PRICES = [
+    spot_price("g5.xlarge", "eu-west-1a", 0.25),
+    spot_price("g5.xlarge", "eu-west-1b", 0.5),
+    spot_price("g5.2xlarge", "eu-west-1b", 0.75),
+]
+CASES: dict[str, tuple[Case, dict[str, Any]]] = {
+    "one node": (case(node("g5.xlarge")), known(1)),
+    "markets, zones and types": (
+        case(
+            node("g5.xlarge"),
+            node("g5.xlarge", contract.SPOT, "eu-west-1a"),
+            node("g5.xlarge", contract.SPOT, "eu-west-1b"),
+            node("g5.2xlarge", contract.SPOT, "eu-west-1b"),
+            node("g5.2xlarge"),
+            spot=SPOT_PRICES,
+            g5_2xlarge=1.5,
+        ),
+        known(1 + 0.25 + 0.5 + 0.75 + 1.5),
+    ),
+    "On-Demand pays no Spot price": (case(node("g5.xlarge"), spot=SPOT_PRICES), known(1)),
+    "a Spot node without a Spot price costs what On-Demand does": (
+        case(node("g5.xlarge", contract.SPOT, "eu-west-1c"), node("g6.xlarge", contract.SPOT), g6_xlarge=0.75),
+        known(1.75),
+    ),
+    "what is given counts before what is listed": (case(node("g5.xlarge"), g5_xlarge=4), known(1)),
+    "a ceiling of cents": (case(node("g5.xlarge"), ceiling=0.015), known(1, ceiling=0.015)),
+    "one missing": (case(node("g5.xlarge"), node("g6.xlarge"), unknown=0), unknown("g6.xlarge")),
+    "each missing type once": (
+        case(node("g6.xlarge"), node("g6e.xlarge"), node("g5.xlarge"), node("g6.xlarge", contract.SPOT), ceiling=2.5),
+        unknown("g6.xlarge", "g6e.xlarge", ceiling=2.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_price_of_a_ring(price: str, name: str) -> None:
+    """The sum of what its nodes cost and the time at which it is used up, or which prices are missing."""
+    # GIVEN
+    variables, expected = CASES[name]
+    # WHEN
+    (found,) = by_reference([variables], price)
+    # THEN the local cloud says so, too
+    assert found == expected
+    assert evaluate(price, variables) == expected
+
+
+types = st.sampled_from(["g5.xlarge", "g5.12xlarge", "g6.xlarge", "g6e.xlarge"])
+zones = st.sampled_from(["eu-west-1a", "eu-west-1b"])
+# Eighths of a dollar: their sums are the same in whatever order they are added.
+usd = st.integers(1, 800).map(lambda eighths: eighths / 8)
+rings = st.builds(
+    lambda nodes, prices, listed, ceiling: case(
+        *nodes,
+        spot=[spot_price(name, zone, usd) for (name, zone), usd in prices.items()],
+        ceiling=ceiling,
+        **{name.replace(".", "_"): usd for name, usd in listed.items()},
+    ),
+    st.lists(st.builds(node, types, st.sampled_from(contract.MARKETS), zones), min_size=1, max_size=6),
+    st.dictionaries(st.tuples(types, zones), usd),
+    st.dictionaries(types, usd),
+    usd,
+)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(cases=st.lists(rings, min_size=40, max_size=50))
+def test_price_of_any_ring(price: str, cases: list[Case]) -> None:
+    """Whatever the nodes and whatever is known of prices, the sum is that of plain arithmetic."""
+    assert by_reference(cases, price) == [expected(each) for each in cases]
+
+
+def expected(variables: Case) -> dict[str, Any]:
+    """Work out `$price` in Python."""
+    spots = {(entry["type"], entry["zone"]): entry["usd"] for entry in variables["spot"]}
+    listed = {entry["type"]: entry["usd"] for entry in variables["states"]["result"]}
+    on_demand = {**listed, **GIVEN}
+    usd, missing = 0.0, []
+    for each in variables["ring"][contract.NODES]:
+        kind = each[contract.INSTANCE_TYPE]
+        own = spots.get((kind, each[contract.ZONE])) if each[contract.MARKET] == contract.SPOT else None
+        cost = own or on_demand.get(kind, 0)
+        if not cost:
+            missing.append(kind)
+        usd += cost
+    ceiling = variables["request"][contract.MAX_COST_USD]
+    if not missing:
+        return known(usd, ceiling=ceiling)
+    return unknown(*dict.fromkeys(missing), ceiling=int(ceiling) if ceiling % 1 == 0 else ceiling)
+
+
+def test_price_list_is_asked_for_what_was_not_given(states: Mapping[str, Any]) -> None:
+    """One question for each type, and none for a type whose price the construct was given."""
+    # GIVEN
+    items = bare(states["Look up On-Demand prices"]["Items"])
+    rings = [
+        case(node("g6.xlarge"), node("g5.xlarge"), node("g6e.xlarge"), node("g6.xlarge")),
+        case(node("g6.xlarge")),
+        case(node("g5.xlarge"), node("g5.12xlarge", contract.SPOT)),
+    ]
+    # WHEN
+    asked = by_reference(rings, items)
+    # THEN
+    assert asked == [[{"type": "g6.xlarge"}, {"type": "g6e.xlarge"}], [{"type": "g6.xlarge"}], []]
+
+
+def test_on_demand_price_is_read_out_of_the_product(states: Mapping[str, Any]) -> None:
+    """The Price List answers with one product as a JSON text; for a type that it lacks there is no price, not 0."""
+    # GIVEN the deployed question, for a type that is listed and for one that is not
+    look = states["Look up On-Demand prices"]["ItemProcessor"]["States"]["Look up the type"]
+    answers = []
+    for name in ("g6.xlarge", "g6e.xlarge"):
+        wanted = {entry["Field"]: entry["Value"] for entry in look["Arguments"]["Filters"]}
+        wanted |= {"instanceType": name, "regionCode": "eu-central-1"}
+        filters = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()]
+        answers.append(get_products({**look["Arguments"], "Filters": filters}))
+    # WHEN
+    found = by_reference([{"states": {"result": answer}} for answer in answers], bare(look["Output"]["usd"]))
+    # THEN
+    assert found == [0.8048, None]
