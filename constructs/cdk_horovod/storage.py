@@ -16,9 +16,6 @@ from horovod_node import contract
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CHECKPOINT_PREFIX: Final = "checkpoints/"
-"""Keys of the model bucket that expire: what a run saves to be resumed from."""
-
 _ABANDONED_UPLOAD_DAYS: Final = 7
 _REPLACED_MODEL_DAYS: Final = 30
 
@@ -41,7 +38,7 @@ class ITrainingStorage(Protocol):
         """Allow *grantee* to store packaged scripts, and to see which are there already."""
 
     def grant_write_models(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow *grantee* to store the models of runs, and nothing else in the bucket."""
+        """Allow *grantee* to store the models and checkpoints of runs, and nothing else in the bucket."""
 
     def grant_write_receipts(self, grantee: iam.IGrantable) -> iam.Grant:
         """Allow *grantee* to store the receipts of runs, and nothing else in the bucket."""
@@ -91,9 +88,9 @@ class _Storage(Construct):
             grantee,
             self.model_bucket,
             actions=_UPLOAD_ACTIONS,
-            paths=[f"/{contract.model_key('*')}"],
+            paths=[f"/{contract.model_key('*')}", f"/{contract.checkpoint_key('*')}"],
             key_actions=_UPLOAD_KEY_ACTIONS,
-            reason="A model is stored under its run's name, which is not known before.",
+            reason="Models and checkpoints are stored under their run's name, which is not known before.",
         )
 
     def grant_write_receipts(self, grantee: iam.IGrantable) -> iam.Grant:
@@ -109,7 +106,7 @@ class _Storage(Construct):
 
     def grant_read_models(self, grantee: iam.IGrantable) -> iam.Grant:
         """
-        Allow *grantee* to list the model bucket and read models and receipts.
+        Allow *grantee* to list the model bucket and read models, checkpoints and receipts.
 
         Listing is part of it because S3 answers "forbidden" instead of "not found" for a missing object to whoever
         may not list.
@@ -118,10 +115,10 @@ class _Storage(Construct):
             grantee,
             self.model_bucket,
             actions=["s3:GetObject"],
-            paths=[f"/{contract.model_key('*')}", f"/{contract.receipt_key('*')}"],
+            paths=[f"/{key('*')}" for key in (contract.model_key, contract.checkpoint_key, contract.receipt_key)],
             key_actions=["kms:Decrypt"],
             list_bucket=True,
-            reason="Models and receipts are stored under their run's name, which is not known before.",
+            reason="Models, checkpoints and receipts are stored under their run's name, which is not known before.",
         )
 
 
@@ -207,7 +204,7 @@ class TrainingStorage(_Storage):
             access_log_prefix="models/",
             versioned=True,
             rules=[
-                s3.LifecycleRule(id="checkpoints", prefix=CHECKPOINT_PREFIX, expiration=checkpoint_expiration),
+                s3.LifecycleRule(id="checkpoints", prefix=contract.CHECKPOINT_PREFIX, expiration=checkpoint_expiration),
                 s3.LifecycleRule(
                     id="replaced-versions",
                     noncurrent_version_expiration=Duration.days(_REPLACED_MODEL_DAYS),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import cdk_horovod
 from cdk_horovod.user_data import node_user_data
 from horovod_node import contract
 from image.instance import Instance
@@ -21,8 +22,13 @@ ENVIRONMENT = {
     contract.ENV_ENGINE: contract.ENGINE_EC2,
     contract.ENV_LEDGER_TABLE: "Ledger-1AB",
     contract.ENV_FLEET: "c8a1 $HOME",
+    contract.ENV_LEASE_SECONDS: "600",
     "AWS_REGION": "eu-west-1",
 }
+SET_SWITCH = [
+    ["systemctl", "daemon-reload"],
+    ["systemctl", "enable", "--now", "cdk-horovod-dead-mans-switch.service"],
+]
 NO_UNIT = ["systemctl", "cat", "dlami-nvme.service"]
 START_DOCKER = ["systemctl", "start", "docker.service"]
 LOGIN = [
@@ -76,8 +82,9 @@ def test_starts_the_node(instance: Instance) -> None:
         "--log-opt awslogs-stream=i-0123456789abcdef0 --log-opt mode=non-blocking"
     )
     assert (booted.returncode, booted.stderr) == (0, "cdk-horovod: node started\n")
-    assert sorted(instance.recorded()[2:4]) == LOGIN  # two ends of a pipe start together
-    assert instance.recorded()[:2] + instance.recorded()[4:] == [NO_UNIT, START_DOCKER, PULL, run_call(logs=logs)]
+    assert instance.recorded()[:4] == [*SET_SWITCH, NO_UNIT, START_DOCKER]
+    assert sorted(instance.recorded()[4:6]) == LOGIN  # two ends of a pipe start together
+    assert instance.recorded()[6:] == [PULL, run_call(logs=logs)]
     assert (instance.changes / "received").read_text() == "a-password\n"
 
 
@@ -87,6 +94,22 @@ def test_writes_the_environment_as_given(instance: Instance) -> None:
 
     written = instance.changes.joinpath(contract.NODE_ENV_FILE[1:]).read_text()
     assert written == "".join(f"{name}={value}\n" for name, value in ENVIRONMENT.items())
+
+
+def test_sets_the_dead_mans_switch_first(instance: Instance) -> None:
+    """The switch is whole on the instance and enabled, although everything after it fails."""
+    # GIVEN
+    instance.fail("systemctl", "start", times=1)
+
+    # WHEN
+    booted = instance.boot(user_data())
+
+    # THEN
+    switch = instance.changes / contract.SWITCH_FILE[1:]
+    assert booted.returncode == 1
+    assert switch.read_text() == Path(cdk_horovod.__file__).with_name("dead_mans_switch.sh").read_text()
+    assert instance.changes.joinpath("etc/systemd/system/cdk-horovod-dead-mans-switch.service").exists()
+    assert instance.recorded() == [*SET_SWITCH, NO_UNIT, START_DOCKER]
 
 
 def test_forgets_the_registry_password(instance: Instance) -> None:
@@ -109,7 +132,7 @@ def test_logs_in_to_every_form_of_ecr(instance: Instance, image: str, region: st
     """Other partitions, FIPS and dual-stack addresses are ECR too, each in the region that its name says."""
     instance.boot(user_data(image_uri=image))
 
-    assert sorted(instance.recorded()[2:4]) == [
+    assert sorted(instance.recorded()[4:6]) == [
         ["aws", "ecr", "get-login-password", "--region", region],
         ["docker", "login", "--username", "AWS", "--password-stdin", image.partition("/")[0]],
     ]
@@ -122,7 +145,7 @@ def test_needs_no_login_elsewhere(instance: Instance) -> None:
     instance.boot(user_data(image_uri=image))
 
     pull = ["docker", "pull", "--quiet", image]
-    assert instance.recorded() == [NO_UNIT, START_DOCKER, pull, run_call(image=image)]
+    assert instance.recorded() == [*SET_SWITCH, NO_UNIT, START_DOCKER, pull, run_call(image=image)]
 
 
 def test_hands_over_efa_devices(instance: Instance) -> None:
@@ -162,7 +185,7 @@ def test_uses_the_volume_that_the_ami_mounted(instance: Instance) -> None:
     )
 
     # THEN
-    assert instance.recorded()[1] == ["systemctl", "start", "dlami-nvme.service"]
+    assert instance.recorded()[3] == ["systemctl", "start", "dlami-nvme.service"]
     assert instance.recorded()[-1] == run_call(ml_root="/opt/dlami/nvme/ml")
     assert booted.stdout == "1777\n"
 
@@ -195,7 +218,7 @@ def test_tries_again_when_the_registry_is_busy(instance: Instance) -> None:
     booted = instance.boot(user_data())
 
     # THEN
-    assert instance.recorded()[4:] == [PULL, ["sleep", "2"], PULL, ["sleep", "4"], PULL, run_call()]
+    assert instance.recorded()[6:] == [PULL, ["sleep", "2"], PULL, ["sleep", "4"], PULL, run_call()]
     assert booted.stderr.splitlines() == [
         f"cdk-horovod: could not pull {IMAGE}; next try in 2 s",
         f"cdk-horovod: could not pull {IMAGE}; next try in 4 s",

@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 from horovod_node import contract
 from horovod_node.identify import Node
 from horovod_node.layout import Layout
-from horovod_node.ledger import Lease, Run
+from horovod_node.ledger import Run
 from horovod_node.request import Request
 from horovod_node.work import Work
 from node.emulated import REGION, Aws, TaskAnswers
@@ -90,7 +90,10 @@ def node(tmp_path: Path) -> Node:
 @pytest.fixture
 def work(aws: Aws, answers: TaskAnswers, node: Node) -> Work:
     """Put a node to work on attempt 1 of a run."""
-    aws.put(contract.lease_key(node.fleet), **{contract.RUN: "run-1", contract.ATTEMPT: 1})
+    aws.put_lease(node.fleet, run="run-1")
+    ledger = aws.ledger()
+    lease = ledger.lease(node.fleet)
+    assert lease is not None
     request = Request(
         source=f"s3://{aws.data_bucket}/source.tar.gz", entry_point="train.py", gpus=1, data={}, hyperparameters={}
     )
@@ -98,10 +101,10 @@ def work(aws: Aws, answers: TaskAnswers, node: Node) -> Work:
     layout.create()
     return Work(
         node=node,
-        lease=Lease(run="run-1", attempt=1),
+        lease=lease,
         run=Run(request=request, settings=replace(SETTINGS, model_bucket=aws.model_bucket), remove_at=0),
         layout=layout,
-        ledger=aws.ledger(),
+        ledger=ledger,
         s3=aws.client("s3"),
         stepfunctions=boto3.client("stepfunctions", endpoint_url=answers.endpoint, region_name=REGION),
     )

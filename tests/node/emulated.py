@@ -89,12 +89,37 @@ class Aws:
     def ledger(self) -> Ledger:
         return Ledger(self.client("dynamodb"), table=self.table, patience_seconds=5)
 
-    def put(self, key: tuple[str, str], **attributes: str | int) -> None:
+    def put(self, key: tuple[str, str], **attributes: str | float) -> None:
         item = {contract.PARTITION_KEY: {"S": key[0]}, contract.SORT_KEY: {"S": key[1]}}
         item |= {
             name: {"S": value} if isinstance(value, str) else {"N": str(value)} for name, value in attributes.items()
         }
         self.client("dynamodb").put_item(TableName=self.table, Item=item)
+
+    def put_ceiling(self, run: str, *, billed_seconds: float, seconds_left: float) -> None:
+        """Give the run a ceiling, as the state machine does when it knows the prices."""
+        now = time.time()
+        self.put(
+            contract.run_key(run),
+            **{
+                contract.USD_PER_HOUR: 36.0,
+                contract.BILLED_FROM: now - billed_seconds,
+                contract.CEILING_USD: (billed_seconds + seconds_left) / 100,
+                contract.CEILING_AT: now + seconds_left,
+            },
+        )
+
+    def put_lease(self, fleet: str, *, run: str, attempt: int = 1, seconds: int = 600, **attributes: str | int) -> None:
+        """Give the fleet to a run, as the state machine does, for some seconds."""
+        now = int(time.time())
+        values: dict[str, str | int] = {
+            contract.RUN: run,
+            contract.ATTEMPT: attempt,
+            contract.LEADER_MARKET: contract.ON_DEMAND,
+            contract.EXPIRES_AT: now + seconds,
+            contract.ENDS_BY: now + 86_400,
+        }
+        self.put(contract.lease_key(fleet), **(values | attributes))
 
     def delete(self, key: tuple[str, str]) -> None:
         item = {contract.PARTITION_KEY: {"S": key[0]}, contract.SORT_KEY: {"S": key[1]}}

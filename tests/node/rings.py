@@ -23,12 +23,11 @@ import pytest
 from sklearn.datasets import load_digits
 
 from horovod_node import contract
-from horovod_node.ledger import Lease
 from node.emulated import REGION, Aws, TaskAnswers
 
 SCRIPTS = Path(__file__).parent / "scripts"
 SETTINGS = contract.RunSettings(
-    model_bucket="", heartbeat_seconds=8, first_step_seconds=90, stall_seconds=60, leader_market=contract.ON_DEMAND
+    model_bucket="", heartbeat_seconds=8, first_step_seconds=90, stall_seconds=60, lease_seconds=30
 )
 _numbers = itertools.count(1)
 
@@ -64,6 +63,15 @@ class Agent:
     def text(self) -> str:
         """Give everything that the agent and its ranks printed."""
         return self.log.read_text()
+
+    def rank(self) -> int:
+        """Find the process of the node's only rank."""
+        (rank,) = [
+            process
+            for process in self.processes()
+            if b"horovod_node.rank" in Path(f"/proc/{process}/cmdline").read_bytes()
+        ]
+        return rank
 
     def exit_code(self) -> int:
         """Wait for the agent's end."""
@@ -122,7 +130,7 @@ class Ring:
                 contract.SETTINGS_JSON: json.dumps(asdict(complete)),
             },
         )
-        self.aws.put(contract.lease_key(self.fleet), **{contract.RUN: self.run, contract.ATTEMPT: 1})
+        self.aws.put_lease(self.fleet, run=self.run)
 
     def start(self, nodes: int = 2, *, python: str = sys.executable, **environment: str) -> None:
         """Start agents, each on an address of its own."""
@@ -176,7 +184,7 @@ class Ring:
         """Ask the leader, without waiting."""
         self.aws.put(contract.task_key(self.run, 1, task), **{contract.TOKEN: self.token(task)})
 
-    def answer(self, task: contract.Task) -> dict[str, Any]:
+    def answer(self, task: contract.Task, *, seconds: float = 90) -> dict[str, Any]:
         """Wait for the leader's answer: a success's output, or a failure's `error` and `cause`."""
 
         def ready() -> dict[str, Any] | None:
@@ -185,7 +193,7 @@ class Ring:
                 pytest.fail(f"all agents ended without an answer to '{task}'\n{self.log()}")
             return answer
 
-        body = wait_for(f"the answer to '{task}'", ready)
+        body = wait_for(f"the answer to '{task}'", ready, seconds=seconds)
         return json.loads(body["output"]) if "output" in body else {"error": body["error"], "cause": body["cause"]}
 
     def asked(self, task: contract.Task) -> dict[str, Any]:
@@ -198,7 +206,8 @@ class Ring:
         assert "error" not in self.asked(contract.TASK_RING), self.log()
         self.ask(contract.TASK_TRAIN)
         ledger = self.aws.ledger()
-        lease = Lease(run=self.run, attempt=1)
+        lease = ledger.lease(self.fleet)
+        assert lease is not None
         wait_for("training steps", lambda: all(node.step for node in ledger.nodes(lease)) and ledger.nodes(lease))
 
     def release(self) -> None:

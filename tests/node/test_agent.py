@@ -36,7 +36,7 @@ def test_agent_leaves_when_the_lease_is_gone(alone: Ring) -> None:
 def test_agent_leaves_when_the_lease_names_another_run(alone: Ring) -> None:
     """A fleet that another run holds is no longer the agent's."""
     # WHEN
-    alone.aws.put(contract.lease_key(alone.fleet), **{contract.RUN: "another", contract.ATTEMPT: 1})
+    alone.aws.put_lease(alone.fleet, run="another")
     # THEN
     assert alone.agents[0].exit_code() == contract.EXIT_RELEASED
     assert "is held by attempt 1 of run another" in alone.agents[0].text()
@@ -65,11 +65,7 @@ def test_rank_dies_with_its_agent(alone: Ring) -> None:
     """After SIGKILL to the agent the kernel ends the rank."""
     # GIVEN
     agent = alone.agents[0]
-    (rank,) = [
-        process
-        for process in agent.processes()
-        if b"horovod_node.rank" in open(f"/proc/{process}/cmdline", "rb").read()  # noqa: PTH123, SIM115
-    ]
+    rank = agent.rank()
     # WHEN
     agent.process.send_signal(signal.SIGKILL)
     # THEN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,13 +100,20 @@ def test_stalls_of_all_nodes_are_told_together() -> None:
     """The ranks of every node that stands still are listed, the most suspicious first."""
     # GIVEN
     stack = RankStack(
-        rank=0, node="a", address="10.0.0.1", step=8, silent_seconds=60, place="t.py:9 in f", in_script=False
+        rank=0,
+        node="a",
+        address="10.0.0.1",
+        step=8,
+        silent_seconds=60,
+        answered=True,
+        place="t.py:9 in f",
+        in_script=False,
     )
-    late = RankStack(
-        rank=1, node="b", address="10.0.0.2", step=7, silent_seconds=61, place="t.py:3 in g", in_script=True
-    )
+    mute = replace(stack, rank=2, silent_seconds=62, answered=False, place="")
+    outside = replace(stack, rank=3, place="")
+    late = replace(stack, rank=1, node="b", address="10.0.0.2", step=7, place="t.py:3 in g", in_script=True)
     seen = [
-        failure(error=contract.ERROR_TRAINING_STALLED, origin="stall", stacks=(stack,), node="a", at=1.0),
+        failure(error=contract.ERROR_TRAINING_STALLED, origin="stall", stacks=(stack, mute, outside), node="a", at=1.0),
         failure(error=contract.ERROR_TRAINING_STALLED, origin="stall", stacks=(late,), node="b", at=2.0),
         failure(origin="ring", at=0.5),
     ]
@@ -114,9 +122,11 @@ def test_stalls_of_all_nodes_are_told_together() -> None:
     # THEN
     assert error.error == contract.ERROR_TRAINING_STALLED
     assert error.message == (
-        "No training step for 61 s; the last was step 7. The ranks, the most suspicious first:\n"
+        "No training step for 62 s; the last was step 8. The ranks, the most suspicious first:\n"
+        "rank 2 on a (10.0.0.1), step 8: does not answer, its process is stopped or hangs inside the kernel\n"
         "rank 1 on b (10.0.0.2), step 7: in t.py:3 in g\n"
-        "rank 0 on a (10.0.0.1), step 8: inside a call from t.py:9 in f"
+        "rank 0 on a (10.0.0.1), step 8: inside a call from t.py:9 in f\n"
+        "rank 3 on a (10.0.0.1), step 8: outside of the script"
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from botocore.config import Config
 
 from horovod_node import contract
+from horovod_node.ceiling import CostCeiling
 from horovod_node.errors import LedgerUnreachableError, RunError
 from horovod_node.identify import Node
 from horovod_node.ledger import Lease, Ledger, NodeItem, Run
@@ -19,7 +20,7 @@ from horovod_node.request import Request
 from node.emulated import REGION, Aws
 from node.rings import SETTINGS
 
-LEASE = Lease(run="run-1", attempt=2)
+LEASE = Lease(run="run-1", attempt=2, leader_market=contract.SPOT, expires_at=2_000_000_000, ends_by=2_000_003_600)
 
 
 def test_lease_tells_who_holds_the_fleet(aws: Aws) -> None:
@@ -28,9 +29,84 @@ def test_lease_tells_who_holds_the_fleet(aws: Aws) -> None:
     ledger = aws.ledger()
     before = ledger.lease("fleet")
     # WHEN
-    aws.put(contract.lease_key("fleet"), **{contract.RUN: "run-1", contract.ATTEMPT: 2})
+    aws.put_lease(
+        "fleet",
+        run="run-1",
+        attempt=2,
+        leader_market=contract.SPOT,
+        expires_at=2_000_000_000,
+        ends_by=2_000_003_600,
+    )
+    lease = ledger.lease("fleet")
     # THEN
-    assert [before, ledger.lease("fleet")] == [None, LEASE]
+    assert before is None
+    assert lease is not None
+    assert asdict(lease) == asdict(LEASE)
+
+
+def test_lease_of_what_empties_a_fleet_is_no_runs(aws: Aws) -> None:
+    """Clean-up and reaper hold a fleet under their own names, without an attempt."""
+    # GIVEN
+    aws.put(contract.lease_key("fleet"), **{contract.RUN: contract.REAPER, contract.EXPIRES_AT: 2_000_000_000})
+    # WHEN
+    lease = aws.ledger().lease("fleet")
+    # THEN
+    assert lease is not None
+    assert [lease.holder, lease.attempt, lease.leader_market, lease.ends_by] == [contract.REAPER, 0, "", 0]
+
+
+def test_renewed_lease_is_the_same_lease() -> None:
+    """A run holds its fleet by name and attempt."""
+    # WHEN / THEN
+    assert replace(LEASE, expires_at=0, ends_by=0, leader_market=contract.ON_DEMAND) == LEASE
+    assert replace(LEASE, attempt=3) != LEASE
+
+
+def test_lease_is_renewed_only_as_it_was_read(aws: Aws) -> None:
+    """Whoever changed the lease meanwhile wins; nothing but its expiry is touched."""
+    # GIVEN
+    ledger = aws.ledger()
+    aws.put_lease("fleet", run="run-1", attempt=2, expires_at=1_000)
+    read = ledger.lease("fleet")
+    assert read is not None
+    # WHEN
+    renewed = [ledger.renew_lease("fleet", read, expires_at=expires_at) for expires_at in (2_000, 3_000)]
+    # THEN
+    assert renewed == [True, False]
+    after = ledger.lease("fleet")
+    assert after is not None
+    assert asdict(after) == asdict(read) | {"expires_at": 2_000}
+
+
+def test_lease_that_is_gone_is_not_renewed(aws: Aws) -> None:
+    """A renewal makes no lease out of nothing."""
+    # GIVEN
+    ledger = aws.ledger()
+    # WHEN
+    renewed = ledger.renew_lease("fleet", LEASE, expires_at=3_000)
+    # THEN
+    assert [renewed, ledger.lease("fleet")] == [False, None]
+
+
+def test_run_has_a_ceiling_when_its_prices_are_known(aws: Aws) -> None:
+    """The state machine adds the prices to the run's item while the run is on its way."""
+    # GIVEN
+    ledger = aws.ledger()
+    aws.put(contract.run_key("run-1"), **{contract.VERSION: contract.CONTRACT_VERSION})
+    before = ledger.cost_ceiling("run-1")
+    # WHEN
+    aws.put(
+        contract.run_key("run-1"),
+        **{
+            contract.USD_PER_HOUR: 4.02,
+            contract.BILLED_FROM: 1_000,
+            contract.CEILING_USD: 12,
+            contract.CEILING_AT: 11_746.25,
+        },
+    )
+    # THEN
+    assert before is None
+    assert ledger.cost_ceiling("run-1") == CostCeiling(usd_per_hour=4.02, billed_from=1_000, usd=12, at=11_746.25)
 
 
 def test_run_tells_request_and_settings(aws: Aws) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from dataclasses import replace
 
 import boto3
@@ -10,7 +11,7 @@ import pytest
 from botocore.config import Config
 
 from horovod_node import contract
-from horovod_node.errors import ReleasedError
+from horovod_node.errors import LedgerUnreachableError, ReleasedError
 from horovod_node.ledger import Ledger
 from horovod_node.membership import Membership, refresh_seconds
 from horovod_node.work import Work
@@ -40,6 +41,7 @@ def test_new_state_is_written_at_once(work: Work) -> None:
 @pytest.mark.parametrize(
     ("run", "attempt", "words"),
     [
+        (contract.CLEAN_UP, 0, "held by #clean-up, not by attempt 1 of run run-1"),
         ("run-1", 2, "held by attempt 2 of run run-1, not by attempt 1 of run run-1"),
         ("run-2", 1, "held by attempt 1 of run run-2, not by attempt 1 of run run-1"),
     ],
@@ -47,15 +49,16 @@ def test_new_state_is_written_at_once(work: Work) -> None:
 def test_node_is_released_when_the_lease_moves_on(aws: Aws, work: Work, run: str, attempt: int, words: str) -> None:
     """Another run, and another attempt of the same run, have nodes of their own."""
     # GIVEN
-    aws.put(contract.lease_key(work.node.fleet), **{contract.RUN: run, contract.ATTEMPT: attempt})
+    aws.put_lease(work.node.fleet, run=run, attempt=attempt)
     # WHEN / THEN
     with pytest.raises(ReleasedError, match=words):
         Membership(work).keep()
 
 
-def test_training_goes_on_without_the_ledger(work: Work) -> None:
-    """A ledger that is away for a moment ends nothing; what it missed is written when it is back."""
-    # GIVEN a port at which nobody listens
+@pytest.fixture
+def cut_off(work: Work) -> Iterator[Work]:
+    """Put a node to work whose ledger is away."""
+    # A port at which nobody listens.
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         away = boto3.client(
@@ -64,10 +67,32 @@ def test_training_goes_on_without_the_ledger(work: Work) -> None:
             region_name=REGION,
             config=Config(retries={"total_max_attempts": 1}),
         )
-        membership = Membership(replace(work, ledger=Ledger(away, table="ledger")))
-        # WHEN / THEN
-        membership.keep(state=contract.NODE_TRAINING, step=3)
-        membership.keep(step=4)
+        yield replace(work, ledger=Ledger(away, table="ledger"))
+
+
+def test_training_goes_on_without_the_ledger(cut_off: Work) -> None:
+    """A ledger that is away for a moment ends nothing; what it missed is written when it is back."""
+    # GIVEN
+    membership = Membership(cut_off)
+    membership.lead()
+    # WHEN / THEN
+    membership.keep(state=contract.NODE_TRAINING, step=3)
+    membership.keep(step=4)
+
+
+def test_fails_when_the_ledger_is_away_for_as_long_as_a_lease_lasts(cut_off: Work) -> None:
+    """By then the fleet may be another run's."""
+    # GIVEN
+    settings = replace(cut_off.run.settings, lease_seconds=1)
+    membership = Membership(replace(cut_off, run=replace(cut_off.run, settings=settings)))
+
+    # WHEN / THEN
+    def keep_for_ever() -> None:
+        while True:
+            membership.keep()
+
+    with pytest.raises(LedgerUnreachableError, match="DynamoDB table ledger, failed: Could not connect"):
+        keep_for_ever()
 
 
 @pytest.mark.parametrize(("heartbeat", "stall", "seconds"), [(60, 900, 5.0), (8, 900, 2.0), (60, 6, 1.5)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import tarfile
@@ -15,6 +16,9 @@ from horovod_node import contract
 from node.rings import SETTINGS, Ring, wait_for
 
 pytestmark = [pytest.mark.ring, pytest.mark.timeout(180)]
+
+STALL_NOTICE_SECONDS = 40
+"""What docs/environment.md promises: a run fails so long after its ranks stood still for too long."""
 
 
 def test_ring_trains_equal_weights_and_leaves_the_model(ring: Ring) -> None:
@@ -109,6 +113,51 @@ def test_ring_that_stands_still_names_the_rank_and_its_line(ring: Ring) -> None:
     told = len(ring.answers.heartbeats(ring.token(contract.TASK_TRAIN)))
     assert told > 0
     assert [agent.processes() for agent in ring.agents] == [[], []]
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_rank_that_was_stopped_is_named_though_it_cannot_answer(ring: Ring, stopped: int) -> None:
+    """After SIGSTOP to a rank the run fails within the documented bound, naming that rank first, wherever it runs."""
+    # GIVEN
+    settings = replace(SETTINGS, stall_seconds=6)
+    ring.submit(settings=settings, steps=100_000)
+    ring.start(nodes=2)
+    ring.until_training()
+    agent = ring.agents[stopped]
+    # WHEN
+    os.kill(agent.rank(), signal.SIGSTOP)
+    failed = ring.answer(contract.TASK_TRAIN, seconds=settings.stall_seconds + STALL_NOTICE_SECONDS)
+    # THEN
+    assert failed["error"] == contract.ERROR_TRAINING_STALLED
+    first, second, third = failed["cause"].splitlines()
+    step = re.search(r"the last was step (\d+)\.", first)
+    assert step
+    assert second == (
+        f"rank {stopped} on {agent.id} ({agent.address}), step {step[1]}: "
+        "does not answer, its process is stopped or hangs inside the kernel"
+    )
+    assert third.startswith(f"rank {1 - stopped} on {ring.agents[1 - stopped].id} (")
+    assert ": inside a call from train_digits.py:" in third
+    assert [each.exit_code() for each in ring.agents] == [contract.EXIT_TRAINING_FAILED] * 2
+    assert [each.processes() for each in ring.agents] == [[], []]
+
+
+def test_ring_that_never_steps_is_found_out(ring: Ring) -> None:
+    """Rank 1 sleeps before its first step: the limit for the first step ends the run, naming the rank."""
+    # GIVEN
+    settings = replace(SETTINGS, first_step_seconds=30)
+    ring.submit(settings=settings, do="sleep", rank=1, at_step=0)
+    ring.start(nodes=2)
+    ring.asked(contract.TASK_RING)
+    ring.ask(contract.TASK_TRAIN)
+    # WHEN
+    failed = ring.answer(contract.TASK_TRAIN, seconds=settings.first_step_seconds + STALL_NOTICE_SECONDS)
+    # THEN
+    assert failed["error"] == contract.ERROR_TRAINING_STALLED
+    first, second, *_ = failed["cause"].splitlines()
+    assert first.endswith("; not even the first came. The ranks, the most suspicious first:")
+    assert second.startswith(f"rank 1 on node-2 ({ring.agents[1].address}), step 0: in train_digits.py:")
+    assert second.endswith(" in wait_for_ever")
 
 
 def test_leader_that_is_killed_takes_all_ranks_along(ring: Ring) -> None:

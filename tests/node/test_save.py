@@ -12,15 +12,16 @@ from botocore.exceptions import ClientError
 from horovod_node import contract
 from horovod_node.errors import RunError
 from horovod_node.membership import Membership
-from horovod_node.save import PART_BYTES, ModelUpload, save_model
+from horovod_node.save import save_model
 from horovod_node.task import Task
+from horovod_node.upload import PART_BYTES, FolderUpload
 from horovod_node.work import Work
 from node.emulated import Aws, TaskAnswers
 
 
 def saved(work: Work) -> dict[str, object]:
     membership = Membership(work)
-    return save_model(work, membership, Task(work, membership, name=contract.TASK_SAVE))
+    return save_model(work, Task(work, membership, name=contract.TASK_SAVE), keep=membership.keep)
 
 
 def test_model_is_packed_as_sagemaker_packs_it(aws: Aws, work: Work, answers: TaskAnswers) -> None:
@@ -86,7 +87,7 @@ def test_fails_when_packing_fails_and_leaves_nothing(aws: Aws, work: Work) -> No
     """An archive that could not be finished never looks like a whole one."""
     # GIVEN a folder that goes away
     (work.layout.model / "weights").write_bytes(b"x")
-    upload = ModelUpload(
+    upload = FolderUpload(
         aws.client("s3"), folder=work.layout.model / "gone", bucket=aws.model_bucket, key="model.tar.gz"
     )
     # WHEN / THEN

@@ -200,12 +200,22 @@ def test_nothing_is_custom(stacks: Stacks) -> None:
             {"kms:GenerateDataKey", "kms:Decrypt"},
             True,
         ),
-        ("WriteModels", "Model", {"/runs/*/model.tar.gz": UPLOAD}, {"kms:GenerateDataKey", "kms:Decrypt"}, False),
+        (
+            "WriteModels",
+            "Model",
+            {"/runs/*/model.tar.gz": UPLOAD, "/checkpoints/*/checkpoints.tar.gz": UPLOAD},
+            {"kms:GenerateDataKey", "kms:Decrypt"},
+            False,
+        ),
         ("WriteReceipts", "Model", {"/runs/*/receipt.json": {"s3:PutObject"}}, {"kms:GenerateDataKey"}, False),
         (
             "ReadModels",
             "Model",
-            {"/runs/*/model.tar.gz": READ, "/runs/*/receipt.json": READ},
+            {
+                "/runs/*/model.tar.gz": READ,
+                "/checkpoints/*/checkpoints.tar.gz": READ,
+                "/runs/*/receipt.json": READ,
+            },
             {"kms:Decrypt"},
             True,
         ),
@@ -245,13 +255,17 @@ def test_findings_are_accepted_one_by_one(stacks: Stacks) -> None:
         ("Own/ReadData", f"<{data}.Arn>/*"),
         ("Own/UploadSource", f"<{data}.Arn>/source/*/source.tar.gz"),
         ("Own/WriteModels", f"<{models}.Arn>/runs/*/model.tar.gz"),
+        ("Own/WriteModels", f"<{models}.Arn>/checkpoints/*/checkpoints.tar.gz"),
         ("Own/WriteReceipts", f"<{models}.Arn>/runs/*/receipt.json"),
         ("Own/ReadModels", f"<{models}.Arn>/runs/*/model.tar.gz"),
+        ("Own/ReadModels", f"<{models}.Arn>/checkpoints/*/checkpoints.tar.gz"),
         ("Own/ReadModels", f"<{models}.Arn>/runs/*/receipt.json"),
         ("Elsewhere/Node", f"{export}/runs/*/model.tar.gz"),
+        ("Elsewhere/Node", f"{export}/checkpoints/*/checkpoints.tar.gz"),
         ("Imported/Node", "arn:<AWS::Partition>:s3:::my-data/*"),
         ("Computed/Reader", "arn:<AWS::Partition>:s3:::data-<AWS::AccountId>/*"),
         ("Computed/Writer", '{"Fn::Select":[1,{"Ref":"Arns"}]}/runs/*/model.tar.gz'),
+        ("Computed/Writer", '{"Fn::Select":[1,{"Ref":"Arns"}]}/checkpoints/*/checkpoints.tar.gz'),
     }
     assert stacks.accepted == {
         (f"AwsSolutions-IAM5[Resource::{resource}]", f"{path}/DefaultPolicy/Resource") for path, resource in findings

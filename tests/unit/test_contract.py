@@ -347,5 +347,5 @@ def test_names_the_files_of_a_run() -> None:
     """Model, checkpoints and receipt of a run lie side by side; a script lies under its content's digest."""
     assert contract.model_key("r") == "runs/r/model.tar.gz"
     assert contract.receipt_key("r") == "runs/r/receipt.json"
-    assert contract.checkpoint_key("r") == "runs/r/checkpoints.tar.gz"
+    assert contract.checkpoint_key("r") == "checkpoints/r/checkpoints.tar.gz"
     assert contract.source_key("abc") == "source/abc/source.tar.gz"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ from cdk_horovod.user_data import node_user_data
 from horovod_node import contract
 
 REPOSITORY = Path(__file__).parents[2]
+UNIT = "/etc/systemd/system/cdk-horovod-dead-mans-switch.service"
 IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/node:1"
 ENVIRONMENT = {
     contract.ENV_ENGINE: contract.ENGINE_EC2,
     contract.ENV_LEDGER_TABLE: "Ledger-1AB",
     contract.ENV_FLEET: "c8a1",
+    contract.ENV_LEASE_SECONDS: "600",
     "AWS_REGION": "eu-west-1",
 }
 
@@ -44,14 +47,21 @@ def findings(script: str) -> str:
     return checked.stdout + checked.stderr
 
 
-def heredoc(script: str) -> str:
-    """Read what *script* writes into the node's environment file."""
-    found = re.search(rf"cat > '{contract.NODE_ENV_FILE}' <<'(\w+)'\n(.*?)\n\1\n", script, re.DOTALL)
+def heredoc(script: str, file: str = contract.NODE_ENV_FILE) -> str:
+    """Read what *script* writes into a file, by default the node's environment."""
+    found = re.search(rf"cat > '{file}' <<'(\w+)'\n(.*?)\n\1\n", script, re.DOTALL)
     assert found
     return found[2]
 
 
-@pytest.mark.parametrize("script", ["constructs/cdk_horovod/node_boot.sh", "training_image/build_horovod.sh"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "constructs/cdk_horovod/node_boot.sh",
+        "constructs/cdk_horovod/dead_mans_switch.sh",
+        "training_image/build_horovod.sh",
+    ],
+)
 def test_shell_scripts_are_clean(script: str) -> None:
     """ShellCheck finds nothing in the shell scripts as they lie in the repository."""
     assert findings((REPOSITORY / script).read_text()) == ""
@@ -66,6 +76,51 @@ def test_rendered_script_is_clean(log_group_name: str | None) -> None:
 def test_environment_reaches_its_file() -> None:
     """The environment is one KEY=VALUE line each, in the file that the container and the local cloud read."""
     assert heredoc(rendered()).splitlines() == [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+
+
+def test_switch_is_installed_before_anything_that_may_fail() -> None:
+    """The dead-man's switch is on the instance as it lies in the repository, and starts before Docker and the image."""
+    # WHEN
+    script = rendered()
+
+    # THEN
+    switch = REPOSITORY / "constructs" / "cdk_horovod" / "dead_mans_switch.sh"
+    assert heredoc(script, contract.SWITCH_FILE) + "\n" == switch.read_text()
+    enabled = script.index(f"\nsystemctl enable --now {Path(UNIT).name}\n")
+    assert (
+        script.index(f"'{contract.NODE_ENV_FILE}'")
+        < script.index(f"'{contract.SWITCH_FILE}'")
+        < script.index(f"'{UNIT}'")
+        < enabled
+    )
+    assert enabled < min(script.index(word) for word in ("\nuse_instance_store\n", "\nsystemctl start", "\nretry "))
+
+
+def test_switch_is_restarted_whatever_happens() -> None:
+    """systemd starts it at every boot and after every end, without a limit, and the kernel spares it."""
+    # GIVEN
+    unit = ConfigParser()
+    unit.optionxform = str  # type: ignore[assignment, method-assign]  # ConfigParser's documented way to keep capitals
+
+    # WHEN
+    unit.read_string(heredoc(rendered(), UNIT))
+
+    # THEN
+    assert {section: dict(unit[section]) for section in unit.sections()} == {
+        "Unit": {
+            "Description": "Takes this instance out when nothing keeps its run alive any more",
+            "StartLimitIntervalSec": "0",
+        },
+        "Service": {
+            "EnvironmentFile": f"-{contract.NODE_ENV_FILE}",
+            "ExecStart": f"/bin/bash {contract.SWITCH_FILE}",
+            "Restart": "always",
+            "RestartSec": "5",
+            "OOMScoreAdjust": "-1000",
+            "StandardError": "journal+console",
+        },
+        "Install": {"WantedBy": "multi-user.target"},
+    }
 
 
 def test_every_word_is_filled_in() -> None:
@@ -102,7 +157,7 @@ def test_no_log_group_leaves_the_log_driver_alone() -> None:
 
 def test_fits_into_user_data() -> None:
     """EC2 takes 16 KB of user data; a fleet's own commands must find room beside ours."""
-    assert len(rendered().encode()) < 8 * 1024
+    assert len(rendered().encode()) < 12 * 1024
 
 
 @pytest.mark.parametrize("value", ["it's", 'a "b"', "a\nb", "a\rb", "back\\slash", "`id`", "é", "\x7f"])
@@ -132,12 +187,20 @@ def test_fails_when_the_log_group_is_empty() -> None:
         rendered(log_group_name="")
 
 
-def test_fails_without_a_region() -> None:
-    """The log driver and the node's own clients need the region."""
-    with pytest.raises(ValueError, match=r"^'environment' must name AWS_REGION, got X$"):
-        rendered(environment={"X": "1"})
+@pytest.mark.parametrize(
+    "name", ["AWS_REGION", contract.ENV_LEDGER_TABLE, contract.ENV_FLEET, contract.ENV_LEASE_SECONDS]
+)
+def test_fails_when_the_switch_would_not_know_its_run(name: str) -> None:
+    """What the dead-man's switch needs is no matter of chance; the log driver needs the region, too."""
+    # GIVEN
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != name}
+
+    # WHEN / THEN
+    with pytest.raises(ValueError, match=rf"^'environment' must name {name}, got {', '.join(environment)}$"):
+        rendered(environment=environment)
 
 
-def test_script_is_shipped_beside_its_module() -> None:
-    """The script is package data: found where the module is."""
-    assert Path(user_data.__file__).with_name("node_boot.sh").read_text().startswith("#!/usr/bin/env bash\n")
+@pytest.mark.parametrize("script", ["node_boot.sh", "dead_mans_switch.sh"])
+def test_scripts_are_shipped_beside_their_module(script: str) -> None:
+    """The scripts are package data: found where the module is."""
+    assert Path(user_data.__file__).with_name(script).read_text().startswith("#!/usr/bin/env bash\n")

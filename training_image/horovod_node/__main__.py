@@ -26,6 +26,9 @@ _CLIENT_CONFIG = Config(
 )
 """The pool must hold every download of every file at a time."""
 
+_LEDGER_CONFIG = Config(connect_timeout=2, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 2})
+"""The agent asks the ledger between two heartbeats: one that does not answer must not cost it a heartbeat."""
+
 
 def main() -> int:
     """Run the agent and give the process's exit code."""
@@ -47,7 +50,7 @@ def main() -> int:
     session = Session(region_name=node.region)
     return take_part(
         node,
-        ledger=Ledger(session.client("dynamodb", config=_CLIENT_CONFIG), table=node.ledger_table),
+        ledger=Ledger(session.client("dynamodb", config=_LEDGER_CONFIG), table=node.ledger_table),
         s3=session.client("s3", config=_CLIENT_CONFIG),
         stepfunctions=session.client("stepfunctions", config=_CLIENT_CONFIG),
     )

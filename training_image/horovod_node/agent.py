@@ -83,7 +83,7 @@ def join(node: Node, *, ledger: Ledger, s3: S3Client, stepfunctions: SFNClient) 
         raise ReleasedError(f"nobody holds fleet {node.fleet}")
     run = ledger.run(lease.run)
     if run is None:
-        raise ReleasedError(f"run {lease.run}, which holds fleet {node.fleet}, is not in the ledger")
+        raise ReleasedError(f"{lease.run}, which holds fleet {node.fleet}, is no run in the ledger")
     _log.info("%s joins attempt %d of run %s", node.id, lease.attempt, lease.run)
     return Work(
         node=node,
@@ -110,6 +110,7 @@ def lead_or_follow(work: Work) -> NoReturn:
     fetched = in_background(lambda: prepare(work, os.environ))
     leader = elect(work, membership)
     if leader == work.node.id:
+        membership.lead()
         Leader(work, membership).lead(fetched)
     Follower(work, membership, leader=leader).follow(fetched)
 
@@ -135,7 +136,7 @@ def elect(work: Work, membership: Membership) -> str:
 
     A node that cannot prepare still leads if no other does: the state machine must hear the reason from somebody.
     """
-    patience = 0.0 if work.node.market == work.run.settings.leader_market else GRACE_SECONDS
+    patience = 0.0 if work.node.market == work.lease.leader_market else GRACE_SECONDS
     joined = time.monotonic()
     while time.monotonic() - joined < patience:
         leader = work.ledger.leader(work.lease)

@@ -340,9 +340,13 @@ def model_key(run: str) -> str:
     return f"runs/{run}/model.tar.gz"
 
 
+CHECKPOINT_PREFIX: Final = "checkpoints/"
+"""Of all checkpoints in the model bucket; they expire, models do not."""
+
+
 def checkpoint_key(run: str) -> str:
     """Key in the model bucket of `/opt/ml/checkpoints` as a run left it that was stopped before its end."""
-    return f"runs/{run}/checkpoints.tar.gz"
+    return f"{CHECKPOINT_PREFIX}{run}/checkpoints.tar.gz"
 
 
 def receipt_key(run: str) -> str:

@@ -43,7 +43,9 @@ class Explanation:
             return run_error(failures)
         return RunError(contract.ERROR_NODE_FAILED, "A node failed before there was a ring; its words are lost.")
 
-    def of_broken_ring(self, training: Training, plan: RingPlan, *, keep_waiting: Callable[[], None]) -> RunError:
+    def of_broken_ring(
+        self, training: Training, plan: RingPlan, *, own: Failure | None, keep_waiting: Callable[[], None]
+    ) -> RunError:
         """
         Say why the ring of *plan* broke.
 
@@ -53,12 +55,12 @@ class Explanation:
         Args:
             training: The leader's own ranks; they must not be stopped yet, or their end would look like a reason.
             plan: The ring.
+            own: What the leader saw of its own ranks, if that is how it knows.
             keep_waiting: Called in every turn.
         """
         patience = MISSED_REFRESHES * refresh_seconds(self._work.run.settings)
         started = time.monotonic()
         explained_at: float | None = None
-        own: Failure | None = None
         others: list[NodeItem] = []
         while True:
             if own is None or own.origin == "ring":

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, NoReturn
 
 from horovod_node import contract
+from horovod_node.ceiling import CostCeiling
+from horovod_node.ceiling_stop import stop_at_ceiling
 from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError
 from horovod_node.every import Every
 from horovod_node.explain import Explanation
-from horovod_node.failure import as_run_error
+from horovod_node.failure import Failure, as_run_error
 from horovod_node.ledger import NodeItem
 from horovod_node.membership import Membership
 from horovod_node.rendezvous import Rendezvous
@@ -27,6 +29,8 @@ LOOK_SOON_SECONDS = 0.2
 """Between two looks at the nodes while the ring forms or ends."""
 LOOK_SECONDS = 2.0
 """The same while it trains."""
+LOOK_FOR_CEILING_SECONDS = 5.0
+"""Between two looks for the run's prices, which the state machine finds out while the ring already trains."""
 
 
 class Leader:
@@ -45,6 +49,8 @@ class Leader:
         self._task = self._next_task(contract.TASK_RING)
         self._nodes: Sequence[NodeItem] = ()
         self._silence = Silence()
+        self._ceiling: CostCeiling | None = None
+        self._look_for_ceiling = Every(LOOK_FOR_CEILING_SECONDS)
 
     def lead(self, fetched: Future[None]) -> NoReturn:
         """
@@ -57,25 +63,36 @@ class Leader:
             RunError: If the run failed; the state machine knows it then.
             ReleasedError: If the fleet was released, or the state machine gave the attempt up.
         """
-        try:
+        with ExitStack() as ring, self._answering_failures():
             plan = self._form_ring(fetched)
-            with closing(Rendezvous(plan)):
-                self._work.ledger.put_plan(self._work.lease, plan.to_json(), remove_at=self._work.run.remove_at)
-                with Training(self._work, plan) as training:
-                    self._task.succeed(ring_output(plan, self._nodes))
-                    self._task = self._next_task(contract.TASK_TRAIN)
-                    self._train(training, plan)
-                    self._membership.keep(state=contract.NODE_DONE, step=training.step)
-                    self._task.succeed({contract.RANKS: plan.size, contract.STEPS: training.step})
+            ring.enter_context(closing(Rendezvous(plan)))
+            self._work.ledger.put_plan(self._work.lease, plan.to_json(), remove_at=self._work.run.remove_at)
+            training = ring.enter_context(Training(self._work, plan))
+            self._task.succeed(ring_output(plan, self._nodes))
+            self._task = self._next_task(contract.TASK_TRAIN)
+            self._train(training, plan)
+            self._membership.keep(state=contract.NODE_DONE, step=training.step)
+            self._task.succeed({contract.RANKS: plan.size, contract.STEPS: training.step})
+        with self._answering_failures():
             self._task = self._next_task(contract.TASK_SAVE)
-            self._task.succeed(save_model(self._work, self._membership, self._task))
+            self._task.succeed(save_model(self._work, self._task, keep=self._keep_saving))
+        self._membership.idle()
+
+    @contextmanager
+    def _answering_failures(self) -> Iterator[None]:
+        """
+        Tell the state machine of a failure inside before anything is taken down.
+
+        Ranks that hang inside a driver take longer to end than the state machine waits for a heartbeat.
+        """
+        try:
+            yield
         except ReleasedError:
             raise
         except Exception as error:
             failed = as_run_error(error)
             self._task.fail(failed.error, failed.message)
             raise failed from error
-        self._membership.idle()
 
     def _next_task(self, name: contract.Task) -> Task:
         return Task(self._work, self._membership, name=name)
@@ -114,9 +131,12 @@ class Leader:
         while True:
             failure = training.failure()
             if failure is not None:
-                raise self._explain(training, plan)
+                raise self._explain(training, plan, failure)
             self._membership.keep(state=contract.NODE_TRAINING, step=training.step)
             self._task.heartbeat()
+            ceiling = self._cost_ceiling()
+            if ceiling is not None and time.time() >= ceiling.stop_at:
+                raise stop_at_ceiling(self._work, self._membership, self._task, training=training, ceiling=ceiling)
             if training.done:
                 look.seconds = LOOK_SOON_SECONDS
             if look.due() and self._look():
@@ -127,12 +147,28 @@ class Leader:
                     return
             time.sleep(TURN_SECONDS)
 
-    def _explain(self, training: Training, plan: RingPlan) -> RunError:
+    def _explain(self, training: Training, plan: RingPlan, own: Failure | None = None) -> RunError:
         def keep_waiting() -> None:
             self._membership.keep(step=training.step)
             self._task.heartbeat()
 
-        return Explanation(self._work, self._silence).of_broken_ring(training, plan, keep_waiting=keep_waiting)
+        explanation = Explanation(self._work, self._silence)
+        return explanation.of_broken_ring(training, plan, own=own, keep_waiting=keep_waiting)
+
+    def _keep_saving(self) -> None:
+        """Let the model's upload go on, up to the ceiling itself: nothing else is worth as much."""
+        self._membership.keep()
+        ceiling = self._cost_ceiling()
+        if ceiling is not None and time.time() >= ceiling.upload_ends_at:
+            cost = ceiling.explain(time.time())
+            raise RunError(contract.ERROR_COST_CEILING, f"{cost} The model's upload had not ended.")
+
+    def _cost_ceiling(self) -> CostCeiling | None:
+        """Give the run's ceiling, which is written once."""
+        if self._ceiling is None and self._look_for_ceiling.due():
+            with suppress(LedgerUnreachableError):
+                self._ceiling = self._ledger.cost_ceiling(self._work.lease.run)
+        return self._ceiling
 
     def _look(self) -> bool:
         """Read the nodes' items; `False` when the ledger is away."""

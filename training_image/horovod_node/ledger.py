@@ -6,12 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from horovod_node import contract
+from horovod_node.ceiling import CostCeiling
 from horovod_node.errors import LedgerUnreachableError, RunError
 from horovod_node.identify import Node
 from horovod_node.request import Request
@@ -40,15 +41,26 @@ _LONGEST_PAUSE_SECONDS = 10.0
 @dataclass(frozen=True, kw_only=True)
 class Lease:
     """
-    A run's hold on the fleet.
+    A run's hold on the fleet. Leases of the same run and attempt are equal, however often they were renewed.
 
     Args:
-        run: Name of the run.
-        attempt: Counts the run's starts, from 1.
+        run: Name of the run; or of what empties the fleet in place of one, `contract.CLEAN_UP` or `contract.REAPER`.
+        attempt: Counts the run's starts, from 1; 0 where there is no run.
+        leader_market: Market that leaders come from, one of the contract's `MARKETS`; empty where there is no run.
+        expires_at: Epoch seconds after which it holds nothing.
+        ends_by: Epoch seconds of the run's hard maximum.
     """
 
     run: str
     attempt: int
+    leader_market: str = field(compare=False)
+    expires_at: int = field(compare=False)
+    ends_by: int = field(compare=False)
+
+    @property
+    def holder(self) -> str:
+        """Name the holder for people."""
+        return f"attempt {self.attempt} of run {self.run}" if self.attempt else self.run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +129,32 @@ class Ledger:
     def lease(self, fleet: str) -> Lease | None:
         """Tell who holds *fleet*; `None` when nobody does."""
         item = self._read(contract.lease_key(fleet))
-        return None if item is None else Lease(run=item[contract.RUN]["S"], attempt=int(item[contract.ATTEMPT]["N"]))
+        if item is None:
+            return None
+        return Lease(
+            run=item[contract.RUN]["S"],
+            attempt=_whole(item, contract.ATTEMPT),
+            leader_market=_text(item, contract.LEADER_MARKET) or "",
+            expires_at=_whole(item, contract.EXPIRES_AT),
+            ends_by=_whole(item, contract.ENDS_BY),
+        )
+
+    def renew_lease(self, fleet: str, lease: Lease, *, expires_at: int) -> bool:
+        """
+        Let *lease* expire at another time, provided that it is still as it was read; `False` if it is not.
+
+        Of the lease, a node may touch nothing but this one attribute.
+        """
+        return self._meets_its_condition(
+            lambda: self._dynamodb.update_item(
+                TableName=self._table,
+                Key=_key(contract.lease_key(fleet)),
+                UpdateExpression="SET #expires_at = :new",
+                ConditionExpression="#expires_at = :read",
+                ExpressionAttributeNames={"#expires_at": contract.EXPIRES_AT},
+                ExpressionAttributeValues={":new": {"N": str(expires_at)}, ":read": {"N": str(lease.expires_at)}},
+            )
+        )
 
     def run(self, run: str) -> Run | None:
         """
@@ -140,6 +177,18 @@ class Ledger:
             request=Request.from_json(item[contract.REQUEST_JSON]["S"]),
             settings=contract.RunSettings(**json.loads(item[contract.SETTINGS_JSON]["S"])),
             remove_at=int(item[contract.TTL_ATTRIBUTE]["N"]) if contract.TTL_ATTRIBUTE in item else 0,
+        )
+
+    def cost_ceiling(self, run: str) -> CostCeiling | None:
+        """Tell when *run* will have cost its ceiling, once the state machine knows the prices."""
+        item = self._read(contract.run_key(run))
+        if item is None or contract.CEILING_AT not in item:
+            return None
+        return CostCeiling(
+            usd_per_hour=float(item[contract.USD_PER_HOUR]["N"]),
+            billed_from=float(item[contract.BILLED_FROM]["N"]),
+            usd=float(item[contract.CEILING_USD]["N"]),
+            at=float(item[contract.CEILING_AT]["N"]),
         )
 
     def put_node(self, lease: Lease, node: Node, *, state: str, step: int, remove_at: int) -> None:
@@ -249,15 +298,18 @@ class Ledger:
 
     def _write_once(self, key: tuple[str, str], attributes: Mapping[str, Any]) -> bool:
         """Write an item that must not exist yet; `False` if it does."""
-        try:
-            self._ask(
-                lambda: self._dynamodb.put_item(
-                    TableName=self._table,
-                    Item={**_key(key), **attributes},
-                    ConditionExpression="attribute_not_exists(#pk)",
-                    ExpressionAttributeNames={"#pk": contract.PARTITION_KEY},
-                )
+        return self._meets_its_condition(
+            lambda: self._dynamodb.put_item(
+                TableName=self._table,
+                Item={**_key(key), **attributes},
+                ConditionExpression="attribute_not_exists(#pk)",
+                ExpressionAttributeNames={"#pk": contract.PARTITION_KEY},
             )
+        )
+
+    def _meets_its_condition(self, write: Callable[[], object]) -> bool:
+        try:
+            self._ask(write)
         except ClientError as error:
             if error.response["Error"]["Code"] == _CONDITION_FAILED:
                 return False
@@ -303,7 +355,11 @@ def _node_item(item: Mapping[str, Any]) -> NodeItem:
 
 
 def _text(item: Mapping[str, Any] | None, attribute: str) -> str | None:
-    return None if item is None else str(item[attribute]["S"])
+    return None if item is None or attribute not in item else str(item[attribute]["S"])
+
+
+def _whole(item: Mapping[str, Any], attribute: str) -> int:
+    return int(item[attribute]["N"]) if attribute in item else 0
 
 
 def _key(key: tuple[str, str]) -> dict[str, Any]:

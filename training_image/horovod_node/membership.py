@@ -9,6 +9,7 @@ from typing import NoReturn
 from horovod_node import contract
 from horovod_node.errors import LedgerUnreachableError, ReleasedError
 from horovod_node.every import Every
+from horovod_node.lease_renewal import LeaseRenewal, renewal_seconds
 from horovod_node.work import Work
 
 _log = logging.getLogger(__name__)
@@ -17,11 +18,6 @@ REFRESH_SECONDS = 5.0
 """Longest time between two writes of the node's item while nothing else goes wrong."""
 LEASE_SECONDS = 3.0
 """Time between two looks at the lease."""
-LEDGER_SILENCE_SECONDS = 300.0
-"""
-A ledger that is away for less does not disturb the training; after it the node can no longer tell whether the fleet is
-still its run's, and stops.
-"""
 
 
 def refresh_seconds(settings: contract.RunSettings) -> float:
@@ -42,10 +38,15 @@ class Membership:
         self._work = work
         self._ledger = work.ledger.with_patience(0)
         self._refresh = Every(refresh_seconds(settings))
-        self._lease = Every(min(LEASE_SECONDS, settings.heartbeat_seconds / 4))
+        self._lease = Every(min(LEASE_SECONDS, settings.heartbeat_seconds / 4, renewal_seconds(settings)))
+        self._renewal: LeaseRenewal | None = None
         self._state = contract.NODE_JOINED
         self._step = 0
         self._heard_at = time.monotonic()
+
+    def lead(self) -> None:
+        """Renew the run's lease from now on, too."""
+        self._renewal = LeaseRenewal(self._ledger, fleet=self._work.node.fleet, settings=self._work.run.settings)
 
     def keep(self, *, state: str | None = None, step: int | None = None) -> None:
         """
@@ -57,7 +58,8 @@ class Membership:
 
         Raises:
             ReleasedError: If the fleet is no longer this attempt's.
-            LedgerUnreachableError: If the ledger has been away for `LEDGER_SILENCE_SECONDS`.
+            LedgerUnreachableError: If the ledger has been away for as long as a lease is good for. For less it does not
+                disturb the training; then the node cannot tell any more whether the fleet is still its run's.
         """
         if state is not None and state != self._state:
             _log.info("%s is %s", self._work.node.id, state)
@@ -74,7 +76,7 @@ class Membership:
             # Not written: what is new must not wait for the next turn of the interval.
             self._refresh.hurry()
             silent = time.monotonic() - self._heard_at
-            if silent > LEDGER_SILENCE_SECONDS:
+            if silent > self._work.run.settings.lease_seconds:
                 raise
             _log.warning("working on without the ledger for %.0f s: %s", silent, error)
         else:
@@ -106,6 +108,7 @@ class Membership:
             raise ReleasedError(f"nobody holds fleet {self._work.node.fleet} any more")
         if lease != self._work.lease:
             raise ReleasedError(
-                f"fleet {self._work.node.fleet} is held by attempt {lease.attempt} of run {lease.run}, "
-                f"not by attempt {self._work.lease.attempt} of run {self._work.lease.run}"
+                f"fleet {self._work.node.fleet} is held by {lease.holder}, not by {self._work.lease.holder}"
             )
+        if self._renewal is not None:
+            self._renewal.renew(lease)

@@ -99,13 +99,21 @@ class Ranks:
         time.sleep(0.1)  # the rest of a stack whose first bytes are there
         return {rank.job.rank: rank.job.stack.read_text(errors="replace") for rank in running}
 
-    def stop(self) -> None:
-        """End every rank and whatever it started: SIGTERM, and SIGKILL for those that stay."""
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM to every rank and whatever it started, and wait for none."""
         for rank in self._ranks:
             rank.send(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """End every rank and whatever it started: SIGTERM, and SIGKILL for those that stay."""
+        self.ask_to_stop()
         give_up_at = time.monotonic() + STOP_SECONDS
         while time.monotonic() < give_up_at and any(rank.poll() is None for rank in self._ranks):
             time.sleep(0.02)
+        self.kill()
+
+    def kill(self) -> None:
+        """End every rank that still runs, and whatever it started."""
         for rank in self._ranks:
             rank.send(signal.SIGKILL)
             rank.reap()

@@ -1,39 +1,27 @@
-"""The model's way to S3: packed and uploaded in one stream, so that no second copy needs room on the disk."""
+"""The model's way to S3."""
 
 from __future__ import annotations
 
-import gzip
-import os
-import tarfile
 import time
-from concurrent.futures import Future
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-
-from boto3.exceptions import Boto3Error
-from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import BotoCoreError, ClientError
+from collections.abc import Callable
+from typing import Any
 
 from horovod_node import contract
 from horovod_node.background import in_background
 from horovod_node.errors import RunError
-from horovod_node.membership import Membership
 from horovod_node.task import Task
+from horovod_node.upload import UPLOAD_ERRORS, FolderUpload
 from horovod_node.work import Work
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
-PART_BYTES = 32 * 1024**2
-"""S3 takes 10,000 parts: models of up to 320 GB, with at most `_PARTS_AT_ONCE` parts in memory."""
-_PARTS_AT_ONCE = 8
-_GZIP_LEVEL = 1
-"""Weights hardly shrink at any level; level 1 takes a third of the time of level 9."""
-
-
-def save_model(work: Work, membership: Membership, task: Task) -> dict[str, Any]:
+def save_model(work: Work, task: Task, *, keep: Callable[[], None]) -> dict[str, Any]:
     """
     Upload the model folder as SageMaker does, with a heartbeat for every progress of the upload.
+
+    Args:
+        work: What the node works on.
+        task: The state machine's question for the model.
+        keep: Called in every turn; what it raises ends the upload.
 
     Returns:
         The answer to the state machine: key, bytes and files.
@@ -49,78 +37,19 @@ def save_model(work: Work, membership: Membership, task: Task) -> dict[str, Any]
             f"The script ended well but left no file in SM_MODEL_DIR ({folder}) on rank 0's node, {work.node.id}.",
         )
     key = contract.model_key(work.lease.run)
-    upload = ModelUpload(work.s3, folder=folder, bucket=bucket, key=key)
+    upload = FolderUpload(work.s3, folder=folder, bucket=bucket, key=key)
     uploading = in_background(upload.run)
     told = -1
     while not uploading.done():
         if upload.sent_bytes > told:
             told = upload.sent_bytes
             task.heartbeat()
-        membership.keep()
+        keep()
         time.sleep(0.1)
     try:
         uploading.result()
-    except (ClientError, BotoCoreError, Boto3Error, OSError, tarfile.TarError) as error:
+    except UPLOAD_ERRORS as error:
         raise RunError(
             contract.ERROR_NODE_FAILED, f"The model could not be uploaded to s3://{bucket}/{key}: {error}"
         ) from error
     return {contract.KEY: key, contract.BYTES: upload.sent_bytes, contract.FILES: files}
-
-
-class ModelUpload:
-    """
-    Packs a folder into a .tar.gz object.
-
-    Args:
-        s3: boto3 client.
-        folder: What to pack; the archive's paths are relative to it.
-        bucket: Where the archive goes.
-        key: Its key there.
-    """
-
-    def __init__(self, s3: S3Client, *, folder: Path, bucket: str, key: str) -> None:
-        self._s3 = s3
-        self._folder = folder
-        self._bucket = bucket
-        self._key = key
-        self.sent_bytes = 0
-        """Bytes of the archive that were handed to S3."""
-
-    def run(self) -> None:
-        """Pack and upload; the object appears when all of it is there, never half."""
-        read_end, write_end = os.pipe()
-        with os.fdopen(read_end, "rb") as archive:
-            packing: Future[None] = in_background(lambda: self._pack(write_end))
-            self._s3.upload_fileobj(
-                _Checked(archive, packing, self),  # type: ignore[arg-type]  # of a stream, only `read` is used
-                self._bucket,
-                self._key,
-                Config=TransferConfig(
-                    multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=_PARTS_AT_ONCE
-                ),
-            )
-
-    def _pack(self, write_end: int) -> None:
-        with (
-            os.fdopen(write_end, "wb") as pipe,
-            gzip.GzipFile(fileobj=pipe, mode="wb", compresslevel=_GZIP_LEVEL) as packed,
-            tarfile.open(fileobj=packed, mode="w|") as tar,
-        ):
-            for path in sorted(self._folder.iterdir()):
-                tar.add(path, arcname=path.name)
-
-
-class _Checked:
-    """The archive's stream; its end is an error when packing failed, so that no cut archive looks like a whole one."""
-
-    def __init__(self, archive: IO[bytes], packing: Future[None], upload: ModelUpload) -> None:
-        self._archive = archive
-        self._packing = packing
-        self._upload = upload
-
-    def read(self, size: int = -1) -> bytes:
-        chunk = self._archive.read(size)
-        self._upload.sent_bytes += len(chunk)
-        if len(chunk) < size or size < 0:
-            self._packing.result()
-        return chunk

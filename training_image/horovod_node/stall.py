@@ -21,6 +21,8 @@ class RankStack:
         address: The node's address.
         step: Its last training step.
         silent_seconds: Time since that step.
+        answered: Whether it could tell where it stands. A process that was stopped (SIGSTOP) or hangs inside the kernel
+            cannot, and then the others wait for it.
         place: The script's innermost line: `train.py:31 in main`; empty when none could be told.
         in_script: Whether that line itself runs, not a library that it called. A rank that waits for others waits
             inside TensorFlow; a rank that others wait for seldom does.
@@ -31,6 +33,7 @@ class RankStack:
     address: str
     step: int
     silent_seconds: int
+    answered: bool
     place: str
     in_script: bool
 
@@ -97,13 +100,19 @@ def find_place(stack: str, *, code: Path) -> tuple[str, bool]:
 
 def describe_stall(stacks: Sequence[RankStack]) -> str:
     """Say which ranks stand still, where, and which of them the others most likely wait for."""
-    ordered = sorted(stacks, key=lambda stack: (not stack.in_script, stack.step, stack.rank))
+    ordered = sorted(stacks, key=lambda stack: (stack.answered, not stack.in_script, stack.step, stack.rank))
     first = ordered[0]
     what = f"No training step for {first.silent_seconds} s"
     what += f"; the last was step {first.step}." if first.step else "; not even the first came."
     lines = [f"{what} The ranks, the most suspicious first:"]
     for stack in ordered:
-        doing = f"in {stack.place}" if stack.in_script else f"inside a call from {stack.place}"
-        where = doing if stack.place else "nobody can tell where"
-        lines.append(f"rank {stack.rank} on {stack.node} ({stack.address}), step {stack.step}: {where}")
+        lines.append(f"rank {stack.rank} on {stack.node} ({stack.address}), step {stack.step}: {_where(stack)}")
     return "\n".join(lines)
+
+
+def _where(stack: RankStack) -> str:
+    if not stack.answered:
+        return "does not answer, its process is stopped or hangs inside the kernel"
+    if not stack.place:
+        return "outside of the script"
+    return f"in {stack.place}" if stack.in_script else f"inside a call from {stack.place}"

@@ -103,10 +103,16 @@ class Task:
                         contract.ERROR_NODE_FAILED, f"Step Functions did not take the answer to '{self._name}': {error}"
                     ) from error
                 _log.warning("answer to '%s' failed, next try in %.1f s: %s", self._name, pause, error)
-                time.sleep(pause)
+                self._wait(pause)
                 pause = min(2 * pause, 10.0)
             else:
                 return
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._membership.keep()
+            time.sleep(0.1)
 
     def _stop_if_gone(self, error: ClientError) -> None:
         if error.response["Error"]["Code"] in contract.TOKEN_GONE:

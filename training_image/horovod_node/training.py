@@ -63,6 +63,19 @@ class Training:
         """Whether every rank of this node ended well."""
         return self._ranks.done
 
+    @property
+    def running(self) -> bool:
+        """Whether a rank of this node has not ended."""
+        return bool(self._ranks.running)
+
+    def ask_to_stop(self) -> None:
+        """Tell this node's ranks to stop, with SIGTERM; a script may take it for the moment to write a checkpoint."""
+        self._ranks.ask_to_stop()
+
+    def kill(self) -> None:
+        """End this node's ranks at once."""
+        self._ranks.kill()
+
     def failure(self) -> Failure | None:
         """
         Look at the ranks; to be called in every turn of the loop.
@@ -136,6 +149,7 @@ class Training:
                     address=self._work.node.address,
                     step=progress[rank].step,
                     silent_seconds=int(self._watch.silent_seconds(rank, now=now)),
+                    answered=bool(text),
                     place=place,
                     in_script=in_script,
                 )

@@ -100,7 +100,8 @@ def check_the_data(
         "Look for one object",
         prefix="$key",
         # Of all keys that begin with a prefix, the one that is the prefix itself comes first.
-        found="$exists($states.result.Contents) and $states.result.Contents[0].Key = $key",
+        found="$states.input.nothing_below and $substring($key, -1) != '/' "
+        "and $exists($states.result.Contents) and $states.result.Contents[0].Key = $key",
         most=1,
         readable=readable,
     )
@@ -168,6 +169,7 @@ def _look(
             "name": jsonata("$states.input.name"),
             "uri": jsonata("$states.input.uri"),
             "found": jsonata(f"({names} {found})"),
+            "nothing_below": jsonata("$states.result.KeyCount = 0"),
         },
     )
 

@@ -47,8 +47,7 @@ def clean_up_definition(
     release.add_catch(done, errors=[CONDITION_FAILED]).next(done)
     close = closing.close_a_stopped_run(scope, ledger=ledger)
     close.add_catch(release).next(release)
-    receipt = closing.write_the_receipt_of_a_stopped_run(scope, bucket=bucket, writer="clean-up")
-    receipt.add_catch(close).next(close)
+    receipt = closing.leave_a_receipt(scope, bucket=bucket, writer="clean-up", then=close)
     emptying = Emptying(
         scope,
         states=engine.states,

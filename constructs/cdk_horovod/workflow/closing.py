@@ -9,7 +9,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow.states import CONDITION_FAILED, RUN_PARTITION, call_aws, failure, jsonata
+from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, RUN_PARTITION, call_aws, failure, jsonata
 from horovod_node import contract
 
 RECEIPT_VERSION = 1
@@ -84,17 +84,22 @@ def write_the_receipt(scope: Construct, *, bucket: s3.IBucket) -> sfn.TaskStateB
     )
 
 
-def write_the_receipt_of_a_stopped_run(
-    scope: Construct, *, bucket: s3.IBucket, writer: str, name: str = "Write the receipt"
+def leave_a_receipt(
+    scope: Construct, *, bucket: s3.IBucket, writer: str, then: sfn.IChainable, of: str = ""
 ) -> sfn.TaskStateBase:
     """
-    Build the state that writes the receipt of a run whose own execution cannot any more.
+    Build the states that write the receipt of a run whose own execution cannot any more, unless it is there already.
 
-    It reads `$run` and `$execution` (see `describe_the_execution`). A receipt that is there already stays.
+    They read `$run`, `$fleet.id` and `$execution` (see `describe_the_execution`). An error never keeps *then* from
+    following.
+
+    Not PutObject's `IfNoneMatch`: a parameter that Step Functions does not know fails the execution beyond any Catch,
+    and whether it knows this one, no document says.
 
     Args:
         writer: Who writes it, for its reader.
-        name: The state's name.
+        then: What follows in any case.
+        of: Tells these states from those of the same machine that write other receipts.
     """
     error = f"""$execution.status = 'TIMED_OUT' ? '{contract.ERROR_TIMED_OUT}'
       : $execution.error != '' ? $execution.error : '{contract.ERROR_ABORTED}'"""
@@ -116,9 +121,9 @@ def write_the_receipt_of_a_stopped_run(
   }},
   $fleet.id != '' ? {{'fleet': $fleet.id}} : {{}}
 ])"""
-    return call_aws(
+    write = call_aws(
         scope,
-        name,
+        f"Write the receipt{of}",
         service="s3",
         action="putObject",
         parameters={
@@ -126,12 +131,26 @@ def write_the_receipt_of_a_stopped_run(
             "Key": jsonata(_key(contract.receipt_key)),
             "ContentType": "application/json",
             "Body": jsonata(receipt),
-            "IfNoneMatch": "*",
         },
         resources=[bucket.arn_for_objects(contract.receipt_key("*"))],
-        # S3 has no error name of its own for a condition that failed; two retries do no harm then.
-        retries=2,
     )
+    write.add_catch(then).next(then)
+    look = call_aws(
+        scope,
+        f"Look for the receipt{of}",
+        service="s3",
+        action="listObjectsV2",
+        iam_action="s3:ListBucket",
+        parameters={"Bucket": bucket.bucket_name, "Prefix": jsonata(_key(contract.receipt_key)), "MaxKeys": 1},
+        resources=[bucket.bucket_arn],
+        assign={"written": jsonata("$states.result.KeyCount > 0")},
+    )
+    look.add_catch(then).next(
+        sfn.Choice.jsonata(scope, f"Receipt there{of}?", outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata("$written")), then)
+        .otherwise(write)
+    )
+    return look
 
 
 def close_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:

@@ -6,18 +6,31 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from horovod_node import steps
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=1_000_000)
 parser.add_argument("--end", choices=["well", "exit", "message", "vanish", "killed", "crash"], default="well")
+parser.add_argument("--deaf", type=bool, help="takes no notice of SIGTERM")
+parser.add_argument("--checkpoint", type=bool, help="leaves one after each step")
+parser.add_argument("--model-bytes", type=int, default=0, help="size of a model of zeros")
 args = parser.parse_args()
+model = Path(os.environ["SM_MODEL_DIR"])
 
+if args.deaf:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 for step in range(1, args.steps + 1):
     steps.report(step)
+    if args.checkpoint:
+        (model.parent / "checkpoints" / "step").write_text(str(step))
     time.sleep(0.05)
+
+if args.model_bytes:
+    (model / "zeros").touch()
+    os.truncate(model / "zeros", args.model_bytes)
 
 match args.end:
     case "exit":
