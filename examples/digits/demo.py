@@ -2,7 +2,7 @@
 The whole product on this machine, without an AWS account: `make demo`.
 
 Synthesises `app.py`, deploys the unchanged `cdk.out` into the local cloud, trains the handwritten digits on two nodes
-with the command that an ML engineer types, and looks at what is left.
+with the command that an ML engineer types, stops a second run in the middle, and looks at what is left.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+from horovod_client import ReceiptNotFound, Run, TrainingClient
 from horovod_local import LocalCloud
+from horovod_node import contract
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DIGITS = Path("examples/digits")
 ASSEMBLY = Path("cdk.out")
 RUN = "digits"
+PATIENCE_SECONDS = 120
 
 
 def main() -> None:
@@ -45,10 +50,48 @@ def main() -> None:
         command += ["--hyperparameters", '{"epochs": 8}', "--name", RUN, "--stack", "Training"]
         run([*command, "--poll-seconds", "0.5"], environment=cloud.environment())
 
+        say("Stop another run in the middle: its nodes go, and its receipt says why")
+        stop_in_the_middle(cloud, data=data)
+
         say("What is left")
         metrics = read_metrics(cloud, bucket=connection["model_bucket"])
         print(f"  the model's test accuracy  {metrics['accuracy']:.1%}")
         print(f"  instances running          {len(cloud.instances())}")
+
+
+def stop_in_the_middle(cloud: LocalCloud, *, data: str) -> None:
+    """Start a run that would take long, stop it as a user does, and wait until nothing of it is left."""
+    services = ("cloudformation", "stepfunctions", "s3", "dynamodb")
+    client = TrainingClient.from_stack("Training", **{service: cloud.client(service) for service in services})
+    stopped = client.fit(
+        DIGITS / "train.py", gpus=2, data={"train": data}, hyperparameters={"epochs": 1000}, name="stopped"
+    )
+    wait_until(lambda: stopped.status().stage == contract.STAGE_TRAINING)
+    print(f"  training on {len(cloud.instances())} instances")
+    run(["cdk-horovod", "stop", stopped.name, "--stack", "Training"], environment=cloud.environment())
+    began = time.monotonic()
+    wait_until(lambda: not cloud.instances())
+    print(f"  instances running: 0, after {time.monotonic() - began:.1f} s")
+    wait_until(lambda: has_receipt(stopped))
+    run(["cdk-horovod", "receipt", stopped.name, "--stack", "Training"], environment=cloud.environment())
+
+
+def has_receipt(run: Run) -> bool:
+    """Tell whether the record of *run* is written."""
+    try:
+        run.receipt()
+    except ReceiptNotFound:
+        return False
+    return True
+
+
+def wait_until(come: Callable[[], bool]) -> None:
+    """Wait for something that must come, and end the demo if it does not."""
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    while not come():
+        if time.monotonic() > give_up_at:
+            sys.exit(f"nothing happened for {PATIENCE_SECONDS} s")
+        time.sleep(0.2)
 
 
 def say(title: str) -> None:

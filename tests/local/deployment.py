@@ -66,14 +66,23 @@ class Deployment:
         running = {item["InstanceId"] for reservation in reservations for item in reservation["Instances"]}
         return sorted(listed | running)
 
-    def lease(self) -> dict[str, Any] | None:
-        """Read the fleet's lease."""
-        partition, sort = contract.lease_key(self.training.connection.fleet)
+    def lease(self, fleet: int = 0) -> dict[str, Any] | None:
+        """Read the lease of the training's first fleet, or of another one."""
+        return self.item(contract.lease_key(self.training.connection.fleets[fleet].id))
+
+    def line(self) -> list[str]:
+        """List the runs that wait, in no order."""
+        item = self.item(contract.line_key(self.training.connection.queue)) or {}
+        prefix = contract.WAITER_PREFIX
+        return sorted(name.removeprefix(prefix) for name in item if name.startswith(prefix))
+
+    def item(self, key: tuple[str, str]) -> dict[str, Any] | None:
+        """Read one item of the ledger."""
         item: dict[str, Any] | None = (
             self.cloud.client("dynamodb")
             .get_item(
                 TableName=self.training.connection.ledger_table,
-                Key={contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}},
+                Key={contract.PARTITION_KEY: {"S": key[0]}, contract.SORT_KEY: {"S": key[1]}},
                 ConsistentRead=True,
             )
             .get("Item")
@@ -82,16 +91,7 @@ class Deployment:
 
     def leader_of(self, run: Run) -> str:
         """Name the instance that leads *run*, once there is one."""
-        partition, sort = contract.leader_key(run.name, 1)
-        item = (
-            self.cloud.client("dynamodb")
-            .get_item(
-                TableName=self.training.connection.ledger_table,
-                Key={contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}},
-                ConsistentRead=True,
-            )
-            .get("Item", {})
-        )
+        item = self.item(contract.leader_key(run.name, 1)) or {}
         return str(item.get(contract.NODE, {}).get("S", ""))
 
     def model(self, run: Run) -> dict[str, bytes]:

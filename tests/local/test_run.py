@@ -109,9 +109,9 @@ def test_too_many_gpus_are_refused_before_anything_starts(app: Deployment) -> No
     ended = wait(run)
     # THEN
     assert (ended.state, ended.error) == ("FAILED", contract.ERROR_INVALID_REQUEST)
-    assert ended.cause == "'gpus' must be at most 16, all that the fleet can hold, got 99"
+    assert ended.cause == "'gpus' must be a multiple of 1 up to 16, got 99"
     assert ended.cause in str(refused.value)
-    assert "Reserve the fleet" not in app.states_of(run)
+    assert "Reserve a fleet" not in app.states_of(run)
 
 
 def test_empty_data_is_refused_before_anything_starts(app: Deployment) -> None:
@@ -127,7 +127,7 @@ def test_empty_data_is_refused_before_anything_starts(app: Deployment) -> None:
     # THEN
     assert (ended.state, ended.error) == ("FAILED", contract.ERROR_DATA_NOT_FOUND)
     assert ended.cause == f"'data.train' is empty: {address} holds no object"
-    assert "Reserve the fleet" not in app.states_of(run)
+    assert "Reserve a fleet" not in app.states_of(run)
 
 
 def test_second_run_queues_while_the_first_holds_the_fleet(app: Deployment) -> None:
@@ -137,8 +137,8 @@ def test_second_run_queues_while_the_first_holds_the_fleet(app: Deployment) -> N
     eventually(app.lease)
     # WHEN a second one is started
     second = app.start("trains_briefly.py")
-    eventually(lambda: "Wait for the fleet" in app.states_of(second))
+    eventually(lambda: "Wait in line" in app.states_of(second))
     # THEN it waits, and both succeed one after the other
     assert [wait(first).state, wait(second).state] == ["SUCCEEDED", "SUCCEEDED"]
-    assert app.states_of(second).count("Reserve the fleet") > 1
+    assert app.states_of(second).count("Look at the line") > 1
     assert first.receipt()["times"]["terminated_at"] <= second.receipt()["times"]["reserved_at"]

@@ -68,7 +68,7 @@ def clean_up_definition(
         retries=RETRIES,
     )
     # Somebody else's, or nobody's: there is nothing to empty.
-    take.add_catch(receipt, errors=[CONDITION_FAILED]).next(emptying.confirm)
+    take.add_catch(receipt, errors=[CONDITION_FAILED]).next(emptying.terminate)
     which = (
         sfn.Choice.jsonata(scope, "Did it reserve a fleet?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$exists($fleet.group)")), take)

@@ -128,8 +128,10 @@ def _look_up_on_demand_prices(scope: Construct, *, given: Mapping[str, float]) -
         retries=1,
         outputs={
             "type": jsonata("$states.input.type"),
+            # An empty list is how the API says that it does not know a type.
             "usd": jsonata(
-                "$number($parse($states.result.PriceList[0]).terms.OnDemand.*.priceDimensions.*.pricePerUnit.USD)"
+                "$count($states.result.PriceList) > 0 ? $number($parse($states.result.PriceList[0])"
+                ".terms.OnDemand.*.priceDimensions.*.pricePerUnit.USD) : 0"
             ),
         },
     )
