@@ -16,7 +16,7 @@ from cdk_horovod.storage import ITrainingStorage
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.pricing import UNKNOWN
 from cdk_horovod.workflow.request import defaults_expression, problems_expression
-from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_PARTITION, call_aws, failure, jsonata
+from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata
 from horovod_node import contract
 
 LEDGER_DAYS = 90
@@ -192,8 +192,7 @@ def record_the_run(
         parameters={
             "TableName": ledger.table.table_name,
             "Item": {
-                contract.PARTITION_KEY: RUN_PARTITION,
-                contract.SORT_KEY: {"S": contract.RUN_SORT_KEY},
+                **RUN_KEY,
                 contract.VERSION: {"N": str(contract.CONTRACT_VERSION)},
                 contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
                 contract.STAGE: {"S": contract.STAGE_QUEUED},

@@ -17,7 +17,7 @@ from cdk_horovod.workflow import closing, lease, line
 from cdk_horovod.workflow.emptying import Emptying
 from cdk_horovod.workflow.execution import describe_the_execution
 from cdk_horovod.workflow.limits import RunLimits
-from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, RUN_PARTITION, call_aws, jsonata
+from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, RUN_KEY, call_aws, jsonata
 from horovod_node import contract
 
 RETRIES = 10
@@ -105,7 +105,7 @@ def _read_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
         action="getItem",
         parameters={
             "TableName": ledger.table.table_name,
-            "Key": {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}},
+            "Key": RUN_KEY,
             "ProjectionExpression": "#fleet",
             "ExpressionAttributeNames": {"#fleet": contract.FLEET},
             "ConsistentRead": True,

@@ -9,7 +9,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, RUN_PARTITION, call_aws, failure, jsonata
+from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata
 from horovod_node import contract
 
 RECEIPT_VERSION = 1
@@ -69,19 +69,7 @@ def write_the_receipt(scope: Construct, *, bucket: s3.IBucket) -> sfn.TaskStateB
     'uri': 's3://{bucket.bucket_name}/' & {_key(contract.model_key)}, 'bytes': $saved.bytes, 'files': $saved.files
   }}}} : {{}}
 ])"""
-    return call_aws(
-        scope,
-        "Write the receipt",
-        service="s3",
-        action="putObject",
-        parameters={
-            "Bucket": bucket.bucket_name,
-            "Key": jsonata(_key(contract.receipt_key)),
-            "ContentType": "application/json",
-            "Body": jsonata(receipt),
-        },
-        resources=[bucket.arn_for_objects(contract.receipt_key("*"))],
-    )
+    return _put_receipt(scope, "Write the receipt", bucket=bucket, receipt=receipt)
 
 
 def leave_a_receipt(
@@ -121,19 +109,7 @@ def leave_a_receipt(
   }},
   $fleet.id != '' ? {{'fleet': $fleet.id}} : {{}}
 ])"""
-    write = call_aws(
-        scope,
-        f"Write the receipt{of}",
-        service="s3",
-        action="putObject",
-        parameters={
-            "Bucket": bucket.bucket_name,
-            "Key": jsonata(_key(contract.receipt_key)),
-            "ContentType": "application/json",
-            "Body": jsonata(receipt),
-        },
-        resources=[bucket.arn_for_objects(contract.receipt_key("*"))],
-    )
+    write = _put_receipt(scope, f"Write the receipt{of}", bucket=bucket, receipt=receipt)
     write.add_catch(then).next(then)
     look = call_aws(
         scope,
@@ -162,10 +138,7 @@ def close_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
         action="updateItem",
         parameters={
             "TableName": ledger.table.table_name,
-            "Key": {
-                contract.PARTITION_KEY: RUN_PARTITION,
-                contract.SORT_KEY: {"S": contract.RUN_SORT_KEY},
-            },
+            "Key": RUN_KEY,
             "UpdateExpression": "SET #stage = :stage, #removal = :removal",
             "ExpressionAttributeNames": {"#stage": contract.STAGE, "#removal": contract.TTL_ATTRIBUTE},
             "ExpressionAttributeValues": {
@@ -190,7 +163,7 @@ def close_a_stopped_run(scope: Construct, *, ledger: Ledger, name: str = "Close 
         action="updateItem",
         parameters={
             "TableName": ledger.table.table_name,
-            "Key": {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}},
+            "Key": RUN_KEY,
             "UpdateExpression": "SET #stage = :failed",
             "ConditionExpression": "attribute_exists(#stage) AND #stage <> :succeeded",
             "ExpressionAttributeNames": {"#stage": contract.STAGE},
@@ -220,6 +193,23 @@ def outcome(scope: Construct, *, bucket: s3.IBucket) -> sfn.Choice:
         sfn.Choice.jsonata(scope, "Succeeded?")
         .when(sfn.Condition.jsonata(jsonata("$outcome.succeeded")), trained)
         .otherwise(failed)
+    )
+
+
+def _put_receipt(scope: Construct, name: str, *, bucket: s3.IBucket, receipt: str) -> sfn.TaskStateBase:
+    """Build the state that writes the expression *receipt*; Step Functions writes an object as JSON text."""
+    return call_aws(
+        scope,
+        name,
+        service="s3",
+        action="putObject",
+        parameters={
+            "Bucket": bucket.bucket_name,
+            "Key": jsonata(_key(contract.receipt_key)),
+            "ContentType": "application/json",
+            "Body": jsonata(receipt),
+        },
+        resources=[bucket.arn_for_objects(contract.receipt_key("*"))],
     )
 
 

@@ -19,7 +19,7 @@ from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.states import (
     CONDITION_FAILED,
     NOW,
-    RUN_PARTITION,
+    RUN_KEY,
     TRANSACTION_CANCELED,
     call_aws,
     jsonata,
@@ -71,7 +71,7 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
     }
     tell = {
         "TableName": table,
-        "Key": {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}},
+        "Key": RUN_KEY,
         "UpdateExpression": "SET #fleet = :fleet, #stage = :stage",
         "ExpressionAttributeNames": {"#fleet": contract.FLEET, "#stage": contract.STAGE},
         "ExpressionAttributeValues": {

@@ -16,7 +16,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow.states import NO_OUTPUT, RUN_PARTITION, call_aws, jsonata
+from cdk_horovod.workflow.states import NO_OUTPUT, RUN_KEY, call_aws, jsonata
 from horovod_node import contract
 
 PRICE_LIST_REGIONS = ("us-east-1", "eu-central-1", "ap-south-1")
@@ -196,7 +196,7 @@ def _record(scope: Construct, name: str, *, ledger: Ledger, attributes: Mapping[
         action="updateItem",
         parameters={
             "TableName": ledger.table.table_name,
-            "Key": {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}},
+            "Key": RUN_KEY,
             "UpdateExpression": "SET " + ", ".join(f"#{attribute} = :{attribute}" for attribute in attributes),
             "ExpressionAttributeNames": {f"#{attribute}": attribute for attribute in attributes},
             "ExpressionAttributeValues": {

@@ -117,6 +117,9 @@ NOW = "$floor($millis() / 1000)"
 RUN_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.RUN_PREFIX}' & $run")}
 """Partition key of the run's items in the ledger."""
 
+RUN_KEY = {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}}
+"""Key of the run's own item."""
+
 
 def now_as(name: str) -> str:
     """Write the expression that adds the present time as *name* to the run's `$times`."""

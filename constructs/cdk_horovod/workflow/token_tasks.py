@@ -11,7 +11,7 @@ from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow.limits import RunLimits
-from cdk_horovod.workflow.states import NOW, RUN_PARTITION, call_aws, jsonata, now_as
+from cdk_horovod.workflow.states import NOW, RUN_KEY, RUN_PARTITION, call_aws, jsonata, now_as
 from horovod_node import contract
 
 HEARTBEAT_MISSED = "States.HeartbeatTimeout"
@@ -101,7 +101,7 @@ def _ask_the_leader(
                 {
                     "Update": {
                         "TableName": table,
-                        "Key": {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}},
+                        "Key": RUN_KEY,
                         "UpdateExpression": "SET #stage = :stage",
                         "ExpressionAttributeNames": {"#stage": contract.STAGE},
                         "ExpressionAttributeValues": {":stage": {"S": stage}},
