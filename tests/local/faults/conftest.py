@@ -1,0 +1,41 @@
+"""One lab for all tests of this folder: deployed once, healed after every test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from deployment import Deployment
+from lab import SCHEDULE_SPEED, Lab, synthesise_lab
+from phases import PHASES
+from strikes import STRIKES
+from table import TABLE
+
+from horovod_local import LocalCloud
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    out = tmp_path_factory.mktemp("lab") / "cdk.out"
+    synthesise_lab(out)
+    with LocalCloud(home=tmp_path_factory.mktemp("lab-cloud"), schedule_speed=SCHEDULE_SPEED) as cloud:
+        cloud.deploy(out, tell=lambda _line: None)
+        yield Lab(app=Deployment(cloud=cloud))
+
+
+@pytest.fixture
+def lab(deployed: Lab) -> Iterator[Lab]:
+    """The lab without faults, before and after."""
+    deployed.heal()
+    yield deployed
+    deployed.heal()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the table where FAULT_MATRIX says, if every test of the session passed."""
+    place = os.environ.get("FAULT_MATRIX")
+    if place and not session.testsfailed:
+        text = TABLE.markdown(phases=[phase.name for phase in PHASES], strikes=[strike.name for strike in STRIKES])
+        Path(place).write_text(text)

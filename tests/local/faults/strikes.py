@@ -1,0 +1,289 @@
+"""What goes wrong, and what must become of a run to which it happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lab import HEARTBEAT, LAUNCH, LEASE, REAPER, Lab
+from phases import Phase
+
+from horovod_client import Run
+from horovod_client.run import STOPPED_ERROR
+from horovod_local import ApiFault
+from horovod_local.faults import WORKFLOW
+from horovod_node import contract
+
+SUCCESS = "succeeded"
+"""In the place of an error: the run ends with its model."""
+OUTAGE, STUBBORN = 12, 6
+"""Seconds for which the terminate call fails, and for which an instance ignores its termination."""
+REFUSALS = 5
+"""More than a state of the workflow tries by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """
+    How long it may take until nothing runs any more.
+
+    Args:
+        formula: In the construct's own words.
+        seconds: The same with the lab's times.
+    """
+
+    formula: str
+    seconds: float
+
+
+AT_ONCE = Bound(formula="at once", seconds=0)
+BY_EVENT = Bound(formula="event", seconds=2)
+BY_HEARTBEAT = Bound(formula="heartbeat", seconds=HEARTBEAT)
+BY_SILENCE = Bound(formula="3 heartbeats", seconds=3 * HEARTBEAT)
+BY_LAUNCH = Bound(formula="launch_timeout", seconds=LAUNCH)
+BY_LEASE = Bound(formula="lease_timeout + heartbeat", seconds=LEASE + HEARTBEAT)
+BY_REAPER = Bound(formula="2 reaper_intervals", seconds=2 * REAPER)
+BY_OUTAGE = Bound(formula="outage + pauses", seconds=OUTAGE + 14)
+BY_STUBBORNNESS = Bound(formula="its own delay", seconds=STUBBORN)
+BY_RUN = Bound(formula="end of the run", seconds=8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """
+    What must become of the run.
+
+    Args:
+        outcomes: Errors that it may end with, or `SUCCESS`; several where a race decides, and each is right.
+        bound: How long the fleet may take to be empty.
+    """
+
+    outcomes: tuple[str, ...]
+    bound: Bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strike:
+    """
+    One fault.
+
+    Args:
+        name: As the table calls it.
+        act: Makes it happen to a run; what is left in force is the lab's.
+        expect: What must follow in a phase; None where the fault cannot happen.
+        ends_by_itself: Whether the training must end soon for the fault to be met.
+        from_start: Whether it must be in force before the run starts.
+    """
+
+    name: str
+    act: Callable[[Lab, Run], None]
+    expect: Callable[[Phase], Expectation | None]
+    ends_by_itself: bool = False
+    from_start: bool = False
+
+
+def release(lab: Lab, *failing: ApiFault) -> None:
+    """Let what was held go on, under the given faults only."""
+    lab.put(failing=failing, launch_delay_seconds=0.0)
+
+
+def _stop(lab: Lab, run: Run) -> None:
+    run.stop()
+    release(lab)
+
+
+def _stop_without(layer: str) -> Callable[[Lab, Run], None]:
+    def act(lab: Lab, run: Run) -> None:
+        lab.switch(layer, on=False)
+        _stop(lab, run)
+
+    return act
+
+
+def _signal_leader(number: signal.Signals) -> Callable[[Lab, Run], None]:
+    def act(lab: Lab, run: Run) -> None:
+        pid = lab.leader_of(run).pid
+        assert pid is not None, "the leader's agent has ended before it could be struck"
+        os.kill(pid, number)
+        release(lab)
+
+    return act
+
+
+def _lose_a_worker(lab: Lab, run: Run) -> None:
+    leader = lab.app.leader_of(run)
+    worker = next(node for node in lab.nodes_of(run) if node.instance_id != leader)
+    lab.cloud.lose(worker.instance_id)
+    release(lab)
+
+
+def _lose_all_nodes(lab: Lab, run: Run) -> None:
+    for node in lab.nodes_of(run):
+        lab.cloud.lose(node.instance_id)
+    release(lab)
+
+
+def _hide_the_ledger(lab: Lab, run: Run) -> None:
+    nodes = [node.instance_id for node in lab.nodes_of(run)]
+    release(lab, *(ApiFault(service="dynamodb", caller=node, error="drop") for node in nodes))
+
+
+def _fail(*faults: ApiFault) -> Callable[[Lab, Run], None]:
+    def act(lab: Lab, _run: Run) -> None:
+        release(lab, *faults)
+
+    return act
+
+
+def _no_agents(lab: Lab, _run: Run) -> None:
+    release(lab)
+
+
+def _stubborn(lab: Lab, _run: Run) -> None:
+    lab.put(termination_delay_seconds=float(STUBBORN))
+    release(lab)
+
+
+def _stopped(phase: Phase) -> Expectation:
+    # The call in flight cannot be called back: the workflow's own receipt may still arrive.
+    last = (SUCCESS,) if phase.name == "writing the receipt" else ()
+    return Expectation(outcomes=(STOPPED_ERROR, *last), bound=BY_EVENT)
+
+
+def _stopped_without_rule(phase: Phase) -> Expectation | None:
+    if phase.name == "queueing":
+        return None  # nothing runs; its receipt comes when the waiter has been silent for six minutes: test_queue.py
+    return Expectation(outcomes=_stopped(phase).outcomes, bound=BY_REAPER)
+
+
+def _leader_gone(phase: Phase) -> Expectation | None:
+    if not phase.nodes:
+        return None
+    if phase.name == "joining":
+        return Expectation(outcomes=(contract.ERROR_RING_NOT_FORMED,), bound=BY_LAUNCH)
+    if phase.state in ("Train", "Save the model"):
+        return Expectation(outcomes=(contract.ERROR_LEADER_LOST,), bound=BY_HEARTBEAT)
+    return Expectation(outcomes=(SUCCESS,), bound=AT_ONCE)
+
+
+def _worker_gone(phase: Phase) -> Expectation | None:
+    if not phase.workers:
+        return None
+    if phase.name == "joining":
+        # The group replaces it. The ring counts a lost node's item until its silence is noticed.
+        return Expectation(outcomes=(SUCCESS, contract.ERROR_NODE_FAILED, contract.ERROR_LEADER_LOST), bound=BY_SILENCE)
+    return Expectation(outcomes=(contract.ERROR_NODE_FAILED, contract.ERROR_TRAINING_FAILED), bound=BY_SILENCE)
+
+
+def _ledger_gone(phase: Phase) -> Expectation | None:
+    if not phase.nodes:
+        return None
+    if phase.state in ("Wait for the ring", "Train", "Save the model"):
+        # The nodes give up, the leader's heartbeats end, or the reaper takes the expired lease: the first one names it.
+        outcomes = (contract.ERROR_NODE_FAILED, contract.ERROR_LEADER_LOST, contract.ERROR_LEASE_LOST)
+        ring = (contract.ERROR_RING_NOT_FORMED,) if phase.name == "joining" else ()
+        saved = (SUCCESS,) if phase.name == "saving" else ()
+        return Expectation(outcomes=(*outcomes, *ring, *saved), bound=BY_LAUNCH if ring else BY_LEASE)
+    return Expectation(outcomes=(SUCCESS,), bound=AT_ONCE)
+
+
+def _survived(phase: Phase) -> Expectation:  # noqa: ARG001 - one signature for all
+    return Expectation(outcomes=(SUCCESS,), bound=BY_RUN)
+
+
+def _scaling_refused(phase: Phase) -> Expectation:
+    before = phase.name == "queueing"
+    outcomes = ("AutoScaling.ScalingActivityInProgressException",) if before else (SUCCESS,)
+    return Expectation(outcomes=(*outcomes, SUCCESS) if before else outcomes, bound=BY_OUTAGE)
+
+
+def _terminating_fails(phase: Phase) -> Expectation:
+    return Expectation(outcomes=_scaling_refused(phase).outcomes, bound=BY_OUTAGE)
+
+
+def _described_late(phase: Phase) -> Expectation:  # noqa: ARG001 - one signature for all
+    return Expectation(outcomes=(SUCCESS,), bound=BY_OUTAGE)
+
+
+def _upload_refused(phase: Phase) -> Expectation | None:
+    if phase.name not in ("queueing", "starting", "joining", "training"):
+        return None  # the upload has begun or is over
+    return Expectation(outcomes=(contract.ERROR_NODE_FAILED,), bound=BY_RUN)
+
+
+_SCALING = ApiFault(
+    service="autoscaling",
+    operation="UpdateAutoScalingGroup",
+    caller=WORKFLOW,
+    error="ScalingActivityInProgress",
+    status=400,
+)
+
+STRIKES = (
+    Strike(name="StopExecution", act=_stop, expect=_stopped),
+    Strike(name="clean-up rule lost, StopExecution", act=_stop_without("clean-up"), expect=_stopped_without_rule),
+    Strike(name="reaper off, StopExecution", act=_stop_without("reaper"), expect=_stopped),
+    Strike(name="leader's agent killed", act=_signal_leader(signal.SIGKILL), expect=_leader_gone),
+    Strike(name="leader's agent hangs", act=_signal_leader(signal.SIGSTOP), expect=_leader_gone),
+    Strike(name="worker lost", act=_lose_a_worker, expect=_worker_gone),
+    Strike(name="all nodes lost", act=_lose_all_nodes, expect=_leader_gone),
+    Strike(
+        name="agents never start",
+        act=_no_agents,
+        expect=lambda phase: (
+            Expectation(outcomes=(contract.ERROR_RING_NOT_FORMED,), bound=BY_LAUNCH)
+            if phase.name == "starting"
+            else None
+        ),
+        from_start=True,
+    ),
+    Strike(name="ledger unreachable from the nodes", act=_hide_the_ledger, expect=_ledger_gone),
+    Strike(
+        name=f"UpdateAutoScalingGroup fails {REFUSALS} times",
+        act=_fail(ApiFault(**{**_SCALING.__dict__, "times": REFUSALS})),
+        expect=_scaling_refused,
+        ends_by_itself=True,
+    ),
+    Strike(
+        name="UpdateAutoScalingGroup fails for long",
+        act=_fail(ApiFault(**{**_SCALING.__dict__, "seconds": OUTAGE})),
+        expect=_terminating_fails,
+        ends_by_itself=True,
+    ),
+    Strike(
+        name="Describe* throttled for long",
+        act=_fail(
+            ApiFault(
+                service="autoscaling",
+                operation="Describe*",
+                caller=WORKFLOW,
+                error="Throttling",
+                status=400,
+                seconds=OUTAGE,
+            )
+        ),
+        expect=_described_late,
+        ends_by_itself=True,
+    ),
+    Strike(
+        name="instances ignore their termination",
+        act=_stubborn,
+        expect=lambda phase: Expectation(
+            outcomes=_survived(phase).outcomes, bound=Bound(formula="its own delay", seconds=STUBBORN + 8)
+        ),
+        ends_by_itself=True,
+    ),
+    Strike(
+        name="S3 refuses the model",
+        act=_fail(
+            *(
+                ApiFault(service="s3", operation=operation, caller="node", error="AccessDenied", status=403)
+                for operation in ("PutObject", "CreateMultipartUpload")
+            )
+        ),
+        expect=_upload_refused,
+        ends_by_itself=True,
+    ),
+)

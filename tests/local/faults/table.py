@@ -1,0 +1,90 @@
+"""The fault matrix as a table for people, filled by the tests that prove its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+HEAD: Final = """# Fault matrix
+
+Written by `make faults` from what the tests saw: for each fault (rows) in each phase of a run (columns), how the run
+ended, who wrote its receipt when it was not the run's own workflow, and the bound within which the fleet was empty, in
+the construct's own words. Every cell also shows that the lease was free, that the receipt named the cause, and that a
+run in another fleet noticed nothing. `-`: the fault cannot happen in this phase.
+
+The dead-man's switches are off in all cells, so that the other layers are seen alone; what each layer does with all
+others off is in the second table. What the bounds mean: [termination.md](termination.md).
+
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """
+    What one test saw.
+
+    Args:
+        phase: Column.
+        strike: Row.
+        receipt: Of the struck run.
+        bound: Within which nothing was left, as a formula.
+    """
+
+    phase: str
+    strike: str
+    receipt: Mapping[str, object]
+    bound: str
+
+    def __str__(self) -> str:
+        writer = self.receipt.get("written_by", "workflow")
+        ended = str(self.receipt.get("error", "succeeded"))
+        return f"{ended}{'' if writer == 'workflow' else f' ({writer})'}<br>≤ {self.bound}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """
+    What one layer did with all others off.
+
+    Args:
+        name: The layer.
+        strike: What it was tried with.
+        ended: How the run ended.
+        bound: Within which nothing was left, as a formula.
+    """
+
+    name: str
+    strike: str
+    ended: str
+    bound: str
+
+
+class Table:
+    """Collects cells, and writes them in the order of the matrix."""
+
+    def __init__(self) -> None:
+        self._cells: dict[tuple[str, str], Cell] = {}
+        self._layers: list[Layer] = []
+
+    def add(self, cell: Cell) -> None:
+        """Take what a test saw."""
+        self._cells[cell.strike, cell.phase] = cell
+
+    def add_layer(self, layer: Layer) -> None:
+        """Take what a layer did alone."""
+        self._layers.append(layer)
+
+    def markdown(self, *, phases: list[str], strikes: list[str]) -> str:
+        """Write the tables."""
+        lines = ["| | " + " | ".join(phases) + " |", "|---" * (len(phases) + 1) + "|"]
+        for strike in strikes:
+            row = [str(self._cells.get((strike, phase), "-")) for phase in phases]
+            lines.append(f"| **{strike}** | " + " | ".join(row) + " |")
+        lines += ["", "## Each layer alone", "", "| layer | tried with | the run ended | bound |", "|---|---|---|---|"]
+        lines += [f"| {each.name} | {each.strike} | {each.ended} | ≤ {each.bound} |" for each in self._layers]
+        return HEAD + "\n".join(lines) + "\n"
+
+
+TABLE: Final = Table()
+"""One session of tests fills one table."""

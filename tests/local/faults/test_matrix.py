@@ -1,0 +1,105 @@
+"""
+Phases and faults: whatever goes wrong, whenever, nothing is left running, and the receipt says why.
+
+The dead-man's switches are off in every cell: what is shown here the first three layers do without them. What each
+layer does alone is in `test_layers.py`. `make faults` writes the table to docs/fault-matrix.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from lab import ONE, TWO, Lab, until
+from phases import PHASES, Phase
+from strikes import STRIKES, SUCCESS, Expectation, Strike
+from table import TABLE, Cell
+
+from horovod_client import Run
+from horovod_client.errors import ReceiptNotFound
+
+SLACK = 15
+"""Seconds for a loaded machine, beside the bound."""
+
+IN_EVERY_TEST = {
+    ("queueing", "StopExecution"),
+    ("training", "clean-up rule lost, StopExecution"),
+    ("training", "leader's agent hangs"),
+    ("training", "ledger unreachable from the nodes"),
+    ("training", "S3 refuses the model"),
+    ("terminating", "UpdateAutoScalingGroup fails 5 times"),
+    ("writing the receipt", "StopExecution"),
+}
+"""The others take their time: `make test-slow`."""
+
+
+def cells() -> Iterator[object]:
+    """List every cell in which the fault can happen."""
+    for phase in PHASES:
+        for strike in STRIKES:
+            expectation = strike.expect(phase)
+            if expectation is not None:
+                often = (phase.name, strike.name) in IN_EVERY_TEST
+                yield pytest.param(
+                    phase,
+                    strike,
+                    expectation,
+                    id=f"{phase.name}-{strike.name}",
+                    marks=() if often else pytest.mark.slow,
+                )
+
+
+@pytest.fixture(scope="module")
+def bystander(deployed: Lab) -> Iterator[Run]:
+    """A run in the other fleet, which must not notice anything."""
+    deployed.heal()
+    deployed.put(switches_start=False)
+    run = deployed.start(gpus=1)
+    assert until(60, lambda: deployed.holder(ONE) == run.name and deployed.steps_of(run) > 0)
+    yield run
+    deployed.heal()
+    run.stop()
+    assert until(60, lambda: deployed.is_at_rest(ONE))
+
+
+@pytest.mark.parametrize(("phase", "strike", "expectation"), list(cells()))
+def test_nothing_is_left(lab: Lab, bystander: Run, phase: Phase, strike: Strike, expectation: Expectation) -> None:
+    """The struck run's fleet is empty within the bound, its lease is free, its receipt names the cause."""
+    # GIVEN a run in this phase, and another run in the other fleet
+    witness = lab.instances_in(ONE)
+    lab.put(switches_start=False, agents_start=not strike.from_start)
+    run = phase.reach(lab, 6 if strike.ends_by_itself else None)
+    # WHEN the fault strikes
+    strike.act(lab, run)
+    if phase.name == "queueing":
+        assert lab.blocker is not None
+        lab.blocker.stop()
+    # THEN nothing of the run is left within the bound
+    bound = expectation.bound.seconds + SLACK
+    assert until(bound, lambda: run.status().ended), f"{lab.state_of(run)} after {bound} s"
+    assert until(bound, lambda: lab.is_at_rest(TWO)), lab.group_of(TWO)
+    assert until(bound, lambda: lab.holder(TWO) == ""), lab.app.lease(TWO)
+    assert run.name not in lab.app.line() or not until(bound, lambda: run.name in lab.app.line())
+    # AND its receipt names the cause
+    receipt = receipt_of(run)
+    assert receipt.get("error", SUCCESS) in expectation.outcomes, receipt
+    assert receipt["outcome"] == SUCCESS or receipt["cause"]
+    # AND the other run has not noticed anything
+    assert bystander.status().state == "RUNNING"
+    assert (lab.holder(ONE), lab.instances_in(ONE)) == (bystander.name, witness)
+    TABLE.add(Cell(phase=phase.name, strike=strike.name, receipt=receipt, bound=expectation.bound.formula))
+
+
+def receipt_of(run: Run) -> dict[str, object]:
+    """Read the receipt of a run that has ended; the clean-up may still be writing it."""
+    found: list[dict[str, object]] = []
+
+    def look() -> bool:
+        try:
+            found.append(run.receipt())
+        except ReceiptNotFound:
+            return False
+        return True
+
+    assert until(SLACK, look), f"{run.name} has no receipt"
+    return found[0]
