@@ -72,7 +72,7 @@ def nothing_is_left(given: Deployment, looked_up: Deployment) -> Iterator[None]:
         assert app.lease() is None
 
 
-@pytest.mark.parametrize("prices", ["given", "looked_up"])
+@pytest.mark.parametrize("prices", ["given", pytest.param("looked_up", marks=pytest.mark.slow)])
 def test_run_that_reaches_its_ceiling_keeps_its_checkpoints(prices: str, request: pytest.FixtureRequest) -> None:
     """The leader stops it in time: the cause says what was spent, and the receipt; what the script wrote is in S3."""
     # GIVEN a run that would train for an hour, and may cost what its ring costs in some seconds
@@ -103,6 +103,7 @@ def test_run_that_reaches_its_ceiling_keeps_its_checkpoints(prices: str, request
     assert int(checkpoints(app, run)["step"]) > 0
 
 
+@pytest.mark.slow
 def test_switches_end_a_run_whose_leader_hangs(given: Deployment) -> None:
     """The leader's agent stands still and the workflow scales nothing: every node takes itself out at the ceiling."""
     # GIVEN a run close to its ceiling
@@ -173,6 +174,7 @@ def test_type_without_a_price_leaves_the_time_limit(looked_up: Deployment) -> No
     assert_unwatched(run, ceiling="0.0001", types="g6.4xlarge")
 
 
+@pytest.mark.slow
 def test_price_list_that_fails_stops_nothing(looked_up: Deployment) -> None:
     """The Price List API is away: a run whose ceiling would be reached at once trains to its end."""
     # GIVEN
@@ -185,6 +187,7 @@ def test_price_list_that_fails_stops_nothing(looked_up: Deployment) -> None:
     assert_unwatched(run, ceiling="0.0001", types="g6.xlarge")
 
 
+@pytest.mark.slow
 def test_spot_prices_that_fail_count_as_on_demand(looked_up: Deployment) -> None:
     """Without Spot prices the ceiling is watched all the same, as if every node were On-Demand."""
     # GIVEN

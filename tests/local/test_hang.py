@@ -65,6 +65,7 @@ def test_rank_that_sleeps_for_ever_is_named(app: Deployment) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_stopped_rank_is_named(app: Deployment, rank: int) -> None:
     """SIGSTOP stops a rank in the middle of a step, on the leader's node or on the other one."""

@@ -119,7 +119,11 @@ def test_price_of_a_running_run_is_reported(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "operation"), [("Suspend rebalancing", "SuspendProcesses"), ("Start nodes", "UpdateAutoScalingGroup")]
+    ("state", "operation"),
+    [
+        pytest.param("Suspend rebalancing", "SuspendProcesses", marks=pytest.mark.slow),
+        ("Start nodes", "UpdateAutoScalingGroup"),
+    ],
 )
 def test_run_between_its_lease_and_its_nodes_is_left_alone(lab: Lab, state: str, operation: str) -> None:
     """A run has reserved a fleet and started nothing yet: the reaper, which looks meanwhile, does not touch it."""

@@ -101,6 +101,7 @@ def test_ring_stops_before_its_ceiling_with_a_last_checkpoint(ring: Ring) -> Non
     assert ring.answers.heartbeats(ring.token(contract.TASK_TRAIN))
 
 
+@pytest.mark.slow
 @pytest.mark.ring
 @pytest.mark.timeout(120)
 def test_ranks_that_do_not_listen_are_killed_on_all_nodes(ring: Ring) -> None:
@@ -122,6 +123,7 @@ def test_ranks_that_do_not_listen_are_killed_on_all_nodes(ring: Ring) -> None:
     assert [agent.processes() for agent in ring.agents] == [[], []]
 
 
+@pytest.mark.slow
 @pytest.mark.ring
 @pytest.mark.timeout(120)
 def test_checkpoints_that_s3_refuses_hide_nothing(ring: Ring) -> None:

@@ -209,6 +209,7 @@ def test_instance_goes_when_the_lease_expired(aws: Aws, instance: Instance, scal
     assert scaling.calls == [TERMINATE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holder", ["run-2", contract.CLEAN_UP, contract.REAPER])
 def test_lease_of_another_holder_is_none(aws: Aws, instance: Instance, holder: str) -> None:
     """A node of an earlier run must not live on a later one's lease, nor on that of what empties the fleet."""
@@ -222,6 +223,7 @@ def test_lease_of_another_holder_is_none(aws: Aws, instance: Instance, holder: s
     assert reason(switch.until_out()).startswith("it has seen no valid lease of run-1 for ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["lease", "table"])
 def test_instance_goes_when_the_ledger_has_nothing_for_it(aws: Aws, instance: Instance, lost: str) -> None:
     """A lease that was freed, and a ledger that refuses, show no valid lease."""
@@ -238,6 +240,7 @@ def test_instance_goes_when_the_ledger_has_nothing_for_it(aws: Aws, instance: In
     assert reason(switch.until_out()).startswith("it has seen no valid lease of run-1 for ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holder", [None, contract.CLEAN_UP])
 def test_instance_that_boots_without_a_run_goes(aws: Aws, instance: Instance, holder: str | None) -> None:
     """A fleet that nobody holds, or that is being emptied, has no work for it."""
@@ -264,6 +267,7 @@ def test_instance_goes_when_the_ledger_cannot_be_reached(instance: Instance, sca
     assert scaling.calls == [TERMINATE]
 
 
+@pytest.mark.slow
 def test_ledger_that_hangs_does_not_hang_the_switch(instance: Instance, scaling: AutoScaling) -> None:
     """A connection on which nothing ever comes back is cut."""
     # GIVEN a port that takes connections and answers nothing
@@ -288,6 +292,7 @@ def test_instance_goes_at_the_runs_hard_maximum(aws: Aws, instance: Instance, sc
     assert scaling.calls == [TERMINATE]
 
 
+@pytest.mark.slow
 def test_hard_maximum_holds_without_the_ledger(aws: Aws, instance: Instance) -> None:
     """What the switch has read once it does not forget."""
     # GIVEN
@@ -338,6 +343,7 @@ def test_instance_shuts_down_whatever_auto_scaling_says(instance: Instance, scal
     assert scaling.calls == [TERMINATE] * 10
 
 
+@pytest.mark.slow
 def test_final_refusal_is_not_tried_again(instance: Instance, scaling: AutoScaling) -> None:
     """An instance outside of any group, or a group at its minimum: the answer stays the same, so it shuts down."""
     # GIVEN
@@ -349,6 +355,7 @@ def test_final_refusal_is_not_tried_again(instance: Instance, scaling: AutoScali
     assert scaling.calls == [TERMINATE]
 
 
+@pytest.mark.slow
 def test_shutdown_is_tried_again(instance: Instance, tmp_path: Path) -> None:
     """A machine that refuses to shut down is asked until it does."""
     # GIVEN a shutdown that fails once
