@@ -71,6 +71,7 @@ WAYS: tuple[dict[str, Any], ...] = (
 )
 """How it fails."""
 CONDITIONS: tuple[dict[str, Any], ...] = (
+    {},
     {"launch_delay_seconds": 3},
     {"launch_delay_seconds": 25},
     {"termination_delay_seconds": 3},
@@ -83,7 +84,7 @@ CONDITIONS: tuple[dict[str, Any], ...] = (
 LAYERS = ("clean-up", "reaper", "switches")
 REQUEST = st.tuples(st.sampled_from((1, 2)), st.sampled_from((0, 3, 8)))
 """GPUs, and seconds of training."""
-AFTER = st.sampled_from((0, 0.5, 1.5, 4))
+AFTER = st.sampled_from((0, 0.5, 2, 4))
 """Seconds from one thing to the next."""
 FLEETS = st.sampled_from((ONE, TWO))
 WHICH = st.integers(min_value=0, max_value=RUNS - 1)
@@ -150,26 +151,24 @@ class RandomFaults(RuleBasedStateMachine):
             self.lab.heal()
             self.watch = self.watching.enter_context(Watch(self.lab))
 
-    @initialize(runs=st.lists(REQUEST, min_size=1, max_size=RUNS))
-    def begin(self, runs: list[tuple[int, int]]) -> None:
+    @initialize(runs=st.lists(REQUEST, min_size=2, max_size=RUNS), condition=st.sampled_from(CONDITIONS))
+    def begin(self, runs: list[tuple[int, int]], condition: dict[str, Any]) -> None:
+        self.put_conditions(condition, after=0)
         for run in runs:
-            self.start_a_run(run)
+            self.start_a_run(run, after=0)
 
     @precondition(lambda self: self.started < RUNS)
-    @rule(request=REQUEST)
-    def start_one_more(self, request: tuple[int, int]) -> None:
-        self.start_a_run(request)
-
-    def start_a_run(self, request: tuple[int, int]) -> None:
-        self.started += 1
+    @rule(request=REQUEST, after=AFTER)
+    def start_a_run(self, request: tuple[int, int], after: float) -> None:
         gpus, seconds = request
-        if self._does(f"start run {len(self.runs)} with {gpus} GPUs for {seconds} s"):
+        if self._comes_to(f"run {self.started} starts with {gpus} GPUs for {seconds} s", after=after):
             self.runs.append(self.lab.start(gpus=gpus, seconds=seconds))
+        self.started += 1
 
     @rule(which=WHICH, after=AFTER)
     def stop_a_run(self, which: int, after: float) -> None:
-        for run in self._run(which, after=after):
-            if self._does(f"stop run {which}"):
+        if self._comes_to(f"run {which} is stopped", after=after):
+            for run in self.runs[which : which + 1]:
                 # It leaves neither a lease nor a place in line: only the event tells of it.
                 if "clean-up" in self.lost and "Look at the line" not in self.lab.app.states_of(run):
                     self.unrecorded.add(run.name)
@@ -178,55 +177,51 @@ class RandomFaults(RuleBasedStateMachine):
 
     @rule(which=WHICH, node=NODE_OF_TWO, after=AFTER)
     def kill_an_agent(self, which: int, node: int, after: float) -> None:
-        for run in self._run(which, after=after):
-            nodes = self.lab.nodes_of(run)
-            if nodes and self._does(f"kill agent {node} of run {which}"):
-                _signal(nodes[node % len(nodes)].pid, signal.SIGKILL)
+        if self._comes_to(f"agent {node} of run {which} is killed", after=after):
+            for run in self.runs[which : which + 1]:
+                for instance in self.lab.nodes_of(run)[node : node + 1]:
+                    _signal(instance.pid, signal.SIGKILL)
 
     @rule(which=WHICH, after=AFTER)
     def freeze_the_leader(self, which: int, after: float) -> None:
-        for run in self._run(which, after=after):
-            leader = self.lab.app.leader_of(run)
-            for node in self.lab.nodes_of(run):
-                if node.instance_id == leader and self._does(f"freeze the leader's agent of run {which}"):
-                    _signal(node.pid, signal.SIGSTOP)
+        if self._comes_to(f"the leader's agent of run {which} stands still", after=after):
+            for run in self.runs[which : which + 1]:
+                leader = self.lab.app.leader_of(run)
+                for instance in self.lab.nodes_of(run):
+                    if instance.instance_id == leader:
+                        _signal(instance.pid, signal.SIGSTOP)
 
     @rule(fleet=FLEETS, which=NODE_OF_TWO, after=AFTER)
     def lose_an_instance(self, fleet: int, which: int, after: float) -> None:
-        if not self.trial.is_over:
-            time.sleep(after)
-            instances = self.lab.instances_in(fleet)
-            if instances and self._does(f"lose instance {which} of fleet {fleet}"):
+        if self._comes_to(f"instance {which} of fleet {fleet} is lost", after=after):
+            for instance in self.lab.instances_in(fleet)[which : which + 1]:
                 with contextlib.suppress(LocalCloudError):
-                    self.lab.cloud.lose(instances[which % len(instances)])
+                    self.lab.cloud.lose(instance)
 
-    @rule(call=st.sampled_from(CALLS), way=st.sampled_from(WAYS), seconds=st.sampled_from((1, 3, 6)))
-    def break_an_api(self, call: tuple[str, str, str], way: dict[str, Any], seconds: int) -> None:
+    @rule(call=st.sampled_from(CALLS), way=st.sampled_from(WAYS), seconds=st.sampled_from((1, 3, 6)), after=AFTER)
+    def break_an_api(self, call: tuple[str, str, str], way: dict[str, Any], seconds: int, after: float) -> None:
         service, operation, caller = call
-        if self._does(f"{service} {operation} of {caller}: {way} for {seconds} s"):
+        if self._comes_to(f"{service} {operation} of {caller}: {way} for {seconds} s", after=after):
             fault = ApiFault(service=service, operation=operation, caller=caller, seconds=seconds, **way)
             self.lab.put(failing=(fault,))
             self.calm_at = time.monotonic() + seconds
 
-    @rule(condition=st.sampled_from(CONDITIONS))
-    def worsen_the_conditions(self, condition: dict[str, Any]) -> None:
-        self._put(**condition)
+    @rule(condition=st.sampled_from(CONDITIONS), after=AFTER)
+    def put_conditions(self, condition: dict[str, Any], after: float) -> None:
+        if self._comes_to(f"conditions: {condition}", after=after):
+            self._put(**condition)
 
-    @rule(layer=st.sampled_from(LAYERS))
-    def lose_a_layer(self, layer: str) -> None:
-        lost = self.lost | {layer}
-        # An instance that was started without a switch never gets one: the reaper must find it, then.
-        if lost != self.lost and not {"reaper", "switches"} <= lost:
-            self.lost = lost
-            if layer == "switches":
-                self._put(switches_start=False)
-            elif self._does(f"{layer} off"):
-                self.lab.switch(layer, on=False)
-
-    @rule(seconds=st.sampled_from((0.5, 2, 5)))
-    def let_time_pass(self, seconds: float) -> None:
-        if self._does(f"{seconds} s pass"):
-            time.sleep(seconds)
+    @rule(layer=st.sampled_from(LAYERS), after=AFTER)
+    def lose_a_layer(self, layer: str, after: float) -> None:
+        if self._comes_to(f"{layer} off", after=after):
+            lost = self.lost | {layer}
+            # An instance that was started without a switch never gets one: the reaper must find it, then.
+            if not {"reaper", "switches"} <= lost:
+                self.lost = lost
+                if layer == "switches":
+                    self._put(switches_start=False)
+                else:
+                    self.lab.switch(layer, on=False)
 
     @invariant()
     def fleets_are_not_shared(self) -> None:
@@ -287,28 +282,20 @@ class RandomFaults(RuleBasedStateMachine):
             },
         }
 
-    def _run(self, which: int, *, after: float) -> list[Run]:
-        """Give the run of that number, if it was started, a while later."""
+    def _comes_to(self, what: str, *, after: float) -> bool:
+        """Let *after* seconds pass and tell what happens now; False, and at once, when the trial is over."""
         if self.trial.is_over:
-            return []
+            return False
         time.sleep(after)
-        return self.runs[which : which + 1]
-
-    def _does(self, what: str) -> bool:
-        if not self.trial.is_over:
-            self.trial.say(what)
-            return True
-        return False
+        self.trial.say(what)
+        return True
 
     def _put(self, **faults: Any) -> None:
-        if self._does(f"faults: {faults}"):
-            # A fault of an API that is over would begin again.
-            if time.monotonic() > self.calm_at:
-                faults["failing"] = ()
-            self.lab.put(**faults)
-            self.calm_at = max(
-                [time.monotonic() + (fault.seconds or 0) for fault in self.lab.faults.failing], default=0.0
-            )
+        """Put faults in force, beside that of an API, which begins anew unless it is over."""
+        if time.monotonic() > self.calm_at:
+            faults["failing"] = ()
+        self.lab.put(**faults)
+        self.calm_at = max((time.monotonic() + (fault.seconds or 0) for fault in self.lab.faults.failing), default=0.0)
 
 
 def _signal(pid: int | None, number: int) -> None:
