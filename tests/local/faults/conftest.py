@@ -15,6 +15,9 @@ from table import TABLE
 
 from horovod_local import LocalCloud
 
+CELLS = "faults/cells"
+"""Key in pytest's cache."""
+
 
 @pytest.fixture(scope="session")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
@@ -34,8 +37,17 @@ def lab(deployed: Lab) -> Iterator[Lab]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the table where FAULT_MATRIX says, if every test of the session passed."""
-    place = os.environ.get("FAULT_MATRIX")
-    if place and not session.testsfailed:
+    """
+    Write the table where FAULT_MATRIX says, if every test of the session passed.
+
+    What a session with failures saw is kept for one that repeats them: `pytest --last-failed`.
+    """
+    place, cache = os.environ.get("FAULT_MATRIX"), session.config.cache
+    if not place or cache is None:
+        return
+    if session.config.getoption("lf"):
+        TABLE.take(cache.get(CELLS, {}))
+    cache.set(CELLS, TABLE.to_json())
+    if not session.testsfailed:
         text = TABLE.markdown(phases=[phase.name for phase in PHASES], strikes=[strike.name for strike in STRIKES])
         Path(place).write_text(text)

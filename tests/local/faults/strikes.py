@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lab import HEARTBEAT, LAUNCH, LEASE, REAPER, Lab
+from lab import HEARTBEAT, LAUNCH, LEASE, REAPER, STALL, Lab
 from phases import Phase
 
 from horovod_client import Run
@@ -41,7 +41,9 @@ class Bound:
 AT_ONCE = Bound(formula="at once", seconds=0)
 BY_EVENT = Bound(formula="event", seconds=2)
 BY_HEARTBEAT = Bound(formula="heartbeat", seconds=HEARTBEAT)
-BY_SILENCE = Bound(formula="3 heartbeats", seconds=3 * HEARTBEAT)
+WORDS = 6 * min(5, HEARTBEAT / 4, STALL / 4)
+"""How long the leader waits for the other nodes' words before it says what went wrong (horovod_node.explain)."""
+BY_SILENCE = Bound(formula="3 heartbeats + 30 s", seconds=3 * HEARTBEAT + WORDS)
 BY_LAUNCH = Bound(formula="launch_timeout", seconds=LAUNCH)
 BY_LEASE = Bound(formula="lease_timeout + heartbeat", seconds=LEASE + HEARTBEAT)
 BY_REAPER = Bound(formula="2 reaper_intervals", seconds=2 * REAPER)

@@ -61,28 +61,37 @@ class Layer:
 
 
 class Table:
-    """Collects cells, and writes them in the order of the matrix."""
+    """Collects what tests saw, and writes it in the order of the matrix."""
 
     def __init__(self) -> None:
-        self._cells: dict[tuple[str, str], Cell] = {}
-        self._layers: list[Layer] = []
+        self._cells: dict[str, str] = {}
+        self._layers: dict[str, str] = {}
 
     def add(self, cell: Cell) -> None:
         """Take what a test saw."""
-        self._cells[cell.strike, cell.phase] = cell
+        self._cells[f"{cell.strike}|{cell.phase}"] = str(cell)
 
     def add_layer(self, layer: Layer) -> None:
         """Take what a layer did alone."""
-        self._layers.append(layer)
+        self._layers[f"{layer.name} | {layer.strike}"] = f"{layer.ended} | ≤ {layer.bound}"
+
+    def to_json(self) -> dict[str, dict[str, str]]:
+        """Write what is known, for a later session that repeats what failed in this one."""
+        return {"cells": self._cells, "layers": self._layers}
+
+    def take(self, known: Mapping[str, Mapping[str, str]]) -> None:
+        """Take what an earlier session knew."""
+        self._cells = {**known.get("cells", {}), **self._cells}
+        self._layers = {**known.get("layers", {}), **self._layers}
 
     def markdown(self, *, phases: list[str], strikes: list[str]) -> str:
         """Write the tables."""
         lines = ["| | " + " | ".join(phases) + " |", "|---" * (len(phases) + 1) + "|"]
         for strike in strikes:
-            row = [str(self._cells.get((strike, phase), "-")) for phase in phases]
+            row = [self._cells.get(f"{strike}|{phase}", "-") for phase in phases]
             lines.append(f"| **{strike}** | " + " | ".join(row) + " |")
         lines += ["", "## Each layer alone", "", "| layer | tried with | the run ended | bound |", "|---|---|---|---|"]
-        lines += [f"| {each.name} | {each.strike} | {each.ended} | ≤ {each.bound} |" for each in self._layers]
+        lines += [f"| {tried} | {seen} |" for tried, seen in self._layers.items()]
         return HEAD + "\n".join(lines) + "\n"
 
 
