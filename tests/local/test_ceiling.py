@@ -125,6 +125,7 @@ def test_switches_end_a_run_whose_leader_hangs(given: Deployment) -> None:
     assert_ceiling_was_reached(run)
 
 
+@pytest.mark.slow
 def test_time_limit_ends_a_run_whose_leader_hangs(given: Deployment) -> None:
     """The leader's agent stands still and no instance has a switch: Train's timeout is the ceiling."""
     # GIVEN
@@ -162,6 +163,7 @@ def test_construct_sets_the_limit(given: Deployment) -> None:
     assert (ended.state, ended.error, ended.cause) == ("FAILED", contract.ERROR_INVALID_REQUEST, refusal)
 
 
+@pytest.mark.slow
 def test_type_without_a_price_leaves_the_time_limit(looked_up: Deployment) -> None:
     """EC2 gives a type that the price list lacks: the run goes on, says so, and ends at its time limit."""
     # GIVEN

@@ -98,6 +98,7 @@ def test_fleet_of_a_stopped_run_is_reaped(lab: Lab) -> None:
     assert run.status().stage == contract.STAGE_FAILED
 
 
+@pytest.mark.slow
 def test_price_of_a_running_run_is_reported(lab: Lab) -> None:
     """Of a run with a ceiling the reaper tells how much of it is used, look by look; it does not touch its fleet."""
     # GIVEN a run that may cost what its ring costs in minutes
@@ -147,6 +148,7 @@ def test_run_between_its_lease_and_its_nodes_is_left_alone(lab: Lab, state: str,
     assert (wait(run).state, run.receipt()["gpus"]) == ("SUCCEEDED", 2)
 
 
+@pytest.mark.slow
 def test_run_that_reserves_while_the_reaper_looks_is_left_alone(lab: Lab) -> None:
     """The reaper has seen a fleet without a lease and is about to take it when a run gets it: the run wins."""
     # GIVEN a reaper that read that nobody holds the fleet, and waits for the group's description

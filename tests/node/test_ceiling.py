@@ -143,6 +143,7 @@ def test_checkpoints_that_s3_refuses_hide_nothing(ring: Ring) -> None:
     assert "NoSuchBucket" in failed["cause"]
 
 
+@pytest.mark.slow
 @pytest.mark.ring
 @pytest.mark.timeout(120)
 def test_models_upload_ends_with_the_ceiling(ring: Ring) -> None:

@@ -280,6 +280,7 @@ def test_ledger_that_hangs_does_not_hang_the_switch(instance: Instance, scaling:
     assert scaling.calls == [TERMINATE]
 
 
+@pytest.mark.slow
 def test_instance_goes_at_the_runs_hard_maximum(aws: Aws, instance: Instance, scaling: AutoScaling) -> None:
     """However valid the lease: it holds nothing after `ends_by`."""
     # GIVEN
@@ -320,6 +321,7 @@ def test_instance_goes_at_the_runs_cost_ceiling(aws: Aws, instance: Instance, sc
     assert scaling.calls == [TERMINATE]
 
 
+@pytest.mark.slow
 def test_auto_scaling_is_asked_again(instance: Instance, scaling: AutoScaling) -> None:
     """A refusal that may pass does not lead to a shutdown that Auto Scaling would answer with a new instance."""
     # GIVEN
@@ -332,6 +334,7 @@ def test_auto_scaling_is_asked_again(instance: Instance, scaling: AutoScaling) -
     assert scaling.calls == [TERMINATE] * 3
 
 
+@pytest.mark.slow
 def test_instance_shuts_down_whatever_auto_scaling_says(instance: Instance, scaling: AutoScaling) -> None:
     """After ten tries it goes without Auto Scaling: running is dearer than being replaced."""
     # GIVEN

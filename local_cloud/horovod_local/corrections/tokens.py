@@ -81,6 +81,25 @@ def every_attempt_has_its_own_token() -> None:
 
 
 @correction(
+    moto="loses an answer that comes before the task watches for heartbeats, and then misses them",
+    aws="takes an answer as soon as the token is out",
+)
+def early_answers_are_heard() -> None:
+    from moto.stepfunctions.parser.asl.eval.callback.callback import CallbackEndpoint
+
+    setup_heartbeat_endpoint = CallbackEndpoint.setup_heartbeat_endpoint
+
+    def watch(self: Any, heartbeat_seconds: int) -> Any:
+        heartbeats = setup_heartbeat_endpoint(self, heartbeat_seconds)
+        # Whoever answers says so first, and wakes those who watch then: one of the two sees the other.
+        if self._notify_event.is_set():
+            heartbeats.notify()
+        return heartbeats
+
+    CallbackEndpoint.setup_heartbeat_endpoint = watch
+
+
+@correction(
     moto="matches a missed heartbeat with States.Timeout alone",
     aws="matches it with States.HeartbeatTimeout as well, while reporting it as States.Timeout",
 )
@@ -119,4 +138,9 @@ def _endpoint(backend: Any, token: str) -> Any:
     return None
 
 
-CORRECTIONS = (tokens_are_answered, every_attempt_has_its_own_token, missed_heartbeats_match_both_names)
+CORRECTIONS = (
+    tokens_are_answered,
+    every_attempt_has_its_own_token,
+    early_answers_are_heard,
+    missed_heartbeats_match_both_names,
+)

@@ -130,6 +130,20 @@ def test_heartbeats_keep_a_task_alive(machines: Any, waiting: dict[str, Any]) ->
     assert machines.finish(execution)["status"] == "SUCCEEDED"
 
 
+def test_early_answers_are_heard(machines: Any, waiting: dict[str, Any]) -> None:
+    """An answer counts that comes while the state machine still works out how long it waits for a heartbeat."""
+    # GIVEN a heartbeat timeout whose expression takes longer than the answer
+    slow = "{% $count($map([1..20000], function($number) { $number * $number })) > 0 ? 2 : 3 %}"
+    execution = machines.start({**waiting, "HeartbeatSeconds": slow})
+    token = machines.token(execution)
+
+    # WHEN
+    machines.api.send_task_success(taskToken=token, output="1")
+
+    # THEN
+    assert machines.finish(execution)["status"] == "SUCCEEDED"
+
+
 @pytest.mark.parametrize("name", ["States.HeartbeatTimeout", "States.Timeout"])
 def test_missed_heartbeats_match_both_names(machines: Any, waiting: dict[str, Any], name: str) -> None:
     """A missed heartbeat is caught by either name, and then the token is over."""

@@ -34,6 +34,8 @@ def lab(deployed: Lab) -> Iterator[Lab]:
     deployed.heal()
     yield deployed
     deployed.heal()
+    # It looks every few seconds here: the tests that come after these would pay for it.
+    deployed.switch("reaper", on=False)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

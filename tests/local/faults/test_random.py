@@ -37,6 +37,7 @@ from horovod_client import Run
 from horovod_client.errors import RunEnded
 from horovod_local import ApiFault, LocalCloudError, Refusal
 from horovod_local.faults import DROP, NODE, WORKFLOW
+from horovod_node import contract
 
 pytestmark = [pytest.mark.local, pytest.mark.slow]
 
@@ -63,6 +64,8 @@ CALLS = (
     ("s3", "*", WORKFLOW),
 )
 """What can fail: service, operation and caller."""
+ONCE = ("s3", "*", WORKFLOW)
+"""This one fails for one request: the receipt of a stopped run is tried three times in four seconds, then given up."""
 WAYS: tuple[dict[str, Any], ...] = (
     {"error": "ServiceUnavailable"},
     {"error": "ThrottlingException", "status": 400},
@@ -169,8 +172,7 @@ class RandomFaults(RuleBasedStateMachine):
     def stop_a_run(self, which: int, after: float) -> None:
         if self._comes_to(f"run {which} is stopped", after=after):
             for run in self.runs[which : which + 1]:
-                # It leaves neither a lease nor a place in line: only the event tells of it.
-                if "clean-up" in self.lost and "Look at the line" not in self.lab.app.states_of(run):
+                if "clean-up" in self.lost and not self._has_come_to_the_line(run):
                     self.unrecorded.add(run.name)
                 with contextlib.suppress(RunEnded):
                     run.stop()
@@ -202,7 +204,8 @@ class RandomFaults(RuleBasedStateMachine):
     def break_an_api(self, call: tuple[str, str, str], way: dict[str, Any], seconds: int, after: float) -> None:
         service, operation, caller = call
         if self._comes_to(f"{service} {operation} of {caller}: {way} for {seconds} s", after=after):
-            fault = ApiFault(service=service, operation=operation, caller=caller, seconds=seconds, **way)
+            times = 1 if call == ONCE else None
+            fault = ApiFault(service=service, operation=operation, caller=caller, seconds=seconds, times=times, **way)
             self.lab.put(failing=(fault,))
             self.calm_at = time.monotonic() + seconds
 
@@ -281,6 +284,11 @@ class RandomFaults(RuleBasedStateMachine):
                 for run in self.runs
             },
         }
+
+    def _has_come_to_the_line(self, run: Run) -> bool:
+        """Whether more tells of *run* than its execution's events: a place in line, a fleet, or a receipt."""
+        reserved = contract.FLEET in (self.lab.app.item(contract.run_key(run.name)) or {})
+        return reserved or run.name in self.lab.app.line() or bool(receipt_of(run))
 
     def _comes_to(self, what: str, *, after: float) -> bool:
         """Let *after* seconds pass and tell what happens now; False, and at once, when the trial is over."""

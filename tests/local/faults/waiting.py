@@ -128,9 +128,11 @@ def taken(lab: Lab, *fleets: int) -> Iterator[None]:
             contract.EXPIRES_AT: {"N": str(int(time.time()) + QUEUE_TIMEOUT)},
         }
         dynamodb.put_item(TableName=table, Item={**key, **lease})
-    yield
-    for key in keys:
-        dynamodb.delete_item(TableName=table, Key=key)
+    try:
+        yield
+    finally:
+        for key in keys:
+            dynamodb.delete_item(TableName=table, Key=key)
 
 
 @contextlib.contextmanager
@@ -149,8 +151,10 @@ def queue_of(lab: Lab, *, interval: int = POLL, timeout: int = QUEUE_TIMEOUT) ->
         assert text.format(deployed_as) in holder[name]
         holder[name] = holder[name].replace(text.format(deployed_as), text.format(wanted))
     stepfunctions.update_state_machine(stateMachineArn=training, definition=json.dumps(definition))
-    yield
-    stepfunctions.update_state_machine(stateMachineArn=training, definition=deployed)
+    try:
+        yield
+    finally:
+        stepfunctions.update_state_machine(stateMachineArn=training, definition=deployed)
 
 
 def silence(lab: Lab, *runs: str) -> None:

@@ -13,7 +13,7 @@ from lab import ONE, TWO, Lab
 from horovod_client import Run
 from horovod_node import contract
 
-PERIOD = 0.4
+PERIOD = 0.6
 """Seconds between two looks."""
 
 
