@@ -42,12 +42,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """
     Write the table where FAULT_MATRIX says, if every test of the session passed.
 
-    What a session with failures saw is kept for one that repeats them: `pytest --last-failed`.
+    What a session saw is kept for one that repeats a part: `pytest --last-failed`, `pytest -k …`.
     """
     place, cache = os.environ.get("FAULT_MATRIX"), session.config.cache
     if not place or cache is None:
         return
-    if session.config.getoption("lf"):
+    if session.config.getoption("lf") or session.config.getoption("keyword"):
         TABLE.take(cache.get(CELLS, {}))
     cache.set(CELLS, TABLE.to_json())
     if not session.testsfailed:

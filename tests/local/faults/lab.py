@@ -6,8 +6,10 @@ Times are short, so that a bound can be waited for; they keep the proportions of
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,19 @@ class Lab:
         self.cloud.set_faults(self.faults)
         for layer in RULES:
             self.switch(layer, on=True)
+
+    @contextmanager
+    def executions_limited_to(self, seconds: int) -> Iterator[None]:
+        """Give runs that start now an execution that times out so soon: the deployed machine with another limit."""
+        machine = self.app.training.connection.state_machine
+        stepfunctions = self.cloud.client("stepfunctions")
+        deployed = stepfunctions.describe_state_machine(stateMachineArn=machine)["definition"]
+        limited = json.dumps({**json.loads(deployed), "TimeoutSeconds": seconds})
+        stepfunctions.update_state_machine(stateMachineArn=machine, definition=limited)
+        try:
+            yield
+        finally:
+            stepfunctions.update_state_machine(stateMachineArn=machine, definition=deployed)
 
     def switch(self, layer: str, *, on: bool) -> None:
         """Enable or disable the EventBridge rule of a layer."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from lab import HEARTBEAT, LAUNCH, LEASE, REAPER, STALL, Lab
+from lab import HEARTBEAT, LAUNCH, LEASE, REAPER, STALL, Lab, until
 from phases import Phase
 
 from horovod_client import Run
@@ -20,6 +21,8 @@ SUCCESS = "succeeded"
 """In the place of an error: the run ends with its model."""
 OUTAGE, STUBBORN = 12, 6
 """Seconds for which the terminate call fails, and for which an instance ignores its termination."""
+TIME_LIMIT = 18
+"""Of an execution: later than every phase is reached, and sooner than launch_timeout ends a run without nodes."""
 REFUSALS = 5
 """More than a state of the workflow tries by itself."""
 
@@ -76,14 +79,14 @@ class Strike:
         act: Makes it happen to a run; what is left in force is the lab's.
         expect: What must follow in a phase; None where the fault cannot happen.
         ends_by_itself: Whether the training must end soon for the fault to be met.
-        from_start: Whether it must be in force before the run starts.
+        before: Makes what must be different when the run starts, for as long as it is entered.
     """
 
     name: str
     act: Callable[[Lab, Run], None]
     expect: Callable[[Phase], Expectation | None]
     ends_by_itself: bool = False
-    from_start: bool = False
+    before: Callable[[Lab], AbstractContextManager[None]] = lambda _lab: nullcontext()
 
 
 def release(lab: Lab, *failing: ApiFault) -> None:
@@ -139,7 +142,17 @@ def _fail(*faults: ApiFault) -> Callable[[Lab, Run], None]:
     return act
 
 
+def _nothing_starts_agents(lab: Lab) -> AbstractContextManager[None]:
+    lab.put(agents_start=False)
+    return nullcontext()
+
+
 def _no_agents(lab: Lab, _run: Run) -> None:
+    release(lab)
+
+
+def _wait_for_the_limit(lab: Lab, run: Run) -> None:
+    assert until(3 * TIME_LIMIT, lambda: run.status().state == "TIMED_OUT"), run.status()
     release(lab)
 
 
@@ -152,6 +165,11 @@ def _stopped(phase: Phase) -> Expectation:
     # The call in flight cannot be called back: the workflow's own receipt may still arrive.
     last = (SUCCESS,) if phase.name == "writing the receipt" else ()
     return Expectation(outcomes=(STOPPED_ERROR, *last), bound=BY_EVENT)
+
+
+def _out_of_time(phase: Phase) -> Expectation:
+    last = (SUCCESS,) if phase.name == "writing the receipt" else ()
+    return Expectation(outcomes=(contract.ERROR_TIMED_OUT, *last), bound=BY_EVENT)
 
 
 def _stopped_without_rule(phase: Phase) -> Expectation | None:
@@ -227,6 +245,12 @@ STRIKES = (
     Strike(name="StopExecution", act=_stop, expect=_stopped),
     Strike(name="clean-up rule lost, StopExecution", act=_stop_without("clean-up"), expect=_stopped_without_rule),
     Strike(name="reaper off, StopExecution", act=_stop_without("reaper"), expect=_stopped),
+    Strike(
+        name="execution's own time limit",
+        act=_wait_for_the_limit,
+        expect=_out_of_time,
+        before=lambda lab: lab.executions_limited_to(TIME_LIMIT),
+    ),
     Strike(name="leader's agent killed", act=_signal_leader(signal.SIGKILL), expect=_leader_gone),
     Strike(name="leader's agent hangs", act=_signal_leader(signal.SIGSTOP), expect=_leader_gone),
     Strike(name="worker lost", act=_lose_a_worker, expect=_worker_gone),
@@ -239,7 +263,7 @@ STRIKES = (
             if phase.name == "starting"
             else None
         ),
-        from_start=True,
+        before=_nothing_starts_agents,
     ),
     Strike(name="ledger unreachable from the nodes", act=_hide_the_ledger, expect=_ledger_gone),
     Strike(

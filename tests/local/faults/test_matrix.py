@@ -8,6 +8,7 @@ layer does alone is in `test_layers.py`. `make faults` writes the table to docs/
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from lab import ONE, TWO, Lab, until
@@ -16,7 +17,7 @@ from strikes import STRIKES, SUCCESS, Expectation, Strike
 from table import TABLE, Cell
 
 from horovod_client import Run
-from horovod_client.errors import ReceiptNotFound
+from horovod_client.errors import ReceiptNotFound, RunEnded
 
 SLACK = 15
 """Seconds for a loaded machine, beside the bound."""
@@ -78,13 +79,15 @@ def test_nothing_is_left(lab: Lab, bystander: Run, phase: Phase, strike: Strike,
     """The struck run's fleet is empty within the bound, its lease is free, its receipt names the cause."""
     # GIVEN a run in this phase, and another run in the other fleet
     witness = lab.instances_in(ONE)
-    lab.put(switches_start=False, agents_start=not strike.from_start)
-    run = phase.reach(lab, 6 if strike.ends_by_itself else None)
+    lab.put(switches_start=False)
+    with strike.before(lab):
+        run = phase.reach(lab, 6 if strike.ends_by_itself else None)
     # WHEN the fault strikes
     strike.act(lab, run)
     if phase.name == "queueing":
         assert lab.blocker is not None
-        lab.blocker.stop()
+        with suppress(RunEnded):
+            lab.blocker.stop()
     # THEN nothing of the run is left within the bound
     bound = expectation.bound.seconds + SLACK
     assert until(bound, lambda: run.status().ended), f"{lab.state_of(run)} after {bound} s"
