@@ -59,6 +59,9 @@ class HorovodTraining(Construct):
         lease_timeout:
             How long a fleet stays a run's after its leader's last sign of life, and how long a node stays without a
             valid lease before it takes itself out. Default: 10 minutes.
+        elastic_timeout:
+            How long an elastic ring that has fewer than its `min_gpus` GPUs waits for others. Default: 10 minutes.
+        keep_checkpoints: The newest so many of a run's checkpoints stay in S3. Default: 3.
         reaper_interval: Between two looks at every fleet; whole minutes. Default: 5 minutes.
         poll_interval:
             Pause between two looks at nodes that go away, and the shortest one in the queue. With the default queue
@@ -92,6 +95,8 @@ class HorovodTraining(Construct):
         first_step_timeout: Duration | None = None,
         stall_timeout: Duration | None = None,
         lease_timeout: Duration | None = None,
+        elastic_timeout: Duration | None = None,
+        keep_checkpoints: int = 3,
         reaper_interval: Duration | None = None,
         poll_interval: Duration | None = None,
         removal_policy: RemovalPolicy = RemovalPolicy.DESTROY,
@@ -100,6 +105,8 @@ class HorovodTraining(Construct):
         for name, usd in {"max_cost_usd": max_cost_usd, **prices}.items():
             if usd is not None and not 0 < usd < math.inf:
                 raise ValueError(f"'{name}' must be more than 0 USD, got {usd}")
+        if keep_checkpoints < 1:
+            raise ValueError(f"'keep_checkpoints' must be at least 1, got {keep_checkpoints}")
         super().__init__(scope, id)
         self.limits = RunLimits(
             max_runtime=max_runtime or Duration.hours(24),
@@ -111,6 +118,7 @@ class HorovodTraining(Construct):
             first_step_timeout=first_step_timeout or Duration.minutes(30),
             stall_timeout=stall_timeout or Duration.minutes(10),
             lease_timeout=lease_timeout or Duration.minutes(10),
+            elastic_timeout=elastic_timeout or Duration.minutes(10),
             poll_interval=poll_interval or Duration.seconds(15),
         )
         self._storage = storage
@@ -144,6 +152,7 @@ class HorovodTraining(Construct):
                     queue=self.queue,
                     limits=self.limits,
                     max_cost_usd=max_cost_usd,
+                    keep_checkpoints=keep_checkpoints,
                     on_demand_prices=prices,
                 )
             ),

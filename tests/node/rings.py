@@ -27,7 +27,13 @@ from node.emulated import REGION, Aws, TaskAnswers
 
 SCRIPTS = Path(__file__).parent / "scripts"
 SETTINGS = contract.RunSettings(
-    model_bucket="", heartbeat_seconds=8, first_step_seconds=90, stall_seconds=60, lease_seconds=30
+    model_bucket="",
+    heartbeat_seconds=8,
+    first_step_seconds=90,
+    stall_seconds=60,
+    lease_seconds=30,
+    elastic_seconds=60,
+    keep_checkpoints=3,
 )
 _numbers = itertools.count(1)
 

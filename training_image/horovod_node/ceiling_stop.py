@@ -9,15 +9,15 @@ from horovod_node import contract
 from horovod_node.background import in_background
 from horovod_node.ceiling import CostCeiling
 from horovod_node.errors import RunError
+from horovod_node.local_training import TURN_SECONDS, LocalTraining
 from horovod_node.membership import Membership
 from horovod_node.task import Task
-from horovod_node.training import TURN_SECONDS, Training
 from horovod_node.upload import UPLOAD_ERRORS, FolderUpload
 from horovod_node.work import Work
 
 
 def stop_at_ceiling(
-    work: Work, membership: Membership, task: Task, *, training: Training, ceiling: CostCeiling
+    work: Work, membership: Membership, task: Task, *, training: LocalTraining, ceiling: CostCeiling
 ) -> RunError:
     """
     Stop the ring before *ceiling*, and save what the script left in the checkpoints' folder of this node, the leader.

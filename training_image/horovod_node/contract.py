@@ -59,6 +59,8 @@ DEFAULT_ML_ROOT: Final = "/opt/ml"
 
 RENDEZVOUS_PORT: Final = 29400
 """Where the leader serves Horovod's rendezvous, on its private address."""
+CHANNEL_PORT: Final = 29401
+"""Where the leader of an elastic ring takes its followers' connections, on the same address."""
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
 # One table, partition key `pk`, sort key `sk`, both strings.
@@ -71,6 +73,8 @@ RENDEZVOUS_PORT: Final = 29400
 #   RUN#run       LEADER#attempt           the node that leads (conditional write: there is one)
 #   RUN#run       NODE#attempt#node        a node: address, GPUs, market, zone, state, steps, last sign of life
 #   RUN#run       PLAN#attempt             the ring: hosts in rank order
+#   RUN#run       CHANNEL#attempt          of an elastic ring: where the leader's channel is, and its key
+#   RUN#run       PROGRESS                 how far the training is, for people; written by the leader
 #   RUN#run       FAILURE#attempt#node     the first failure that a node saw
 
 PARTITION_KEY: Final = "pk"
@@ -88,6 +92,8 @@ TASK_PREFIX: Final = "TASK#"
 LEADER_PREFIX: Final = "LEADER#"
 NODE_PREFIX: Final = "NODE#"
 PLAN_PREFIX: Final = "PLAN#"
+CHANNEL_PREFIX: Final = "CHANNEL#"
+PROGRESS_SORT_KEY: Final = "PROGRESS"
 FAILURE_PREFIX: Final = "FAILURE#"
 
 # Attributes. Whole numbers are DynamoDB numbers, times are epoch seconds, `*_json` are JSON texts.
@@ -125,6 +131,17 @@ STEP: Final = "step"
 JOINED_AT: Final = "joined_at"
 SEEN_AT: Final = "seen_at"
 PLAN_JSON: Final = "plan_json"
+CHANNEL_JSON: Final = "channel_json"
+PROGRESS_JSON: Final = "progress_json"
+INTERRUPTION: Final = "interruption"
+"""Of a node that EC2 will take away: one of `INTERRUPTIONS`."""
+INTERRUPTED_AT: Final = "interrupted_at"
+"""When the node heard of it."""
+CAPACITY_JSON: Final = "capacity_json"
+"""
+Of a run that looks for capacity: a JSON object with `number` and `of` (the attempt of the capacity plan, from 1),
+`attempt` (its words for people), `since` (epoch seconds) and `refusal` (the provider's own words, '' so far).
+"""
 FAILURE_JSON: Final = "failure_json"
 FAILED_AT: Final = "failed_at"
 
@@ -145,10 +162,20 @@ NODE_JOINED: Final = "joined"
 NODE_READY: Final = "ready"
 """Could start its ranks now: the barrier counts these."""
 NODE_TRAINING: Final = "training"
+NODE_DRAINING: Final = "draining"
+"""EC2 will take it away: it leaves the ring at the next commit, and no new ring takes it."""
 NODE_DONE: Final = "done"
 """All its ranks ended with exit code 0."""
+NODE_LEFT: Final = "left"
+"""It left the ring in order, before EC2 took it away."""
 NODE_FAILED: Final = "failed"
-NODE_STATES: Final = (NODE_JOINED, NODE_READY, NODE_TRAINING, NODE_DONE, NODE_FAILED)
+NODE_STATES: Final = (NODE_JOINED, NODE_READY, NODE_TRAINING, NODE_DRAINING, NODE_DONE, NODE_LEFT, NODE_FAILED)
+
+INTERRUPTION_NOTICE: Final = "instance-action"
+"""EC2 takes the Spot instance back in about two minutes (instance metadata, `spot/instance-action`)."""
+INTERRUPTION_REBALANCE: Final = "rebalance-recommendation"
+"""It is more likely than usual that EC2 will (`events/recommendations/rebalance`)."""
+INTERRUPTIONS: Final = (INTERRUPTION_NOTICE, INTERRUPTION_REBALANCE)
 
 # RUN's `stage`, for people and the client.
 STAGE_QUEUED: Final = "queued"
@@ -200,6 +227,16 @@ def plan_key(run: str, attempt: int) -> tuple[str, str]:
     return f"{RUN_PREFIX}{run}", f"{PLAN_PREFIX}{attempt}"
 
 
+def channel_key(run: str, attempt: int) -> tuple[str, str]:
+    """Name the item through which the nodes of an elastic ring find their leader's channel."""
+    return f"{RUN_PREFIX}{run}", f"{CHANNEL_PREFIX}{attempt}"
+
+
+def progress_key(run: str) -> tuple[str, str]:
+    """Name the item that tells how far the training is."""
+    return f"{RUN_PREFIX}{run}", PROGRESS_SORT_KEY
+
+
 def failure_key(run: str, attempt: int, node: str) -> tuple[str, str]:
     """Name the item of the first failure that *node* saw."""
     return f"{RUN_PREFIX}{run}", f"{FAILURE_PREFIX}{attempt}#{node}"
@@ -219,6 +256,8 @@ class RunSettings:
         first_step_seconds: The first training step must come this long after the ranks started.
         stall_seconds: Every later step must come this long after the one before.
         lease_seconds: How long a lease is valid after the leader renewed it.
+        elastic_seconds: How long an elastic ring that has fewer GPUs than it may waits for more.
+        keep_checkpoints: The newest so many of a run's checkpoints stay in S3.
     """
 
     model_bucket: str
@@ -226,6 +265,8 @@ class RunSettings:
     first_step_seconds: int
     stall_seconds: int
     lease_seconds: int
+    elastic_seconds: int
+    keep_checkpoints: int
 
 
 CLEAN_UP: Final = "#clean-up"
@@ -249,6 +290,7 @@ class RequestField:
         required: Whether a request without it is refused.
         meaning: One sentence for people.
         s3_uri: Whether the value (or, for an object, every value in it) must be an `s3://bucket/key` address.
+        least: Of a whole number: the smallest that is allowed.
     """
 
     name: str
@@ -256,12 +298,16 @@ class RequestField:
     required: bool
     meaning: str
     s3_uri: bool = False
+    least: int = 1
 
 
 SOURCE: Final = "source"
 ENTRY_POINT: Final = "entry_point"
 DATA: Final = "data"
 HYPERPARAMETERS: Final = "hyperparameters"
+MIN_GPUS: Final = "min_gpus"
+MAX_RESTARTS: Final = "max_restarts"
+RESUME_FROM: Final = "resume_from"
 MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
 MAX_COST_USD: Final = "max_cost_usd"
 
@@ -286,6 +332,12 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         meaning="GPUs of the ring, one rank on each.",
     ),
     RequestField(
+        name=MIN_GPUS,
+        kind="whole number",
+        required=False,
+        meaning="The ring may begin with, and shrink to, this many GPUs; the script must be elastic. Default: gpus.",
+    ),
+    RequestField(
         name=DATA,
         kind="object",
         required=False,
@@ -297,6 +349,20 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         kind="object",
         required=False,
         meaning="Given to the script as --name value and as SM_HPS.",
+    ),
+    RequestField(
+        name=MAX_RESTARTS,
+        kind="whole number",
+        required=False,
+        least=0,
+        meaning="A run that loses its leader or a node that it needs starts again from its newest checkpoint at most "
+        "this often.",
+    ),
+    RequestField(
+        name=RESUME_FROM,
+        kind="string",
+        required=False,
+        meaning="Name of a run whose newest checkpoint this one begins with.",
     ),
     RequestField(
         name=MAX_RUNTIME_SECONDS,
@@ -344,9 +410,28 @@ CHECKPOINT_PREFIX: Final = "checkpoints/"
 """Of all checkpoints in the model bucket; they expire, models do not."""
 
 
+def checkpoint_prefix(run: str, attempt: int | None = None, sequence: int | None = None) -> str:
+    """
+    Prefix in the model bucket of all checkpoints of *run*, of those of one attempt, or of one of them.
+
+    Keys sort as checkpoints follow each other. A leader that was given up and does not know it writes below its own
+    attempt, which never sorts behind a later one's.
+    """
+    prefix = f"{CHECKPOINT_PREFIX}{run}/"
+    if attempt is not None:
+        prefix += f"{attempt:04d}-"
+        if sequence is not None:
+            prefix += f"{sequence:08d}/"
+    return prefix
+
+
 def checkpoint_key(run: str) -> str:
     """Key in the model bucket of `/opt/ml/checkpoints` as a run left it that was stopped before its end."""
     return f"{CHECKPOINT_PREFIX}{run}/checkpoints.tar.gz"
+
+
+CHECKPOINT_MANIFEST: Final = "manifest.json"
+"""Written last: a checkpoint without one is not there."""
 
 
 def receipt_key(run: str) -> str:
@@ -410,13 +495,16 @@ ERROR_MODEL_MISSING: Final = "ModelMissing"
 #
 #   ring   {"leader": {"node", "gpus"}, "gpus", "nodes": [NODE, …]}
 #          with NODE = {"node", "address", "gpus", "instance_type", "zone", "market"}
-#   train  {"ranks", "steps"}
+#   train  {"ranks", "steps", "ring": RING}
+#          with RING = {"elastic", "resets", "repeated_steps", "smallest", "largest", "interruptions": [INTERRUPTION, …]},
+#          INTERRUPTION = {"node", "kind", "at", "left_in_order"}, and, where GPUs differ, "slowest" in RING
 #   save   {"key", "bytes", "files"}
 
 LEADER: Final = "leader"
 NODES: Final = "nodes"
 RANKS: Final = "ranks"
 STEPS: Final = "steps"
+RING: Final = "ring"
 KEY: Final = "key"
 BYTES: Final = "bytes"
 FILES: Final = "files"
@@ -442,6 +530,8 @@ EXIT_PREFLIGHT: Final = 78
 """The script cannot train correctly in this image (sysexits.h: EX_CONFIG)."""
 
 
+RUN_NAME_PATTERN: Final = r"^[A-Za-z0-9_-]{1,80}$"
+"""What Step Functions takes as an execution's name and CloudWatch Logs can log; safe in ledger and S3 keys, too."""
 ENTRY_POINT_PATTERN: Final = r"^(?!/)(?!.*\.\.)[A-Za-z0-9_./-]+\.py$"
 """A relative path of a Python file that does not leave the archive."""
 
@@ -506,6 +596,9 @@ def check_request(
     gpus = request[GPUS]
     if not any(fleet.fits(gpus) for fleet in fleets):
         problems.append(f"'{GPUS}' {gpus_rule(fleets)}, got {_shown(gpus)}")
+    least = request.get(MIN_GPUS, gpus)
+    if least > gpus:
+        problems.append(f"'{MIN_GPUS}' must be at most 'gpus', which is {_shown(gpus)}, got {_shown(least)}")
     limits = {MAX_RUNTIME_SECONDS: max_runtime_seconds, MAX_COST_USD: max_cost_usd}
     for name, limit in limits.items():
         if limit is not None and request.get(name, 0) > limit:
@@ -519,14 +612,16 @@ def _check_field(field: RequestField, value: Any) -> list[str]:
             return [f"'{field.name}' must be a string, got {_shown(value)}"]
         if field.s3_uri and not re.fullmatch(S3_URI_PATTERN, value):
             return [f"'{field.name}' must be an address like s3://bucket/key, got {value}"]
+        if field.name == RESUME_FROM and not re.fullmatch(RUN_NAME_PATTERN, value):
+            return [f"'{field.name}' must be a run's name, got {value}"]
         if field.name == ENTRY_POINT and not re.fullmatch(ENTRY_POINT_PATTERN, value):
             return [f"'{field.name}' must be a relative path of a .py file, got {value}"]
         return []
     if field.kind == "whole number":
         if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
             return [f"'{field.name}' must be a whole number, got {_shown(value)}"]
-        if value < 1:
-            return [f"'{field.name}' must be at least 1, got {_shown(value)}"]
+        if value < field.least:
+            return [f"'{field.name}' must be at least {field.least}, got {_shown(value)}"]
         return []
     if field.kind == "number":
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -9,10 +9,10 @@ from horovod_node import contract
 from horovod_node.errors import LedgerUnreachableError, RunError
 from horovod_node.failure import Failure, run_error
 from horovod_node.ledger import NodeItem
+from horovod_node.local_training import LocalTraining
 from horovod_node.membership import refresh_seconds
 from horovod_node.ring import RingPlan
 from horovod_node.silence import Silence
-from horovod_node.training import Training
 from horovod_node.work import Work
 
 LOOK_SECONDS = 0.2
@@ -44,7 +44,7 @@ class Explanation:
         return RunError(contract.ERROR_NODE_FAILED, "A node failed before there was a ring; its words are lost.")
 
     def of_broken_ring(
-        self, training: Training, plan: RingPlan, *, own: Failure | None, keep_waiting: Callable[[], None]
+        self, training: LocalTraining, plan: RingPlan, *, own: Failure | None, keep_waiting: Callable[[], None]
     ) -> RunError:
         """
         Say why the ring of *plan* broke.

@@ -10,10 +10,10 @@ from horovod_node import contract
 from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError
 from horovod_node.every import Every
 from horovod_node.failure import Failure, NodeFailedError
+from horovod_node.local_training import TURN_SECONDS, LocalTraining
 from horovod_node.membership import Membership
 from horovod_node.ring import RingPlan
 from horovod_node.silence import Silence
-from horovod_node.training import TURN_SECONDS, Training
 from horovod_node.work import Work
 
 LOOK_SOON_SECONDS = 0.2
@@ -75,7 +75,7 @@ class Follower:
             time.sleep(TURN_SECONDS)
 
     def _train(self, plan: RingPlan) -> None:
-        with Training(self._work, plan) as training:
+        with LocalTraining(self._work, plan) as training:
             while not training.done:
                 failure = training.failure()
                 if failure is not None:

@@ -16,13 +16,13 @@ from horovod_node.every import Every
 from horovod_node.explain import Explanation
 from horovod_node.failure import Failure, as_run_error
 from horovod_node.ledger import NodeItem
+from horovod_node.local_training import TURN_SECONDS, LocalTraining
 from horovod_node.membership import Membership
 from horovod_node.rendezvous import Rendezvous
 from horovod_node.ring import RingPlan, plan_ring
 from horovod_node.save import save_model
 from horovod_node.silence import Silence
 from horovod_node.task import Task
-from horovod_node.training import TURN_SECONDS, Training
 from horovod_node.work import Work
 
 LOOK_SOON_SECONDS = 0.2
@@ -67,7 +67,7 @@ class Leader:
             plan = self._form_ring(fetched)
             ring.enter_context(closing(Rendezvous(plan)))
             self._work.ledger.put_plan(self._work.lease, plan.to_json(), remove_at=self._work.run.remove_at)
-            training = ring.enter_context(Training(self._work, plan))
+            training = ring.enter_context(LocalTraining(self._work, plan))
             self._task.succeed(ring_output(plan, self._nodes))
             self._task = self._next_task(contract.TASK_TRAIN)
             self._train(training, plan)
@@ -120,7 +120,7 @@ class Leader:
                     return plan
             time.sleep(TURN_SECONDS)
 
-    def _train(self, training: Training, plan: RingPlan) -> None:
+    def _train(self, training: LocalTraining, plan: RingPlan) -> None:
         """
         Wait until every rank of the ring ended well.
 
@@ -147,7 +147,7 @@ class Leader:
                     return
             time.sleep(TURN_SECONDS)
 
-    def _explain(self, training: Training, plan: RingPlan, own: Failure | None = None) -> RunError:
+    def _explain(self, training: LocalTraining, plan: RingPlan, own: Failure | None = None) -> RunError:
         def keep_waiting() -> None:
             self._membership.keep(step=training.step)
             self._task.heartbeat()

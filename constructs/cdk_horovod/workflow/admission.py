@@ -175,7 +175,7 @@ def _look(
 
 
 def record_the_run(
-    scope: Construct, *, storage: ITrainingStorage, ledger: Ledger, limits: RunLimits
+    scope: Construct, *, storage: ITrainingStorage, ledger: Ledger, limits: RunLimits, keep_checkpoints: int
 ) -> sfn.TaskStateBase:
     settings = contract.RunSettings(
         model_bucket=storage.model_bucket.bucket_name,
@@ -183,6 +183,8 @@ def record_the_run(
         first_step_seconds=int(limits.first_step_timeout.to_seconds()),
         stall_seconds=int(limits.stall_timeout.to_seconds()),
         lease_seconds=int(limits.lease_timeout.to_seconds()),
+        elastic_seconds=int(limits.elastic_timeout.to_seconds()),
+        keep_checkpoints=keep_checkpoints,
     )
     return call_aws(
         scope,

@@ -39,6 +39,7 @@ def run_definition(
     queue: str,
     limits: RunLimits,
     max_cost_usd: float | None,
+    keep_checkpoints: int,
     on_demand_prices: Mapping[str, float],
 ) -> sfn.IChainable:
     """
@@ -103,7 +104,7 @@ def run_definition(
         ended = ended.next(state)
     begin_or_end.when(sfn.Condition.jsonata(jsonata("$fresh")), start[0], assign={"fresh": False}).otherwise(receipt)
 
-    record = record_the_run(scope, storage=storage, ledger=ledger, limits=limits)
+    record = record_the_run(scope, storage=storage, ledger=ledger, limits=limits, keep_checkpoints=keep_checkpoints)
     record.add_catch(receipt, assign=CAUGHT)
     data = check_the_data(scope, readable=readable, refused=receipt, then=record)
     record.next(

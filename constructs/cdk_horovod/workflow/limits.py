@@ -30,6 +30,7 @@ class RunLimits:
         first_step_timeout: The first training step must come this long after the ranks started.
         stall_timeout: Every later step must come this long after the one before.
         lease_timeout: How long a lease is valid after it was renewed, and how long a node stays without a valid one.
+        elastic_timeout: How long an elastic ring that lost too many nodes waits for others.
         poll_interval: Pause between two looks at nodes that are going away, and the shortest one in the queue.
 
     Raises:
@@ -45,6 +46,7 @@ class RunLimits:
     first_step_timeout: Duration
     stall_timeout: Duration
     lease_timeout: Duration
+    elastic_timeout: Duration
     poll_interval: Duration
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ RING_LOSS_SECONDS = 2.0
 """How long after the first lost ring a rank of this node may still say that it was the one who failed."""
 
 
-class Training:
+class LocalTraining:
     """
     Starts this node's ranks of *plan*, and stops them when it is left.
 
@@ -52,7 +52,7 @@ class Training:
         """Steps of this node's slowest rank."""
         _log.info("started ranks %s of %d", ", ".join(str(job.rank) for job in jobs), plan.size)
 
-    def __enter__(self) -> Training:
+    def __enter__(self) -> LocalTraining:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
