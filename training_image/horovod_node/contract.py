@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-CONTRACT_VERSION: Final = 1
+CONTRACT_VERSION: Final = 2
 """Raised when an item or field changes its meaning; a node refuses a run of another version."""
 
 # --- the node's environment -------------------------------------------------------------------------------------------
@@ -496,8 +496,8 @@ ERROR_MODEL_MISSING: Final = "ModelMissing"
 #   ring   {"leader": {"node", "gpus"}, "gpus", "nodes": [NODE, …]}
 #          with NODE = {"node", "address", "gpus", "instance_type", "zone", "market"}
 #   train  {"ranks", "steps", "ring": RING}
-#          with RING = {"elastic", "resets", "repeated_steps", "smallest", "largest", "interruptions": [INTERRUPTION, …]},
-#          INTERRUPTION = {"node", "kind", "at", "left_in_order"}, and, where GPUs differ, "slowest" in RING
+#          with RING = {"elastic", "resets", "repeated_steps", "smallest", "largest", "interruptions", "slowest"}: the
+#          interruptions are a list of {"node", "kind", "at", "left_in_order"}, "slowest" is there where GPUs differ
 #   save   {"key", "bytes", "files"}
 
 LEADER: Final = "leader"
