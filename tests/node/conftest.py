@@ -95,7 +95,12 @@ def work(aws: Aws, answers: TaskAnswers, node: Node) -> Work:
     lease = ledger.lease(node.fleet)
     assert lease is not None
     request = Request(
-        source=f"s3://{aws.data_bucket}/source.tar.gz", entry_point="train.py", gpus=1, data={}, hyperparameters={}
+        source=f"s3://{aws.data_bucket}/source.tar.gz",
+        entry_point="train.py",
+        gpus=1,
+        min_gpus=1,
+        data={},
+        hyperparameters={},
     )
     layout = Layout(root=node.ml_root)
     layout.create()

@@ -104,11 +104,13 @@ class Ring:
     run: str = field(default_factory=lambda: f"run-{uuid.uuid4().hex[:8]}")
     fleet: str = "fleet"
     agents: list[Agent] = field(default_factory=list)
+    net: int = 0
 
     def submit(
         self,
         *,
         gpus: int = 2,
+        min_gpus: int | None = None,
         settings: contract.RunSettings = SETTINGS,
         entry_point: str = "train_digits.py",
         **hyperparameters: object,
@@ -124,6 +126,7 @@ class Ring:
             contract.SOURCE: f"s3://{self.aws.data_bucket}/source/source.tar.gz",
             contract.ENTRY_POINT: entry_point,
             contract.GPUS: gpus,
+            contract.MIN_GPUS: gpus if min_gpus is None else min_gpus,
             contract.DATA: {"train": f"s3://{self.aws.data_bucket}/digits/"},
             contract.HYPERPARAMETERS: {name.replace("_", "-"): value for name, value in hyperparameters.items()},
         }
@@ -139,10 +142,12 @@ class Ring:
         self.aws.put_lease(self.fleet, run=self.run)
 
     def start(self, nodes: int = 2, *, python: str = sys.executable, **environment: str) -> None:
-        """Start agents, each on an address of its own."""
-        net = next(_numbers)
-        for number in range(1, nodes + 1):
-            name, address = f"node-{number}", f"127.{64 + os.getpid() % 64}.{net % 256}.{number}"
+        """Start more agents, each on an address of its own."""
+        if not self.agents:
+            self.net = next(_numbers)
+        first = len(self.agents) + 1
+        for number in range(first, first + nodes):
+            name, address = f"node-{number}", f"127.{64 + os.getpid() % 64}.{self.net % 256}.{number}"
             ml_root, log = self.folder / name, self.folder / f"{name}.log"
             variables = {
                 **{key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "CDK_HOROVOD_"))},

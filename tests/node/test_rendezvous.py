@@ -25,7 +25,8 @@ def plan() -> RingPlan:
 
 @pytest.fixture
 def served(plan: RingPlan) -> Iterator[RingPlan]:
-    with closing(Rendezvous(plan)):
+    with closing(Rendezvous(plan.addresses[0], plan.port)) as rendezvous:
+        rendezvous.init(plan.slots())
         yield plan
 
 
@@ -86,4 +87,4 @@ def test_backlog_is_ours() -> None:
 def test_fails_when_the_port_is_taken(served: RingPlan) -> None:
     """Two rings never share a rendezvous."""
     with pytest.raises(OSError, match="Address already in use"):
-        Rendezvous(served)
+        Rendezvous(served.addresses[0], served.port)

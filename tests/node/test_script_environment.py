@@ -30,6 +30,7 @@ REQUEST = Request(
     source="s3://bucket/source.tar.gz",
     entry_point="train.py",
     gpus=2,
+    min_gpus=2,
     data={"train": "s3://bucket/train/", "my-data": "s3://bucket/more/"},
     hyperparameters=HYPERPARAMETERS,
 )

@@ -13,7 +13,7 @@ from boto3.session import Session
 from botocore.config import Config
 
 from horovod_node import contract
-from horovod_node.agent import take_part
+from horovod_node.agent import Agent
 from horovod_node.errors import UsageError
 from horovod_node.identify import identify
 from horovod_node.ledger import Ledger
@@ -48,12 +48,13 @@ def main() -> int:
         print(f"horovod_node: instance metadata does not answer: {error}", file=sys.stderr)
         return contract.EXIT_NODE_FAILED
     session = Session(region_name=node.region)
-    return take_part(
+    agent = Agent(
         node,
         ledger=Ledger(session.client("dynamodb", config=_LEDGER_CONFIG), table=node.ledger_table),
         s3=session.client("s3", config=_CLIENT_CONFIG),
         stepfunctions=session.client("stepfunctions", config=_CLIENT_CONFIG),
     )
+    return agent.take_part()
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's signature

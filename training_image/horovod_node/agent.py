@@ -1,4 +1,4 @@
-"""The agent's life: join, lead or follow, leave."""
+"""The agent's life: join, lead or follow, join again when its run begins anew, leave."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, NoReturn
 
 from horovod_node import contract
 from horovod_node.background import in_background
-from horovod_node.errors import ReleasedError, RunError, exit_code
+from horovod_node.elastic_follow import ElasticFollower
+from horovod_node.elastic_lead import ElasticLeader
+from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError, exit_code
 from horovod_node.failure import as_failure, as_run_error
 from horovod_node.fetch import fetch
 from horovod_node.follow import Follower
 from horovod_node.identify import Node
 from horovod_node.layout import Layout
-from horovod_node.lead import Leader
 from horovod_node.ledger import Ledger
 from horovod_node.membership import Membership
 from horovod_node.preflight import installed_keras, refusal
+from horovod_node.static_lead import StaticLeader
 from horovod_node.work import Work
 
 if TYPE_CHECKING:
@@ -33,86 +36,127 @@ GRACE_SECONDS = 30.0
 _LOOK_SECONDS = 0.5
 
 
-def take_part(node: Node, *, ledger: Ledger, s3: S3Client, stepfunctions: SFNClient) -> int:
+class Agent:
     """
-    Take part in the run that holds the node's fleet, from joining to leaving.
-
-    This is the one boundary between the user's failures and ours: whatever is raised inside becomes an answer to the
-    state machine or a record in the ledger, a file for people, and one of the contract's exit codes.
+    Takes part in the run that holds the node's fleet.
 
     Args:
         node: This node.
         ledger: Patient access to the ledger.
         s3: boto3 client.
         stepfunctions: boto3 client.
-
-    Returns:
-        The process's exit code.
     """
-    try:
-        work = join(node, ledger=ledger, s3=s3, stepfunctions=stepfunctions)
-    except ReleasedError as reason:
-        _log.info("leaving: %s", reason)
-        return contract.EXIT_RELEASED
-    except Exception as error:
-        failed = as_run_error(error)
-        _log.error("%s: %s", failed.error, failed.message)
-        return exit_code(failed.error)
-    try:
-        lead_or_follow(work)
-    except ReleasedError as reason:
-        _log.info("leaving: %s", reason)
-        return contract.EXIT_RELEASED
-    except Exception as error:
-        failed = as_run_error(error)
-        _log.error("%s: %s", failed.error, failed.message)
-        _leave_failed(work, failed)
-        return exit_code(failed.error)
 
+    def __init__(self, node: Node, *, ledger: Ledger, s3: S3Client, stepfunctions: SFNClient) -> None:
+        self._node = node
+        self._ledger = ledger
+        self._s3 = s3
+        self._stepfunctions = stepfunctions
+        self._fetched: Future[None] | None = None
 
-def join(node: Node, *, ledger: Ledger, s3: S3Client, stepfunctions: SFNClient) -> Work:
-    """
-    Find out which run the node works for.
+    def take_part(self) -> int:
+        """
+        Take part from joining to leaving, in every attempt of the run in which this node is still there.
 
-    Raises:
-        ReleasedError: If no run holds the fleet.
-        RunError: If the run needs another version of this agent.
-    """
-    lease = ledger.lease(node.fleet)
-    if lease is None:
-        raise ReleasedError(f"nobody holds fleet {node.fleet}")
-    run = ledger.run(lease.run)
-    if run is None:
-        raise ReleasedError(f"{lease.run}, which holds fleet {node.fleet}, is no run in the ledger")
-    _log.info("%s joins attempt %d of run %s", node.id, lease.attempt, lease.run)
-    return Work(
-        node=node,
-        lease=lease,
-        run=run,
-        layout=Layout(root=node.ml_root),
-        ledger=ledger,
-        s3=s3,
-        stepfunctions=stepfunctions,
-    )
+        This is the one boundary between the user's failures and ours: whatever is raised inside becomes an answer to
+        the state machine or a record in the ledger, a file for people, and one of the contract's exit codes.
 
+        Returns:
+            The process's exit code.
+        """
+        attempt = 0
+        while True:
+            try:
+                work = self._join()
+            except ReleasedError as reason:
+                _log.info("leaving: %s", reason)
+                return contract.EXIT_RELEASED
+            except Exception as error:
+                return _give_up(as_run_error(error))
+            if work.lease.attempt <= attempt:
+                return contract.EXIT_RELEASED
+            attempt = work.lease.attempt
+            code = self._take_part_in(work)
+            # A script that failed would fail again.
+            if code not in (contract.EXIT_RELEASED, contract.EXIT_NODE_FAILED) or not self._begins_anew(work):
+                return code
 
-def lead_or_follow(work: Work) -> NoReturn:
-    """
-    Do the node's part of the run; never returns without an exception.
+    def _join(self) -> Work:
+        """
+        Find out which run the node works for.
 
-    Raises:
-        ReleasedError: If the node's part is over.
-        RunError: If the run failed.
-    """
-    work.layout.create()
-    membership = Membership(work)
-    membership.keep()
-    fetched = in_background(lambda: prepare(work, os.environ))
-    leader = elect(work, membership)
-    if leader == work.node.id:
-        membership.lead()
-        Leader(work, membership).lead(fetched)
-    Follower(work, membership, leader=leader).follow(fetched)
+        Raises:
+            ReleasedError: If no run holds the fleet.
+            RunError: If the run needs another version of this agent.
+        """
+        node = self._node
+        lease = self._ledger.lease(node.fleet)
+        if lease is None:
+            raise ReleasedError(f"nobody holds fleet {node.fleet}")
+        run = self._ledger.run(lease.run)
+        if run is None:
+            raise ReleasedError(f"{lease.run}, which holds fleet {node.fleet}, is no run in the ledger")
+        _log.info("%s joins attempt %d of run %s", node.id, lease.attempt, lease.run)
+        return Work(
+            node=node,
+            lease=lease,
+            run=run,
+            layout=Layout(root=node.ml_root),
+            ledger=self._ledger,
+            s3=self._s3,
+            stepfunctions=self._stepfunctions,
+        )
+
+    def _take_part_in(self, work: Work) -> int:
+        """Take part in one attempt, and give the exit code that it would end with."""
+        try:
+            self._lead_or_follow(work)
+        except ReleasedError as reason:
+            _log.info("leaving: %s", reason)
+            return contract.EXIT_RELEASED
+        except Exception as error:
+            failed = as_run_error(error)
+            code = _give_up(failed)
+            _leave_failed(work, failed)
+            return code
+
+    def _lead_or_follow(self, work: Work) -> NoReturn:
+        """
+        Do the node's part of the attempt; never returns without an exception.
+
+        Raises:
+            ReleasedError: If the node's part is over.
+            RunError: If the attempt failed.
+        """
+        if self._fetched is None:
+            work.layout.create()
+            self._fetched = in_background(lambda: prepare(work, os.environ))
+        else:
+            work.layout.renew()
+        membership = Membership(work)
+        membership.keep()
+        elastic = work.run.request.is_elastic
+        leader = elect(work, membership)
+        if leader == work.node.id:
+            membership.lead()
+            (ElasticLeader if elastic else StaticLeader)(work, membership).lead(self._fetched)
+        if elastic:
+            ElasticFollower(work, membership).follow(self._fetched)
+        Follower(work, membership, leader=leader).follow(self._fetched)
+
+    def _begins_anew(self, work: Work) -> bool:
+        """Wait until the state machine has decided what becomes of the run: whether it begins a later attempt."""
+        lease = work.lease
+        while True:
+            try:
+                now = work.ledger.with_patience(0).lease(work.node.fleet)
+            except LedgerUnreachableError:
+                now = lease
+            if now is None or now.run != lease.run or now.expires_at < time.time():
+                return False
+            if now.attempt > lease.attempt:
+                return True
+            time.sleep(_LOOK_SECONDS)
 
 
 def prepare(work: Work, environment: Mapping[str, str]) -> None:
@@ -147,6 +191,11 @@ def elect(work: Work, membership: Membership) -> str:
     leader = work.ledger.claim_leader(work.lease, work.node.id, remove_at=work.run.remove_at)
     _log.info("%s leads", leader)
     return leader
+
+
+def _give_up(failed: RunError) -> int:
+    _log.error("%s: %s", failed.error, failed.message)
+    return exit_code(failed.error)
 
 
 def _leave_failed(work: Work, failed: RunError) -> None:

@@ -16,7 +16,7 @@ class UsageError(ValueError):
 
 
 class ReleasedError(Exception):
-    """The fleet went to another run, or the state machine gave this attempt up: stop, and answer nobody."""
+    """The fleet went to another run or attempt, or the state machine gave this one up: stop, and answer nobody."""
 
 
 class LedgerUnreachableError(Exception):
@@ -36,6 +36,18 @@ class RunError(Exception):
         super().__init__(message)
         self.error = error
         self.message = message
+
+
+class LeaderLostError(RunError):
+    """
+    The leader of this attempt is gone, and with it the attempt.
+
+    Args:
+        message: One or more sentences for people.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(contract.ERROR_LEADER_LOST, message)
 
 
 def exit_code(error: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from horovod_node import contract
 from horovod_node.errors import LedgerUnreachableError, RunError
-from horovod_node.failure import Failure, run_error
+from horovod_node.failure import REASONS, Failure, run_error
 from horovod_node.ledger import NodeItem
 from horovod_node.local_training import LocalTraining
 from horovod_node.membership import refresh_seconds
@@ -68,7 +68,7 @@ class Explanation:
             failures = [*self._recorded(), *([own] if own else [])]
             others = self._others(plan) or others
             now = time.monotonic()
-            if explained_at is None and any(failure.origin in ("script", "node") for failure in failures):
+            if explained_at is None and any(failure.origin in REASONS for failure in failures):
                 explained_at = now
             spoken = {failure.node for failure in failures}
             silent = [node for node in others if node.id not in spoken and node.state != contract.NODE_DONE]

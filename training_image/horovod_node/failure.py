@@ -15,13 +15,16 @@ from horovod_node.stall import RankStack, describe_stall
 
 _log = logging.getLogger(__name__)
 
-Origin = Literal["script", "node", "stall", "ring"]
-ORIGINS: Final[tuple[Origin, ...]] = ("script", "node", "stall", "ring")
+Origin = Literal["script", "killed", "node", "stall", "ring"]
+ORIGINS: Final[tuple[Origin, ...]] = ("script", "killed", "node", "stall", "ring")
+REASONS: Final[tuple[Origin, ...]] = ("script", "killed", "node")
+"""Origins of failures that explain others."""
 """
 Where a failure came from, the likeliest reason for the others first.
 
-A rank whose script failed ("script") and a node that failed or vanished ("node") take the others down. Ranks that stand
-still ("stall") may wait for such a one. Ranks that lost the ring ("ring") always have it from somewhere else.
+A rank whose script failed ("script") or that a signal ended ("killed"), and a node that failed or vanished ("node")
+take the others down. Ranks that stand still ("stall") may wait for such a one. Ranks that lost the ring ("ring") always
+have it from somewhere else.
 """
 
 

@@ -7,11 +7,12 @@ from concurrent.futures import Future
 from typing import NoReturn
 
 from horovod_node import contract
-from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError
+from horovod_node.errors import LeaderLostError, LedgerUnreachableError, ReleasedError
 from horovod_node.every import Every
 from horovod_node.failure import Failure, NodeFailedError
 from horovod_node.local_training import TURN_SECONDS, LocalTraining
 from horovod_node.membership import Membership
+from horovod_node.rank_assignment import ranks_of_plan
 from horovod_node.ring import RingPlan
 from horovod_node.silence import Silence
 from horovod_node.work import Work
@@ -75,7 +76,7 @@ class Follower:
             time.sleep(TURN_SECONDS)
 
     def _train(self, plan: RingPlan) -> None:
-        with LocalTraining(self._work, plan) as training:
+        with LocalTraining(self._work, ranks_of_plan(self._work, plan)) as training:
             while not training.done:
                 failure = training.failure()
                 if failure is not None:
@@ -119,7 +120,4 @@ class Follower:
         self._silence.see([leader], now=now)
         silent = self._silence.seconds(leader.id, now=now)
         if silent > 3 * self._work.run.settings.heartbeat_seconds:
-            raise RunError(
-                contract.ERROR_LEADER_LOST,
-                f"Leader {leader.id} ({leader.address}) gave no sign of life for {silent:.0f} s.",
-            )
+            raise LeaderLostError(f"Leader {leader.id} ({leader.address}) gave no sign of life for {silent:.0f} s.")

@@ -77,7 +77,12 @@ class Layout:
 
     def create(self) -> None:
         """Make the folders. Data and checkpoints of an earlier start stay; its code, model and output go."""
-        for stale in (self.code, self.model, self.output, self.ranks):
+        shutil.rmtree(self.code, ignore_errors=True)
+        self.renew()
+
+    def renew(self) -> None:
+        """Take out what an earlier attempt of the same run left, but for its script, its data and its checkpoints."""
+        for stale in (self.model, self.output, self.ranks):
             shutil.rmtree(stale, ignore_errors=True)
         for folder in (
             self.code,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NoReturn
 
 from horovod_node import contract
@@ -13,13 +14,10 @@ from horovod_node.ceiling import CostCeiling
 from horovod_node.ceiling_stop import stop_at_ceiling
 from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError
 from horovod_node.every import Every
-from horovod_node.explain import Explanation
-from horovod_node.failure import Failure, as_run_error
+from horovod_node.failure import as_run_error
 from horovod_node.ledger import NodeItem
-from horovod_node.local_training import TURN_SECONDS, LocalTraining
+from horovod_node.local_training import LocalTraining
 from horovod_node.membership import Membership
-from horovod_node.rendezvous import Rendezvous
-from horovod_node.ring import RingPlan, plan_ring
 from horovod_node.save import save_model
 from horovod_node.silence import Silence
 from horovod_node.task import Task
@@ -33,7 +31,7 @@ LOOK_FOR_CEILING_SECONDS = 5.0
 """Between two looks for the run's prices, which the state machine finds out while the ring already trains."""
 
 
-class Leader:
+class Leader(ABC):
     """
     Leads one attempt of a run.
 
@@ -46,9 +44,10 @@ class Leader:
         self._work = work
         self._membership = membership
         self._ledger = work.ledger.with_patience(0)
-        self._task = self._next_task(contract.TASK_RING)
+        self._task = Task(work, membership, name=contract.TASK_RING, asked_again=True)
         self._nodes: Sequence[NodeItem] = ()
         self._silence = Silence()
+        self._looked_at = time.monotonic()
         self._ceiling: CostCeiling | None = None
         self._look_for_ceiling = Every(LOOK_FOR_CEILING_SECONDS)
 
@@ -63,20 +62,32 @@ class Leader:
             RunError: If the run failed; the state machine knows it then.
             ReleasedError: If the fleet was released, or the state machine gave the attempt up.
         """
-        with ExitStack() as ring, self._answering_failures():
-            plan = self._form_ring(fetched)
-            ring.enter_context(closing(Rendezvous(plan)))
-            self._work.ledger.put_plan(self._work.lease, plan.to_json(), remove_at=self._work.run.remove_at)
-            training = ring.enter_context(LocalTraining(self._work, plan))
-            self._task.succeed(ring_output(plan, self._nodes))
-            self._task = self._next_task(contract.TASK_TRAIN)
-            self._train(training, plan)
-            self._membership.keep(state=contract.NODE_DONE, step=training.step)
-            self._task.succeed({contract.RANKS: plan.size, contract.STEPS: training.step})
-        with self._answering_failures():
-            self._task = self._next_task(contract.TASK_SAVE)
-            self._task.succeed(save_model(self._work, self._task, keep=self._keep_saving))
-        self._membership.idle()
+        with ExitStack() as attempt:
+            with ExitStack() as ring, self._answering_failures():
+                self._task.succeed(self._form(fetched, ring=ring, attempt=attempt))
+                self._task = self._next_task(contract.TASK_TRAIN)
+                answer = self._train()
+                self._membership.keep(state=contract.NODE_DONE, step=answer[contract.STEPS])
+                self._task.succeed(answer)
+            with self._answering_failures():
+                self._task = self._next_task(contract.TASK_SAVE)
+                self._task.succeed(save_model(self._work, self._task, keep=self._keep_saving))
+            self._membership.idle()
+
+    @abstractmethod
+    def _form(self, fetched: Future[None], *, ring: ExitStack, attempt: ExitStack) -> Mapping[str, Any]:
+        """
+        Wait for the nodes, let them form the ring, and give the answer to the question for it.
+
+        Args:
+            fetched: Done when this node has the script and the data.
+            ring: Closed when the training is over, however it ended.
+            attempt: Closed when this node's part in the attempt is over.
+        """
+
+    @abstractmethod
+    def _train(self) -> Mapping[str, Any]:
+        """Wait until every rank of the ring ended well, and give the answer to the question for the training."""
 
     @contextmanager
     def _answering_failures(self) -> Iterator[None]:
@@ -97,63 +108,16 @@ class Leader:
     def _next_task(self, name: contract.Task) -> Task:
         return Task(self._work, self._membership, name=name)
 
-    def _form_ring(self, fetched: Future[None]) -> RingPlan:
-        """Wait until the ready nodes have the GPUs that the request asks for."""
-        look = Every(LOOK_SOON_SECONDS)
-        while True:
-            if fetched.done():
-                fetched.result()
-                self._membership.keep(state=contract.NODE_READY)
-            else:
-                self._membership.keep()
-            self._task.heartbeat()
-            if look.due() and self._look():
-                if any(node.state == contract.NODE_FAILED for node in self._nodes):
-                    raise Explanation(self._work, self._silence).of_failed_nodes()
-                plan = plan_ring(
-                    self._nodes,
-                    leader=self._work.node.id,
-                    gpus=self._work.run.request.gpus,
-                    port=contract.RENDEZVOUS_PORT,
-                )
-                if plan is not None:
-                    return plan
-            time.sleep(TURN_SECONDS)
-
-    def _train(self, training: LocalTraining, plan: RingPlan) -> None:
+    def _stop_at_ceiling(self, training: LocalTraining) -> None:
         """
-        Wait until every rank of the ring ended well.
+        Stop the training when the run's cost comes close to its ceiling.
 
-        The heartbeat stands behind the look at the ranks' steps: ranks that stand still are a failure, and then the
-        heartbeats end.
+        Raises:
+            RunError: If it has.
         """
-        look = Every(LOOK_SECONDS)
-        while True:
-            failure = training.failure()
-            if failure is not None:
-                raise self._explain(training, plan, failure)
-            self._membership.keep(state=contract.NODE_TRAINING, step=training.step)
-            self._task.heartbeat()
-            ceiling = self._cost_ceiling()
-            if ceiling is not None and time.time() >= ceiling.stop_at:
-                raise stop_at_ceiling(self._work, self._membership, self._task, training=training, ceiling=ceiling)
-            if training.done:
-                look.seconds = LOOK_SOON_SECONDS
-            if look.due() and self._look():
-                others = [node for node in self._nodes if plan.host(node.id) and node.id != self._work.node.id]
-                if any(node.state == contract.NODE_FAILED or self._is_lost(node) for node in others):
-                    raise self._explain(training, plan)
-                if training.done and all(node.state == contract.NODE_DONE for node in others):
-                    return
-            time.sleep(TURN_SECONDS)
-
-    def _explain(self, training: LocalTraining, plan: RingPlan, own: Failure | None = None) -> RunError:
-        def keep_waiting() -> None:
-            self._membership.keep(step=training.step)
-            self._task.heartbeat()
-
-        explanation = Explanation(self._work, self._silence)
-        return explanation.of_broken_ring(training, plan, own=own, keep_waiting=keep_waiting)
+        ceiling = self._cost_ceiling()
+        if ceiling is not None and time.time() >= ceiling.stop_at:
+            raise stop_at_ceiling(self._work, self._membership, self._task, training=training, ceiling=ceiling)
 
     def _keep_saving(self) -> None:
         """Let the model's upload go on, up to the ceiling itself: nothing else is worth as much."""
@@ -176,20 +140,23 @@ class Leader:
             self._nodes = self._ledger.nodes(self._work.lease)
         except LedgerUnreachableError:
             return False
-        self._silence.see(self._nodes, now=time.monotonic())
+        self._looked_at = time.monotonic()
+        self._silence.see(self._nodes, now=self._looked_at)
         return True
 
-    def _is_lost(self, node: NodeItem) -> bool:
-        return self._silence.seconds(node.id, now=time.monotonic()) > 3 * self._work.run.settings.heartbeat_seconds
 
+def ring_output(members: Iterable[NodeItem], *, gpus: int) -> dict[str, Any]:
+    """
+    Give the answer to the question for the ring: who is in it.
 
-def ring_output(plan: RingPlan, nodes: Sequence[NodeItem]) -> dict[str, Any]:
-    """Give the answer to the question for the ring: who is in it, the leader first."""
-    known = {node.id: node for node in nodes}
-    members = [known[host.node] for host in plan.hosts]
+    Args:
+        members: The nodes, the leader first.
+        gpus: Ranks of the ring.
+    """
+    nodes = list(members)
     return {
-        contract.LEADER: {contract.NODE: members[0].id, contract.GPUS: members[0].gpus},
-        contract.GPUS: plan.size,
+        contract.LEADER: {contract.NODE: nodes[0].id, contract.GPUS: nodes[0].gpus},
+        contract.GPUS: gpus,
         contract.NODES: [
             {
                 contract.NODE: node.id,
@@ -199,6 +166,6 @@ def ring_output(plan: RingPlan, nodes: Sequence[NodeItem]) -> dict[str, Any]:
                 contract.ZONE: node.zone,
                 contract.MARKET: node.market,
             }
-            for node in members
+            for node in nodes
         ],
     }

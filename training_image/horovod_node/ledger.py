@@ -261,6 +261,34 @@ class Ledger:
         item = self._read(contract.plan_key(lease.run, lease.attempt))
         return _text(item, contract.PLAN_JSON)
 
+    def put_channel(self, lease: Lease, channel: str, *, remove_at: int) -> None:
+        """Publish where the leader of an elastic ring takes connections, a JSON text."""
+        item = {contract.CHANNEL_JSON: {"S": channel}, **_removal(remove_at)}
+        key = _key(contract.channel_key(lease.run, lease.attempt))
+        self._ask(lambda: self._dynamodb.put_item(TableName=self._table, Item={**key, **item}))
+
+    def channel(self, lease: Lease) -> str | None:
+        """Read where the leader takes connections, once it published it."""
+        return _text(self._read(contract.channel_key(lease.run, lease.attempt)), contract.CHANNEL_JSON)
+
+    def put_progress(self, lease: Lease, progress: str, *, remove_at: int) -> None:
+        """Tell people how far the run is, a JSON text; of an attempt that was given up nothing is taken any more."""
+        key = contract.progress_key(lease.run)
+        self._meets_its_condition(
+            lambda: self._dynamodb.put_item(
+                TableName=self._table,
+                Item={
+                    **_key(key),
+                    contract.PROGRESS_JSON: {"S": progress},
+                    contract.ATTEMPT: {"N": str(lease.attempt)},
+                    **_removal(remove_at),
+                },
+                ConditionExpression="attribute_not_exists(#attempt) OR #attempt <= :attempt",
+                ExpressionAttributeNames={"#attempt": contract.ATTEMPT},
+                ExpressionAttributeValues={":attempt": {"N": str(lease.attempt)}},
+            )
+        )
+
     def put_failure(self, lease: Lease, node: str, failure: str, *, remove_at: int) -> None:
         """Record the first failure that *node* saw, a JSON text; later ones are dropped."""
         self._write_once(

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
+from collections.abc import Sequence
 from types import TracebackType
-
-from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
 
 from horovod_node import contract
 from horovod_node.failure import Failure, Origin, cause_text
-from horovod_node.rank_job import RankJob
+from horovod_node.progress import Progress
+from horovod_node.rank_assignment import RankAssignment
+from horovod_node.rank_control import IN_RING, RankLine
 from horovod_node.ranks import RankEnd, Ranks
-from horovod_node.ring import RingPlan
-from horovod_node.script_environment import script_arguments, script_environment, write_config
 from horovod_node.script_failure import ORIGIN_PREFLIGHT, ORIGIN_RING, lost_the_ring
 from horovod_node.stall import RankStack, StepWatch, find_place
 from horovod_node.work import Work
@@ -30,33 +28,50 @@ RING_LOSS_SECONDS = 2.0
 
 class LocalTraining:
     """
-    Starts this node's ranks of *plan*, and stops them when it is left.
+    Starts this node's ranks, and stops them when it is left.
 
     Args:
         work: What the node works on.
-        plan: The ring; the node must be in it.
+        assignment: The node's ranks, `ranks_of_plan` or `ranks_in_standby`.
     """
 
-    def __init__(self, work: Work, plan: RingPlan) -> None:
+    def __init__(self, work: Work, assignment: RankAssignment) -> None:
         self._work = work
         settings = work.run.settings
-        write_config(request=work.run.request, node=work.node, layout=work.layout, hosts=plan.addresses)
-        jobs, environments = _rank_jobs(work, plan)
         self._started = time.monotonic()
-        self._ranks = Ranks(jobs, environments)
+        self._ranks = Ranks(assignment.jobs, assignment.environments, elastic=assignment.elastic)
         self._watch = StepWatch(
             first_step_seconds=settings.first_step_seconds, stall_seconds=settings.stall_seconds, now=self._started
         )
         self._first_step_logged = False
+        self._formed: dict[int, int] = {}
         self.step = 0
         """Steps of this node's slowest rank."""
-        _log.info("started ranks %s of %d", ", ".join(str(job.rank) for job in jobs), plan.size)
+        _log.info("started %s", assignment)
 
     def __enter__(self) -> LocalTraining:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._ranks.stop()
+
+    @property
+    def lines(self) -> dict[int, RankLine]:
+        """The lines to the ranks of an elastic ring, by their places on this node."""
+        return self._ranks.lines
+
+    @property
+    def seconds(self) -> float:
+        """How long ago the ranks were started."""
+        return time.monotonic() - self._started
+
+    def exit_codes(self) -> dict[int, int]:
+        """Give the exit code of each rank that has ended, by its place or number."""
+        return self._ranks.exit_codes()
+
+    def progress(self) -> dict[int, Progress]:
+        """Tell how far each rank is, by its place or number."""
+        return self._ranks.progress()
 
     @property
     def done(self) -> bool:
@@ -87,7 +102,11 @@ class LocalTraining:
         running = self._ranks.running
         now = time.monotonic()
         self.step = min((progress[rank].step for rank in running or progress), default=0)
-        self._watch.see({rank: progress[rank].advances for rank in running}, now=now)
+        for rank, line in self._ranks.lines.items():
+            if line.formed != self._formed.get(rank, 0):
+                self._formed[rank] = line.formed
+                self._watch.begin(rank, advances=progress[rank].advances, now=now)
+        self._watch.see({rank: progress[rank].advances for rank in self._judged(running)}, now=now)
         if self.step and not self._first_step_logged:
             self._first_step_logged = True
             _log.info("first training step %.2f s after the ranks started", now - self._started)
@@ -96,6 +115,11 @@ class LocalTraining:
             return self._end_failure(ends)
         stalled = self._watch.stalled(now=now)
         return self._stall_failure(stalled) if stalled else None
+
+    def _judged(self, running: Sequence[int]) -> list[int]:
+        """Leave out ranks that wait for their ring to be formed: that has time limits of its own."""
+        lines = self._ranks.lines
+        return [rank for rank in running if rank not in lines or lines[rank].state == IN_RING]
 
     def _end_failure(self, ends: list[RankEnd]) -> Failure:
         failures = [self._describe(end) for end in ends]
@@ -125,6 +149,8 @@ class LocalTraining:
             details = f"Its last lines:\n{end.tail}" if end.tail else ""
             if lost_the_ring(end.tail):
                 origin = "ring"
+            elif end.exit_code < 0:
+                origin = "killed"
         return Failure(
             error=error,
             origin=origin,
@@ -137,14 +163,14 @@ class LocalTraining:
         )
 
     def _stall_failure(self, stalled: list[int]) -> Failure:
-        now = time.monotonic()
+        now, first = time.monotonic(), self._ranks.number(stalled[0])
         progress = self._ranks.progress()
         stacks = []
         for rank, text in self._ranks.stacks().items():
             place, in_script = find_place(text, code=self._work.layout.code)
             stacks.append(
                 RankStack(
-                    rank=rank,
+                    rank=self._ranks.number(rank),
                     node=self._work.node.id,
                     address=self._work.node.address,
                     step=progress[rank].step,
@@ -157,43 +183,12 @@ class LocalTraining:
         return Failure(
             error=contract.ERROR_TRAINING_STALLED,
             origin="stall",
-            summary=f"Rank {stalled[0]} on {self._work.node.id} ({self._work.node.address}) stands still.",
+            summary=f"Rank {first} on {self._work.node.id} ({self._work.node.address}) stands still.",
             node=self._work.node.id,
-            rank=stalled[0],
+            rank=first,
             stacks=tuple(stacks),
             at=time.time(),
         )
-
-
-def _rank_jobs(work: Work, plan: RingPlan) -> tuple[list[RankJob], list[dict[str, str]]]:
-    """Give the job and the environment of each of this node's ranks, in rank order."""
-    request, node = work.run.request, work.node
-    arguments = tuple(script_arguments(request.hyperparameters))
-    shared = {
-        **os.environ,
-        **script_environment(request=request, node=node, layout=work.layout, hosts=plan.addresses, run=work.lease.run),
-        **{
-            name: str(value)
-            for name, value in create_run_env_vars(plan.addresses[0], [node.interface], plan.port).items()
-        },
-        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(plan.gloo_timeout_seconds),
-        "PYTHONUNBUFFERED": "1",
-    }
-    jobs, environments = [], []
-    for slot in plan.slots():
-        if slot.hostname != node.address:
-            continue
-        job = RankJob(
-            rank=slot.rank,
-            code=work.layout.code,
-            entry_point=request.entry_point,
-            arguments=arguments,
-            reports=work.layout.ranks,
-            agent=os.getpid(),
-        )
-        jobs.append(job)
-        environments.append({**shared, **create_slot_env_vars(slot), **job.to_environment()})
-    return jobs, environments
 
 
 def _how(exit_code: int) -> str:

@@ -16,6 +16,7 @@ import sys
 
 from horovod_node import contract, preflight, steps
 from horovod_node.after_import import AfterImport
+from horovod_node.rank_control import AgentLine
 from horovod_node.rank_job import RankJob
 from horovod_node.script_failure import describe
 
@@ -35,8 +36,11 @@ def main() -> int:
     faulthandler.register(STACK_SIGNAL, file=job.stack.open("a"), all_threads=False)
     counter = steps.StepCounter(job.progress)
     steps.install(counter)
-    AfterImport({**counter.hooks(), **preflight.hooks()}).install()
+    agent = AgentLine.from_environment(os.environ)
+    AfterImport({**counter.hooks(), **preflight.hooks(), **(agent.hooks() if agent else {})}).install()
     counter.start()
+    if agent is not None:
+        agent.start()
     try:
         return run_script(job)
     finally:

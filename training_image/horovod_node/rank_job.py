@@ -18,7 +18,7 @@ class RankJob:
     One rank's job.
 
     Args:
-        rank: Its number in the ring.
+        rank: Its number in the ring; in an elastic ring, where that changes, its place on the node.
         code: Folder of the unpacked archive.
         entry_point: Path of the script in it.
         arguments: The script's command line.

@@ -16,6 +16,7 @@ from typing import IO
 
 from horovod_node.progress import Progress
 from horovod_node.rank import STACK_SIGNAL
+from horovod_node.rank_control import ENV_CONTROL, RankLine
 from horovod_node.rank_job import RankJob
 from horovod_node.script_failure import ScriptFailure
 
@@ -57,17 +58,34 @@ class Ranks:
     Args:
         jobs: What each rank is to do.
         environments: Each rank's environment, in the same order.
+        elastic: Whether the ranks wait in `hvd.init()` until they are told of their ring.
     """
 
-    def __init__(self, jobs: Sequence[RankJob], environments: Sequence[Mapping[str, str]]) -> None:
+    def __init__(
+        self, jobs: Sequence[RankJob], environments: Sequence[Mapping[str, str]], *, elastic: bool = False
+    ) -> None:
         self._lock = threading.Lock()
         self._ranks: list[_Rank] = []
         try:
             for job, environment in zip(jobs, environments, strict=True):
-                self._ranks.append(_Rank(job, environment, self._print))
+                self._ranks.append(_Rank(job, environment, self._print, RankLine() if elastic else None))
         except BaseException:
             self.stop()
             raise
+
+    @property
+    def lines(self) -> dict[int, RankLine]:
+        """The lines to ranks of an elastic ring, by their jobs' numbers."""
+        return {rank.job.rank: rank.line for rank in self._ranks if rank.line is not None}
+
+    def number(self, rank: int) -> int:
+        """Give the number in the ring of the rank whose job says *rank*."""
+        return next(each.number for each in self._ranks if each.job.rank == rank)
+
+    def exit_codes(self) -> dict[int, int]:
+        """Give the exit code of each process that has ended, below zero for the signal that killed it."""
+        codes = ((rank.job.rank, rank.poll()) for rank in self._ranks)
+        return {rank: code for rank, code in codes if code is not None}
 
     @property
     def running(self) -> list[int]:
@@ -117,6 +135,8 @@ class Ranks:
         for rank in self._ranks:
             rank.send(signal.SIGKILL)
             rank.reap()
+            if rank.line is not None:
+                rank.line.close()
 
     def _print(self, line: str) -> None:
         # Whoever read our output may be gone: a rank must not stop because nobody takes its lines.
@@ -128,25 +148,36 @@ class Ranks:
 class _Rank:
     """One rank's process."""
 
-    def __init__(self, job: RankJob, environment: Mapping[str, str], output: _Print) -> None:
+    def __init__(self, job: RankJob, environment: Mapping[str, str], output: _Print, line: RankLine | None) -> None:
         self.job = job
+        self.line = line
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._ended_at: float | None = None
         job.stack.touch()
         # -P: the script's folder must not be able to stand in for a module that the rank itself needs.
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "horovod_node.rank"],
-            env=dict(environment),
+            env={**environment, **({} if line is None else {ENV_CONTROL: str(line.ranks_end.fileno())})},
+            pass_fds=() if line is None else (line.ranks_end.fileno(),),
             cwd=job.code,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        if line is not None:
+            line.handed_over()
         self._reader = threading.Thread(target=self._read, args=(self.process.stdout, output), daemon=True)
         self._reader.start()
 
+    @property
+    def number(self) -> int:
+        """Its number in the ring, as far as is known."""
+        return self.job.rank if self.line is None or self.line.rank is None else self.line.rank
+
     def poll(self) -> int | None:
+        if self.line is not None:
+            self.line.poll()
         code = self.process.poll()
         if code is not None and self._ended_at is None:
             self._ended_at = time.time()
@@ -162,7 +193,7 @@ class _Rank:
         if report is None and code in (None, 0):
             return None
         return RankEnd(
-            rank=self.job.rank,
+            rank=self.number,
             exit_code=report.exit_code if report else code or 0,
             report=report,
             tail="".join(self._tail),
@@ -191,4 +222,4 @@ class _Rank:
         while line := stream.readline(_LONGEST_LINE):
             text = line.decode(errors="replace").rstrip("\r\n") + "\n"
             self._tail.append(text)
-            output(f"[{self.job.rank}] {text}")
+            output(f"[{self.number}] {text}")

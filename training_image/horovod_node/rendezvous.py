@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socketserver
 import threading
+from collections.abc import Sequence
 
+from horovod.runner.common.util.hosts import SlotInfo
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
-
-from horovod_node.ring import RingPlan
 
 LISTEN_BACKLOG = 4096
 """
@@ -27,23 +27,28 @@ class Rendezvous:
     """
     Serves a ring's rendezvous on the leader's address, until closed.
 
-    It stores bytes and never interprets them. Only the leader's own address is bound, and there only the plan's port,
-    so that a security group can name it.
+    It stores bytes and never interprets them. Only the leader's own address is bound, and there only one port, so that
+    a security group can name it.
 
     Args:
-        plan: The ring.
+        address: The leader's.
+        port: Where on it.
+        handler: Answers requests. Default: stores and gives bytes, which is all that a ring needs that never changes.
 
     Raises:
         OSError: If the port is taken.
     """
 
-    def __init__(self, plan: RingPlan) -> None:
-        self._server = _Server((plan.addresses[0], plan.port), _Handler, verbose=0)
-        self._server.init(plan.slots())
+    def __init__(self, address: str, port: int, *, handler: type[BytesHandler] | None = None) -> None:
+        self._server = _Server((address, port), handler or BytesHandler, verbose=0)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_CLOSE_SECONDS,), name="rendezvous", daemon=True
         )
         self._thread.start()
+
+    def init(self, slots: Sequence[SlotInfo]) -> None:
+        """Forget everything, and serve the ring of these *slots*."""
+        self._server.init(slots)
 
     def close(self) -> None:
         """Stop serving."""
@@ -62,7 +67,9 @@ class _Server(RendezvousHTTPServer):  # type: ignore[misc]  # Horovod publishes 
         self.server_name, self.server_port = self.server_address[:2]
 
 
-class _Handler(RendezvousHandler):  # type: ignore[misc]  # Horovod publishes no types
+class BytesHandler(RendezvousHandler):  # type: ignore[misc]  # Horovod publishes no types
+    """Stores and gives bytes of limited size."""
+
     def do_PUT(self) -> None:  # noqa: N802 - the name is http.server's
         if int(self.headers.get("Content-Length") or 0) > _LARGEST_VALUE_BYTES:
             self.send_status_code(413)

@@ -19,6 +19,7 @@ class Request:
         source: S3 address of the script's folder as .tar.gz.
         entry_point: Path of the training script inside the archive.
         gpus: Ranks of the ring.
+        min_gpus: The ring may begin with, and shrink to, so many.
         data: Channel name to S3 prefix.
         hyperparameters: Name to JSON value.
     """
@@ -26,8 +27,14 @@ class Request:
     source: str
     entry_point: str
     gpus: int
+    min_gpus: int
     data: Mapping[str, str]
     hyperparameters: Mapping[str, Any]
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the ring may change while it trains."""
+        return self.min_gpus < self.gpus
 
     @classmethod
     def from_json(cls, text: str) -> Request:
@@ -38,6 +45,7 @@ class Request:
             entry_point=fields[contract.ENTRY_POINT],
             # JSON has one kind of number: 4.0 is a whole number too.
             gpus=int(fields[contract.GPUS]),
+            min_gpus=int(fields.get(contract.MIN_GPUS, fields[contract.GPUS])),
             data=dict(fields.get(contract.DATA) or {}),
             hyperparameters=dict(fields.get(contract.HYPERPARAMETERS) or {}),
         )

@@ -66,6 +66,10 @@ class StepWatch:
             if count > self._advances[rank]:
                 self._advances[rank], self._since[rank] = count, now
 
+    def begin(self, rank: int, *, advances: int, now: float) -> None:
+        """Judge *rank* from now on: its ring was formed only now, however long ago it was started."""
+        self._advances[rank], self._since[rank] = advances, now
+
     def silent_seconds(self, rank: int, *, now: float) -> float:
         """Tell how long ago *rank* advanced, or started."""
         return now - self._since.get(rank, self._started)

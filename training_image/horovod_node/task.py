@@ -35,14 +35,18 @@ class Task:
         work: What the node works on.
         membership: Kept while this waits.
         name: Which question.
+        asked_again: Whether the state machine, when it no longer waits for the answer, asks once more: it asks for the
+            ring in each attempt of its capacity plan.
     """
 
-    def __init__(self, work: Work, membership: Membership, *, name: contract.Task) -> None:
+    def __init__(self, work: Work, membership: Membership, *, name: contract.Task, asked_again: bool = False) -> None:
         self._work = work
         self._membership = membership
         self._name = name
         self._ledger = work.ledger.with_patience(0)
+        self._asked_again = asked_again
         self._token: str | None = None
+        self._gone: str | None = None
         self._look = Every(TOKEN_POLL_SECONDS)
         self._beat = Every(work.run.settings.heartbeat_seconds / 4)
 
@@ -57,8 +61,8 @@ class Task:
             try:
                 self._work.stepfunctions.send_task_heartbeat(taskToken=self._token or "")
             except ClientError as error:
-                self._stop_if_gone(error)
-                _log.warning("heartbeat of '%s' failed: %s", self._name, error)
+                if not self._is_gone(error):
+                    _log.warning("heartbeat of '%s' failed: %s", self._name, error)
             except BotoCoreError as error:
                 _log.warning("heartbeat of '%s' failed: %s", self._name, error)
 
@@ -81,23 +85,23 @@ class Task:
     def _has_token(self) -> bool:
         if self._token is None and self._look.due():
             try:
-                self._token = self._ledger.task_token(self._work.lease, self._name)
+                token = self._ledger.task_token(self._work.lease, self._name)
+                self._token = None if token == self._gone else token
             except LedgerUnreachableError as error:
                 _log.warning("no look for the token of '%s': %s", self._name, error)
         return self._token is not None
 
     def _answer(self, send: Callable[[str], object]) -> None:
-        while not self._has_token():
-            self._membership.keep()
-            time.sleep(0.1)
+        self._wait_for_token()
         give_up_at = time.monotonic() + ANSWER_PATIENCE_SECONDS
         pause = 0.5
         while True:
             try:
                 send(self._token or "")
             except (ClientError, BotoCoreError) as error:
-                if isinstance(error, ClientError):
-                    self._stop_if_gone(error)
+                if isinstance(error, ClientError) and self._is_gone(error):
+                    self._wait_for_token()
+                    continue
                 if time.monotonic() > give_up_at:
                     raise RunError(
                         contract.ERROR_NODE_FAILED, f"Step Functions did not take the answer to '{self._name}': {error}"
@@ -108,12 +112,27 @@ class Task:
             else:
                 return
 
+    def _wait_for_token(self) -> None:
+        while not self._has_token():
+            self._membership.keep()
+            time.sleep(0.1)
+
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self._membership.keep()
             time.sleep(0.1)
 
-    def _stop_if_gone(self, error: ClientError) -> None:
-        if error.response["Error"]["Code"] in contract.TOKEN_GONE:
+    def _is_gone(self, error: ClientError) -> bool:
+        """
+        Whether the question is no longer asked.
+
+        Raises:
+            ReleasedError: If it will not be asked again.
+        """
+        if error.response["Error"]["Code"] not in contract.TOKEN_GONE:
+            return False
+        if not self._asked_again:
             raise ReleasedError(f"the state machine no longer waits for '{self._name}'") from error
+        self._gone, self._token = self._token, None
+        return True

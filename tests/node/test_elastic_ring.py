@@ -1,0 +1,166 @@
+"""Elastic rings of real agents and real Horovod ranks: nodes die, vanish and join, and the training goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import tarfile
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from horovod_node import contract
+from node.rings import Agent, Ring, wait_for
+
+pytestmark = [pytest.mark.ring, pytest.mark.timeout(240)]
+
+COMMIT_EVERY = 5
+
+
+def journal(agent: Agent) -> list[dict[str, Any]]:
+    """Read what the node's ranks wrote down, in the order of time."""
+    lines = [line for file in agent.ml_root.glob("journal-*.jsonl") for line in file.read_text().splitlines()]
+    entries = []
+    for line in lines:
+        with contextlib.suppress(ValueError):  # the line that a killed rank did not finish
+            entries.append(json.loads(line))
+    return sorted(entries, key=lambda entry: float(entry["at"]))
+
+
+def steps(agent: Agent) -> list[int]:
+    """List the steps that the node took, repeated ones too."""
+    return [entry["step"] for entry in journal(agent) if entry["event"] == "step"]
+
+
+def repeated(agent: Agent) -> int:
+    """Count the steps that the node took more than once."""
+    taken = steps(agent)
+    return len(taken) - len(set(taken))
+
+
+def kill(agent: Agent) -> None:
+    """Kill everything that runs on the node at once."""
+    for process in agent.processes():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def until_step(agent: Agent, step: int) -> None:
+    """Wait until the node has taken the step."""
+    wait_for(f"step {step}", lambda: max(steps(agent), default=0) >= step, seconds=90)
+
+
+def submit(ring: Ring, *, gpus: int = 3, min_gpus: int = 1, steps: int = 80, **hyperparameters: object) -> None:
+    ring.submit(
+        gpus=gpus,
+        min_gpus=min_gpus,
+        entry_point="train_elastic.py",
+        steps=steps,
+        commit_every=COMMIT_EVERY,
+        **hyperparameters,
+    )
+
+
+def begin(ring: Ring) -> dict[str, Any]:
+    """Form the ring and begin the training."""
+    formed = ring.asked(contract.TASK_RING)
+    assert "error" not in formed, f"{formed}\n{ring.log()}"
+    ring.ask(contract.TASK_TRAIN)
+    return formed
+
+
+def end(ring: Ring) -> dict[str, Any]:
+    """Wait for the end of the training."""
+    trained = ring.answer(contract.TASK_TRAIN)
+    assert "error" not in trained, f"{trained}\n{ring.log()}"
+    return trained
+
+
+def facts(ring: Ring) -> dict[str, Any]:
+    """Ask for the model and read what the script left in it."""
+    saved = ring.asked(contract.TASK_SAVE)
+    archive = ring.aws.client("s3").get_object(Bucket=ring.aws.model_bucket, Key=saved["key"])
+    with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
+        found: dict[str, Any] = json.load(tar.extractfile("facts.json") or io.StringIO())
+    return found
+
+
+def sizes(entries: Sequence[dict[str, Any]]) -> list[int]:
+    """List the sizes of the ring, one for each change."""
+    found: list[int] = []
+    for entry in entries:
+        if not found or found[-1] != entry["size"]:
+            found.append(entry["size"])
+    return found
+
+
+def test_undisturbed_ring_trains_to_its_end(ring: Ring) -> None:
+    """Without faults an elastic ring is a ring: every step once, the model saved, everybody released."""
+    # GIVEN
+    submit(ring, gpus=2, steps=20)
+    # WHEN
+    ring.start(nodes=2)
+    begin(ring)
+    trained = end(ring)
+    # THEN
+    assert (trained["ranks"], trained["steps"]) == (2, 20)
+    assert trained["ring"] == {"elastic": True, "resets": 0, "smallest": 2, "largest": 2, "interruptions": []}
+    assert facts(ring)["steps"] == 20
+    assert [steps(agent) for agent in ring.agents] == [list(range(1, 21))] * 2
+    # WHEN
+    ring.release()
+    # THEN
+    assert [agent.exit_code() for agent in ring.agents] == [contract.EXIT_RELEASED] * 2
+    assert [agent.processes() for agent in ring.agents] == [[], []]
+
+
+def test_killed_node_costs_at_most_one_commit(ring: Ring) -> None:
+    """One of three nodes dies in mid-training: the other two go on from their last commit."""
+    # GIVEN
+    submit(ring, steps=60)
+    ring.start(nodes=3)
+    begin(ring)
+    until_step(ring.agents[0], 12)
+    # WHEN
+    kill(ring.agents[2])
+    # THEN
+    trained = end(ring)
+    assert (trained["ranks"], trained["steps"]) == (2, 60)
+    assert (trained["ring"]["resets"], trained["ring"]["smallest"]) == (1, 2)
+    assert sizes(journal(ring.agents[0])) == [3, 2]
+    assert repeated(ring.agents[0]) <= COMMIT_EVERY
+    assert sorted(set(steps(ring.agents[0]))) == list(range(1, 61))
+
+
+def test_node_that_comes_later_is_taken_in(ring: Ring) -> None:
+    """A ring begins with what there is, and grows when another node comes, without a step done twice."""
+    # GIVEN a ring of two that may have three
+    submit(ring, min_gpus=2, steps=200)
+    ring.start(nodes=2)
+    assert begin(ring)["gpus"] == 2
+    until_step(ring.agents[0], 5)
+    # WHEN
+    ring.start(nodes=1)
+    # THEN
+    trained = end(ring)
+    assert (trained["ranks"], trained["ring"]["largest"]) == (3, 3)
+    assert sizes(journal(ring.agents[0])) == [2, 3]
+    assert repeated(ring.agents[0]) == 0
+
+
+def test_rank_that_dies_is_replaced_on_its_own_node(ring: Ring) -> None:
+    """A rank that is killed costs its node a pause, and comes back."""
+    # GIVEN
+    submit(ring, gpus=2, steps=400, die_at_step=10)
+    # WHEN
+    ring.start(nodes=2)
+    begin(ring)
+    # THEN
+    trained = end(ring)
+    assert sizes(journal(ring.agents[0])) == [2, 1, 2]
+    assert (trained["ranks"], trained["steps"]) == (2, 400)
+    assert repeated(ring.agents[0]) <= COMMIT_EVERY

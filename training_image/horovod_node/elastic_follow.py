@@ -1,0 +1,62 @@
+"""A follower in an elastic ring: connects to the leader, takes part, stays until released."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from contextlib import closing
+from typing import NoReturn
+
+from horovod_node.errors import LedgerUnreachableError
+from horovod_node.every import Every
+from horovod_node.follow import LOOK_SOON_SECONDS
+from horovod_node.local_training import TURN_SECONDS
+from horovod_node.membership import Membership
+from horovod_node.ring_member import ChannelPlace, RingMember
+from horovod_node.work import Work
+
+
+class ElasticFollower:
+    """
+    Follows the leader of one attempt.
+
+    Args:
+        work: What the node works on.
+        membership: The node's standing.
+    """
+
+    def __init__(self, work: Work, membership: Membership) -> None:
+        self._work = work
+        self._membership = membership
+        self._ledger = work.ledger.with_patience(0)
+
+    def follow(self, fetched: Future[None]) -> NoReturn:
+        """
+        Do this node's part, then stay until released.
+
+        Args:
+            fetched: Done when this node has the script and the data.
+
+        Raises:
+            RunError: If this node's part failed, or the leader is gone.
+            ReleasedError: If the fleet was released.
+        """
+        place = self._wait_for_leader()
+        with closing(RingMember(self._work, place, fetched=fetched)) as member:
+            while True:
+                self._membership.keep(state=member.state, step=member.step)
+                member.turn()
+                time.sleep(TURN_SECONDS)
+
+    def _wait_for_leader(self) -> ChannelPlace:
+        look = Every(LOOK_SOON_SECONDS)
+        while True:
+            self._membership.keep()
+            if look.due():
+                try:
+                    place = self._ledger.channel(self._work.lease)
+                except LedgerUnreachableError:
+                    place = None
+                if place is not None:
+                    return ChannelPlace.from_json(place)
+            time.sleep(TURN_SECONDS)

@@ -1,0 +1,189 @@
+"""
+The line between an agent and one of its ranks in an elastic ring: a socket pair, one JSON object a line.
+
+From the agent: `start` (the ring's environment for this rank), `hosts` (the ring will change at the next commit),
+`sever` (an address that is gone). From the rank: `standby` (it waits in `hvd.init()`), `forming`, and `ring` (its rank
+and the ring's size, once it is formed).
+
+A rank imports TensorFlow and runs the script up to `hvd.init()` before the ring is told of it, and waits there: a ring
+that grows stands still for the time of a reset only, not for that of an import.
+
+The notifications take the place of Horovod's own, for which every rank serves a port and puts its key, in clear and
+pickled, where anybody in the network can read it (horovod 0.28.1, runner/elastic/worker.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+ENV_CONTROL: Final = "CDK_HOROVOD_RANK_CONTROL"
+"""File descriptor of the rank's end; absent in a ring that never changes."""
+
+STANDBY: Final = "standby"
+FORMING: Final = "forming"
+IN_RING: Final = "ring"
+START: Final = "start"
+HOSTS: Final = "hosts"
+SEVER: Final = "sever"
+
+
+class RankLine:
+    """The agent's end: the line to one rank."""
+
+    def __init__(self) -> None:
+        self._socket, self.ranks_end = socket.socketpair()
+        """`ranks_end`: to be given to the rank's process, then closed with `handed_over`."""
+        self._socket.setblocking(False)
+        self._rest = b""
+        self.state = ""
+        """The last word of the rank: `STANDBY`, `FORMING`, `IN_RING`, or nothing yet."""
+        self.rank: int | None = None
+        self.size = 0
+        self.formed = 0
+        """Rings that the rank has been in."""
+
+    def handed_over(self) -> None:
+        """Close the rank's end here, so that its death closes the line."""
+        self.ranks_end.close()
+
+    def poll(self) -> None:
+        """Take what the rank has said."""
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            while part := self._socket.recv(4096):
+                self._rest += part
+        *lines, self._rest = self._rest.split(b"\n")
+        for line in lines:
+            self._take(json.loads(line))
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Let the rank join the ring that *environment* describes."""
+        self._tell({START: dict(environment)})
+
+    def hosts_updated(self, result: int) -> None:
+        """Let the ring change at the next commit; only rank 0 has to know. *result* is Horovod's `HostUpdateResult`."""
+        # By the clock in full: Horovod compares, and its own whole seconds lose the second of two changes.
+        self._tell({HOSTS: [time.time(), result]})
+
+    def sever(self, address: str) -> None:
+        """Let the rank end its connections with *address*, which would hang until Gloo's timeout."""
+        self._tell({SEVER: address})
+
+    def close(self) -> None:
+        """End the line."""
+        self._socket.close()
+        self.ranks_end.close()
+
+    def _take(self, message: Mapping[str, Any]) -> None:
+        (self.state,) = message
+        if self.state == IN_RING:
+            self.rank, self.size = message[IN_RING]
+            self.formed += 1
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        # A rank that has ended is noticed by its exit code.
+        with contextlib.suppress(OSError):
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+
+class AgentLine:
+    """
+    The rank's end: a thread that listens to the agent, and hooks into Horovod.
+
+    Args:
+        connection: The rank's end of the pair.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._environment: dict[str, str] | None = None
+        self._started = threading.Event()
+        self._elastic: ModuleType | None = None
+        self._thread = threading.Thread(target=self._listen, name="control", daemon=True)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> AgentLine | None:
+        """Take the end that the agent gave; `None` in a ring that never changes."""
+        number = environment.get(ENV_CONTROL)
+        return cls(socket.socket(fileno=int(number))) if number else None
+
+    def hooks(self) -> dict[str, Callable[[ModuleType], None]]:
+        """Give what must happen after the import of which module."""
+        return {"horovod.common.basics": self._wrap_init, "horovod.common.elastic": self._replace_notifications}
+
+    def start(self) -> None:
+        """Listen from now on."""
+        self._thread.start()
+
+    def _wrap_init(self, module: ModuleType) -> None:
+        basics: Any = module.HorovodBasics
+        init = basics.init
+
+        @functools.wraps(init)
+        def init_when_told(instance: Any, *args: Any, **kwargs: Any) -> None:
+            if not self._started.is_set():
+                self._tell({STANDBY: True})
+                self._started.wait()
+                os.environ.update(self._environment or {})
+            self._tell({FORMING: True})
+            init(instance, *args, **kwargs)
+            self._tell({IN_RING: [instance.rank(), instance.size()]})
+
+        basics.init = init_when_told
+
+    def _replace_notifications(self, module: ModuleType) -> None:
+        self._elastic = module
+        module.notification_manager.init = lambda *_args, **_kwargs: None
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError), self._connection.makefile("r", encoding="utf-8") as lines:
+            for line in lines:
+                self._obey(json.loads(line))
+
+    def _obey(self, message: Mapping[str, Any]) -> None:
+        if START in message:
+            self._environment = message[START]
+            self._started.set()
+        elif HOSTS in message and self._elastic is not None:
+            timestamp, result = message[HOSTS]
+            update = self._elastic.HostUpdateResult(result)
+            self._elastic.notification_manager.handle_hosts_updated(timestamp, update)
+        elif SEVER in message:
+            sever(message[SEVER])
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def sever(address: str) -> int:
+    """
+    Shut down this process's TCP connections with *address*, and count them.
+
+    Gloo and NCCL wait on a connection whose other end vanished without a word until their own timeouts; one that is
+    shut down is an error at once, which an elastic script recovers from.
+    """
+    severed = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            duplicate = os.dup(int(entry.name))
+            try:
+                connection = socket.socket(fileno=duplicate)
+            except OSError:
+                os.close(duplicate)
+                continue
+            with connection:
+                if connection.family == socket.AF_INET and connection.getpeername()[0] == address:
+                    connection.shutdown(socket.SHUT_RDWR)
+                    severed += 1
+    return severed

@@ -1,0 +1,96 @@
+"""The leader of a ring that never changes: all ranks start together, and the loss of one ends it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
+from typing import Any
+
+from horovod_node import contract
+from horovod_node.errors import RunError
+from horovod_node.every import Every
+from horovod_node.explain import Explanation
+from horovod_node.failure import Failure
+from horovod_node.lead import LOOK_SECONDS, LOOK_SOON_SECONDS, Leader, ring_output
+from horovod_node.ledger import NodeItem
+from horovod_node.local_training import TURN_SECONDS, LocalTraining
+from horovod_node.rank_assignment import ranks_of_plan
+from horovod_node.rendezvous import Rendezvous
+from horovod_node.ring import RingPlan, plan_ring
+
+
+class StaticLeader(Leader):
+    """Leads a ring of exactly as many GPUs as the request names."""
+
+    _plan: RingPlan
+    _training: LocalTraining
+
+    def _form(self, fetched: Future[None], *, ring: ExitStack, attempt: ExitStack) -> Mapping[str, Any]:  # noqa: ARG002
+        plan = self._plan = self._wait_for_nodes(fetched)
+        rendezvous = ring.enter_context(closing(Rendezvous(plan.addresses[0], plan.port)))
+        rendezvous.init(plan.slots())
+        self._work.ledger.put_plan(self._work.lease, plan.to_json(), remove_at=self._work.run.remove_at)
+        self._training = ring.enter_context(LocalTraining(self._work, ranks_of_plan(self._work, plan)))
+        known = {node.id: node for node in self._nodes}
+        return ring_output((known[host.node] for host in plan.hosts), gpus=plan.size)
+
+    def _wait_for_nodes(self, fetched: Future[None]) -> RingPlan:
+        """Wait until the ready nodes have the GPUs that the request asks for."""
+        look = Every(LOOK_SOON_SECONDS)
+        while True:
+            if fetched.done():
+                fetched.result()
+                self._membership.keep(state=contract.NODE_READY)
+            else:
+                self._membership.keep()
+            self._task.heartbeat()
+            if look.due() and self._look():
+                if any(node.state == contract.NODE_FAILED for node in self._nodes):
+                    raise Explanation(self._work, self._silence).of_failed_nodes()
+                plan = plan_ring(
+                    self._nodes,
+                    leader=self._work.node.id,
+                    gpus=self._work.run.request.gpus,
+                    port=contract.RENDEZVOUS_PORT,
+                )
+                if plan is not None:
+                    return plan
+            time.sleep(TURN_SECONDS)
+
+    def _train(self) -> Mapping[str, Any]:
+        """
+        Wait until every rank of the ring ended well.
+
+        The heartbeat stands behind the look at the ranks' steps: ranks that stand still are a failure, and then the
+        heartbeats end.
+        """
+        look, training, plan = Every(LOOK_SECONDS), self._training, self._plan
+        while True:
+            failure = training.failure()
+            if failure is not None:
+                raise self._explain(failure)
+            self._membership.keep(state=contract.NODE_TRAINING, step=training.step)
+            self._task.heartbeat()
+            self._stop_at_ceiling(training)
+            if training.done:
+                look.seconds = LOOK_SOON_SECONDS
+            if look.due() and self._look():
+                others = [node for node in self._nodes if plan.host(node.id) and node.id != self._work.node.id]
+                if any(node.state == contract.NODE_FAILED or self._is_lost(node) for node in others):
+                    raise self._explain()
+                if training.done and all(node.state == contract.NODE_DONE for node in others):
+                    return {contract.RANKS: plan.size, contract.STEPS: training.step}
+            time.sleep(TURN_SECONDS)
+
+    def _explain(self, own: Failure | None = None) -> RunError:
+        def keep_waiting() -> None:
+            self._membership.keep(step=self._training.step)
+            self._task.heartbeat()
+
+        explanation = Explanation(self._work, self._silence)
+        return explanation.of_broken_ring(self._training, self._plan, own=own, keep_waiting=keep_waiting)
+
+    def _is_lost(self, node: NodeItem) -> bool:
+        return self._silence.seconds(node.id, now=time.monotonic()) > 3 * self._work.run.settings.heartbeat_seconds
