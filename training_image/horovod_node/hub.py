@@ -261,5 +261,3 @@ class Hub:
             self._departures.append(departure)
             self._lock.notify_all()
         _log.info("%s (%s) is gone: %s", member.node, member.address, why)
-        # The others' ranks would wait for it until Gloo's timeout.
-        self.tell_all({"sever": member.address})

@@ -2,7 +2,7 @@
 The line between an agent and one of its ranks in an elastic ring: a socket pair, one JSON object a line.
 
 From the agent: `start` (the ring's environment for this rank), `hosts` (the ring will change at the next commit),
-`sever` (an address that is gone). From the rank: `standby` (it waits in `hvd.init()`), `forming`, and `ring` (its rank
+`sever` (the ring is broken: these are its addresses). From the rank: `standby` (it waits in `hvd.init()`), `forming`, and `ring` (its rank
 and the ring's size, once it is formed).
 
 A rank imports TensorFlow and runs the script up to `hvd.init()` before the ring is told of it, and waits there: a ring
@@ -19,12 +19,15 @@ import functools
 import json
 import os
 import socket
+import stat
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
+
+from horovod_node import contract
 
 ENV_CONTROL: Final = "CDK_HOROVOD_RANK_CONTROL"
 """File descriptor of the rank's end; absent in a ring that never changes."""
@@ -74,9 +77,9 @@ class RankLine:
         # By the clock in full: Horovod compares, and its own whole seconds lose the second of two changes.
         self._tell({HOSTS: [time.time(), result]})
 
-    def sever(self, address: str) -> None:
-        """Let the rank end its connections with *address*, which would hang until Gloo's timeout."""
-        self._tell({SEVER: address})
+    def sever(self, addresses: Sequence[str]) -> None:
+        """Let the rank lose the ring of these *addresses*, for which it would wait until Gloo's timeout."""
+        self._tell({SEVER: list(addresses)})
 
     def close(self) -> None:
         """End the line."""
@@ -108,6 +111,8 @@ class AgentLine:
         self._lock = threading.Lock()
         self._environment: dict[str, str] | None = None
         self._started = threading.Event()
+        self._in_ring = False
+        self._ring_sockets: set[int] = set()
         self._elastic: ModuleType | None = None
         self._thread = threading.Thread(target=self._listen, name="control", daemon=True)
 
@@ -135,8 +140,12 @@ class AgentLine:
                 self._tell({STANDBY: True})
                 self._started.wait()
                 os.environ.update(self._environment or {})
+            self._in_ring = False
             self._tell({FORMING: True})
+            before = open_sockets()
             init(instance, *args, **kwargs)
+            self._ring_sockets = open_sockets() - before
+            self._in_ring = True
             self._tell({IN_RING: [instance.rank(), instance.size()]})
 
         basics.init = init_when_told
@@ -158,32 +167,45 @@ class AgentLine:
             timestamp, result = message[HOSTS]
             update = self._elastic.HostUpdateResult(result)
             self._elastic.notification_manager.handle_hosts_updated(timestamp, update)
-        elif SEVER in message:
-            sever(message[SEVER])
+        elif SEVER in message and self._in_ring:
+            sever(self._ring_sockets, message[SEVER])
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         with self._lock, contextlib.suppress(OSError):
             self._connection.sendall(json.dumps(message).encode() + b"\n")
 
 
-def sever(address: str) -> int:
+def open_sockets() -> set[int]:
+    """List this process's sockets by inode: a file descriptor's number may be another one's a moment later."""
+    return {inode for _, inode in _sockets()}
+
+
+def sever(inodes: Collection[int], addresses: Collection[str]) -> int:
     """
-    Shut down this process's TCP connections with *address*, and count them.
+    Shut down this process's connections with a ring, and count them.
 
     Gloo and NCCL wait on a connection whose other end vanished without a word until their own timeouts; one that is
     shut down is an error at once, which an elastic script recovers from.
+
+    Args:
+        inodes: Those that were made when the ring was formed: Gloo's.
+        addresses: Of the ring's nodes, because NCCL connects only when it is first used.
     """
     severed = 0
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            duplicate = os.dup(int(entry.name))
-            try:
-                connection = socket.socket(fileno=duplicate)
-            except OSError:
-                os.close(duplicate)
+    for number, inode in _sockets():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
+            if connection.family != socket.AF_INET or connection.type != socket.SOCK_STREAM:
                 continue
-            with connection:
-                if connection.family == socket.AF_INET and connection.getpeername()[0] == address:
-                    connection.shutdown(socket.SHUT_RDWR)
-                    severed += 1
+            address, port = connection.getpeername()
+            if port != contract.RENDEZVOUS_PORT and (inode in inodes or address in addresses):
+                connection.shutdown(socket.SHUT_RDWR)
+                severed += 1
     return severed
+
+
+def _sockets() -> Iterator[tuple[int, int]]:
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            status = entry.stat()
+            if stat.S_ISSOCK(status.st_mode):
+                yield int(entry.name), status.st_ino

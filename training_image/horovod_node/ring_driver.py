@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 
 RESET_LIMIT: Final = 100
 """
-Rings that a run may have after its first. A day on Spot sees a handful; a hundred are a fault that a restart, with other
-nodes and from a checkpoint, has better chances to end. Horovod's default is no limit.
+Rings that a run may have after its first. A day on Spot sees a handful; a hundred are a fault that a restart, with
+other nodes and from a checkpoint, has better chances to end. Horovod's default is no limit.
 """
 COOLDOWN_SECONDS: Final = (5, 300)
 """
@@ -80,6 +80,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
         self._is_gone = is_gone
         self._reminded = 0.0
         self._waiting_since: float | None = None
+        self._broken_ring = 0
         self.trouble = ""
         """Why the driver gave up, if it did."""
         self.sizes: list[int] = []
@@ -203,7 +204,21 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
                     self._hub.stop(slot.hostname)
                 return _KILLED, time.time()
             self._hub.wait(_LOOK_SECONDS)
+        if code:
+            self._break_ring(slot.hostname)
         return code, time.time()
+
+    def _break_ring(self, address: str) -> None:
+        """
+        Let every rank lose the ring that one of its ranks has left.
+
+        Those that speak with the lost rank notice by themselves, mostly. The others wait for ranks that have noticed,
+        and that keep their connections until the next ring, for as long as Gloo's timeout: 30 s and more.
+        """
+        assigned = self.assigned()
+        if address in assigned and self._broken_ring != len(self.sizes):
+            self._broken_ring = len(self.sizes)
+            self._hub.tell_all({"sever": sorted(assigned)})
 
 
 class RingRendezvous:

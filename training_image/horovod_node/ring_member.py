@@ -258,9 +258,6 @@ class RingMember:
             self._offer_at = time.monotonic()
             if not self._draining:
                 self._set_state(contract.NODE_JOINED)
-        if "sever" in message and training is not None:
-            for line in training.lines.values():
-                line.sever(message["sever"])
         if "over" in message:
             self.over = True
 
@@ -297,10 +294,18 @@ class RingMember:
         try:
             while True:
                 message = channel.receive()
-                if message:
+                if "sever" in message:
+                    # At once: one that came late would break the next ring.
+                    self._sever(message["sever"])
+                elif message:
                     self._inbox.put((channel, message))
         except ChannelClosedError as reason:
             self._inbox.put((channel, reason))
+
+    def _sever(self, addresses: list[str]) -> None:
+        training = self.training
+        for line in training.lines.values() if training is not None else ():
+            line.sever(addresses)
 
     def _tell(self, message: Message) -> None:
         if self._channel is not None:
