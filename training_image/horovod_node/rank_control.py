@@ -2,8 +2,8 @@
 The line between an agent and one of its ranks in an elastic ring: a socket pair, one JSON object a line.
 
 From the agent: `start` (the ring's environment for this rank), `hosts` (the ring will change at the next commit),
-`sever` (the ring is broken: these are its addresses). From the rank: `standby` (it waits in `hvd.init()`), `forming`, and `ring` (its rank
-and the ring's size, once it is formed).
+`sever` (the ring is broken: these are its addresses). From the rank: `standby` (it waits in `hvd.init()`), `forming`,
+and `ring` (its rank and the ring's size, once it is formed).
 
 A rank imports TensorFlow and runs the script up to `hvd.init()` before the ring is told of it, and waits there: a ring
 that grows stands still for the time of a reset only, not for that of an import.
