@@ -12,9 +12,9 @@ SECONDS: Final = 30.0
 Seen = TypeVar("Seen")
 
 
-def eventually(look: Callable[[], Seen], wanted: Callable[[Seen], object] = bool) -> Seen:
+def eventually(look: Callable[[], Seen], wanted: Callable[[Seen], object] = bool, *, seconds: float = SECONDS) -> Seen:
     """Look again and again until what is seen is wanted; return it, or what was seen last when patience ends."""
-    until = time.monotonic() + SECONDS
+    until = time.monotonic() + seconds
     while True:
         seen = look()
         if wanted(seen) or time.monotonic() > until:

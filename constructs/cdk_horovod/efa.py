@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cdk_horovod.gpu_types import GpuInstanceType
+
+EFA_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        # This provider or none: an adapter that cannot be opened shall not end in libfabric's own TCP unnoticed
+        # (fi_provider(7)).
+        "FI_PROVIDER": "efa",
+        # Scripts fork, to load data for example, which fails with "Cannot allocate memory" when there are too few huge
+        # pages for a copy of libfabric's (AWS's EFA cheatsheet in awsome-distributed-training, which sets it always).
+        "FI_EFA_USE_HUGE_PAGE": "0",
+    }
+)
+"""
+What libfabric is told on nodes with Elastic Fabric Adapters.
+
+Left alone on purpose, with the cheatsheet's reasons: `FI_EFA_USE_DEVICE_RDMA`, which libfabric from 1.18 on finds out
+by itself, and with which a process on a type without RDMA (G4dn, G5) is aborted; `FI_EFA_FORK_SAFE`, needless from
+Linux 5.15 on; `RDMAV_FORK_SAFE`, harmful there; `NCCL_PROTO`, buffer sizes and channels, which the plugin sets itself.
+`NCCL_SOCKET_IFNAME` is Horovod's: every rank gets the interface of its node's address, so NCCL's own connections use
+neither Docker's bridge nor the adapters, which have no address.
+"""
 
 
 def common_efa_interfaces(instance_types: Sequence[GpuInstanceType]) -> int:

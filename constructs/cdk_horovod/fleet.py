@@ -13,11 +13,11 @@ from constructs import Construct
 
 from cdk_horovod.acknowledgements import acknowledge
 from cdk_horovod.capacity import GpuCapacity
-from cdk_horovod.efa import common_efa_interfaces, network_interfaces
+from cdk_horovod.efa import EFA_ENVIRONMENT, common_efa_interfaces, network_interfaces
 from horovod_node import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aws_cdk import aws_kms as kms
 
@@ -79,8 +79,9 @@ class GpuFleet(Construct):
             Default: they do.
 
         efa:
-            Whether nodes get Elastic Fabric Adapters and a cluster placement group, for rings of many large nodes.
-            Needs types with the same number of adapters, and private subnets in one Availability Zone.
+            Whether nodes get Elastic Fabric Adapters, the settings for them and a cluster placement group, for rings
+            of many large nodes. Needs types with the same number of adapters, and private subnets in one Availability
+            Zone. The image needs EFA's software, or gets the machine image's (docs/efa.md).
             Default: off.
 
         machine_image:
@@ -148,6 +149,7 @@ class GpuFleet(Construct):
 
         self.capacity = capacity
         self.spot = spot
+        self.efa = efa
         self.role = role or iam.Role(
             self,
             "Role",
@@ -246,6 +248,11 @@ class GpuFleet(Construct):
     def leader_market(self) -> str:
         """Market that leaders come from, as `contract.MARKETS` names it."""
         return contract.ON_DEMAND if self.on_demand_base_gpus > 0 or not self.spot else contract.SPOT
+
+    @property
+    def node_environment(self) -> Mapping[str, str]:
+        """What this fleet's nodes need in their environment, whatever run they work for."""
+        return EFA_ENVIRONMENT if self.efa else {}
 
     @property
     def _cfn_group(self) -> autoscaling.CfnAutoScalingGroup:

@@ -96,6 +96,31 @@ ecr_login() {
   aws ecr get-login-password --region "$1" | docker login --username AWS --password-stdin "$2"
 }
 
+# Gives the container the Elastic Fabric Adapters that the instance has (any user may open them: the kernel's mode for
+# uverbs is 0666, and Docker keeps it). Unless the image brings EFA's software it gets the AMI's, read-only: libfabric,
+# NCCL's plugin, and the rdma-core that they were built with, which is newer than Debian's.
+hand_over_efa() {
+  local device folder file libraries=
+  for device in /dev/infiniband/uverbs*; do
+    [ -e "$device" ] || return 0
+    run+=(--device "$device")
+  done
+  if [ ! -d /opt/amazon/efa ] || docker run --rm --entrypoint test "$image" -d /opt/amazon/efa; then
+    return 0
+  fi
+  for folder in /opt/amazon/efa /opt/amazon/ofi-nccl /usr/lib64/libibverbs /etc/libibverbs.d; do
+    [ ! -d "$folder" ] || run+=(--volume "$folder:$folder:ro")
+  done
+  for file in libibverbs.so.1 libefa.so.1; do
+    [ ! -e "/usr/lib64/$file" ] || run+=(--volume "/usr/lib64/$file:/opt/amazon/rdma-core/$file:ro")
+  done
+  # The folders of different releases of EFA's installer.
+  for folder in /opt/amazon/ofi-nccl/{lib64,lib,lib/x86_64-linux-gnu} /opt/amazon/efa/{lib64,lib}; do
+    [ ! -d "$folder" ] || libraries+=$folder:
+  done
+  run+=(--env "LD_LIBRARY_PATH=$libraries/opt/amazon/rdma-core")
+}
+
 use_instance_store
 # Whatever user the image names must be able to write here; nothing else runs on this machine.
 mkdir -p "$ml_root"
@@ -115,12 +140,7 @@ retry "pull $image" docker pull --quiet "$image"
 # Ring traffic goes straight to the host's network cards, NCCL's between GPUs through shared memory, and both pin it.
 run=(docker run --detach --name cdk-horovod-node --restart no --gpus all --network host --ipc host)
 run+=(--ulimit memlock=-1 --ulimit stack=67108864)
-for device in /dev/infiniband/uverbs*; do
-  # EFA, where the instance type has it.
-  if [ -e "$device" ]; then
-    run+=(--device "$device")
-  fi
-done
+hand_over_efa
 run+=(--env-file '@NODE_ENV_FILE@' --volume "$ml_root:@ML_ROOT@")
 if [ -n "$log_group" ]; then
   node=$(cat /var/lib/cloud/data/instance-id)

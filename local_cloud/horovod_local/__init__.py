@@ -27,7 +27,9 @@ EventBridge fire, also by time (`LocalCloud(schedule_speed=…)`).
 
 Faults can be put in: launches and terminations that take time, capacity that EC2 does not have, agents and switches
 that do not start, requests to AWS that fail, are late or get no answer (`LocalCloud.set_faults`), instances that lose
-their power (`LocalCloud.lose`).
+their power (`LocalCloud.lose`) or fall silent (`LocalCloud.drop`). Every instance has instance metadata, version 2, in
+which Spot Instances find the notices of interruptions (`LocalCloud.interrupt`, `LocalCloud.recommend_rebalance`);
+EventBridge has them too.
 
 What a run here proves:
 
@@ -43,7 +45,9 @@ What it does not prove:
 - what an instance boots: images, user data (the files that it writes are read, not written), systemd, the container,
   GPUs, EFA; and version 2 of the AWS CLI, which machine images have, for here it is version 1;
 - capacity and prices: Spot interruptions, quotas and throttling come only when a test asks for them, prices are a table
-  (`horovod_local.price_list`);
+  (`horovod_local.price_list`), and an interrupted instance gets no shutdown, nor more warning than was asked for;
+- instance metadata as the source of a node's facts: nodes take them from their environment here, and only the notices
+  from it;
 - time: launches and terminations take no minutes, nothing is eventually consistent;
 - what is accepted without effect (`horovod_local.resource_types`), and `cron` schedules: `deploy` names them. Any other
   resource type that cannot be created is an error, and so is every custom resource.

@@ -21,9 +21,9 @@ from botocore.config import Config
 from horovod_local.deploy import Outputs, deploy
 from horovod_local.errors import LocalCloudError
 from horovod_local.faults import Faults
-from horovod_local.machine import LocalInstance
+from horovod_local.machine import OWN_PATH, LocalInstance
 from horovod_local.processes import CLOUD_VARIABLE, fake_credentials, kill_processes_with, without_aws
-from horovod_local.server import DEFAULT_ACCOUNT, ENDPOINT_FILE, OWN_PATH
+from horovod_local.server import DEFAULT_ACCOUNT, ENDPOINT_FILE
 
 START_SECONDS: Final = 60.0
 """It takes two; a loaded machine takes longer."""
@@ -177,6 +177,46 @@ class LocalCloud:
             LocalCloudError: If no such instance runs.
         """
         self._ask("DELETE", f"instances/{instance_id}")
+
+    def interrupt(self, instance_id: str, *, notice_seconds: float = 120.0) -> None:
+        """
+        Take a Spot Instance back, as EC2 does: after a notice in its metadata, and in EventBridge.
+
+        When the notice is over its processes die at once, EC2 says terminated, and its group replaces it.
+
+        Args:
+            instance_id: The instance.
+            notice_seconds: How long before. Default: what EC2 gives at best.
+
+        Raises:
+            LocalCloudError: If no such instance runs, if it is no Spot Instance or interrupted already, or if
+                *notice_seconds* is negative.
+        """
+        if notice_seconds < 0:
+            raise LocalCloudError(f"'notice_seconds' must be at least 0, got {notice_seconds}")
+        self._ask("POST", f"instances/{instance_id}/interrupt", {"notice_seconds": notice_seconds})
+
+    def recommend_rebalance(self, instance_id: str) -> None:
+        """
+        Tell a Spot Instance that it is more likely than usual to be interrupted; nothing else happens to it.
+
+        Raises:
+            LocalCloudError: If no such instance runs, or it is no Spot Instance.
+        """
+        self._ask("POST", f"instances/{instance_id}/recommend-rebalance")
+
+    def drop(self, instance_id: str) -> None:
+        """
+        Make an instance unreachable without a word, as a network that loses it would.
+
+        All of its processes are stopped (SIGSTOP), its dead-man's switch among them. On loopback this is the closest:
+        nobody on the instance answers, and no connection is reset. Other than with a lost network the kernel still
+        acknowledges what is sent, as long as buffers have room. EC2 goes on to say running.
+
+        Raises:
+            LocalCloudError: If no such instance runs.
+        """
+        self._ask("POST", f"instances/{instance_id}/drop")
 
     def set_faults(self, faults: Faults) -> None:
         """Put *faults* in force, instead of those that were; `Faults()` ends them all."""

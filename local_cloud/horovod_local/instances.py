@@ -19,8 +19,11 @@ from typing import Any, Final
 from horovod_local.corrections import launches
 from horovod_local.errors import LocalCloudError
 from horovod_local.faults import IN_FORCE
+from horovod_local.instance_metadata import InstanceMetadata
 from horovod_local.machine import LocalInstance, Machine
+from horovod_local.spot_events import emit_interruption_warning, emit_rebalance_recommendation
 from horovod_local.user_data import written_files
+from horovod_node import contract
 
 POLL_SECONDS: Final = 0.1
 
@@ -83,6 +86,60 @@ class InstanceDriver(threading.Thread):
         _terminate(machine)
         return True
 
+    def interrupt(self, instance_id: str, *, notice_seconds: float) -> bool:
+        """
+        Announce to a Spot instance that EC2 takes it back, and take it when the time has come.
+
+        It loses its power then: EC2 shuts an instance down, but promises it no time to do so.
+
+        Returns:
+            False if no such instance runs.
+
+        Raises:
+            LocalCloudError: If the instance is no Spot Instance, or is being taken back already.
+        """
+        with self._lock:
+            machine = self._spot_machine(instance_id)
+            if machine is None:
+                return False
+            if machine.facts.interruption == contract.INTERRUPTION_NOTICE:
+                raise LocalCloudError(f"{instance_id} is being interrupted already")
+            _log.info("%s is taken back in %g s", instance_id, notice_seconds)
+            machine.interrupt(notice_seconds=notice_seconds)
+        emit_interruption_warning(machine)
+        return True
+
+    def recommend_rebalance(self, instance_id: str) -> bool:
+        """
+        Tell a Spot instance that an interruption is more likely than usual; False if no such instance runs.
+
+        Raises:
+            LocalCloudError: If the instance is no Spot Instance.
+        """
+        with self._lock:
+            machine = self._spot_machine(instance_id)
+            if machine is None:
+                return False
+            machine.recommend_rebalance()
+        emit_rebalance_recommendation(machine)
+        return True
+
+    def drop(self, instance_id: str) -> bool:
+        """Stop all processes of an instance; False if no such instance runs."""
+        with self._lock:
+            machine = self._machines.get(instance_id)
+            if machine is None:
+                return False
+            _log.info("%s dropped", instance_id)
+            machine.drop()
+        return True
+
+    def metadata(self, instance_id: str) -> InstanceMetadata | None:
+        """Give the metadata of an instance that has not ended."""
+        # Without the lock: an instance that boots may ask while the driver still starts others.
+        machine = self._machines.get(instance_id)
+        return None if machine is None else machine.metadata
+
     def shut_down(self, instance_id: str) -> bool:
         """
         Let an instance power itself off, so that EC2 says terminated; False if no such instance runs.
@@ -106,6 +163,9 @@ class InstanceDriver(threading.Thread):
             for state in list(group.instance_states):
                 if state.lifecycle_state in ("InService", launches.TERMINATING):
                     present[state.instance.id] = (account, region, group, state)
+        for instance_id in self._taken_back(now=now):
+            self.lose(instance_id)
+            present.pop(instance_id, None)
         with self._lock:
             for instance_id, (account, region, group, state) in present.items():
                 # One that is told to terminate before it was ever seen in service has nothing to end.
@@ -117,6 +177,17 @@ class InstanceDriver(threading.Thread):
                 else:
                     self._dismiss(machine)
             self._finish_leaving()
+
+    def _taken_back(self, *, now: float) -> list[str]:
+        """List the interrupted instances whose time has come."""
+        with self._lock:
+            return [id_ for id_, machine in self._machines.items() if machine.is_taken_back(now=now)]
+
+    def _spot_machine(self, instance_id: str) -> Machine | None:
+        machine = self._machines.get(instance_id)
+        if machine is not None and machine.facts.market != contract.SPOT:
+            raise LocalCloudError(f"'instance_id' must be a Spot Instance, got {instance_id}, which is On-Demand")
+        return machine
 
     def _start(self, account: str, region: str, group: Any, state: Any) -> Machine:
         instance = state.instance

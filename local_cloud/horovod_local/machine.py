@@ -19,12 +19,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from horovod_local.processes import CLOUD_VARIABLE, fake_credentials, kill_processes_with, without_aws
+from horovod_local.instance_metadata import InstanceMetadata
+from horovod_local.processes import (
+    CLOUD_VARIABLE,
+    fake_credentials,
+    kill_processes_with,
+    stop_processes_with,
+    without_aws,
+)
 from horovod_local.user_data import node_environment
 from horovod_node import contract
+from horovod_node.instance_metadata import ENV_ENDPOINT
 
 GRACE_SECONDS: Final = 2.0
 """Between SIGTERM and SIGKILL; EC2 gives an instance longer, but its processes no say in it either."""
+OWN_PATH: Final = "/_horovod_local/"
+"""Requests under it are not for AWS; an underscore cannot begin a bucket's name."""
+METADATA_PATH: Final = f"{OWN_PATH}metadata/"
+"""Below it and an instance's id is what 169.254.169.254 serves on EC2."""
 RESTART_SECONDS: Final = 1.0
 """Before a switch that ended is started again."""
 CONTAINER_VARIABLE: Final = "CDK_HOROVOD_LOCAL_CONTAINER"
@@ -54,6 +66,8 @@ class LocalInstance:
         zone: Such as `eu-west-1a`.
         group: Name of its Auto Scaling group.
         log: File with all that the agent printed; what the switch printed is in `switch.log` beside it.
+        interruption: Newest notice of an interruption, one of the contract's `INTERRUPTIONS`; empty if there is none.
+        dropped: Whether its processes were stopped, as if the network had lost it.
     """
 
     instance_id: str
@@ -66,6 +80,8 @@ class LocalInstance:
     zone: str
     group: str
     log: str
+    interruption: str = ""
+    dropped: bool = False
 
 
 class Machine:
@@ -84,7 +100,10 @@ class Machine:
         self.account = account
         self.region = region
         self.number = number
+        self.metadata = InstanceMetadata.of(facts, region=region)
+        """What the instance is told about itself."""
         self._facts = facts
+        self._taken_back_at: float | None = None
         self._endpoint = endpoint
         self._folder = Path(facts.log).parent
         self._environment: dict[str, str] = {}
@@ -123,6 +142,27 @@ class Machine:
                 **{CONTAINER_VARIABLE: self._facts.instance_id},
             )
 
+    def recommend_rebalance(self) -> None:
+        """Tell the instance that it is more likely than usual to be interrupted."""
+        self.metadata.recommend_rebalance()
+        if not self._facts.interruption:
+            self._facts = replace(self._facts, interruption=contract.INTERRUPTION_REBALANCE)
+
+    def interrupt(self, *, notice_seconds: float) -> None:
+        """Tell the instance that EC2 takes it back in *notice_seconds*; then `is_taken_back` says so."""
+        self.metadata.announce_termination(time.time() + notice_seconds)
+        self._taken_back_at = time.monotonic() + notice_seconds
+        self._facts = replace(self._facts, interruption=contract.INTERRUPTION_NOTICE)
+
+    def is_taken_back(self, *, now: float) -> bool:
+        """Whether the time of an interruption has come."""
+        return self._taken_back_at is not None and now >= self._taken_back_at
+
+    def drop(self) -> None:
+        """Stop all that runs on the instance, which answers nobody any more and breaks no connection."""
+        self._facts = replace(self._facts, dropped=True)
+        stop_processes_with(contract.ENV_NODE_ID, self._facts.instance_id)
+
     def look_after(self, *, now: float) -> None:
         """Take away what a dead agent leaves in its container, and start a switch that ended anew."""
         if self._agent is not None and self._agent.poll() is not None:
@@ -133,7 +173,7 @@ class Machine:
         if self._switch is not None and self._switch.poll() is not None:
             _log.info("switch of %s exited with %s", self._facts.instance_id, self._switch.returncode)
             self._switch, self._switch_due = None, now + RESTART_SECONDS
-        if self._switch_due is not None and now >= self._switch_due:
+        if self._switch_due is not None and now >= self._switch_due and not self._facts.dropped:
             self._start_switch()
 
     def shut_down(self) -> None:
@@ -208,6 +248,8 @@ class Machine:
             contract.ENV_NODE_TYPE: facts.instance_type,
             contract.ENV_NODE_ZONE: facts.zone,
             contract.ENV_NODE_MARKET: facts.market,
+            # The agent watches it for interruptions. The SDKs do not look there: they have credentials.
+            ENV_ENDPOINT: f"{self._endpoint}{METADATA_PATH}{facts.instance_id}",
             **fake_credentials(self._endpoint, access_key=NODE_ACCESS_KEY + facts.instance_id),
             CLOUD_VARIABLE: self._endpoint,
         }

@@ -53,3 +53,13 @@ def kill_processes_with(name: str, value: str) -> None:
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def stop_processes_with(name: str, value: str) -> None:
+    """Stop the processes that have *name*=*value* in their environment, and those that they start meanwhile."""
+    stopped: set[int] = set()
+    while found := set(processes_with(name, value)) - stopped:
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped |= found

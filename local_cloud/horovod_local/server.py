@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from horovod_local.api_faults import ApiFaults, Application, StartResponse
 from horovod_local.errors import LocalCloudError
 from horovod_local.faults import IN_FORCE, Faults
 from horovod_local.instances import InstanceDriver
+from horovod_local.machine import METADATA_PATH, OWN_PATH
 from horovod_local.price_list import PriceList
 from horovod_local.schedules import Schedules
 
@@ -26,9 +28,6 @@ HOST: Final = "127.0.0.1"
 DEFAULT_ACCOUNT: Final = "123456789012"
 ENDPOINT_FILE: Final = "endpoint"
 """In the home folder: the server's address, once it answers."""
-
-OWN_PATH: Final = "/_horovod_local/"
-"""Requests under it are not for AWS; an underscore cannot begin a bucket's name."""
 
 _log = logging.getLogger(__name__)
 
@@ -118,6 +117,8 @@ class _OwnRequests:
         path = str(environ.get("PATH_INFO", ""))
         if not path.startswith(OWN_PATH):
             return self._aws(environ, start_response)
+        if path.startswith(METADATA_PATH):
+            return self._tell_metadata(environ, start_response)
         length = int(environ.get("CONTENT_LENGTH") or 0)
         body = environ["wsgi.input"].read(length) if length else b""
         try:
@@ -132,17 +133,41 @@ class _OwnRequests:
             case "GET", ["instances"]:
                 return "200 OK", self.driver.instances()
             case "DELETE", ["instances", instance_id]:
-                found = self.driver.lose(instance_id)
-                return ("200 OK", {}) if found else ("404 Not Found", {"error": f"no instance {instance_id}"})
+                return _found(self.driver.lose(instance_id), instance_id)
             case "POST", ["instances", instance_id, "shutdown"]:
-                found = self.driver.shut_down(instance_id)
-                return ("200 OK", {}) if found else ("404 Not Found", {"error": f"no instance {instance_id}"})
+                return _found(self.driver.shut_down(instance_id), instance_id)
+            case "POST", ["instances", instance_id, "interrupt"]:
+                notice_seconds = json.loads(body)["notice_seconds"]
+                return _found(self.driver.interrupt(instance_id, notice_seconds=notice_seconds), instance_id)
+            case "POST", ["instances", instance_id, "recommend-rebalance"]:
+                return _found(self.driver.recommend_rebalance(instance_id), instance_id)
+            case "POST", ["instances", instance_id, "drop"]:
+                return _found(self.driver.drop(instance_id), instance_id)
             case "GET", ["faults"]:
                 return "200 OK", IN_FORCE.faults.to_json()
             case "PUT", ["faults"]:
                 IN_FORCE.faults = Faults.from_json(json.loads(body))
                 return "200 OK", IN_FORCE.faults.to_json()
         return "404 Not Found", {"error": f"nothing at {path}"}
+
+    def _tell_metadata(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Answer an instance that asks about itself."""
+        instance_id, _, rest = str(environ["PATH_INFO"]).removeprefix(METADATA_PATH).partition("/")
+        headers = {
+            name.removeprefix("HTTP_").replace("_", "-"): str(value)
+            for name, value in environ.items()
+            if name.startswith("HTTP_")
+        }
+        metadata = self.driver.metadata(instance_id)
+        status, text = (
+            (404, "") if metadata is None else metadata.answer(environ["REQUEST_METHOD"], f"/{rest}", headers)
+        )
+        start_response(f"{status} {HTTPStatus(status).phrase}", [("Content-Type", "text/plain")])
+        return [text.encode()]
+
+
+def _found(found: bool, instance_id: str) -> tuple[str, Any]:
+    return ("200 OK", {}) if found else ("404 Not Found", {"error": f"no instance {instance_id}"})
 
 
 def _stop_on_request(server: Any, *, with_stdin: bool) -> None:

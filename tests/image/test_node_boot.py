@@ -43,11 +43,11 @@ def user_data(*, image_uri: str = IMAGE, log_group_name: str | None = None) -> l
     return node_user_data(image_uri=image_uri, environment=ENVIRONMENT, log_group_name=log_group_name)
 
 
-def run_call(*, image: str = IMAGE, ml_root: str = "/opt/ml", devices: str = "", logs: str = "") -> list[str]:
+def run_call(*, image: str = IMAGE, ml_root: str = "/opt/ml", efa: str = "", logs: str = "") -> list[str]:
     """Spell the call that starts the node."""
     return (
         "docker run --detach --name cdk-horovod-node --restart no --gpus all --network host --ipc host "
-        f"--ulimit memlock=-1 --ulimit stack=67108864 {devices} --env-file {contract.NODE_ENV_FILE} "
+        f"--ulimit memlock=-1 --ulimit stack=67108864 {efa} --env-file {contract.NODE_ENV_FILE} "
         f"--volume {ml_root}:/opt/ml {logs} {image}"
     ).split()
 
@@ -148,20 +148,69 @@ def test_needs_no_login_elsewhere(instance: Instance) -> None:
     assert instance.recorded() == [*SET_SWITCH, NO_UNIT, START_DOCKER, pull, run_call(image=image)]
 
 
-def test_hands_over_efa_devices(instance: Instance) -> None:
-    """Each EFA device that the instance has goes into the container."""
-    # GIVEN
+@pytest.fixture
+def adapters(instance: Instance) -> str:
+    """Two EFA devices of the instance, as Docker is to be told of them."""
     devices = instance.changes / "dev/infiniband"
     devices.mkdir()
     for name in ("uverbs0", "uverbs1", "rdma_cm"):
         devices.joinpath(name).touch()
+    return "--device /dev/infiniband/uverbs0 --device /dev/infiniband/uverbs1"
 
-    # WHEN
+
+@pytest.fixture
+def efa_software(instance: Instance) -> str:
+    """EFA's software on the instance, as the Deep Learning AMI has it, and as Docker is to be told of it."""
+    for folder in ("opt/amazon/efa/lib64", "opt/amazon/ofi-nccl/lib64", "usr/lib64/libibverbs", "etc/libibverbs.d"):
+        instance.changes.joinpath(folder).mkdir(parents=True)
+    for file in ("libibverbs.so.1", "libefa.so.1"):
+        instance.changes.joinpath("usr/lib64", file).touch()
+    folders = ("/opt/amazon/efa", "/opt/amazon/ofi-nccl", "/usr/lib64/libibverbs", "/etc/libibverbs.d")
+    volumes = [f"--volume {folder}:{folder}:ro" for folder in folders]
+    volumes += [
+        f"--volume /usr/lib64/{file}:/opt/amazon/rdma-core/{file}:ro" for file in ("libibverbs.so.1", "libefa.so.1")
+    ]
+    path = "/opt/amazon/ofi-nccl/lib64:/opt/amazon/efa/lib64:/opt/amazon/rdma-core"
+    return " ".join([*volumes, f"--env LD_LIBRARY_PATH={path}"])
+
+
+LOOK_INTO_IMAGE = ["docker", "run", "--rm", "--entrypoint", "test", IMAGE, "-d", "/opt/amazon/efa"]
+
+
+def test_hands_over_efa_devices(instance: Instance, adapters: str) -> None:
+    """Each EFA device that the instance has goes into the container, whose image must know what to do with it."""
     instance.boot(user_data())
 
+    assert instance.recorded()[6:] == [PULL, run_call(efa=adapters)]
+
+
+def test_hands_over_efa_software(instance: Instance, adapters: str, efa_software: str) -> None:
+    """An image without EFA's software gets the AMI's, read-only, with rdma-core and in the loader's path."""
+    # GIVEN an image in which the folder is not found
+    instance.fail("docker", "run", times=1)
+
+    # WHEN
+    booted = instance.boot(user_data())
+
     # THEN
-    expected = "--device /dev/infiniband/uverbs0 --device /dev/infiniband/uverbs1"
-    assert instance.recorded()[-1] == run_call(devices=expected)
+    assert booted.returncode == 0
+    assert instance.recorded()[6:] == [PULL, LOOK_INTO_IMAGE, run_call(efa=f"{adapters} {efa_software}")]
+
+
+@pytest.mark.usefixtures("efa_software")
+def test_leaves_an_image_its_own_efa_software(instance: Instance, adapters: str) -> None:
+    """Nothing is laid over what an image brings."""
+    instance.boot(user_data())
+
+    assert instance.recorded()[6:] == [PULL, LOOK_INTO_IMAGE, run_call(efa=adapters)]
+
+
+@pytest.mark.usefixtures("efa_software")
+def test_hands_over_nothing_without_adapters(instance: Instance) -> None:
+    """The AMI has the software on every instance type; only those with adapters use it."""
+    instance.boot(user_data())
+
+    assert instance.recorded()[6:] == [PULL, run_call()]
 
 
 def test_any_user_can_write_the_ml_folder(instance: Instance) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from horovod_node import contract
 from horovod_node.errors import UsageError
 from horovod_node.identify import Node, identify, interface_of
-from horovod_node.instance_metadata import ENV_ENDPOINT, InstanceMetadata
+from horovod_node.instance_metadata import ENV_ENDPOINT
+from node.metadata_service import MetadataService
 
 COMMON = {
     contract.ENV_LEDGER_TABLE: "ledger",
@@ -41,53 +41,10 @@ METADATA = {
 }
 
 
-class MetadataService:
-    """Instance metadata, version 2 only, over HTTP on loopback."""
-
-    def __init__(self, items: Mapping[str, str]) -> None:
-        self.items = dict(items)
-        self.busy = 0
-        """Requests that are answered with 503 first."""
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_PUT(self) -> None:
-                asked = int(self.headers["X-aws-ec2-metadata-token-ttl-seconds"])
-                self._answer(200 if self.path == "/latest/api/token" and asked <= 21_600 else 400, "a-token")
-
-            def do_GET(self) -> None:
-                item = service.items.get(self.path.removeprefix("/latest/meta-data/"))
-                if self.headers["X-aws-ec2-metadata-token"] != "a-token":
-                    self._answer(401, "")
-                else:
-                    self._answer(404 if item is None else 200, item or "")
-
-            def _answer(self, status: int, text: str) -> None:
-                if service.busy:
-                    service.busy -= 1
-                    status, text = 503, ""
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: ARG002 - the signature is http.server's
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
-        Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
 def metadata() -> Iterator[MetadataService]:
-    service = MetadataService(METADATA)
-    yield service
-    service.close()
+    with closing(MetadataService(METADATA)) as service:
+        yield service
 
 
 @pytest.fixture
@@ -138,28 +95,14 @@ def test_ec2_node_is_what_instance_metadata_says(metadata: MetadataService, devi
 
 
 @pytest.mark.parametrize("life_cycle", ["on-demand", "scheduled", "capacity-block"])
-def test_only_spot_is_spot(metadata: MetadataService, devices: Path, life_cycle: str) -> None:
+def test_only_spot_is_spot(devices: Path, life_cycle: str) -> None:
     """Capacity that cannot be taken away counts as On-Demand, whatever it is called."""
     # GIVEN
-    metadata.items["instance-life-cycle"] = life_cycle
-    # WHEN
-    node = identify({**EC2, ENV_ENDPOINT: metadata.endpoint}, devices=devices)
+    with closing(MetadataService({**METADATA, "instance-life-cycle": life_cycle})) as metadata:
+        # WHEN
+        node = identify({**EC2, ENV_ENDPOINT: metadata.endpoint}, devices=devices)
     # THEN
     assert node.market == contract.ON_DEMAND
-
-
-def test_metadata_is_asked_again_while_it_is_busy(metadata: MetadataService) -> None:
-    """The service answers 503 for a moment after a boot."""
-    # GIVEN
-    metadata.busy = 2
-    # WHEN / THEN
-    assert InstanceMetadata(metadata.endpoint).read("instance-id") == METADATA["instance-id"]
-
-
-def test_metadata_without_an_item_is_an_error(metadata: MetadataService) -> None:
-    """An item that does not exist is not asked for again."""
-    with pytest.raises(OSError, match="404"):
-        InstanceMetadata(metadata.endpoint).read("spot/instance-action")
 
 
 @pytest.mark.parametrize("name", [name for name in LOCAL if name != contract.ENV_ML_ROOT])

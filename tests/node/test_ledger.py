@@ -15,6 +15,7 @@ from horovod_node import contract
 from horovod_node.ceiling import CostCeiling
 from horovod_node.errors import LedgerUnreachableError, RunError
 from horovod_node.identify import Node
+from horovod_node.interruption import Interruption
 from horovod_node.ledger import Lease, Ledger, NodeItem, Run
 from horovod_node.request import Request
 from node.emulated import REGION, Aws
@@ -166,6 +167,26 @@ def test_node_is_refreshed_in_place(aws: Aws, node: Node) -> None:
     )
     assert ledger.nodes(LEASE) == [expected]
     assert ledger.node(LEASE, "node-1") == expected
+
+
+def test_interruption_stays_with_the_node(aws: Aws, node: Node) -> None:
+    """A notice is written beside the rest, where a refresh that knows nothing of it leaves it."""
+    # GIVEN
+    ledger = aws.ledger()
+    recommended = Interruption(kind=contract.INTERRUPTION_REBALANCE, at=1_900_000_000.7)
+    announced = Interruption(kind=contract.INTERRUPTION_NOTICE, at=1_900_000_100.0, ends_at=1_900_000_220.0)
+    seen = []
+    # WHEN
+    for interruption in (None, recommended, None, announced, None):
+        ledger.put_node(LEASE, node, state=contract.NODE_TRAINING, step=1, remove_at=0, interruption=interruption)
+        (item,) = ledger.nodes(LEASE)
+        seen.append((item.interruption, item.interrupted_at))
+    # THEN
+    assert seen == [
+        ("", 0),
+        *[(contract.INTERRUPTION_REBALANCE, 1_900_000_000)] * 2,
+        *[(contract.INTERRUPTION_NOTICE, 1_900_000_100)] * 2,
+    ]
 
 
 def test_nodes_are_those_of_the_attempt(aws: Aws, node: Node) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import boto3
@@ -12,11 +14,15 @@ from botocore.config import Config
 
 from horovod_node import contract
 from horovod_node.errors import LedgerUnreachableError, ReleasedError
+from horovod_node.instance_metadata import InstanceMetadata
+from horovod_node.interruption import InterruptionWatch
 from horovod_node.ledger import Ledger
 from horovod_node.membership import Membership, refresh_seconds
 from horovod_node.work import Work
 from node.emulated import REGION, Aws
+from node.metadata_service import MetadataService
 from node.rings import SETTINGS
+from patience import eventually
 
 
 def test_new_state_is_written_at_once(work: Work) -> None:
@@ -36,6 +42,25 @@ def test_new_state_is_written_at_once(work: Work) -> None:
         (contract.NODE_TRAINING, 0),
         (contract.NODE_DONE, 30),
     ]
+
+
+def test_notice_is_written_at_once(work: Work) -> None:
+    """A notice of an interruption does not wait for the next refresh."""
+    # GIVEN
+    with closing(MetadataService({})) as service:
+        watch = InterruptionWatch(InstanceMetadata(service.endpoint, attempts=1), poll_seconds=0.02)
+        watch.start()
+        membership = Membership(work, watch=watch)
+        membership.keep()
+        # WHEN
+        service.metadata.announce_termination(time.time() + 120)
+        interruption = eventually(lambda: watch.interruption)
+        membership.keep()
+    # THEN
+    (item,) = work.ledger.nodes(work.lease)
+    assert interruption is not None
+    assert (item.interruption, item.interrupted_at) == (contract.INTERRUPTION_NOTICE, int(interruption.at))
+    assert item.state == contract.NODE_JOINED
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aws_cdk import App, Duration, Stack
+from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 
@@ -33,18 +34,21 @@ UNNAMED_ACTIONS = (
 """Calls that know no resources (Service Authorization Reference)."""
 
 
-def add_training(stack: Stack, id: str = "Training", **options: Any) -> HorovodTraining:
+def add_training(
+    stack: Stack, id: str = "Training", *, fleet: GpuFleet | None = None, **options: Any
+) -> HorovodTraining:
     """Add a training with everything that it needs to *stack*."""
-    network = TrainingNetwork(stack, f"{id}Network")
-    fleet = GpuFleet(
-        stack,
-        f"{id}Fleet",
-        vpc=network.vpc,
-        vpc_subnets=network.subnets,
-        instance_types=["g5.xlarge"],
-        max_gpus=8,
-        on_demand_base_gpus=1,
-    )
+    if fleet is None:
+        network = TrainingNetwork(stack, f"{id}Network")
+        fleet = GpuFleet(
+            stack,
+            f"{id}Fleet",
+            vpc=network.vpc,
+            vpc_subnets=network.subnets,
+            instance_types=["g5.xlarge"],
+            max_gpus=8,
+            on_demand_base_gpus=1,
+        )
     storage = TrainingStorage(stack, f"{id}Storage")
     return HorovodTraining(stack, id, storage=storage, image=IMAGE, engine=Engine.ec2(fleet), **options)
 
@@ -77,6 +81,34 @@ def allowed(stacks: Stacks, role: str) -> dict[str, list[str]]:
                 flat(resource) for resource in (resources if isinstance(resources, list) else [resources])
             )
     return found
+
+
+def test_settings_of_a_fleet_reach_its_nodes(stacks: Stacks) -> None:
+    """Nodes with Elastic Fabric Adapters find the settings for them in their environment, others none."""
+    # GIVEN
+    stack = Stack()
+    network = TrainingNetwork(stack, "Network")
+    fleet = GpuFleet(
+        stack,
+        "Fleet",
+        vpc=network.vpc,
+        vpc_subnets=ec2.SubnetSelection(subnets=network.vpc.isolated_subnets[:1]),
+        instance_types=["p4d.24xlarge"],
+        max_gpus=16,
+        efa=True,
+    )
+
+    # WHEN
+    add_training(stack, fleet=fleet)
+
+    # THEN
+    booted = flat(stack.resolve(fleet.user_data.render())).partition("NODE_ENV\n")[0]
+    assert [line for line in booted.splitlines() if line.startswith("FI_")] == [
+        "FI_PROVIDER=efa",
+        "FI_EFA_USE_HUGE_PAGE=0",
+    ]
+    plain = flat(stacks.resource("Team", "AWS::EC2::LaunchTemplate")["LaunchTemplateData"]["UserData"])
+    assert "FI_PROVIDER" not in plain
 
 
 def test_no_permission_is_a_wildcard(stacks: Stacks) -> None:

@@ -18,6 +18,7 @@ from horovod_node.failure import as_failure, as_run_error
 from horovod_node.fetch import fetch
 from horovod_node.follow import Follower
 from horovod_node.identify import Node
+from horovod_node.interruption import InterruptionWatch
 from horovod_node.layout import Layout
 from horovod_node.ledger import Ledger
 from horovod_node.membership import Membership
@@ -53,6 +54,8 @@ class Agent:
         self._s3 = s3
         self._stepfunctions = stepfunctions
         self._fetched: Future[None] | None = None
+        # One for all attempts: a notice is the node's.
+        self._watch = InterruptionWatch.of(node, os.environ)
 
     def take_part(self) -> int:
         """
@@ -64,6 +67,7 @@ class Agent:
         Returns:
             The process's exit code.
         """
+        self._watch.start()
         attempt = 0
         while True:
             try:
@@ -133,7 +137,7 @@ class Agent:
             self._fetched = in_background(lambda: prepare(work, os.environ))
         else:
             work.layout.renew()
-        membership = Membership(work)
+        membership = Membership(work, watch=self._watch)
         membership.keep()
         elastic = work.run.request.is_elastic
         leader = elect(work, membership)

@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final
 
 ENV_ENDPOINT: Final = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
@@ -14,20 +15,22 @@ DEFAULT_ENDPOINT: Final = "http://169.254.169.254"
 
 _TOKEN_SECONDS = 300
 _REQUEST_SECONDS = 2
-_ATTEMPTS = 5
+ATTEMPTS: Final = 5
 """The service answers 5xx or not at all for some moments after a boot."""
 
 
 class InstanceMetadata:
     """
-    Reads instance metadata over HTTP.
+    Reads instance metadata over HTTP. One thread may use it.
 
     Args:
-        endpoint: Address of the service, without a path.
+        endpoint: Address of the service: what comes before `/latest`.
+        attempts: How often a request is sent before the service counts as away.
     """
 
-    def __init__(self, endpoint: str = DEFAULT_ENDPOINT) -> None:
+    def __init__(self, endpoint: str = DEFAULT_ENDPOINT, *, attempts: int = ATTEMPTS) -> None:
         self._endpoint = endpoint.rstrip("/")
+        self._attempts = attempts
         # A proxy named in the environment cannot reach a link-local address.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._token = ""
@@ -39,15 +42,38 @@ class InstanceMetadata:
         Raises:
             OSError: If the service does not answer, or has no such item.
         """
-        if not self._token:
-            self._token = self._request(
-                "PUT", "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)}
-            )
+        if self._token:
+            try:
+                return self._get(path)
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.UNAUTHORIZED:
+                    raise
+        # The first one, or the old one has expired.
+        self._token = self._request(
+            "PUT", "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)}
+        )
+        return self._get(path)
+
+    def find(self, path: str) -> str | None:
+        """
+        Read one item that need not be there, `spot/instance-action` for example; `None` if it is not.
+
+        Raises:
+            OSError: If the service does not answer.
+        """
+        try:
+            return self.read(path)
+        except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    def _get(self, path: str) -> str:
         return self._request("GET", f"/latest/meta-data/{path}", {"X-aws-ec2-metadata-token": self._token})
 
     def _request(self, method: str, path: str, headers: Mapping[str, str]) -> str:
         request = urllib.request.Request(self._endpoint + path, method=method, headers=dict(headers))  # noqa: S310
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(self._attempts):
             if attempt:
                 time.sleep(0.2 * 2**attempt)
             try:

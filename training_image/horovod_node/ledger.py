@@ -15,6 +15,7 @@ from horovod_node import contract
 from horovod_node.ceiling import CostCeiling
 from horovod_node.errors import LedgerUnreachableError, RunError
 from horovod_node.identify import Node
+from horovod_node.interruption import Interruption
 from horovod_node.request import Request
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class NodeItem:
         state: One of the contract's `NODE_STATES`.
         step: Training steps that its slowest rank has done.
         seen_at: Its last sign of life, epoch seconds by its own clock.
+        interruption: One of the contract's `INTERRUPTIONS`, of which it had notice; empty if it had none.
+        interrupted_at: When it had notice, epoch seconds by its own clock; 0 if it had none.
     """
 
     id: str
@@ -105,6 +108,8 @@ class NodeItem:
     state: str
     step: int
     seen_at: int
+    interruption: str = ""
+    interrupted_at: int = 0
 
 
 class Ledger:
@@ -191,8 +196,17 @@ class Ledger:
             at=float(item[contract.CEILING_AT]["N"]),
         )
 
-    def put_node(self, lease: Lease, node: Node, *, state: str, step: int, remove_at: int) -> None:
-        """Write the node's item, or refresh it."""
+    def put_node(
+        self,
+        lease: Lease,
+        node: Node,
+        *,
+        state: str,
+        step: int,
+        remove_at: int,
+        interruption: Interruption | None = None,
+    ) -> None:
+        """Write the node's item, or refresh it; without an *interruption* what it says of one stays as it is."""
         now = {"N": str(int(time.time()))}
         values: dict[str, Any] = {
             contract.NODE: {"S": node.id},
@@ -206,6 +220,9 @@ class Ledger:
             contract.SEEN_AT: now,
             **_removal(remove_at),
         }
+        if interruption is not None:
+            values[contract.INTERRUPTION] = {"S": interruption.kind}
+            values[contract.INTERRUPTED_AT] = {"N": str(int(interruption.at))}
         assignments = [f"#{name} = :{name}" for name in values]
         assignments.append(f"#{contract.JOINED_AT} = if_not_exists(#{contract.JOINED_AT}, :{contract.SEEN_AT})")
         self._ask(
@@ -379,6 +396,8 @@ def _node_item(item: Mapping[str, Any]) -> NodeItem:
         state=item[contract.STATE]["S"],
         step=int(item[contract.STEP]["N"]),
         seen_at=int(item[contract.SEEN_AT]["N"]),
+        interruption=_text(item, contract.INTERRUPTION) or "",
+        interrupted_at=_whole(item, contract.INTERRUPTED_AT),
     )
 
 

@@ -9,6 +9,7 @@ from typing import NoReturn
 from horovod_node import contract
 from horovod_node.errors import LedgerUnreachableError, ReleasedError
 from horovod_node.every import Every
+from horovod_node.interruption import Interruption, InterruptionWatch
 from horovod_node.lease_renewal import LeaseRenewal, renewal_seconds
 from horovod_node.work import Work
 
@@ -31,18 +32,26 @@ class Membership:
 
     Args:
         work: What the node works on.
+        watch: Hears of interruptions, which are written down at once. Default: there are none.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, *, watch: InterruptionWatch | None = None) -> None:
         settings = work.run.settings
         self._work = work
         self._ledger = work.ledger.with_patience(0)
         self._refresh = Every(refresh_seconds(settings))
         self._lease = Every(min(LEASE_SECONDS, settings.heartbeat_seconds / 4, renewal_seconds(settings)))
         self._renewal: LeaseRenewal | None = None
+        self._watch = watch or InterruptionWatch(None)
+        self._interruption: Interruption | None = None
         self._state = contract.NODE_JOINED
         self._step = 0
         self._heard_at = time.monotonic()
+
+    @property
+    def interruption(self) -> Interruption | None:
+        """The notice that the node had of an interruption, if it had one."""
+        return self._watch.interruption
 
     def lead(self) -> None:
         """Renew the run's lease from now on, too."""
@@ -67,6 +76,10 @@ class Membership:
             self._refresh.hurry()
         if step is not None:
             self._step = step
+        interruption = self.interruption
+        if interruption is not self._interruption:
+            self._interruption = interruption
+            self._refresh.hurry()
         try:
             if self._refresh.due():
                 self._write()
@@ -100,6 +113,7 @@ class Membership:
             state=self._state,
             step=self._step,
             remove_at=self._work.run.remove_at,
+            interruption=self._interruption,
         )
 
     def _check_lease(self) -> None:

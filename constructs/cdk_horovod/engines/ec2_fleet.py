@@ -204,6 +204,7 @@ def _boot_nodes(fleet: GpuFleet, *, image: TrainingImageConfig, target: EngineTa
                 contract.ENV_LEASE_SECONDS: str(int(target.lease_timeout.to_seconds())),
                 "AWS_REGION": region,
                 "AWS_DEFAULT_REGION": region,
+                **fleet.node_environment,
             },
             log_group_name=target.node_log_group.log_group_name,
         )

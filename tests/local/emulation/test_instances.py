@@ -10,40 +10,10 @@ from typing import Any
 
 import pytest
 
-from horovod_local.processes import processes_with
 from horovod_local.user_data import node_environment, written_files
 from horovod_node import contract
+from local.emulation.acted import processes, started, user_data
 from patience import eventually
-
-
-def user_data(command: str, *, switch: str | None = None) -> str:
-    """User data of an instance that is a node, whose agent runs *command* instead, and whose switch is *switch*."""
-    script = f"""#!/bin/bash
-cat > '{contract.NODE_ENV_FILE}' <<'NODE_ENV'
-{contract.ENV_ENGINE}={contract.ENGINE_EC2}
-{contract.ENV_FLEET}=the fleet
-AWS_REGION=eu-west-1
-TEST_COMMAND={command}
-NODE_ENV
-docker run nothing
-"""
-    if switch is not None:
-        script += f"cat > '{contract.SWITCH_FILE}' <<'SWITCH'\n{switch}\nSWITCH\n"
-    return base64.b64encode(script.encode()).decode()
-
-
-def started(cloud: Any, fleet: Any, count: int = 1) -> list[Any]:
-    """Wait until *count* of the fleet's instances have an agent."""
-    found: list[Any] = eventually(
-        lambda: [item for item in cloud.instances() if item.group == fleet.name and item.pid],
-        lambda items: len(items) == count,
-    )
-    return found
-
-
-def processes(instance: Any) -> list[int]:
-    """What runs on the instance."""
-    return list(processes_with(contract.ENV_NODE_ID, instance.instance_id))
 
 
 def test_agents_know_their_instance(cloud: Any, fleets: Any) -> None:

@@ -1,0 +1,79 @@
+"""A deployed app whose runs lose nodes: one On-Demand GPU, up to three from Spot, one a node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployment import SETTINGS, Deployment
+
+from horovod_client import Run
+from horovod_local import LocalCloud, LocalInstance
+from horovod_node import contract
+from horovod_node.ledger import Lease, Ledger, NodeItem
+from patience import eventually
+from synthesis import synthesise
+
+MAX_GPUS = 4
+START_SECONDS = 120.0
+"""Patience with nodes that start: TensorFlow alone takes long on a loaded machine."""
+LAB_SETTINGS = {**SETTINGS, "instance_types": "g5.xlarge", "max_gpus": MAX_GPUS, "on_demand_base_gpus": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElasticLab(Deployment):
+    """The deployment, and what is known of its nodes."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, read as nodes read it."""
+        return Ledger(self.cloud.client("dynamodb"), table=self.training.connection.ledger_table)
+
+    def nodes(self, run: Run, *, attempt: int = 1) -> dict[str, NodeItem]:
+        """List the nodes that ever joined *attempt*, by name."""
+        lease = Lease(run=run.name, attempt=attempt, leader_market="", expires_at=0, ends_by=0)
+        return {item.id: item for item in self.ledger.nodes(lease)}
+
+    def leader(self, run: Run, *, attempt: int = 1) -> LocalInstance:
+        """Wait for the leader of *attempt*, and give its instance."""
+        lease = Lease(run=run.name, attempt=attempt, leader_market="", expires_at=0, ends_by=0)
+        name = eventually(lambda: self.ledger.leader(lease), seconds=START_SECONDS)
+        return next(item for item in self.cloud.instances() if item.instance_id == name)
+
+    def spots(self) -> list[LocalInstance]:
+        """List the Spot Instances that run and have no notice, in the order in which they came."""
+        return [item for item in self.cloud.instances() if item.market == contract.SPOT and not item.interruption]
+
+    def wait_for_step(self, run: Run, step: int, *, nodes: int, attempt: int = 1) -> dict[str, NodeItem]:
+        """
+        Wait until at least *nodes* nodes of *attempt* train together and have done *step*.
+
+        Returns:
+            All nodes of the attempt, as they were then.
+        """
+
+        def there(items: Mapping[str, NodeItem]) -> bool:
+            at_step = [item for item in items.values() if item.state == contract.NODE_TRAINING and item.step >= step]
+            return len(at_step) >= nodes or run.status().state != "RUNNING"
+
+        items = eventually(lambda: self.nodes(run, attempt=attempt), there, seconds=START_SECONDS)
+        assert run.status().state == "RUNNING", run.status()
+        assert there(items), items
+        return items
+
+
+@contextmanager
+def elastic_lab(folder: Path, **settings: object) -> Iterator[ElasticLab]:
+    """
+    Deploy the app into a local cloud of its own, for as long as the block lasts.
+
+    Args:
+        folder: For the assembly and the cloud's files.
+        settings: Of the app, beside those that make its times short.
+    """
+    synthesise(folder / "cdk.out", settings={**LAB_SETTINGS, **settings})
+    with LocalCloud(home=folder / "cloud") as cloud:
+        cloud.deploy(folder / "cdk.out")
+        yield ElasticLab(cloud=cloud)
