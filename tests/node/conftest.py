@@ -99,6 +99,7 @@ def work(aws: Aws, answers: TaskAnswers, node: Node) -> Work:
         entry_point="train.py",
         gpus=1,
         min_gpus=1,
+        max_restarts=0,
         data={},
         hyperparameters={},
     )

@@ -127,7 +127,13 @@ def test_run_tells_request_and_settings(aws: Aws) -> None:
     run = aws.ledger().run("run-1")
     # THEN
     expected = Request(
-        source="s3://bucket/source.tar.gz", entry_point="train.py", gpus=4, min_gpus=4, data={}, hyperparameters={}
+        source="s3://bucket/source.tar.gz",
+        entry_point="train.py",
+        gpus=4,
+        min_gpus=4,
+        max_restarts=0,
+        data={},
+        hyperparameters={},
     )
     assert run == Run(request=expected, settings=SETTINGS, remove_at=2_000_000_000)
 

@@ -31,6 +31,7 @@ REQUEST = Request(
     entry_point="train.py",
     gpus=2,
     min_gpus=2,
+    max_restarts=0,
     data={"train": "s3://bucket/train/", "my-data": "s3://bucket/more/"},
     hyperparameters=HYPERPARAMETERS,
 )

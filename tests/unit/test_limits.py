@@ -19,6 +19,7 @@ LIMITS = RunLimits(
     first_step_timeout=Duration.minutes(30),
     stall_timeout=Duration.minutes(10),
     lease_timeout=Duration.minutes(10),
+    elastic_timeout=Duration.minutes(10),
     poll_interval=Duration.seconds(15),
 )
 """The construct's defaults."""

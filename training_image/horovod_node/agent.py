@@ -158,6 +158,10 @@ class Agent:
                 now = lease
             if now is None or now.run != lease.run or now.expires_at < time.time():
                 return False
+            notice = self._watch.interruption
+            if notice is not None and notice.is_final:
+                _log.info("this node begins nothing any more: %s", notice.kind)
+                return False
             if now.attempt > lease.attempt:
                 return True
             time.sleep(_LOOK_SECONDS)

@@ -45,6 +45,9 @@ class ElasticFollower:
         with closing(RingMember(self._work, place, fetched=fetched)) as member:
             while True:
                 self._membership.keep(state=member.state, step=member.step)
+                notice = self._membership.interruption
+                if notice is not None and notice.is_final:
+                    member.drain(notice.kind)
                 member.turn()
                 time.sleep(TURN_SECONDS)
 

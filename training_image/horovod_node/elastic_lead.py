@@ -101,6 +101,7 @@ class ElasticLeader(Leader):
             self._count_resets(driver)
             if self._member.training is not None:
                 self._stop_at_ceiling(self._member.training)
+                self._hand_over(self._member.training, [self._work.node.id])
             time.sleep(TURN_SECONDS)
         self._check_the_end(driver)
         self._hub.tell_all({"over": True})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NoReturn
@@ -15,6 +15,7 @@ from horovod_node.ceiling_stop import stop_at_ceiling
 from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError
 from horovod_node.every import Every
 from horovod_node.failure import as_run_error
+from horovod_node.hand_over import hand_over, restarts_left
 from horovod_node.ledger import NodeItem
 from horovod_node.local_training import LocalTraining
 from horovod_node.membership import Membership
@@ -118,6 +119,28 @@ class Leader(ABC):
         ceiling = self._cost_ceiling()
         if ceiling is not None and time.time() >= ceiling.stop_at:
             raise stop_at_ceiling(self._work, self._membership, self._task, training=training, ceiling=ceiling)
+
+    def _hand_over(self, training: LocalTraining, members: Container[str]) -> None:
+        """
+        Stop the training when EC2 is about to take a node away without which the ring cannot go on.
+
+        Args:
+            training: The leader's ranks.
+            members: Names of those nodes.
+
+        Raises:
+            RunError: If it is, and the run may begin anew.
+        """
+        if not restarts_left(self._work):
+            return
+        for node in self._nodes:
+            if node.id in members and node.interruption == contract.INTERRUPTION_NOTICE:
+
+                def keep() -> None:
+                    self._membership.keep(step=training.step)
+                    self._task.heartbeat()
+
+                raise hand_over(node, training=training, keep=keep)
 
     def _keep_saving(self) -> None:
         """Let the model's upload go on, up to the ceiling itself: nothing else is worth as much."""

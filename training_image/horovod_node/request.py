@@ -20,6 +20,7 @@ class Request:
         entry_point: Path of the training script inside the archive.
         gpus: Ranks of the ring.
         min_gpus: The ring may begin with, and shrink to, so many.
+        max_restarts: The run begins anew at most so often.
         data: Channel name to S3 prefix.
         hyperparameters: Name to JSON value.
     """
@@ -28,6 +29,7 @@ class Request:
     entry_point: str
     gpus: int
     min_gpus: int
+    max_restarts: int
     data: Mapping[str, str]
     hyperparameters: Mapping[str, Any]
 
@@ -46,6 +48,7 @@ class Request:
             # JSON has one kind of number: 4.0 is a whole number too.
             gpus=int(fields[contract.GPUS]),
             min_gpus=int(fields.get(contract.MIN_GPUS, fields[contract.GPUS])),
+            max_restarts=int(fields.get(contract.MAX_RESTARTS, 0)),
             data=dict(fields.get(contract.DATA) or {}),
             hyperparameters=dict(fields.get(contract.HYPERPARAMETERS) or {}),
         )

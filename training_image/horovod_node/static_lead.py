@@ -74,6 +74,7 @@ class StaticLeader(Leader):
             self._membership.keep(state=contract.NODE_TRAINING, step=training.step)
             self._task.heartbeat()
             self._stop_at_ceiling(training)
+            self._hand_over(training, [host.node for host in plan.hosts])
             if training.done:
                 look.seconds = LOOK_SOON_SECONDS
             if look.due() and self._look():
