@@ -105,6 +105,7 @@ class Ring:
     fleet: str = "fleet"
     agents: list[Agent] = field(default_factory=list)
     net: int = 0
+    attempt: int = 1
 
     def submit(
         self,
@@ -187,13 +188,18 @@ class Ring:
                 )
             self.agents.append(Agent(id=name, address=address, ml_root=ml_root, log=log, process=process))
 
+    def begin_anew(self) -> None:
+        """Begin the next attempt, as the state machine does when the leader is lost."""
+        self.attempt += 1
+        self.aws.put_lease(self.fleet, run=self.run, attempt=self.attempt)
+
     def token(self, task: contract.Task) -> str:
         """Name the token of *task*."""
-        return f"{self.run}-{task}"
+        return f"{self.run}-{self.attempt}-{task}"
 
     def ask(self, task: contract.Task) -> None:
         """Ask the leader, without waiting."""
-        self.aws.put(contract.task_key(self.run, 1, task), **{contract.TOKEN: self.token(task)})
+        self.aws.put(contract.task_key(self.run, self.attempt, task), **{contract.TOKEN: self.token(task)})
 
     def answer(self, task: contract.Task, *, seconds: float = 90) -> dict[str, Any]:
         """Wait for the leader's answer: a success's output, or a failure's `error` and `cause`."""

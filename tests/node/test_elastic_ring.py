@@ -164,3 +164,27 @@ def test_rank_that_dies_is_replaced_on_its_own_node(ring: Ring) -> None:
     assert sizes(journal(ring.agents[0])) == [2, 1, 2]
     assert (trained["ranks"], trained["steps"]) == (2, 400)
     assert repeated(ring.agents[0]) <= COMMIT_EVERY
+
+
+def test_without_its_leader_nobody_trains_on(ring: Ring) -> None:
+    """The leader dies with its ranks: the others' ranks end, and their agents wait for what becomes of the run."""
+    # GIVEN
+    submit(ring, steps=2000)
+    ring.start(nodes=3)
+    begin(ring)
+    until_step(ring.agents[1], 5)
+    # WHEN
+    kill(ring.agents[0])
+    # THEN
+    for agent in ring.agents[1:]:
+        wait_for("the end of the ranks", lambda agent=agent: agent.processes() == [agent.process.pid])
+    # WHEN the run begins anew
+    ring.begin_anew()
+    # THEN both take part in the same processes, one of them leads
+    formed = ring.asked(contract.TASK_RING)
+    assert (formed["gpus"], formed["leader"]["node"] in ("node-2", "node-3")) == (2, True), formed
+    # WHEN
+    ring.release()
+    # THEN
+    assert [agent.exit_code() for agent in ring.agents[1:]] == [contract.EXIT_RELEASED] * 2
+    assert [agent.processes() for agent in ring.agents] == [[], [], []]

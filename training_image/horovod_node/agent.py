@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 30.0
-"""How long a node of another market leaves the lead to one of the leader's market, which may still be booting."""
+"""How long a node of another market leaves the lead to one of the leader's market, which boots at the same time."""
 _LOOK_SECONDS = 0.5
 
 
@@ -182,13 +182,22 @@ def prepare(work: Work, environment: Mapping[str, str]) -> None:
         raise RunError(contract.ERROR_PREFLIGHT, f"{request.entry_point} was not started. {reason}")
 
 
+def grace_seconds(work: Work) -> float:
+    """
+    Give the time for which a node of another market leaves the lead to one of the leader's market.
+
+    When a run begins anew, that one was asked for when the others were there already: it boots for a minute or two.
+    """
+    return GRACE_SECONDS if work.lease.attempt == 1 else 2.0 * work.run.settings.heartbeat_seconds
+
+
 def elect(work: Work, membership: Membership) -> str:
     """
     Name the leader; this node offers itself, at once if it is of the leader's market and late otherwise.
 
     A node that cannot prepare still leads if no other does: the state machine must hear the reason from somebody.
     """
-    patience = 0.0 if work.node.market == work.lease.leader_market else GRACE_SECONDS
+    patience = 0.0 if work.node.market == work.lease.leader_market else grace_seconds(work)
     joined = time.monotonic()
     while time.monotonic() - joined < patience:
         leader = work.ledger.leader(work.lease)
