@@ -58,6 +58,13 @@ source_dir="$work/horovod-$version"
 sed -i 's/^    from keras import backend as K$/    from tensorflow.keras import backend as K/' \
   "$source_dir/horovod/tensorflow/keras/__init__.py" "$source_dir/horovod/tensorflow/keras/callbacks.py"
 
+# From TensorFlow 2.19 on, its package lacks headers that its own XLA headers include (llvm/ADT, highwayhash), so that
+# Horovod's operations for XLA do not compile. No flag leaves them out, and nothing but HOROVOD_ENABLE_XLA_OPS=1 uses them.
+if "$python" -c 'import sys, tensorflow as tf; sys.exit(tuple(map(int, tf.__version__.split(".")[:2])) < (2, 19))' \
+  2>/dev/null; then
+  sed -i '/xla_mpi_ops\.cc/d' "$source_dir/horovod/tensorflow/CMakeLists.txt"
+fi
+
 mkdir -p "$wheel_dir"
 "$python" -m pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation --wheel-dir "$wheel_dir" "$source_dir"
 ls "$wheel_dir"/horovod-"$version"-*.whl

@@ -9,7 +9,9 @@ from the other ranks, so the count may be one ahead, and no more.
 That thread is no pulse. It passes on what the training did: when no step is applied, it has nothing to say, however
 well the thread itself is. Heartbeats follow these numbers, so a hung ring loses its heartbeats.
 
-A script without a Keras optimizer says how far it is: `horovod_node.steps.report(step)`.
+A script without a Keras optimizer says how far it is: `horovod_node.steps.report(step)`. `horovod_node.training` tells
+more, with `tell`, and from then on its word for the step counts: an optimizer knows nothing of the steps that went
+before a restart.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from horovod_node import step_times
 from horovod_node.progress import Progress
 
 OPTIMIZER_CLASSES: Final[Mapping[str, str]] = {
@@ -57,6 +61,9 @@ class StepCounter:
         self._seen: dict[int, int] = {}
         self._reported = 0
         self._progress = Progress()
+        self._written = Progress()
+        self._told = False
+        self._average = step_times.MovingAverage()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._relay_forever, name="steps", daemon=True)
 
@@ -86,6 +93,15 @@ class StepCounter:
         with self._lock:
             if step != self._reported:
                 self._reported = step
+                self._note(max(step, self._progress.step))
+                self._write()
+
+    def tell(self, *, step: int, advance: bool = True, **facts: Any) -> None:
+        """Take the training's word for the step, which may have gone back, and for what else it knows."""
+        with self._lock:
+            self._told = True
+            self._progress = replace(self._progress, step=step, **facts)
+            if advance:
                 self._note(step)
 
     def relay(self) -> Progress:
@@ -96,19 +112,30 @@ class StepCounter:
         taken = {
             number: _iterations(optimizer) for number, reference in optimizers if (optimizer := reference()) is not None
         }
+        times = step_times.OF_THIS_PROCESS.read()
         with self._lock:
             for number, step in taken.items():
-                if step > self._seen.get(number, 0):
+                # Not only a larger number: steps that are lost take an optimizer back, and are then done again.
+                if step != self._seen.get(number, 0):
                     self._seen[number] = step
-                    self._note(step)
+                    self._note(self._progress.step if self._told else max(step, self._progress.step))
+            self._average.see(*times)
+            if self._average.compute is not None:
+                self._progress = replace(
+                    self._progress,
+                    compute_seconds_per_step=self._average.compute,
+                    wait_seconds_per_step=self._average.wait,
+                )
+            self._write()
             return self._progress
 
     def _note(self, step: int) -> None:
-        self._progress = Progress(
-            step=max(step, self._progress.step),
-            advances=self._progress.advances + 1,
-        )
-        self._progress.write(self._file)
+        self._progress = replace(self._progress, step=step, advances=self._progress.advances + 1)
+
+    def _write(self) -> None:
+        if self._progress != self._written:
+            self._progress.write(self._file)
+            self._written = self._progress
 
     def _relay_forever(self) -> None:
         pause = _UNTIL_FIRST_STEP_SECONDS
@@ -163,3 +190,16 @@ def report(step: int) -> None:
     """
     if _counter is not None:
         _counter.report(step)
+
+
+def tell(*, step: int, advance: bool = True, **facts: Any) -> None:
+    """
+    Tell what `horovod_node.training` knows. Outside of a rank it does nothing.
+
+    Args:
+        step: The training's step.
+        advance: Whether something was trained or evaluated since the last time.
+        facts: Fields of `Progress`, by name.
+    """
+    if _counter is not None:
+        _counter.tell(step=step, advance=advance, **facts)

@@ -1,0 +1,143 @@
+"""
+What a step costs a rank: the seconds that it computes, and the seconds that it then waits for the others.
+
+In a ring every rank is as slow as the slowest: the wall clock of a step says nothing about who that is. The two parts
+do. They are taken inside the training function, around the averaging, and added up in one small variable on the CPU;
+nothing is read or written in Python while the training runs.
+
+Scripts that use `horovod_node.training` are measured by it. In others Horovod's own `DistributedOptimizer` and
+`DistributedGradientTape` are, through `hooks`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Final
+
+Average = Callable[[list[Any]], Sequence[Any]]
+"""Averages gradients over the ring; entries may be `None`, dense or sparse."""
+
+_STEPS, _COMPUTE, _WAIT, _SINCE = range(4)
+_TINY: Final = 1e-12
+_FORGET_STEPS: Final = 50
+"""Steps after which older ones hardly count."""
+
+
+class StepTimes:
+    """The sums of one process."""
+
+    def __init__(self) -> None:
+        self._totals: Any = None
+
+    def around(self, average: Average, gradients: Sequence[Any]) -> list[Any]:
+        """Average *gradients*, and measure it."""
+        import tensorflow as tf
+
+        # XLA cannot compile a look at the clock, and a TensorFlow 1 graph would need a session to look at the sums.
+        if os.environ.get("HOROVOD_ENABLE_XLA_OPS") == "1" or not tf.compat.v1.executing_eagerly_outside_functions():
+            return list(average(list(gradients)))
+        present = [_dense(gradient) for gradient in gradients if gradient is not None]
+        if not present:
+            return list(average(list(gradients)))
+        totals = self._variable(tf)
+        ready = _moment(tf, present)
+        averaged = list(average(list(gradients)))
+        done = _moment(tf, [_dense(gradient) for gradient in averaged if gradient is not None])
+        with tf.device("CPU:0"):
+            steps, compute, wait, since = tf.unstack(totals)
+            known = tf.cast(since > 0, tf.float64)
+            totals.assign(
+                tf.stack([steps + known, compute + known * (ready - since), wait + known * (done - ready), done])
+            )
+        return averaged
+
+    def pause(self) -> None:
+        """What happens until the next step, an evaluation or a commit, is no part of it."""
+        if self._totals is not None:
+            self._totals[_SINCE].assign(0.0)
+
+    def read(self) -> tuple[int, float, float]:
+        """Give steps, seconds of computing and seconds of waiting so far."""
+        if self._totals is None:
+            return 0, 0.0, 0.0
+        totals = self._totals.numpy()
+        return int(totals[_STEPS]), float(totals[_COMPUTE]), float(totals[_WAIT])
+
+    def hooks(self) -> dict[str, Callable[[ModuleType], None]]:
+        """Give what must happen after the import of which module, so that plain Horovod scripts are measured too."""
+        return {"horovod.tensorflow": self._measure_horovod}
+
+    def _measure_horovod(self, module: Any) -> None:
+        make = module._make_allreduce_grads_fn
+
+        @functools.wraps(make)
+        def make_measured(*args: Any, **kwargs: Any) -> Callable[..., Any]:
+            average = make(*args, **kwargs)
+
+            @functools.wraps(average)
+            def measured(gradients: Sequence[Any], *rest: Any, **options: Any) -> Any:
+                return self.around(lambda present: average(present, *rest, **options), gradients)
+
+            return measured
+
+        module._make_allreduce_grads_fn = make_measured
+
+    def _variable(self, tf: Any) -> Any:
+        if self._totals is None:
+            # The first step may be inside a function that is being traced.
+            with tf.init_scope(), tf.device("CPU:0"):
+                self._totals = tf.Variable(tf.zeros(4, tf.float64), trainable=False, name="step_times")
+        return self._totals
+
+
+OF_THIS_PROCESS: Final = StepTimes()
+
+
+@dataclass
+class MovingAverage:
+    """Seconds per step of late, from sums that only grow."""
+
+    compute: float | None = None
+    wait: float | None = None
+    _steps: int = 0
+    _compute: float = 0.0
+    _wait: float = 0.0
+
+    def see(self, steps: int, compute: float, wait: float) -> None:
+        """Take the sums."""
+        new = steps - self._steps
+        if new <= 0:
+            return
+        weight = min(1.0, new / min(steps, _FORGET_STEPS))
+        self.compute = _blend(self.compute, (compute - self._compute) / new, weight)
+        self.wait = _blend(self.wait, (wait - self._wait) / new, weight)
+        self._steps, self._compute, self._wait = steps, compute, wait
+
+
+def _blend(old: float | None, new: float, weight: float) -> float:
+    return new if old is None else old + weight * (new - old)
+
+
+def _dense(gradient: Any) -> Any:
+    return getattr(gradient, "values", gradient)
+
+
+def _moment(tf: Any, tensors: list[Any]) -> Any:
+    """
+    Give the time at which all *tensors* are computed.
+
+    On a GPU an operation counts as done when it is queued. So a number is made behind them on their device, and the
+    clock, which is on the CPU, waits for its copy. That it also adds to the time, by next to nothing, keeps TensorFlow
+    from thinking the copy away.
+    """
+    with tf.control_dependencies(tensors):
+        first = tf.reshape(tensors[0], [-1])[:1]
+        mark = tf.reduce_sum(tf.cast(first != first, tf.float64))
+    with tf.device("CPU:0"):
+        mark = tf.identity(mark)
+        with tf.control_dependencies([mark]):
+            return tf.timestamp() + mark * tf.constant(_TINY, tf.float64)

@@ -1,0 +1,367 @@
+"""`fit` on a ring: Keras's own, in as many parts as the ring needs, with commits and checkpoints between."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from horovod_node import step_times, steps
+from horovod_node.training import optimizer as optimizers
+from horovod_node.training import ring
+from horovod_node.training.checkpoints import CHECKPOINT_SECONDS, Checkpoints, checkpoint_folder
+from horovod_node.training.commits import CommitSchedule
+from horovod_node.training.elastic import HostUpdates, RingChanged, is_lost_ring, keep_training
+from horovod_node.training.keras_callbacks import ring_callbacks
+from horovod_node.training.position import Position
+from horovod_node.training.state import FitOverError, TrainingState
+from horovod_node.training.stop import StopRequest
+from horovod_node.training.work import Leg, Work, divide
+
+_LOOK_SECONDS = 1.0
+"""How often the loss is looked at, which makes the GPU's queue run empty."""
+
+_last = Position(fit=0)
+"""Where the script's last call of `fit` ended."""
+
+
+def fit(
+    model: Any,
+    x: Any,
+    y: Any = None,
+    *,
+    batch_size: int | None = None,
+    epochs: int = 1,
+    verbose: Any = "auto",
+    callbacks: Sequence[Any] | None = None,
+    validation_split: float = 0.0,
+    validation_data: Any = None,
+    shuffle: bool = True,
+    sample_weight: Any = None,
+    initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+    commit_every: int | None = None,
+    checkpoint_every: int | None = None,
+    checkpoints: str | Path | None = None,
+    **arguments: Any,
+) -> Any:
+    """
+    Train *model* on all ranks, on whatever ring there is, to the end.
+
+    Takes what Keras's `fit` takes, as the script for one GPU gives it: the ring divides an epoch's work. Keras's own
+    words for the rest (`validation_freq`, `class_weight`, and so on) are passed on.
+
+    Args:
+        model: Compiled with an optimizer from `distributed`.
+        x:
+            Arrays, which are shuffled and divided here; a `tf.data.Dataset` of batches, of which each rank takes every
+            n-th; or a function of rank and the ring's size that gives a rank's own dataset, so that no rank reads what
+            is another's. It is called again when the ring's size has changed.
+        y: With arrays, what they should become.
+        batch_size: With arrays, examples in a step of one rank. Default: 32.
+        epochs: Epochs in all, those before a restart included.
+        verbose: As in Keras, on rank 0.
+        callbacks: Called on all ranks, with the mean over all ranks at each epoch's end.
+        validation_split: With arrays, the part of their end that is kept for validation.
+        validation_data: As in Keras; each rank evaluates all of it.
+        shuffle: With arrays, whether each epoch has an order of its own.
+        sample_weight: With arrays.
+        initial_epoch: As in Keras.
+        steps_per_epoch: Batches in an epoch, as for one GPU: n ranks take an n-th as many steps.
+        commit_every:
+            Steps after which the state is kept in memory; what was done since is what a lost node costs.
+            Default: as many as take 2 s, more if commits took over 2 % of the time.
+        checkpoint_every:
+            Steps after which rank 0 writes the state to disk; what was done since is what a lost leader costs.
+            Default: as many as take 60 s.
+        checkpoints:
+            Where to.
+            Default: the folder that is kept for the run, `/opt/ml/checkpoints`; without `SM_MODEL_DIR`, none.
+
+    Returns:
+        Keras's `History`, of what this process did.
+
+    Raises:
+        TypeError: If the optimizer does not average, or the data cannot be divided.
+        ValueError: If an argument is out of range, or the checkpoint is another model's.
+    """
+    global _last
+    for name, value in (("epochs", epochs), ("checkpoint_every", checkpoint_every)):
+        if value is not None and value < 1:
+            raise ValueError(f"'{name}' must be at least 1, got {value}")
+    if validation_split:
+        (x, y, sample_weight), validation_data = _split(x, y, sample_weight, validation_split)
+    work = divide(
+        x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps_per_epoch, shuffle=shuffle
+    )
+    position = Position(
+        fit=_last.fit + 1, step=_last.step, epoch=initial_epoch, order=random.getrandbits(31)  # noqa: S311 - an order
+    )
+    _prepare(model, work)
+    state = TrainingState(model, position)
+    folder = Path(checkpoints) if checkpoints else checkpoint_folder()
+    training = _Training(
+        model,
+        work,
+        state,
+        epochs=epochs,
+        schedule=CommitSchedule(commit_every),
+        checkpoints=Checkpoints(folder, state.describe()) if folder and ring.rank() == 0 else None,
+        checkpoint_every=checkpoint_every,
+    )
+    listed = [callbacks] if callbacks is not None and not isinstance(callbacks, list | tuple) else callbacks or []
+    training.callbacks = ring_callbacks(model, listed, training, verbose=verbose, epochs=epochs)
+    passed = {**arguments, "validation_data": validation_data}
+    if batch_size and validation_data is not None:
+        passed.setdefault("validation_batch_size", batch_size)
+    training.run(passed)
+    _last = state.position
+    return model.history
+
+
+class _Training:
+    """One call of `fit`, on one rank."""
+
+    def __init__(
+        self,
+        model: Any,
+        work: Work,
+        state: TrainingState,
+        *,
+        epochs: int,
+        schedule: CommitSchedule,
+        checkpoints: Checkpoints | None,
+        checkpoint_every: int | None,
+    ) -> None:
+        self.callbacks: Any = None
+        self._model, self._work, self._state = model, work, state
+        self._epochs, self._schedule = epochs, schedule
+        self._checkpoints, self._checkpoint_every = checkpoints, checkpoint_every
+        self._updates, self._stop = HostUpdates(), StopRequest()
+        self._leg: Leg | None = None
+        self._epoch_step = self._epoch_start = self._epoch_steps = 0
+        self._agreed_at, self._agreed_step = time.monotonic(), 0
+        self._saved_at, self._saved_step = time.monotonic(), state.position.step
+        self._looked_at, self._looked_step = time.monotonic(), 0
+        self._facts: dict[str, Any] = {}
+
+    def run(self, arguments: Mapping[str, Any]) -> None:
+        """Train to the end, from the newest checkpoint if there is one."""
+        self._load_checkpoint()
+        with self._stop:
+            try:
+                keep_training(
+                    lambda: self._train(arguments),
+                    sync=self._sync,
+                    restore=self._restore,
+                    updates=self._updates,
+                )
+            except FitOverError:
+                return
+            except Exception as error:
+                if self._stop.came and is_lost_ring(error):
+                    self._leave()
+                raise
+            if self.callbacks.begun:
+                optimizers.finish(self._model)
+                self.callbacks.finish()
+            self._write_last()
+
+    def _train(self, arguments: Mapping[str, Any]) -> None:
+        while self._state.position.epoch < self._epochs and not self.callbacks.wants_stop:
+            self._leg = leg = self._work.leg(self._state.position, self._epochs)
+            self._epoch_steps = self._work.steps()
+            self.callbacks.set_params({**(self.callbacks.params or {}), "steps": leg.steps})
+            with optimizers.unfinished(self._model.optimizer):
+                self._model.fit(
+                    **leg.arguments,
+                    initial_epoch=leg.epoch,
+                    epochs=leg.epochs,
+                    callbacks=self.callbacks,
+                    verbose=0,
+                    **arguments,
+                )
+
+    # --- what Keras's events mean ---
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        assert self._leg is not None
+        self._epoch_step = self._state.position.step
+        self._epoch_start = self._leg.start if epoch == self._leg.epoch else 0
+        self._begin_measuring()
+
+    def on_step_end(self, taken: int, logs: Mapping[str, Any]) -> None:
+        assert self._leg is not None
+        self._state.position = replace(
+            self._state.position,
+            step=self._epoch_step + taken,
+            done=self._epoch_start + taken * self._leg.unit,
+        )
+        if self._stop.came and ring.rank() == 0:
+            self._state.commit()
+            self._leave()
+        self._tell(taken, logs)
+        if self._state.position.step - self._agreed_step >= self._schedule.steps:
+            self._agree()
+        if self._checkpoint_every and self._checkpoints is not None:
+            every = self._checkpoint_every
+            if self._state.position.step // every > self._saved_step // every:
+                self._state.commit()
+                self._write()
+
+    def on_evaluation_step_end(self) -> None:
+        steps.tell(step=self._state.position.step)
+
+    def on_epoch_end(self, epoch: int) -> None:
+        self._state.position = replace(self._state.position, epoch=epoch + 1, done=0)
+
+    # --- keeping what is done ---
+
+    def _agree(self) -> None:
+        """Commit on all ranks, and hear what each of them has to say."""
+        state = self._state
+        proposal = self._schedule.propose(
+            seconds=time.monotonic() - self._agreed_at, commit_seconds=state.commit_seconds
+        )
+        if ring.is_elastic():
+            state.commit()
+        rows = ring.gather([proposal, self.callbacks.wants_stop, self._updates.pending], name="commit")
+        self._schedule.steps = int(rows[0, 0])
+        self._agreed_step = state.position.step
+        self.callbacks.agree_to_stop(bool(rows[:, 1].any()))
+        if ring.is_elastic():
+            self._facts["committed_step"] = state.position.step
+        if (
+            self._checkpoints is not None
+            and self._checkpoint_every is None
+            and time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
+            and not self._checkpoints.busy
+        ):
+            if not ring.is_elastic():
+                state.commit()
+            self._write()
+        if rows[:, 2].any():
+            raise RingChanged
+        self._agreed_at = time.monotonic()
+        step_times.OF_THIS_PROCESS.pause()
+
+    def _sync(self) -> None:
+        self._state.sync()
+        # A rank that has come proposes the shortest interval: the ring's size is another one, and so is a step's time.
+        self._schedule.steps = int(ring.gather([self._schedule.steps], name="schedule").min())
+        self._agreed_step = self._state.position.step
+        self._facts["committed_step"] = self._state.position.step
+        self._facts["repeated_steps"] = self._state.position.repeated_steps
+        self._begin_measuring()
+
+    def _restore(self) -> None:
+        if self._stop.came:
+            self._leave()
+        self._state.restore()
+
+    def _load_checkpoint(self) -> None:
+        if self._checkpoints is None:
+            return
+        found = self._checkpoints.newest(fit=self._state.position.fit)
+        if found is None:
+            return
+        if found.position.fit > self._state.position.fit:
+            # What this call trained is part of what the later one goes on with.
+            self._state.position = replace(self._state.position, epoch=self._epochs)
+            return
+        self._state.load(found.values, found.position)
+        self._saved_step = found.position.step
+        print(f"going on from checkpoint of step {found.position.step}, epoch {found.position.epoch + 1}", flush=True)
+
+    def _write(self) -> None:
+        assert self._checkpoints is not None
+        assert self._state.committed is not None
+        self._checkpoints.write(self._state.committed)
+        self._saved_at, self._saved_step = time.monotonic(), self._state.position.step
+        self._facts["committed_step"] = self._state.position.step
+
+    def _write_last(self) -> None:
+        """So that a leader that is lost while it saves the model has nothing to train again."""
+        if self._checkpoints is None:
+            return
+        if self._state.position.step > self._saved_step:
+            self._state.commit()
+            self._write()
+        self._checkpoints.join()
+
+    def _leave(self) -> None:
+        """End this rank in order, with a checkpoint of its last commit."""
+        committed = self._state.committed
+        if self._checkpoints is not None and committed is not None:
+            if committed.position.step > self._saved_step:
+                self._checkpoints.write(committed)
+            self._checkpoints.join()
+            print(f"stopped at step {committed.position.step}, as SIGTERM asked", flush=True)
+        raise SystemExit(0)
+
+    # --- telling how far it is ---
+
+    def _begin_measuring(self) -> None:
+        # What was between is no part of a step.
+        step_times.OF_THIS_PROCESS.pause()
+        now = time.monotonic()
+        self._agreed_at = now
+        self._looked_at, self._looked_step = now, self._state.position.step
+        # No advance: the first step may take longer than any other.
+        steps.tell(step=self._state.position.step, advance=False, **self._facts)
+
+    def _tell(self, taken: int, logs: Mapping[str, Any]) -> None:
+        assert self._leg is not None
+        position, now = self._state.position, time.monotonic()
+        whole_epochs = self._epochs - position.epoch - 1
+        self._facts |= {
+            "epoch": position.epoch + 1,
+            "epochs": self._epochs,
+            "steps": position.step + self._leg.steps - taken + whole_epochs * self._epoch_steps,
+        }
+        if now - self._looked_at >= _LOOK_SECONDS:
+            if "loss" in logs:
+                self._facts["loss"] = float(logs["loss"])
+            if self._leg.examples:
+                examples = (position.step - self._looked_step) * self._leg.examples * ring.size()
+                self._facts["samples_per_second"] = examples / (now - self._looked_at)
+            self._looked_at, self._looked_step = now, position.step
+        steps.tell(step=position.step, **self._facts)
+
+
+def _prepare(model: Any, work: Work) -> None:
+    """Make the model ready to be compared with those of the other ranks, and to train beside them."""
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError("the model must be compiled: call model.compile() before training.fit()")
+    optimizers.adopt(model)
+    if ring.is_ring() and model.jit_compile:
+        # Keras 3 switches it on by itself where there is a GPU.
+        if ring.rank() == 0:
+            print("training.fit switches jit_compile off: XLA cannot compile Horovod's operations", flush=True)
+        model.jit_compile = False
+        model.train_function = None
+    if not model.built:
+        model(work.example())
+
+
+def _split(x: Any, y: Any, sample_weight: Any, part: float) -> tuple[tuple[Any, Any, Any], tuple[Any, ...]]:
+    """Keep the last *part* of arrays for validation, as Keras does."""
+    if isinstance(x, tf.data.Dataset) or callable(x):
+        raise ValueError("'validation_split' is for arrays; give 'validation_data'")
+    length = len(tf.nest.flatten(x)[0])
+    at = int(length * (1 - part))
+    if not 0 < at < length:
+        raise ValueError(f"'validation_split' leaves nothing to train or to validate on, got {part}")
+
+    def cut(data: Any, rows: slice) -> Any:
+        return tf.nest.map_structure(lambda array: array[rows], data)
+
+    held = tuple(cut(data, slice(at, None)) for data in (x, y, sample_weight) if data is not None)
+    train = tuple(None if data is None else cut(data, slice(None, at)) for data in (x, y, sample_weight))
+    return (train[0], train[1], train[2]), held
+

@@ -1,0 +1,147 @@
+"""What a training must not lose: the variables of its model and its optimizer, and how far it is."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from horovod_node.training import optimizer as optimizers
+from horovod_node.training import ring
+from horovod_node.training.position import Position
+
+
+class FitOverError(Exception):
+    """The other ranks are in a later call of `fit`: what this one would train is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """
+    A state that the training can go back to, in the host's memory.
+
+    Args:
+        position: How far the training was.
+        values: Of the variables, in their order. Never changed, so they can be written to disk meanwhile.
+    """
+
+    position: Position
+    values: Sequence[np.ndarray]
+
+
+class TrainingState:
+    """
+    The state of one call of `fit` on one rank.
+
+    The optimizer's variables are made here, before the first `sync`: a rank that came later and has none yet would
+    send fewer than the others wait for, and the whole ring would hang without a word.
+
+    Args:
+        model: A built and compiled Keras model.
+        position: Where the training begins.
+    """
+
+    def __init__(self, model: Any, position: Position) -> None:
+        optimizers.build(model.optimizer, list(model.trainable_variables))
+        self._model = model
+        self.variables = [*model.weights, *_optimizer_variables(model.optimizer)]
+        self.position = position
+        self.committed: Commit | None = None
+        self.commit_seconds = 0.0
+
+    def commit(self) -> Commit:
+        """Keep a copy in the host's memory; the GPU's has no room for one."""
+        began = time.monotonic()
+        values = [np.asarray(variable.numpy()) for variable in self.variables]
+        self.committed = Commit(position=self.position, values=values)
+        self.commit_seconds = time.monotonic() - began
+        return self.committed
+
+    def restore(self) -> None:
+        """Go back to the last commit, and count what is lost."""
+        if self.committed is None:
+            return
+        lost = self.position.step - self.committed.position.step
+        repeated = self.position.repeated_steps + lost
+        self.load(self.committed.values, replace(self.committed.position, repeated_steps=repeated))
+
+    def load(self, values: Sequence[np.ndarray], position: Position) -> None:
+        """Take over a state."""
+        for variable, value in zip(self.variables, values, strict=True):
+            variable.assign(value)
+        self.position = position
+
+    def sync(self) -> None:
+        """
+        Take over the state of the rank that is furthest, which is rank 0 wherever it has not just come.
+
+        Raises:
+            FitOverError: If the others are in a later call of `fit`.
+        """
+        while True:
+            mine = self.position
+            rows = ring.gather([mine.fit, mine.step, self._digest()], name="places")
+            fits = rows[:, 0]
+            if mine.fit < fits.max():
+                raise FitOverError
+            # A rank that has come late goes through earlier calls first.
+            if fits.min() == fits.max():
+                break
+        if len(set(rows[:, 2])) > 1:
+            raise RuntimeError("the ranks' models or optimizers differ in their variables")
+        root = int(rows[:, 1].argmax())
+        self.position = Position.from_row(ring.gather(mine.to_row(), name="position")[root].tolist())
+        for variable, value in zip(
+            self.variables, ring.broadcast([_tensor(variable) for variable in self.variables], root=root), strict=True
+        ):
+            variable.assign(value)
+        optimizers.follow_size(self._model.optimizer)
+        self.commit()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """List names, shapes and types of the variables."""
+        return [
+            {
+                "name": str(getattr(variable, "path", variable.name)),
+                "shape": list(variable.shape),
+                "dtype": tf.as_dtype(variable.dtype).name,
+            }
+            for variable in self.variables
+        ]
+
+    def _digest(self) -> int:
+        # Not the names: Keras numbers them through, and a script may have made other models on one rank than on another.
+        facts = [(fact["shape"], fact["dtype"]) for fact in self.describe()]
+        return zlib.crc32(repr(facts).encode())
+
+
+def _tensor(variable: Any) -> Any:
+    return tf.convert_to_tensor(getattr(variable, "value", None) if _is_keras_3(variable) else variable)
+
+
+def _is_keras_3(variable: Any) -> bool:
+    return not isinstance(variable, tf.Variable) and not callable(getattr(variable, "value", None))
+
+
+def _optimizer_variables(optimizer: Any) -> list[Any]:
+    variables = optimizer.variables
+    listed = list(variables() if callable(variables) else variables)
+    # Keras 2 keeps these apart.
+    inner = optimizers.inner_of(optimizer)
+    candidates = [vars(inner).get("_learning_rate"), *_legacy_hyper(inner), *_loss_scale(optimizer)]
+    known = {id(variable) for variable in listed}
+    listed += [each for each in candidates if isinstance(each, tf.Variable) and id(each) not in known]
+    return listed
+
+
+def _legacy_hyper(optimizer: Any) -> list[Any]:
+    return list(vars(optimizer).get("_hyper", {}).values())
+
+
+def _loss_scale(optimizer: Any) -> list[Any]:
+    return list(getattr(vars(optimizer).get("_loss_scale"), "_weights", {}).values())

@@ -1,0 +1,237 @@
+"""
+An epoch's work, divided among the ranks.
+
+An epoch is what it is in the script for one GPU: every example once, or `steps_per_epoch` batches. The ring shares it,
+so that n ranks need an n-th of the steps. The work is counted in units that do not depend on the ring's size, examples
+or batches, and a ring of another size goes on in mid-epoch with what is left. All ranks take the same number of steps,
+at least one: what cannot be divided, fewer examples or batches than there are ranks, is left out of the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from horovod_node.training import ring
+from horovod_node.training.position import Position
+
+MakeDataset = Callable[[int, int], Any]
+"""Rank and the ring's size to the rank's own data of one epoch, a `tf.data.Dataset`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leg:
+    """
+    What one rank gives to Keras's `fit` at a time.
+
+    Args:
+        arguments: Data, and what says how to go through it.
+        epoch: The first epoch, from 0.
+        epochs: One more than the last.
+        steps: Steps of each of these epochs.
+        start: Units of the first epoch that were done before.
+        unit: Units that a step of the whole ring does.
+        examples: Examples in a step of one rank, if known.
+    """
+
+    arguments: Mapping[str, Any]
+    epoch: int
+    epochs: int
+    steps: int
+    start: int
+    unit: int
+    examples: int | None
+
+
+class Work(Protocol):
+    """The data of a training."""
+
+    def leg(self, position: Position, epochs: int) -> Leg:
+        """Give what this rank does next; all ranks ask at the same time."""
+
+    def steps(self) -> int:
+        """Tell how many steps a whole epoch takes now; all ranks ask at the same time."""
+
+    def example(self) -> Any:
+        """Give some of what the model takes, to build it with; asks no other rank."""
+
+
+class Arrays:
+    """
+    Examples in memory; shuffled alike on all ranks, so that an epoch has each of them once, on whatever ranks.
+
+    Args:
+        examples: By their names in `fit`: `x`, `y`, `sample_weight`; each an array, or lists or dicts of them.
+        batch_size: Examples in a step of one rank.
+        steps_per_epoch: Batches in an epoch. Default: all examples.
+        shuffle: Whether each epoch has an order of its own.
+    """
+
+    def __init__(
+        self, examples: Mapping[str, Any], *, batch_size: int, steps_per_epoch: int | None, shuffle: bool
+    ) -> None:
+        self._examples = {
+            name: tf.nest.map_structure(np.asarray, data) for name, data in examples.items() if data is not None
+        }
+        lengths = {len(array) for data in self._examples.values() for array in tf.nest.flatten(data)}
+        if len(lengths) != 1:
+            raise ValueError(f"the arrays must be equally long, got lengths {sorted(lengths)}")
+        (self._length,) = lengths
+        self._batch_size, self._shuffle = batch_size, shuffle
+        self._units = steps_per_epoch * batch_size if steps_per_epoch else self._length
+
+    def leg(self, position: Position, epochs: int) -> Leg:  # noqa: ARG002 - the signature is the protocol's
+        rows = self._rows(position.done)
+        order = np.arange(self._length)
+        if self._shuffle:
+            np.random.default_rng((position.order, position.epoch)).shuffle(order)
+        mine = order[(position.done + ring.rank() + ring.size() * np.arange(rows)) % self._length]
+        share = {
+            name: tf.nest.map_structure(lambda array: array[mine], data) for name, data in self._examples.items()
+        }
+        return Leg(
+            arguments={**share, "batch_size": self._batch_size, "shuffle": False},
+            epoch=position.epoch,
+            epochs=position.epoch + 1,
+            steps=-(-rows // self._batch_size),
+            start=position.done,
+            unit=self._batch_size * ring.size(),
+            examples=self._batch_size,
+        )
+
+    def steps(self) -> int:
+        return -(-self._rows(0) // self._batch_size)
+
+    def example(self) -> Any:
+        return tf.nest.map_structure(lambda array: array[:1], self._examples["x"])
+
+    def _rows(self, done: int) -> int:
+        return max(1, (self._units - done) // ring.size())
+
+
+class Batches:
+    """
+    A dataset of batches.
+
+    Args:
+        data:
+            A `tf.data.Dataset`, of which each rank takes every n-th batch; or a function that makes a rank's own, with
+            which no rank reads what is another's.
+        steps_per_epoch: Batches in an epoch. Default: all that the dataset has.
+    """
+
+    def __init__(self, data: Any, *, steps_per_epoch: int | None) -> None:
+        self._make: MakeDataset | None = data if callable(data) and not isinstance(data, tf.data.Dataset) else None
+        self._whole = None if self._make else data
+        self._steps_per_epoch = steps_per_epoch
+        self._made: tuple[tuple[int, int], Any] | None = None
+
+    def leg(self, position: Position, epochs: int) -> Leg:
+        steps, size = self._steps(position.done), ring.size()
+        endless = self._steps_per_epoch is not None
+        data = self._share(position.done, steps)
+        examples = _batch_size(data)
+        # A dataset that goes on from epoch to epoch must be gone through in one go, once no part of an epoch is left.
+        several = endless and not position.done
+        return Leg(
+            arguments={"x": data, **({"steps_per_epoch": steps} if endless else {})},
+            epoch=position.epoch,
+            epochs=epochs if several else position.epoch + 1,
+            steps=steps,
+            start=position.done,
+            unit=size,
+            examples=examples,
+        )
+
+    def steps(self) -> int:
+        return self._steps(0)
+
+    def example(self) -> Any:
+        batch = next(iter((self._mine() if self._make else self._whole).take(1)))
+        return batch[0] if isinstance(batch, tuple) else batch
+
+    def _steps(self, done: int) -> int:
+        return max(1, (self._units() - done) // ring.size())
+
+    def _units(self) -> int:
+        if self._steps_per_epoch is not None:
+            return self._steps_per_epoch
+        units = _cardinality(self._mine() if self._make else self._whole)
+        if self._make:
+            # The smallest share decides.
+            units = int(ring.gather([units], name="units").min()) * ring.size()
+        return units
+
+    def _share(self, done: int, steps: int) -> Any:
+        rank, size = ring.rank(), ring.size()
+        data = self._mine() if self._make else self._whole
+        if self._steps_per_epoch is not None:
+            data = data.repeat()
+            return data if self._make or size == 1 else data.shard(size, rank)
+        if self._make:
+            return data.skip(done // size).concatenate(data).take(steps)
+        # Where fewer batches are left than there are ranks, some begin again.
+        return data.skip(done).concatenate(data.repeat()).shard(size, rank).take(steps)
+
+    def _mine(self) -> Any:
+        assert self._make is not None
+        place = ring.rank(), ring.size()
+        if self._made is None or self._made[0] != place:
+            self._made = place, self._make(*place)
+        return self._made[1]
+
+
+def divide(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    *,
+    batch_size: int | None,
+    steps_per_epoch: int | None,
+    shuffle: bool,
+) -> Work:
+    """Take the data of Keras's `fit`, or a function of rank and size that makes it."""
+    if isinstance(x, tf.data.Dataset) or (callable(x) and not hasattr(x, "shape")):
+        if y is not None or sample_weight is not None:
+            raise ValueError("'y' and 'sample_weight' must be part of the dataset")
+        return Batches(x, steps_per_epoch=steps_per_epoch)
+    given = [data for data in tf.nest.flatten([x, y, sample_weight]) if data is not None]
+    kinds = {type(data).__name__ for data in given if not hasattr(data, "shape")}
+    if kinds:
+        raise TypeError(
+            "the data must be arrays, a tf.data.Dataset, or a function of rank and size that gives one; "
+            f"got {', '.join(sorted(kinds))}"
+        )
+    return Arrays(
+        {"x": x, "y": y, "sample_weight": sample_weight},
+        batch_size=batch_size or 32,
+        steps_per_epoch=steps_per_epoch,
+        shuffle=shuffle,
+    )
+
+
+def _cardinality(data: Any) -> int:
+    batches = int(data.cardinality().numpy())
+    if batches < 0:
+        # Ranks that go on until their data end would end at different steps, and then wait for each other for ever.
+        raise ValueError("'steps_per_epoch' must be given: how many batches the dataset has is not known, or endless")
+    if batches == 0:
+        raise ValueError("the dataset has no batch")
+    return batches
+
+
+def _batch_size(data: Any) -> int | None:
+    """Look for the size of batches in a dataset's making."""
+    shapes = tf.nest.flatten(tf.compat.v1.data.get_output_shapes(data))
+    if shapes and shapes[0].rank and shapes[0][0] is not None:
+        return int(shapes[0][0])
+    while data is not None:
+        size = getattr(data, "_batch_size", None)
+        if size is not None:
+            return int(size)
+        data = getattr(data, "_input_dataset", None)
+    return None
