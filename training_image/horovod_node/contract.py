@@ -133,6 +133,9 @@ SEEN_AT: Final = "seen_at"
 PLAN_JSON: Final = "plan_json"
 CHANNEL_JSON: Final = "channel_json"
 PROGRESS_JSON: Final = "progress_json"
+"""Of `PROGRESS`: a JSON object with the fields of `horovod_node.progress.Progress` of rank 0, `ranks` and `resets`."""
+PACE_JSON: Final = "pace_json"
+"""Of a node: a JSON list of `[rank, compute seconds, wait seconds]`, both of a step, for each of its ranks."""
 INTERRUPTION: Final = "interruption"
 """Of a node that EC2 will take away: one of `INTERRUPTIONS`."""
 INTERRUPTED_AT: Final = "interrupted_at"
@@ -497,7 +500,7 @@ ERROR_MODEL_MISSING: Final = "ModelMissing"
 #          with NODE = {"node", "address", "gpus", "instance_type", "zone", "market"}
 #   train  {"ranks", "steps", "ring": RING}
 #          with RING = {"elastic", "resets", "repeated_steps", "smallest", "largest", "interruptions", "slowest"}: the
-#          interruptions are a list of {"node", "kind", "at", "left_in_order"}, "slowest" is there where GPUs differ
+#          interruptions are a list of {"node", "kind", "at", "left_in_order"}, "slowest" is there when it is known
 #   save   {"key", "bytes", "files"}
 
 LEADER: Final = "leader"

@@ -44,6 +44,7 @@ class ElasticFollower:
         place = self._wait_for_leader()
         with closing(RingMember(self._work, place, fetched=fetched)) as member:
             while True:
+                self._membership.pace = member.pace()
                 self._membership.keep(state=member.state, step=member.step)
                 notice = self._membership.interruption
                 if notice is not None and notice.is_final:

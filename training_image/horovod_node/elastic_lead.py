@@ -19,6 +19,7 @@ from horovod_node.hub import Hub, Member
 from horovod_node.lead import LOOK_SECONDS, LOOK_SOON_SECONDS, Leader, ring_output
 from horovod_node.local_training import TURN_SECONDS
 from horovod_node.membership import refresh_seconds
+from horovod_node.pace import slowest_rank
 from horovod_node.ring_driver import RESET_LIMIT, RingDriver, RingRendezvous
 from horovod_node.ring_member import ChannelPlace, RingMember
 
@@ -100,6 +101,7 @@ class ElasticLeader(Leader):
             self._let_the_drained_go(driver)
             self._count_resets(driver)
             if self._member.training is not None:
+                self._tell(self._member.training, ranks=sum(driver.assigned().values()), resets=driver.resets)
                 self._stop_at_ceiling(self._member.training)
                 self._hand_over(self._member.training, [self._work.node.id])
             time.sleep(TURN_SECONDS)
@@ -205,6 +207,11 @@ class ElasticLeader(Leader):
         quiet = self._silence.seconds(departure.node, now=self._looked_at)
         return quiet > _MISSED_REFRESHES * refresh_seconds(self._work.run.settings)
 
+    def _repeated(self) -> dict[str, int]:
+        """Give the steps that were lost and done again, which a script tells that trains with `training.fit`."""
+        told = self._progress
+        return {"repeated_steps": told.repeated_steps} if told is not None and told.committed_step is not None else {}
+
     def _end_driver(self) -> None:
         if self._driver is not None and not self._driver.finished():
             self._driver.stop()
@@ -222,4 +229,6 @@ class ElasticLeader(Leader):
                 {"node": node, "kind": kind, "at": int(at), "left_in_order": node in left}
                 for node, kind, at in self._hub.interruptions
             ],
+            **self._repeated(),
+            **slowest_rank([node for node in self._nodes if node.address in driver.assigned()]),
         }

@@ -83,6 +83,7 @@ class Follower:
                     if failure.origin == "stall":
                         self._stand_still_with(failure)
                     raise NodeFailedError(failure)
+                self._membership.pace = training.pace()
                 self._membership.keep(state=contract.NODE_TRAINING, step=training.step)
                 self._check_leader()
                 time.sleep(TURN_SECONDS)

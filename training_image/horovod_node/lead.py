@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 from horovod_node import contract
@@ -19,6 +21,7 @@ from horovod_node.hand_over import hand_over, restarts_left
 from horovod_node.ledger import NodeItem
 from horovod_node.local_training import LocalTraining
 from horovod_node.membership import Membership
+from horovod_node.progress import Progress
 from horovod_node.save import save_model
 from horovod_node.silence import Silence
 from horovod_node.task import Task
@@ -28,6 +31,8 @@ LOOK_SOON_SECONDS = 0.2
 """Between two looks at the nodes while the ring forms or ends."""
 LOOK_SECONDS = 2.0
 """The same while it trains."""
+TELL_SECONDS = 2.0
+"""Between two writes of how far the training is: as often as people look."""
 LOOK_FOR_CEILING_SECONDS = 5.0
 """Between two looks for the run's prices, which the state machine finds out while the ring already trains."""
 
@@ -51,6 +56,8 @@ class Leader(ABC):
         self._looked_at = time.monotonic()
         self._ceiling: CostCeiling | None = None
         self._look_for_ceiling = Every(LOOK_FOR_CEILING_SECONDS)
+        self._progress: Progress | None = None
+        self._tell_progress = Every(TELL_SECONDS)
 
     def lead(self, fetched: Future[None]) -> NoReturn:
         """
@@ -108,6 +115,24 @@ class Leader(ABC):
 
     def _next_task(self, name: contract.Task) -> Task:
         return Task(self._work, self._membership, name=name)
+
+    def _tell(self, training: LocalTraining, *, ranks: int, resets: int = 0) -> None:
+        """
+        Tell people how far the training is, and the ledger what a step costs each of this node's ranks.
+
+        Args:
+            training: The leader's ranks, rank 0 among them.
+            ranks: Of the whole ring.
+            resets: How often it was formed anew.
+        """
+        self._membership.pace = training.pace()
+        if not self._tell_progress.due():
+            return
+        self._progress = training.progress().get(0) or self._progress
+        if self._progress is not None:
+            facts = {**asdict(self._progress), "ranks": ranks, "resets": resets}
+            with suppress(LedgerUnreachableError):
+                self._ledger.put_progress(self._work.lease, json.dumps(facts), remove_at=self._work.run.remove_at)
 
     def _stop_at_ceiling(self, training: LocalTraining) -> None:
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -80,6 +80,10 @@ class Run:
     remove_at: int
 
 
+Pace = tuple[int, float, float]
+"""What a step costs a rank: its number, the seconds that it computes, the seconds that it waits for the others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NodeItem:
     """
@@ -97,6 +101,7 @@ class NodeItem:
         seen_at: Its last sign of life, epoch seconds by its own clock.
         interruption: One of the contract's `INTERRUPTIONS`, of which it had notice; empty if it had none.
         interrupted_at: When it had notice, epoch seconds by its own clock; 0 if it had none.
+        pace: What a step costs each of its ranks, as far as is known.
     """
 
     id: str
@@ -110,6 +115,7 @@ class NodeItem:
     seen_at: int
     interruption: str = ""
     interrupted_at: int = 0
+    pace: tuple[Pace, ...] = ()
 
 
 class Ledger:
@@ -205,6 +211,7 @@ class Ledger:
         step: int,
         remove_at: int,
         interruption: Interruption | None = None,
+        pace: Sequence[Pace] = (),
     ) -> None:
         """Write the node's item, or refresh it; without an *interruption* what it says of one stays as it is."""
         now = {"N": str(int(time.time()))}
@@ -223,6 +230,8 @@ class Ledger:
         if interruption is not None:
             values[contract.INTERRUPTION] = {"S": interruption.kind}
             values[contract.INTERRUPTED_AT] = {"N": str(int(interruption.at))}
+        if pace:
+            values[contract.PACE_JSON] = {"S": json.dumps(pace)}
         assignments = [f"#{name} = :{name}" for name in values]
         assignments.append(f"#{contract.JOINED_AT} = if_not_exists(#{contract.JOINED_AT}, :{contract.SEEN_AT})")
         self._ask(
@@ -398,6 +407,9 @@ def _node_item(item: Mapping[str, Any]) -> NodeItem:
         seen_at=int(item[contract.SEEN_AT]["N"]),
         interruption=_text(item, contract.INTERRUPTION) or "",
         interrupted_at=_whole(item, contract.INTERRUPTED_AT),
+        pace=tuple(
+            (rank, compute, wait) for rank, compute, wait in json.loads(_text(item, contract.PACE_JSON) or "[]")
+        ),
     )
 
 

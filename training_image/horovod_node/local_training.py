@@ -10,6 +10,7 @@ from types import TracebackType
 
 from horovod_node import contract
 from horovod_node.failure import Failure, Origin, cause_text
+from horovod_node.ledger import Pace
 from horovod_node.progress import Progress
 from horovod_node.rank_assignment import RankAssignment
 from horovod_node.rank_control import IN_RING, RankLine
@@ -72,6 +73,14 @@ class LocalTraining:
     def progress(self) -> dict[int, Progress]:
         """Tell how far each rank is, by its place or number."""
         return self._ranks.progress()
+
+    def pace(self) -> tuple[Pace, ...]:
+        """Give what a step costs each rank of this node, as far as is known: its number, computing, waiting."""
+        return tuple(
+            (self._ranks.number(rank), progress.compute_seconds_per_step, progress.wait_seconds_per_step)
+            for rank, progress in self._ranks.progress().items()
+            if progress.compute_seconds_per_step is not None and progress.wait_seconds_per_step is not None
+        )
 
     @property
     def done(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import NoReturn
 
 from horovod_node import contract
@@ -11,6 +12,7 @@ from horovod_node.errors import LedgerUnreachableError, ReleasedError
 from horovod_node.every import Every
 from horovod_node.interruption import Interruption, InterruptionWatch
 from horovod_node.lease_renewal import LeaseRenewal, renewal_seconds
+from horovod_node.ledger import Pace
 from horovod_node.work import Work
 
 _log = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ class Membership:
         self._interruption: Interruption | None = None
         self._state = contract.NODE_JOINED
         self._step = 0
+        self.pace: Sequence[Pace] = ()
+        """What a step costs each rank of this node; written with the next refresh."""
         self._heard_at = time.monotonic()
 
     @property
@@ -114,6 +118,7 @@ class Membership:
             step=self._step,
             remove_at=self._work.run.remove_at,
             interruption=self._interruption,
+            pace=self.pace,
         )
 
     def _check_lease(self) -> None:

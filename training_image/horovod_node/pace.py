@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from horovod_node.ledger import NodeItem
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankPace:
@@ -17,7 +19,6 @@ class RankPace:
         rank: Its number.
         node: The node that runs it.
         instance_type: The node's.
-        gpu: Model of its GPU; empty where there is none.
         compute_seconds_per_step: Until its own gradients are there.
         wait_seconds_per_step: From then until those of all ranks are averaged.
     """
@@ -25,7 +26,6 @@ class RankPace:
     rank: int
     node: str
     instance_type: str
-    gpu: str
     compute_seconds_per_step: float
     wait_seconds_per_step: float
 
@@ -35,11 +35,11 @@ def slowest(paces: Sequence[RankPace]) -> dict[str, Any] | None:
     Find the rank that the others wait for; `None` when fewer than two ranks are known.
 
     Returns:
-        `rank`, `node`, `instance_type` and `gpu` of the rank that computes longest; its `seconds_per_step`; the
+        `rank`, `node` and `instance_type` of the rank that computes longest; its `seconds_per_step`; the
         `median_seconds_per_step` of all ranks; and `cost`: the part of the ring's time, over all its ranks, in which
         those that are ready wait for it. The averaging itself is no part of the cost: the slowest rank needs it too.
     """
-    if len(paces) < 2:  # noqa: PLR2004 - a ring of one waits for nobody
+    if len(paces) < 2:
         return None
     last = max(paces, key=lambda pace: (pace.compute_seconds_per_step, -pace.rank))
     waited = sum(last.compute_seconds_per_step - pace.compute_seconds_per_step for pace in paces)
@@ -48,8 +48,25 @@ def slowest(paces: Sequence[RankPace]) -> dict[str, Any] | None:
         "rank": last.rank,
         "node": last.node,
         "instance_type": last.instance_type,
-        "gpu": last.gpu,
         "seconds_per_step": last.compute_seconds_per_step,
         "median_seconds_per_step": statistics.median(pace.compute_seconds_per_step for pace in paces),
         "cost": waited / ring_time if ring_time > 0 else 0.0,
     }
+
+
+def slowest_rank(nodes: Sequence[NodeItem]) -> dict[str, Any]:
+    """Give the part of a receipt that names the slowest rank on *nodes*; nothing when it is not known."""
+    found = slowest(
+        [
+            RankPace(
+                rank=rank,
+                node=node.id,
+                instance_type=node.instance_type,
+                compute_seconds_per_step=compute,
+                wait_seconds_per_step=wait,
+            )
+            for node in nodes
+            for rank, compute, wait in node.pace
+        ]
+    )
+    return {} if found is None else {"slowest": found}

@@ -153,6 +153,9 @@ class _Rank:
         self.line = line
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._ended_at: float | None = None
+        # What an earlier process of the same place on this node left is none of this one's.
+        for stale in (job.progress, job.failure):
+            stale.unlink(missing_ok=True)
         job.stack.touch()
         # -P: the script's folder must not be able to stand in for a module that the rank itself needs.
         self.process = subprocess.Popen(

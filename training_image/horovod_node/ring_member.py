@@ -16,6 +16,7 @@ from horovod_node.background import in_background
 from horovod_node.channel import BEAT_SECONDS, Channel, ChannelClosedError, Message, connect
 from horovod_node.errors import LeaderLostError
 from horovod_node.failure import Failure, NodeFailedError
+from horovod_node.ledger import Pace
 from horovod_node.local_training import LocalTraining
 from horovod_node.rank_assignment import ranks_in_standby
 from horovod_node.rank_control import IN_RING, STANDBY
@@ -98,6 +99,10 @@ class RingMember:
     def step(self) -> int:
         """Steps of this node's slowest rank."""
         return self.training.step if self.training is not None else 0
+
+    def pace(self) -> tuple[Pace, ...]:
+        """Give what a step costs each rank of this node, as far as is known."""
+        return self.training.pace() if self.training is not None else ()
 
     def turn(self) -> None:
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from typing import Any
@@ -16,6 +16,7 @@ from horovod_node.failure import Failure
 from horovod_node.lead import LOOK_SECONDS, LOOK_SOON_SECONDS, Leader, ring_output
 from horovod_node.ledger import NodeItem
 from horovod_node.local_training import TURN_SECONDS, LocalTraining
+from horovod_node.pace import slowest_rank
 from horovod_node.rank_assignment import ranks_of_plan
 from horovod_node.rendezvous import Rendezvous
 from horovod_node.ring import RingPlan, plan_ring
@@ -71,6 +72,7 @@ class StaticLeader(Leader):
             failure = training.failure()
             if failure is not None:
                 raise self._explain(failure)
+            self._tell(training, ranks=plan.size)
             self._membership.keep(state=contract.NODE_TRAINING, step=training.step)
             self._task.heartbeat()
             self._stop_at_ceiling(training)
@@ -82,8 +84,25 @@ class StaticLeader(Leader):
                 if any(node.state == contract.NODE_FAILED or self._is_lost(node) for node in others):
                     raise self._explain()
                 if training.done and all(node.state == contract.NODE_DONE for node in others):
-                    return {contract.RANKS: plan.size, contract.STEPS: training.step}
+                    return {
+                        contract.RANKS: plan.size,
+                        contract.STEPS: training.step,
+                        contract.RING: self._describe([host.node for host in plan.hosts]),
+                    }
             time.sleep(TURN_SECONDS)
+
+    def _describe(self, members: Sequence[str]) -> dict[str, Any]:
+        """Describe the ring for the receipt."""
+        nodes = [node for node in self._nodes if node.id in members]
+        return {
+            "elastic": False,
+            "interruptions": [
+                {"node": node.id, "kind": node.interruption, "at": node.interrupted_at, "left_in_order": False}
+                for node in nodes
+                if node.interruption
+            ],
+            **slowest_rank(nodes),
+        }
 
     def _explain(self, own: Failure | None = None) -> RunError:
         def keep_waiting() -> None:
