@@ -39,6 +39,9 @@ START: Final = "start"
 HOSTS: Final = "hosts"
 SEVER: Final = "sever"
 
+_FORMING_TRIES: Final = 5
+"""A ring may lose another node while it is formed, and the next one, too; so many times in a row it is no accident."""
+
 
 class RankLine:
     """The agent's end: the line to one rank."""
@@ -111,8 +114,9 @@ class AgentLine:
         self._lock = threading.Lock()
         self._environment: dict[str, str] | None = None
         self._started = threading.Event()
-        self._in_ring = False
         self._ring_sockets: set[int] = set()
+        self._others: set[int] | None = None
+        """While a ring is formed: the sockets that are none of its."""
         self._elastic: ModuleType | None = None
         self._thread = threading.Thread(target=self._listen, name="control", daemon=True)
 
@@ -140,12 +144,18 @@ class AgentLine:
                 self._tell({STANDBY: True})
                 self._started.wait()
                 os.environ.update(self._environment or {})
-            self._in_ring = False
             self._tell({FORMING: True})
-            before = open_sockets()
-            init(instance, *args, **kwargs)
-            self._ring_sockets = open_sockets() - before
-            self._in_ring = True
+            for tries_left in reversed(range(_FORMING_TRIES)):
+                self._others = open_sockets()
+                try:
+                    init(instance, *args, **kwargs)
+                    break
+                except ValueError:
+                    # Lost while it was formed. What this rank has learned is still here: it is worth another try.
+                    instance.shutdown()
+                    if not tries_left:
+                        raise
+            self._ring_sockets, self._others = open_sockets() - self._others, None
             self._tell({IN_RING: [instance.rank(), instance.size()]})
 
         basics.init = init_when_told
@@ -167,8 +177,9 @@ class AgentLine:
             timestamp, result = message[HOSTS]
             update = self._elastic.HostUpdateResult(result)
             self._elastic.notification_manager.handle_hosts_updated(timestamp, update)
-        elif SEVER in message and self._in_ring:
-            sever(self._ring_sockets, message[SEVER])
+        elif SEVER in message:
+            others = self._others
+            sever(self._ring_sockets if others is None else open_sockets() - others, message[SEVER])
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         with self._lock, contextlib.suppress(OSError):
