@@ -41,6 +41,9 @@ class HorovodTraining(Construct):
         data_buckets: More buckets that runs may read data from. Default: only the storage's data bucket.
         ledger: Default: a new one.
         max_runtime: Longest training of a run, and its default. Default: 24 hours.
+        max_restarts:
+            How often a run that loses its leader, or a node that its ring cannot do without, starts again from its
+            newest checkpoint, unless its request says otherwise; 0 to 100. Default: 3.
         max_cost_usd:
             Ceiling of what the instances of a run may cost, and its default. A run whose prices are unknown goes on
             under its time limit and says so. Default: no ceiling but the one that a request asks for.
@@ -85,6 +88,7 @@ class HorovodTraining(Construct):
         data_buckets: Sequence[s3.IBucket] = (),
         ledger: Ledger | None = None,
         max_runtime: Duration | None = None,
+        max_restarts: int = 3,
         max_cost_usd: float | None = None,
         on_demand_prices: Mapping[str, float] | None = None,
         queue_timeout: Duration | None = None,
@@ -105,6 +109,8 @@ class HorovodTraining(Construct):
         for name, usd in {"max_cost_usd": max_cost_usd, **prices}.items():
             if usd is not None and not 0 < usd < math.inf:
                 raise ValueError(f"'{name}' must be more than 0 USD, got {usd}")
+        if not 0 <= max_restarts <= contract.MOST_RESTARTS:
+            raise ValueError(f"'max_restarts' must be from 0 to {contract.MOST_RESTARTS}, got {max_restarts}")
         if keep_checkpoints < 1:
             raise ValueError(f"'keep_checkpoints' must be at least 1, got {keep_checkpoints}")
         super().__init__(scope, id)
@@ -152,6 +158,7 @@ class HorovodTraining(Construct):
                     queue=self.queue,
                     limits=self.limits,
                     max_cost_usd=max_cost_usd,
+                    max_restarts=max_restarts,
                     keep_checkpoints=keep_checkpoints,
                     on_demand_prices=prices,
                 )

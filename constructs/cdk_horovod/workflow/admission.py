@@ -29,6 +29,7 @@ def check_the_request(
     engine: EngineConfig,
     limits: RunLimits,
     max_cost_usd: float | None,
+    max_restarts: int,
     refused: sfn.IChainable,
     then: sfn.IChainable,
 ) -> sfn.IChainable:
@@ -69,7 +70,9 @@ def check_the_request(
         scope,
         "Complete the request",
         assign={
-            "request": jsonata(defaults_expression(max_runtime_seconds=longest, max_cost_usd=max_cost_usd)),
+            "request": jsonata(
+                defaults_expression(max_runtime_seconds=longest, max_restarts=max_restarts, max_cost_usd=max_cost_usd)
+            ),
             "fleets": jsonata(
                 "[$filter($fleets, function($fleet) { $states.input.gpus <= $fleet.max_gpus "
                 "and $states.input.gpus % $fleet.gpu_step = 0 })]"

@@ -39,6 +39,7 @@ def run_definition(
     queue: str,
     limits: RunLimits,
     max_cost_usd: float | None,
+    max_restarts: int,
     keep_checkpoints: int,
     on_demand_prices: Mapping[str, float],
 ) -> sfn.IChainable:
@@ -110,7 +111,15 @@ def run_definition(
     record.next(
         _queue(scope, engine=engine, ledger=ledger, queue=queue, limits=limits, then=emptying.confirm, refused=receipt)
     )
-    return check_the_request(scope, engine=engine, limits=limits, max_cost_usd=max_cost_usd, refused=receipt, then=data)
+    return check_the_request(
+        scope,
+        engine=engine,
+        limits=limits,
+        max_cost_usd=max_cost_usd,
+        max_restarts=max_restarts,
+        refused=receipt,
+        then=data,
+    )
 
 
 def _queue(
