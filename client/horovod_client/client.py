@@ -166,7 +166,7 @@ class TrainingClient:
                 Default: the limit of the training, if it has one.
             max_restarts:
                 A run that loses its leader, or a node that its ring cannot do without, starts again from its newest
-                checkpoint at most this often; 0 to 100.
+                checkpoint at most this often; 0 to 20.
                 Default: that of the training.
             resume_from:
                 Name of a run whose newest checkpoint this one begins with.

@@ -23,6 +23,7 @@ from cdk_horovod.reaper import Reaper
 from cdk_horovod.storage import ITrainingStorage
 from cdk_horovod.workflow.definition import run_definition
 from cdk_horovod.workflow.limits import RunLimits
+from cdk_horovod.workflow.search import longest_forming
 from horovod_node import contract
 
 
@@ -43,7 +44,7 @@ class HorovodTraining(Construct):
         max_runtime: Longest training of a run, and its default. Default: 24 hours.
         max_restarts:
             How often a run that loses its leader, or a node that its ring cannot do without, starts again from its
-            newest checkpoint, unless its request says otherwise; 0 to 100. Default: 3.
+            newest checkpoint, unless its request says otherwise; 0 to 20. Default: 3.
         max_cost_usd:
             Ceiling of what the instances of a run may cost, and its default. A run whose prices are unknown goes on
             under its time limit and says so. Default: no ceiling but the one that a request asks for.
@@ -52,7 +53,9 @@ class HorovodTraining(Construct):
             eu-central-1 and ap-south-1 only. Spot prices are always looked up.
         queue_timeout: Longest wait for a fleet. Default: 24 hours.
         launch_timeout: The first node must be there this long after the start. Default: 15 minutes.
-        start_timeout: The whole ring must be ready this long after the start. Default: 30 minutes.
+        start_timeout:
+            The whole ring must be ready this long after the start of nodes, or after an attempt's own time limit (see
+            `CapacityPlan`). Default: 30 minutes.
         save_timeout: Longest packing and upload of the model. Default: 1 hour.
         heartbeat: A silent leader is given up after this time. Default: 60 seconds.
         first_step_timeout:
@@ -163,7 +166,7 @@ class HorovodTraining(Construct):
                     on_demand_prices=prices,
                 )
             ),
-            timeout=self.limits.execution_timeout,
+            timeout=self.limits.execution_timeout(forming=longest_forming(self.engine.fleets, limits=self.limits)),
             tracing_enabled=True,
             logs=sfn.LogOptions(
                 destination=self.workflow_log_group,
@@ -280,6 +283,8 @@ class HorovodTraining(Construct):
         for machine in (self.state_machine, self.clean_up.state_machine, self.reaper.state_machine):
             self._storage.grant_write_receipts(machine)
         self._storage.grant_read_models(self.state_machine)
+        for statement in self.engine.statements:
+            self.state_machine.add_to_role_policy(statement)
         permit_workflow(self.state_machine)
 
     def _permit_the_nodes(self, fleet: FleetConfig, readable: Sequence[s3.IBucket]) -> None:

@@ -161,7 +161,7 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
         ({"max_runtime": timedelta(seconds=1.5)}, "'max_runtime_seconds' must be a whole number, got 1.5"),
         ({"max_runtime": timedelta(days=2)}, "'max_runtime_seconds' must be at most 86400, got 172800"),
         ({"min_gpus": 8}, "'min_gpus' must be at most 'gpus', which is 4, got 8"),
-        ({"max_restarts": 101}, "'max_restarts' must be at most 100, got 101"),
+        ({"max_restarts": 21}, "'max_restarts' must be at most 20, got 21"),
         ({"resume_from": "no run"}, "'resume_from' must be a run's name, got no run"),
         ({"max_cost_usd": 0}, "'max_cost_usd' must be more than 0, got 0"),
         ({"max_cost_usd": 500.5}, "'max_cost_usd' must be at most 500, got 500.5"),

@@ -38,7 +38,7 @@ GOOD: list[dict[str, Any]] = [
     {**VALID, "max_cost_usd": 0.01, "max_runtime_seconds": 1},
     {**VALID, "min_gpus": 8},
     {**VALID, "min_gpus": 1, "max_restarts": 0, "resume_from": "train-20260301-120000-abcdef"},
-    {**VALID, "max_restarts": 100},
+    {**VALID, "max_restarts": 20},
 ]
 BAD: list[Any] = [
     {},
@@ -81,7 +81,7 @@ BAD: list[Any] = [
     {**VALID, "min_gpus": 4.5},
     {**VALID, "gpus": 64, "min_gpus": 65.0},
     {**VALID, "max_restarts": -1},
-    {**VALID, "max_restarts": 101},
+    {**VALID, "max_restarts": 21},
     {**VALID, "resume_from": ""},
     {**VALID, "resume_from": "../other"},
     {**VALID, "resume_from": "x" * 81},
@@ -178,7 +178,7 @@ close_to_valid = st.fixed_dictionaries(
     {"source": st.just("s3://bucket/key"), "entry_point": st.just("train.py"), "gpus": st.integers(-1, 40)},
     optional={
         "min_gpus": st.integers(-1, 40),
-        "max_restarts": st.integers(-1, 110) | st.floats(0, 3).map(lambda number: round(number, 1)),
+        "max_restarts": st.integers(-1, 25) | st.floats(0, 3).map(lambda number: round(number, 1)),
         "resume_from": st.text("aB3_-/ \n", max_size=5),
         "max_runtime_seconds": st.integers(0, 4000) | st.floats(0, 4000).map(lambda number: round(number, 1)),
         "max_cost_usd": st.decimals(-1, 300, places=2).map(float) | st.integers(-1, 300),

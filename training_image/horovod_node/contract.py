@@ -142,6 +142,11 @@ CAPACITY_JSON: Final = "capacity_json"
 Of a run that looks for capacity: a JSON object with `number` and `of` (the attempt of the capacity plan, from 1),
 `attempt` (its words for people), `since` (epoch seconds) and `refusal` (the provider's own words, '' so far).
 """
+RESTARTS_JSON: Final = "restarts_json"
+"""
+Of a run: a JSON list of the attempts that were lost, each an object with `attempt`, `error`, `cause` and `at` (ISO
+8601).
+"""
 FAILURE_JSON: Final = "failure_json"
 FAILED_AT: Final = "failed_at"
 
@@ -313,7 +318,7 @@ RESUME_FROM: Final = "resume_from"
 MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
 MAX_COST_USD: Final = "max_cost_usd"
 
-MOST_RESTARTS: Final = 100
+MOST_RESTARTS: Final = 20
 """A run that is lost more often than this will not end well."""
 
 REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (

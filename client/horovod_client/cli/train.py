@@ -36,7 +36,7 @@ from horovod_client.run import SUCCEEDED, Run
 @click.option(
     "--max-cost-usd", type=float, metavar="USD", help="Stop when the run's instances have cost this much, as in 12.5."
 )
-@click.option("--max-restarts", type=int, help="Start again from the newest checkpoint at most this often, 0 to 100.")
+@click.option("--max-restarts", type=int, help="Start again from the newest checkpoint at most this often, 0 to 20.")
 @click.option("--resume-from", metavar="RUN", help="Begin with the newest checkpoint of another run.")
 @click.option("--source-dir", metavar="FOLDER", help="Folder to package; SCRIPT is then a path inside of it.")
 @click.option("--name", help="Name of the run. Default: the script's, the time and some letters.")
