@@ -247,7 +247,7 @@ def _attempts_of(step: CapacityAttempt, place: FleetPlace) -> Iterator[PlannedAt
     elif step.zones is not None or len(place.zones) == 1:
         groups = [zones]
     else:
-        _refuse_several(place, len(zones) or None)
+        _refuse_several(place, None)
         yield base
         return
     for group in groups:
