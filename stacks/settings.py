@@ -25,6 +25,9 @@ class Settings:
         network: How nodes reach AWS: `isolated`, `private-with-nat` or `public` (see `NetworkMode`).
         image: Folder with the Dockerfile, or the address of an image in ECR.
         max_runtime_minutes: Longest training.
+        max_restarts: How often a run that loses its leader, or a node that its ring needs, starts again.
+        spot_seconds: How long Spot is tried in all zones together.
+        spot_zone_seconds: How long it is then tried in each zone, before On-Demand is.
         heartbeat_seconds: A silent leader is given up after this long.
         launch_seconds: The first node must be there this long after the start.
         start_seconds: The whole ring must be ready this long after the start.
@@ -46,6 +49,9 @@ class Settings:
     network: NetworkMode = NetworkMode.ISOLATED
     image: str = "training_image"
     max_runtime_minutes: int = 24 * 60
+    max_restarts: int = 3
+    spot_seconds: int = 10 * 60
+    spot_zone_seconds: int = 5 * 60
     heartbeat_seconds: int = 60
     launch_seconds: int = 15 * 60
     start_seconds: int = 30 * 60

@@ -8,6 +8,7 @@ from aws_cdk import Duration, Stack
 from constructs import Construct
 
 from cdk_horovod import (
+    CapacityPlan,
     Engine,
     GpuFleet,
     HorovodTraining,
@@ -41,6 +42,10 @@ class TrainingStack(Stack):
             instance_types=settings.instance_types,
             max_gpus=settings.max_gpus,
             on_demand_base_gpus=settings.on_demand_base_gpus,
+            capacity_plan=CapacityPlan.spot_first(
+                any_zone=Duration.seconds(settings.spot_seconds),
+                each_zone=Duration.seconds(settings.spot_zone_seconds),
+            ),
         )
         self.training = HorovodTraining(
             self,
@@ -49,6 +54,7 @@ class TrainingStack(Stack):
             image=_image(settings.image),
             engine=Engine.ec2(fleet),
             max_runtime=Duration.minutes(settings.max_runtime_minutes),
+            max_restarts=settings.max_restarts,
             heartbeat=Duration.seconds(settings.heartbeat_seconds),
             launch_timeout=Duration.seconds(settings.launch_seconds),
             start_timeout=Duration.seconds(settings.start_seconds),

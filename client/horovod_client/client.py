@@ -93,10 +93,13 @@ class TrainingClient:
         entry_point: str | PathLike[str],
         *,
         gpus: int,
+        min_gpus: int | None = None,
         data: Mapping[str, str] | str | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         max_runtime: timedelta | None = None,
         max_cost_usd: float | None = None,
+        max_restarts: int | None = None,
+        resume_from: str | None = None,
         source_dir: str | PathLike[str] | None = None,
         name: str | None = None,
         dry_run: Literal[False] = False,
@@ -108,10 +111,13 @@ class TrainingClient:
         entry_point: str | PathLike[str],
         *,
         gpus: int,
+        min_gpus: int | None = None,
         data: Mapping[str, str] | str | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         max_runtime: timedelta | None = None,
         max_cost_usd: float | None = None,
+        max_restarts: int | None = None,
+        resume_from: str | None = None,
         source_dir: str | PathLike[str] | None = None,
         name: str | None = None,
         dry_run: Literal[True],
@@ -122,10 +128,13 @@ class TrainingClient:
         entry_point: str | PathLike[str],
         *,
         gpus: int,
+        min_gpus: int | None = None,
         data: Mapping[str, str] | str | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         max_runtime: timedelta | None = None,
         max_cost_usd: float | None = None,
+        max_restarts: int | None = None,
+        resume_from: str | None = None,
         source_dir: str | PathLike[str] | None = None,
         name: str | None = None,
         dry_run: bool = False,
@@ -138,6 +147,10 @@ class TrainingClient:
         Args:
             entry_point: The training script; with *source_dir*, its path inside that folder.
             gpus: GPUs of the ring, one rank on each.
+            min_gpus:
+                The ring may begin with, and shrink to, this many GPUs, and grows when more come. The script must be
+                elastic. Rounded up to whole nodes.
+                Default: *gpus*, a ring that needs all of its nodes.
             data:
                 `s3://bucket/folder` or `s3://bucket/object` of each channel, which the script finds as
                 SM_CHANNEL_<NAME>; one address alone is the channel `training`.
@@ -151,6 +164,13 @@ class TrainingClient:
             max_cost_usd:
                 The run is stopped, and its checkpoints are kept, when its instances have cost this many US dollars.
                 Default: the limit of the training, if it has one.
+            max_restarts:
+                A run that loses its leader, or a node that its ring cannot do without, starts again from its newest
+                checkpoint at most this often; 0 to 20.
+                Default: that of the training.
+            resume_from:
+                Name of a run whose newest checkpoint this one begins with.
+                Default: it begins with its own, which is none at first.
             source_dir:
                 Folder to package with the script, without what its `.gitignore` names.
                 Default: the script alone.
@@ -169,10 +189,13 @@ class TrainingClient:
             source=f"s3://{self.connection.data_bucket}/{contract.source_key(package.digest)}",
             entry_point=package.entry_point,
             gpus=gpus,
+            min_gpus=min_gpus,
             data=data,
             hyperparameters=hyperparameters,
             max_runtime=max_runtime,
             max_cost_usd=max_cost_usd,
+            max_restarts=max_restarts,
+            resume_from=resume_from,
         )
         execution: StartExecutionInputTypeDef = {
             "stateMachineArn": self.connection.state_machine,

@@ -23,10 +23,13 @@ def build_request(
     source: str,
     entry_point: str,
     gpus: int,
+    min_gpus: int | None = None,
     data: Mapping[str, str] | str | None = None,
     hyperparameters: Mapping[str, Any] | None = None,
     max_runtime: timedelta | None = None,
     max_cost_usd: float | None = None,
+    max_restarts: int | None = None,
+    resume_from: str | None = None,
 ) -> dict[str, Any]:
     """
     Put a request together; fields that were not given are left out.
@@ -35,10 +38,13 @@ def build_request(
         source: S3 address of the packaged code.
         entry_point: Path of the training script inside the package.
         gpus: GPUs of the ring.
+        min_gpus: GPUs that it can do with.
         data: S3 prefix of each channel, or one prefix for the channel `DEFAULT_CHANNEL`.
         hyperparameters: Values of the script's options.
         max_runtime: Longest time of training.
         max_cost_usd: Most that the run's instances may cost.
+        max_restarts: How often it may start again.
+        resume_from: Name of the run whose checkpoint it begins with.
     """
     request: dict[str, Any] = {contract.SOURCE: source, contract.ENTRY_POINT: entry_point, contract.GPUS: gpus}
     if data is not None:
@@ -48,8 +54,13 @@ def build_request(
     if max_runtime is not None:
         seconds = max_runtime.total_seconds()
         request[contract.MAX_RUNTIME_SECONDS] = int(seconds) if seconds.is_integer() else seconds
-    if max_cost_usd is not None:
-        request[contract.MAX_COST_USD] = max_cost_usd
+    plain = {
+        contract.MIN_GPUS: min_gpus,
+        contract.MAX_COST_USD: max_cost_usd,
+        contract.MAX_RESTARTS: max_restarts,
+        contract.RESUME_FROM: resume_from,
+    }
+    request |= {name: value for name, value in plain.items() if value is not None}
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in request.items()}
 
 

@@ -1,5 +1,6 @@
 """AWS CDK constructs that start, train and terminate a Horovod cluster on your own GPU fleet."""
 
+from cdk_horovod.capacity_plan import CapacityAttempt, CapacityPlan
 from cdk_horovod.engines import Engine, EngineConfig, EngineTarget, IEngine
 from cdk_horovod.fleet import GpuFleet
 from cdk_horovod.image import TrainingImage, TrainingImageConfig
@@ -10,6 +11,8 @@ from cdk_horovod.storage import ITrainingStorage, TrainingStorage
 from cdk_horovod.training import HorovodTraining
 
 __all__ = [
+    "CapacityAttempt",
+    "CapacityPlan",
     "Engine",
     "EngineConfig",
     "EngineTarget",

@@ -43,7 +43,8 @@ def permit_workflow(machine: sfn.StateMachine, *, reads: Sequence[sfn.StateMachi
     acknowledge(
         machine.role,
         rule="IAM5[Resource::*]",
-        reason="Describe actions, the Price List, PutMetricData, X-Ray and log delivery know no resources.",
+        reason="Describe actions, the Price List, PutMetricData, X-Ray and log delivery know no resources; what the "
+        "workflow may launch is bound to its fleets' launch templates by a condition.",
     )
     for read in reads:
         accept_executions(machine.role, read)

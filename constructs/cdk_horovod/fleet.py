@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Final, cast
 
 from aws_cdk import Annotations, Names, Size, Stack
@@ -13,7 +12,9 @@ from constructs import Construct
 
 from cdk_horovod.acknowledgements import acknowledge
 from cdk_horovod.capacity import GpuCapacity
+from cdk_horovod.capacity_plan import CapacityPlan, FleetPlace, PlannedAttempt, plan_attempts
 from cdk_horovod.efa import EFA_ENVIRONMENT, common_efa_interfaces, network_interfaces
+from cdk_horovod.zones import select_subnets, zones_of
 from horovod_node import contract
 
 if TYPE_CHECKING:
@@ -80,9 +81,15 @@ class GpuFleet(Construct):
 
         efa:
             Whether nodes get Elastic Fabric Adapters, the settings for them and a cluster placement group, for rings
-            of many large nodes. Needs types with the same number of adapters, and private subnets in one Availability
-            Zone. The image needs EFA's software, or gets the machine image's (docs/efa.md).
+            of many large nodes. Needs types with the same number of adapters, and private subnets. A cluster placement
+            group is in one Availability Zone, so a run's nodes are, too. The image needs EFA's software, or gets the
+            machine image's (docs/efa.md).
             Default: off.
+
+        capacity_plan:
+            Where a run's nodes are looked for, and in which order. See `CapacityPlan`.
+            Default: Spot in any zone, then in each, then On-Demand; with *efa* Spot in each zone, then On-Demand in
+            each; without *spot* On-Demand.
 
         machine_image:
             Image with an NVIDIA driver, Docker and the NVIDIA container toolkit. Must be given for P3, whose GPUs
@@ -127,6 +134,7 @@ class GpuFleet(Construct):
         allow_heterogeneous_gpus: bool = False,
         spot: bool = True,
         efa: bool = False,
+        capacity_plan: CapacityPlan | None = None,
         machine_image: ec2.IMachineImage | None = None,
         root_device_name: str = "/dev/xvda",
         volume_size: Size | None = None,
@@ -144,9 +152,20 @@ class GpuFleet(Construct):
             _refuse_types_without_driver(capacity)
         adapters = common_efa_interfaces(capacity.instance_types) if efa else 0
         super().__init__(scope, id)
+        subnets = select_subnets(vpc, vpc_subnets)
         if efa:
-            self._check_efa_subnets(vpc, vpc_subnets or ec2.SubnetSelection())
-
+            _refuse_public_subnets(subnets, vpc=vpc)
+        self.subnet_ids = tuple(subnets.subnet_ids)
+        self.attempts = plan_attempts(
+            capacity_plan or _default_plan(spot=spot, efa=efa),
+            FleetPlace(
+                capacity=capacity,
+                spot=spot,
+                subnets=self.subnet_ids,
+                zones=zones_of(subnets, stack=Stack.of(vpc)),
+                single_zone="a cluster placement group is in one, and 'efa' needs it" if efa else "",
+            ),
+        )
         self.capacity = capacity
         self.spot = spot
         self.efa = efa
@@ -249,6 +268,21 @@ class GpuFleet(Construct):
         """Market that leaders come from, as `contract.MARKETS` names it."""
         return contract.ON_DEMAND if self.on_demand_base_gpus > 0 or not self.spot else contract.SPOT
 
+    def instances_distribution(self, attempt: PlannedAttempt | None = None) -> dict[str, str | int]:
+        """
+        Write how the group divides its capacity between the markets, as the Auto Scaling API takes it.
+
+        Args:
+            attempt: The attempt that is made. Default: what the template says, which holds while no run does.
+        """
+        spot = self.spot if attempt is None else attempt.market == contract.SPOT
+        return {
+            "OnDemandAllocationStrategy": "lowest-price",
+            "OnDemandBaseCapacity": self.on_demand_base_gpus,
+            "OnDemandPercentageAboveBaseCapacity": 0 if spot else 100,
+            "SpotAllocationStrategy": "price-capacity-optimized",
+        }
+
     @property
     def node_environment(self) -> Mapping[str, str]:
         """What this fleet's nodes need in their environment, whatever run they work for."""
@@ -335,29 +369,6 @@ class GpuFleet(Construct):
                 f"{', '.join(names)} reach their network bandwidth only with Elastic Fabric Adapters; set 'efa'.",
             )
 
-    def _check_efa_subnets(self, vpc: ec2.IVpc, selection: ec2.SubnetSelection) -> None:
-        selected = vpc.select_subnets(
-            availability_zones=selection.availability_zones,
-            one_per_az=selection.one_per_az,
-            subnet_filters=selection.subnet_filters,
-            subnet_group_name=selection.subnet_group_name,
-            subnets=selection.subnets,
-            subnet_type=selection.subnet_type,
-        )
-        if selected.is_pending_lookup:
-            return
-        if selected.has_public:
-            raise ValueError(
-                "'vpc_subnets' must be private with 'efa', because EC2 gives no public address to an instance with "
-                f"several network interfaces, got public subnets of {vpc.node.path}"
-            )
-        zones = {json.dumps(Stack.of(vpc).resolve(zone)) for zone in selected.availability_zones}
-        if len(zones) > 1:
-            raise ValueError(
-                "'vpc_subnets' must be in one Availability Zone with 'efa', because a cluster placement group is, "
-                f"got {len(zones)} zones of {vpc.node.path}"
-            )
-
     def _let_auto_scaling_use(self, key: kms.IKey) -> None:
         """
         Let EC2 Auto Scaling's service-linked role start instances whose volumes *key* encrypts.
@@ -386,6 +397,20 @@ class GpuFleet(Construct):
                     principals=[iam.AnyPrincipal()], actions=actions, resources=["*"], conditions=conditions
                 )
             )
+
+
+def _default_plan(*, spot: bool, efa: bool) -> CapacityPlan:
+    if efa:
+        return CapacityPlan.one_zone(spot=spot)
+    return CapacityPlan.spot_first() if spot else CapacityPlan.on_demand()
+
+
+def _refuse_public_subnets(subnets: ec2.SelectedSubnets, *, vpc: ec2.IVpc) -> None:
+    if subnets.has_public and not subnets.is_pending_lookup:
+        raise ValueError(
+            "'vpc_subnets' must be private with 'efa', because EC2 gives no public address to an instance with "
+            f"several network interfaces, got public subnets of {vpc.node.path}"
+        )
 
 
 def _refuse_types_without_driver(capacity: GpuCapacity) -> None:

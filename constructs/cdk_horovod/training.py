@@ -23,6 +23,7 @@ from cdk_horovod.reaper import Reaper
 from cdk_horovod.storage import ITrainingStorage
 from cdk_horovod.workflow.definition import run_definition
 from cdk_horovod.workflow.limits import RunLimits
+from cdk_horovod.workflow.search import longest_forming
 from horovod_node import contract
 
 
@@ -41,6 +42,9 @@ class HorovodTraining(Construct):
         data_buckets: More buckets that runs may read data from. Default: only the storage's data bucket.
         ledger: Default: a new one.
         max_runtime: Longest training of a run, and its default. Default: 24 hours.
+        max_restarts:
+            How often a run that loses its leader, or a node that its ring cannot do without, starts again from its
+            newest checkpoint, unless its request says otherwise; 0 to 20. Default: 3.
         max_cost_usd:
             Ceiling of what the instances of a run may cost, and its default. A run whose prices are unknown goes on
             under its time limit and says so. Default: no ceiling but the one that a request asks for.
@@ -49,7 +53,9 @@ class HorovodTraining(Construct):
             eu-central-1 and ap-south-1 only. Spot prices are always looked up.
         queue_timeout: Longest wait for a fleet. Default: 24 hours.
         launch_timeout: The first node must be there this long after the start. Default: 15 minutes.
-        start_timeout: The whole ring must be ready this long after the start. Default: 30 minutes.
+        start_timeout:
+            The whole ring must be ready this long after the start of nodes, or after an attempt's own time limit (see
+            `CapacityPlan`). Default: 30 minutes.
         save_timeout: Longest packing and upload of the model. Default: 1 hour.
         heartbeat: A silent leader is given up after this time. Default: 60 seconds.
         first_step_timeout:
@@ -85,6 +91,7 @@ class HorovodTraining(Construct):
         data_buckets: Sequence[s3.IBucket] = (),
         ledger: Ledger | None = None,
         max_runtime: Duration | None = None,
+        max_restarts: int = 3,
         max_cost_usd: float | None = None,
         on_demand_prices: Mapping[str, float] | None = None,
         queue_timeout: Duration | None = None,
@@ -105,6 +112,8 @@ class HorovodTraining(Construct):
         for name, usd in {"max_cost_usd": max_cost_usd, **prices}.items():
             if usd is not None and not 0 < usd < math.inf:
                 raise ValueError(f"'{name}' must be more than 0 USD, got {usd}")
+        if not 0 <= max_restarts <= contract.MOST_RESTARTS:
+            raise ValueError(f"'max_restarts' must be from 0 to {contract.MOST_RESTARTS}, got {max_restarts}")
         if keep_checkpoints < 1:
             raise ValueError(f"'keep_checkpoints' must be at least 1, got {keep_checkpoints}")
         super().__init__(scope, id)
@@ -152,11 +161,12 @@ class HorovodTraining(Construct):
                     queue=self.queue,
                     limits=self.limits,
                     max_cost_usd=max_cost_usd,
+                    max_restarts=max_restarts,
                     keep_checkpoints=keep_checkpoints,
                     on_demand_prices=prices,
                 )
             ),
-            timeout=self.limits.execution_timeout,
+            timeout=self.limits.execution_timeout(forming=longest_forming(self.engine.fleets, limits=self.limits)),
             tracing_enabled=True,
             logs=sfn.LogOptions(
                 destination=self.workflow_log_group,
@@ -273,6 +283,8 @@ class HorovodTraining(Construct):
         for machine in (self.state_machine, self.clean_up.state_machine, self.reaper.state_machine):
             self._storage.grant_write_receipts(machine)
         self._storage.grant_read_models(self.state_machine)
+        for statement in self.engine.statements:
+            self.state_machine.add_to_role_policy(statement)
         permit_workflow(self.state_machine)
 
     def _permit_the_nodes(self, fleet: FleetConfig, readable: Sequence[s3.IBucket]) -> None:

@@ -27,6 +27,11 @@ SERVICES: Final = (
 """Services whose requests can fail, by the names of boto3's clients."""
 NODE: Final = "node"
 WORKFLOW: Final = "workflow"
+CAPACITY: Final = "capacity"
+QUOTA: Final = "quota"
+THROTTLING: Final = "throttling"
+REFUSALS: Final = (CAPACITY, QUOTA, THROTTLING)
+"""Why EC2 refuses a launch."""
 DROP: Final = "drop"
 """An error that is none: the connection ends without an answer."""
 
@@ -34,29 +39,33 @@ DROP: Final = "drop"
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
     """
-    Capacity that EC2 does not have: a launch that matches every field given fails.
+    Launches that EC2 refuses: one that matches every field given fails.
 
     Args:
         instance_type: Such as `g5.xlarge`. Default: every type.
         market: `on-demand` or `spot`. Default: both.
         zone: Such as `eu-west-1a`. Default: every zone.
+        why: One of `REFUSALS`: EC2 has no such capacity, the account's quota is used up, or EC2 was asked too often.
 
     Raises:
-        LocalCloudError: If *market* is neither of the two.
+        LocalCloudError: If *market* or *why* is unknown.
     """
 
     instance_type: str | None = None
     market: str | None = None
     zone: str | None = None
+    why: str = CAPACITY
 
     def __post_init__(self) -> None:
         if self.market not in (None, *MARKETS):
             raise LocalCloudError(f"'market' must be one of {', '.join(MARKETS)}, got {self.market}")
+        if self.why not in REFUSALS:
+            raise LocalCloudError(f"'why' must be one of {', '.join(REFUSALS)}, got {self.why}")
 
     def matches(self, *, instance_type: str, market: str, zone: str) -> bool:
         """Whether a launch of this kind is refused."""
         wanted = {"instance_type": instance_type, "market": market, "zone": zone}
-        return all(value is None or wanted[name] == value for name, value in asdict(self).items())
+        return all(getattr(self, name) in (None, value) for name, value in wanted.items())
 
 
 @dataclass(frozen=True, kw_only=True)

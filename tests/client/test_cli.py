@@ -130,7 +130,7 @@ def test_prints_the_exact_request_of_a_dry_run(
     parameters = tmp_path / "parameters.json"
     parameters.write_text('{"epochs": 3}')
     arguments = ["--gpus", "4", "--data", data, "--hyperparameters", f"@{parameters}", "--max-runtime", "1h30m"]
-    arguments += ["--max-cost-usd", "12.5"]
+    arguments += ["--max-cost-usd", "12.5", "--min-gpus", "4", "--max-restarts", "0", "--resume-from", "before"]
 
     # WHEN
     code = main(["train", str(script), *arguments, "--name", "cli-dry", "--dry-run"])
@@ -144,6 +144,7 @@ def test_prints_the_exact_request_of_a_dry_run(
     assert request["data"] == {"training": data}
     assert request["max_runtime_seconds"] == 5400
     assert request["max_cost_usd"] == 12.5
+    assert (request["min_gpus"], request["max_restarts"], request["resume_from"]) == (4, 0, "before")
     assert "cli-dry" not in account.runs()
 
 

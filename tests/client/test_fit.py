@@ -24,10 +24,13 @@ def test_starts_the_run_that_was_asked_for(account: Account, client: TrainingCli
     run = client.fit(
         script,
         gpus=8,
+        min_gpus=4,
         data={"train": data, "test": data},
         hyperparameters={"epochs": 3, "rates": [0.1, 0.01], "name": "ü"},
         max_runtime=timedelta(hours=2),
         max_cost_usd=12.5,
+        max_restarts=0,
+        resume_from="digits-before",
         name="digits-all",
     )
 
@@ -42,7 +45,10 @@ def test_starts_the_run_that_was_asked_for(account: Account, client: TrainingCli
         "data": {"train": data, "test": data},
         "hyperparameters": {"epochs": 3, "rates": [0.1, 0.01], "name": "ü"},
         "max_runtime_seconds": 7200,
+        "min_gpus": 4,
         "max_cost_usd": 12.5,
+        "max_restarts": 0,
+        "resume_from": "digits-before",
     }
     assert account.read(client.connection.data_bucket, key) == package.archive
 
@@ -154,6 +160,9 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
         ({"gpus": 0, "max_runtime": timedelta(0)}, "'gpus' must be at least 1, got 0; 'max_runtime_seconds' must be"),
         ({"max_runtime": timedelta(seconds=1.5)}, "'max_runtime_seconds' must be a whole number, got 1.5"),
         ({"max_runtime": timedelta(days=2)}, "'max_runtime_seconds' must be at most 86400, got 172800"),
+        ({"min_gpus": 8}, "'min_gpus' must be at most 'gpus', which is 4, got 8"),
+        ({"max_restarts": 21}, "'max_restarts' must be at most 20, got 21"),
+        ({"resume_from": "no run"}, "'resume_from' must be a run's name, got no run"),
         ({"max_cost_usd": 0}, "'max_cost_usd' must be more than 0, got 0"),
         ({"max_cost_usd": 500.5}, "'max_cost_usd' must be at most 500, got 500.5"),
         ({"max_cost_usd": "5"}, "'max_cost_usd' must be a number, got 5"),

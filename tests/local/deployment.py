@@ -20,6 +20,8 @@ HEARTBEAT_SECONDS = 8
 
 SETTINGS = {
     "heartbeat_seconds": HEARTBEAT_SECONDS,
+    "max_restarts": 0,
+    "spot_seconds": 60,
     "launch_seconds": 60,
     "start_seconds": 120,
     "first_step_seconds": 60,

@@ -10,7 +10,7 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 
-from cdk_horovod import GpuFleet, NetworkMode, TrainingNetwork
+from cdk_horovod import CapacityPlan, GpuFleet, NetworkMode, TrainingNetwork
 from horovod_node import contract
 from validated import Stacks, flat, synthesise_validated
 
@@ -318,8 +318,8 @@ def networks() -> dict[NetworkMode, TrainingNetwork]:
         ),
         (
             NetworkMode.ISOLATED,
-            {"efa": True},
-            "'vpc_subnets' must be in one Availability Zone with 'efa', .*, got 3 zones of ",
+            {"efa": True, "capacity_plan": CapacityPlan.spot_first()},
+            "'capacity_plan' must try one zone at a time, because .* 'efa' needs it, got an attempt in any zone",
         ),
         (
             NetworkMode.PUBLIC,

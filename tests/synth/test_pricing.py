@@ -98,13 +98,29 @@ def spot_price(instance_type: str, zone: str, usd: float) -> dict[str, Any]:
 
 
 def case(
-    *nodes: Mapping[str, str], spot: Sequence[Mapping[str, Any]] = (), ceiling: float = 10, **listed: float
+    *nodes: Mapping[str, str],
+    spot: Sequence[Mapping[str, Any]] = (),
+    ceiling: float = 10,
+    gpus: tuple[int, int] = (4, 4),
+    before: float = 0,
+    **listed: float,
 ) -> Case:
-    """Give the variables that the price of a ring of *nodes* depends on; *listed* is what the Price List told."""
+    """
+    Give the variables that the price of a ring depends on.
+
+    Args:
+        nodes: The ring.
+        spot: What EC2 told of Spot.
+        ceiling: Of the request.
+        gpus: Those of the ring, and those of the request.
+        before: What the ring of the attempt before cost an hour.
+        listed: What the Price List told.
+    """
     return {
-        "ring": {contract.NODES: list(nodes)},
+        "ring": {contract.NODES: list(nodes), contract.GPUS: gpus[0]},
+        "price": {contract.USD_PER_HOUR: before},
         "spot": list(spot),
-        "request": {contract.MAX_COST_USD: ceiling},
+        "request": {contract.MAX_COST_USD: ceiling, contract.GPUS: gpus[1]},
         "times": {"asked_at": ASKED_AT},
         "states": {"result": [{"type": name.replace("_", "."), "usd": usd} for name, usd in listed.items()]},
     }
@@ -157,6 +173,10 @@ CASES: dict[str, tuple[Case, dict[str, Any]]] = {
         known(1.75),
     ),
     "what is given counts before what is listed": (case(node("g5.xlarge"), g5_xlarge=4), known(1)),
+    "a ring that may grow to twice its size": (case(node("g5.xlarge"), gpus=(1, 2)), known(2)),
+    "a ring that is larger than it was asked for": (case(node("g5.12xlarge"), gpus=(4, 2)), known(3.125)),
+    "the ring before was dearer": (case(node("g5.xlarge"), before=2.5), known(2.5)),
+    "the ring before was cheaper": (case(node("g5.xlarge"), before=0.5), known(1)),
     "a ceiling of cents": (case(node("g5.xlarge"), ceiling=0.015), known(1, ceiling=0.015)),
     "one missing": (case(node("g5.xlarge"), node("g6.xlarge"), unknown=0), unknown("g6.xlarge")),
     "each missing type once": (

@@ -24,6 +24,8 @@ IMAGE = TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/tra
 
 
 UNNAMED_RESOURCES = ("xray", "logs", "ecr")
+LAUNCHING = ("ec2:CreateTags", "ec2:RunInstances", "iam:PassRole")
+"""Bound by conditions."""
 UNNAMED_ACTIONS = (
     "autoscaling:describeAutoScalingGroups",
     "autoscaling:describeScalingActivities",
@@ -116,7 +118,7 @@ def test_no_permission_is_a_wildcard(stacks: Stacks) -> None:
     for role in stacks.resources("Team", "AWS::IAM::Role"):
         for action, resources in allowed(stacks, role).items():
             assert not action.endswith(":*"), (role, action)
-            if "*" in resources:
+            if "*" in resources and action not in LAUNCHING:
                 assert action.split(":")[0] in UNNAMED_RESOURCES or action in UNNAMED_ACTIONS, (role, action)
 
 
@@ -142,7 +144,27 @@ def test_workflow_scales_only_its_own_fleet(stacks: Stacks) -> None:
         assert {"autoscaling:updateAutoScalingGroup", "autoscaling:setInstanceProtection"} <= scaling
         for action in scaling:
             assert set(workflow[action]) == {group}, (machine, action)
-        assert {action for action in workflow if action.startswith("ec2:")} <= {"ec2:describeSpotPriceHistory"}
+        launching = {action for action in workflow if action.startswith(("ec2:", "iam:"))}
+        assert launching <= {"ec2:describeSpotPriceHistory", *LAUNCHING}
+
+
+def test_workflow_may_launch_only_what_its_fleet_launches(stacks: Stacks) -> None:
+    """Auto Scaling asks for these permissions of whoever gives a group its launch template."""
+    # WHEN
+    conditions = {
+        statement["Action"]: (statement["Resource"], statement["Condition"])
+        for statement in stacks.statements("Team", role="TrainingStateMachine")
+        if statement["Action"] in LAUNCHING
+    }
+    # THEN
+    (template,) = stacks.resources("Team", "AWS::EC2::LaunchTemplate")
+    (role,) = stacks.resources("Team", "AWS::IAM::Role", id="TrainingFleet")
+    resource, condition = conditions["ec2:RunInstances"]
+    assert resource == "*"
+    assert flat(condition["ArnEquals"]["ec2:LaunchTemplate"]).endswith(f":launch-template/{template}")
+    assert conditions["ec2:CreateTags"] == ("*", {"StringEquals": {"ec2:CreateAction": "RunInstances"}})
+    resource, condition = conditions["iam:PassRole"]
+    assert (flat(resource), condition) == (role, {"StringLike": {"iam:PassedToService": "ec2.amazonaws.com*"}})
 
 
 def test_metrics_go_to_one_namespace_only(stacks: Stacks) -> None:

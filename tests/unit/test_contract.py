@@ -35,6 +35,9 @@ SCHEMA = {
             "additionalProperties": {"type": "string", "pattern": S3_URI},
         },
         "hyperparameters": {"type": "object"},
+        "min_gpus": {"type": "integer", "minimum": 1},
+        "max_restarts": {"type": "integer", "minimum": 0, "maximum": 20},
+        "resume_from": {"type": "string", "pattern": r"\A[A-Za-z0-9_-]{1,80}\Z"},
         "max_runtime_seconds": {"type": "integer", "minimum": 1, "maximum": MAX_RUNTIME_SECONDS},
         "max_cost_usd": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_COST_USD},
     },
@@ -82,6 +85,9 @@ field_values = {
         max_size=2,
     ),
     "hyperparameters": st.dictionaries(st.text(max_size=5), json_values, max_size=2),
+    "min_gpus": st.integers(-1, 40) | st.sampled_from([4.0, 4.5, True, 1e308, float("nan")]),
+    "max_restarts": st.integers(-1, 101) | st.floats(),
+    "resume_from": st.sampled_from(["digits-1", "a_B-9", "", "a b", "../run", "run\n", "r" * 80, "r" * 81]),
     "max_runtime_seconds": st.integers(-1, 10)
     | st.integers(MAX_RUNTIME_SECONDS - 1, MAX_RUNTIME_SECONDS + 1)
     | st.floats(),
@@ -108,6 +114,9 @@ def a_request(**changes: Any) -> dict[str, Any]:
         "gpus": 16,
         "data": {"train": "s3://data/digits/"},
         "hyperparameters": {"epochs": 3, "learning-rate": 0.1, "layers": [1, 2]},
+        "min_gpus": 1,
+        "max_restarts": 2,
+        "resume_from": "digits-20260301",
         "max_runtime_seconds": 3600,
         "max_cost_usd": 12.5,
     } | changes
@@ -119,11 +128,10 @@ def test_accepts_a_request_with_every_field() -> None:
 
 
 def test_accepts_the_required_fields_alone() -> None:
-    """Data, hyperparameters and the limits may be left out."""
+    """Whatever is not required may be left out."""
     # GIVEN
-    request = a_request()
-    for name in ("data", "hyperparameters", "max_runtime_seconds", "max_cost_usd"):
-        del request[name]
+    required = [field.name for field in contract.REQUEST_FIELDS if field.required]
+    request = {name: value for name, value in a_request().items() if name in required}
 
     # THEN
     assert problems(request) == []
@@ -135,6 +143,11 @@ def test_accepts_the_required_fields_alone() -> None:
         {"gpus": 4},
         {"gpus": 32},
         {"gpus": 16.0},
+        {"min_gpus": 1},
+        {"min_gpus": 16.0},
+        {"max_restarts": 0},
+        {"max_restarts": 20},
+        {"resume_from": "r" * 80},
         {"max_runtime_seconds": 1},
         {"max_runtime_seconds": MAX_RUNTIME_SECONDS},
         {"max_cost_usd": MAX_COST_USD},
@@ -179,6 +192,14 @@ def test_accepts_the_edges(changes: dict[str, Any]) -> None:
         ({"gpus": 36.0}, "'gpus' must be a multiple of 4 up to 32, got 36"),
         ({"gpus": 1e308}, "'gpus' must be a multiple of 4 up to 32, got 1e+308"),
         ({"gpus": 6}, "'gpus' must be a multiple of 4 up to 32, got 6"),
+        ({"min_gpus": 0}, "'min_gpus' must be at least 1, got 0"),
+        ({"min_gpus": 2.5}, "'min_gpus' must be a whole number, got 2.5"),
+        ({"min_gpus": 17}, "'min_gpus' must be at most 'gpus', which is 16, got 17"),
+        ({"max_restarts": -1}, "'max_restarts' must be at least 0, got -1"),
+        ({"max_restarts": 21.0}, "'max_restarts' must be at most 20, got 21"),
+        ({"max_restarts": "3"}, "'max_restarts' must be a whole number, got 3"),
+        ({"resume_from": 1}, "'resume_from' must be a string, got 1"),
+        ({"resume_from": "../x"}, "'resume_from' must be a run's name, got ../x"),
         ({"data": "s3://bucket/key"}, "'data' must be an object, got s3://bucket/key"),
         ({"data": []}, "'data' must be an object, got []"),
         ({"data": {"train": "digits"}}, "'data.train' must be an address like s3://bucket/key, got digits"),
@@ -202,7 +223,8 @@ def test_accepts_the_edges(changes: dict[str, Any]) -> None:
         (
             {"gpu": 16},
             "'gpu' is not a field of a request; its fields are "
-            "source, entry_point, gpus, data, hyperparameters, max_runtime_seconds, max_cost_usd",
+            "source, entry_point, gpus, min_gpus, data, hyperparameters, max_restarts, resume_from, "
+            "max_runtime_seconds, max_cost_usd",
         ),
     ],
 )
@@ -247,12 +269,12 @@ def test_lists_every_wrong_field_at_once() -> None:
 
 
 def test_lists_every_limit_at_once() -> None:
-    """GPUs, runtime and cost beyond their limits are three sentences."""
+    """GPUs, runtime and cost beyond their limits are a sentence each."""
     # WHEN
-    found = problems(a_request(gpus=64, max_runtime_seconds=100_000, max_cost_usd=1000))
+    found = problems(a_request(gpus=64, min_gpus=65, max_runtime_seconds=100_000, max_cost_usd=1000))
 
     # THEN
-    assert [sentence.split("'")[1] for sentence in found] == ["gpus", "max_runtime_seconds", "max_cost_usd"]
+    assert [sentence.split("'")[1] for sentence in found] == ["gpus", "min_gpus", "max_runtime_seconds", "max_cost_usd"]
 
 
 @pytest.mark.parametrize(("gpus", "fits"), [(8, True), (16, True), (24, False), (1, True), (3, False), (32, True)])
@@ -300,8 +322,9 @@ def test_agrees_with_the_schema(request: Any) -> None:
     # WHEN
     found = problems(request)
 
-    # THEN
-    assert (found == []) == Draft202012Validator(SCHEMA).is_valid(request)
+    # THEN two fields are compared with each other, which no schema can
+    valid = Draft202012Validator(SCHEMA).is_valid(request) and request.get("min_gpus", 1) <= request["gpus"]
+    assert (found == []) == valid
     assert all(sentence.startswith(("'", "the request must be an object")) for sentence in found)
 
 

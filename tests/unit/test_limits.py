@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from aws_cdk import Duration
 
-from cdk_horovod.workflow.limits import RunLimits
+from cdk_horovod.workflow.limits import STARTS, RunLimits
+from horovod_node import contract
 
 LIMITS = RunLimits(
     max_runtime=Duration.hours(24),
@@ -26,7 +27,7 @@ LIMITS = RunLimits(
 
 
 @pytest.mark.parametrize(
-    ("hours", "fleets", "seconds"), [(24, 1, 92), (24, 3, 169), (1, 1, 15), (3.9, 1, 15), (24 * 7, 1, 639)]
+    ("hours", "fleets", "seconds"), [(24, 1, 143), (24, 3, 264), (1, 1, 15), (2.5, 1, 15), (24 * 7, 1, 1000)]
 )
 def test_long_queue_looks_seldom(hours: float, fleets: int, seconds: int) -> None:
     """The longer a run may wait and the more fleets it tries, the longer it pauses; never less than it polls."""
@@ -45,8 +46,11 @@ def test_whole_run_fits_into_the_history(hours: int, fleets: int) -> None:
     # WHEN counting: a task makes 5 events and a choice or a wait 2, and a failed attempt one more
     waiting = looks * (5 + 2 + 2 + 2 + fleets * (6 + 2))
     terminating = turns * (5 + 2 + 5 + 5 + 2 + 2)
+    # AND all starts of nodes: to hold the fleet, to ask, to wait for the ring and for its price, to find out why, to
+    # empty the fleet, and to train and to begin again, which not every start leads to
+    start = 5 + 5 + 5 + 6 + (2 + 5 + 20 + 2 + 5) + (5 + 2 + 5 + 2) + (5 + 2 + 5 + 5 + 2 + 2) + (6 + 2 + 5 + 2 + 5)
     # THEN it leaves room for the run itself, which has some 40 states
-    assert waiting + terminating + 40 * 5 < 25_000
+    assert waiting + terminating + STARTS * start * 2 / 3 + 40 * 5 < 25_000
 
 
 def test_lease_holds_until_somebody_can_renew_it() -> None:
@@ -56,5 +60,22 @@ def test_lease_holds_until_somebody_can_renew_it() -> None:
 
 def test_execution_outlasts_the_run() -> None:
     """The execution's own limit, which no Catch follows, comes after every limit of the run."""
-    assert LIMITS.without_training.to_minutes() == 30 + 60 + 25
-    assert LIMITS.execution_timeout.to_minutes() == (24 + 24) * 60 + 115 + 60
+    assert LIMITS.without_training.to_minutes() == 60 + 25
+    most = (contract.MOST_RESTARTS + 1) * 120
+    assert LIMITS.execution_timeout(forming=120 * 60).to_minutes() == (24 + 24) * 60 + 60 + 25 + most + 60
+
+
+@pytest.mark.parametrize(
+    ("minutes", "longest"),
+    [
+        # One repeat after throttling, and the start_timeout of nodes that came late.
+        ([None], 30 + 30 + 30),
+        ([10], 10 + 10 + 30),
+        # And five minutes for the nodes of each attempt to go.
+        ([10, 5, 5, 5, None], 10 + 3 * 5 + 30 + 30 + 30 + 4 * 5),
+    ],
+)
+def test_forming_a_ring_takes_no_longer_than_all_attempts(minutes: list[int | None], longest: int) -> None:
+    """The plan's attempts follow each other, each with its own limit of time or the training's."""
+    limits = [None if each is None else each * 60 for each in minutes]
+    assert LIMITS.forming(limits).to_minutes() == longest

@@ -36,6 +36,9 @@ GOOD: list[dict[str, Any]] = [
     {**VALID, "gpus": 8.0},
     {**VALID, "max_cost_usd": 250.5},
     {**VALID, "max_cost_usd": 0.01, "max_runtime_seconds": 1},
+    {**VALID, "min_gpus": 8},
+    {**VALID, "min_gpus": 1, "max_restarts": 0, "resume_from": "train-20260301-120000-abcdef"},
+    {**VALID, "max_restarts": 20},
 ]
 BAD: list[Any] = [
     {},
@@ -73,6 +76,15 @@ BAD: list[Any] = [
     {**VALID, "max_cost_usd": 250.51},
     {**VALID, "max_cost_usd": -0.5},
     {**VALID, "gpus": 64, "max_runtime_seconds": 10**6, "max_cost_usd": 10**6},
+    {**VALID, "min_gpus": 0},
+    {**VALID, "min_gpus": 9},
+    {**VALID, "min_gpus": 4.5},
+    {**VALID, "gpus": 64, "min_gpus": 65.0},
+    {**VALID, "max_restarts": -1},
+    {**VALID, "max_restarts": 21},
+    {**VALID, "resume_from": ""},
+    {**VALID, "resume_from": "../other"},
+    {**VALID, "resume_from": "x" * 81},
 ]
 WRONG_TYPES: list[Any] = [None, True, False, 0, -1, "", "8", "1e3", [], [8], [[8]], [1, 2], {}, {"a": {"b": [1, None]}}]
 """Values of every JSON type; each field refuses all of them but its own."""
@@ -165,6 +177,9 @@ values = st.recursive(
 close_to_valid = st.fixed_dictionaries(
     {"source": st.just("s3://bucket/key"), "entry_point": st.just("train.py"), "gpus": st.integers(-1, 40)},
     optional={
+        "min_gpus": st.integers(-1, 40),
+        "max_restarts": st.integers(-1, 25) | st.floats(0, 3).map(lambda number: round(number, 1)),
+        "resume_from": st.text("aB3_-/ \n", max_size=5),
         "max_runtime_seconds": st.integers(0, 4000) | st.floats(0, 4000).map(lambda number: round(number, 1)),
         "max_cost_usd": st.decimals(-1, 300, places=2).map(float) | st.integers(-1, 300),
         "data": st.dictionaries(st.sampled_from(["train", "a b", ""]), st.just("s3://bucket/key") | values, max_size=2),
@@ -186,19 +201,22 @@ def test_they_agree_on_any_object(requests: list[Any], limits: dict[str, Any]) -
 def test_defaults_complete_a_request() -> None:
     """A field that the caller left out has its documented default; what the caller gave stays."""
     # GIVEN
-    requests = [VALID, {**VALID, "data": {"train": "s3://bucket/x"}, "max_runtime_seconds": 60, "max_cost_usd": 2.5}]
+    given = {
+        **VALID,
+        "data": {"train": "s3://bucket/x"},
+        "min_gpus": 4,
+        "max_restarts": 0,
+        "resume_from": "other",
+        "max_runtime_seconds": 60,
+        "max_cost_usd": 2.5,
+    }
+    limits: dict[str, Any] = {"max_runtime_seconds": 3600, "max_restarts": 3}
     # WHEN
-    completed = in_the_state_machine(requests, defaults_expression(max_runtime_seconds=3600))
-    limited = in_the_state_machine(requests, defaults_expression(max_runtime_seconds=3600, max_cost_usd=500.0))
+    completed = in_the_state_machine([VALID, given], defaults_expression(**limits))
+    limited = in_the_state_machine([VALID, given], defaults_expression(**limits, max_cost_usd=500.0))
     # THEN
     assert completed == [
-        {**VALID, "data": {}, "hyperparameters": {}, "max_runtime_seconds": 3600},
-        {
-            **VALID,
-            "data": {"train": "s3://bucket/x"},
-            "hyperparameters": {},
-            "max_runtime_seconds": 60,
-            "max_cost_usd": 2.5,
-        },
+        {**VALID, "data": {}, "hyperparameters": {}, "min_gpus": 8, "max_restarts": 3, "max_runtime_seconds": 3600},
+        {**given, "hyperparameters": {}},
     ]
     assert limited == [{**completed[0], "max_cost_usd": 500}, completed[1]]

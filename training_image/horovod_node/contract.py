@@ -145,6 +145,11 @@ CAPACITY_JSON: Final = "capacity_json"
 Of a run that looks for capacity: a JSON object with `number` and `of` (the attempt of the capacity plan, from 1),
 `attempt` (its words for people), `since` (epoch seconds) and `refusal` (the provider's own words, '' so far).
 """
+RESTARTS_JSON: Final = "restarts_json"
+"""
+Of a run: a JSON list of the attempts that were lost, each an object with `attempt`, `error`, `cause` and `at` (ISO
+8601).
+"""
 FAILURE_JSON: Final = "failure_json"
 FAILED_AT: Final = "failed_at"
 
@@ -294,6 +299,7 @@ class RequestField:
         meaning: One sentence for people.
         s3_uri: Whether the value (or, for an object, every value in it) must be an `s3://bucket/key` address.
         least: Of a whole number: the smallest that is allowed.
+        most: Of a whole number: the largest that is allowed, whatever the construct. Default: no limit.
     """
 
     name: str
@@ -302,6 +308,7 @@ class RequestField:
     meaning: str
     s3_uri: bool = False
     least: int = 1
+    most: int | None = None
 
 
 SOURCE: Final = "source"
@@ -313,6 +320,9 @@ MAX_RESTARTS: Final = "max_restarts"
 RESUME_FROM: Final = "resume_from"
 MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
 MAX_COST_USD: Final = "max_cost_usd"
+
+MOST_RESTARTS: Final = 20
+"""A run that is lost more often than this will not end well."""
 
 REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
     RequestField(
@@ -358,6 +368,7 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         kind="whole number",
         required=False,
         least=0,
+        most=MOST_RESTARTS,
         meaning="A run that loses its leader or a node that it needs starts again from its newest checkpoint at most "
         "this often.",
     ),
@@ -625,6 +636,8 @@ def _check_field(field: RequestField, value: Any) -> list[str]:
             return [f"'{field.name}' must be a whole number, got {_shown(value)}"]
         if value < field.least:
             return [f"'{field.name}' must be at least {field.least}, got {_shown(value)}"]
+        if field.most is not None and value > field.most:
+            return [f"'{field.name}' must be at most {field.most}, got {_shown(value)}"]
         return []
     if field.kind == "number":
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -19,6 +19,7 @@ from horovod_client.run import SUCCEEDED, Run
 @click.command()
 @click.argument("script")
 @click.option("--gpus", type=int, required=True, help="GPUs of the ring, one rank on each.")
+@click.option("--min-gpus", type=int, help="The ring may begin with, and shrink to, this many; the script is elastic.")
 @click.option(
     "--data",
     multiple=True,
@@ -35,6 +36,8 @@ from horovod_client.run import SUCCEEDED, Run
 @click.option(
     "--max-cost-usd", type=float, metavar="USD", help="Stop when the run's instances have cost this much, as in 12.5."
 )
+@click.option("--max-restarts", type=int, help="Start again from the newest checkpoint at most this often, 0 to 20.")
+@click.option("--resume-from", metavar="RUN", help="Begin with the newest checkpoint of another run.")
 @click.option("--source-dir", metavar="FOLDER", help="Folder to package; SCRIPT is then a path inside of it.")
 @click.option("--name", help="Name of the run. Default: the script's, the time and some letters.")
 @click.option("--detach", is_flag=True, help="Return as soon as the run is started.")
@@ -51,10 +54,13 @@ def train(
     *,
     script: str,
     gpus: int,
+    min_gpus: int | None,
     data: tuple[str, ...],
     hyperparameters: str | None,
     max_runtime: str | None,
     max_cost_usd: float | None,
+    max_restarts: int | None,
+    resume_from: str | None,
     source_dir: str | None,
     name: str | None,
     detach: bool,
@@ -67,10 +73,13 @@ def train(
     """Train SCRIPT on the stack's fleet, print each stage, then the model's address and the receipt."""
     request: dict[str, Any] = {
         "gpus": gpus,
+        "min_gpus": min_gpus,
         "data": parse_data(data) if data else None,
         "hyperparameters": parse_hyperparameters(hyperparameters) if hyperparameters is not None else None,
         "max_runtime": parse_max_runtime(max_runtime) if max_runtime is not None else None,
         "max_cost_usd": max_cost_usd,
+        "max_restarts": max_restarts,
+        "resume_from": resume_from,
         "source_dir": source_dir,
         "name": name,
     }

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aws_cdk import Stack
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
+from cdk_horovod.capacity_plan import PlannedAttempt
 from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig
 from cdk_horovod.fleet import GpuFleet
 from cdk_horovod.image import TrainingImageConfig
 from cdk_horovod.user_data import node_user_data
-from cdk_horovod.workflow.states import call_aws, failure, jsonata, now_as
+from cdk_horovod.workflow.states import call_aws, jsonata
 from horovod_node import contract
 
 _SERVES = "cdk_horovod:serves"
@@ -59,10 +61,13 @@ class Ec2FleetEngine:
                     size=contract.FleetSize(max_gpus=fleet.max_gpus, gpu_step=fleet.gpu_step),
                     leader_market=fleet.leader_market,
                     node_role=fleet.role,
+                    plan=tuple(_as_states_read_it(attempt, fleet=fleet) for attempt in fleet.attempts),
+                    rest={"policy": _policy(fleet), "subnets": ",".join(fleet.subnet_ids)},
                 )
                 for fleet in self._fleets
             ),
             states=_GroupStates(arns=[fleet.auto_scaling_group_arn for fleet in self._fleets]),
+            statements=tuple(statement for fleet in self._fleets for statement in _launch_permissions(fleet)),
         )
 
 
@@ -72,7 +77,7 @@ class _GroupStates:
     def __init__(self, *, arns: Sequence[str]) -> None:
         self._arns = arns
 
-    def start(self, scope: Construct) -> tuple[sfn.TaskStateBase, ...]:
+    def start(self, scope: Construct, *, assign: Mapping[str, Any]) -> tuple[sfn.TaskStateBase, ...]:
         return (
             # Balancing zones terminates healthy nodes in mid-run; no CloudFormation property turns it off.
             self._call(scope, "Suspend rebalancing", "suspendProcesses", ScalingProcesses=["AZRebalance"]),
@@ -80,29 +85,63 @@ class _GroupStates:
                 scope,
                 "Start nodes",
                 "updateAutoScalingGroup",
-                assign={"times": now_as("asked_at")},
+                assign=assign,
+                retries=6,
                 DesiredCapacity=jsonata("$request.gpus"),
+                MixedInstancesPolicy=jsonata("$search.attempt.policy"),
+                VPCZoneIdentifier=jsonata("$search.attempt.subnets"),
             ),
         )
 
-    def explain(self, scope: Construct) -> sfn.TaskStateBase:
-        """Read what Auto Scaling says of launches that failed since the run got the fleet."""
-        words = """$distinct($filter($states.result.Activities, function($activity) {
-          $activity.StatusCode in ['Failed', 'Cancelled']
-          and $toMillis($string($activity.StartTime)) >= $toMillis($times.reserved_at)
-        }).StatusMessage)"""
-        cause = (
-            f"($words := {words}; 'The ring of ' & $request.gpus & ' GPUs did not form in time. ' & "
-            "($exists($words) ? 'Auto Scaling says: ' & $join($words, ' ') "
-            ": 'Auto Scaling reports no failed launch: see the logs of the nodes.'))"
+    def look(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> sfn.TaskStateBase:
+        there = """$sum([0, $map(
+          $filter($states.result.AutoScalingGroups.Instances, function($instance) {
+            $not($contains($instance.LifecycleState, 'Terminat'))
+          }),
+          function($instance) { $exists($instance.WeightedCapacity) ? $number($instance.WeightedCapacity) : 1 }
+        )])"""
+        return self._call(
+            scope,
+            "See what is there",
+            "describeAutoScalingGroups",
+            arns=["*"],  # Auto Scaling's Describe actions know no resources
+            named={"AutoScalingGroupNames": [jsonata("$fleet.group")]},
+            assign=judged(there),
         )
+
+    def explain(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> sfn.TaskStateBase:
+        words = """$filter($states.result.Activities, function($activity) {
+          $activity.StatusCode in ['Failed', 'Cancelled'] and $exists($activity.StatusMessage)
+          and $toMillis($string($activity.StartTime)) >= 1000 * $search.since
+        }).StatusMessage"""
         return self._call(
             scope,
             "Find out why",
             "describeScalingActivities",
             arns=["*"],  # Auto Scaling's Describe actions know no resources
-            assign=failure(contract.ERROR_RING_NOT_FORMED, cause),
-            MaxRecords=20,
+            assign=judged(words),
+            MaxRecords=50,
+        )
+
+    def replace(self, scope: Construct) -> sfn.TaskStateBase:
+        """A protection from scale-in does not keep an instance from being terminated by its name."""
+        return self._call(
+            scope,
+            "Replace the leader",
+            "terminateInstanceInAutoScalingGroup",
+            named={"InstanceId": jsonata("$gone")},
+            retries=1,
+            ShouldDecrementDesiredCapacity=False,
+        )
+
+    def restore(self, scope: Construct) -> sfn.TaskStateBase:
+        return self._call(
+            scope,
+            "Restore the group",
+            "updateAutoScalingGroup",
+            retries=1,
+            MixedInstancesPolicy=jsonata("$fleet.rest.policy"),
+            VPCZoneIdentifier=jsonata("$fleet.rest.subnets"),
         )
 
     def protect(self, scope: Construct) -> sfn.TaskStateBase:
@@ -168,6 +207,7 @@ class _GroupStates:
         arns: Sequence[str] | None = None,
         named: Mapping[str, Any] | None = None,
         assign: Mapping[str, Any] | None = None,
+        retries: int = 3,
         **arguments: object,
     ) -> sfn.TaskStateBase:
         return call_aws(
@@ -178,7 +218,67 @@ class _GroupStates:
             parameters={**(named or {"AutoScalingGroupName": jsonata("$fleet.group")}), **arguments},
             resources=self._arns if arns is None else arns,
             assign=assign,
+            retries=retries,
         )
+
+
+def _as_states_read_it(attempt: PlannedAttempt, *, fleet: GpuFleet) -> dict[str, Any]:
+    """Write an attempt as the run's states read it, see `cdk_horovod.workflow.search`."""
+    return {
+        "words": attempt.words,
+        "time_limit": None if attempt.time_limit is None else int(attempt.time_limit.to_seconds()),
+        "empties": attempt.empties,
+        "market": attempt.market,
+        "base": fleet.on_demand_base_gpus,
+        "families": sorted({row.name[0] for row in attempt.instance_types}),
+        "policy": _policy(fleet, attempt),
+        "subnets": ",".join(attempt.subnets),
+    }
+
+
+def _policy(fleet: GpuFleet, attempt: PlannedAttempt | None = None) -> dict[str, Any]:
+    """Write the group's policy in an attempt, or at rest: whole, because an update replaces it."""
+    types = fleet.capacity.instance_types if attempt is None else attempt.instance_types
+    return {
+        "LaunchTemplate": {
+            "LaunchTemplateSpecification": {
+                "LaunchTemplateId": fleet.launch_template.launch_template_id,
+                "Version": fleet.launch_template.version_number,
+            },
+            "Overrides": [{"InstanceType": row.name, "WeightedCapacity": str(row.gpus)} for row in types],
+        },
+        "InstancesDistribution": fleet.instances_distribution(attempt),
+    }
+
+
+def _launch_permissions(fleet: GpuFleet) -> tuple[iam.PolicyStatement, ...]:
+    """
+    Let the workflow give the group its launch template.
+
+    Auto Scaling asks whether its caller may launch what the template describes (EC2 Auto Scaling User Guide, "Control
+    Amazon EC2 launch template usage in Auto Scaling groups"): instances of this template, with its role and tags.
+    """
+    stack = Stack.of(fleet)
+    template = stack.format_arn(
+        service="ec2", resource="launch-template", resource_name=fleet.launch_template.launch_template_id
+    )
+    return (
+        iam.PolicyStatement(
+            actions=["ec2:RunInstances"],
+            resources=["*"],
+            conditions={"ArnEquals": {"ec2:LaunchTemplate": template}},
+        ),
+        iam.PolicyStatement(
+            actions=["ec2:CreateTags"],
+            resources=["*"],
+            conditions={"StringEquals": {"ec2:CreateAction": "RunInstances"}},
+        ),
+        iam.PolicyStatement(
+            actions=["iam:PassRole"],
+            resources=[fleet.role.role_arn],
+            conditions={"StringLike": {"iam:PassedToService": "ec2.amazonaws.com*"}},
+        ),
+    )
 
 
 def _claim(fleet: GpuFleet, *, serves: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aws_cdk import Duration
@@ -46,6 +47,10 @@ class FleetConfig:
         size: What it can hold.
         leader_market: Market that leaders come from, one of `contract.MARKETS`.
         node_role: Role of its nodes; the training's grants go to it.
+        plan:
+            What a run tries in it, in order: at least one attempt, as `cdk_horovod.workflow.search` describes it, with
+            `time_limit` (seconds, or None for the training's `start_timeout`) in place of `seconds`.
+        rest: What the engine's states read to restore it after a run.
     """
 
     id: str
@@ -54,22 +59,37 @@ class FleetConfig:
     size: contract.FleetSize
     leader_market: str
     node_role: iam.IRole
+    plan: tuple[Mapping[str, Any], ...]
+    rest: Mapping[str, Any] = field(default_factory=dict)
 
 
 class IFleetStates(Protocol):
     """
     Builds the states that act on the fleet in `$fleet`, for any state machine: a run's, the clean-up's, the reaper's.
 
-    `$fleet` is an object with the keys `id` and `group`. A run's states read `$request.gpus`, `$ring` and `$times`,
-    too. The workflow adds what they have in common: order, Catch, the loop until nothing runs.
+    `$fleet` is an object with the keys `id` and `group`, in a run also `rest`. A run's states read `$request.gpus`,
+    `$ring`, `$gone` and `$search` (see `cdk_horovod.workflow.search`), too. The workflow adds what they have in common:
+    order, Catch, the loop until nothing runs.
     """
 
-    def start(self, scope: Construct) -> tuple[sfn.TaskStateBase, ...]:
-        """Ask for nodes, in order; the first paid-for instance comes from the last, which sets `$times.asked_at`."""
+    def start(self, scope: Construct, *, assign: Mapping[str, Any]) -> tuple[sfn.TaskStateBase, ...]:
+        """Ask for nodes as `$search.attempt` says, in order; the first paid-for instance comes from the last."""
         ...
 
-    def explain(self, scope: Construct) -> sfn.TaskStateBase:
-        """Turn missing nodes into an outcome that carries the provider's own words."""
+    def look(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> sfn.TaskStateBase:
+        """Assign what *judged* makes of the expression of the GPUs that are there or being started."""
+        ...
+
+    def explain(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> sfn.TaskStateBase:
+        """Assign what *judged* makes of the expression of the provider's words on nodes that did not come."""
+        ...
+
+    def replace(self, scope: Construct) -> sfn.TaskStateBase:
+        """End the node `$gone`, whether it is still there or not; another one takes its place."""
+        ...
+
+    def restore(self, scope: Construct) -> sfn.TaskStateBase:
+        """Make the empty fleet again what it was before attempts changed it."""
         ...
 
     def protect(self, scope: Construct) -> sfn.TaskStateBase:
@@ -101,10 +121,12 @@ class EngineConfig:
     Args:
         fleets: At least one; a run gets the first that is free and fits.
         states: What acts on them.
+        statements: What a run's states need beside the permissions of their own calls.
     """
 
     fleets: tuple[FleetConfig, ...]
     states: IFleetStates
+    statements: tuple[iam.PolicyStatement, ...] = ()
 
     @property
     def fleets_in_order(self) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from cdk_horovod.storage import ITrainingStorage
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.pricing import UNKNOWN
 from cdk_horovod.workflow.request import defaults_expression, problems_expression
+from cdk_horovod.workflow.search import NO_SEARCH, fleets_with_plans
 from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata
 from horovod_node import contract
 
@@ -29,6 +30,7 @@ def check_the_request(
     engine: EngineConfig,
     limits: RunLimits,
     max_cost_usd: float | None,
+    max_restarts: int,
     refused: sfn.IChainable,
     then: sfn.IChainable,
 ) -> sfn.IChainable:
@@ -49,7 +51,7 @@ def check_the_request(
                     max_cost_usd=max_cost_usd,
                 )
             ),
-            "fleets": engine.fleets_in_order,
+            "fleets": fleets_with_plans(engine, limits=limits),
             # As an expression: asl-validator 4.0.0 takes no plain empty string.
             "outcome": {"succeeded": False, "error": jsonata("''"), "cause": jsonata("''")},
             "fleet": {},
@@ -58,6 +60,9 @@ def check_the_request(
             "ring": {"gpus": 0},
             "price": UNKNOWN,
             "spot": [],
+            "search": NO_SEARCH,
+            "lost": [],
+            "spent": 0,
             "trained": {"ranks": 0},
             "saved": {"bytes": 0},
         },
@@ -69,7 +74,9 @@ def check_the_request(
         scope,
         "Complete the request",
         assign={
-            "request": jsonata(defaults_expression(max_runtime_seconds=longest, max_cost_usd=max_cost_usd)),
+            "request": jsonata(
+                defaults_expression(max_runtime_seconds=longest, max_restarts=max_restarts, max_cost_usd=max_cost_usd)
+            ),
             "fleets": jsonata(
                 "[$filter($fleets, function($fleet) { $states.input.gpus <= $fleet.max_gpus "
                 "and $states.input.gpus % $fleet.gpu_step = 0 })]"

@@ -56,10 +56,13 @@ def write_the_receipt(scope: Construct, *, bucket: s3.IBucket) -> sfn.TaskStateB
     'attempts': $attempt,
     'times': $merge([$times, {{'terminated_at': $now()}}])
   }},
+  $count($lost) > 0 ? {{'restarts': [$lost]}} : {{}},
   $exists($fleet.id) ? {{'fleet': $fleet.id}} : {{}},
+  $count($search.looked) > 0 ? {{'capacity': [$search.looked]}} : {{}},
   $outcome.succeeded ? {{}} : {{'error': $outcome.error, 'cause': $outcome.cause}},
   $ring.gpus > 0 ? {{'gpus': $ring.gpus, 'leader': $ring.leader.node, 'nodes': [$ring.nodes]}} : {{}},
   $trained.ranks > 0 ? {{'ranks': $trained.ranks, 'steps': $trained.steps}} : {{}},
+  $exists($trained.{contract.RING}) ? {{'{contract.RING}': $trained.{contract.RING}}} : {{}},
   {price} > 0 ? {{'cost': {{
     'ceiling_usd': $price.{contract.CEILING_USD}, 'usd_per_hour': {price}, 'spent_usd': {spent}
   }}}} : {{}},

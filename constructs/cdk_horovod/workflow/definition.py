@@ -3,9 +3,11 @@ The whole run on one screen.
 
 Variables, in the order in which they come: `$run` (execution name), `$attempt`, `$times` (ISO 8601, for the receipt),
 `$outcome` (succeeded, error, cause), `$request` (with its defaults), `$fleets` (those that fit), `$open` (those whose
-turn it is), `$fleet` (the one reserved), `$fresh` (nothing was started in it yet), `$ring`, `$trained` and `$saved`
-(the leader's answers, see `horovod_node.contract`), `$price`, `$protected` and `$running` (set by the engine's
-states).
+turn it is), `$fleet` (the one reserved), `$fresh` (it is to be empty before nodes start), `$search` (the search for
+capacity, see `cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved` (the leader's answers, see
+`horovod_node.contract`), `$price`, `$lost` (the attempts before this one), `$spent` (their seconds of training),
+`$restart` and `$gone` (whether an attempt that was lost has a next one, and the leader that it lost), `$protected` and
+`$running` (set by the engine's states).
 """
 
 from __future__ import annotations
@@ -16,17 +18,16 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.engines.engine import EngineConfig
+from cdk_horovod.engines.engine import EngineConfig, IFleetStates
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.storage import ITrainingStorage
-from cdk_horovod.workflow import closing, lease, line, token_tasks
+from cdk_horovod.workflow import closing, lease, line, search, token_tasks
 from cdk_horovod.workflow.admission import check_the_data, check_the_request, record_the_run
 from cdk_horovod.workflow.emptying import Emptying
 from cdk_horovod.workflow.limits import RunLimits
-from cdk_horovod.workflow.outcome import leader_lost, lease_lost, out_of_time
+from cdk_horovod.workflow.outcome import LOST, attempt_lost, leader_lost, lease_lost, out_of_time
 from cdk_horovod.workflow.pricing import price_the_ring
-from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, failure, jsonata
-from horovod_node import contract
+from cdk_horovod.workflow.states import CAUGHT, CONDITION_FAILED, NO_OUTPUT, jsonata
 
 
 def run_definition(
@@ -39,11 +40,14 @@ def run_definition(
     queue: str,
     limits: RunLimits,
     max_cost_usd: float | None,
+    max_restarts: int,
     keep_checkpoints: int,
     on_demand_prices: Mapping[str, float],
 ) -> sfn.IChainable:
     """
     Build the run's graph: check, reserve, start, train, save, terminate, confirm, receipt, release.
+
+    Two loops lead back to the start of nodes: the next attempt to get capacity, and the next attempt of the run.
 
     From *Start nodes* on, every path leads through *Confirm that nothing runs*; a test walks them all.
     """
@@ -58,8 +62,10 @@ def run_definition(
     close.add_catch(release).next(release)
     release.add_catch(end).next(end)
 
-    # The fleet is emptied twice: what a run finds in it goes before the nodes start, and everything goes in the end.
-    begin_or_end = sfn.Choice.jsonata(scope, "Nodes started?", outputs=NO_OUTPUT)
+    # The fleet is emptied in the end, and before nodes start that must not find others, such as those of earlier runs.
+    restore = states.restore(scope)
+    restore.add_catch(receipt).next(receipt)
+    begin_or_end = sfn.Choice.jsonata(scope, "Nodes to start?", outputs=NO_OUTPUT)
     emptying = Emptying(
         scope,
         states=states,
@@ -73,36 +79,41 @@ def run_definition(
     terminate = emptying.terminate
 
     # The run itself.
-    start = states.start(scope)
-    explain, protect, release_workers = states.explain(scope), states.protect(scope), states.release(scope)
-    ring = token_tasks.wait_for_the_ring(scope, ledger=ledger, limits=limits)
+    hold = lease.hold(scope, "Hold the fleet to start", ledger=ledger, seconds=limits.hold)
+    start = states.start(
+        scope,
+        # The bill begins with the first start of nodes.
+        assign={"search": search.ASKED, "times": jsonata("$merge([{'asked_at': $now()}, $times])")},
+    )
+    protect, release_workers = states.protect(scope), states.release(scope)
+    ring = token_tasks.wait_for_the_ring(scope, ledger=ledger)
     train = token_tasks.train(scope, ledger=ledger, limits=limits)
     save = token_tasks.save_the_model(scope, ledger=ledger, limits=limits)
     check = closing.check_the_model(scope, bucket=bucket)
     price = price_the_ring(scope, ledger=ledger, on_demand_prices=on_demand_prices, then=train)
+    again = _start_again(scope, states=states, ledger=ledger, limits=limits, then=hold, end=terminate, lost=receipt)
+    look = _search_on(scope, states=states, limits=limits, then=hold, emptied=terminate, end=terminate)
 
-    ring.add_catch(
-        explain,
-        errors=[token_tasks.HEARTBEAT_MISSED, token_tasks.TIMED_OUT],
-        assign=failure(contract.ERROR_RING_NOT_FORMED, "'The nodes did not all come in time.'"),
-    )
-    explain.add_catch(terminate).next(terminate)
+    begin_or_end.when(sfn.Condition.jsonata(jsonata("$fresh")), hold, assign={"fresh": False}).otherwise(restore)
+    hold.add_catch(receipt, errors=[CONDITION_FAILED], assign=lease_lost())
+    ring.add_catch(look, errors=[token_tasks.HEARTBEAT_MISSED, token_tasks.TIMED_OUT])
+    ring.add_catch(again, errors=list(LOST), assign=attempt_lost(limits, had_a_ring=False))
     for task in (train, save):
-        task.add_catch(terminate, errors=[token_tasks.HEARTBEAT_MISSED], assign=leader_lost(limits))
+        task.add_catch(again, errors=[token_tasks.HEARTBEAT_MISSED], assign=leader_lost(limits))
+        task.add_catch(again, errors=list(LOST), assign=attempt_lost(limits, had_a_ring=True))
     train.add_catch(terminate, errors=[token_tasks.TIMED_OUT], assign=out_of_time())
-    for task in (*start, ring, train, save, check):
+    for task in (hold, *start, ring, train, save, check):
         task.add_catch(terminate, assign=CAUGHT)
     # Keeping workers through the upload costs money; losing the model for it would cost more.
     for task in (protect, release_workers):
         task.add_catch(save)
 
-    begun = sfn.Chain.start(start[0])
-    for state in (*start[1:], ring, price):
+    begun = sfn.Chain.start(hold)
+    for state in (*start, ring, price):
         begun = begun.next(state)
     ended = sfn.Chain.start(train)
     for state in (protect, release_workers, save, check, terminate):
         ended = ended.next(state)
-    begin_or_end.when(sfn.Condition.jsonata(jsonata("$fresh")), start[0], assign={"fresh": False}).otherwise(receipt)
 
     record = record_the_run(scope, storage=storage, ledger=ledger, limits=limits, keep_checkpoints=keep_checkpoints)
     record.add_catch(receipt, assign=CAUGHT)
@@ -110,7 +121,70 @@ def run_definition(
     record.next(
         _queue(scope, engine=engine, ledger=ledger, queue=queue, limits=limits, then=emptying.confirm, refused=receipt)
     )
-    return check_the_request(scope, engine=engine, limits=limits, max_cost_usd=max_cost_usd, refused=receipt, then=data)
+    return check_the_request(
+        scope,
+        engine=engine,
+        limits=limits,
+        max_cost_usd=max_cost_usd,
+        max_restarts=max_restarts,
+        refused=receipt,
+        then=data,
+    )
+
+
+def _search_on(
+    scope: Construct,
+    *,
+    states: IFleetStates,
+    limits: RunLimits,
+    then: sfn.IChainable,
+    emptied: sfn.IChainable,
+    end: sfn.IChainable,
+) -> sfn.IChainable:
+    """Find out why there is no ring; wait on for nodes that are there, or try the next attempt, or end."""
+    next_one = (
+        sfn.Choice.jsonata(scope, "Another attempt?", outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata("$search.step = 'fail'")), end, assign=search.NOT_FORMED)
+        .when(sfn.Condition.jsonata(jsonata("$search.step = 'empty'")), emptied, assign={"fresh": True})
+        .otherwise(then)
+    )
+    explain = states.explain(scope, judged=search.judged)
+    explain.add_catch(next_one, assign=search.judged("[]", asked=False)).next(next_one)
+    look = states.look(scope, judged=lambda gpus: search.looked_at(gpus, limits=limits))
+    look.add_catch(explain, assign=search.UNSEEN).next(
+        sfn.Choice.jsonata(scope, "Nodes there?", outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata("$search.step = 'wait'")), then)
+        .otherwise(explain)
+    )
+    return look
+
+
+def _start_again(
+    scope: Construct,
+    *,
+    states: IFleetStates,
+    ledger: Ledger,
+    limits: RunLimits,
+    then: sfn.IChainable,
+    end: sfn.IChainable,
+    lost: sfn.IChainable,
+) -> sfn.IChainable:
+    """Begin the run's next attempt on the nodes that are left, if there may be one; else end with what was lost."""
+    replace = states.replace(scope)
+    # It is gone already, mostly.
+    replace.add_catch(then).next(then)
+    begin = lease.begin_the_next_attempt(scope, ledger=ledger, seconds=limits.hold)
+    begin.add_catch(lost, errors=[CONDITION_FAILED], assign=lease_lost()).add_catch(end)
+    begin.next(
+        sfn.Choice.jsonata(scope, "Leader to replace?", outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata("$gone = ''")), then)
+        .otherwise(replace)
+    )
+    return (
+        sfn.Choice.jsonata(scope, "Start again?", outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata("$restart")), begin)
+        .otherwise(end)
+    )
 
 
 def _queue(

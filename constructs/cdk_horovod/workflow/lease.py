@@ -16,6 +16,7 @@ from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow.limits import RunLimits
+from cdk_horovod.workflow.search import BEGUN_AGAIN, begun
 from cdk_horovod.workflow.states import (
     CONDITION_FAILED,
     NOW,
@@ -26,6 +27,9 @@ from cdk_horovod.workflow.states import (
     now_as,
 )
 from horovod_node import contract
+
+LOST_CAUSE_LIMIT = 2_000
+"""Characters that are kept of the cause for which an attempt was lost."""
 
 MINE = "#execution = :execution"
 """The condition that this execution holds the lease."""
@@ -45,7 +49,9 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
     item does not name.
     """
     table = ledger.table.table_name
-    longest = f"$request.{contract.MAX_RUNTIME_SECONDS} + {limits.without_training.to_seconds()}"
+    # Nodes obey this whatever happens: it is the time in which everything goes as slowly as it may.
+    forming = f"($request.{contract.MAX_RESTARTS} + 1) * $open[0].longest"
+    longest = f"$request.{contract.MAX_RUNTIME_SECONDS} + {forming} + {limits.without_training.to_seconds()}"
     take = {
         "TableName": table,
         "Item": {
@@ -88,21 +94,57 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
         iam_action="dynamodb:PutItem",
         parameters={"TransactItems": [{"Put": take}, {"Update": tell}]},
         resources=[ledger.table.table_arn],
-        assign={"fleet": jsonata("$open[0]"), "times": now_as("reserved_at")},
+        assign={
+            "fleet": jsonata("$open[0]"),
+            "times": now_as("reserved_at"),
+            "search": jsonata(begun("$open[0].plan")),
+        },
         # A fleet that is taken goes to the next one at once.
         answers=[TRANSACTION_CANCELED],
     )
 
 
-def hold(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn.TaskStateBase:
+def hold(scope: Construct, name: str, *, ledger: Ledger, seconds: Duration) -> sfn.TaskStateBase:
     """Build the state that renews the lease of `$fleet`, or fails with `CONDITION_FAILED` if somebody else has it."""
     return _update(
         scope,
-        "Hold the fleet",
+        name,
         ledger=ledger,
         update="SET #expiry = :expiry",
         names={"#expiry": contract.EXPIRES_AT},
         values={":expiry": {"N": jsonata(f"$string({NOW} + {seconds.to_seconds()})")}},
+    )
+
+
+def begin_the_next_attempt(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn.TaskStateBase:
+    """
+    Build the state that gives the lease of `$fleet` to the run's next attempt, and notes the one that was lost.
+
+    From then on whoever led the lost attempt can neither renew the lease nor lead again; nodes that live see the new
+    attempt and join it. Fails with `CONDITION_FAILED` if somebody else has the fleet.
+    """
+    return _update(
+        scope,
+        "Begin the next attempt",
+        ledger=ledger,
+        update="SET #expiry = :expiry, #attempt = :attempt",
+        names={"#expiry": contract.EXPIRES_AT, "#attempt": contract.ATTEMPT},
+        values={
+            ":expiry": {"N": jsonata(f"$string({NOW} + {seconds.to_seconds()})")},
+            ":attempt": {"N": jsonata("$string($attempt + 1)")},
+        },
+        assign={
+            "attempt": jsonata("$attempt + 1"),
+            "lost": jsonata(
+                f"""$append($lost, [{{
+  'attempt': $attempt, 'error': $outcome.error, 'cause': $substring($outcome.cause, 0, {LOST_CAUSE_LIMIT}), 'at': $now()
+}}])"""
+            ),
+            "outcome": {"succeeded": False, "error": jsonata("''"), "cause": jsonata("''")},
+            "search": jsonata(BEGUN_AGAIN),
+            # A protected leader that lives is found by the look at the group, and one that does not needs nothing.
+            "protected": [],
+        },
     )
 
 

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from aws_cdk import Duration
 
-_EVENTS_OF_THE_QUEUE = 18_000
-"""The rest is for the run itself, and for an hour of looks at nodes that go away (20 events each)."""
+from horovod_node import contract
+
+_EVENTS_OF_THE_QUEUE = 11_500
+"""The rest is for the run itself: `STARTS` starts, and an hour of looks at nodes that go away (20 events each)."""
 _EVENTS_OF_A_LOOK = 11
 """A task makes 5, a choice or a wait 2: one of the first kind, two and one of the others."""
 _EVENTS_OF_A_FLEET = 8
 """Trying to take it, in vain, and going on."""
+
+STARTS = 80
+"""
+How often a run asks for nodes, all attempts of its plan and all restarts together.
+
+Each is some 95 events, training and restart included; with them an execution's history has room for no more.
+"""
+REPEATS = 1
+"""How often an attempt is repeated about which EC2 only said that it was asked too often."""
+_EMPTYING = Duration.minutes(5)
+"""For the nodes of one attempt to go before the next begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +90,23 @@ class RunLimits:
         """
         return Duration.seconds(self.launch_timeout.to_seconds() + self.lease_timeout.to_seconds())
 
+    def forming(self, time_limits: Sequence[int | None]) -> Duration:
+        """
+        How long a ring may take to form, once, if every attempt takes all of its time.
+
+        Args:
+            time_limits: Of the attempts of a fleet's plan, in seconds; None for `start_timeout`.
+        """
+        start = int(self.start_timeout.to_seconds())
+        seconds = [limit or start for limit in time_limits]
+        # One attempt is repeated when EC2 throttles; nodes that came in time have start_timeout for the ring.
+        most = sum(seconds) + REPEATS * max(seconds) + start
+        return Duration.seconds(most + (len(seconds) - 1) * int(_EMPTYING.to_seconds()))
+
     @property
     def without_training(self) -> Duration:
-        """What a run may take beside queue and training."""
-        return Duration.seconds(
-            self.start_timeout.to_seconds() + self.save_timeout.to_seconds() + self.hold.to_seconds()
-        )
+        """What a run may take beside queue, rings that form, and training."""
+        return Duration.seconds(self.save_timeout.to_seconds() + self.hold.to_seconds())
 
     def queue_interval(self, *, fleets: int) -> Duration:
         """
@@ -94,12 +119,15 @@ class RunLimits:
         needed = math.ceil(self.queue_timeout.to_seconds() / looks)
         return Duration.seconds(max(needed, int(self.poll_interval.to_seconds())))
 
-    @property
-    def execution_timeout(self) -> Duration:
+    def execution_timeout(self, *, forming: int) -> Duration:
         """
-        Bound of the whole execution: everything above, and an hour for terminating.
+        Bound of the whole execution: everything above, as many restarts as a request may ask for, and an hour for
+        terminating.
 
         It is a last resort only: Step Functions runs no Catch when it strikes.
+
+        Args:
+            forming: Seconds that a ring may take to form.
         """
         parts = (self.queue_timeout, self.max_runtime, self.without_training, Duration.hours(1))
-        return Duration.seconds(sum(part.to_seconds() for part in parts))
+        return Duration.seconds(sum(part.to_seconds() for part in parts) + (contract.MOST_RESTARTS + 1) * forming)

@@ -1,12 +1,20 @@
-"""Why a run ends, where the answer depends on more than one thing."""
+"""Why a run ends or starts again, where the answer depends on more than one thing."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from cdk_horovod.workflow.limits import RunLimits
-from cdk_horovod.workflow.states import NOW, jsonata
+from cdk_horovod.workflow.limits import STARTS, RunLimits
+from cdk_horovod.workflow.states import CAUGHT, NOW, jsonata
 from horovod_node import contract
+
+LOST = (contract.ERROR_LEADER_LOST, contract.ERROR_NODE_FAILED)
+"""Errors that say nothing against the script or the request: another try, with other nodes, may go well."""
+
+_CEILING = f"$price.{contract.CEILING_AT}"
+_CEILING_REACHED = f"({_CEILING} > 0 and {_CEILING} <= {NOW})"
+_TRAINED_SECONDS = f"($spent + {NOW} - $floor($toMillis($times.ring_at) / 1000))"
+"""Of all attempts so far, when the one that is lost now had a ring."""
 
 
 def lease_lost() -> dict[str, Any]:
@@ -24,11 +32,25 @@ def lease_lost() -> dict[str, Any]:
 
 
 def leader_lost(limits: RunLimits) -> dict[str, Any]:
+    """What a run says whose leader fell silent while it trained or saved; `$gone` names it."""
     silence = (
         f"'No heartbeat for {limits.heartbeat.to_seconds()} s from the leader ' & $ring.leader.node "
         "& '. Its instance or its agent died: see the log of this node.'"
     )
-    return _ceiling_or(contract.ERROR_LEADER_LOST, silence)
+    return {
+        **_ceiling_or(contract.ERROR_LEADER_LOST, silence),
+        **_restart(limits, trained=_TRAINED_SECONDS),
+        "gone": jsonata("$ring.leader.node"),
+    }
+
+
+def attempt_lost(limits: RunLimits, *, had_a_ring: bool) -> dict[str, Any]:
+    """What a run says to a node's answer that the attempt is lost, one of `LOST`: the node's own words."""
+    return {
+        **CAUGHT,
+        **_restart(limits, trained=_TRAINED_SECONDS if had_a_ring else "$spent"),
+        "gone": jsonata("''"),
+    }
 
 
 def out_of_time() -> dict[str, Any]:
@@ -39,10 +61,20 @@ def out_of_time() -> dict[str, Any]:
     )
 
 
+def _restart(limits: RunLimits, *, trained: str) -> dict[str, Any]:
+    """Decide whether the run starts again: if it may, has time to train, has money, and its history has room."""
+    left = f"$request.{contract.MAX_RUNTIME_SECONDS} - {trained}"
+    return {
+        "spent": jsonata(trained),
+        "restart": jsonata(
+            f"$attempt <= $request.{contract.MAX_RESTARTS} and {left} > {limits.heartbeat.to_seconds()} "
+            f"and $search.starts < {STARTS} and $not({_CEILING_REACHED})"
+        ),
+    }
+
+
 def _ceiling_or(error: str, cause: str) -> dict[str, Any]:
     """Nodes that take themselves out at the ceiling look like lost ones: the clock tells which it was."""
-    ceiling = f"$price.{contract.CEILING_AT}"
-    reached = f"{ceiling} > 0 and {ceiling} <= {NOW}"
     words = (
         f"'The run has cost its {contract.MAX_COST_USD}, ' & $price.{contract.CEILING_USD} & ' USD: its instances ' "
         f"& 'cost ' & $price.{contract.USD_PER_HOUR} & ' USD an hour.'"
@@ -50,7 +82,7 @@ def _ceiling_or(error: str, cause: str) -> dict[str, Any]:
     return {
         "outcome": {
             "succeeded": False,
-            "error": jsonata(f"{reached} ? '{contract.ERROR_COST_CEILING}' : '{error}'"),
-            "cause": jsonata(f"{reached} ? {words} : {cause}"),
+            "error": jsonata(f"{_CEILING_REACHED} ? '{contract.ERROR_COST_CEILING}' : '{error}'"),
+            "cause": jsonata(f"{_CEILING_REACHED} ? {words} : {cause}"),
         }
     }

@@ -1,5 +1,9 @@
 """
-What a ring costs: looked up once, when it is formed, and only if the run has a ceiling.
+What a ring costs: looked up when it is formed, and only if the run has a ceiling.
+
+A ring that began with fewer GPUs than were asked for may grow: what counts is what all of them would cost. A run that
+started again has cost what its dearest ring costs, from the first start of nodes on. So neither growth nor a restart
+takes a run over its ceiling.
 
 Spot prices are EC2's own, for each type and zone. On-Demand prices are those that the construct was given, else the
 Price List API's, which answers in three Regions only (`PRICE_LIST_REGIONS`). When a price is missing the run goes on
@@ -167,7 +171,8 @@ def _price(known: str, nodes: str) -> str:
     $own := $lookup($given, $node.{contract.INSTANCE_TYPE});
     $count($there) > 0 ? $max($there) : $exists($own) ? $own : $count($listed) > 0 ? $max($listed) : 0
   ) }});
-  $total := $min($usd) > 0 ? $sum($usd) : 0;
+  $whole := $sum($usd) * $request.{contract.GPUS} / $ring.{contract.GPUS};
+  $total := $min($usd) > 0 ? $max([$whole, $price.{contract.USD_PER_HOUR}]) : 0;
   $from := $floor($toMillis($times.asked_at) / 1000);
   $missing := $distinct($filter({nodes}, function($node, $place) {{ $usd[$place] = 0 }}).{contract.INSTANCE_TYPE});
   $total > 0 ? {{

@@ -51,22 +51,25 @@ def problems_expression(
 )"""
 
 
-def defaults_expression(*, max_runtime_seconds: int, max_cost_usd: float | None = None) -> str:
+def defaults_expression(*, max_runtime_seconds: int, max_restarts: int, max_cost_usd: float | None = None) -> str:
     """
     Write the JSONata expression that completes a valid `$states.input` with the default of every absent field.
 
     Args:
         max_runtime_seconds: The construct's limit.
+        max_restarts: The construct's default.
         max_cost_usd: The construct's limit. Default: none, and a run that names no ceiling has none.
     """
     defaults: dict[str, Any] = {
         contract.DATA: {},
         contract.HYPERPARAMETERS: {},
+        contract.MAX_RESTARTS: max_restarts,
         contract.MAX_RUNTIME_SECONDS: max_runtime_seconds,
     }
     if max_cost_usd is not None:  # the most that a run may ask for is also what it gets
         defaults[contract.MAX_COST_USD] = max_cost_usd
-    return f"$merge([{json.dumps(defaults)}, $states.input])"
+    whole = f"{{'{contract.MIN_GPUS}': $states.input.{contract.GPUS}}}"
+    return f"$merge([{json.dumps(defaults)}, {whole}, $states.input])"
 
 
 def _field_check(field: RequestField) -> str:
@@ -86,15 +89,24 @@ def _kind_check(field: RequestField, value: str) -> str:
             check += (
                 f"$not($address({value})) ? {_got(field.name, 'must be an address like s3://bucket/key', value)} : "
             )
-        if field.name == contract.ENTRY_POINT:
-            matches = f"$contains({value}, {_regex(contract.ENTRY_POINT_PATTERN)})"
-            check += f"$not({matches}) ? {_got(field.name, 'must be a relative path of a .py file', value)} : "
+        patterns = {
+            contract.ENTRY_POINT: (contract.ENTRY_POINT_PATTERN, "must be a relative path of a .py file"),
+            contract.RESUME_FROM: (contract.RUN_NAME_PATTERN, "must be a run's name"),
+        }
+        if field.name in patterns:
+            pattern, rule = patterns[field.name]
+            check += f"$not($contains({value}, {_regex(pattern)})) ? {_got(field.name, rule, value)} : "
         return check + "[]"
     if field.kind == "whole number":
+        most = (
+            ""
+            if field.most is None
+            else f"{value} > {field.most} ? {_got(field.name, f'must be at most {field.most}', value)} : "
+        )
         return (
             f"($type({value}) != 'number' ? true : {value} != $floor({value})) "
             f"? {_got(field.name, 'must be a whole number', value)} "
-            f": {value} < 1 ? {_got(field.name, 'must be at least 1', value)} : []"
+            f": {value} < {field.least} ? {_got(field.name, f'must be at least {field.least}', value)} : {most}[]"
         )
     if field.kind == "number":
         return (
@@ -119,6 +131,9 @@ def _limit_checks(fleets: Sequence[FleetSize], max_runtime_seconds: int, max_cos
     gpus = f"$request.{contract.GPUS}"
     fits = " or ".join(f"({gpus} <= {fleet.max_gpus} and {gpus} % {fleet.gpu_step} = 0)" for fleet in fleets)
     yield f"({fits}) ? [] : {_got(contract.GPUS, contract.gpus_rule(fleets), gpus)}"
+    least = f"$request.{contract.MIN_GPUS}"
+    words = json.dumps(f"'{contract.MIN_GPUS}' must be at most '{contract.GPUS}', which is ")
+    yield f"$exists({least}) and {least} > {gpus} ? {words} & $shown({gpus}) & ', got ' & $shown({least}) : []"
     limits = {contract.MAX_RUNTIME_SECONDS: max_runtime_seconds, contract.MAX_COST_USD: max_cost_usd}
     for name, limit in limits.items():
         if limit is None:

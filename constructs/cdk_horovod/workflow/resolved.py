@@ -81,4 +81,7 @@ def _text(value: Any) -> str:
         return "${" + ".".join(argument) + "}"
     if function == "Fn::ImportValue":
         return "${" + _text(argument) + "}"
+    if function == "Fn::Select":
+        position, of = argument
+        return f"${{{next(iter(of))}[{position}]}}" if isinstance(of, dict) else _text(of[int(position)])
     raise ValueError(f"'{function}' is not expected in a state machine's definition, got {value}")

@@ -41,7 +41,7 @@ def call_aws(
     retries: int = 3,
     answers: Sequence[str] = (),
     task_timeout: sfn.Timeout | None = None,
-    heartbeat: Duration | None = None,
+    heartbeat: sfn.Timeout | None = None,
 ) -> tasks.CallAwsService:
     """
     Build a state that calls one AWS API, with the permission for exactly that call.
@@ -74,7 +74,7 @@ def call_aws(
             sfn.IntegrationPattern.WAIT_FOR_TASK_TOKEN if token_task else sfn.IntegrationPattern.REQUEST_RESPONSE
         ),
         task_timeout=task_timeout,
-        heartbeat_timeout=sfn.Timeout.duration(heartbeat) if heartbeat else None,
+        heartbeat_timeout=heartbeat,
     )
     if retries and not token_task:
         if answers:

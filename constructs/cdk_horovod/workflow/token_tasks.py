@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aws_cdk import Duration
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow.limits import RunLimits
+from cdk_horovod.workflow.search import CAPACITY_JSON, FORMED
 from cdk_horovod.workflow.states import NOW, RUN_KEY, RUN_PARTITION, call_aws, jsonata, now_as
 from horovod_node import contract
 
@@ -18,23 +18,31 @@ HEARTBEAT_MISSED = "States.HeartbeatTimeout"
 TIMED_OUT = "States.Timeout"
 
 
-def wait_for_the_ring(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskStateBase:
-    """Ask for the ring. Before the first node is up nobody can send a heartbeat: its limit is the launch timeout."""
+def wait_for_the_ring(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
+    """
+    Ask for the ring, and tell people of the attempt to get capacity for it.
+
+    Before the first node is up nobody can send a heartbeat: its limit is the launch timeout, or the attempt's own.
+    """
     return _ask_the_leader(
         scope,
         "Wait for the ring",
         ledger=ledger,
         task=contract.TASK_RING,
         stage=contract.STAGE_JOINING,
-        heartbeat=limits.launch_timeout,
-        timeout=sfn.Timeout.duration(limits.start_timeout),
-        assign={"ring": jsonata("$states.result"), "times": now_as("ring_at")},
+        heartbeat=sfn.Timeout.jsonata(jsonata("$search.attempt.heartbeat")),
+        timeout=sfn.Timeout.jsonata(jsonata("$search.attempt.seconds")),
+        assign={"ring": jsonata("$states.result"), "times": now_as("ring_at"), "search": FORMED},
+        tell={contract.CAPACITY_JSON: CAPACITY_JSON, contract.RESTARTS_JSON: jsonata("$string([$lost])")},
     )
 
 
 def train(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskStateBase:
-    """Ask for the training; what comes first of the request's limit of time and its ceiling is the timeout."""
-    longest = f"$request.{contract.MAX_RUNTIME_SECONDS}"
+    """
+    Ask for the training; its timeout is what comes first of the request's ceiling and of what attempts that were lost
+    have left of its limit of time.
+    """
+    longest = f"($request.{contract.MAX_RUNTIME_SECONDS} - $spent)"
     ceiling = f"$price.{contract.CEILING_AT}"
     return _ask_the_leader(
         scope,
@@ -42,7 +50,7 @@ def train(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskSta
         ledger=ledger,
         task=contract.TASK_TRAIN,
         stage=contract.STAGE_TRAINING,
-        heartbeat=limits.heartbeat,
+        heartbeat=sfn.Timeout.duration(limits.heartbeat),
         # `Timeout.at` would render TimeoutSecondsPath, which JSONata states do not have. Step Functions wants the
         # timeout longer than the heartbeat, so a shorter request gets the heartbeat's time.
         timeout=sfn.Timeout.jsonata(
@@ -63,7 +71,7 @@ def save_the_model(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sf
         ledger=ledger,
         task=contract.TASK_SAVE,
         stage=contract.STAGE_SAVING,
-        heartbeat=limits.heartbeat,
+        heartbeat=sfn.Timeout.duration(limits.heartbeat),
         timeout=sfn.Timeout.duration(limits.save_timeout),
         assign={"saved": jsonata("$states.result"), "times": now_as("saved_at")},
     )
@@ -76,11 +84,13 @@ def _ask_the_leader(
     ledger: Ledger,
     task: contract.Task,
     stage: str,
-    heartbeat: Duration,
+    heartbeat: sfn.Timeout,
     timeout: sfn.Timeout,
     assign: Mapping[str, Any],
+    tell: Mapping[str, str] | None = None,
 ) -> sfn.TaskStateBase:
-    """Put the token and the run's stage into the ledger in one write, and wait for the answer."""
+    """Put the token, and the run's stage and what else it has to tell, into the ledger in one write; wait."""
+    told = {contract.STAGE: stage, **(tell or {})}
     table = ledger.table.table_name
     token = {
         contract.PARTITION_KEY: RUN_PARTITION,
@@ -102,9 +112,9 @@ def _ask_the_leader(
                     "Update": {
                         "TableName": table,
                         "Key": RUN_KEY,
-                        "UpdateExpression": "SET #stage = :stage",
-                        "ExpressionAttributeNames": {"#stage": contract.STAGE},
-                        "ExpressionAttributeValues": {":stage": {"S": stage}},
+                        "UpdateExpression": "SET " + ", ".join(f"#{name} = :{name}" for name in told),
+                        "ExpressionAttributeNames": {f"#{name}": name for name in told},
+                        "ExpressionAttributeValues": {f":{name}": {"S": value} for name, value in told.items()},
                     }
                 },
             ]

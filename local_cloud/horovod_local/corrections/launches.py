@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from horovod_local.faults import IN_FORCE
+from horovod_local.faults import CAPACITY, IN_FORCE, QUOTA
 
 ON_DEMAND: Final = "on-demand"
 SPOT: Final = "spot"
@@ -187,7 +187,8 @@ def _launch_missing(group: Any) -> None:
     while (missing := (group.desired_capacity or 0) - capacity(group.instance_states)) > 0:
         missing_on_demand = on_demand_share(group) - capacity(group.instance_states, ON_DEMAND)
         market = ON_DEMAND if missing_on_demand > 0 else SPOT
-        wanted = missing_on_demand if market == ON_DEMAND else missing
+        # Where Spot fills a part of what is to be On-Demand now, it stays: the capacity is there.
+        wanted = min(missing_on_demand, missing) if market == ON_DEMAND else missing
         if not _launch_one(group, market, wanted):
             settle_soon(group)
             return
@@ -196,14 +197,18 @@ def _launch_missing(group: Any) -> None:
 def _launch_one(group: Any, market: str, missing: int) -> bool:
     """Launch the first offer that EC2 has capacity for; note each refusal. False when all are refused."""
     for offer, subnet, zone in _candidates(group, missing):
-        refused = any(
-            refusal.matches(instance_type=offer.instance_type, market=market, zone=zone)
-            for refusal in IN_FORCE.faults.refused
+        refusal = next(
+            (
+                refusal
+                for refusal in IN_FORCE.faults.refused
+                if refusal.matches(instance_type=offer.instance_type, market=market, zone=zone)
+            ),
+            None,
         )
-        if not refused:
+        if refusal is None:
             _launch(group, offer, market, subnet, zone)
             return True
-        _note_refusal(group, offer, market, zone)
+        _note_refusal(group, offer, market, zone, why=refusal.why)
     return False
 
 
@@ -291,15 +296,26 @@ def _terminate_surplus(group: Any) -> None:
     part_with(group, doomed, cause=cause + "actual capacity, shrinking the capacity.")
 
 
-def _note_refusal(group: Any, offer: Offer, market: str, zone: str) -> None:
-    if market == SPOT:
-        message = "There is no Spot capacity available that matches your request. Launching EC2 instance failed."
-    else:
-        message = (
-            f"We currently do not have sufficient {offer.instance_type} capacity in the Availability Zone you "
-            f"requested ({zone}). Our system will be working on provisioning additional capacity. "
-            "Launching EC2 instance failed."
-        )
+def refusal_message(*, why: str, market: str, instance_type: str, zone: str) -> str:
+    """Say in EC2's words *why* it refuses a launch."""
+    words = {
+        (CAPACITY, SPOT): "There is no Spot capacity available that matches your request.",
+        (CAPACITY, ON_DEMAND): (
+            f"We currently do not have sufficient {instance_type} capacity in the Availability Zone you requested "
+            f"({zone}). Our system will be working on provisioning additional capacity."
+        ),
+        (QUOTA, SPOT): "Max spot instance count exceeded.",
+        (QUOTA, ON_DEMAND): (
+            "You have requested more vCPU capacity than your current vCPU limit of 0 allows for the instance bucket "
+            "that the specified instance type belongs to. Please visit http://aws.amazon.com/contact-us/ec2-request "
+            "to request an adjustment to this limit."
+        ),
+    }
+    return f"{words.get((why, market), 'Request limit exceeded.')} Launching EC2 instance failed."
+
+
+def _note_refusal(group: Any, offer: Offer, market: str, zone: str, *, why: str) -> None:
+    message = refusal_message(why=why, market=market, instance_type=offer.instance_type, zone=zone)
     _note(
         group,
         description=f"Launching a new EC2 instance.  Status Reason: {message}",

@@ -87,6 +87,40 @@ def test_scaling_in_spares_on_demand(fleets: Any) -> None:
     assert fleet.kinds() == [SMALL]
 
 
+def test_new_policy_and_subnets_hold_for_later_launches(fleets: Any) -> None:
+    """An update of policy and subnets changes what is launched from then on; what runs stays, and counts."""
+    # GIVEN
+    fleet = fleets.create(types=(("g5.xlarge", 1),))
+    fleet.scale(2)
+    before = fleet.members()
+    group = fleet.api.describe_auto_scaling_groups(AutoScalingGroupNames=[fleet.name])["AutoScalingGroups"][0]
+    subnets = group["VPCZoneIdentifier"].split(",")
+    template = group["MixedInstancesPolicy"]["LaunchTemplate"]["LaunchTemplateSpecification"]
+
+    # WHEN
+    fleet.api.update_auto_scaling_group(
+        AutoScalingGroupName=fleet.name,
+        DesiredCapacity=6,
+        VPCZoneIdentifier=subnets[0],
+        MixedInstancesPolicy={
+            "LaunchTemplate": {
+                "LaunchTemplateSpecification": {
+                    "LaunchTemplateId": template["LaunchTemplateId"],
+                    "Version": template["Version"],
+                },
+                "Overrides": [{"InstanceType": "g5.12xlarge", "WeightedCapacity": "4"}],
+            },
+            "InstancesDistribution": {"OnDemandBaseCapacity": 0, "OnDemandPercentageAboveBaseCapacity": 100},
+        },
+    )
+
+    # THEN
+    assert fleet.kinds() == sorted([SMALL_SPOT, SMALL_SPOT, LARGE])
+    assert {member["InstanceId"] for member in before} < {member["InstanceId"] for member in fleet.members()}
+    (zone,) = [member["AvailabilityZone"] for member in fleet.members() if member not in before]
+    assert zone == fleet.ec2.describe_subnets(SubnetIds=subnets[:1])["Subnets"][0]["AvailabilityZone"]
+
+
 def test_suspended_processes_do_nothing(fleets: Any) -> None:
     """A group whose Launch is suspended launches nothing until it is resumed and asked again."""
     # GIVEN

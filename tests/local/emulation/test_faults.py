@@ -51,6 +51,35 @@ def test_refused_spot_is_told_so(faults: Any, fleets: Any) -> None:
     assert fleet.members() == []
 
 
+@pytest.mark.parametrize(
+    ("why", "market", "words"),
+    [
+        ("quota", "spot", "Max spot instance count exceeded. "),
+        ("quota", "on-demand", "You have requested more vCPU capacity than your current vCPU limit of 0 allows for "),
+        ("throttling", "spot", "Request limit exceeded. "),
+        ("throttling", "on-demand", "Request limit exceeded. "),
+    ],
+)
+def test_refusals_say_why(faults: Any, fleets: Any, why: str, market: str, words: str) -> None:
+    """A quota that is used up and an API that is throttled are told in EC2's words for them, and launch nothing."""
+    # GIVEN
+    fleet = fleets.create(types=(("g5.xlarge", 1),), base=1 if market == "on-demand" else 0)
+    faults.set_faults(Faults(refused=(Refusal(market=market, why=why),)))
+
+    # WHEN
+    fleet.scale(1)
+
+    # THEN
+    assert fleet.activities()[0]["StatusMessage"].startswith(words)
+    assert fleet.members() == []
+
+
+def test_refusal_without_a_reason_is_refused() -> None:
+    """A reason that EC2 does not have is named, with those that it has."""
+    with pytest.raises(LocalCloudError, match="'why' must be one of capacity, quota, throttling, got weather"):
+        Refusal(why="weather")
+
+
 def test_another_type_stands_in(faults: Any, fleets: Any) -> None:
     """When a type is refused in every zone, the group launches the next."""
     # GIVEN
