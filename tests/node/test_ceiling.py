@@ -152,7 +152,7 @@ def test_models_upload_ends_with_the_ceiling(ring: Ring) -> None:
     ring.submit(gpus=1, entry_point="count_steps.py", steps=5, model_bytes=10**12)
     ring.start(nodes=1)
     ring.asked(contract.TASK_RING)
-    assert ring.asked(contract.TASK_TRAIN) == {"ranks": 1, "steps": 5}
+    assert ring.asked(contract.TASK_TRAIN)["steps"] == 5
     # WHEN
     ring.aws.put_ceiling(ring.run, billed_seconds=100, seconds_left=5)
     failed = ring.asked(contract.TASK_SAVE)
