@@ -197,14 +197,14 @@ class CheckpointMirror:
         while True:
             snapshot = look(self._folder)
             if self._is_mirrored(snapshot):
-                return
+                return None
             if self._stopped.wait(STILL_SECONDS):
                 raise StoppedError
             if look(self._folder) == snapshot:
                 return self._upload(snapshot)
 
     def _is_mirrored(self, snapshot: Snapshot) -> bool:
-        """Answer whether there is nothing to upload. At first S3 tells: this state may have been restored from there."""
+        """Answer whether there is nothing to upload. At first S3 tells: this state may come from there."""
         if self._sequence is None:
             self._take_up()
             newest = self._newest_manifest()

@@ -21,7 +21,9 @@ def save_last_checkpoint(mirror: CheckpointMirror, *, give_up_at: float, keep: C
     flush = mirror.flush()
     while not flush.done():
         if time.time() >= give_up_at:
-            return f"The checkpoints in {mirror.folder} could not be uploaded in the time that was left.{_older(mirror)}"
+            return (
+                f"The checkpoints in {mirror.folder} could not be uploaded in the time that was left.{_older(mirror)}"
+            )
         keep()
         time.sleep(TURN_SECONDS)
     if flush.cancelled():

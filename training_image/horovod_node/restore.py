@@ -128,8 +128,8 @@ def _choose(
         if not found:
             raise RunError(
                 contract.ERROR_DATA_NOT_FOUND,
-                f"'{contract.RESUME_FROM}' is {resume_from}, but s3://{bucket}/{contract.checkpoint_prefix(resume_from)} "
-                "holds no complete checkpoint.",
+                f"'{contract.RESUME_FROM}' is {resume_from}, of which there is no complete checkpoint: "
+                f"s3://{bucket}/{contract.checkpoint_prefix(resume_from)}.",
             )
     usable = [name for name in found if name not in unusable]
     if found and not usable:
@@ -250,7 +250,7 @@ def _link(local: Path, target: Path) -> bool:
 
 
 def _is_gone(s3: S3Client, error: ClientError, *, bucket: str, key: str) -> bool:
-    """Tell an object that is missing from one that must not be read: S3 answers alike to whoever may not list it all."""
+    """Tell a missing object from a forbidden one: S3 answers alike to whoever may not list all of the bucket."""
     code = error.response["Error"]["Code"]
     if code in _GONE:
         return True
