@@ -164,7 +164,7 @@ class CheckpointMirror:
             except StoppedError:
                 _cancel(flushes)
             except ChangedError as change:
-                self._trouble(f"{change} while it was uploaded; is it written under a hidden name, and renamed?")
+                self._trouble(str(change))
                 self._ask_again(flushes)
             except Exception as error:  # whatever it is: the training goes on, and so does the mirror
                 self._failures += 1

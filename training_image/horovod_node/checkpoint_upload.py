@@ -196,4 +196,6 @@ class _Reader:
         assert self._stream is not None
         if FileState.of(self.state.path, os.fstat(self._stream.fileno())) != self.state:
             self._stream.close()
-            raise ChangedError(f"{self.state.path} was written over")
+            raise ChangedError(
+                f"{self.state.path} was written over during its upload; write under a hidden name, and rename"
+            )

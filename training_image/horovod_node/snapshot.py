@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 
+_BETWEEN_LOOKS = "the files changed between two looks"
+
+
 class ChangedError(Exception):
-    """The folder changed while it was being read."""
+    """The folder changed while it was being read; the message is a sentence without its full stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +75,10 @@ def held(folder: Path, snapshot: Snapshot) -> Iterator[Path]:
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.hardlink_to(folder / file.path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise ChangedError(f"a file went away: {error.filename2 or error.filename}") from error
+            raise ChangedError(_BETWEEN_LOOKS) from error
         # Before and after the links were made the folder was the same: it was so in between, and the links show it.
         if look(folder) != snapshot or look(holding) != snapshot:
-            raise ChangedError(f"{folder} changed")
+            raise ChangedError(_BETWEEN_LOOKS)
         yield holding
 
 
