@@ -28,14 +28,8 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
     def build(app: App) -> None:
         own = Stack(app, "Own")
         storage = TrainingStorage(own, "Storage")
-        for grant in (
-            "read_data",
-            "upload_source",
-            "write_models",
-            "mirror_checkpoints",
-            "write_receipts",
-            "read_models",
-        ):
+        grants = "read_data upload_source write_models mirror_checkpoints write_receipts read_models"
+        for grant in grants.split():
             getattr(storage, f"grant_{grant}")(role(own, grant.title().replace("_", "")))
 
         elsewhere = Stack(app, "Elsewhere")
