@@ -126,7 +126,7 @@ class Leader(ABC):
         except Exception as error:
             failed = as_run_error(error)
             # Ranks that stand still wrote nothing lately, and the ceiling's stop saved what they wrote.
-            if failed.error in (contract.ERROR_TRAINING_FAILED, contract.ERROR_NODE_FAILED):
+            if failed.error not in (contract.ERROR_TRAINING_STALLED, contract.ERROR_COST_CEILING):
                 self._save_last_checkpoint(seconds=FAILED_SECONDS)
             self._task.fail(failed.error, failed.message)
             raise failed from error
