@@ -266,7 +266,7 @@ class CheckpointMirror:
 
     def _pause(self) -> float:
         if self._failures:
-            return self._look_seconds * min(2**self._failures, _LONGEST_PAUSE)
+            return self._look_seconds * min(1 << self._failures, _LONGEST_PAUSE)
         since = self._restless_since
         if since is not None and time.monotonic() - since > RESTLESS_SECONDS:
             return min(_RESTLESS_LOOK_SECONDS, self._look_seconds)
