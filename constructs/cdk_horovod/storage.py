@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _ABANDONED_UPLOAD_DAYS: Final = 7
 _REPLACED_MODEL_DAYS: Final = 30
+_PRUNED_CHECKPOINT_DAYS: Final = 1
+"""The least that S3 takes. Leaders prune all the time, and a version that nobody can restore costs as much as one."""
 
 
 class ITrainingStorage(Protocol):
@@ -38,7 +40,10 @@ class ITrainingStorage(Protocol):
         """Allow *grantee* to store packaged scripts, and to see which are there already."""
 
     def grant_write_models(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow *grantee* to store the models and checkpoints of runs, and nothing else in the bucket."""
+        """Allow *grantee* to store the models of runs, and nothing else in the bucket."""
+
+    def grant_mirror_checkpoints(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Allow *grantee* to list, read, store and delete the checkpoints of runs."""
 
     def grant_write_receipts(self, grantee: iam.IGrantable) -> iam.Grant:
         """Allow *grantee* to store the receipts of runs, and nothing else in the bucket."""
@@ -88,9 +93,26 @@ class _Storage(Construct):
             grantee,
             self.model_bucket,
             actions=_UPLOAD_ACTIONS,
-            paths=[f"/{contract.model_key('*')}", f"/{contract.checkpoint_key('*')}"],
+            paths=[f"/{contract.model_key('*')}"],
             key_actions=_UPLOAD_KEY_ACTIONS,
-            reason="Models and checkpoints are stored under their run's name, which is not known before.",
+            reason="A model is stored under its run's name, which is not known before.",
+        )
+
+    def grant_mirror_checkpoints(self, grantee: iam.IGrantable) -> iam.Grant:
+        """
+        Allow *grantee* to list, read, store and delete the checkpoints of runs, and nothing else in the bucket.
+
+        What it deletes stays recoverable for a day where the bucket is versioned: versions are not its to delete.
+        """
+        return _grant(
+            grantee,
+            self.model_bucket,
+            actions=["s3:GetObject", "s3:DeleteObject", *_UPLOAD_ACTIONS],
+            paths=[_CHECKPOINTS],
+            key_actions=_UPLOAD_KEY_ACTIONS,
+            list_bucket=True,
+            list_prefix=f"{contract.CHECKPOINT_PREFIX}*",
+            reason="Checkpoints are stored under their run's name, which is not known before; a run may resume another.",
         )
 
     def grant_write_receipts(self, grantee: iam.IGrantable) -> iam.Grant:
@@ -115,12 +137,14 @@ class _Storage(Construct):
             grantee,
             self.model_bucket,
             actions=["s3:GetObject"],
-            paths=[f"/{key('*')}" for key in (contract.model_key, contract.checkpoint_key, contract.receipt_key)],
+            paths=[f"/{contract.model_key('*')}", _CHECKPOINTS, f"/{contract.receipt_key('*')}"],
             key_actions=["kms:Decrypt"],
             list_bucket=True,
             reason="Models, checkpoints and receipts are stored under their run's name, which is not known before.",
         )
 
+
+_CHECKPOINTS: Final = f"/{contract.CHECKPOINT_PREFIX}*"
 
 _UPLOAD_ACTIONS: Final = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
 
@@ -136,7 +160,8 @@ class TrainingStorage(_Storage):
     scripts and training data. The model bucket is versioned; it keeps replaced versions for 30 days. The log bucket
     holds the S3 access logs of both, and is encrypted with S3's own keys: S3 does not deliver access logs to a bucket
     that is encrypted with KMS (S3 User Guide, "Enabling Amazon S3 server access logging"). Uploads that were never
-    finished are dropped after 7 days in all three.
+    finished are dropped after 7 days in all three. Checkpoints expire; what a run prunes of them, and uploads of them
+    that were never finished, are gone after a day.
 
     Cost at rest: one KMS key, 1 USD a month (list price, us-east-1), and what is stored.
 
@@ -204,7 +229,13 @@ class TrainingStorage(_Storage):
             access_log_prefix="models/",
             versioned=True,
             rules=[
-                s3.LifecycleRule(id="checkpoints", prefix=contract.CHECKPOINT_PREFIX, expiration=checkpoint_expiration),
+                s3.LifecycleRule(
+                    id="checkpoints",
+                    prefix=contract.CHECKPOINT_PREFIX,
+                    expiration=checkpoint_expiration,
+                    noncurrent_version_expiration=Duration.days(_PRUNED_CHECKPOINT_DAYS),
+                    abort_incomplete_multipart_upload_after=Duration.days(_PRUNED_CHECKPOINT_DAYS),
+                ),
                 s3.LifecycleRule(
                     id="replaced-versions",
                     noncurrent_version_expiration=Duration.days(_REPLACED_MODEL_DAYS),
@@ -280,6 +311,7 @@ def _grant(
     key_actions: Sequence[str],
     reason: str,
     list_bucket: bool = False,
+    list_prefix: str | None = None,
 ) -> iam.Grant:
     """
     Allow exactly *actions* on objects below *paths*, with the key that they need.
@@ -297,7 +329,12 @@ def _grant(
         acknowledge_objects(grantee, owner=bucket, arn=bucket.bucket_arn, path=path, reason=reason)
     if list_bucket:
         grant = grant.combine(
-            iam.Grant.add_to_principal(grantee=grantee, actions=["s3:ListBucket"], resource_arns=[bucket.bucket_arn])
+            iam.Grant.add_to_principal(
+                grantee=grantee,
+                actions=["s3:ListBucket"],
+                resource_arns=[bucket.bucket_arn],
+                conditions={"StringLike": {"s3:prefix": list_prefix}} if list_prefix else None,
+            )
         )
     if bucket.encryption_key is not None:
         grant = grant.combine(bucket.encryption_key.grant(grantee, *key_actions))

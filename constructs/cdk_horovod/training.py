@@ -308,6 +308,7 @@ class HorovodTraining(Construct):
         self.ledger.grant_node(role, fleet=fleet.id)
         self._storage.grant_read_data(role)
         self._storage.grant_write_models(role)
+        self._storage.grant_mirror_checkpoints(role)
         for bucket in readable[1:]:
             role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[bucket.bucket_arn]))
             role.add_to_principal_policy(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import signal
-import tarfile
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -23,6 +21,8 @@ from horovod_local import ApiFault, Faults, LocalCloud, LocalInstance, Refusal
 from horovod_local.faults import WORKFLOW
 from horovod_local.price_list import ON_DEMAND_USD, spot_usd
 from horovod_node import contract
+from horovod_node.layout import Layout
+from horovod_node.restore import restore
 from patience import eventually
 from synthesis import synthesise
 
@@ -73,7 +73,9 @@ def nothing_is_left(given: Deployment, looked_up: Deployment) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("prices", ["given", pytest.param("looked_up", marks=pytest.mark.slow)])
-def test_run_that_reaches_its_ceiling_keeps_its_checkpoints(prices: str, request: pytest.FixtureRequest) -> None:
+def test_run_that_reaches_its_ceiling_keeps_its_checkpoints(
+    prices: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """The leader stops it in time: the cause says what was spent, and the receipt; what the script wrote is in S3."""
     # GIVEN a run that would train for an hour, and may cost what its ring costs in some seconds
     app: Deployment = request.getfixturevalue(prices)
@@ -92,15 +94,20 @@ def test_run_that_reaches_its_ceiling_keeps_its_checkpoints(prices: str, request
     # AND in the leader's words
     said = re.fullmatch(
         r"The run's instances cost ([\d.]+) USD an hour and had cost ([\d.]+) USD at \S+; its max_cost_usd is "
-        rf"{ceiling:g} USD\. The checkpoints are in s3://{app.training.connection.model_bucket}/(\S+)\.",
+        rf"{ceiling:g} USD\. The last checkpoint is (s3://\S+/)\.",
         str(ended.cause),
     )
     assert said is not None, ended.cause
     assert float(said[1]) == pytest.approx(cost["usd_per_hour"], rel=0.01)
     # Times are whole seconds: of a ceiling that is this short they are a few percent.
     assert 0.8 * ceiling <= float(said[2]) <= ceiling
-    assert said[3] == contract.checkpoint_key(run.name)
-    assert int(checkpoints(app, run)["step"]) > 0
+    bucket = app.training.connection.model_bucket
+    found = restore(
+        app.cloud.client("s3"), layout=Layout(root=tmp_path), bucket=bucket, run="another", resume_from=run.name
+    )
+    assert found is not None
+    assert said[3] == found.name.uri(bucket)
+    assert int((tmp_path / "checkpoints" / "step").read_text()) > 0
 
 
 @pytest.mark.slow
@@ -259,13 +266,3 @@ def switch_says(node: LocalInstance) -> list[str]:
     """List the reasons for which the dead-man's switch of *node* took it out."""
     log = (Path(node.log).parent / "switch.log").read_text()
     return re.findall(r"this instance goes: (.*)", log)
-
-
-def checkpoints(app: Deployment, run: Run) -> dict[str, bytes]:
-    """Read the files of the run's checkpoints."""
-    answer = app.cloud.client("s3").get_object(
-        Bucket=app.training.connection.model_bucket, Key=contract.checkpoint_key(run.name)
-    )
-    with tarfile.open(fileobj=io.BytesIO(answer["Body"].read())) as archive:
-        files = {member.name: archive.extractfile(member) for member in archive.getmembers() if member.isfile()}
-        return {name.removeprefix("./"): file.read() for name, file in files.items() if file}

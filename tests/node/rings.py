@@ -114,6 +114,7 @@ class Ring:
         min_gpus: int | None = None,
         settings: contract.RunSettings = SETTINGS,
         entry_point: str = "train_digits.py",
+        resume_from: str = "",
         **hyperparameters: object,
     ) -> None:
         """Put the request and the lease into the ledger."""
@@ -131,6 +132,8 @@ class Ring:
             contract.DATA: {"train": f"s3://{self.aws.data_bucket}/digits/"},
             contract.HYPERPARAMETERS: {name.replace("_", "-"): value for name, value in hyperparameters.items()},
         }
+        if resume_from:
+            request[contract.RESUME_FROM] = resume_from
         complete = replace(settings, model_bucket=self.aws.model_bucket)
         self.aws.put(
             contract.run_key(self.run),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import re
-import tarfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +11,8 @@ from hypothesis import strategies as st
 
 from horovod_node import contract
 from horovod_node.ceiling import CostCeiling
+from horovod_node.layout import Layout
+from horovod_node.restore import restore
 from node.rings import Ring
 
 COST = r"The run's instances cost 36\.00 USD an hour and had cost ([\d.]+) USD at 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ; "
@@ -62,18 +63,17 @@ def test_small_amounts_are_told_to_three_digits() -> None:
     assert limit.explain(90).startswith("The run's instances cost 0.527 USD an hour and had cost 0.0132 USD at 1970-")
 
 
-def checkpoints(ring: Ring) -> dict[str, bytes]:
-    """Unpack the run's checkpoints."""
-    key = contract.checkpoint_key(ring.run)
-    archive = ring.aws.client("s3").get_object(Bucket=ring.aws.model_bucket, Key=key)["Body"].read()
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
-        files = {member.name: tar.extractfile(member) for member in tar if member.isfile()}
-        return {name: file.read() for name, file in files.items() if file}
+def restored(ring: Ring, folder: Path) -> tuple[str, dict[str, bytes]]:
+    """Restore the run's newest checkpoint as a run does that resumes it; give its address, too."""
+    layout, bucket = Layout(root=folder), ring.aws.model_bucket
+    found = restore(ring.aws.client("s3"), layout=layout, bucket=bucket, run="another", resume_from=ring.run)
+    assert found is not None
+    return found.name.uri(bucket), {path.name: path.read_bytes() for path in layout.checkpoints.iterdir()}
 
 
 @pytest.mark.ring
 @pytest.mark.timeout(180)
-def test_ring_stops_before_its_ceiling_with_a_last_checkpoint(ring: Ring) -> None:
+def test_ring_stops_before_its_ceiling_with_a_last_checkpoint(ring: Ring, tmp_path: Path) -> None:
     """Rank 0 writes its last checkpoint after SIGTERM, with the ring still whole; then all nodes stop."""
     # GIVEN
     ring.submit(steps=100_000)
@@ -84,14 +84,10 @@ def test_ring_stops_before_its_ceiling_with_a_last_checkpoint(ring: Ring) -> Non
     failed = ring.answer(contract.TASK_TRAIN)
     # THEN
     assert failed["error"] == contract.ERROR_COST_CEILING
-    found = re.fullmatch(
-        COST + rf"its max_cost_usd is 3\.4 USD\. The checkpoints are in s3://{ring.aws.model_bucket}/"
-        rf"{contract.checkpoint_key(ring.run)}\.",
-        failed["cause"],
-    )
+    address, saved = restored(ring, tmp_path / "another")
+    found = re.fullmatch(COST + rf"its max_cost_usd is 3\.4 USD\. The last checkpoint is {address}\.", failed["cause"])
     assert found, failed["cause"]
     assert 3.0 < float(found[1]) < 3.4
-    saved = checkpoints(ring)
     assert sorted(saved) == ["last.weights.h5", "step"]
     assert int(saved["step"]) > 0
     assert ring.agents[0].exit_code() == contract.EXIT_TRAINING_FAILED

@@ -28,11 +28,14 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
     def build(app: App) -> None:
         own = Stack(app, "Own")
         storage = TrainingStorage(own, "Storage")
-        for grant in ("read_data", "upload_source", "write_models", "write_receipts", "read_models"):
+        grants = "read_data upload_source write_models mirror_checkpoints write_receipts read_models"
+        for grant in grants.split():
             getattr(storage, f"grant_{grant}")(role(own, grant.title().replace("_", "")))
 
         elsewhere = Stack(app, "Elsewhere")
-        storage.grant_write_models(role(elsewhere, "Node"))
+        node = role(elsewhere, "Node")
+        storage.grant_write_models(node)
+        storage.grant_mirror_checkpoints(node)
 
         custom = Stack(app, "Custom")
         TrainingStorage(
@@ -62,7 +65,9 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
             model_bucket=s3.Bucket.from_bucket_arn(computed, "Models", Fn.select(1, arns)),
         )
         storage.grant_read_data(role(computed, "Reader"))
-        storage.grant_write_models(role(computed, "Writer"))
+        writer = role(computed, "Writer")
+        storage.grant_write_models(writer)
+        storage.grant_mirror_checkpoints(writer)
 
     return synthesise_validated(tmp_path_factory.mktemp("storage"), build)
 
@@ -149,7 +154,14 @@ def test_what_is_no_longer_needed_expires(stacks: Stacks, stack: str, checkpoint
         "Log": [abandoned, {"Id": "logs", "Status": "Enabled", "ExpirationInDays": logs}],
         "Model": [
             abandoned,
-            {"Id": "checkpoints", "Status": "Enabled", "Prefix": "checkpoints/", "ExpirationInDays": checkpoints},
+            {
+                "Id": "checkpoints",
+                "Status": "Enabled",
+                "Prefix": "checkpoints/",
+                "ExpirationInDays": checkpoints,
+                "NoncurrentVersionExpiration": {"NoncurrentDays": 1},
+                "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+            },
             {
                 "Id": "replaced-versions",
                 "Status": "Enabled",
@@ -203,9 +215,16 @@ def test_nothing_is_custom(stacks: Stacks) -> None:
         (
             "WriteModels",
             "Model",
-            {"/runs/*/model.tar.gz": UPLOAD, "/checkpoints/*/checkpoints.tar.gz": UPLOAD},
+            {"/runs/*/model.tar.gz": UPLOAD},
             {"kms:GenerateDataKey", "kms:Decrypt"},
             False,
+        ),
+        (
+            "MirrorCheckpoints",
+            "Model",
+            {"/checkpoints/*": READ | UPLOAD | {"s3:DeleteObject"}},
+            {"kms:GenerateDataKey", "kms:Decrypt"},
+            True,
         ),
         ("WriteReceipts", "Model", {"/runs/*/receipt.json": {"s3:PutObject"}}, {"kms:GenerateDataKey"}, False),
         (
@@ -213,7 +232,7 @@ def test_nothing_is_custom(stacks: Stacks) -> None:
             "Model",
             {
                 "/runs/*/model.tar.gz": READ,
-                "/checkpoints/*/checkpoints.tar.gz": READ,
+                "/checkpoints/*": READ,
                 "/runs/*/receipt.json": READ,
             },
             {"kms:Decrypt"},
@@ -239,6 +258,22 @@ def test_grant_allows_exactly(
     assert allowed == expected | ({bucket_id: {"s3:ListBucket"}} if lists else {})
 
 
+def test_nodes_list_checkpoints_only(stacks: Stacks) -> None:
+    """A node finds a run's checkpoints; what else lies in the model bucket it cannot see."""
+    # WHEN
+    conditions = {
+        role: [
+            statement.get("Condition")
+            for statement in stacks.statements("Own", role=role)
+            if statement["Action"] == "s3:ListBucket"
+        ]
+        for role in ("MirrorCheckpoints", "ReadModels")
+    }
+
+    # THEN
+    assert conditions == {"MirrorCheckpoints": [{"StringLike": {"s3:prefix": "checkpoints/*"}}], "ReadModels": [None]}
+
+
 def test_findings_are_accepted_one_by_one(stacks: Stacks) -> None:
     """Each acknowledgement names one path, whether the bucket is of the role's stack, of another, or imported."""
     # GIVEN
@@ -255,17 +290,17 @@ def test_findings_are_accepted_one_by_one(stacks: Stacks) -> None:
         ("Own/ReadData", f"<{data}.Arn>/*"),
         ("Own/UploadSource", f"<{data}.Arn>/source/*/source.tar.gz"),
         ("Own/WriteModels", f"<{models}.Arn>/runs/*/model.tar.gz"),
-        ("Own/WriteModels", f"<{models}.Arn>/checkpoints/*/checkpoints.tar.gz"),
+        ("Own/MirrorCheckpoints", f"<{models}.Arn>/checkpoints/*"),
         ("Own/WriteReceipts", f"<{models}.Arn>/runs/*/receipt.json"),
         ("Own/ReadModels", f"<{models}.Arn>/runs/*/model.tar.gz"),
-        ("Own/ReadModels", f"<{models}.Arn>/checkpoints/*/checkpoints.tar.gz"),
+        ("Own/ReadModels", f"<{models}.Arn>/checkpoints/*"),
         ("Own/ReadModels", f"<{models}.Arn>/runs/*/receipt.json"),
         ("Elsewhere/Node", f"{export}/runs/*/model.tar.gz"),
-        ("Elsewhere/Node", f"{export}/checkpoints/*/checkpoints.tar.gz"),
+        ("Elsewhere/Node", f"{export}/checkpoints/*"),
         ("Imported/Node", "arn:<AWS::Partition>:s3:::my-data/*"),
         ("Computed/Reader", "arn:<AWS::Partition>:s3:::data-<AWS::AccountId>/*"),
         ("Computed/Writer", '{"Fn::Select":[1,{"Ref":"Arns"}]}/runs/*/model.tar.gz'),
-        ("Computed/Writer", '{"Fn::Select":[1,{"Ref":"Arns"}]}/checkpoints/*/checkpoints.tar.gz'),
+        ("Computed/Writer", '{"Fn::Select":[1,{"Ref":"Arns"}]}/checkpoints/*'),
     }
     assert stacks.accepted == {
         (f"AwsSolutions-IAM5[Resource::{resource}]", f"{path}/DefaultPolicy/Resource") for path, resource in findings

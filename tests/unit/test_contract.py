@@ -367,8 +367,10 @@ def test_a_runs_items_share_its_partition() -> None:
 
 
 def test_names_the_files_of_a_run() -> None:
-    """Model, checkpoints and receipt of a run lie side by side; a script lies under its content's digest."""
+    """Model and receipt lie side by side, checkpoints by attempt; a script lies under its content's digest."""
     assert contract.model_key("r") == "runs/r/model.tar.gz"
     assert contract.receipt_key("r") == "runs/r/receipt.json"
-    assert contract.checkpoint_key("r") == "checkpoints/r/checkpoints.tar.gz"
+    assert contract.checkpoint_prefix("r", 2, 17) == "checkpoints/r/0002-00000017/"
+    assert contract.checkpoint_prefix("r", 2, 17).startswith(contract.checkpoint_prefix("r", 2))
+    assert contract.checkpoint_prefix("r", 2).startswith(contract.checkpoint_prefix("r"))
     assert contract.source_key("abc") == "source/abc/source.tar.gz"

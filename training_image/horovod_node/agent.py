@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from threading import Lock
 from typing import TYPE_CHECKING, NoReturn
 
 from horovod_node import contract
@@ -23,6 +24,7 @@ from horovod_node.layout import Layout
 from horovod_node.ledger import Ledger
 from horovod_node.membership import Membership
 from horovod_node.preflight import installed_keras, refusal
+from horovod_node.restore import restore
 from horovod_node.static_lead import StaticLeader
 from horovod_node.work import Work
 
@@ -56,6 +58,7 @@ class Agent:
         self._fetched: Future[None] | None = None
         # One for all attempts: a notice is the node's.
         self._watch = InterruptionWatch.of(node, os.environ)
+        self._restoring = Lock()
 
     def take_part(self) -> int:
         """
@@ -137,16 +140,31 @@ class Agent:
             self._fetched = in_background(lambda: prepare(work, os.environ))
         else:
             work.layout.renew()
+        fetched = self._fetched
+        prepared = in_background(lambda: self._restore(work, fetched))
         membership = Membership(work, watch=self._watch)
         membership.keep()
         elastic = work.run.request.is_elastic
         leader = elect(work, membership)
         if leader == work.node.id:
             membership.lead()
-            (ElasticLeader if elastic else StaticLeader)(work, membership).lead(self._fetched)
+            (ElasticLeader if elastic else StaticLeader)(work, membership).lead(prepared)
         if elastic:
-            ElasticFollower(work, membership).follow(self._fetched)
-        Follower(work, membership, leader=leader).follow(self._fetched)
+            ElasticFollower(work, membership).follow(prepared)
+        Follower(work, membership, leader=leader).follow(prepared)
+
+    def _restore(self, work: Work, fetched: Future[None]) -> None:
+        """Wait for the script and the data, and bring the checkpoint that this attempt begins with."""
+        fetched.result()
+        # Of an attempt that was given up, it may still go on.
+        with self._restoring:
+            restore(
+                work.s3,
+                layout=work.layout,
+                bucket=work.run.settings.model_bucket,
+                run=work.lease.run,
+                resume_from=work.run.request.resume_from,
+            )
 
     def _begins_anew(self, work: Work) -> bool:
         """Wait until the state machine has decided what becomes of the run: whether it begins a later attempt."""

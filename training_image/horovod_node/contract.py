@@ -439,13 +439,10 @@ def checkpoint_prefix(run: str, attempt: int | None = None, sequence: int | None
     return prefix
 
 
-def checkpoint_key(run: str) -> str:
-    """Key in the model bucket of `/opt/ml/checkpoints` as a run left it that was stopped before its end."""
-    return f"{CHECKPOINT_PREFIX}{run}/checkpoints.tar.gz"
-
-
 CHECKPOINT_MANIFEST: Final = "manifest.json"
-"""Written last: a checkpoint without one is not there."""
+"""Below a checkpoint's prefix. Written last: a checkpoint without one is not there."""
+CHECKPOINT_FILES: Final = "files/"
+"""Below a checkpoint's prefix: what the script wrote, which may be called `manifest.json` too."""
 
 
 def receipt_key(run: str) -> str:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, NoReturn
 
 from horovod_node import contract
 from horovod_node.ceiling import CostCeiling
 from horovod_node.ceiling_stop import stop_at_ceiling
+from horovod_node.checkpoint_mirror import CheckpointMirror
 from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError
 from horovod_node.every import Every
 from horovod_node.failure import as_run_error
 from horovod_node.hand_over import hand_over, restarts_left
+from horovod_node.last_checkpoint import save_last_checkpoint
 from horovod_node.ledger import NodeItem
 from horovod_node.local_training import LocalTraining
 from horovod_node.membership import Membership
@@ -27,6 +30,8 @@ from horovod_node.silence import Silence
 from horovod_node.task import Task
 from horovod_node.work import Work
 
+_log = logging.getLogger(__name__)
+
 LOOK_SOON_SECONDS = 0.2
 """Between two looks at the nodes while the ring forms or ends."""
 LOOK_SECONDS = 2.0
@@ -35,6 +40,10 @@ TELL_SECONDS = 2.0
 """Between two writes of how far the training is: as often as people look."""
 LOOK_FOR_CEILING_SECONDS = 5.0
 """Between two looks for the run's prices, which the state machine finds out while the ring already trains."""
+FAILED_SECONDS = 30.0
+"""How long a failure is kept back for the newest checkpoint; the nodes cost meanwhile, so would the steps after it."""
+SAVED_SECONDS = 120.0
+"""The same for a model that is in S3 already: nobody needs more than the leader by then."""
 
 
 class Leader(ABC):
@@ -58,6 +67,7 @@ class Leader(ABC):
         self._look_for_ceiling = Every(LOOK_FOR_CEILING_SECONDS)
         self._progress: Progress | None = None
         self._tell_progress = Every(TELL_SECONDS)
+        self._mirror: CheckpointMirror | None = None
 
     def lead(self, fetched: Future[None]) -> NoReturn:
         """
@@ -72,14 +82,19 @@ class Leader(ABC):
         """
         with ExitStack() as attempt:
             with ExitStack() as ring, self._answering_failures():
-                self._task.succeed(self._form(fetched, ring=ring, attempt=attempt))
+                answer = self._form(fetched, ring=ring, attempt=attempt)
+                self._mirror = attempt.enter_context(closing(self._mirror_checkpoints()))
+                self._task.succeed(answer)
                 self._task = self._next_task(contract.TASK_TRAIN)
                 answer = self._train()
                 self._membership.keep(state=contract.NODE_DONE, step=answer[contract.STEPS])
                 self._task.succeed(answer)
             with self._answering_failures():
                 self._task = self._next_task(contract.TASK_SAVE)
-                self._task.succeed(save_model(self._work, self._task, keep=self._keep_saving))
+                self._mirror.flush()
+                saved = save_model(self._work, self._task, keep=self._keep_saving)
+                self._save_last_checkpoint(seconds=SAVED_SECONDS)
+                self._task.succeed(saved)
             self._membership.idle()
 
     @abstractmethod
@@ -110,6 +125,9 @@ class Leader(ABC):
             raise
         except Exception as error:
             failed = as_run_error(error)
+            # Ranks that stand still wrote nothing lately, and the ceiling's stop saved what they wrote.
+            if failed.error not in (contract.ERROR_TRAINING_STALLED, contract.ERROR_COST_CEILING):
+                self._save_last_checkpoint(seconds=FAILED_SECONDS)
             self._task.fail(failed.error, failed.message)
             raise failed from error
 
@@ -134,6 +152,34 @@ class Leader(ABC):
             with suppress(LedgerUnreachableError):
                 self._ledger.put_progress(self._work.lease, json.dumps(facts), remove_at=self._work.run.remove_at)
 
+    def _mirror_checkpoints(self) -> CheckpointMirror:
+        settings, lease = self._work.run.settings, self._work.lease
+        return CheckpointMirror(
+            self._work.s3,
+            folder=self._work.layout.checkpoints,
+            bucket=settings.model_bucket,
+            run=lease.run,
+            attempt=lease.attempt,
+            keep=settings.keep_checkpoints,
+            step=lambda: self._membership.step or None,
+        )
+
+    def _save_last_checkpoint(self, *, seconds: float) -> None:
+        """Bring the present checkpoint to S3 if that is possible within *seconds*, and before the ceiling."""
+        if self._mirror is None:
+            return
+        give_up_at = time.time() + seconds
+        ceiling = self._cost_ceiling()
+        if ceiling is not None:
+            give_up_at = min(give_up_at, ceiling.upload_ends_at)
+
+        def keep() -> None:
+            self._membership.keep()
+            self._task.heartbeat()
+
+        with suppress(LedgerUnreachableError):
+            _log.info("%s", save_last_checkpoint(self._mirror, give_up_at=give_up_at, keep=keep))
+
     def _stop_at_ceiling(self, training: LocalTraining) -> None:
         """
         Stop the training when the run's cost comes close to its ceiling.
@@ -143,7 +189,8 @@ class Leader(ABC):
         """
         ceiling = self._cost_ceiling()
         if ceiling is not None and time.time() >= ceiling.stop_at:
-            raise stop_at_ceiling(self._work, self._membership, self._task, training=training, ceiling=ceiling)
+            assert self._mirror is not None
+            raise stop_at_ceiling(self._membership, self._task, training=training, ceiling=ceiling, mirror=self._mirror)
 
     def _hand_over(self, training: LocalTraining, members: Container[str]) -> None:
         """

@@ -47,7 +47,8 @@ class Membership:
         self._watch = watch or InterruptionWatch(None)
         self._interruption: Interruption | None = None
         self._state = contract.NODE_JOINED
-        self._step = 0
+        self.step = 0
+        """Training steps of the node's slowest rank."""
         self.pace: Sequence[Pace] = ()
         """What a step costs each rank of this node; written with the next refresh."""
         self._heard_at = time.monotonic()
@@ -79,7 +80,7 @@ class Membership:
             self._state = state
             self._refresh.hurry()
         if step is not None:
-            self._step = step
+            self.step = step
         interruption = self.interruption
         if interruption is not self._interruption:
             self._interruption = interruption
@@ -115,7 +116,7 @@ class Membership:
             self._work.lease,
             self._work.node,
             state=self._state,
-            step=self._step,
+            step=self.step,
             remove_at=self._work.run.remove_at,
             interruption=self._interruption,
             pace=self.pace,

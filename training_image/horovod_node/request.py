@@ -23,6 +23,7 @@ class Request:
         max_restarts: The run begins anew at most so often.
         data: Channel name to S3 prefix.
         hyperparameters: Name to JSON value.
+        resume_from: Name of the run whose newest checkpoint this one begins with; '' for none.
     """
 
     source: str
@@ -32,6 +33,7 @@ class Request:
     max_restarts: int
     data: Mapping[str, str]
     hyperparameters: Mapping[str, Any]
+    resume_from: str = ""
 
     @property
     def is_elastic(self) -> bool:
@@ -51,4 +53,5 @@ class Request:
             max_restarts=int(fields.get(contract.MAX_RESTARTS, 0)),
             data=dict(fields.get(contract.DATA) or {}),
             hyperparameters=dict(fields.get(contract.HYPERPARAMETERS) or {}),
+            resume_from=fields.get(contract.RESUME_FROM) or "",
         )

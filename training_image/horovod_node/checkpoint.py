@@ -1,0 +1,261 @@
+"""A checkpoint in S3: what it is called, what it holds, and which of a run's is the newest."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from horovod_node import contract
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MANIFEST_VERSION = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PLACE = re.compile(r"([0-9]{4,})-([0-9]{8,})/")
+
+
+class ManifestError(ValueError):
+    """A manifest is not one that a mirror wrote; the message is one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class CheckpointName:
+    """
+    Names a checkpoint. Those of one run sort as they follow each other.
+
+    Args:
+        run: The run that made it.
+        attempt: The attempt of the run, from 1.
+        sequence: Counts the attempt's checkpoints, from 1.
+    """
+
+    run: str
+    attempt: int
+    sequence: int
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of everything that belongs to it."""
+        return contract.checkpoint_prefix(self.run, self.attempt, self.sequence)
+
+    @property
+    def manifest_key(self) -> str:
+        """Key of what makes it complete."""
+        return self.prefix + contract.CHECKPOINT_MANIFEST
+
+    def file_key(self, path: str) -> str:
+        """Key of the file that lies at *path* in the checkpoints' folder."""
+        return self.prefix + contract.CHECKPOINT_FILES + path
+
+    def uri(self, bucket: str) -> str:
+        """Address for people."""
+        return f"s3://{bucket}/{self.prefix}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFile:
+    """
+    One file of a checkpoint.
+
+    Args:
+        path: Relative to the checkpoints' folder.
+        bytes: Its size.
+        sha256: Digest of its content, in hexadecimal digits.
+        mtime_ns: When it was written, epoch nanoseconds: scripts look for their latest file by this time.
+
+    Raises:
+        ManifestError: If it is no file that a checkpoint may hold.
+    """
+
+    path: str
+    bytes: int
+    sha256: str
+    mtime_ns: int
+
+    def __post_init__(self) -> None:
+        check_path(self.path)
+        if self.bytes < 0:
+            raise ManifestError(f"'{self.path}' cannot have {self.bytes} bytes")
+        if not _SHA256.fullmatch(self.sha256):
+            raise ManifestError(f"'{self.path}' has no SHA-256 digest: '{self.sha256}'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """
+    Says what a checkpoint holds.
+
+    Args:
+        name: The checkpoint.
+        step: Training steps that had been made when it was seen; `None` if nobody knew.
+        created_at: Epoch seconds at which it was complete.
+        files: Its files, in the order of their paths.
+
+    Raises:
+        ManifestError: If two files cannot lie in one folder.
+    """
+
+    name: CheckpointName
+    step: int | None
+    created_at: int
+    files: Sequence[CheckpointFile]
+
+    def __post_init__(self) -> None:
+        paths = {file.path for file in self.files}
+        if len(paths) != len(self.files):
+            raise ManifestError("two files have the same path")
+        for path in paths:
+            for parent in PurePosixPath(path).parents:
+                if str(parent) in paths:
+                    raise ManifestError(f"'{parent}' cannot be a file and the folder of '{path}'")
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.bytes for file in self.files)
+
+    def to_json(self) -> str:
+        """Write the object's content."""
+        return json.dumps(
+            {
+                "version": MANIFEST_VERSION,
+                "run": self.name.run,
+                "attempt": self.name.attempt,
+                "sequence": self.name.sequence,
+                "step": self.step,
+                "created_at": self.created_at,
+                "bytes": self.total_bytes,
+                "files": [
+                    {"path": file.path, "bytes": file.bytes, "sha256": file.sha256, "mtime_ns": file.mtime_ns}
+                    for file in self.files
+                ],
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """
+        Read the object's content, which anybody who may write to the bucket can have changed.
+
+        Raises:
+            ManifestError: If it is not one.
+        """
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ManifestError(f"it is no JSON: {error}") from error
+        if not isinstance(fields, dict) or fields.get("version") != MANIFEST_VERSION:
+            raise ManifestError(f"it is no manifest of version {MANIFEST_VERSION}")
+        step = fields.get("step")
+        manifest = cls(
+            name=CheckpointName(
+                run=_text(fields, "run"), attempt=_number(fields, "attempt"), sequence=_number(fields, "sequence")
+            ),
+            step=None if step is None else _number(fields, "step"),
+            created_at=_number(fields, "created_at"),
+            files=tuple(
+                CheckpointFile(
+                    path=_text(file, "path"),
+                    bytes=_number(file, "bytes"),
+                    sha256=_text(file, "sha256"),
+                    mtime_ns=_number(file, "mtime_ns"),
+                )
+                for file in _list(fields, "files")
+            ),
+        )
+        if fields.get("bytes") != manifest.total_bytes:
+            raise ManifestError(f"its files have {manifest.total_bytes} bytes, not {fields.get('bytes')}")
+        return manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundCheckpoint:
+    """
+    What S3 lists of a checkpoint.
+
+    Args:
+        name: The checkpoint.
+        complete: Whether it has its manifest.
+        keys: Of all its objects.
+    """
+
+    name: CheckpointName
+    complete: bool
+    keys: Sequence[str]
+
+
+def check_path(path: str) -> None:
+    """
+    Refuse the path of a file that a checkpoint cannot hold.
+
+    Raises:
+        ManifestError: If it would leave the folder, is hidden, or has characters that no S3 key should have.
+    """
+    parts = path.split("/")
+    if not path.isprintable() or any(part.startswith(".") or not part for part in parts):
+        raise ManifestError(f"a checkpoint cannot hold a file at {path!r}")
+
+
+def list_checkpoints(s3: S3Client, *, bucket: str, run: str) -> list[FoundCheckpoint]:
+    """List all checkpoints of *run*, the newest first, with those that are being written or were never finished."""
+    prefix = contract.checkpoint_prefix(run)
+    keys: dict[CheckpointName, list[str]] = {}
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", ()):
+            place = _PLACE.match(item["Key"], len(prefix))
+            if place:
+                name = CheckpointName(run=run, attempt=int(place[1]), sequence=int(place[2]))
+                keys.setdefault(name, []).append(item["Key"])
+    return [
+        FoundCheckpoint(name=name, complete=name.manifest_key in keys[name], keys=keys[name])
+        for name in sorted(keys, reverse=True)
+    ]
+
+
+def complete_checkpoints(s3: S3Client, *, bucket: str, run: str) -> list[CheckpointName]:
+    """List the checkpoints of *run* that can be restored, the newest first."""
+    return [found.name for found in list_checkpoints(s3, bucket=bucket, run=run) if found.complete]
+
+
+def newest_checkpoint(s3: S3Client, *, bucket: str, run: str) -> CheckpointName | None:
+    """Name the newest checkpoint of *run* that can be restored; `None` when there is none."""
+    return next(iter(complete_checkpoints(s3, bucket=bucket, run=run)), None)
+
+
+def read_manifest(s3: S3Client, *, bucket: str, name: CheckpointName) -> Manifest:
+    """
+    Read what the checkpoint *name* holds.
+
+    Raises:
+        ManifestError: If its manifest is none, or another checkpoint's.
+    """
+    manifest = Manifest.from_json(s3.get_object(Bucket=bucket, Key=name.manifest_key)["Body"].read())
+    if manifest.name != name:
+        raise ManifestError(f"it is the manifest of {manifest.name.prefix}")
+    return manifest
+
+
+def _text(fields: Any, name: str) -> str:
+    value = fields.get(name) if isinstance(fields, Mapping) else None
+    if not isinstance(value, str):
+        raise ManifestError(f"'{name}' must be a string")
+    return value
+
+
+def _number(fields: Any, name: str) -> int:
+    value = fields.get(name) if isinstance(fields, Mapping) else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ManifestError(f"'{name}' must be a whole number")
+    return value
+
+
+def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
+    value = fields.get(name)
+    if not isinstance(value, list):
+        raise ManifestError(f"'{name}' must be a list")
+    return value
