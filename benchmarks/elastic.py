@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from horovod_client import Run, TrainingClient
@@ -143,7 +144,7 @@ def notice(bench: Bench) -> tuple[float, int]:
     at = time.time()
     bench.cloud.interrupt(bench.spot().instance_id, notice_seconds=60)
     wait_for(lambda: any(when > at and size < 3 for when, size in bench.marks(leader)))
-    return pause(bench.marks(leader), since=at, size=2), end(bench, run)
+    return pause(bench.marks(leader), since=at), end(bench, run)
 
 
 def join(bench: Bench) -> tuple[float, int]:
@@ -158,7 +159,7 @@ def join(bench: Bench) -> tuple[float, int]:
         bench.cloud.set_faults(Faults())
     at = time.time()
     wait_for(lambda: any(size > 1 for _, size in bench.marks(leader)))
-    return pause(bench.marks(leader), since=at, size=None), end(bench, run)
+    return pause(bench.marks(leader), since=at), end(bench, run)
 
 
 def begin(bench: Bench, *, size: int) -> tuple[Run, str]:
@@ -169,11 +170,11 @@ def begin(bench: Bench, *, size: int) -> tuple[Run, str]:
     return run, leader
 
 
-def pause(marks: list[tuple[float, int]], *, since: float, size: int | None) -> float:
-    """Find the longest time between two steps, up to the first ring of another *size*."""
+def pause(marks: list[tuple[float, int]], *, since: float) -> float:
+    """Find the longest time between two steps, up to the first one in a ring of another size."""
     steps = [mark for mark in marks if mark[0] > since - 1]
     first = next(place for place, mark in enumerate(steps) if mark[0] > since and mark[1] != steps[0][1])
-    return max(after[0] - before[0] for before, after in zip(steps[: first + 1], steps[1 : first + 1], strict=False))
+    return max(after[0] - before[0] for before, after in pairwise(steps[: first + 1]))
 
 
 def end(bench: Bench, run: Run) -> int:
