@@ -112,7 +112,7 @@ class _Storage(Construct):
             key_actions=_UPLOAD_KEY_ACTIONS,
             list_bucket=True,
             list_prefix=f"{contract.CHECKPOINT_PREFIX}*",
-            reason="Checkpoints are stored under their run's name, which is not known before; a run may resume another.",
+            reason="Checkpoints are stored under their run's name, not known before; a run may resume another.",
         )
 
     def grant_write_receipts(self, grantee: iam.IGrantable) -> iam.Grant:

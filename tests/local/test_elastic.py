@@ -141,7 +141,10 @@ def test_lost_leader_begins_anew_from_the_newest_checkpoint(lab: ElasticLab, und
     receipt = succeeds(lab, run, undisturbed)
     assert receipt["attempts"] == 2
     assert survivors <= set(lab.nodes(run, attempt=2))
-    assert lab.leader_of_attempt(run, 2) != leader.instance_id
+    assert receipt["leader"] != leader.instance_id
+    assert receipt["ring"]["resumed"]["run"] == run.name
+    # What was on its way to S3 is lost, too.
+    assert receipt["ring"]["resumed"]["step"] >= 32 - 2 * CHECKPOINT_EVERY
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from horovod_node.layout import Layout
 from horovod_node.ledger import Ledger
 from horovod_node.membership import Membership
 from horovod_node.preflight import installed_keras, refusal
-from horovod_node.restore import restore
+from horovod_node.restore import Restored, restore
 from horovod_node.static_lead import StaticLeader
 from horovod_node.work import Work
 
@@ -153,12 +153,12 @@ class Agent:
             ElasticFollower(work, membership).follow(prepared)
         Follower(work, membership, leader=leader).follow(prepared)
 
-    def _restore(self, work: Work, fetched: Future[None]) -> None:
+    def _restore(self, work: Work, fetched: Future[None]) -> Restored | None:
         """Wait for the script and the data, and bring the checkpoint that this attempt begins with."""
         fetched.result()
         # Of an attempt that was given up, it may still go on.
         with self._restoring:
-            restore(
+            return restore(
                 work.s3,
                 layout=work.layout,
                 bucket=work.run.settings.model_bucket,

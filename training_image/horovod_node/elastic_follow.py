@@ -12,6 +12,7 @@ from horovod_node.every import Every
 from horovod_node.follow import LOOK_SOON_SECONDS
 from horovod_node.local_training import TURN_SECONDS
 from horovod_node.membership import Membership
+from horovod_node.restore import Restored
 from horovod_node.ring_member import ChannelPlace, RingMember
 from horovod_node.work import Work
 
@@ -30,12 +31,12 @@ class ElasticFollower:
         self._membership = membership
         self._ledger = work.ledger.with_patience(0)
 
-    def follow(self, fetched: Future[None]) -> NoReturn:
+    def follow(self, fetched: Future[Restored | None]) -> NoReturn:
         """
         Do this node's part, then stay until released.
 
         Args:
-            fetched: Done when this node has the script and the data.
+            fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
 
         Raises:
             RunError: If this node's part failed, or the leader is gone.

@@ -20,6 +20,7 @@ from horovod_node.lead import LOOK_SECONDS, LOOK_SOON_SECONDS, Leader, ring_outp
 from horovod_node.local_training import TURN_SECONDS
 from horovod_node.membership import refresh_seconds
 from horovod_node.pace import slowest_rank
+from horovod_node.restore import Restored
 from horovod_node.ring_driver import RESET_LIMIT, RingDriver, RingRendezvous
 from horovod_node.ring_member import ChannelPlace, RingMember
 
@@ -41,7 +42,7 @@ class ElasticLeader(Leader):
     _member: RingMember
     _driver: RingDriver | None = None
 
-    def _form(self, fetched: Future[None], *, ring: ExitStack, attempt: ExitStack) -> Mapping[str, Any]:
+    def _form(self, fetched: Future[Restored | None], *, ring: ExitStack, attempt: ExitStack) -> Mapping[str, Any]:
         node, request = self._work.node, self._work.run.request
         key = secrets.token_bytes(KEY_BYTES)
         # Followers read "over" from it, and must not take its end for the leader's: it stays until all is done.
@@ -229,6 +230,7 @@ class ElasticLeader(Leader):
                 {"node": node, "kind": kind, "at": int(at), "left_in_order": node in left}
                 for node, kind, at in self._hub.interruptions
             ],
+            **self._resumed(),
             **self._repeated(),
             **slowest_rank([node for node in self._nodes if node.address in driver.assigned()]),
         }

@@ -13,6 +13,7 @@ from horovod_node.failure import Failure, NodeFailedError
 from horovod_node.local_training import TURN_SECONDS, LocalTraining
 from horovod_node.membership import Membership
 from horovod_node.rank_assignment import ranks_of_plan
+from horovod_node.restore import Restored
 from horovod_node.ring import RingPlan
 from horovod_node.silence import Silence
 from horovod_node.work import Work
@@ -42,12 +43,12 @@ class Follower:
         self._silence = Silence()
         self._look_at_leader = Every(work.run.settings.heartbeat_seconds / 4)
 
-    def follow(self, fetched: Future[None]) -> NoReturn:
+    def follow(self, fetched: Future[Restored | None]) -> NoReturn:
         """
         Do this node's part, then stay until released.
 
         Args:
-            fetched: Done when this node has the script and the data.
+            fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
 
         Raises:
             RunError: If this node's part failed, or the leader fell silent.

@@ -25,6 +25,7 @@ from horovod_node.ledger import NodeItem
 from horovod_node.local_training import LocalTraining
 from horovod_node.membership import Membership
 from horovod_node.progress import Progress
+from horovod_node.restore import Restored
 from horovod_node.save import save_model
 from horovod_node.silence import Silence
 from horovod_node.task import Task
@@ -68,13 +69,14 @@ class Leader(ABC):
         self._progress: Progress | None = None
         self._tell_progress = Every(TELL_SECONDS)
         self._mirror: CheckpointMirror | None = None
+        self._restored: Restored | None = None
 
-    def lead(self, fetched: Future[None]) -> NoReturn:
+    def lead(self, fetched: Future[Restored | None]) -> NoReturn:
         """
         Take the run from the first node to the model, then stay until released.
 
         Args:
-            fetched: Done when this node has the script and the data.
+            fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
 
         Raises:
             RunError: If the run failed; the state machine knows it then.
@@ -83,6 +85,7 @@ class Leader(ABC):
         with ExitStack() as attempt:
             with ExitStack() as ring, self._answering_failures():
                 answer = self._form(fetched, ring=ring, attempt=attempt)
+                self._restored = fetched.result()
                 self._mirror = attempt.enter_context(closing(self._mirror_checkpoints()))
                 self._task.succeed(answer)
                 self._task = self._next_task(contract.TASK_TRAIN)
@@ -98,12 +101,12 @@ class Leader(ABC):
             self._membership.idle()
 
     @abstractmethod
-    def _form(self, fetched: Future[None], *, ring: ExitStack, attempt: ExitStack) -> Mapping[str, Any]:
+    def _form(self, fetched: Future[Restored | None], *, ring: ExitStack, attempt: ExitStack) -> Mapping[str, Any]:
         """
         Wait for the nodes, let them form the ring, and give the answer to the question for it.
 
         Args:
-            fetched: Done when this node has the script and the data.
+            fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
             ring: Closed when the training is over, however it ended.
             attempt: Closed when this node's part in the attempt is over.
         """
@@ -130,6 +133,12 @@ class Leader(ABC):
                 self._save_last_checkpoint(seconds=FAILED_SECONDS)
             self._task.fail(failed.error, failed.message)
             raise failed from error
+
+    def _resumed(self) -> dict[str, Any]:
+        """Give the part of a receipt that says what the attempt began with; nothing when it began at the beginning."""
+        if self._restored is None:
+            return {}
+        return {"resumed": {"run": self._restored.name.run, "step": self._restored.step}}
 
     def _next_task(self, name: contract.Task) -> Task:
         return Task(self._work, self._membership, name=name)

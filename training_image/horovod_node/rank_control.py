@@ -145,20 +145,27 @@ class AgentLine:
                 self._started.wait()
                 os.environ.update(self._environment or {})
             self._tell({FORMING: True})
-            for tries_left in reversed(range(_FORMING_TRIES)):
-                self._others = open_sockets()
-                try:
-                    init(instance, *args, **kwargs)
-                    break
-                except ValueError:
-                    # Lost while it was formed. What this rank has learned is still here: it is worth another try.
-                    instance.shutdown()
-                    if not tries_left:
-                        raise
-            self._ring_sockets, self._others = open_sockets() - self._others, None
+            self._ring_sockets = self._form(instance, functools.partial(init, instance, *args, **kwargs))
+            self._others = None
             self._tell({IN_RING: [instance.rank(), instance.size()]})
 
         basics.init = init_when_told
+
+    def _form(self, instance: Any, init: Callable[[], object]) -> set[int]:
+        """Form the ring, and give the sockets that it is made of."""
+        tries_left = _FORMING_TRIES
+        while True:
+            tries_left -= 1
+            others = self._others = open_sockets()
+            try:
+                init()
+            except ValueError:
+                # Lost while it was formed. What this rank has learned is still here: it is worth another try.
+                instance.shutdown()
+                if not tries_left:
+                    raise
+            else:
+                return open_sockets() - others
 
     def _replace_notifications(self, module: ModuleType) -> None:
         self._elastic = module

@@ -20,6 +20,7 @@ from horovod_node.ledger import Pace
 from horovod_node.local_training import LocalTraining
 from horovod_node.rank_assignment import ranks_in_standby
 from horovod_node.rank_control import IN_RING, STANDBY
+from horovod_node.restore import Restored
 from horovod_node.work import Work
 
 _log = logging.getLogger(__name__)
@@ -67,12 +68,14 @@ class RingMember:
     Args:
         work: What the node works on.
         place: Where the leader is.
-        fetched: Done when this node has the script and the data.
+        fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
         leads: Whether this is the leader's own node: when one of its ranks is lost, the state that the others get is,
             too, and so is the attempt.
     """
 
-    def __init__(self, work: Work, place: ChannelPlace, *, fetched: Future[None], leads: bool = False) -> None:
+    def __init__(
+        self, work: Work, place: ChannelPlace, *, fetched: Future[Restored | None], leads: bool = False
+    ) -> None:
         self._work = work
         self._place = place
         self._fetched = fetched

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-
 _BETWEEN_LOOKS = "the files changed between two looks"
 
 

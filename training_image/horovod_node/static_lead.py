@@ -19,6 +19,7 @@ from horovod_node.local_training import TURN_SECONDS, LocalTraining
 from horovod_node.pace import slowest_rank
 from horovod_node.rank_assignment import ranks_of_plan
 from horovod_node.rendezvous import Rendezvous
+from horovod_node.restore import Restored
 from horovod_node.ring import RingPlan, plan_ring
 
 
@@ -28,7 +29,7 @@ class StaticLeader(Leader):
     _plan: RingPlan
     _training: LocalTraining
 
-    def _form(self, fetched: Future[None], *, ring: ExitStack, attempt: ExitStack) -> Mapping[str, Any]:  # noqa: ARG002
+    def _form(self, fetched: Future[Restored | None], *, ring: ExitStack, attempt: ExitStack) -> Mapping[str, Any]:  # noqa: ARG002
         plan = self._plan = self._wait_for_nodes(fetched)
         rendezvous = ring.enter_context(closing(Rendezvous(plan.addresses[0], plan.port)))
         rendezvous.init(plan.slots())
@@ -37,7 +38,7 @@ class StaticLeader(Leader):
         known = {node.id: node for node in self._nodes}
         return ring_output((known[host.node] for host in plan.hosts), gpus=plan.size)
 
-    def _wait_for_nodes(self, fetched: Future[None]) -> RingPlan:
+    def _wait_for_nodes(self, fetched: Future[Restored | None]) -> RingPlan:
         """Wait until the ready nodes have the GPUs that the request asks for."""
         look = Every(LOOK_SOON_SECONDS)
         while True:
@@ -101,6 +102,7 @@ class StaticLeader(Leader):
                 for node in nodes
                 if node.interruption
             ],
+            **self._resumed(),
             **slowest_rank(nodes),
         }
 
