@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
+from horovod_local.corrections import dynamodb
 from horovod_node import contract
 from horovod_node.identify import Node
 from horovod_node.layout import Layout
@@ -31,6 +32,8 @@ settings.load_profile("no deadline")
 def endpoint() -> Iterator[str]:
     """Serve AWS's APIs on loopback."""
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    # Agents read items while other agents write them.
+    dynamodb.writes_are_atomic.install()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -108,7 +108,8 @@ def test_undisturbed_ring_trains_to_its_end(ring: Ring) -> None:
     trained = end(ring)
     # THEN
     assert (trained["ranks"], trained["steps"]) == (2, 20)
-    assert trained["ring"] == {"elastic": True, "resets": 0, "smallest": 2, "largest": 2, "interruptions": []}
+    ring_life = {key: value for key, value in trained["ring"].items() if key != "slowest"}
+    assert ring_life == {"elastic": True, "resets": 0, "smallest": 2, "largest": 2, "interruptions": []}
     assert facts(ring)["steps"] == 20
     assert [steps(agent) for agent in ring.agents] == [list(range(1, 21))] * 2
     # WHEN

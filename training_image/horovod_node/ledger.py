@@ -5,38 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
-
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from horovod_node import contract
 from horovod_node.ceiling import CostCeiling
 from horovod_node.errors import LedgerUnreachableError, RunError
 from horovod_node.identify import Node
 from horovod_node.interruption import Interruption
+from horovod_node.ledger_table import LedgerTable, item_key, removal
 from horovod_node.request import Request
 
 if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
+    pass
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
-
-_CONDITION_FAILED = "ConditionalCheckFailedException"
-_PASSING_ERRORS = (
-    "InternalServerError",
-    "LimitExceededException",
-    "ProvisionedThroughputExceededException",
-    "RequestLimitExceeded",
-    "ServiceUnavailable",
-    "ThrottlingException",
-    "TransactionConflictException",
-)
-"""What DynamoDB answers when the same call may succeed later (its guide, "Error handling with DynamoDB")."""
-_FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,20 +103,8 @@ class NodeItem:
     pace: tuple[Pace, ...] = ()
 
 
-class Ledger:
-    """
-    Reads and writes the ledger; every read is consistent.
-
-    Args:
-        dynamodb: The boto3 client to ask.
-        table: Name of the ledger's table.
-        patience_seconds: How long a call is repeated while DynamoDB throttles or does not answer. Default: 300.
-    """
-
-    def __init__(self, dynamodb: DynamoDBClient, *, table: str, patience_seconds: float = 300) -> None:
-        self._dynamodb = dynamodb
-        self._table = table
-        self._patience_seconds = patience_seconds
+class Ledger(LedgerTable):
+    """Reads and writes the ledger's items."""
 
     def with_patience(self, seconds: float) -> Ledger:
         """Give the same ledger, with calls repeated for *seconds* only; 0 asks once."""
@@ -159,7 +132,7 @@ class Ledger:
         return self._meets_its_condition(
             lambda: self._dynamodb.update_item(
                 TableName=self._table,
-                Key=_key(contract.lease_key(fleet)),
+                Key=item_key(contract.lease_key(fleet)),
                 UpdateExpression="SET #expires_at = :new",
                 ConditionExpression="#expires_at = :read",
                 ExpressionAttributeNames={"#expires_at": contract.EXPIRES_AT},
@@ -225,7 +198,7 @@ class Ledger:
             contract.STATE: {"S": state},
             contract.STEP: {"N": str(step)},
             contract.SEEN_AT: now,
-            **_removal(remove_at),
+            **removal(remove_at),
         }
         if interruption is not None:
             values[contract.INTERRUPTION] = {"S": interruption.kind}
@@ -237,7 +210,7 @@ class Ledger:
         self._ask(
             lambda: self._dynamodb.update_item(
                 TableName=self._table,
-                Key=_key(contract.node_key(lease.run, lease.attempt, node.id)),
+                Key=item_key(contract.node_key(lease.run, lease.attempt, node.id)),
                 UpdateExpression="SET " + ", ".join(assignments),
                 ExpressionAttributeNames={f"#{name}": name for name in (*values, contract.JOINED_AT)},
                 ExpressionAttributeValues={f":{name}": value for name, value in values.items()},
@@ -257,7 +230,7 @@ class Ledger:
     def claim_leader(self, lease: Lease, node: str, *, remove_at: int) -> str:
         """Ask that *node* lead; answer who does, which may be another one."""
         written = self._write_once(
-            contract.leader_key(lease.run, lease.attempt), {contract.NODE: {"S": node}, **_removal(remove_at)}
+            contract.leader_key(lease.run, lease.attempt), {contract.NODE: {"S": node}, **removal(remove_at)}
         )
         if written:
             return node
@@ -278,8 +251,8 @@ class Ledger:
 
     def put_plan(self, lease: Lease, plan: str, *, remove_at: int) -> None:
         """Publish the ring's plan, a JSON text."""
-        item = {contract.PLAN_JSON: {"S": plan}, **_removal(remove_at)}
-        key = _key(contract.plan_key(lease.run, lease.attempt))
+        item = {contract.PLAN_JSON: {"S": plan}, **removal(remove_at)}
+        key = item_key(contract.plan_key(lease.run, lease.attempt))
         self._ask(lambda: self._dynamodb.put_item(TableName=self._table, Item={**key, **item}))
 
     def plan(self, lease: Lease) -> str | None:
@@ -289,8 +262,8 @@ class Ledger:
 
     def put_channel(self, lease: Lease, channel: str, *, remove_at: int) -> None:
         """Publish where the leader of an elastic ring takes connections, a JSON text."""
-        item = {contract.CHANNEL_JSON: {"S": channel}, **_removal(remove_at)}
-        key = _key(contract.channel_key(lease.run, lease.attempt))
+        item = {contract.CHANNEL_JSON: {"S": channel}, **removal(remove_at)}
+        key = item_key(contract.channel_key(lease.run, lease.attempt))
         self._ask(lambda: self._dynamodb.put_item(TableName=self._table, Item={**key, **item}))
 
     def channel(self, lease: Lease) -> str | None:
@@ -304,10 +277,10 @@ class Ledger:
             lambda: self._dynamodb.put_item(
                 TableName=self._table,
                 Item={
-                    **_key(key),
+                    **item_key(key),
                     contract.PROGRESS_JSON: {"S": progress},
                     contract.ATTEMPT: {"N": str(lease.attempt)},
-                    **_removal(remove_at),
+                    **removal(remove_at),
                 },
                 ConditionExpression="attribute_not_exists(#attempt) OR #attempt <= :attempt",
                 ExpressionAttributeNames={"#attempt": contract.ATTEMPT},
@@ -323,7 +296,7 @@ class Ledger:
                 contract.NODE: {"S": node},
                 contract.FAILURE_JSON: {"S": failure},
                 contract.FAILED_AT: {"N": str(int(time.time()))},
-                **_removal(remove_at),
+                **removal(remove_at),
             },
         )
 
@@ -331,67 +304,6 @@ class Ledger:
         """List the failures that nodes of this attempt recorded."""
         prefix = contract.failure_key(lease.run, lease.attempt, "")
         return [item[contract.FAILURE_JSON]["S"] for item in self._list(prefix)]
-
-    def _read(self, key: tuple[str, str]) -> dict[str, Any] | None:
-        answer = self._ask(lambda: self._dynamodb.get_item(TableName=self._table, Key=_key(key), ConsistentRead=True))
-        return answer.get("Item")
-
-    def _list(self, prefix: tuple[str, str]) -> list[dict[str, Any]]:
-        def pages() -> list[dict[str, Any]]:
-            paginator = self._dynamodb.get_paginator("query")
-            answers = paginator.paginate(
-                TableName=self._table,
-                ConsistentRead=True,
-                KeyConditionExpression="#pk = :pk AND begins_with(#sk, :sk)",
-                ExpressionAttributeNames={"#pk": contract.PARTITION_KEY, "#sk": contract.SORT_KEY},
-                ExpressionAttributeValues={":pk": {"S": prefix[0]}, ":sk": {"S": prefix[1]}},
-            )
-            return [item for answer in answers for item in answer["Items"]]
-
-        return self._ask(pages)
-
-    def _write_once(self, key: tuple[str, str], attributes: Mapping[str, Any]) -> bool:
-        """Write an item that must not exist yet; `False` if it does."""
-        return self._meets_its_condition(
-            lambda: self._dynamodb.put_item(
-                TableName=self._table,
-                Item={**_key(key), **attributes},
-                ConditionExpression="attribute_not_exists(#pk)",
-                ExpressionAttributeNames={"#pk": contract.PARTITION_KEY},
-            )
-        )
-
-    def _meets_its_condition(self, write: Callable[[], object]) -> bool:
-        try:
-            self._ask(write)
-        except ClientError as error:
-            if error.response["Error"]["Code"] == _CONDITION_FAILED:
-                return False
-            raise
-        return True
-
-    def _ask(self, call: Callable[[], _Answer]) -> _Answer:
-        """Repeat *call* while DynamoDB throttles or is away; botocore's own retries last some seconds only."""
-        give_up_at = time.monotonic() + self._patience_seconds
-        pause = _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                return call()
-            except ParamValidationError:
-                raise
-            except ClientError as error:
-                if error.response["Error"]["Code"] not in _PASSING_ERRORS:
-                    raise
-                failure: Exception = error
-            except BotoCoreError as error:
-                failure = error
-            if time.monotonic() + pause > give_up_at:
-                raise LedgerUnreachableError(
-                    f"the ledger, DynamoDB table {self._table}, failed: {failure}"
-                ) from failure
-            _log.warning("the ledger failed, next try in %.1f s: %s", pause, failure)
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 def _node_item(item: Mapping[str, Any]) -> NodeItem:
@@ -419,11 +331,3 @@ def _text(item: Mapping[str, Any] | None, attribute: str) -> str | None:
 
 def _whole(item: Mapping[str, Any], attribute: str) -> int:
     return int(item[attribute]["N"]) if attribute in item else 0
-
-
-def _key(key: tuple[str, str]) -> dict[str, Any]:
-    return {contract.PARTITION_KEY: {"S": key[0]}, contract.SORT_KEY: {"S": key[1]}}
-
-
-def _removal(remove_at: int) -> dict[str, Any]:
-    return {contract.TTL_ATTRIBUTE: {"N": str(remove_at)}} if remove_at else {}
