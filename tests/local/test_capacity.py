@@ -77,7 +77,8 @@ def test_third_attempt_gets_what_two_were_refused(app: Deployment) -> None:
     receipt = run.receipt()
     assert {node["zone"] for node in receipt["nodes"]} == {ZONES[1]}
     # AND told where it looked
-    assert first.capacity is not None and third.capacity is not None
+    assert first.capacity is not None
+    assert third.capacity is not None
     assert (first.capacity.number, first.capacity.of, first.capacity.refusal) == (1, 5, "")
     assert first.capacity.attempt == "Spot in any zone"
     assert third.capacity.attempt == f"Spot in {ZONES[1]}"
