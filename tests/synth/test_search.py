@@ -92,7 +92,7 @@ def case(
             "step": "look",
             **search,
         },
-        "fleet": {"plan": list(plan)},
+        "fleet": {"plan": list(plan), "rest": {"unit": 1}},
         "request": {contract.GPUS: gpus, contract.MIN_GPUS: gpus},
         "attempt": 1,
         "lost": [],
