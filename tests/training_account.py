@@ -156,9 +156,9 @@ class Account:
         """Read what an execution was started with."""
         return json.loads(self.stepfunctions.describe_execution(executionArn=execution_arn)["input"])
 
-    def set_stage(self, connection: Connection, run: str, stage: str, *, notice: str | None = None) -> None:
-        """Write the ledger's item of *run*, as the state machine does."""
-        attributes = {contract.STAGE: stage} | ({} if notice is None else {contract.NOTICE: notice})
+    def set_stage(self, connection: Connection, run: str, stage: str, **others: str) -> None:
+        """Write the ledger's item of *run*, as the state machine does: the stage, and *others* by their names."""
+        attributes = {contract.STAGE: stage, **others}
         self._put(connection, contract.run_key(run), {name: {"S": text} for name, text in attributes.items()})
 
     def set_line(self, connection: Connection, places: Mapping[str, int]) -> None:

@@ -8,6 +8,7 @@ Needs nothing but boto3 and the name of the stack that holds a `HorovodTraining`
 (`horovod_client.cli`) is this API and a terminal.
 """
 
+from horovod_client.capacity import CapacitySearch, LostAttempt
 from horovod_client.client import TrainingClient
 from horovod_client.connection import Connection, Fleet
 from horovod_client.errors import (
@@ -23,11 +24,13 @@ from horovod_client.receipt import render_receipt
 from horovod_client.run import Run, RunStatus
 
 __all__ = [
+    "CapacitySearch",
     "Connection",
     "ConnectionNotFound",
     "Fleet",
     "HorovodClientError",
     "InvalidInput",
+    "LostAttempt",
     "ReceiptNotFound",
     "Run",
     "RunEnded",

@@ -47,7 +47,8 @@ def render_receipt(receipt: Mapping[str, Any]) -> str:
             f"the receipt is of version {receipt.get('version')} and this client reads version {RECEIPT_VERSION}: "
             f"install a newer cdk-horovod"
         )
-    return "\n".join([*_outcome(receipt), *_facts(receipt), *_nodes(receipt), *_times(receipt), *_remarks(receipt)])
+    parts = (_outcome, _facts, _nodes, _capacity, _restarts, _times, _remarks)
+    return "\n".join(line for part in parts for line in part(receipt))
 
 
 def seconds_of(times: Mapping[str, str | None]) -> dict[str, float]:
@@ -117,6 +118,22 @@ def _nodes(receipt: Mapping[str, Any]) -> Iterator[str]:
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         yield f"  {line}{'  leads' if row[0] == receipt.get('leader') else ''}"
+
+
+def _capacity(receipt: Mapping[str, Any]) -> Iterator[str]:
+    """Tell of every attempt to get nodes, unless the first one got them."""
+    attempts = receipt.get("capacity") or []
+    if len(attempts) < 2 and not any(attempt.get("said") for attempt in attempts):
+        return
+    for attempt in attempts:
+        said = f": {attempt['said']}" if attempt.get("said") else ""
+        yield f"capacity    {attempt.get('words')}, {attempt.get('seconds')} s, {attempt.get('outcome')}{said}"
+
+
+def _restarts(receipt: Mapping[str, Any]) -> Iterator[str]:
+    for lost in receipt.get("restarts") or []:
+        reason = (str(lost.get("cause") or "").splitlines() or [""])[0]
+        yield f"restart     after attempt {lost.get('attempt')}: {lost.get('error')}: {reason}"
 
 
 def _times(receipt: Mapping[str, Any]) -> Iterator[str]:

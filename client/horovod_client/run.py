@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from horovod_client.capacity import CapacitySearch, LostAttempt
 from horovod_client.clients import AwsClients
 from horovod_client.connection import Connection
 from horovod_client.errors import InvalidInput, ReceiptNotFound, RunEnded, RunFailed, RunNotFound
@@ -61,6 +62,8 @@ class RunStatus:
         model_uri: S3 address of the model; None unless the run succeeded.
         notice: What was not done for the run, and why: a sentence for people.
         place: Where the run stands in the line for a fleet: 1 is next; None when it does not wait.
+        capacity: The attempt to get nodes that the run makes; None when it makes none.
+        restarts: The attempts that were lost so far, after each of which the run started again.
     """
 
     run: str
@@ -71,6 +74,8 @@ class RunStatus:
     model_uri: str | None = None
     notice: str | None = None
     place: int | None = None
+    capacity: CapacitySearch | None = None
+    restarts: tuple[LostAttempt, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -124,7 +129,7 @@ class Run:
 
     def status(self) -> RunStatus:
         """
-        Ask Step Functions for the state and the ledger for the stage, the notice and, in the queue, the place.
+        Ask Step Functions for the state and the ledger for the rest.
 
         Raises:
             RunNotFound: If the training has no such run.
@@ -138,6 +143,7 @@ class Run:
         item = self._read(contract.run_key(self.name))
         stage = item[contract.STAGE]["S"] if contract.STAGE in item else None
         waits = state == RUNNING and stage == contract.STAGE_QUEUED
+        looks = state == RUNNING and stage == contract.STAGE_JOINING
         return RunStatus(
             run=self.name,
             state=state,
@@ -147,6 +153,8 @@ class Run:
             model_uri=self.model_uri if state == SUCCEEDED else None,
             notice=item[contract.NOTICE]["S"] if contract.NOTICE in item else None,
             place=self._place() if waits else None,
+            capacity=CapacitySearch.from_item(item) if looks else None,
+            restarts=LostAttempt.all_of(item),
         )
 
     def wait(self, on_change: Callable[[RunStatus], object] | None = None, *, poll_seconds: float = 5.0) -> RunStatus:

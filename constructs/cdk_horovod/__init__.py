@@ -1,6 +1,7 @@
 """AWS CDK constructs that start, train and terminate a Horovod cluster on your own GPU fleet."""
 
 from cdk_horovod.capacity_plan import CapacityAttempt, CapacityPlan
+from cdk_horovod.capacity_reservation import CapacityReservation
 from cdk_horovod.engines import Engine, EngineConfig, EngineTarget, IEngine
 from cdk_horovod.fleet import GpuFleet
 from cdk_horovod.image import TrainingImage, TrainingImageConfig
@@ -13,6 +14,7 @@ from cdk_horovod.training import HorovodTraining
 __all__ = [
     "CapacityAttempt",
     "CapacityPlan",
+    "CapacityReservation",
     "Engine",
     "EngineConfig",
     "EngineTarget",

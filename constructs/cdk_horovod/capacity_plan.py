@@ -134,6 +134,13 @@ class CapacityPlan:
         return cls(steps=(CapacityAttempt(market=contract.ON_DEMAND, time_limit=time_limit),))
 
     @classmethod
+    def default(cls, *, spot: bool, single_zone: bool) -> CapacityPlan:
+        """Choose the plan of a fleet that was given none."""
+        if single_zone:
+            return cls.one_zone(spot=spot)
+        return cls.spot_first() if spot else cls.on_demand()
+
+    @classmethod
     def attempts(cls, attempts: Sequence[CapacityAttempt]) -> CapacityPlan:
         """
         Make exactly these attempts, in this order.

@@ -13,8 +13,10 @@ from constructs import Construct
 from cdk_horovod.acknowledgements import acknowledge
 from cdk_horovod.capacity import GpuCapacity
 from cdk_horovod.capacity_plan import CapacityPlan, FleetPlace, PlannedAttempt, plan_attempts
+from cdk_horovod.capacity_reservation import CapacityReservation
 from cdk_horovod.efa import EFA_ENVIRONMENT, common_efa_interfaces, network_interfaces
-from cdk_horovod.zones import select_subnets, zones_of
+from cdk_horovod.volume_key import let_auto_scaling_use
+from cdk_horovod.zones import refuse_public_subnets, select_subnets, zones_of
 from horovod_node import contract
 
 if TYPE_CHECKING:
@@ -91,6 +93,11 @@ class GpuFleet(Construct):
             Default: Spot in any zone, then in each, then On-Demand; with *efa* Spot in each zone, then On-Demand in
             each; without *spot* On-Demand.
 
+        capacity_reservation:
+            Capacity that was reserved before. See `CapacityReservation`. A Capacity Block needs its own type alone,
+            subnets in its zone, and no *spot*.
+            Default: none.
+
         machine_image:
             Image with an NVIDIA driver, Docker and the NVIDIA container toolkit. Must be given for P3, whose GPUs
             current drivers no longer support.
@@ -135,6 +142,7 @@ class GpuFleet(Construct):
         spot: bool = True,
         efa: bool = False,
         capacity_plan: CapacityPlan | None = None,
+        capacity_reservation: CapacityReservation | None = None,
         machine_image: ec2.IMachineImage | None = None,
         root_device_name: str = "/dev/xvda",
         volume_size: Size | None = None,
@@ -154,19 +162,23 @@ class GpuFleet(Construct):
         super().__init__(scope, id)
         subnets = select_subnets(vpc, vpc_subnets)
         if efa:
-            _refuse_public_subnets(subnets, vpc=vpc)
+            refuse_public_subnets(subnets, vpc=vpc)
+        zones = zones_of(subnets, stack=Stack.of(vpc))
+        if capacity_reservation is not None:
+            capacity_reservation.check(capacity, spot=spot, zones=len(zones))
         self.subnet_ids = tuple(subnets.subnet_ids)
         self.attempts = plan_attempts(
-            capacity_plan or _default_plan(spot=spot, efa=efa),
+            capacity_plan or CapacityPlan.default(spot=spot, single_zone=efa),
             FleetPlace(
                 capacity=capacity,
                 spot=spot,
                 subnets=self.subnet_ids,
-                zones=zones_of(subnets, stack=Stack.of(vpc)),
+                zones=zones,
                 single_zone="a cluster placement group is in one, and 'efa' needs it" if efa else "",
             ),
         )
         self.capacity = capacity
+        self.capacity_reservation = capacity_reservation
         self.spot = spot
         self.efa = efa
         self.role = role or iam.Role(
@@ -206,7 +218,7 @@ class GpuFleet(Construct):
             ],
         )
         if encryption_key is not None:
-            self._let_auto_scaling_use(encryption_key)
+            let_auto_scaling_use(encryption_key, stack=Stack.of(self))
         if efa:
             self._add_adapters(adapters)
         else:
@@ -254,6 +266,16 @@ class GpuFleet(Construct):
         return self.capacity.gpu_step
 
     @property
+    def gpus_of_a_unit(self) -> int:
+        """
+        GPUs that one unit of the group's capacity is.
+
+        Weights make it one GPU. A Capacity Block, which Auto Scaling takes in groups without weights only, counts
+        instances.
+        """
+        return self.gpu_step if self.is_block else 1
+
+    @property
     def largest_weight(self) -> int:
         """GPUs of the largest type."""
         return self.capacity.largest_weight
@@ -289,6 +311,11 @@ class GpuFleet(Construct):
         return EFA_ENVIRONMENT if self.efa else {}
 
     @property
+    def is_block(self) -> bool:
+        """Whether the fleet is a Capacity Block."""
+        return self.capacity_reservation is not None and self.capacity_reservation.is_block
+
+    @property
     def _cfn_group(self) -> autoscaling.CfnAutoScalingGroup:
         return cast("autoscaling.CfnAutoScalingGroup", self.auto_scaling_group.node.default_child)
 
@@ -317,7 +344,7 @@ class GpuFleet(Construct):
             vpc=vpc,
             vpc_subnets=vpc_subnets,
             min_capacity=0,
-            max_capacity=self.max_gpus,
+            max_capacity=self.max_gpus // self.gpus_of_a_unit,
             group_metrics=[autoscaling.GroupMetrics.all()],
             mixed_instances_policy=autoscaling.MixedInstancesPolicy(
                 launch_template=self.launch_template,
@@ -343,13 +370,26 @@ class GpuFleet(Construct):
             launch_template_id=self.launch_template.launch_template_id,
             version=self.launch_template.version_number,
         )
-        cfn_group.add_property_deletion_override("LaunchTemplate")
+        reservation = self.capacity_reservation
+        if reservation is not None and reservation.is_block:
+            # Auto Scaling User Guide, "Use Capacity Blocks for machine learning workloads": no mixed instances groups.
+            cfn_group.add_property_deletion_override("MixedInstancesPolicy")
+            self._take(reservation)
+        else:
+            cfn_group.add_property_deletion_override("LaunchTemplate")
+        if reservation is not None and not reservation.is_block:
+            cfn_group.capacity_reservation_specification = reservation.group_specification()
         acknowledge(
             group,
             rule="AS3",
             reason="Each run reads its fleet's scaling activities and records them; a topic would have no reader.",
         )
         return group
+
+    def _take(self, block: CapacityReservation) -> None:
+        data = {"InstanceType": self.capacity.instance_types[0].name, **block.template_data()}
+        for name, value in data.items():
+            self._cfn_launch_template.add_property_override(f"LaunchTemplateData.{name}", value)
 
     def _add_adapters(self, adapters: int) -> None:
         # The launch template construct has no arguments for this, and EC2 refuses security groups of the instance
@@ -368,49 +408,6 @@ class GpuFleet(Construct):
                 "cdk-horovod:EfaUnused",
                 f"{', '.join(names)} reach their network bandwidth only with Elastic Fabric Adapters; set 'efa'.",
             )
-
-    def _let_auto_scaling_use(self, key: kms.IKey) -> None:
-        """
-        Let EC2 Auto Scaling's service-linked role start instances whose volumes *key* encrypts.
-
-        Source: EC2 Auto Scaling User Guide, "Required AWS KMS key policy for use with encrypted volumes". The role is
-        named in a condition and not as principal, because KMS refuses a policy whose principal does not exist yet,
-        and the role exists only after the account's first group.
-        """
-        stack = Stack.of(self)
-        service_role = stack.format_arn(
-            service="iam",
-            region="",
-            resource="role",
-            resource_name="aws-service-role/autoscaling.amazonaws.com/AWSServiceRoleForAutoScaling*",
-        )
-        whom = {"StringEquals": {"kms:CallerAccount": stack.account}, "ArnLike": {"aws:PrincipalArn": service_role}}
-        for actions, conditions in (
-            (
-                ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey"],
-                whom,
-            ),
-            (["kms:CreateGrant"], {**whom, "Bool": {"kms:GrantIsForAWSResource": "true"}}),
-        ):
-            key.add_to_resource_policy(
-                iam.PolicyStatement(
-                    principals=[iam.AnyPrincipal()], actions=actions, resources=["*"], conditions=conditions
-                )
-            )
-
-
-def _default_plan(*, spot: bool, efa: bool) -> CapacityPlan:
-    if efa:
-        return CapacityPlan.one_zone(spot=spot)
-    return CapacityPlan.spot_first() if spot else CapacityPlan.on_demand()
-
-
-def _refuse_public_subnets(subnets: ec2.SelectedSubnets, *, vpc: ec2.IVpc) -> None:
-    if subnets.has_public and not subnets.is_pending_lookup:
-        raise ValueError(
-            "'vpc_subnets' must be private with 'efa', because EC2 gives no public address to an instance with "
-            f"several network interfaces, got public subnets of {vpc.node.path}"
-        )
 
 
 def _refuse_types_without_driver(capacity: GpuCapacity) -> None:

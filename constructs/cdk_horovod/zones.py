@@ -26,6 +26,20 @@ def select_subnets(vpc: ec2.IVpc, selection: ec2.SubnetSelection | None) -> ec2.
     )
 
 
+def refuse_public_subnets(subnets: ec2.SelectedSubnets, *, vpc: ec2.IVpc) -> None:
+    """
+    Refuse public subnets for nodes with Elastic Fabric Adapters.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if subnets.has_public and not subnets.is_pending_lookup:
+        raise ValueError(
+            "'vpc_subnets' must be private with 'efa', because EC2 gives no public address to an instance with "
+            f"several network interfaces, got public subnets of {vpc.node.path}"
+        )
+
+
 def zones_of(subnets: ec2.SelectedSubnets, *, stack: Stack) -> tuple[Zone, ...]:
     """
     Sort subnets into their zones, in the order in which the zones come.

@@ -6,13 +6,14 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from horovod_client import Run, RunStatus, TrainingClient
+from horovod_client import CapacitySearch, LostAttempt, Run, RunStatus, TrainingClient
 from horovod_client.cli import main
 from horovod_client.cli.arguments import parse_data, parse_max_runtime
 from horovod_client.cli.news import news_printer
@@ -198,15 +199,67 @@ def test_prints_what_a_run_waits_for(
     ]
 
 
-def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who follows a run reads a stage again only when its place in the line changed, and a notice once."""
+def test_prints_where_a_run_looks_for_capacity(
+    account: Account, client: TrainingClient, script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who waits for nodes reads which attempt is made, since when, and in EC2's words why the last one failed."""
     # GIVEN
+    client.fit(script, gpus=4, name="cli-capacity")
+    search = {"number": 1, "of": 5, "attempt": "Spot in any zone", "since": int(time.time()) - 190, "refusal": ""}
+    later = search | {"number": 2, "attempt": "Spot in eu-west-1a", "refusal": "There is no Spot capacity available."}
+
+    # WHEN
+    for stage, told in (("joining", search), ("joining", later), ("training", later)):
+        account.set_stage(client.connection, "cli-capacity", stage, capacity_json=json.dumps(told))
+        assert main(["status", "cli-capacity"]) == 0
+
+    # THEN
+    assert capsys.readouterr().out.splitlines() == [
+        "run cli-capacity: RUNNING, joining",
+        "waiting for capacity: attempt 1 of 5, Spot in any zone, since 3 min",
+        "run cli-capacity: RUNNING, joining",
+        "waiting for capacity: attempt 2 of 5, Spot in eu-west-1a, since 3 min; "
+        "EC2 said: There is no Spot capacity available.",
+        "run cli-capacity: RUNNING, training",
+    ]
+
+
+def test_prints_that_a_run_started_again(
+    account: Account, client: TrainingClient, script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How often, and the first line of what happened last."""
+    # GIVEN
+    client.fit(script, gpus=4, name="cli-restarts")
+    lost = [
+        {"attempt": 1, "error": "NodeFailed", "cause": "Node i-1 left.", "at": "2026-03-01T12:00:00Z"},
+        {"attempt": 2, "error": "LeaderLost", "cause": "No heartbeat.\nSee its log.", "at": "2026-03-01T13:00:00Z"},
+    ]
+
+    # WHEN
+    account.set_stage(client.connection, "cli-restarts", "training", restarts_json=json.dumps(lost))
+    main(["status", "cli-restarts"])
+
+    # THEN
+    assert capsys.readouterr().out.splitlines() == [
+        "run cli-restarts: RUNNING, training",
+        "started again 2 times: LeaderLost: No heartbeat.",
+    ]
+
+
+def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who follows a run reads a stage again only when its place in the line changed, and anything else once."""
+    # GIVEN
+    search = CapacitySearch(number=1, of=2, attempt="Spot in any zone", since=0)
+    lost = LostAttempt(attempt=1, error="LeaderLost", cause="No heartbeat.", at="2026-03-01T12:00:00Z")
     news = [
         RunStatus(run="r", state="RUNNING"),
         RunStatus(run="r", state="RUNNING", stage="queued", place=3),
         RunStatus(run="r", state="RUNNING", stage="queued", place=2),
         RunStatus(run="r", state="RUNNING", stage="queued", place=2),
+        RunStatus(run="r", state="RUNNING", stage="joining", capacity=search),
+        RunStatus(run="r", state="RUNNING", stage="joining", capacity=search),
         RunStatus(run="r", state="RUNNING", stage="training", notice="No price is known."),
+        RunStatus(run="r", state="RUNNING", stage="training", notice="No price is known.", restarts=(lost,)),
         RunStatus(run="r", state="SUCCEEDED", stage="succeeded", notice="No price is known."),
     ]
     print_news = news_printer(err=False)
@@ -219,8 +272,11 @@ def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.splitlines() == [
         "queued, 2 runs before it",
         "queued, 1 run before it",
+        "joining",
+        "waiting for capacity: attempt 1 of 2, Spot in any zone",
         "training",
         "No price is known.",
+        "started again 1 time: LeaderLost: No heartbeat.",
         "succeeded",
     ]
 
@@ -259,6 +315,8 @@ def test_prints_status_and_receipt_for_programs(
         "model_uri": None,
         "notice": None,
         "place": None,
+        "capacity": None,
+        "restarts": [],
     }
     assert printed == receipt
 

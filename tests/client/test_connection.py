@@ -37,7 +37,7 @@ def test_knows_every_fleet_and_may_have_no_ceiling() -> None:
     """The fleets come in the order of the output; a training without a ceiling says nothing of one."""
     # GIVEN
     values = {
-        "version": 1,
+        "version": contract.CONTRACT_VERSION,
         "state_machine": "arn",
         "data_bucket": "data",
         "model_bucket": "models",
@@ -130,8 +130,8 @@ def test_fails_when_there_is_no_such_stack() -> None:
     [
         ("{", "the stack's output is not a connection of cdk-horovod"),
         ("[]", "the stack's output is not a connection of cdk-horovod"),
-        (json.dumps({"version": 1}), "the stack's output is not a connection of cdk-horovod: KeyError"),
-        (json.dumps({"version": 2}), "the stack speaks version 2 and this client version 1: install the cdk-horovod"),
+        (json.dumps({"version": contract.CONTRACT_VERSION}), "the stack's output is not a connection of cdk-horovod"),
+        (json.dumps({"version": 9}), "the stack speaks version 9 and this client version 2: install the cdk-horovod"),
     ],
 )
 def test_fails_when_the_output_cannot_be_read(text: str, sentence: str) -> None:

@@ -88,6 +88,26 @@ def test_renders_what_a_run_cost(receipt: dict[str, Any]) -> None:
     assert render_receipt(unknown).splitlines()[-1] == "notice      The ceiling of 5 USD is not watched."
 
 
+def test_renders_the_search_for_capacity_and_restarts(receipt: dict[str, Any]) -> None:
+    """Attempts are told where the first one was not enough, with EC2's words; and each attempt that was lost."""
+    # GIVEN
+    formed = {"words": "Spot in any zone", "seconds": 40, "outcome": "formed", "said": ""}
+    refused = {"words": "Spot in any zone", "seconds": 600, "outcome": "capacity", "said": "There is no Spot capacity."}
+    lost = {"attempt": 1, "error": "LeaderLost", "cause": "No heartbeat.\nSee its log."}
+
+    # WHEN
+    at_once = render_receipt(receipt | {"capacity": [formed]})
+    later = render_receipt(receipt | {"capacity": [refused, formed], "restarts": [lost]}).splitlines()
+
+    # THEN
+    assert at_once == render_receipt(receipt)
+    assert [line for line in later if line.startswith(("capacity", "restart"))] == [
+        "capacity    Spot in any zone, 600 s, capacity: There is no Spot capacity.",
+        "capacity    Spot in any zone, 40 s, formed",
+        "restart     after attempt 1: LeaderLost: No heartbeat.",
+    ]
+
+
 @pytest.mark.parametrize("writer", ["clean-up", "reaper"])
 def test_renders_a_run_that_was_stopped(writer: str) -> None:
     """Whoever wrote the receipt in the run's place says so, and what it does not know is not invented."""

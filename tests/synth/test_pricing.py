@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +19,7 @@ from cdk_horovod.workflow.resolved import resolved_definitions
 from horovod_local.corrections.jsonata import evaluate
 from horovod_local.price_list import get_products
 from horovod_node import contract
-from synthesis import REPOSITORY
+from reference_jsonata import bare, by_reference
 
 pytestmark = pytest.mark.synth
 
@@ -55,36 +53,6 @@ def states() -> Mapping[str, Any]:
 def price(states: Mapping[str, Any]) -> str:
     """The expression of `$price`."""
     return bare(states["Look up On-Demand prices"]["Assign"]["price"])
-
-
-def bare(expression: str) -> str:
-    """Take the expression out of its marks."""
-    return expression.removeprefix("{%").removesuffix("%}")
-
-
-def by_reference(cases: Sequence[Case], expression: str) -> list[Any]:
-    """Evaluate *expression* for each case with JSONata 2.0.6, the release that Step Functions documents."""
-    script = """
-      const jsonata = require("jsonata");
-      const [text, cases] = JSON.parse(require("fs").readFileSync(0, "utf8"));
-      const expression = jsonata(text);
-      expression.registerFunction("parse", JSON.parse, "<s:j>");  // Step Functions' own
-      (async () => {
-        const answers = [];
-        for (const bindings of cases) answers.push(await expression.evaluate(null, bindings) ?? null);
-        console.log(JSON.stringify(answers));
-      })();
-    """
-    done = subprocess.run(
-        ["node", "-e", script],
-        input=json.dumps([expression, cases]),
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=REPOSITORY,
-    )
-    answers: list[Any] = json.loads(done.stdout)
-    return answers
 
 
 def node(instance_type: str, market: str = contract.ON_DEMAND, zone: str = "eu-west-1a") -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 
 import click
 
-from horovod_client.cli.news import describe_stage
+from horovod_client.cli.news import describe_capacity, describe_restarts, describe_stage
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.errors import RunFailed
@@ -24,6 +25,9 @@ def status(*, run: str, stack: str, output: str | None, as_json: bool) -> None:
     else:
         stage = None if found.ended else describe_stage(found)
         click.echo(f"run {found.run}: {found.state}{f', {stage}' if stage else ''}")
+        for line in (describe_capacity(found, now=time.time()), describe_restarts(found)):
+            if line is not None:
+                click.echo(line)
         if found.notice:
             click.echo(found.notice)
         if found.cause:

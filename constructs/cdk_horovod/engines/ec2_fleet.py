@@ -33,12 +33,15 @@ class Ec2FleetEngine:
             one image.
 
     Raises:
-        ValueError: If there is no fleet.
+        ValueError: If there is no fleet, or some are Capacity Blocks and some are not.
     """
 
     def __init__(self, *, fleets: Sequence[GpuFleet]) -> None:
         if not fleets:
             raise ValueError("'fleets' must be at least one, got none")
+        if len({fleet.is_block for fleet in fleets}) > 1:
+            # Their groups are scaled by different calls.
+            raise ValueError("'fleets' must all be Capacity Blocks, or none of them, got some of each")
         self._fleets = tuple(fleets)
 
     def bind(self, scope: Construct, target: EngineTarget) -> EngineConfig:
@@ -62,20 +65,41 @@ class Ec2FleetEngine:
                     leader_market=fleet.leader_market,
                     node_role=fleet.role,
                     plan=tuple(_as_states_read_it(attempt, fleet=fleet) for attempt in fleet.attempts),
-                    rest={"policy": _policy(fleet), "subnets": ",".join(fleet.subnet_ids)},
+                    rest={
+                        "policy": _policy(fleet),
+                        "subnets": ",".join(fleet.subnet_ids),
+                        "unit": fleet.gpus_of_a_unit,
+                    },
                 )
                 for fleet in self._fleets
             ),
-            states=_GroupStates(arns=[fleet.auto_scaling_group_arn for fleet in self._fleets]),
+            states=_GroupStates(
+                arns=[fleet.auto_scaling_group_arn for fleet in self._fleets],
+                blocks=self._fleets[0].is_block,
+            ),
             statements=tuple(statement for fleet in self._fleets for statement in _launch_permissions(fleet)),
         )
 
 
 class _GroupStates:
-    """States that act on the Auto Scaling group in `$fleet.group`."""
+    """
+    States that act on the Auto Scaling group in `$fleet.group`.
 
-    def __init__(self, *, arns: Sequence[str]) -> None:
+    Args:
+        arns: Of the groups, for the permissions.
+        blocks: Whether they are of Capacity Blocks, which have no policy and count instances.
+    """
+
+    def __init__(self, *, arns: Sequence[str], blocks: bool) -> None:
         self._arns = arns
+        self._blocks = blocks
+
+    def _capacity(self, gpus: str) -> str:
+        """Write *gpus*, an expression, in the group's own unit."""
+        return jsonata(f"$ceil({gpus} / $fleet.rest.unit)" if self._blocks else gpus)
+
+    def _policy(self, expression: str) -> dict[str, str]:
+        return {} if self._blocks else {"MixedInstancesPolicy": jsonata(expression)}
 
     def start(self, scope: Construct, *, assign: Mapping[str, Any]) -> tuple[sfn.TaskStateBase, ...]:
         return (
@@ -87,9 +111,9 @@ class _GroupStates:
                 "updateAutoScalingGroup",
                 assign=assign,
                 retries=6,
-                DesiredCapacity=jsonata("$request.gpus"),
-                MixedInstancesPolicy=jsonata("$search.attempt.policy"),
+                DesiredCapacity=self._capacity("$request.gpus"),
                 VPCZoneIdentifier=jsonata("$search.attempt.subnets"),
+                **self._policy("$search.attempt.policy"),
             ),
         )
 
@@ -98,7 +122,9 @@ class _GroupStates:
           $filter($states.result.AutoScalingGroups.Instances, function($instance) {
             $not($contains($instance.LifecycleState, 'Terminat'))
           }),
-          function($instance) { $exists($instance.WeightedCapacity) ? $number($instance.WeightedCapacity) : 1 }
+          function($instance) {
+            $exists($instance.WeightedCapacity) ? $number($instance.WeightedCapacity) : $fleet.rest.unit
+          }
         )])"""
         return self._call(
             scope,
@@ -140,8 +166,8 @@ class _GroupStates:
             "Restore the group",
             "updateAutoScalingGroup",
             retries=1,
-            MixedInstancesPolicy=jsonata("$fleet.rest.policy"),
             VPCZoneIdentifier=jsonata("$fleet.rest.subnets"),
+            **self._policy("$fleet.rest.policy"),
         )
 
     def protect(self, scope: Construct) -> sfn.TaskStateBase:
@@ -157,7 +183,7 @@ class _GroupStates:
 
     def release(self, scope: Construct) -> sfn.TaskStateBase:
         return self._call(
-            scope, "Release the workers", "updateAutoScalingGroup", DesiredCapacity=jsonata("$ring.leader.gpus")
+            scope, "Release the workers", "updateAutoScalingGroup", DesiredCapacity=self._capacity("$ring.leader.gpus")
         )
 
     def unprotect(self, scope: Construct) -> sfn.TaskStateBase:

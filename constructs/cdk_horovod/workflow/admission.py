@@ -40,7 +40,7 @@ def check_the_request(
         "Check the request",
         assign={
             "run": jsonata("$states.context.Execution.Name"),
-            "attempt": 1,
+            "attempt": 0,
             "times": {"started_at": jsonata("$states.context.Execution.StartTime")},
             "remove_at": jsonata(f"$string($floor($millis() / 1000) + {LEDGER_DAYS * 86_400})"),
             "request": jsonata("$states.input"),

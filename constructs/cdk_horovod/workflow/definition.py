@@ -1,7 +1,8 @@
 """
 The whole run on one screen.
 
-Variables, in the order in which they come: `$run` (execution name), `$attempt`, `$times` (ISO 8601, for the receipt),
+Variables, in the order in which they come: `$run` (execution name), `$attempt` (from 1; a new one in a fleet that was
+emptied, and after a loss: no node of the one before leads it or counts in it), `$times` (ISO 8601, for the receipt),
 `$outcome` (succeeded, error, cause), `$request` (with its defaults), `$fleets` (those that fit), `$open` (those whose
 turn it is), `$fleet` (the one reserved), `$fresh` (it is to be empty before nodes start), `$search` (the search for
 capacity, see `cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved` (the leader's answers, see
@@ -79,7 +80,7 @@ def run_definition(
     terminate = emptying.terminate
 
     # The run itself.
-    hold = lease.hold(scope, "Hold the fleet to start", ledger=ledger, seconds=limits.hold)
+    hold = lease.hold_to_start(scope, ledger=ledger, seconds=limits.hold)
     start = states.start(
         scope,
         # The bill begins with the first start of nodes.
@@ -94,7 +95,11 @@ def run_definition(
     again = _start_again(scope, states=states, ledger=ledger, limits=limits, then=hold, end=terminate, lost=receipt)
     look = _search_on(scope, states=states, limits=limits, then=hold, emptied=terminate, end=terminate)
 
-    begin_or_end.when(sfn.Condition.jsonata(jsonata("$fresh")), hold, assign={"fresh": False}).otherwise(restore)
+    begin_or_end.when(
+        sfn.Condition.jsonata(jsonata("$fresh")),
+        hold,
+        assign={"fresh": False, "attempt": jsonata("$attempt + 1")},
+    ).otherwise(restore)
     hold.add_catch(receipt, errors=[CONDITION_FAILED], assign=lease_lost())
     ring.add_catch(look, errors=[token_tasks.HEARTBEAT_MISSED, token_tasks.TIMED_OUT])
     ring.add_catch(again, errors=list(LOST), assign=attempt_lost(limits, had_a_ring=False))

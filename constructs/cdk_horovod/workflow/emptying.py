@@ -44,7 +44,7 @@ class Emptying:
         lost_assign: Mapping[str, Any] | None = None,
     ) -> None:
         wait = sfn.Wait.jsonata(scope, "Wait for the nodes to go", time=sfn.WaitTime.duration(pause), outputs=NO_OUTPUT)
-        self.terminate = lease.hold(scope, "Hold the fleet", ledger=ledger, seconds=hold)
+        self.terminate = lease.hold(scope, ledger=ledger, seconds=hold)
         """Enter here to terminate what runs."""
         self.confirm = states.confirm(scope)
         """Enter here to terminate only if something runs."""

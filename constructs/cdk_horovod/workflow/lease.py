@@ -104,11 +104,30 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
     )
 
 
-def hold(scope: Construct, name: str, *, ledger: Ledger, seconds: Duration) -> sfn.TaskStateBase:
+def hold_to_start(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn.TaskStateBase:
+    """
+    Build the state that renews the lease of `$fleet` for nodes of `$attempt`; fails as `hold` does.
+
+    A fleet that was emptied gets another attempt: who led it, and all who were counted in it, are gone.
+    """
+    return _update(
+        scope,
+        "Hold the fleet to start",
+        ledger=ledger,
+        update="SET #expiry = :expiry, #attempt = :attempt",
+        names={"#expiry": contract.EXPIRES_AT, "#attempt": contract.ATTEMPT},
+        values={
+            ":expiry": {"N": jsonata(f"$string({NOW} + {seconds.to_seconds()})")},
+            ":attempt": {"N": jsonata("$string($attempt)")},
+        },
+    )
+
+
+def hold(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn.TaskStateBase:
     """Build the state that renews the lease of `$fleet`, or fails with `CONDITION_FAILED` if somebody else has it."""
     return _update(
         scope,
-        name,
+        "Hold the fleet",
         ledger=ledger,
         update="SET #expiry = :expiry",
         names={"#expiry": contract.EXPIRES_AT},

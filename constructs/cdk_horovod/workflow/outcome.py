@@ -67,7 +67,7 @@ def _restart(limits: RunLimits, *, trained: str) -> dict[str, Any]:
     return {
         "spent": jsonata(trained),
         "restart": jsonata(
-            f"$attempt <= $request.{contract.MAX_RESTARTS} and {left} > {limits.heartbeat.to_seconds()} "
+            f"$count($lost) < $request.{contract.MAX_RESTARTS} and {left} > {limits.heartbeat.to_seconds()} "
             f"and $search.starts < {STARTS} and $not({_CEILING_REACHED})"
         ),
     }

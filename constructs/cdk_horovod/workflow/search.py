@@ -106,8 +106,8 @@ ASKED: Final = jsonata(f"$merge([$search, {{'since': {NOW}, 'starts': $search.st
 
 FORMED: Final = jsonata(
     f"""$merge([$search, {{'refusal': '', 'looked': $append($search.looked, [{{
-  'attempt': $attempt, 'number': $search.number, 'words': $search.attempt.words, 'outcome': 'formed',
-  'seconds': {NOW} - $search.since, 'said': ''
+  'attempt': $attempt, 'restarts': $count($lost), 'number': $search.number, 'words': $search.attempt.words,
+  'outcome': 'formed', 'seconds': {NOW} - $search.since, 'said': ''
 }}])}}])"""
 )
 """`$search` when the ring is formed."""
@@ -207,12 +207,12 @@ def judged(messages: str, *, asked: bool = True) -> dict[str, Any]:
   $number := $ends or $repeats ? $search.number : $left[0];
   $next := $fleet.plan[$number - 1];
   $looked := $append($search.looked, [{{
-    'attempt': $attempt, 'number': $search.number, 'words': $search.attempt.words, 'outcome': $kind,
-    'seconds': {NOW} - $search.since, 'said': $substring($said, 0, {WORDS_KEPT})
+    'attempt': $attempt, 'restarts': $count($lost), 'number': $search.number, 'words': $search.attempt.words,
+    'outcome': $kind, 'seconds': {NOW} - $search.since, 'said': $substring($said, 0, {WORDS_KEPT})
   }}]);
   $quota := ($spot_quota ? ' The quota of Spot is ' & {quotas[contract.SPOT]} & ' in Service Quotas.' : '')
     & ($on_demand_quota ? ' The quota of On-Demand is ' & {quotas[contract.ON_DEMAND]} & ' in Service Quotas.' : '');
-  $tale := $map($filter($looked, function($look) {{ $look.attempt = $attempt }}), function($look) {{
+  $tale := $map($filter($looked, function($look) {{ $look.restarts = $count($lost) }}), function($look) {{
     'Attempt ' & $look.number & ' of ' & $count($fleet.plan) & ', ' & $look.words & ', ' & $look.seconds & ' s: '
     & ($look.outcome = 'unknown' ? 'Auto Scaling could not be asked.'
       : $look.said != '' ? 'EC2 said: ' & $look.said

@@ -17,7 +17,16 @@ from typing import Any
 from aws_cdk import App, Duration, Stack
 from deployment import Deployment
 
-from cdk_horovod import Engine, GpuFleet, HorovodTraining, TrainingImage, TrainingNetwork, TrainingStorage
+from cdk_horovod import (
+    CapacityAttempt,
+    CapacityPlan,
+    Engine,
+    GpuFleet,
+    HorovodTraining,
+    TrainingImage,
+    TrainingNetwork,
+    TrainingStorage,
+)
 from horovod_client import Run
 from horovod_local import Faults, LocalCloud, LocalInstance
 from horovod_node import contract
@@ -51,6 +60,8 @@ def synthesise_lab(out: Path) -> None:
             instance_types=["g5.xlarge"],
             max_gpus=gpus,
             on_demand_base_gpus=1,
+            # One attempt without a limit of its own: what the matrix tells of a start is what start_timeout bounds.
+            capacity_plan=CapacityPlan.attempts([CapacityAttempt(market="spot")]),
         )
         for name, gpus in (("One", 1), ("Two", 2))
     ]
@@ -71,6 +82,8 @@ def synthesise_lab(out: Path) -> None:
         lease_timeout=Duration.seconds(LEASE),
         reaper_interval=Duration.minutes(REAPER_MINUTES),
         poll_interval=Duration.seconds(POLL),
+        # What a fault ends is to stay ended; restarts have tests of their own.
+        max_restarts=0,
     )
     app.synth()
 

@@ -1,0 +1,274 @@
+"""What follows when a ring does not form: the deployed expressions, evaluated by the reference JSONata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from cdk_horovod.workflow.limits import STARTS
+from horovod_local.corrections.jsonata import evaluate
+from horovod_local.corrections.launches import refusal_message
+from horovod_node import contract
+from reference_jsonata import bare, by_reference
+
+pytestmark = pytest.mark.synth
+
+SPOT, ON_DEMAND = contract.SPOT, contract.ON_DEMAND
+NO_SPOT, NO_ON_DEMAND, SPOT_QUOTA, ON_DEMAND_QUOTA, THROTTLED = (
+    refusal_message(why=why, market=market, instance_type="g5.xlarge", zone="eu-west-1a")
+    for why, market in (
+        ("capacity", SPOT),
+        ("capacity", ON_DEMAND),
+        ("quota", SPOT),
+        ("quota", ON_DEMAND),
+        ("throttling", SPOT),
+    )
+)
+# How groups with a mixed-instances policy put it: the market, EC2's error code, then the same words.
+WITH_CODES = {
+    "capacity": [
+        "Could not launch Spot Instances. UnfulfillableCapacity - Unable to fulfill capacity due to your request "
+        "configuration. Please adjust your request and try again. Launching EC2 instance failed.",
+        "Could not launch On-Demand Instances. InsufficientInstanceCapacity - There is no capacity. Launching EC2 "
+        "instance failed.",
+    ],
+    "quota": [
+        "Could not launch Spot Instances. MaxSpotInstanceCountExceeded - Max spot instance count exceeded. Launching "
+        "EC2 instance failed.",
+        "Could not launch On-Demand Instances. VcpuLimitExceeded - You have requested more vCPU capacity than your "
+        "current vCPU limit of 8 allows. Launching EC2 instance failed.",
+    ],
+    "throttling": [
+        "Could not launch Spot Instances. RequestLimitExceeded - Request limit exceeded. Launching EC2 instance failed."
+    ],
+    "refused": ["The requested configuration is currently not supported. Launching EC2 instance failed."],
+}
+SINCE = 1_772_366_400
+EARLIER, LATER = "2026-03-01T11:59:59.900Z", "2026-03-01T12:00:10Z"
+
+
+def attempt(market: str, words: str, *, empties: bool = False, base: int = 1, families: str = "g") -> dict[str, Any]:
+    """Write an attempt of a plan, as far as the search reads it."""
+    return {
+        "market": market,
+        "words": words,
+        "empties": empties,
+        "base": base,
+        "families": list(families),
+        "seconds": 300,
+        "heartbeat": 299,
+        "patient": False,
+    }
+
+
+PLAN = [
+    attempt(SPOT, "Spot in any zone"),
+    attempt(SPOT, "Spot in a", empties=True),
+    attempt(SPOT, "Spot in b", empties=True),
+    attempt(ON_DEMAND, "On-Demand in any zone"),
+]
+
+
+def case(
+    *messages: str,
+    plan: Sequence[Mapping[str, Any]] = PLAN,
+    number: int = 1,
+    gpus: int = 4,
+    time: str = LATER,
+    **search: Any,
+) -> dict[str, Any]:
+    """Give the variables of a search whose attempt *number* failed, and what Auto Scaling answers then."""
+    return {
+        "search": {
+            "number": number,
+            "attempt": plan[number - 1],
+            "since": SINCE,
+            "starts": 1,
+            "again": 0,
+            "refusal": "",
+            "looked": [],
+            "step": "look",
+            **search,
+        },
+        "fleet": {"plan": list(plan), "rest": {"unit": 1}},
+        "request": {contract.GPUS: gpus, contract.MIN_GPUS: gpus},
+        "attempt": 1,
+        "lost": [],
+        "states": {
+            "result": {
+                "Activities": [
+                    {"StatusCode": "Failed", "StatusMessage": message, "StartTime": time} for message in messages
+                ]
+            }
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def why(definition: Mapping[str, Any]) -> str:
+    """The expression that decides what follows."""
+    return bare(definition["States"]["Find out why"]["Assign"]["search"])
+
+
+def decided(expression: str, variables: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Evaluate it; the local cloud's answer must be the reference's. Answers the outcome, what follows, and which."""
+    (found,) = by_reference([variables], expression)
+    local = evaluate(expression, variables)
+    for answer in (found, local):
+        answer["looked"][-1].pop("seconds")
+        answer["cause"] = ""
+    assert local == found
+    return found["looked"][-1]["outcome"], found["step"], found["number"]
+
+
+CASES: dict[str, tuple[dict[str, Any], tuple[str, str, int]]] = {
+    "no Spot: the next, with an empty fleet": (case(NO_SPOT), ("capacity", "empty", 2)),
+    "no Spot in the last zone: On-Demand adds to what is there": (case(NO_SPOT, number=3), ("capacity", "start", 4)),
+    "nothing On-Demand: the end": (case(NO_ON_DEMAND, number=4), ("capacity", "fail", 4)),
+    "no word at all: the next": (case(), ("nothing", "empty", 2)),
+    "words from before the attempt do not count": (case(NO_SPOT, time=EARLIER), ("nothing", "empty", 2)),
+    "several words, several zones": (case(NO_SPOT, NO_ON_DEMAND, NO_SPOT), ("capacity", "empty", 2)),
+    "Spot's quota passes over Spot": (case(SPOT_QUOTA), ("quota", "start", 4)),
+    "On-Demand's quota for the leader: the others ask for as much": (case(ON_DEMAND_QUOTA), ("quota", "fail", 1)),
+    "On-Demand's quota for all, where Spot asks for less": (
+        case(ON_DEMAND_QUOTA, plan=[PLAN[3], PLAN[0]]),
+        ("quota", "start", 2),
+    ),
+    "Spot's quota of other types": (
+        case(SPOT_QUOTA, plan=[PLAN[0], attempt(SPOT, "P", empties=True, families="p")]),
+        ("quota", "empty", 2),
+    ),
+    "a quota and a lack": (case(NO_SPOT, SPOT_QUOTA), ("quota", "start", 4)),
+    "throttling: the same again": (case(THROTTLED), ("throttling", "start", 1)),
+    "throttling in a zone: nothing is emptied": (case(THROTTLED, number=2), ("throttling", "start", 2)),
+    "throttling twice: the end, for all else would be throttled, too": (
+        case(THROTTLED, again=1),
+        ("throttling", "fail", 1),
+    ),
+    "throttling and a lack: a lack": (case(THROTTLED, NO_SPOT), ("capacity", "empty", 2)),
+    "unsupported in the zone": (case(*WITH_CODES["refused"]), ("refused", "empty", 2)),
+    "nodes that are there but formed no ring": (case(NO_SPOT, step="fail"), ("not formed", "fail", 1)),
+    "no room in the history": (case(NO_SPOT, starts=STARTS), ("capacity", "fail", 1)),
+    "only one attempt": (case(NO_SPOT, plan=PLAN[:1]), ("capacity", "fail", 1)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_follows_a_failed_attempt(why: str, name: str) -> None:
+    """A lack leads on, a quota passes over, throttling repeats, and the end of the plan ends the run."""
+    variables, expected = CASES[name]
+    assert decided(why, variables) == expected
+
+
+@pytest.mark.parametrize(("kind", "message"), [(kind, text) for kind, texts in WITH_CODES.items() for text in texts])
+def test_codes_tell_as_much_as_words(why: str, kind: str, message: str) -> None:
+    """Groups of several types put EC2's code before its words."""
+    assert decided(why, case(message))[0] == kind
+
+
+def test_cause_tells_of_every_attempt(why: str) -> None:
+    """Number, words, time and EC2's own sentence of each attempt since the last restart; and a quota's code."""
+    # GIVEN two attempts of this ring, and one of the ring before
+    looked = [
+        {"restarts": 0, "number": 1, "words": "Spot in any zone", "outcome": "capacity", "seconds": 9, "said": "Old."},
+        {
+            "restarts": 1,
+            "number": 1,
+            "words": "Spot in any zone",
+            "outcome": "capacity",
+            "seconds": 600,
+            "said": NO_SPOT,
+        },
+        {"restarts": 1, "number": 2, "words": "Spot in a", "outcome": "nothing", "seconds": 300, "said": ""},
+    ]
+    variables = {**case(ON_DEMAND_QUOTA, number=4, looked=looked), "lost": [{"attempt": 1}]}
+    # WHEN
+    (found,) = by_reference([variables], why)
+    # THEN
+    cause = found["cause"]
+    assert cause.startswith(
+        f"The ring of 4 GPUs did not form. Attempt 1 of 4, Spot in any zone, 600 s: EC2 said: {NO_SPOT} "
+        "Attempt 2 of 4, Spot in a, 300 s: Auto Scaling reports no failed launch, see the logs of the nodes. "
+        "Attempt 4 of 4, On-Demand in any zone, "
+    )
+    assert cause.endswith(
+        f" s: EC2 said: {ON_DEMAND_QUOTA} The quota of On-Demand is L-DB2E81BA (Running On-Demand G and VT instances) "
+        "in Service Quotas."
+    )
+    assert len(found["looked"]) == 4
+    assert found["refusal"] == ON_DEMAND_QUOTA
+
+
+def test_long_words_are_cut(why: str) -> None:
+    """However much EC2 says, a variable and an execution's cause can hold it."""
+    looked = [
+        {"restarts": 0, "number": n, "words": "Spot", "outcome": "refused", "seconds": 1, "said": "x" * 600}
+        for n in range(STARTS)
+    ]
+    (found,) = by_reference([case("y" * 100_000, number=4, looked=looked)], why)
+    assert len(found["cause"]) < contract.CAUSE_LIMIT
+    assert len(found["refusal"]) == 600
+
+
+def test_an_api_that_does_not_answer_is_no_lack(definition: Mapping[str, Any]) -> None:
+    """When Auto Scaling cannot say why, the same attempt goes on once; then the run ends and says that."""
+    # GIVEN
+    (catch,) = definition["States"]["Find out why"]["Catch"]
+    expression = bare(catch["Assign"]["search"])
+    # WHEN
+    once, twice = by_reference([case(), case(again=1)], expression)
+    # THEN
+    assert (once["looked"][0]["outcome"], once["step"], once["number"]) == ("unknown", "start", 1)
+    assert (twice["step"], twice["cause"]) == (
+        "fail",
+        f"The ring of 4 GPUs did not form. Attempt 1 of 4, Spot in any zone, {twice['looked'][0]['seconds']} s: "
+        "Auto Scaling could not be asked.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("instances", "patient", "step"),
+    [
+        ([], False, "look"),
+        ([("4", "Pending")], False, "wait"),
+        ([("1", "InService"), ("1", "InService"), ("1", "InService")], False, "look"),
+        ([("1", "InService"), ("4", "Terminating:Wait"), ("3", "Pending")], False, "wait"),
+        ([("4", "Terminated")], False, "look"),
+        ([(None, "InService")] * 4, False, "wait"),
+        ([("4", "InService")], True, "fail"),
+        ([], True, "look"),
+    ],
+)
+def test_nodes_that_are_there_get_their_time(
+    definition: Mapping[str, Any], instances: list[tuple[str | None, str]], patient: bool, step: str
+) -> None:
+    """GPUs that came within the attempt's time have the training's start_timeout to form the ring, once."""
+    # GIVEN what the group answers
+    expression = bare(definition["States"]["See what is there"]["Assign"]["search"])
+    members = [
+        {"LifecycleState": state} | ({} if weight is None else {"WeightedCapacity": weight})
+        for weight, state in instances
+    ]
+    variables = case()
+    variables["search"]["attempt"] = {**PLAN[0], "patient": patient}
+    variables["states"] = {"result": {"AutoScalingGroups": [{"Instances": members}]}}
+    # WHEN
+    (found,) = by_reference([variables], expression)
+    # THEN
+    assert evaluate(expression, variables) == found
+    assert found["step"] == step
+    times = (found["attempt"]["seconds"], found["attempt"]["heartbeat"], found["attempt"]["patient"])
+    assert times == ((1800, 900, True) if step == "wait" else (300, 299, patient))
+
+
+def test_a_smaller_ring_is_enough(definition: Mapping[str, Any]) -> None:
+    """With min_gpus, that many are there: they are waited for."""
+    expression = bare(definition["States"]["See what is there"]["Assign"]["search"])
+    variables = case(gpus=8)
+    variables["request"] = {contract.GPUS: 8, contract.MIN_GPUS: 2}
+    members = [{"LifecycleState": "InService", "WeightedCapacity": "2"}]
+    variables["states"] = {"result": {"AutoScalingGroups": [{"Instances": members}]}}
+    (found,) = by_reference([variables], expression)
+    assert found["step"] == "wait"
