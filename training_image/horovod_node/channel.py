@@ -71,6 +71,7 @@ class Channel:
         self._lock = threading.Lock()
         self._sent = 0
         self._received = 0
+        self._unsent: ChannelClosedError | None = None
         connection.settimeout(SILENCE_SECONDS)
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -79,7 +80,7 @@ class Channel:
             theirs = self._read(_NONCE_BYTES)
         except OSError as error:
             connection.close()
-            raise ChannelClosedError(f"no greeting: {error}", silent=isinstance(error, TimeoutError)) from error
+            raise ChannelClosedError(f"no greeting: {error}", silent=_is_silence(error)) from error
         except ChannelClosedError:
             connection.close()
             raise
@@ -99,8 +100,11 @@ class Channel:
             try:
                 self._connection.sendall(frame)
             except OSError as error:
+                reason = ChannelClosedError(f"not sent: {error}", silent=_is_silence(error))
+                # Whoever receives must not take what follows for the other end's doing.
+                self._unsent = self._unsent or reason
                 self.close()
-                raise ChannelClosedError(f"not sent: {error}", silent=isinstance(error, TimeoutError)) from error
+                raise reason from error
 
     def receive(self) -> Message:
         """
@@ -119,10 +123,10 @@ class Channel:
             raise ChannelClosedError(f"silent for {SILENCE_SECONDS:.0f} s", silent=True) from error
         except OSError as error:
             self.close()
-            raise ChannelClosedError(f"connection lost: {error}") from error
-        except ChannelClosedError:
+            raise self._unsent or ChannelClosedError(f"connection lost: {error}", silent=_is_silence(error)) from error
+        except ChannelClosedError as reason:
             self.close()
-            raise
+            raise self._unsent or reason from None
         if not hmac.compare_digest(mac, self._sign(body, place=self._received, leads=not self._leads)):
             self.close()
             raise ChannelClosedError("a message with a wrong signature")
@@ -166,7 +170,10 @@ def connect(address: str, port: int, *, key: bytes, source: str) -> Channel:
     try:
         connection = socket.create_connection((address, port), timeout=SILENCE_SECONDS, source_address=(source, 0))
     except OSError as error:
-        raise ChannelClosedError(
-            f"{address}:{port} does not answer: {error}", silent=isinstance(error, TimeoutError)
-        ) from error
+        raise ChannelClosedError(f"{address}:{port} does not answer: {error}", silent=_is_silence(error)) from error
     return Channel(connection, key=key, leads=False)
+
+
+def _is_silence(error: OSError) -> bool:
+    """Whether nothing is known of the other end: only its kernel's own word tells that its process has ended."""
+    return not isinstance(error, ConnectionError)

@@ -142,7 +142,7 @@ class ElasticLeader(Leader):
         assigned = driver.assigned()
         for member in self._hub.members():
             if member.draining and member.ready and member.address not in assigned:
-                self._hub.stop(member.address)
+                self._hub.stop(member.address, member.generation)
 
     def _count_resets(self, driver: RingDriver) -> None:
         if driver.resets == self._resets_seen:

@@ -99,7 +99,12 @@ class Hub:
 
     def close(self) -> None:
         """End all connections."""
-        self._closed.set()
+        with self._lock:
+            # Nobody joins any more.
+            self._closed.set()
+        # Closed alone, it would listen on, and keep the port, until somebody came: a thread waits in accept().
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         for member in self.members():
             member.channel.close()
@@ -147,28 +152,35 @@ class Hub:
 
     def start(self, address: str, place: int, environment: Mapping[str, str]) -> int:
         """Start the ring on one rank of a node, and give the node's generation; 0 if it is gone or not ready."""
-        member = self.member(address)
-        if member is None or not member.ready:
-            return 0
-        self.tell(address, {"start": [member.generation, place, dict(environment)]})
-        return member.generation
-
-    def stop(self, address: str) -> None:
-        """End the ranks of a node; it will offer new ones, unless it drains."""
         with self._lock:
             member = self._members.get(address)
             if member is None or not member.ready:
+                return 0
+            generation = member.generation
+        self.tell(address, {"start": [generation, place, dict(environment)]})
+        return generation
+
+    def stop(self, address: str, generation: int) -> None:
+        """End the ranks of a node, if they still are of this generation; it will offer new ones, unless it drains."""
+        with self._lock:
+            member = self._members.get(address)
+            if member is None or not member.ready or member.generation != generation:
                 return
             member.ready = False
-        self.tell(address, {"stop": member.generation})
+        self.tell(address, {"stop": generation})
 
     def exit_code(self, address: str, generation: int, place: int) -> int | None:
-        """Give the exit code of a rank; `None` while it runs; 1 when its node or its generation is gone."""
+        """
+        Give the exit code of a rank; `None` while it runs; 1 when its node or its generation is gone.
+
+        A node that is not ready any more has ended all ranks of the generation, and does not tell how each one ended: a
+        ring that waited for their words would wait until the node, with all its imports, is ready again.
+        """
         with self._lock:
             member = self._members.get(address)
             if member is None or member.generation != generation:
                 return 1
-            return member.exits.get(place)
+            return member.exits.get(place, None if member.ready else 1)
 
     def wait(self, seconds: float) -> None:
         """Wait until something changes, or for so long."""
@@ -179,10 +191,11 @@ class Hub:
         while not self._closed.is_set():
             try:
                 connection, _ = self._listening.accept()
-            except OSError:
-                if not self._closed.is_set():
-                    _log.exception("the leader takes no more connections")
-                return
+            except OSError as error:
+                # Too many open files, for example: nodes must be able to come back later.
+                if not self._closed.wait(BEAT_SECONDS):
+                    _log.warning("a connection was not taken: %s", error)
+                continue
             threading.Thread(target=self._serve, args=(connection,), name="hub-member", daemon=True).start()
 
     def _beat(self) -> None:
@@ -199,7 +212,7 @@ class Hub:
         except ChannelClosedError as reason:
             if member is not None:
                 self._lose(member, str(reason), silent=reason.silent)
-        except (KeyError, TypeError, ValueError) as error:
+        except Exception as error:
             # Signed, and yet not understood: another version of this program.
             _log.warning("a node speaks otherwise: %r", error)
             connection.close()
@@ -209,14 +222,17 @@ class Hub:
     def _join(self, channel: Channel, greeting: Message) -> Member:
         hello: dict[str, Any] = greeting["hello"]
         member = Member(node=hello["node"], address=hello["address"], gpus=int(hello["gpus"]), channel=channel)
-        before = self.member(member.address)
-        if before is not None:
-            if before.node != member.node:
+        with self._lock:
+            before = self._members.get(member.address)
+            if self._closed.is_set():
+                channel.close()
+                raise ChannelClosedError("the hub is closed")
+            if before is not None and before.node != member.node:
                 channel.close()
                 raise ChannelClosedError(f"nodes {before.node} and {member.node} both have {member.address}")
-            # It noticed the end of the connection first.
-            self._lose(before, "it came back", silent=False)
-        with self._lock:
+            if before is not None:
+                # It noticed the end of the connection first.
+                self._lose(before, "it came back", silent=False)
             self._members[member.address] = member
             self._lock.notify_all()
         _log.info("%s (%s) is connected", member.node, member.address)

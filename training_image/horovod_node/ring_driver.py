@@ -201,7 +201,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
             if any(event is not None and event.is_set() for event in events):
                 if not self.finished():
                     # Another rank of the same node has died: the node begins anew, as a whole.
-                    self._hub.stop(slot.hostname)
+                    self._hub.stop(slot.hostname, generation)
                 return _KILLED, time.time()
             self._hub.wait(_LOOK_SECONDS)
         if code:
