@@ -30,7 +30,7 @@ ACCURACY_MARGIN = 0.04
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ElasticLab]:
     """One deployment for all runs of this file."""
-    with elastic_lab(tmp_path_factory.mktemp("elastic")) as lab:
+    with elastic_lab(tmp_path_factory.mktemp("elastic"), spot_seconds=20, spot_zone_seconds=20) as lab:
         yield lab
 
 
@@ -160,3 +160,55 @@ def test_loss_of_all_spot_nodes_at_once(lab: ElasticLab, undisturbed: float) -> 
     receipt = succeeds(lab, run, undisturbed)
     assert (receipt["attempts"], receipt["ring"]["smallest"]) == (1, 1)
     assert receipt["ring"]["repeated_steps"] <= 2 * COMMIT_EVERY
+
+
+@pytest.mark.slow
+def test_static_run_begins_anew_when_a_node_is_lost(lab: ElasticLab, undisturbed: float) -> None:
+    """A ring that cannot change loses a node: all of it begins anew from the newest checkpoint, leader included."""
+    # GIVEN
+    run = start(lab, min_gpus=3, max_restarts=1)
+    lab.wait_for_step(run, 32, nodes=3)
+    leader = lab.leader(run)
+    # WHEN
+    lab.cloud.lose(lab.spots()[0].instance_id)
+    # THEN
+    receipt = succeeds(lab, run, undisturbed)
+    assert (receipt["attempts"], receipt["leader"], receipt["ring"]["elastic"]) == (2, leader.instance_id, False)
+    assert receipt["ring"]["resumed"]["step"] >= 32 - 2 * CHECKPOINT_EVERY
+
+
+@pytest.mark.slow
+def test_notice_in_a_static_ring_costs_no_step(lab: ElasticLab, undisturbed: float) -> None:
+    """EC2 gives notice to a node that the ring cannot do without: its last checkpoint is written before it goes."""
+    # GIVEN
+    run = start(lab, min_gpus=3, max_restarts=1)
+    nodes = lab.wait_for_step(run, 15, nodes=3)
+    doomed = lab.spots()[0].instance_id
+    # WHEN
+    lab.cloud.interrupt(doomed, notice_seconds=30)
+    # THEN
+    receipt = succeeds(lab, run, undisturbed)
+    assert receipt["attempts"] == 2
+    assert f"EC2 takes node {doomed}" in receipt["restarts"][0]["cause"]
+    # Not a multiple of the checkpoints' interval, but the very last step.
+    assert receipt["ring"]["resumed"]["step"] >= min(node.step for node in nodes.values())
+    assert doomed not in [node["node"] for node in receipt["nodes"]]
+
+
+@pytest.mark.slow
+def test_capacity_refused_twice(lab: ElasticLab, undisturbed: float) -> None:
+    """There is no Spot at first, neither anywhere nor in the first zone: the run trains with what comes then."""
+    # GIVEN
+    lab.cloud.set_faults(Faults(refused=(Refusal(market="spot"),)))
+    run = start(lab, min_gpus=3)
+    eventually(
+        run.status,
+        lambda status: status.ended or (status.capacity is not None and status.capacity.number >= 3),
+        seconds=120,
+    )
+    # WHEN
+    lab.cloud.set_faults(Faults())
+    # THEN
+    receipt = succeeds(lab, run, undisturbed)
+    assert [attempt["outcome"] for attempt in receipt["capacity"]][:2] == ["refused", "refused"]
+    assert receipt["gpus"] == 3

@@ -15,7 +15,7 @@ from horovod_node.background import in_background
 from horovod_node.elastic_follow import ElasticFollower
 from horovod_node.elastic_lead import ElasticLeader
 from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError, exit_code
-from horovod_node.failure import as_failure, as_run_error
+from horovod_node.failure import NodeFailedError, as_failure, as_run_error
 from horovod_node.fetch import fetch
 from horovod_node.follow import Follower
 from horovod_node.identify import Node
@@ -83,9 +83,8 @@ class Agent:
             if work.lease.attempt <= attempt:
                 return contract.EXIT_RELEASED
             attempt = work.lease.attempt
-            code = self._take_part_in(work)
-            # A script that failed would fail again.
-            if code not in (contract.EXIT_RELEASED, contract.EXIT_NODE_FAILED) or not self._begins_anew(work):
+            code, last = self._take_part_in(work)
+            if last or not self._begins_anew(work):
                 return code
 
     def _join(self) -> Work:
@@ -114,18 +113,20 @@ class Agent:
             stepfunctions=self._stepfunctions,
         )
 
-    def _take_part_in(self, work: Work) -> int:
-        """Take part in one attempt, and give the exit code that it would end with."""
+    def _take_part_in(self, work: Work) -> tuple[int, bool]:
+        """Take part in one attempt; give the exit code that it would end with, and whether there can be no other."""
         try:
             self._lead_or_follow(work)
         except ReleasedError as reason:
             _log.info("leaving: %s", reason)
-            return contract.EXIT_RELEASED
+            return contract.EXIT_RELEASED, False
         except Exception as error:
             failed = as_run_error(error)
             code = _give_up(failed)
             _leave_failed(work, failed)
-            return code
+            # A script that failed would fail again; one that lost the others did nothing wrong.
+            lost_others = isinstance(failed, NodeFailedError) and failed.failure.origin == "ring"
+            return code, code != contract.EXIT_NODE_FAILED and not lost_others
 
     def _lead_or_follow(self, work: Work) -> NoReturn:
         """
