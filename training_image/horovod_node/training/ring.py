@@ -93,7 +93,8 @@ def broadcast(tensors: Sequence[Any], *, root: int) -> list[Any]:
             for number, tensor in enumerate(tensors)
         ]
 
-    return list(all_of_them())
+    # Called by itself it would warn that it is traced again and again, which is meant.
+    return list(all_of_them.get_concrete_function()())
 
 
 def average(gradients: Sequence[Any]) -> list[Any]:
