@@ -185,7 +185,7 @@ def test_fails_when_the_checkpoint_is_another_models(tmp_path: Path) -> None:
 
 def test_horovods_own_scripts_are_measured_too(tmp_path: Path) -> None:
     """Without the helper, in plain Horovod, what a step costs is known as well."""
-    program = f"""
+    program = """
 import horovod_node.step_times as step_times
 from horovod_node.after_import import AfterImport
 AfterImport(step_times.OF_THIS_PROCESS.hooks()).install()

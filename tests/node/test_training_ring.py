@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import sys
 import tarfile
 from typing import Any
 
@@ -43,10 +44,18 @@ def until_step(agent: Agent, step: int) -> None:
     wait_for(f"step {step}", lambda: max(steps(agent), default=0) >= step)
 
 
-def begin(ring: Ring, *, gpus: int, min_gpus: int | None = None, nodes: int, **hyperparameters: object) -> None:
+def begin(
+    ring: Ring,
+    *,
+    gpus: int,
+    min_gpus: int | None = None,
+    nodes: int,
+    python: str = sys.executable,
+    **hyperparameters: object,
+) -> None:
     """Submit the script, form the ring and begin the training."""
     ring.submit(gpus=gpus, min_gpus=min_gpus, entry_point="train_helped.py", **hyperparameters)
-    ring.start(nodes=nodes)
+    ring.start(nodes=nodes, python=python)
     formed = ring.asked(contract.TASK_RING)
     assert "error" not in formed, f"{formed}\n{ring.log()}"
     ring.ask(contract.TASK_TRAIN)
@@ -103,8 +112,13 @@ def test_static_ring_divides_an_epoch(ring: Ring) -> None:
 
 def test_killed_node_costs_at_most_one_commit(ring: Ring) -> None:
     """One of three nodes dies in mid-epoch: the epoch goes on with what is left of it, divided by two."""
+    assert_killed_node_costs_at_most_one_commit(ring)
+
+
+def assert_killed_node_costs_at_most_one_commit(ring: Ring, *, python: str = sys.executable) -> None:
+    """The whole of the test, under any Keras."""
     # GIVEN
-    begin(ring, gpus=3, min_gpus=1, nodes=3, epochs=4, commit_every=COMMIT_EVERY)
+    begin(ring, gpus=3, min_gpus=1, nodes=3, python=python, epochs=4, commit_every=COMMIT_EVERY)
     until_step(ring.agents[0], 12)
     # WHEN
     for process in ring.agents[2].processes():
@@ -144,3 +158,18 @@ def test_node_that_comes_later_is_taken_in_without_a_loss(ring: Ring) -> None:
     found = facts(ring)
     assert (found["size"], found["difference"]) == (3, 0.0)
     assert found["accuracy"] > 0.9
+
+
+def test_leader_that_is_told_to_stop_leaves_a_checkpoint(ring: Ring) -> None:
+    """At the cost ceiling rank 0 hears SIGTERM first: it writes where it is, without asking the others."""
+    # GIVEN
+    begin(ring, gpus=2, nodes=2, epochs=50)
+    until_step(ring.agents[0], 10)
+    # WHEN
+    os.kill(ring.agents[0].rank(), signal.SIGTERM)
+    # THEN
+    checkpoints = ring.agents[0].ml_root / "checkpoints"
+    wait_for("a checkpoint", lambda: any(path.name.isdecimal() for path in checkpoints.iterdir()))
+    (checkpoint,) = [path for path in checkpoints.iterdir() if path.name.isdecimal()]
+    assert int(checkpoint.name) == max(steps(ring.agents[0])) >= 10
+    assert sorted(path.name for path in checkpoint.iterdir()) == ["checkpoint.json", "values.npz"]

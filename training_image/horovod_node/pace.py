@@ -39,7 +39,7 @@ def slowest(paces: Sequence[RankPace]) -> dict[str, Any] | None:
         `median_seconds_per_step` of all ranks; and `cost`: the part of the ring's time, over all its ranks, in which
         those that are ready wait for it. The averaging itself is no part of the cost: the slowest rank needs it too.
     """
-    if len(paces) < 2:  # noqa: PLR2004 - a ring of one waits for nobody
+    if len(paces) < 2:
         return None
     last = max(paces, key=lambda pace: (pace.compute_seconds_per_step, -pace.rank))
     waited = sum(last.compute_seconds_per_step - pace.compute_seconds_per_step for pace in paces)

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,7 @@ class Misbehave(tf.keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
         if step == args.wait_at_step:
             (folder / "waiting").touch()
-            time.sleep(60)
+            signal.pause()
 
 
 model = tf.keras.Sequential(
@@ -46,9 +45,7 @@ epochs = []
 # First with one optimizer, then more carefully with another.
 for offset, rate in ((0, 0.05), (40, 0.005)):
     model.compile(training.distributed(tf.keras.optimizers.SGD(rate, momentum=0.9)), loss)
-    history = training.fit(
-        model, x, y, batch_size=20, epochs=2, checkpoint_every=5, verbose=0, callbacks=[Misbehave()]
-    )
+    history = training.fit(model, x, y, batch_size=20, epochs=2, checkpoint_every=5, verbose=0, callbacks=[Misbehave()])
     epochs.append(len(history.history.get("loss", [])))
 weights = np.concatenate([values.reshape(-1) for values in model.get_weights()])
 print(json.dumps({"taken": Misbehave.taken, "epochs": epochs, "weights": weights.tolist()}))

@@ -96,11 +96,12 @@ def fit(
             raise ValueError(f"'{name}' must be at least 1, got {value}")
     if validation_split:
         (x, y, sample_weight), validation_data = _split(x, y, sample_weight, validation_split)
-    work = divide(
-        x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps_per_epoch, shuffle=shuffle
-    )
+    work = divide(x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps_per_epoch, shuffle=shuffle)
     position = Position(
-        fit=_last.fit + 1, step=_last.step, epoch=initial_epoch, order=random.getrandbits(31)  # noqa: S311 - an order
+        fit=_last.fit + 1,
+        step=_last.step,
+        epoch=initial_epoch,
+        order=random.getrandbits(31),
     )
     _prepare(model, work)
     state = TrainingState(model, position)
@@ -374,4 +375,3 @@ def _split(x: Any, y: Any, sample_weight: Any, part: float) -> tuple[tuple[Any, 
     held = tuple(cut(data, slice(at, None)) for data in (x, y, sample_weight) if data is not None)
     train = tuple(None if data is None else cut(data, slice(None, at)) for data in (x, y, sample_weight))
     return (train[0], train[1], train[2]), held
-

@@ -27,9 +27,7 @@ class Listener(Protocol):
         """The epoch is done, on all ranks."""
 
 
-def ring_callbacks(
-    model: Any, callbacks: Sequence[Any], listener: Listener, *, verbose: Any, epochs: int
-) -> Any:
+def ring_callbacks(model: Any, callbacks: Sequence[Any], listener: Listener, *, verbose: Any, epochs: int) -> Any:
     """
     Put *callbacks* into a list that Keras's `fit` takes for its own, however often `fit` is called.
 

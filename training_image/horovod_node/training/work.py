@@ -93,9 +93,7 @@ class Arrays:
         if self._shuffle:
             np.random.default_rng((position.order, position.epoch)).shuffle(order)
         mine = order[(position.done + ring.rank() + ring.size() * np.arange(rows)) % self._length]
-        share = {
-            name: tf.nest.map_structure(lambda array: array[mine], data) for name, data in self._examples.items()
-        }
+        share = {name: tf.nest.map_structure(lambda array: array[mine], data) for name, data in self._examples.items()}
         return Leg(
             arguments={**share, "batch_size": self._batch_size, "shuffle": False},
             epoch=position.epoch,
