@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +116,12 @@ def train(folder: Path, *arguments: str, **more: str) -> dict[str, Any] | int:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Train without a fault."""
     found = train(tmp_path_factory.mktemp("undisturbed"))
     assert isinstance(found, dict)
     assert (found["taken"], found["epochs"]) == (80, [2, 2])
-    yield found
+    return found
 
 
 @pytest.mark.parametrize(("step", "left"), [(33, 50), (48, 35)])

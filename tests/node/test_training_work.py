@@ -24,7 +24,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Place:
     def put(rank: int, size: int) -> None:
         monkeypatch.setattr(ring, "rank", lambda: rank)
         monkeypatch.setattr(ring, "size", lambda: size)
-        monkeypatch.setattr(ring, "gather", lambda row, *, name: np.asarray([row] * size))
+        monkeypatch.setattr(ring, "gather", lambda row, **_: np.asarray([row] * size))
 
     return put
 

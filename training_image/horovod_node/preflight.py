@@ -28,8 +28,8 @@ ENV_LEGACY_KERAS: Final = "TF_USE_LEGACY_KERAS"
 
 REASON: Final = (
     "hvd.DistributedOptimizer does not average gradients of a Keras 3 optimizer: every rank would train alone, without "
-    "an error. Use horovod_node.training, which does; or set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported (needs the tf-keras package), or use a training "
-    "image with TensorFlow 2.15."
+    "an error. Use horovod_node.training, whose optimizer does; or set TF_USE_LEGACY_KERAS=1 before TensorFlow is "
+    "imported (needs the tf-keras package), or use a training image with TensorFlow 2.15."
 )
 
 _KERAS_3_BASE = "keras.src.optimizers.base_optimizer.BaseOptimizer"
@@ -100,8 +100,8 @@ def is_elastic(source: str) -> bool:
     """
     Whether the script with this *source* shows that it can go on when ranks are lost.
 
-    It does with `horovod_node.training`, and with Horovod's own `hvd.elastic`. One that mentions elasticity in any other
-    way is believed: it may import a module that does it.
+    It does with `horovod_node.training`, and with Horovod's own `hvd.elastic`. One that mentions elasticity in any
+    other way is believed: it may import a module that does it.
     """
     if "elastic" in source:
         return True

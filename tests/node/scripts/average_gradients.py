@@ -141,9 +141,9 @@ for name, (make, optimizer, rule, facts) in CASES.items():
     ours = training.distributed(loss_scale(mine) if facts.get("wrap") else mine, scale_learning_rate=rule)
     model.compile(ours, loss)
 
-    def data(rank, size, facts=facts):
+    def data(rank, _size, facts=facts):
         made = batches(rank, tokens=facts.get("tokens", False), poisoned=facts.get("poisoned", False))
-        x, y = (np.concatenate(parts) for parts in zip(*made))
+        x, y = (np.concatenate(parts) for parts in zip(*made, strict=True))
         return tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
 
     training.fit(model, data, epochs=1, verbose=0, commit_every=1)

@@ -27,9 +27,13 @@ y = (x.sum(axis=1) > 0).astype("int64")
 class Misbehave(tf.keras.callbacks.Callback):
     taken = 0
 
+    def __init__(self, offset):
+        super().__init__()
+        self.offset = offset
+
     def on_train_batch_end(self, batch, logs=None):
         Misbehave.taken += 1
-        step = int(self.model.optimizer.iterations.numpy()) + offset
+        step = int(self.model.optimizer.iterations.numpy()) + self.offset
         if step == args.die_at_step:
             os.kill(os.getpid(), signal.SIGKILL)
         if step == args.wait_at_step:
@@ -45,7 +49,9 @@ epochs = []
 # First with one optimizer, then more carefully with another.
 for offset, rate in ((0, 0.05), (40, 0.005)):
     model.compile(training.distributed(tf.keras.optimizers.SGD(rate, momentum=0.9)), loss)
-    history = training.fit(model, x, y, batch_size=20, epochs=2, checkpoint_every=5, verbose=0, callbacks=[Misbehave()])
+    history = training.fit(
+        model, x, y, batch_size=20, epochs=2, checkpoint_every=5, verbose=0, callbacks=[Misbehave(offset)]
+    )
     epochs.append(len(history.history.get("loss", [])))
 weights = np.concatenate([values.reshape(-1) for values in model.get_weights()])
 print(json.dumps({"taken": Misbehave.taken, "epochs": epochs, "weights": weights.tolist()}))

@@ -102,7 +102,7 @@ def build(optimizer: Any, variables: list[Any]) -> None:
 
 
 def finish(model: Any) -> None:
-    """Do once what Keras does at the end of each `fit`: an average of the weights, if one is kept, takes their place."""
+    """Do once what Keras does at the end of each `fit`: kept averages of weights take their place."""
     if hasattr(model.optimizer, "finalize_variable_values"):
         model.optimizer.finalize_variable_values(model.trainable_variables)
 
