@@ -1,19 +1,18 @@
 """
-Keras 3, for real: that Horovod averages nothing under it, and that no such training gets through.
+Keras 3, for real: that Horovod averages nothing under it, that no such training gets through, and that the training
+helper does average, with every TensorFlow from 2.18 on.
 
-The interpreter with TensorFlow 2.18 and Keras 3 is the one that HOROVOD_KERAS3_PYTHON names; without it one is made in
-the cache, which takes some ten minutes, once.
+The interpreter with TensorFlow 2.18 and Keras 3 is the one that HOROVOD_KERAS3_PYTHON names; those without a name are
+made in the cache, which takes some ten minutes each, once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
 import re
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -21,37 +20,18 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.preflight import REASON
+from node.keras_3 import NEWER, OTHERS, keras_3_python
 from node.rings import SCRIPTS, Ring
+from node.test_training import KERAS_2_CASES, KERAS_3_CASES, prove_averaging
+from node.test_training_ring import assert_killed_node_costs_at_most_one_commit
 
 pytestmark = [pytest.mark.slow, pytest.mark.ring, pytest.mark.timeout(1800)]
-
-IMAGE = Path(contract.__file__).parents[1]
-REQUIREMENTS = (IMAGE / "requirements-newer-cpu.txt", IMAGE / "requirements-build.txt")
-BUILD = IMAGE / "build_horovod.sh"
 
 
 @pytest.fixture(scope="session")
 def keras_3() -> str:
     """Give the Python of the image's `newer` profile, without its switch to Keras 2."""
-    named = os.environ.get("HOROVOD_KERAS3_PYTHON")
-    if named:
-        return named
-    key = hashlib.sha256(b"".join(path.read_bytes() for path in (*REQUIREMENTS, BUILD))).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdk-horovod"
-    folder, python = cache / f"keras3-{key}", cache / f"keras3-{key}" / "bin" / "python"
-    ready = folder / "ready"
-    if not ready.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        for requirements in REQUIREMENTS:
-            install(python, "--require-hashes", "--requirement", str(requirements))
-        subprocess.run(["bash", str(BUILD), str(folder / "wheels"), str(python)], check=True)
-        install(python, "--no-deps", *map(str, (folder / "wheels").glob("*.whl")))
-        ready.touch()
-    return str(python)
-
-
-def install(python: Path, *arguments: str) -> None:
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *arguments], check=True)
+    return keras_3_python(NEWER)
 
 
 def test_horovod_averages_nothing_under_keras_3(keras_3: str) -> None:
@@ -122,3 +102,19 @@ def test_script_trains_equal_weights_with_tf_keras(ring: Ring, keras_3: str) -> 
     with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
         proof = json.load(tar.extractfile("proof.json") or io.StringIO())
     assert (proof["ranks"], proof["difference"]) == (2, 0.0)
+
+
+@pytest.mark.parametrize("tensorflow", [NEWER, *OTHERS])
+def test_helper_averages_gradients_under_keras_3(tmp_path: Path, tensorflow: str) -> None:
+    """Where Horovod's own optimizer does not: the ranks' weights are equal, and those that averages lead to."""
+    prove_averaging(tmp_path, KERAS_3_CASES, python=keras_3_python(tensorflow))
+
+
+def test_helper_averages_gradients_with_tf_keras(tmp_path: Path, keras_3: str) -> None:
+    """Keras 2 lives on in a package of its own; the helper does not mind."""
+    prove_averaging(tmp_path, KERAS_2_CASES, python=keras_3, TF_USE_LEGACY_KERAS="1")
+
+
+def test_elastic_ring_loses_a_node_under_keras_3(ring: Ring, keras_3: str) -> None:
+    """The helper's state is Keras 3's as well: two ranks go on where three were, with equal weights."""
+    assert_killed_node_costs_at_most_one_commit(ring, python=keras_3)

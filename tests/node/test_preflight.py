@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from horovod_node.preflight import REASON, KerasFacts, installed_keras, refusal
+from horovod_node.preflight import REASON, KerasFacts, installed_keras, is_elastic, refusal
 
 KERAS_3 = KerasFacts(tensorflow="2.18.1", keras="3.15.1", legacy=False)
 SCRIPT = """
@@ -76,3 +76,28 @@ def test_script_that_may_know_what_it_does_is_looked_at_later(source: str) -> No
 def test_script_is_welcome_under_keras_2() -> None:
     """The image's own TensorFlow averages gradients."""
     assert refusal(SCRIPT, KerasFacts(tensorflow="2.15.1", keras="2.15.0", legacy=False)) is None
+
+
+def test_script_that_uses_the_helper_is_welcome_under_keras_3() -> None:
+    """Its optimizer averages gradients of every Keras."""
+    source = "from horovod_node import training\ntraining.distributed(tf.keras.optimizers.Adam())"
+    assert refusal(source, KERAS_3) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "elastic"),
+    [
+        (SCRIPT, False),
+        ("from horovod_node import training", True),
+        ("import horovod_node.training as t", True),
+        ("from horovod_node.training import fit", True),
+        ("from horovod_node import steps", False),
+        ("import horovod_node.training_data", False),
+        ("@hvd.elastic.run\ndef train(state): ...", True),
+        ("from my_loops import elastic_loop", True),
+        ("def broken(:", True),
+    ],
+)
+def test_script_shows_whether_it_recovers(source: str, elastic: bool) -> None:
+    """The helper does, and Horovod's elastic does; a plain script would fail with the first lost node."""
+    assert is_elastic(source) is elastic

@@ -21,13 +21,15 @@ from typing import Any, Final
 
 HOROVOD_MODULES: Final = ("horovod.tensorflow.keras", "horovod.keras")
 """Modules whose `DistributedOptimizer` works with Keras 2 only; `horovod.tensorflow` hands Keras optimizers to them."""
+HELPER: Final = "horovod_node.training"
+"""Averages gradients of every Keras, and recovers."""
 ENV_LEGACY_KERAS: Final = "TF_USE_LEGACY_KERAS"
 """TensorFlow's own switch to tf-keras."""
 
 REASON: Final = (
     "hvd.DistributedOptimizer does not average gradients of a Keras 3 optimizer: every rank would train alone, without "
-    "an error. Set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported (needs the tf-keras package), or use a training "
-    "image with TensorFlow 2.15."
+    "an error. Use horovod_node.training, whose optimizer does; or set TF_USE_LEGACY_KERAS=1 before TensorFlow is "
+    "imported (needs the tf-keras package), or use a training image with TensorFlow 2.15."
 )
 
 _KERAS_3_BASE = "keras.src.optimizers.base_optimizer.BaseOptimizer"
@@ -92,6 +94,31 @@ def refusal(source: str, facts: KerasFacts) -> str | None:
         if isinstance(call, ast.Call) and _dotted(call.func) in aliases:
             return f"Line {call.lineno}: {REASON}"
     return None
+
+
+def is_elastic(source: str) -> bool:
+    """
+    Whether the script with this *source* shows that it can go on when ranks are lost.
+
+    It does with `horovod_node.training`, and with Horovod's own `hvd.elastic`. One that mentions elasticity in any
+    other way is believed: it may import a module that does it.
+    """
+    if "elastic" in source:
+        return True
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # Python will say it better
+        return True
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        if any(f"{module}.".startswith(HELPER + ".") for module in modules):
+            return True
+    return False
 
 
 def hooks() -> dict[str, Callable[[ModuleType], None]]:

@@ -8,6 +8,7 @@ nothing to do with the ring, it returns `None`: the training ends in the middle,
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -20,6 +21,11 @@ Answer = TypeVar("Answer")
 
 _RING_ERRORS = (tf.errors.UnknownError, tf.errors.AbortedError, tf.errors.CancelledError)
 """What Horovod's operations fail with when the ring breaks. They answer mismatched tensors with others."""
+_OF_HOROVOD = re.compile(r"Horovod(?:[A-Z]\w*| has been shut down)|, in horovod_\w+|gloo/transport/|\bNCCL\b")
+"""
+The name of an operation that was not named otherwise (`HorovodAllreduce`), the function that made it in TensorFlow's
+account of where, or the transport's own words. Not the bare word: it is in the paths of this package.
+"""
 
 
 class RingChanged(Exception):  # noqa: N818 - no error: all ranks leave at the same step, and nothing is lost
@@ -52,7 +58,9 @@ def is_lost_ring(error: BaseException) -> bool:
         return False
     from horovod.common.exceptions import HorovodInternalError
 
-    return isinstance(error, HorovodInternalError) or (isinstance(error, _RING_ERRORS) and "Horovod" in str(error))
+    return isinstance(error, HorovodInternalError) or (
+        isinstance(error, _RING_ERRORS) and _OF_HOROVOD.search(str(error)) is not None
+    )
 
 
 def keep_training(

@@ -97,7 +97,12 @@ def fit(
     if validation_split:
         (x, y, sample_weight), validation_data = _split(x, y, sample_weight, validation_split)
     work = divide(x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps_per_epoch, shuffle=shuffle)
-    position = Position(fit=_last.fit + 1, step=_last.step, epoch=initial_epoch, order=random.getrandbits(31))
+    position = Position(
+        fit=_last.fit + 1,
+        step=_last.step,
+        epoch=initial_epoch,
+        order=random.getrandbits(31),
+    )
     _prepare(model, work)
     state = TrainingState(model, position)
     folder = Path(checkpoints) if checkpoints else checkpoint_folder()
@@ -171,6 +176,9 @@ class _Training:
     def _train(self, arguments: Mapping[str, Any]) -> None:
         while self._state.position.epoch < self._epochs and not self.callbacks.wants_stop:
             self._leg = leg = self._work.leg(self._state.position, self._epochs)
+            if leg is None:
+                self._state.position = replace(self._state.position, epoch=self._state.position.epoch + 1, done=0)
+                continue
             self._epoch_steps = self._work.steps()
             self.callbacks.set_params({**(self.callbacks.params or {}), "steps": leg.steps})
             with optimizers.unfinished(self._model.optimizer):
@@ -202,21 +210,28 @@ class _Training:
             self._state.commit()
             self._leave()
         self._tell(taken, logs)
-        if self._state.position.step - self._agreed_step >= self._schedule.steps:
-            self._agree()
-        if self._checkpoint_every and self._checkpoints is not None:
-            every = self._checkpoint_every
-            if self._state.position.step // every > self._saved_step // every:
-                self._state.commit()
-                self._write()
+        # What is kept at an epoch's last step is kept as the next one's beginning, when callbacks have seen its end.
+        if taken < self._leg.steps:
+            self._keep()
 
     def on_evaluation_step_end(self) -> None:
         steps.tell(step=self._state.position.step)
 
     def on_epoch_end(self, epoch: int) -> None:
         self._state.position = replace(self._state.position, epoch=epoch + 1, done=0)
+        self._keep()
 
     # --- keeping what is done ---
+
+    def _keep(self) -> None:
+        """Commit and write what is due."""
+        if self._checkpoint_every and self._checkpoints is not None:
+            every = self._checkpoint_every
+            if self._state.position.step // every > self._saved_step // every:
+                self._state.commit()
+                self._write()
+        if self._state.position.step - self._agreed_step >= self._schedule.steps:
+            self._agree()
 
     def _agree(self) -> None:
         """Commit on all ranks, and hear what each of them has to say."""

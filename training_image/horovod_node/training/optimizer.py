@@ -102,7 +102,7 @@ def build(optimizer: Any, variables: list[Any]) -> None:
 
 
 def finish(model: Any) -> None:
-    """Do once what Keras does at the end of each `fit`: a moving average of the weights, if there is one, takes their place."""
+    """Do once what Keras does at the end of each `fit`: kept averages of weights take their place."""
     if hasattr(model.optimizer, "finalize_variable_values"):
         model.optimizer.finalize_variable_values(model.trainable_variables)
 
@@ -176,10 +176,45 @@ def _join(optimizer: Any, share: Share) -> None:
 
 @functools.cache
 def _ring_class(plain: type[Any]) -> type[Any]:
-    class RingOptimizer(plain):  # type: ignore[misc]  # known at run time only
-        # Keras writes `optimizer.__class__` into saved models; this is what it must find there.
-        __class__ = property(lambda _self: plain)  # type: ignore[assignment]
+    if hasattr(plain, "_decayed_lr"):
+        averaging = _averaging_keras_2(_scaled_legacy(plain))
+    elif hasattr(plain, "apply"):
+        averaging = _averaging_keras_3(_scaled(plain))
+    else:
+        averaging = _averaging_keras_2(_scaled(plain))
 
+    class RingOptimizer(averaging):  # type: ignore[misc, valid-type]  # known at run time only
+        # Keras writes `optimizer.__class__` into saved models, and must find there what it knows.
+        __class__ = property(lambda _optimizer: plain)  # type: ignore[assignment]
+
+    return RingOptimizer
+
+
+def _averaging_keras_3(plain: type[Any]) -> type[Any]:
+    class Averaging(plain):  # type: ignore[misc]  # known at run time only
+        def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+            share = _own(self)
+            gradients = share.average(list(grads))
+            with share.apply():
+                return super().apply(gradients, trainable_variables)
+
+    return Averaging
+
+
+def _averaging_keras_2(plain: type[Any]) -> type[Any]:
+    class Averaging(plain):  # type: ignore[misc]  # known at run time only
+        def apply_gradients(self, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
+            share, pairs = _own(self), list(grads_and_vars)
+            gradients = share.average([gradient for gradient, _ in pairs])
+            with share.apply():
+                averaged = zip(gradients, (variable for _, variable in pairs), strict=True)
+                return super().apply_gradients(list(averaged), *args, **kwargs)
+
+    return Averaging
+
+
+def _scaled(plain: type[Any]) -> type[Any]:
+    class Scaled(plain):  # type: ignore[misc]  # known at run time only
         @property
         def learning_rate(self) -> Any:
             return _own(self).scaled(super().learning_rate)
@@ -192,35 +227,15 @@ def _ring_class(plain: type[Any]) -> type[Any]:
             if _own(self).finishes:
                 super().finalize_variable_values(var_list)
 
-    if hasattr(plain, "apply"):
+    return Scaled
 
-        def apply(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
-            share = _own(self)
-            with share.apply():
-                return super(RingOptimizer, self).apply(share.average(list(grads)), trainable_variables)
 
-        RingOptimizer.apply = apply  # type: ignore[attr-defined]
-    else:
+def _scaled_legacy(plain: type[Any]) -> type[Any]:
+    class Scaled(plain):  # type: ignore[misc]  # known at run time only
+        def _decayed_lr(self, var_dtype: Any) -> Any:
+            return _own(self).scaled(super()._decayed_lr(var_dtype))
 
-        def apply_gradients(self: Any, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
-            share, pairs = _own(self), list(grads_and_vars)
-            gradients = share.average([gradient for gradient, _ in pairs])
-            pairs = list(zip(gradients, (variable for _, variable in pairs), strict=True))
-            with share.apply():
-                return super(RingOptimizer, self).apply_gradients(pairs, *args, **kwargs)
-
-        RingOptimizer.apply_gradients = apply_gradients  # type: ignore[attr-defined]
-
-    if hasattr(plain, "_decayed_lr"):
-        # A legacy optimizer reads its rate here; its `learning_rate` is an attribute without a property.
-        del RingOptimizer.learning_rate
-
-        def _decayed_lr(self: Any, var_dtype: Any) -> Any:
-            return _own(self).scaled(super(RingOptimizer, self)._decayed_lr(var_dtype))
-
-        RingOptimizer._decayed_lr = _decayed_lr  # type: ignore[attr-defined]
-    RingOptimizer.__name__, RingOptimizer.__qualname__ = plain.__name__, plain.__qualname__
-    return RingOptimizer
+    return Scaled
 
 
 def _own(optimizer: Any) -> Share:

@@ -77,7 +77,7 @@ def gather(row: Sequence[float], *, name: str) -> np.ndarray:
     mine = np.asarray([row], dtype=np.float64)
     if size() == 1:
         return mine
-    return np.asarray(hvd.allgather(tf.constant(mine), name=f"training.{name}"))
+    return np.asarray(hvd.allgather(tf.constant(mine), name=f"HorovodTraining.{name}"))
 
 
 def broadcast(tensors: Sequence[Any], *, root: int) -> list[Any]:
@@ -89,11 +89,12 @@ def broadcast(tensors: Sequence[Any], *, root: int) -> list[Any]:
     @tf.function
     def all_of_them() -> list[Any]:
         return [
-            hvd.broadcast(tensor, root, name=f"training.state.{number}", ignore_name_scope=True)
+            hvd.broadcast(tensor, root, name=f"HorovodState.{number}", ignore_name_scope=True)
             for number, tensor in enumerate(tensors)
         ]
 
-    return list(all_of_them())
+    # Called by itself it would warn that it is traced again and again, which is meant.
+    return list(all_of_them.get_concrete_function()())
 
 
 def average(gradients: Sequence[Any]) -> list[Any]:
@@ -106,7 +107,7 @@ def average(gradients: Sequence[Any]) -> list[Any]:
     return [
         None
         if gradient is None
-        else hvd.allreduce(gradient, op=hvd.Average, name=f"training.gradient.{number}", ignore_name_scope=True)
+        else hvd.allreduce(gradient, op=hvd.Average, name=f"HorovodGradient.{number}", ignore_name_scope=True)
         for number, gradient in enumerate(gradients)
     ]
 

@@ -115,7 +115,7 @@ class TrainingState:
         ]
 
     def _digest(self) -> int:
-        # Not the names: Keras numbers them through, and a script may have made other models on one rank than on another.
+        # Not the names: Keras numbers them, and a script may have made more models on one rank than on another.
         facts = [(fact["shape"], fact["dtype"]) for fact in self.describe()]
         return zlib.crc32(repr(facts).encode())
 

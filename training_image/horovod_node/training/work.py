@@ -3,8 +3,9 @@ An epoch's work, divided among the ranks.
 
 An epoch is what it is in the script for one GPU: every example once, or `steps_per_epoch` batches. The ring shares it,
 so that n ranks need an n-th of the steps. The work is counted in units that do not depend on the ring's size, examples
-or batches, and a ring of another size goes on in mid-epoch with what is left. All ranks take the same number of steps,
-at least one: what cannot be divided, fewer examples or batches than there are ranks, is left out of the epoch.
+or batches, and a ring of another size goes on in mid-epoch with what is left. All ranks take the same number of steps.
+What cannot be divided, fewer examples or batches than there are ranks, is left out; when nothing else is left, some of
+the others are taken again.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Leg:
 class Work(Protocol):
     """The data of a training."""
 
-    def leg(self, position: Position, epochs: int) -> Leg:
-        """Give what this rank does next; all ranks ask at the same time."""
+    def leg(self, position: Position, epochs: int) -> Leg | None:
+        """Give what this rank does next, or `None` when nothing of the epoch is left; all ranks ask together."""
 
     def steps(self) -> int:
         """Tell how many steps a whole epoch takes now; all ranks ask at the same time."""
@@ -84,7 +85,9 @@ class Arrays:
         self._batch_size, self._shuffle = batch_size, shuffle
         self._units = steps_per_epoch * batch_size if steps_per_epoch else self._length
 
-    def leg(self, position: Position, epochs: int) -> Leg:  # noqa: ARG002 - the signature is the protocol's
+    def leg(self, position: Position, epochs: int) -> Leg | None:  # noqa: ARG002 - the signature is the protocol's
+        if position.done >= self._units:
+            return None
         rows = self._rows(position.done)
         order = np.arange(self._length)
         if self._shuffle:
@@ -128,7 +131,9 @@ class Batches:
         self._steps_per_epoch = steps_per_epoch
         self._made: tuple[tuple[int, int], Any] | None = None
 
-    def leg(self, position: Position, epochs: int) -> Leg:
+    def leg(self, position: Position, epochs: int) -> Leg | None:
+        if position.done and position.done >= self._units():
+            return None
         steps, size = self._steps(position.done), ring.size()
         endless = self._steps_per_epoch is not None
         data = self._share(position.done, steps)
