@@ -250,7 +250,7 @@ def _attempts_of(step: CapacityAttempt, place: FleetPlace) -> Iterator[PlannedAt
         time_limit=step.time_limit,
     )
     if step.zone_by_zone:
-        groups = [(zone,) for zone in zones]
+        groups: list[tuple[Zone, ...]] = [(zone,) for zone in zones]
     elif step.zones is not None or len(place.zones) == 1:
         groups = [zones]
     else:

@@ -98,7 +98,7 @@ class _GroupStates:
         """Write *gpus*, an expression, in the group's own unit."""
         return jsonata(f"$ceil({gpus} / $fleet.rest.unit)" if self._blocks else gpus)
 
-    def _policy(self, expression: str) -> dict[str, str]:
+    def _policy(self, expression: str) -> dict[str, Any]:
         return {} if self._blocks else {"MixedInstancesPolicy": jsonata(expression)}
 
     def start(self, scope: Construct, *, assign: Mapping[str, Any]) -> tuple[sfn.TaskStateBase, ...]:
