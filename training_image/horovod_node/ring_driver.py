@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from horovod.runner.common.util.hosts import SlotInfo
-from horovod.runner.elastic.discovery import HostDiscovery
+from horovod.runner.elastic.discovery import DiscoveredHosts, HostDiscovery
 from horovod.runner.elastic.driver import ElasticDriver
+from horovod.runner.elastic.registration import FAILURE
 from horovod.runner.elastic.worker import HostUpdateResult
 
-from horovod_node.hub import Hub
+from horovod_node.hub import Hub, Member
 from horovod_node.rank_assignment import ring_environment
 from horovod_node.rendezvous import BytesHandler, Rendezvous
 
@@ -43,6 +44,8 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
 
     - The leader's node is the first host, so rank 0 is on it and the state that others get is never a newcomer's.
     - Less than half of a ring never goes on while the rest may live: see `wait_for_available_slots`.
+    - A node whose rank died, and that is in the very next ring because that had to wait for it, has its new ranks
+      started; Horovod's driver takes them for those that were running before.
     - Rank 0 hears of changes through its own agent, and again until it has acted: a change that came during a reset
       would be forgotten, because a reset drops what was not read.
 
@@ -125,10 +128,12 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
             return
         self._reminded = now
         current = self._host_manager.current_hosts
-        if current.count_available_slots() < self._min_num_proc:
+        # A copy: other threads take hosts out of it.
+        hosts = DiscoveredHosts(current.host_slots, list(current.host_assignment_order))
+        if hosts.count_available_slots() < self._min_num_proc:
             return
         there = self.assigned()
-        wanted = {host: len(slots) for host, slots in self._get_host_assignments(current)[0].items()}
+        wanted = {host: len(slots) for host, slots in self._get_host_assignments(hosts)[0].items()}
         if not there or there == wanted:
             return
         result = HostUpdateResult.no_update
@@ -141,6 +146,8 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
     def wait_for_available_slots(self, min_num_proc: int, min_hosts: int = 1) -> Any:  # noqa: ARG002 - Horovod's signature
         """
         Wait for enough GPUs, and for the right to go on.
+
+        A ring that is to begin with more than `min_gpus` does not wait for nodes that were lost since they were counted.
 
         Nodes that are left with half of the last ring or less go on only when every node that is missing is known to be
         gone: it has left in order, has closed its connection, or the ledger, too, has not heard of it. Of two parts of
@@ -157,12 +164,14 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
                 hosts = self._host_manager.current_hosts
                 slots = hosts.count_available_slots()
                 unsure = self._out_of_reach(hosts.available_hosts)
-                if slots >= min_num_proc and not unsure and self._leader in hosts.available_hosts:
+                there = sum(member.gpus for member in _candidates(self._hub, min_gpus=self._min_num_proc))
+                needed = min(min_num_proc, max(self._min_num_proc, there))
+                if slots >= needed and not unsure and self._leader in hosts.available_hosts:
                     return hosts
                 if self._shutdown.is_set():
                     raise RuntimeError("the ring was stopped")
                 if time.monotonic() > give_up_at:
-                    self.trouble = f"The ring had {slots} GPUs and needs {min_num_proc}"
+                    self.trouble = f"The ring had {slots} GPUs and needs {needed}"
                     if unsure:
                         self.trouble = f"Most of the ring is out of reach and may train on: {', '.join(unsure)}"
                     raise TimeoutError(self.trouble)
@@ -171,12 +180,20 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
             self._waiting_since = None
 
     def _out_of_reach(self, available: set[str]) -> list[str]:
-        """List the nodes because of which the others must not go on."""
+        """List the nodes because of which the others must not go on; one that is connected has ended its ranks."""
         before = self.assigned()
         left = sum(slots for host, slots in before.items() if host in available)
         if 2 * left > sum(before.values()):
             return []
-        return [host for host in before if host not in available and not self._is_gone(host)]
+        absent = [host for host in before if host not in available and self._hub.member(host) is None]
+        return [host for host in absent if not self._is_gone(host)]
+
+    def _update_host_assignments(self, current_hosts: DiscoveredHosts) -> list[SlotInfo]:
+        """Decide on the next ring, and list the ranks that must be started for it."""
+        failed = {host for host, _ in self._worker_registry.get(FAILURE)}
+        pending: list[SlotInfo] = super()._update_host_assignments(current_hosts)
+        again = [slot for host in failed for slot in self._host_assignments.get(host, ()) if slot not in pending]
+        return pending + again
 
     def get_worker_client(self, slot_info: SlotInfo) -> Any:  # noqa: ARG002 - Horovod's signature
         """Give what Horovod calls when hosts have changed."""
@@ -259,12 +276,19 @@ class RingRendezvous:
             server.close()
 
 
-class _HubDiscovery(HostDiscovery):  # type: ignore[misc]  # Horovod publishes no types
+def _candidates(hub: Hub, *, min_gpus: int) -> list[Member]:
     """
-    The nodes that can be in a ring.
+    List the nodes that can be in a ring.
 
     One that EC2 will take away is not among them, unless too few are left without it: it may train as long as it lives.
     """
+    ready = [member for member in hub.members() if member.ready]
+    staying = [member for member in ready if not member.draining]
+    return staying if sum(member.gpus for member in staying) >= min_gpus else ready
+
+
+class _HubDiscovery(HostDiscovery):  # type: ignore[misc]  # Horovod publishes no types
+    """Stands where Horovod has a script that lists hosts."""
 
     def __init__(self, hub: Hub, *, leader: str, min_gpus: int) -> None:
         super().__init__()
@@ -274,11 +298,7 @@ class _HubDiscovery(HostDiscovery):  # type: ignore[misc]  # Horovod publishes n
         self._first = True
 
     def find_available_hosts_and_slots(self) -> dict[str, int]:
-        ready = [member for member in self._hub.members() if member.ready]
-        staying = [member for member in ready if not member.draining]
-        if sum(member.gpus for member in staying) >= self._min_gpus:
-            ready = staying
-        hosts = {member.address: member.gpus for member in ready}
+        hosts = {member.address: member.gpus for member in _candidates(self._hub, min_gpus=self._min_gpus)}
         if self._first:
             # Horovod keeps the order in which it has seen hosts, and that of those it sees at once is any.
             self._first = False
@@ -303,9 +323,13 @@ def _handler(driver: RingDriver) -> type[BytesHandler]:
         def _get_value(self, scope: str, key: str) -> Any:
             if scope != "rank_and_size":
                 return super()._get_value(scope, key)
-            host, place = key.split(":")
-            # Returns when every rank of the ring that breaks up has come here or has ended.
-            driver.record_ready(host, int(place))
+            host, _, place = key.partition(":")
+            if not place.isdecimal():
+                return None
+            if driver.has_rank_assignment(host, int(place)):
+                # Returns when every rank of the ring that breaks up has come here or has ended. A stranger must not be
+                # taken for one of them.
+                driver.record_ready(host, int(place))
             return driver.get_slot_info(host, int(place)).to_response_string().encode("ascii")
 
     return ElasticHandler

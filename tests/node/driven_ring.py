@@ -1,0 +1,122 @@
+"""An elastic ring whose nodes and ranks the test plays: real hub, real driver, real rendezvous."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+
+from horovod_node import contract
+from horovod_node.channel import KEY_BYTES
+from horovod_node.hub import Hub
+from horovod_node.ring_driver import RingDriver, RingRendezvous
+from node.played_nodes import PlayedNode, new_addresses
+from patience import eventually
+
+KEY = bytes(range(KEY_BYTES))
+Place = tuple[PlayedNode, int]
+
+
+class DrivenRing:
+    """
+    A hub, a driver once it was made, and the nodes that are connected.
+
+    Args:
+        is_gone: Whether a node that is out of reach is known to be gone. Default: it is when it is in `gone`.
+    """
+
+    def __init__(self, *, is_gone: Callable[[str], bool] | None = None) -> None:
+        self.address = new_addresses()
+        self.gone: set[str] = set()
+        self.notified: list[int] = []
+        self.nodes: list[PlayedNode] = []
+        self._is_gone = is_gone or self.gone.__contains__
+        self._open = ExitStack()
+        self.hub = self._open.enter_context(closing(Hub(self.address(1), contract.CHANNEL_PORT, key=KEY)))
+        self._ranks = ThreadPoolExecutor(32)
+        self._open.callback(self._ranks.shutdown, cancel_futures=True)
+        self._driver: RingDriver | None = None
+
+    @property
+    def driver(self) -> RingDriver:
+        """The driver, which must have been made."""
+        assert self._driver is not None
+        return self._driver
+
+    def node(self, number: int, *, gpus: int = 1) -> PlayedNode:
+        """Connect a node that offers its ranks, and wait until the hub knows; number 1 is the leader's."""
+        node = PlayedNode(self.address(number), leader=self.address(1), key=KEY, gpus=gpus).join().offer()
+        self.nodes.append(self._open.enter_context(closing(node)))
+        self.until_ready(node)
+        return node
+
+    def until_ready(self, node: PlayedNode) -> None:
+        """Wait until the hub knows of the node's present offer."""
+
+        def ready() -> bool:
+            member = self.hub.member(node.address)
+            return member is not None and member.ready and member.generation == node.generation
+
+        assert eventually(ready), f"{node.name} is not ready"
+
+    def drive(self, *, gpus: int, min_gpus: int = 1, elastic_seconds: float = 60) -> RingDriver:
+        """Make the driver."""
+        self._driver = RingDriver(
+            self.hub,
+            RingRendezvous(self.address(1), contract.RENDEZVOUS_PORT),
+            leader=self.address(1),
+            interface="lo",
+            gpus=gpus,
+            min_gpus=min_gpus,
+            elastic_seconds=elastic_seconds,
+            notify=self.notified.append,
+            is_gone=self._is_gone,
+        )
+        self._open.callback(self._driver.stop)
+        return self._driver
+
+    def form(self, *nodes: int, gpus: int = 8, min_gpus: int = 1, elastic_seconds: float = 60) -> list[PlayedNode]:
+        """Connect nodes of so many GPUs each, the leader's first, and form a ring of all that they have."""
+        made = [self.node(number, gpus=size) for number, size in enumerate(nodes, start=1)]
+        self.drive(gpus=gpus, min_gpus=min_gpus, elastic_seconds=elastic_seconds).begin(min(gpus, sum(nodes)))
+        assert self.runs(*made), (self.driver.assigned(), self.driver.trouble)
+        return made
+
+    def runs(self, *nodes: PlayedNode) -> bool:
+        """Wait until the ring is of these nodes, with all its ranks started in their present generations."""
+
+        def complete() -> bool:
+            assigned = self.driver.assigned()
+            return set(assigned) == {node.address for node in nodes} and all(
+                len(node.started) == assigned[node.address] for node in nodes
+            )
+
+        return eventually(complete)
+
+    def ask(self, node: PlayedNode, place: int = 0) -> Future[list[int]]:
+        """Ask as a rank that has left its ring, for its rank and size in the next: both -1 when it is in none."""
+        return self._ranks.submit(self._ask, f"{node.address}:{place}")
+
+    def get(self, path: str, *, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
+        """Ask the rendezvous."""
+        with closing(http.client.HTTPConnection(self.address(1), contract.RENDEZVOUS_PORT, timeout=120)) as connection:
+            connection.request(method, path, body=body)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    def reset(self, *ranks: Place) -> list[list[int]]:
+        """Let these ranks leave their ring at once, and give their ranks and sizes in the next."""
+        asked = [self.ask(node, place) for node, place in ranks]
+        return [answer.result(timeout=60) for answer in asked]
+
+    def close(self) -> None:
+        """End everything."""
+        for node in self.nodes:
+            node.close()
+        self._open.close()
+
+    def _ask(self, key: str) -> list[int]:
+        status, body = self.get(f"/rank_and_size/{key}")
+        assert status == 200, body
+        return [int(number) for number in body.split(b",")][:2]
