@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from horovod_node import contract
+from horovod_node.preflight import NOT_ELASTIC
 from node.rings import Agent, Ring, wait_for
 
 pytestmark = [pytest.mark.ring, pytest.mark.timeout(240)]
@@ -189,3 +190,16 @@ def test_without_its_leader_nobody_trains_on(ring: Ring) -> None:
     # THEN
     assert [agent.exit_code() for agent in ring.agents[1:]] == [contract.EXIT_RELEASED] * 2
     assert [agent.processes() for agent in ring.agents] == [[], [], []]
+
+
+def test_script_that_is_not_elastic_is_refused(ring: Ring) -> None:
+    """A script that would die with the first lost node is told so before the ring forms."""
+    # GIVEN
+    ring.submit(gpus=2, min_gpus=1, entry_point="train_digits.py")
+    # WHEN
+    ring.start(nodes=1)
+    refused = ring.asked(contract.TASK_RING)
+    # THEN
+    assert refused["error"] == contract.ERROR_PREFLIGHT
+    assert refused["cause"] == f"train_digits.py was not started. {NOT_ELASTIC}"
+    assert ring.agents[0].exit_code() == contract.EXIT_PREFLIGHT

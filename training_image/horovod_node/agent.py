@@ -23,7 +23,7 @@ from horovod_node.interruption import InterruptionWatch
 from horovod_node.layout import Layout
 from horovod_node.ledger import Ledger
 from horovod_node.membership import Membership
-from horovod_node.preflight import installed_keras, refusal
+from horovod_node.preflight import NOT_ELASTIC, installed_keras, is_elastic, refusal
 from horovod_node.restore import Restored, restore
 from horovod_node.static_lead import StaticLeader
 from horovod_node.work import Work
@@ -197,6 +197,8 @@ def prepare(work: Work, environment: Mapping[str, str]) -> None:
     fetch(work.s3, request=request, layout=work.layout)
     source = (work.layout.code / request.entry_point).read_text(errors="replace")
     reason = refusal(source, installed_keras(environment))
+    if reason is None and request.is_elastic and not is_elastic(source):
+        reason = NOT_ELASTIC
     if reason is not None:
         raise RunError(contract.ERROR_PREFLIGHT, f"{request.entry_point} was not started. {reason}")
 

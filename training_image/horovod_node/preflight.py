@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
+from horovod_node import contract
+
 HOROVOD_MODULES: Final = ("horovod.tensorflow.keras", "horovod.keras")
 """Modules whose `DistributedOptimizer` works with Keras 2 only; `horovod.tensorflow` hands Keras optimizers to them."""
 HELPER: Final = "horovod_node.training"
@@ -94,6 +96,12 @@ def refusal(source: str, facts: KerasFacts) -> str | None:
         if isinstance(call, ast.Call) and _dotted(call.func) in aliases:
             return f"Line {call.lineno}: {REASON}"
     return None
+
+
+NOT_ELASTIC: Final = (
+    f"'{contract.MIN_GPUS}' is less than '{contract.GPUS}', but the script would not go on when a node is lost: train "
+    f"with horovod_node.training or hvd.elastic, or leave '{contract.MIN_GPUS}' out."
+)
 
 
 def is_elastic(source: str) -> bool:

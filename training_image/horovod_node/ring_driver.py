@@ -147,7 +147,8 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
         """
         Wait for enough GPUs, and for the right to go on.
 
-        A ring that is to begin with more than `min_gpus` does not wait for nodes that were lost since they were counted.
+        A ring that is to begin with more than `min_gpus` does not wait for nodes that were lost since they were
+        counted.
 
         Nodes that are left with half of the last ring or less go on only when every node that is missing is known to be
         gone: it has left in order, has closed its connection, or the ledger, too, has not heard of it. Of two parts of
