@@ -29,7 +29,7 @@ demo: setup ## One whole run on this machine, no AWS account: synthesise, deploy
 	@python examples/digits/demo.py
 
 test: setup lint types ## Everything but the slow lane
-	pytest -m "not slow"
+	pytest -n 2 --dist loadfile -m "not slow"
 
 ##@ Daily work
 .PHONY: test-fast test-slow faults lint types format synth snapshots graph bench lock
