@@ -90,6 +90,20 @@ class GpuCapacity:
         """Nodes when every node is of the smallest type."""
         return self.max_gpus // self.gpu_step
 
+    def refuse_types_without_driver(self) -> None:
+        """
+        Refuse types whose GPUs current Deep Learning AMIs have no driver for.
+
+        Raises:
+            ValueError: If there are any; names them.
+        """
+        names = [row.name for row in self.instance_types if not row.deep_learning_ami]
+        if names:
+            raise ValueError(
+                f"'machine_image' must be given for {', '.join(names)}, because current Deep Learning AMIs have no "
+                "driver for its GPUs"
+            )
+
     def _check_max_gpus(self) -> None:
         max_gpus = self.max_gpus
         if not _is_whole(max_gpus):

@@ -5,10 +5,17 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from aws_cdk import Annotations
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from constructs import Construct
+
     from cdk_horovod.gpu_types import GpuInstanceType
+
+_MANY_ADAPTERS: Final = 4
+"""From this many Elastic Fabric Adapters on, most of an instance's bandwidth is lost without them."""
 
 EFA_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -75,3 +82,13 @@ def network_interfaces(adapters: int, *, security_group_id: str) -> list[dict[st
         }
         for card, device, kind in places
     ]
+
+
+def warn_of_unused_adapters(scope: Construct, instance_types: Sequence[GpuInstanceType]) -> None:
+    """Warn at *scope* of types that lose most of their bandwidth in a fleet without Elastic Fabric Adapters."""
+    names = [row.name for row in instance_types if row.efa_interfaces >= _MANY_ADAPTERS]
+    if names:
+        Annotations.of(scope).add_warning_v2(
+            "cdk-horovod:EfaUnused",
+            f"{', '.join(names)} reach their network bandwidth only with Elastic Fabric Adapters; set 'efa'.",
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-from aws_cdk import Annotations, Names, Size, Stack
+from aws_cdk import Names, Size, Stack
 from aws_cdk import aws_autoscaling as autoscaling
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
@@ -14,7 +14,7 @@ from cdk_horovod.acknowledgements import acknowledge
 from cdk_horovod.capacity import GpuCapacity
 from cdk_horovod.capacity_plan import CapacityPlan, FleetPlace, PlannedAttempt, plan_attempts
 from cdk_horovod.capacity_reservation import CapacityReservation
-from cdk_horovod.efa import EFA_ENVIRONMENT, common_efa_interfaces, network_interfaces
+from cdk_horovod.efa import EFA_ENVIRONMENT, common_efa_interfaces, network_interfaces, warn_of_unused_adapters
 from cdk_horovod.volume_key import let_auto_scaling_use
 from cdk_horovod.zones import refuse_public_subnets, select_subnets, zones_of
 from horovod_node import contract
@@ -31,9 +31,6 @@ DEEP_LEARNING_AMI: Final = (
 Systems Manager parameter with the newest AWS Deep Learning Base GPU AMI (Amazon Linux 2023): NVIDIA driver, container
 toolkit, Docker and EFA installed. Source: AWS Deep Learning AMIs Developer Guide, "Finding a DLAMI ID".
 """
-
-_MANY_ADAPTERS: Final = 4
-"""From this many Elastic Fabric Adapters on, most of an instance's bandwidth is lost without them."""
 
 
 class GpuFleet(Construct):
@@ -157,7 +154,7 @@ class GpuFleet(Construct):
             allow_heterogeneous_gpus=allow_heterogeneous_gpus,
         )
         if machine_image is None:
-            _refuse_types_without_driver(capacity)
+            capacity.refuse_types_without_driver()
         adapters = common_efa_interfaces(capacity.instance_types) if efa else 0
         super().__init__(scope, id)
         subnets = select_subnets(vpc, vpc_subnets)
@@ -222,7 +219,7 @@ class GpuFleet(Construct):
         if efa:
             self._add_adapters(adapters)
         else:
-            self._warn_of_unused_adapters()
+            warn_of_unused_adapters(self, capacity.instance_types)
         self.auto_scaling_group = self._group(vpc, vpc_subnets)
 
     @property
@@ -400,20 +397,3 @@ class GpuFleet(Construct):
             network_interfaces(adapters, security_group_id=self.security_group.security_group_id),
         )
         template.add_property_deletion_override("LaunchTemplateData.SecurityGroupIds")
-
-    def _warn_of_unused_adapters(self) -> None:
-        names = [row.name for row in self.capacity.instance_types if row.efa_interfaces >= _MANY_ADAPTERS]
-        if names:
-            Annotations.of(self).add_warning_v2(
-                "cdk-horovod:EfaUnused",
-                f"{', '.join(names)} reach their network bandwidth only with Elastic Fabric Adapters; set 'efa'.",
-            )
-
-
-def _refuse_types_without_driver(capacity: GpuCapacity) -> None:
-    names = [row.name for row in capacity.instance_types if not row.deep_learning_ami]
-    if names:
-        raise ValueError(
-            f"'machine_image' must be given for {', '.join(names)}, because current Deep Learning AMIs have no driver "
-            "for its GPUs"
-        )

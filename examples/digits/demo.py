@@ -2,7 +2,8 @@
 The whole product on this machine, without an AWS account: `make demo`.
 
 Synthesises `app.py`, deploys the unchanged `cdk.out` into the local cloud, trains the handwritten digits on two nodes
-with the command that an ML engineer types, stops a second run in the middle, and looks at what is left.
+with the command that an ML engineer types, takes a Spot instance away from a second run, stops a third one in the
+middle, and looks at what is left.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ DIGITS = Path("examples/digits")
 ASSEMBLY = Path("cdk.out")
 RUN = "digits"
 PATIENCE_SECONDS = 120
+LOST_AT_STEP = 60
 
 
 def main() -> None:
@@ -50,6 +52,9 @@ def main() -> None:
         command += ["--hyperparameters", '{"epochs": 8}', "--name", RUN, "--stack", "Training"]
         run([*command, "--poll-seconds", "0.5"], environment=cloud.environment())
 
+        say("Train on up to 3 GPUs, and take the power from a Spot instance in the middle: the ring goes on")
+        lose_a_node(cloud, data=data)
+
         say("Stop another run in the middle: its nodes go, and its receipt says why")
         stop_in_the_middle(cloud, data=data)
 
@@ -59,11 +64,45 @@ def main() -> None:
         print(f"  instances running          {len(cloud.instances())}")
 
 
+def lose_a_node(cloud: LocalCloud, *, data: str) -> None:
+    """Start an elastic run, take one of its Spot instances away in mid-training, and show what became of it."""
+    run = find_training(cloud).fit(
+        DIGITS / "train_elastic.py",
+        gpus=3,
+        min_gpus=1,
+        data={"train": data},
+        hyperparameters={"epochs": 60},
+        name="survivor",
+    )
+    wait_until(lambda: steps_of(cloud, run) > LOST_AT_STEP)
+    spot = next(instance for instance in cloud.instances() if instance.market == contract.SPOT)
+    cloud.lose(spot.instance_id)
+    print(f"  {spot.instance_id} is gone after step {steps_of(cloud, run)}", flush=True)
+    run.wait(poll_seconds=0.5)
+    ring = run.receipt()["ring"]
+    print(
+        f"  the run succeeded: rings of {ring['smallest']} to {ring['largest']} GPUs, formed anew {ring['resets']} times"
+    )
+    print(f"  training steps that were done twice: {ring['repeated_steps']}")
+
+
+def steps_of(cloud: LocalCloud, run: Run) -> int:
+    """Tell how many steps the leader has told of."""
+    partition, sort = contract.progress_key(run.name)
+    key = {contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}}
+    item = cloud.client("dynamodb").get_item(TableName=run.connection.ledger_table, Key=key).get("Item")
+    return int(json.loads(item[contract.PROGRESS_JSON]["S"])["step"]) if item else 0
+
+
+def find_training(cloud: LocalCloud) -> TrainingClient:
+    """Connect to the deployed stack as an ML engineer's notebook does."""
+    services = ("cloudformation", "stepfunctions", "s3", "dynamodb")
+    return TrainingClient.from_stack("Training", **{service: cloud.client(service) for service in services})
+
+
 def stop_in_the_middle(cloud: LocalCloud, *, data: str) -> None:
     """Start a run that would take long, stop it as a user does, and wait until nothing of it is left."""
-    services = ("cloudformation", "stepfunctions", "s3", "dynamodb")
-    client = TrainingClient.from_stack("Training", **{service: cloud.client(service) for service in services})
-    stopped = client.fit(
+    stopped = find_training(cloud).fit(
         DIGITS / "train.py", gpus=2, data={"train": data}, hyperparameters={"epochs": 1000}, name="stopped"
     )
     wait_until(lambda: stopped.status().stage == contract.STAGE_TRAINING)
