@@ -80,9 +80,8 @@ def lose_a_node(cloud: LocalCloud, *, data: str) -> None:
     print(f"  {spot.instance_id} is gone after step {steps_of(cloud, run)}", flush=True)
     run.wait(poll_seconds=0.5)
     ring = run.receipt()["ring"]
-    print(
-        f"  the run succeeded: rings of {ring['smallest']} to {ring['largest']} GPUs, formed anew {ring['resets']} times"
-    )
+    sizes = f"{ring['smallest']} to {ring['largest']} GPUs"
+    print(f"  the run succeeded on a ring of {sizes}, which was formed anew {ring['resets']} times")
     print(f"  training steps that were done twice: {ring['repeated_steps']}")
 
 
