@@ -81,8 +81,9 @@ def prove_averaging(folder: Path, cases: set[str], *, python: str = sys.executab
     loaded = subprocess.run(
         [
             *(python, "-c"),
-            "import tensorflow as tf, sys; model = tf.keras.models.load_model(sys.argv[1], compile=False);"
-            "print(model.count_params())",
+            "import tensorflow as tf, sys; optimizer = tf.keras.models.load_model(sys.argv[1]).optimizer;"
+            "rate = float(optimizer.get_config()['learning_rate']);"
+            "print(type(optimizer).__name__, int(optimizer.iterations.numpy()), round(rate, 6))",
             str(folder / "model" / "model.keras"),
         ],
         env={**environment(python, **more), "PYTHONPATH": ""},
@@ -90,7 +91,7 @@ def prove_averaging(folder: Path, cases: set[str], *, python: str = sys.executab
         text=True,
         check=False,
     )
-    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.split() == ["Adam", "8", "0.01"], loaded.stderr
 
 
 def test_gradients_are_averaged_under_keras_2(tmp_path: Path) -> None:

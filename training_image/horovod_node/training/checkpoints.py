@@ -132,7 +132,7 @@ class Checkpoints:
             return []
         return sorted(path for path in self._folder.iterdir() if path.name.isdecimal() and path.is_dir())
 
-    def _read(self, file: Path, variables: Sequence[dict[str, Any]]) -> list[np.ndarray]:
+    def _read(self, file: Path, variables: Sequence[dict[str, Any]]) -> list[np.ndarray[Any, Any]]:
         with np.load(file, allow_pickle=False) as saved:
             return [_typed(saved[str(number)], facts["dtype"]) for number, facts in enumerate(variables)]
 
@@ -150,7 +150,7 @@ class Checkpoints:
                 )
 
 
-def _typed(array: np.ndarray, dtype: str) -> np.ndarray:
+def _typed(array: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
     # NumPy's format knows no bfloat16, and gives back plain bytes.
     return array if array.dtype.kind != "V" else array.view(_numpy_type(dtype))
 

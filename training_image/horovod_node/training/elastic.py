@@ -54,7 +54,7 @@ class HostUpdates:
 
 def is_lost_ring(error: BaseException) -> bool:
     """Whether *error* says that ranks were lost, and not that something is wrong with this one."""
-    if ring.hvd is None:
+    if not ring.has_horovod():
         return False
     from horovod.common.exceptions import HorovodInternalError
 

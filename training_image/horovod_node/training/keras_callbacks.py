@@ -39,7 +39,7 @@ def ring_callbacks(model: Any, callbacks: Sequence[Any], listener: Listener, *, 
     """
     base = _keras_module(model, "callbacks").CallbackList
 
-    class RingCallbacks(base):  # type: ignore[misc]  # of one of two Keras's
+    class RingCallbacks(base):  # type: ignore[misc, valid-type]  # of one of two Keras's
         def __init__(self) -> None:
             self.begun = False
             self.wants_stop = False

@@ -171,11 +171,12 @@ class Share:
 def _join(optimizer: Any, share: Share) -> None:
     vars(optimizer)[_SHARE] = share
     # In place: one made anew from its configuration would lose what the script did to it since.
-    optimizer.__class__ = _ring_class(type(optimizer))
+    plain: Any = type(optimizer)
+    optimizer.__class__ = _ring_class(plain)
 
 
 @functools.cache
-def _ring_class(plain: type[Any]) -> type[Any]:
+def _ring_class(plain: Any) -> Any:
     if hasattr(plain, "_decayed_lr"):
         averaging = _averaging_keras_2(_scaled_legacy(plain))
     elif hasattr(plain, "apply"):
@@ -185,7 +186,7 @@ def _ring_class(plain: type[Any]) -> type[Any]:
 
     class RingOptimizer(averaging):  # type: ignore[misc, valid-type]  # known at run time only
         # Keras writes `optimizer.__class__` into saved models, and must find there what it knows.
-        __class__ = property(lambda _optimizer: plain)  # type: ignore[assignment]
+        __class__ = property(lambda _optimizer: plain)
 
     return RingOptimizer
 
@@ -221,7 +222,7 @@ def _scaled(plain: type[Any]) -> type[Any]:
 
         @learning_rate.setter
         def learning_rate(self, value: Any) -> None:
-            plain.learning_rate.fset(self, value)  # type: ignore[attr-defined]
+            plain.learning_rate.fset(self, value)
 
         def finalize_variable_values(self, var_list: Any) -> None:
             if _own(self).finishes:

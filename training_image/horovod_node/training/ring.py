@@ -41,6 +41,11 @@ def start(*, seed: int | None = None) -> None:
         tf.keras.utils.set_random_seed(seed)
 
 
+def has_horovod() -> bool:
+    """Whether Horovod is installed here."""
+    return hvd is not None
+
+
 def started() -> bool:
     """Whether `start` was called, or the script called `hvd.init()` itself."""
     return hvd is None or bool(hvd.is_initialized())
@@ -72,7 +77,7 @@ def form_anew() -> None:
     hvd.init()
 
 
-def gather(row: Sequence[float], *, name: str) -> np.ndarray:
+def gather(row: Sequence[float], *, name: str) -> np.ndarray[Any, Any]:
     """Give everyone's *row*, in the order of ranks; all rows are of one length."""
     mine = np.asarray([row], dtype=np.float64)
     if size() == 1:
@@ -86,7 +91,7 @@ def broadcast(tensors: Sequence[Any], *, root: int) -> list[Any]:
         return list(tensors)
 
     # Named by their place: a rank that traces this for the first time must use the names of one that did so before.
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]  # TensorFlow publishes no types
     def all_of_them() -> list[Any]:
         return [
             hvd.broadcast(tensor, root, name=f"HorovodState.{number}", ignore_name_scope=True)

@@ -31,7 +31,7 @@ class Commit:
     """
 
     position: Position
-    values: Sequence[np.ndarray]
+    values: Sequence[np.ndarray[Any, Any]]
 
 
 class TrainingState:
@@ -70,7 +70,7 @@ class TrainingState:
         repeated = self.position.repeated_steps + lost
         self.load(self.committed.values, replace(self.committed.position, repeated_steps=repeated))
 
-    def load(self, values: Sequence[np.ndarray], position: Position) -> None:
+    def load(self, values: Sequence[np.ndarray[Any, Any]], position: Position) -> None:
         """Take over a state."""
         for variable, value in zip(self.variables, values, strict=True):
             variable.assign(value)

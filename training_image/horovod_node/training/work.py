@@ -127,7 +127,7 @@ class Batches:
 
     def __init__(self, data: Any, *, steps_per_epoch: int | None) -> None:
         self._make: MakeDataset | None = data if callable(data) and not isinstance(data, tf.data.Dataset) else None
-        self._whole = None if self._make else data
+        self._whole: Any = None if self._make else data
         self._steps_per_epoch = steps_per_epoch
         self._made: tuple[tuple[int, int], Any] | None = None
 
