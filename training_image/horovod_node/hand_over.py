@@ -9,15 +9,9 @@ from horovod_node import contract
 from horovod_node.errors import RunError
 from horovod_node.ledger import NodeItem
 from horovod_node.local_training import TURN_SECONDS, LocalTraining
-from horovod_node.work import Work
 
 WRITE_SECONDS = 30.0
 """For the ranks of the leader's node to write a last checkpoint; of EC2's two minutes it leaves most for the upload."""
-
-
-def restarts_left(work: Work) -> bool:
-    """Whether the state machine would begin the run anew; if not, a ring trains on until it really breaks."""
-    return work.lease.attempt <= work.run.request.max_restarts
 
 
 def hand_over(node: NodeItem, *, training: LocalTraining, keep: Callable[[], None]) -> RunError:

@@ -19,7 +19,7 @@ from horovod_node.checkpoint_mirror import CheckpointMirror
 from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError
 from horovod_node.every import Every
 from horovod_node.failure import as_run_error
-from horovod_node.hand_over import hand_over, restarts_left
+from horovod_node.hand_over import hand_over
 from horovod_node.last_checkpoint import save_last_checkpoint
 from horovod_node.ledger import NodeItem
 from horovod_node.local_training import LocalTraining
@@ -212,16 +212,24 @@ class Leader(ABC):
         Raises:
             RunError: If it is, and the run may begin anew.
         """
-        if not restarts_left(self._work):
+        noticed = [
+            node for node in self._nodes if node.id in members and node.interruption == contract.INTERRUPTION_NOTICE
+        ]
+        if not noticed or not self._restarts_left():
             return
-        for node in self._nodes:
-            if node.id in members and node.interruption == contract.INTERRUPTION_NOTICE:
 
-                def keep() -> None:
-                    self._membership.keep(step=training.step)
-                    self._task.heartbeat()
+        def keep() -> None:
+            self._membership.keep(step=training.step)
+            self._task.heartbeat()
 
-                raise hand_over(node, training=training, keep=keep)
+        raise hand_over(noticed[0], training=training, keep=keep)
+
+    def _restarts_left(self) -> bool:
+        """Whether the state machine would begin the run anew; if not, a ring trains on until it really breaks."""
+        try:
+            return self._ledger.restarts(self._work.lease.run) < self._work.run.request.max_restarts
+        except LedgerUnreachableError:
+            return False
 
     def _keep_saving(self) -> None:
         """Let the model's upload go on, up to the ceiling itself: nothing else is worth as much."""

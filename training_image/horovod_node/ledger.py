@@ -175,6 +175,11 @@ class Ledger(LedgerTable):
             at=float(item[contract.CEILING_AT]["N"]),
         )
 
+    def restarts(self, run: str) -> int:
+        """Tell how often *run* has begun anew, as of its present attempt's beginning."""
+        item = self._read(contract.run_key(run))
+        return len(json.loads(_text(item, contract.RESTARTS_JSON) or "[]"))
+
     def put_node(
         self,
         lease: Lease,
