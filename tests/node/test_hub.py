@@ -283,13 +283,13 @@ def test_node_comes_back(lab: Lab) -> None:
 def test_node_that_comes_back_many_times_at_once_is_there_once(lab: Lab) -> None:
     """Of connections that come at the same moment one stays, and every other one is a departure."""
     # GIVEN
-    nodes = [lab.node() for _ in range(30)]
+    nodes = [lab.node() for _ in range(8)]
     # WHEN
-    with ThreadPoolExecutor(30) as threads:
+    with ThreadPoolExecutor(8) as threads:
         list(threads.map(PlayedNode.join, nodes))
     # THEN
-    assert becomes(lambda: sum(node.end is not None for node in nodes), 29)
-    assert (lab.names(), len(lab.hub.departures)) == (["node-2"], 29)
+    assert becomes(lambda: sum(node.end is not None for node in nodes), 7)
+    assert (lab.names(), len(lab.hub.departures)) == (["node-2"], 7)
     (present,) = [node for node in nodes if node.end is None]
     lab.hub.tell(present.address, {"over": True})
     assert becomes(lambda: present.told("over"), [True])

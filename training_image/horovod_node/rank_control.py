@@ -64,7 +64,7 @@ class RankLine:
 
     def poll(self) -> None:
         """Take what the rank has said."""
-        with contextlib.suppress(BlockingIOError, ConnectionError):
+        with contextlib.suppress(OSError):  # nothing more for now, or nobody at the other end
             while part := self._socket.recv(4096):
                 self._rest += part
         *lines, self._rest = self._rest.split(b"\n")
@@ -114,6 +114,7 @@ class AgentLine:
         self._lock = threading.Lock()
         self._environment: dict[str, str] | None = None
         self._started = threading.Event()
+        self._joined = False
         self._ring_sockets: set[int] = set()
         self._others: set[int] | None = None
         """While a ring is formed: the sockets that are none of its."""
@@ -140,7 +141,8 @@ class AgentLine:
 
         @functools.wraps(init)
         def init_when_told(instance: Any, *args: Any, **kwargs: Any) -> None:
-            if not self._started.is_set():
+            if not self._joined:
+                self._joined = True
                 self._tell({STANDBY: True})
                 self._started.wait()
                 os.environ.update(self._environment or {})
