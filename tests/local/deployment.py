@@ -27,6 +27,7 @@ SETTINGS = {
     "first_step_seconds": 60,
     "stall_seconds": 30,
     "poll_seconds": 1,
+    "queue_minutes": 10,
 }
 """Times for nodes that boot in a second; everything else is `app.py` as it is."""
 

@@ -154,6 +154,7 @@ def test_node_that_comes_later_is_taken_in(ring: Ring) -> None:
     assert repeated(ring.agents[0]) == 0
 
 
+@pytest.mark.slow
 def test_rank_that_dies_is_replaced_on_its_own_node(ring: Ring) -> None:
     """A rank that is killed costs its node a pause, and comes back."""
     # GIVEN

@@ -186,7 +186,7 @@ def test_rank_that_dies_at_the_reset_breaks_it_no_second_time(ring: DrivenRing) 
     # GIVEN
     nodes = ring.form(1, 1, 1)
     waiting = ring.ask(nodes[2])
-    time.sleep(0.3)
+    time.sleep(1.5)
     # WHEN
     nodes[2].begin_anew()
     # THEN

@@ -82,6 +82,7 @@ def progress(agent: Agent, rank: int = 0) -> Progress:
     return Progress.read(agent.ml_root / "ranks" / f"rank-{rank}.progress")
 
 
+@pytest.mark.slow
 def test_static_ring_divides_an_epoch(ring: Ring) -> None:
     """Two ranks need half the steps, end with the same weights, and say how far they are."""
     # GIVEN / WHEN
@@ -142,6 +143,7 @@ def assert_killed_node_costs_at_most_one_commit(ring: Ring, *, python: str = sys
     assert [entry["epoch"] for entry in journal(ring.agents[0], "epoch")] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_node_that_comes_later_is_taken_in_without_a_loss(ring: Ring) -> None:
     """A third node finds the others in mid-training, takes over their state, and no step is done twice."""
     # GIVEN a ring of two that commits by the clock

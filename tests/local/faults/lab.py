@@ -72,7 +72,7 @@ def synthesise_lab(out: Path) -> None:
         image=TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1"),
         engine=Engine.ec2(*fleets),
         on_demand_prices={"g5.xlarge": 1.0},
-        queue_timeout=Duration.minutes(10),
+        queue_timeout=Duration.minutes(6),
         launch_timeout=Duration.seconds(LAUNCH),
         start_timeout=Duration.seconds(START),
         save_timeout=Duration.seconds(SAVE),

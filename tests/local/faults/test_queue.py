@@ -244,9 +244,9 @@ class Reservations:
         variables = {
             "run": "{% $states.context.Execution.Name %}",
             "attempt": 1,
-            "request": {contract.MAX_RUNTIME_SECONDS: 60},
+            "request": {contract.MAX_RUNTIME_SECONDS: 60, contract.MAX_RESTARTS: 0},
             "times": {},
-            "open": [{"id": self.FLEET, "leader_market": contract.ON_DEMAND}],
+            "open": [{**deployed["States"]["Check the request"]["Assign"]["fleets"][0], "id": self.FLEET}],
         }
         definition = {
             "QueryLanguage": "JSONata",

@@ -16,7 +16,7 @@ from horovod_client import Run
 from horovod_client.connection import Fleet
 from horovod_node import contract
 
-QUEUE_TIMEOUT = 600
+QUEUE_TIMEOUT = 360
 """Seconds; as the lab is deployed, where the interval between two looks is `POLL`."""
 
 
