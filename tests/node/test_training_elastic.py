@@ -91,7 +91,7 @@ def test_changed_ring_loses_nothing(ring: Ring) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("UnknownError", "the file server is in a bad mood: /work/cdk-horovod/horovod_node/training/fit.py"),
+        ("UnknownError", "the file server is in a bad mood: /opt/horovod_node/training/fit.py"),
         ("InvalidArgumentError", "Mismatched allreduce tensor shapes [[{{node HorovodAllreduce}}]]"),
         ("ResourceExhaustedError", "OOM when allocating [[{{node HorovodAllreduce}}]]"),
     ],
