@@ -24,6 +24,8 @@ class TaskAnswers:
         self.calls: list[tuple[str, dict[str, Any], float]] = []
         self.gone: set[str] = set()
         """Tokens whose task is over."""
+        self.busy: set[str] = set()
+        """Tokens whose next call is refused for now."""
         answers = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -32,9 +34,12 @@ class TaskAnswers:
                 action = self.headers["X-Amz-Target"].removeprefix("AWSStepFunctions.")
                 gone = body["taskToken"] in answers.gone
                 answers.calls.append((action, body, time.time()))
+                busy = body["taskToken"] in answers.busy
+                answers.busy.discard(body["taskToken"])
                 answer = {"__type": "TaskTimedOut", "message": "the task is over"} if gone else {}
+                answer |= {"__type": "AccessDeniedException", "message": "not now"} if busy else {}
                 text = json.dumps(answer).encode()
-                self.send_response(400 if gone else 200)
+                self.send_response(400 if gone or busy else 200)
                 self.send_header("Content-Type", "application/x-amz-json-1.0")
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()

@@ -57,6 +57,36 @@ def test_rank_that_ended_is_not_judged() -> None:
     assert steps.stalled(now=125) == []
 
 
+def test_rank_is_judged_from_its_rings_beginning() -> None:
+    """A rank that waited in standby has all of its time once its ring is formed, however long ago it was started."""
+    # GIVEN a rank that is not judged yet
+    steps = watch()
+    steps.see({}, now=500)
+    # WHEN
+    steps.begin(1, advances=0, now=500)
+    steps.see({1: 0}, now=501)
+    # THEN
+    assert steps.silent_seconds(1, now=505) == 5
+    assert [steps.stalled(now=560), steps.stalled(now=560.1)] == [[], [1]]
+
+
+def test_rank_that_trained_before_is_judged_by_its_next_step() -> None:
+    """After a reset only a step beyond those that were taken before counts, and the time of the reset does not."""
+    # GIVEN
+    steps = watch()
+    steps.see({1: 7}, now=110)
+    steps.see({}, now=115)
+    # WHEN
+    steps.begin(1, advances=7, now=150)
+    steps.see({1: 7}, now=155)
+    # THEN
+    assert [steps.stalled(now=160), steps.stalled(now=160.1)] == [[], [1]]
+    # WHEN
+    steps.see({1: 8}, now=161)
+    # THEN
+    assert steps.stalled(now=171) == []
+
+
 @given(st.lists(st.tuples(st.floats(0.1, 9.9), st.integers(1, 3)), max_size=30))
 def test_ranks_that_step_in_time_never_stall(pauses: list[tuple[float, int]]) -> None:
     """However irregular, steps within the limit are no stall; the first missing one is."""

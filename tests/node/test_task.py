@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from threading import Timer
+
 import pytest
 
 from horovod_node import contract
+from horovod_node import task as task_module
 from horovod_node.errors import ReleasedError
 from horovod_node.membership import Membership
 from horovod_node.task import Task
 from horovod_node.work import Work
 from node.emulated import Aws, TaskAnswers
+from patience import eventually
 
 
 @pytest.fixture
@@ -90,3 +94,106 @@ def test_waiting_for_the_question_ends_with_the_lease(aws: Aws, work: Work, task
     # WHEN / THEN
     with pytest.raises(ReleasedError, match="nobody holds fleet fleet any more"):
         task.succeed({})
+
+
+@pytest.fixture
+def ring_task(work: Work) -> Task:
+    """What a leader holds before the state machine asks for the ring, which it does in each try for capacity."""
+    return Task(work, Membership(work), name=contract.TASK_RING, asked_again=True)
+
+
+def ask_for_ring(aws: Aws, token: str) -> None:
+    aws.put(contract.task_key("run-1", 1, contract.TASK_RING), **{contract.TOKEN: token})
+
+
+def test_question_that_is_asked_again_is_answered_then(aws: Aws, ring_task: Task, answers: TaskAnswers) -> None:
+    """A token that is over is not the end: the answer goes to the one that replaces it, and to nobody meanwhile."""
+    # GIVEN
+    ask_for_ring(aws, "first")
+    answers.gone.add("first")
+    ask_again = Timer(1.0, lambda: ask_for_ring(aws, "second"))
+    ask_again.start()
+    # WHEN
+    ring_task.succeed({"gpus": 2})
+    ask_again.join()
+    # THEN
+    assert [(action, body["taskToken"]) for action, body, _ in answers.calls] == [
+        ("SendTaskSuccess", "first"),
+        ("SendTaskSuccess", "second"),
+    ]
+
+
+def test_heartbeats_go_on_with_the_next_question(aws: Aws, ring_task: Task, answers: TaskAnswers) -> None:
+    """A leader that still waits for nodes stays when the next try begins, and tells the new question of itself."""
+    # GIVEN
+    ask_for_ring(aws, "first")
+    answers.gone.add("first")
+
+    def told() -> list[str]:
+        ring_task.heartbeat()
+        return [body["taskToken"] for _, body, _ in answers.calls]
+
+    assert eventually(told) == ["first"]
+    # WHEN
+    ask_for_ring(aws, "second")
+    # THEN
+    assert eventually(told, lambda tokens: "second" in tokens) == ["first", "second"]
+
+
+def test_failure_is_answered_when_it_is_asked_again(aws: Aws, ring_task: Task, answers: TaskAnswers) -> None:
+    """A leader whose answer comes between two questions waits for the second."""
+    # GIVEN
+    ask_for_ring(aws, "first")
+    answers.gone.add("first")
+    ask_again = Timer(1.0, lambda: ask_for_ring(aws, "second"))
+    ask_again.start()
+    # WHEN
+    ring_task.fail(contract.ERROR_PREFLIGHT, "no")
+    ask_again.join()
+    # THEN
+    assert answers.answer("second") == {"taskToken": "second", "error": contract.ERROR_PREFLIGHT, "cause": "no"}
+
+
+def test_waiting_for_the_next_question_ends_with_the_lease(aws: Aws, work: Work, ring_task: Task) -> None:
+    """When no other try comes, the fleet is given back."""
+    # GIVEN
+    aws.delete(contract.lease_key(work.node.fleet))
+    # WHEN / THEN
+    with pytest.raises(ReleasedError, match="nobody holds fleet fleet any more"):
+        ring_task.succeed({})
+
+
+def test_time_between_questions_is_not_taken_from_the_answers_patience(
+    aws: Aws, ring_task: Task, answers: TaskAnswers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that was held back for long, and then fails once, is still tried again."""
+    # GIVEN
+    monkeypatch.setattr(task_module, "ANSWER_PATIENCE_SECONDS", 1.0)
+    ask_for_ring(aws, "first")
+    answers.gone.add("first")
+    ask_again = Timer(2.0, lambda: (answers.busy.add("second"), ask_for_ring(aws, "second")))
+    ask_again.start()
+    # WHEN
+    ring_task.succeed({})
+    ask_again.join()
+    # THEN
+    assert [body["taskToken"] for _, body, _ in answers.calls] == ["first", "second", "second"]
+
+
+@pytest.mark.parametrize("name", [contract.TASK_RING, contract.TASK_TRAIN, contract.TASK_SAVE])
+def test_leader_of_a_former_attempt_answers_nothing_of_the_next(
+    aws: Aws, work: Work, answers: TaskAnswers, name: contract.Task
+) -> None:
+    """Each attempt has questions of its own, which no leader of another ever sees."""
+    # GIVEN
+    task = Task(work, Membership(work), name=name, asked_again=name == contract.TASK_RING)
+    # WHEN the run begins anew
+    aws.put_lease(work.node.fleet, run="run-1", attempt=2)
+    aws.put(contract.task_key("run-1", 2, name), **{contract.TOKEN: "of attempt 2"})
+    # THEN
+    task.heartbeat()
+    with pytest.raises(ReleasedError, match="is held by attempt 2 of run run-1, not by attempt 1 of run run-1"):
+        task.succeed({})
+    with pytest.raises(ReleasedError):
+        task.fail(contract.ERROR_NODE_FAILED, "no")
+    assert answers.calls == []

@@ -101,6 +101,8 @@ class Task:
             except (ClientError, BotoCoreError) as error:
                 if isinstance(error, ClientError) and self._is_gone(error):
                     self._wait_for_token()
+                    # Only what Step Functions refuses takes from the patience, and not what it does not ask yet.
+                    give_up_at = time.monotonic() + ANSWER_PATIENCE_SECONDS
                     continue
                 if time.monotonic() > give_up_at:
                     raise RunError(

@@ -1,0 +1,174 @@
+"""Attempts of one run, with real agents: the same processes take part in the next, under one leader."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from horovod_node import contract
+from node.emulated import Aws
+from node.rings import SETTINGS, Ring, wait_for
+
+pytestmark = [pytest.mark.ring, pytest.mark.timeout(240)]
+
+HEARTBEAT_SECONDS = 4
+"""A node that is silent for three of them is lost."""
+
+
+def submit(ring: Ring, *, gpus: int) -> None:
+    settings = replace(SETTINGS, heartbeat_seconds=HEARTBEAT_SECONDS)
+    ring.submit(gpus=gpus, settings=settings, entry_point="count_steps.py")
+
+
+def kill(ring: Ring, number: int) -> None:
+    """Kill everything that runs on a node at once."""
+    for process in ring.agents[number - 1].processes():
+        os.kill(process, signal.SIGKILL)
+
+
+def joined(ring: Ring, number: int, attempt: int) -> bool:
+    """Tell whether a node takes part in an attempt."""
+    return f"node-{number} joins attempt {attempt} of run {ring.run}" in ring.agents[number - 1].text()
+
+
+@pytest.fixture
+def pair(ring: Ring) -> Ring:
+    """Two nodes that train; node 1 leads."""
+    submit(ring, gpus=2)
+    ring.start(nodes=2)
+    ring.until_training()
+    return ring
+
+
+def test_leader_leads_the_next_attempt_in_the_same_process(pair: Ring) -> None:
+    """A node of a static ring is lost: the leader says so, waits, and forms the ring with another."""
+    # GIVEN
+    kill(pair, 2)
+    failed = pair.answer(contract.TASK_TRAIN)
+    assert failed["error"] == contract.ERROR_NODE_FAILED, failed
+    wait_for("the end of the rank", lambda: pair.agents[0].processes() == [pair.agents[0].process.pid])
+    # WHEN
+    pair.begin_anew()
+    pair.start(nodes=1)
+    formed = pair.asked(contract.TASK_RING)
+    # THEN
+    assert formed[contract.LEADER][contract.NODE] == "node-1", formed
+    assert [node[contract.NODE] for node in formed[contract.NODES]] == ["node-1", "node-3"]
+    assert [joined(pair, number, 2) for number in (1, 3)] == [True, True]
+    # WHEN
+    pair.release()
+    # THEN
+    assert [pair.agents[number].exit_code() for number in (0, 2)] == [contract.EXIT_RELEASED] * 2
+    assert [agent.processes() for agent in pair.agents] == [[], [], []]
+
+
+def test_follower_takes_part_in_the_next_attempt_in_the_same_process(pair: Ring) -> None:
+    """The leader is lost: its follower ends its rank, waits, and follows the next leader."""
+    # GIVEN
+    follower = pair.agents[1]
+    kill(pair, 1)
+    wait_for("the end of the rank", lambda: follower.processes() == [follower.process.pid])
+    assert contract.ERROR_LEADER_LOST in follower.text()
+    # WHEN
+    pair.begin_anew()
+    pair.start(nodes=1, **{contract.ENV_NODE_MARKET: contract.ON_DEMAND})
+    formed = pair.asked(contract.TASK_RING)
+    # THEN
+    assert [node[contract.NODE] for node in formed[contract.NODES]] == ["node-3", "node-2"], formed
+    assert joined(pair, 2, 2)
+
+
+@pytest.mark.parametrize("what", ["another run", pytest.param("nobody", marks=pytest.mark.slow)])
+def test_agent_that_waits_for_the_next_attempt_leaves_with_the_lease(pair: Ring, what: str) -> None:
+    """When the fleet goes to somebody else there is no next attempt: the exit code is that of the failure."""
+    # GIVEN
+    kill(pair, 2)
+    assert pair.answer(contract.TASK_TRAIN)["error"] == contract.ERROR_NODE_FAILED
+    # WHEN
+    if what == "nobody":
+        pair.release()
+    else:
+        pair.aws.put_lease(pair.fleet, run="another", attempt=2)
+    # THEN
+    assert pair.agents[0].exit_code() == contract.EXIT_NODE_FAILED
+    assert not joined(pair, 1, 2)
+    assert pair.agents[0].processes() == []
+
+
+def test_one_of_those_that_claim_the_lead_at_once_leads(ring: Ring) -> None:
+    """Three nodes of the leader's market start together: one answers, and the others follow it."""
+    # GIVEN
+    submit(ring, gpus=3)
+    # WHEN
+    ring.start(nodes=3, **{contract.ENV_NODE_MARKET: contract.ON_DEMAND})
+    ring.until_training()
+    # THEN
+    (output,) = [
+        body["output"]
+        for action, body, _ in ring.answers.calls
+        if action == "SendTaskSuccess" and body["taskToken"] == ring.token(contract.TASK_RING)
+    ]
+    leader = ring.answer(contract.TASK_RING)[contract.LEADER][contract.NODE]
+    assert f'"{leader}"' in output
+    assert [f"{leader} leads" in agent.text() for agent in ring.agents] == [True] * 3
+    assert ["answered 'ring'" in agent.text() for agent in ring.agents] == [agent.id == leader for agent in ring.agents]
+
+
+def test_leader_that_was_asleep_leads_no_more(ring: Ring) -> None:
+    """A leader that was stopped while the run began anew under another answers nothing, and follows that one."""
+    # GIVEN
+    submit(ring, gpus=1)
+    ring.start(nodes=1)
+    ring.until_training()
+    asleep = ring.agents[0].processes()
+    for process in asleep:
+        os.kill(process, signal.SIGSTOP)
+    # WHEN
+    ring.answers.gone.add(ring.token(contract.TASK_TRAIN))
+    ring.begin_anew()
+    ring.start(nodes=1, **{contract.ENV_NODE_MARKET: contract.ON_DEMAND})
+    assert ring.asked(contract.TASK_RING)[contract.LEADER][contract.NODE] == "node-2"
+    ring.ask(contract.TASK_TRAIN)
+    before = ring.agents[0].text().count("answered")
+    for process in asleep:
+        os.kill(process, signal.SIGCONT)
+    # THEN
+    wait_for("the first node in attempt 2", lambda: joined(ring, 1, 2))
+    wait_for("its leader", lambda: "node-2 leads" in ring.agents[0].text() or len(ring.agents[0].processes()) == 1)
+    wait_for(
+        "heartbeats of the second leader", lambda: len(ring.answers.heartbeats(ring.token(contract.TASK_TRAIN))) > 2
+    )
+    assert ring.agents[0].text().count("answered") == before
+    assert ring.answers.answer(ring.token(contract.TASK_TRAIN)) is None
+    # WHEN
+    ring.release()
+    # THEN
+    assert [agent.exit_code() for agent in ring.agents] == [contract.EXIT_RELEASED] * 2
+
+
+def test_each_attempt_has_one_leader(aws: Aws) -> None:
+    """Many nodes claim the lead of several attempts in a mix: of each attempt one leads, whoever asks and whenever."""
+    # GIVEN
+    leases = {}
+    for attempt in range(1, 5):
+        aws.put_lease("fleet", run="run-1", attempt=attempt)
+        leases[attempt] = aws.ledger().lease("fleet")
+    ledgers = [aws.ledger() for _ in range(16)]
+
+    def claim(number: int) -> tuple[int, str]:
+        attempt = 1 + number % 4
+        lease = leases[attempt]
+        assert lease is not None
+        return attempt, ledgers[number % 16].claim_leader(lease, f"node-{number}", remove_at=0)
+
+    # WHEN
+    with ThreadPoolExecutor(16) as threads:
+        claims = list(threads.map(claim, range(64)))
+    # THEN
+    leaders = {attempt: {leader for each, leader in claims if each == attempt} for attempt in leases}
+    assert [len(names) for names in leaders.values()] == [1, 1, 1, 1]
+    assert len(set().union(*leaders.values())) == 4
