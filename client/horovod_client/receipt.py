@@ -47,7 +47,7 @@ def render_receipt(receipt: Mapping[str, Any]) -> str:
             f"the receipt is of version {receipt.get('version')} and this client reads version {RECEIPT_VERSION}: "
             f"install a newer cdk-horovod"
         )
-    parts = (_outcome, _facts, _nodes, _capacity, _restarts, _times, _remarks)
+    parts = (_outcome, _facts, _nodes, _ring, _capacity, _restarts, _times, _remarks)
     return "\n".join(line for part in parts for line in part(receipt))
 
 
@@ -107,6 +107,30 @@ def _cost(cost: Mapping[str, Any]) -> Iterator[str]:
     facts = [text.format(_usd(cost[name])) for name, text in words.items() if cost.get(name) is not None]
     if facts:
         yield f"cost        {', '.join(facts)}"
+
+
+def _ring(receipt: Mapping[str, Any]) -> Iterator[str]:
+    """What became of the ring while it trained."""
+    ring = receipt.get("ring") or {}
+    if ring.get("elastic"):
+        sizes = f"{ring.get('smallest')} to {ring.get('largest')} GPUs"
+        repeated = ring.get("repeated_steps")
+        twice = "" if repeated is None else f", {repeated} steps done twice"
+        yield f"  elastic: {sizes}, formed anew {ring.get('resets')} times{twice}"
+    resumed = ring.get("resumed")
+    if resumed:
+        step = "" if resumed.get("step") is None else f", step {resumed['step']}"
+        yield f"  resumed from a checkpoint of run {resumed.get('run')}{step}"
+    for notice in ring.get("interruptions") or []:
+        left = ", and left in order" if notice.get("left_in_order") else ""
+        yield f"  {notice.get('node')} had notice of its end ({notice.get('kind')}){left}"
+    slowest = ring.get("slowest")
+    if slowest:
+        yield (
+            f"  slowest rank: {slowest['rank']} on {slowest['node']} ({slowest['instance_type']}), "
+            f"{slowest['seconds_per_step']:.3g} s a step, the median is {slowest['median_seconds_per_step']:.3g} s; "
+            f"the others waited for it in {slowest['cost']:.0%} of the ring's time"
+        )
 
 
 def _nodes(receipt: Mapping[str, Any]) -> Iterator[str]:

@@ -53,6 +53,38 @@ def test_renders_a_run_that_failed(receipt: dict[str, Any]) -> None:
     ]
 
 
+def test_renders_what_became_of_the_ring(receipt: dict[str, Any]) -> None:
+    """Sizes, repeated steps, what was resumed, who had notice, and which rank the others waited for."""
+    # GIVEN
+    receipt["ring"] = {
+        "elastic": True,
+        "resets": 2,
+        "smallest": 4,
+        "largest": 8,
+        "repeated_steps": 7,
+        "resumed": {"run": "digits-0", "step": 600},
+        "interruptions": [{"node": "i-0b", "kind": "instance-action", "at": 1740823200, "left_in_order": True}],
+        "slowest": {
+            "rank": 5,
+            "node": "i-0b",
+            "instance_type": "g4dn.12xlarge",
+            "seconds_per_step": 0.2412,
+            "median_seconds_per_step": 0.12,
+            "cost": 0.41,
+        },
+    }
+    # WHEN
+    lines = render_receipt(receipt).splitlines()
+    # THEN
+    assert lines[3:7] == [
+        "  elastic: 4 to 8 GPUs, formed anew 2 times, 7 steps done twice",
+        "  resumed from a checkpoint of run digits-0, step 600",
+        "  i-0b had notice of its end (instance-action), and left in order",
+        "  slowest rank: 5 on i-0b (g4dn.12xlarge), 0.241 s a step, the median is 0.12 s; the others waited for it in "
+        "41% of the ring's time",
+    ]
+
+
 def test_renders_a_run_that_never_had_a_node() -> None:
     """A run that failed in the queue has neither nodes nor times beyond its start."""
     # GIVEN
