@@ -76,7 +76,7 @@ def test_renders_what_became_of_the_ring(receipt: dict[str, Any]) -> None:
     # WHEN
     lines = render_receipt(receipt).splitlines()
     # THEN
-    assert lines[3:7] == [
+    assert lines[6:10] == [
         "  elastic: 4 to 8 GPUs, formed anew 2 times, 7 steps done twice",
         "  resumed from a checkpoint of run digits-0, step 600",
         "  i-0b had notice of its end (instance-action), and left in order",
