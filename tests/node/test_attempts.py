@@ -172,3 +172,19 @@ def test_each_attempt_has_one_leader(aws: Aws) -> None:
     leaders = {attempt: {leader for each, leader in claims if each == attempt} for attempt in leases}
     assert [len(names) for names in leaders.values()] == [1, 1, 1, 1]
     assert len(set().union(*leaders.values())) == 4
+
+
+def test_what_could_not_be_fetched_is_fetched_again(ring: Ring) -> None:
+    """A node whose data could not be written in one attempt tries again in the next."""
+    # GIVEN a folder where a file must go
+    submit(ring, gpus=1)
+    in_the_way = ring.folder / "node-1" / "input" / "data" / "train" / "digits.npz"
+    in_the_way.mkdir(parents=True)
+    ring.start(nodes=1)
+    failed = ring.asked(contract.TASK_RING)
+    assert failed["error"] == contract.ERROR_NODE_FAILED, failed
+    # WHEN
+    in_the_way.rmdir()
+    ring.begin_anew()
+    # THEN
+    assert ring.asked(contract.TASK_RING).get(contract.GPUS) == 1, ring.log()

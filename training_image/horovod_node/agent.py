@@ -138,9 +138,11 @@ class Agent:
         """
         if self._fetched is None:
             work.layout.create()
-            self._fetched = in_background(lambda: prepare(work, os.environ))
         else:
             work.layout.renew()
+        if self._fetched is None or (self._fetched.done() and self._fetched.exception()):
+            # What S3 refused in the attempt before, it may give now.
+            self._fetched = in_background(lambda: prepare(work, os.environ))
         fetched = self._fetched
         prepared = in_background(lambda: self._restore(work, fetched))
         membership = Membership(work, watch=self._watch)

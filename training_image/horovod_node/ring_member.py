@@ -218,11 +218,11 @@ class RingMember:
     def _early(self, training: LocalTraining) -> Failure:  # noqa: ARG002 - beside its twin
         return self._failure("ended without hvd.init(): an elastic ring takes only scripts that train with Horovod")
 
-    def _failure(self, what: str) -> Failure:
+    def _failure(self, what: str, *, error: str = contract.ERROR_TRAINING_FAILED) -> Failure:
         node = self._work.node
         return Failure(
-            error=contract.ERROR_TRAINING_FAILED,
-            origin="script",
+            error=error,
+            origin="script" if error == contract.ERROR_TRAINING_FAILED else "node",
             summary=f"The script on {node.id} ({node.address}) {what}.",
             node=node.id,
             at=time.time(),
@@ -271,6 +271,9 @@ class RingMember:
 
     def _lose(self, why: str) -> None:
         _log.warning("the leader, %s, is gone: %s", self._place.leader, why)
+        if self._leads and self._assigned:
+            # Its own node stood still for so long that all others, too, have lost it; new ranks would have no state.
+            raise NodeFailedError(self._failure(f"lost its ring: {why}", error=contract.ERROR_NODE_FAILED))
         self._channel = None
         self._lost_at = time.monotonic()
         self.stop()
