@@ -21,7 +21,7 @@ from horovod_node.follow import Follower
 from horovod_node.identify import Node
 from horovod_node.interruption import InterruptionWatch
 from horovod_node.layout import Layout
-from horovod_node.ledger import Ledger
+from horovod_node.ledger import Lease, Ledger
 from horovod_node.membership import Membership
 from horovod_node.preflight import NOT_ELASTIC, installed_keras, is_elastic, refusal
 from horovod_node.restore import Restored, restore
@@ -71,7 +71,7 @@ class Agent:
             The process's exit code.
         """
         self._watch.start()
-        attempt = 0
+        before: Lease | None = None
         while True:
             try:
                 work = self._join()
@@ -80,9 +80,10 @@ class Agent:
                 return contract.EXIT_RELEASED
             except Exception as error:
                 return _give_up(as_run_error(error))
-            if work.lease.attempt <= attempt:
+            if before and (work.lease.run != before.run or work.lease.attempt <= before.attempt):
+                # The script and the data here are those of the run that was.
                 return contract.EXIT_RELEASED
-            attempt = work.lease.attempt
+            before = work.lease
             code, last = self._take_part_in(work)
             if last or not self._begins_anew(work):
                 return code
