@@ -179,7 +179,7 @@ def pause(marks: list[tuple[float, int]], *, since: float) -> float:
 
 def end(bench: Bench, run: Run) -> int:
     """Stop the run, and tell how many steps it has repeated."""
-    time.sleep(3)  # the leader tells of its progress every two seconds
+    time.sleep(8)  # from the script over the agent to the ledger it takes up to four
     key = contract.progress_key(run.name)
     item = bench.cloud.client("dynamodb").get_item(
         TableName=run.connection.ledger_table,
