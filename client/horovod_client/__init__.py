@@ -21,7 +21,8 @@ from horovod_client.errors import (
     RunNotFound,
 )
 from horovod_client.receipt import render_receipt
-from horovod_client.run import Run, RunStatus
+from horovod_client.run import Run
+from horovod_client.status import RunStatus
 
 __all__ = [
     "CapacitySearch",

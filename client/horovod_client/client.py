@@ -100,6 +100,8 @@ class TrainingClient:
         max_cost_usd: float | None = None,
         max_restarts: int | None = None,
         resume_from: str | None = None,
+        owner: str | None = None,
+        project: str | None = None,
         source_dir: str | PathLike[str] | None = None,
         name: str | None = None,
         dry_run: Literal[False] = False,
@@ -118,6 +120,8 @@ class TrainingClient:
         max_cost_usd: float | None = None,
         max_restarts: int | None = None,
         resume_from: str | None = None,
+        owner: str | None = None,
+        project: str | None = None,
         source_dir: str | PathLike[str] | None = None,
         name: str | None = None,
         dry_run: Literal[True],
@@ -135,6 +139,8 @@ class TrainingClient:
         max_cost_usd: float | None = None,
         max_restarts: int | None = None,
         resume_from: str | None = None,
+        owner: str | None = None,
+        project: str | None = None,
         source_dir: str | PathLike[str] | None = None,
         name: str | None = None,
         dry_run: bool = False,
@@ -171,6 +177,12 @@ class TrainingClient:
             resume_from:
                 Name of a run whose newest checkpoint this one begins with.
                 Default: it begins with its own, which is none at first.
+            owner:
+                Who the run is for, which becomes a tag of its instances.
+                Default: none.
+            project:
+                What it is for, which becomes a tag, too.
+                Default: none.
             source_dir:
                 Folder to package with the script, without what its `.gitignore` names.
                 Default: the script alone.
@@ -196,6 +208,8 @@ class TrainingClient:
             max_cost_usd=max_cost_usd,
             max_restarts=max_restarts,
             resume_from=resume_from,
+            owner=owner,
+            project=project,
         )
         execution: StartExecutionInputTypeDef = {
             "stateMachineArn": self.connection.state_machine,

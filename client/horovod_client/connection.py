@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from horovod_client.errors import ConnectionNotFound
@@ -23,9 +24,13 @@ class Fleet(contract.FleetSize):
         id: Name of the fleet in the ledger.
         max_gpus: GPUs that the fleet can hold.
         gpu_step: GPUs of its smallest instance; a run's GPUs must be a multiple of it.
+        group: Name of its Auto Scaling group.
+        types: Its instance types, each with its GPUs.
     """
 
     id: str
+    group: str = ""
+    types: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,7 @@ class Connection:
         model_bucket: Bucket of models and receipts.
         ledger_table: Name of the ledger's DynamoDB table.
         queue: Name of the line in which runs wait for a fleet.
+        log_group: CloudWatch log group of the nodes.
         fleets: The fleets; a run gets one that it fits.
         max_runtime_seconds: Longest training that a run may ask for.
         max_cost_usd: Most that a run may cost. Default: no limit but the one that the run asks for.
@@ -49,6 +55,7 @@ class Connection:
     model_bucket: str
     ledger_table: str
     queue: str
+    log_group: str
     fleets: tuple[Fleet, ...]
     max_runtime_seconds: int
     max_cost_usd: float | None = None
@@ -79,6 +86,7 @@ class Connection:
                 model_bucket=str(values[contract.CONNECTION_MODEL_BUCKET]),
                 ledger_table=str(values[contract.CONNECTION_LEDGER_TABLE]),
                 queue=str(values[contract.CONNECTION_QUEUE]),
+                log_group=str(values[contract.CONNECTION_LOG_GROUP]),
                 fleets=tuple(_read_fleet(fleet) for fleet in values[contract.CONNECTION_FLEETS]),
                 max_runtime_seconds=int(values[contract.CONNECTION_MAX_RUNTIME_SECONDS]),
                 max_cost_usd=None if ceiling is None else float(ceiling),
@@ -129,6 +137,8 @@ def _read_fleet(values: dict[str, Any]) -> Fleet:
         id=str(values[contract.CONNECTION_FLEET]),
         max_gpus=int(values[contract.CONNECTION_MAX_GPUS]),
         gpu_step=int(values[contract.CONNECTION_GPU_STEP]),
+        group=str(values[contract.CONNECTION_GROUP]),
+        types={str(name): int(gpus) for name, gpus in values[contract.CONNECTION_TYPES].items()},
     )
 
 

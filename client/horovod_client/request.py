@@ -30,6 +30,8 @@ def build_request(
     max_cost_usd: float | None = None,
     max_restarts: int | None = None,
     resume_from: str | None = None,
+    owner: str | None = None,
+    project: str | None = None,
 ) -> dict[str, Any]:
     """
     Put a request together; fields that were not given are left out.
@@ -45,6 +47,8 @@ def build_request(
         max_cost_usd: Most that the run's instances may cost.
         max_restarts: How often it may start again.
         resume_from: Name of the run whose checkpoint it begins with.
+        owner: Who it is for.
+        project: What it is for.
     """
     request: dict[str, Any] = {contract.SOURCE: source, contract.ENTRY_POINT: entry_point, contract.GPUS: gpus}
     if data is not None:
@@ -59,6 +63,8 @@ def build_request(
         contract.MAX_COST_USD: max_cost_usd,
         contract.MAX_RESTARTS: max_restarts,
         contract.RESUME_FROM: resume_from,
+        contract.OWNER: owner,
+        contract.PROJECT: project,
     }
     request |= {name: value for name, value in plain.items() if value is not None}
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in request.items()}

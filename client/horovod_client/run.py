@@ -13,17 +13,13 @@ from horovod_client.capacity import CapacitySearch, LostAttempt
 from horovod_client.clients import AwsClients
 from horovod_client.connection import Connection
 from horovod_client.errors import InvalidInput, ReceiptNotFound, RunEnded, RunFailed, RunNotFound
+from horovod_client.status import RUNNING, SUCCEEDED, RunStatus
 from horovod_node import contract
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef
 
     from horovod_client.client import TrainingClient
-
-# States of a Step Functions execution that the client has to tell apart; any other one is an end without a model.
-RUNNING: Final = "RUNNING"
-PENDING_REDRIVE: Final = "PENDING_REDRIVE"
-SUCCEEDED: Final = "SUCCEEDED"
 
 STOPPED_ERROR: Final = "StoppedByUser"
 """The error of an execution that `Run.stop` ended."""
@@ -45,47 +41,6 @@ def checked_name(name: str) -> str:
     if not re.fullmatch(NAME_PATTERN, name):
         raise InvalidInput(f"'name' must be 1 to 80 letters, digits, '-' and '_', got '{name}'")
     return name
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunStatus:
-    """
-    What a run is doing.
-
-    Args:
-        run: Name of the run.
-        state: State of the execution: `RUNNING`, `SUCCEEDED`, `FAILED`, `TIMED_OUT`, `ABORTED`, `PENDING_REDRIVE`.
-        stage: What the run is at, one of `STAGE_*` in `horovod_node.contract`; None until the state machine has checked
-            the request.
-        error: Name of the error that ended the run, if one did.
-        cause: What that error says.
-        model_uri: S3 address of the model; None unless the run succeeded.
-        notice: What was not done for the run, and why: a sentence for people.
-        place: Where the run stands in the line for a fleet: 1 is next; None when it does not wait.
-        capacity: The attempt to get nodes that the run makes; None when it makes none.
-        restarts: The attempts that were lost so far, after each of which the run started again.
-    """
-
-    run: str
-    state: str
-    stage: str | None = None
-    error: str | None = None
-    cause: str | None = None
-    model_uri: str | None = None
-    notice: str | None = None
-    place: int | None = None
-    capacity: CapacitySearch | None = None
-    restarts: tuple[LostAttempt, ...] = ()
-
-    @property
-    def ended(self) -> bool:
-        """Whether the run is over, well or not."""
-        return self.state not in (RUNNING, PENDING_REDRIVE)
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether the run left a model."""
-        return self.state == SUCCEEDED
 
 
 @dataclass(frozen=True, kw_only=True)

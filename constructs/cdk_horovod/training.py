@@ -142,6 +142,7 @@ class HorovodTraining(Construct):
         readable = (storage.data_bucket, *data_buckets)
         target = EngineTarget(
             image=image,
+            name=self.queue,
             ledger=self.ledger,
             node_log_group=self.node_log_group,
             lease_timeout=self.limits.lease_timeout,
@@ -334,11 +335,14 @@ class HorovodTraining(Construct):
                 contract.CONNECTION_MODEL_BUCKET: self._storage.model_bucket.bucket_name,
                 contract.CONNECTION_LEDGER_TABLE: self.ledger.table.table_name,
                 contract.CONNECTION_QUEUE: self.queue,
+                contract.CONNECTION_LOG_GROUP: self.node_log_group.log_group_name,
                 contract.CONNECTION_FLEETS: [
                     {
                         contract.CONNECTION_FLEET: fleet.id,
                         contract.CONNECTION_MAX_GPUS: fleet.size.max_gpus,
                         contract.CONNECTION_GPU_STEP: fleet.size.gpu_step,
+                        contract.CONNECTION_GROUP: fleet.group,
+                        contract.CONNECTION_TYPES: dict(fleet.types),
                     }
                     for fleet in self.engine.fleets
                 ],

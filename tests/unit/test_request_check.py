@@ -39,6 +39,7 @@ GOOD: list[dict[str, Any]] = [
     {**VALID, "min_gpus": 8},
     {**VALID, "min_gpus": 1, "max_restarts": 0, "resume_from": "train-20260301-120000-abcdef"},
     {**VALID, "max_restarts": 20},
+    {**VALID, "owner": "ada@example.com", "project": "Digits 2"},
 ]
 BAD: list[Any] = [
     {},
@@ -51,6 +52,8 @@ BAD: list[Any] = [
     True,
     {**VALID, "hyperparameters": {"table": "x" * 50_000}},
     {**VALID, "gpu": 8},
+    {**VALID, "owner": ""},
+    {**VALID, "project": "a;b"},
     {**VALID, "colour": "red", "size": 3},
     {**VALID, "": 1},
     {"gpus": 8},

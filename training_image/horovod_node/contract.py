@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-CONTRACT_VERSION: Final = 2
+CONTRACT_VERSION: Final = 3
 """Raised when an item or field changes its meaning; a node refuses a run of another version."""
 
 # --- the node's environment -------------------------------------------------------------------------------------------
@@ -30,6 +30,18 @@ ENV_LEASE_SECONDS: Final = "CDK_HOROVOD_LEASE_SECONDS"
 """The dead-man's switch takes the node out after this long without a valid lease."""
 ENV_ML_ROOT: Final = "CDK_HOROVOD_ML_ROOT"
 """Folder of the SageMaker layout (`input`, `model`, `checkpoints`, …). Default: `/opt/ml`."""
+
+ENV_TRAINING: Final = "CDK_HOROVOD_TRAINING"
+"""Name of the training: dimension of its metrics."""
+ENV_LOG_GROUP: Final = "CDK_HOROVOD_LOG_GROUP"
+"""CloudWatch log group that the agent sends its own lines, its ranks' and the metrics to. Default: they go nowhere."""
+ENV_IMAGE: Final = "CDK_HOROVOD_IMAGE"
+"""The image that the container runs: with its digest where the boot script could tell it, else as it was named."""
+ENV_BOOTED_AT: Final = "CDK_HOROVOD_BOOTED_AT"
+"""Epoch seconds at which the machine's kernel started."""
+ENV_PULL_BEGAN_AT: Final = "CDK_HOROVOD_PULL_BEGAN_AT"
+ENV_PULLED_AT: Final = "CDK_HOROVOD_PULLED_AT"
+"""Epoch seconds between which the boot script pulled the image."""
 
 # What instance metadata tells an EC2 node, an engine without it puts into the environment.
 ENV_NODE_ID: Final = "CDK_HOROVOD_NODE_ID"
@@ -76,6 +88,8 @@ CHANNEL_PORT: Final = 29401
 #   RUN#run       CHANNEL#attempt          of an elastic ring: where the leader's channel is, and its key
 #   RUN#run       PROGRESS                 how far the training is, for people; written by the leader
 #   RUN#run       FAILURE#attempt#node     the first failure that a node saw
+#   RUN#run       BOOT#node                a machine that pulls the image, before its agent is there
+#   RUN#run       RECEIPT                  the receipt, as it is in S3
 
 PARTITION_KEY: Final = "pk"
 SORT_KEY: Final = "sk"
@@ -95,6 +109,8 @@ PLAN_PREFIX: Final = "PLAN#"
 CHANNEL_PREFIX: Final = "CHANNEL#"
 PROGRESS_SORT_KEY: Final = "PROGRESS"
 FAILURE_PREFIX: Final = "FAILURE#"
+BOOT_PREFIX: Final = "BOOT#"
+RECEIPT_SORT_KEY: Final = "RECEIPT"
 
 # Attributes. Whole numbers are DynamoDB numbers, times are epoch seconds, `*_json` are JSON texts.
 RUN: Final = "run"
@@ -128,8 +144,18 @@ ZONE: Final = "zone"
 MARKET: Final = "market"
 STATE: Final = "state"
 STEP: Final = "step"
+BOOTED_AT: Final = "booted_at"
+"""Of a node: when its machine's kernel started. EC2's bill began some seconds before."""
+PULL_BEGAN_AT: Final = "pull_began_at"
+PULLED_AT: Final = "pulled_at"
 JOINED_AT: Final = "joined_at"
+READY_AT: Final = "ready_at"
+"""Of a node: when it had the script, the data and the checkpoint."""
 SEEN_AT: Final = "seen_at"
+IMAGE: Final = "image"
+LIBRARY_VERSION: Final = "library_version"
+TRAINED_GPU_SECONDS: Final = "trained_gpu_seconds"
+"""Of `PROGRESS_JSON` and of the train answer: ranks times seconds in which steps were taken, of all attempts."""
 PLAN_JSON: Final = "plan_json"
 CHANNEL_JSON: Final = "channel_json"
 PROGRESS_JSON: Final = "progress_json"
@@ -151,6 +177,14 @@ Of a run: a JSON list of the attempts that were lost, each an object with `attem
 8601).
 """
 FAILURE_JSON: Final = "failure_json"
+RECEIPT_JSON: Final = "receipt_json"
+TIMES_JSON: Final = "times_json"
+"""Of a run: a JSON object of its milestones so far, as in a receipt's `times`."""
+PRICES_JSON: Final = "prices_json"
+"""
+Of a run: a JSON list of objects with `instance_type`, `market`, `zone` ('' for On-Demand) and `usd` (an hour), for
+every type of its fleet, as they were when it got the fleet.
+"""
 FAILED_AT: Final = "failed_at"
 
 # What the state machine writes into the run's item when the ring is formed and prices are known.
@@ -250,6 +284,44 @@ def failure_key(run: str, attempt: int, node: str) -> tuple[str, str]:
     return f"{RUN_PREFIX}{run}", f"{FAILURE_PREFIX}{attempt}#{node}"
 
 
+def boot_key(run: str, node: str) -> tuple[str, str]:
+    """Name the item through which a machine that has no agent yet gives a sign of life."""
+    return f"{RUN_PREFIX}{run}", f"{BOOT_PREFIX}{node}"
+
+
+def receipt_item_key(run: str) -> tuple[str, str]:
+    """Name the item that holds the receipt of *run*."""
+    return f"{RUN_PREFIX}{run}", RECEIPT_SORT_KEY
+
+
+# --- logs and metrics -------------------------------------------------------------------------------------------------
+# One log group a training; its streams are named after the run, the node, and who speaks.
+
+LOG_AGENT: Final = "agent"
+LOG_METRICS: Final = "metrics"
+"""Lines in CloudWatch's embedded metric format."""
+LOG_RANK_PREFIX: Final = "rank-"
+
+
+def log_stream(run: str, node: str, speaker: str) -> str:
+    """Name the log stream of one node's *speaker*: `LOG_AGENT`, `LOG_METRICS`, or `LOG_RANK_PREFIX` and a number."""
+    return f"{run}/{node}/{speaker}"
+
+
+METRIC_NAMESPACE: Final = "CdkHorovod"
+METRIC_TRAINING: Final = "Training"
+"""Dimension with the training's name (`ENV_TRAINING`)."""
+METRIC_RUN: Final = "Run"
+"""Dimension with the run's name; each metric is there with `METRIC_TRAINING` alone, and with both."""
+METRIC_SAMPLES_PER_SECOND: Final = "SamplesPerSecond"
+METRIC_STEP_SECONDS: Final = "StepSeconds"
+"""One value for each step, so that CloudWatch gives percentiles."""
+METRIC_RING_SIZE: Final = "RingSize"
+METRIC_GPU_UTILIZATION: Final = "GpuUtilization"
+METRIC_GPU_MEMORY: Final = "GpuMemoryUtilization"
+METRIC_BYTES_READ: Final = "BytesRead"
+
+
 # --- a run's settings -------------------------------------------------------------------------------------------------
 
 
@@ -321,6 +393,9 @@ RESUME_FROM: Final = "resume_from"
 MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
 MAX_COST_USD: Final = "max_cost_usd"
 
+OWNER: Final = "owner"
+PROJECT: Final = "project"
+
 MOST_RESTARTS: Final = 20
 """A run that is lost more often than this will not end well."""
 
@@ -390,6 +465,18 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         required=False,
         meaning="The run is stopped when its instances have cost this much; at most the construct's max_cost_usd.",
     ),
+    RequestField(
+        name=OWNER,
+        kind="string",
+        required=False,
+        meaning="Who the run is for: a tag of its instances, for cost allocation.",
+    ),
+    RequestField(
+        name=PROJECT,
+        kind="string",
+        required=False,
+        meaning="What the run is for: a tag of its instances, for cost allocation.",
+    ),
 )
 
 REQUEST_LIMIT: Final = 50_000
@@ -418,6 +505,11 @@ def source_key(digest: str) -> str:
 def model_key(run: str) -> str:
     """Key in the model bucket of the run's model: `/opt/ml/model`, packed as SageMaker packs it."""
     return f"runs/{run}/model.tar.gz"
+
+
+def tensorboard_prefix(run: str) -> str:
+    """Prefix in the model bucket of what the run's script wrote for TensorBoard."""
+    return f"runs/{run}/tensorboard/"
 
 
 CHECKPOINT_PREFIX: Final = "checkpoints/"
@@ -465,10 +557,16 @@ CONNECTION_LEDGER_TABLE: Final = "ledger_table"
 CONNECTION_QUEUE: Final = "queue"
 """Name of the line in which runs wait for a fleet."""
 CONNECTION_FLEETS: Final = "fleets"
-"""List of objects with the keys `CONNECTION_FLEET`, `CONNECTION_MAX_GPUS` and `CONNECTION_GPU_STEP`."""
+"""List of objects with the keys `CONNECTION_FLEET`, …, `CONNECTION_TYPES`."""
 CONNECTION_FLEET: Final = "fleet"
 CONNECTION_MAX_GPUS: Final = "max_gpus"
 CONNECTION_GPU_STEP: Final = "gpu_step"
+CONNECTION_GROUP: Final = "group"
+"""Of a fleet: name of its Auto Scaling group."""
+CONNECTION_TYPES: Final = "types"
+"""Of a fleet: JSON object of its instance types, each with its GPUs."""
+CONNECTION_LOG_GROUP: Final = "log_group"
+"""CloudWatch log group of the nodes."""
 CONNECTION_MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
 CONNECTION_MAX_COST_USD: Final = "max_cost_usd"
 """Absent when the construct sets no ceiling."""
@@ -526,6 +624,14 @@ CAUSE_LIMIT: Final = 32_768
 
 TOKEN_GONE: Final = ("TaskTimedOut", "TaskDoesNotExist", "InvalidToken")
 """Codes that answer a token whose task is over: the node must stop, not retry."""
+
+RUN_TAG: Final = "cdk-horovod:run"
+OWNER_TAG: Final = "cdk-horovod:owner"
+PROJECT_TAG: Final = "cdk-horovod:project"
+"""Tags of a run's instances, which can be made cost allocation tags in AWS Billing."""
+TAG_RULE: Final = "must be 1 to 128 letters, digits, spaces and any of _.:/=+@-"
+TAG_PATTERN: Final = r"^[A-Za-z0-9 _.:/=+@-]{1,128}$"
+"""What EC2 and Auto Scaling take as a tag's value in every Region (without spaces that differ from ' ')."""
 
 # --- exit codes of `python -m horovod_node` ---------------------------------------------------------------------------
 
@@ -626,6 +732,8 @@ def _check_field(field: RequestField, value: Any) -> list[str]:
             return [f"'{field.name}' must be an address like s3://bucket/key, got {value}"]
         if field.name == RESUME_FROM and not re.fullmatch(RUN_NAME_PATTERN, value):
             return [f"'{field.name}' must be a run's name, got {value}"]
+        if field.name in (OWNER, PROJECT) and not re.fullmatch(TAG_PATTERN, value):
+            return [f"'{field.name}' {TAG_RULE}, got {value}"]
         if field.name == ENTRY_POINT and not re.fullmatch(ENTRY_POINT_PATTERN, value):
             return [f"'{field.name}' must be a relative path of a .py file, got {value}"]
         return []

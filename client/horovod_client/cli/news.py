@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import click
 
-from horovod_client.run import RunStatus
+from horovod_client.status import RunStatus
 
 
 def describe_stage(status: RunStatus) -> str | None:

@@ -13,7 +13,8 @@ from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.errors import ReceiptNotFound, RunFailed
 from horovod_client.receipt import render_receipt
-from horovod_client.run import SUCCEEDED, Run
+from horovod_client.run import Run
+from horovod_client.status import SUCCEEDED
 
 
 @click.command()

@@ -24,12 +24,14 @@ class EngineTarget:
 
     Args:
         image: The training image.
+        name: Of the training; plain text.
         ledger: Where nodes find their run.
         node_log_group: Where nodes write their logs.
         lease_timeout: How long a node stays without a valid lease.
     """
 
     image: TrainingImage
+    name: str
     ledger: Ledger
     node_log_group: logs.ILogGroup
     lease_timeout: Duration
@@ -45,6 +47,7 @@ class FleetConfig:
         group: Name of what is scaled, for the engine's states.
         group_arn: ARN of it, for the permission of a node to take itself out.
         size: What it can hold.
+        types: Its instance types, each with its GPUs.
         leader_market: Market that leaders come from, one of `contract.MARKETS`.
         node_role: Role of its nodes; the training's grants go to it.
         plan:
@@ -57,6 +60,7 @@ class FleetConfig:
     group: str
     group_arn: str
     size: contract.FleetSize
+    types: Mapping[str, int]
     leader_market: str
     node_role: iam.IRole
     plan: tuple[Mapping[str, Any], ...]
@@ -135,6 +139,7 @@ class EngineConfig:
             {
                 "id": fleet.id,
                 "group": fleet.group,
+                "types": list(fleet.types),
                 "leader_market": fleet.leader_market,
                 "max_gpus": fleet.size.max_gpus,
                 "gpu_step": fleet.size.gpu_step,

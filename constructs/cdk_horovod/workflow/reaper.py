@@ -35,7 +35,7 @@ HOLD = Duration.minutes(6)
 
 ERROR_REAPER_FAILED = "ReaperFailed"
 
-METRIC_NAMESPACE = "CdkHorovod"
+METRIC_NAMESPACE = contract.METRIC_NAMESPACE
 METRIC_DIMENSION = "Training"
 METRIC_REAPED = "Reaped"
 """Fleets that the reaper took from the dead."""

@@ -92,6 +92,8 @@ def _kind_check(field: RequestField, value: str) -> str:
         patterns = {
             contract.ENTRY_POINT: (contract.ENTRY_POINT_PATTERN, "must be a relative path of a .py file"),
             contract.RESUME_FROM: (contract.RUN_NAME_PATTERN, "must be a run's name"),
+            contract.OWNER: (contract.TAG_PATTERN, contract.TAG_RULE),
+            contract.PROJECT: (contract.TAG_PATTERN, contract.TAG_RULE),
         }
         if field.name in patterns:
             pattern, rule = patterns[field.name]
