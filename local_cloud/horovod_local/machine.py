@@ -248,6 +248,8 @@ class Machine:
             contract.ENV_NODE_TYPE: facts.instance_type,
             contract.ENV_NODE_ZONE: facts.zone,
             contract.ENV_NODE_MARKET: facts.market,
+            # What an instance prints is read here, too.
+            contract.ENV_ECHO: "1",
             # The agent watches it for interruptions. The SDKs do not look there: they have credentials.
             ENV_ENDPOINT: f"{self._endpoint}{METADATA_PATH}{facts.instance_id}",
             **fake_credentials(self._endpoint, access_key=NODE_ACCESS_KEY + facts.instance_id),

@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -17,6 +19,8 @@ from horovod_node.agent import Agent
 from horovod_node.errors import UsageError
 from horovod_node.identify import identify
 from horovod_node.ledger import Ledger
+from horovod_node.log_shipping import LogHandler, LogShipping
+from horovod_node.rank_output import print_line, ship_lines
 
 _CLIENT_CONFIG = Config(
     connect_timeout=5,
@@ -25,6 +29,9 @@ _CLIENT_CONFIG = Config(
     max_pool_connections=64,
 )
 """The pool must hold every download of every file at a time."""
+
+_LOGS_CONFIG = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 1})
+"""What it does not take is sent again with the next flush, and the last one must end soon."""
 
 _LEDGER_CONFIG = Config(connect_timeout=2, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 2})
 """The agent asks the ledger between two heartbeats: one that does not answer must not cost it a heartbeat."""
@@ -48,13 +55,30 @@ def main() -> int:
         print(f"horovod_node: instance metadata does not answer: {error}", file=sys.stderr)
         return contract.EXIT_NODE_FAILED
     session = Session(region_name=node.region)
-    agent = Agent(
-        node,
-        ledger=Ledger(session.client("dynamodb", config=_LEDGER_CONFIG), table=node.ledger_table),
-        s3=session.client("s3", config=_CLIENT_CONFIG),
-        stepfunctions=session.client("stepfunctions", config=_CLIENT_CONFIG),
-    )
-    return agent.take_part()
+    with _ship_lines(session, os.environ) as shipping:
+        agent = Agent(
+            node,
+            ledger=Ledger(session.client("dynamodb", config=_LEDGER_CONFIG), table=node.ledger_table),
+            s3=session.client("s3", config=_CLIENT_CONFIG),
+            stepfunctions=session.client("stepfunctions", config=_CLIENT_CONFIG),
+            shipping=shipping,
+            output=ship_lines(shipping, echo=os.environ.get(contract.ENV_ECHO) == "1") if shipping else print_line,
+        )
+        return agent.take_part()
+
+
+@contextmanager
+def _ship_lines(session: Session, environment: Mapping[str, str]) -> Iterator[LogShipping | None]:
+    """Send the agent's lines from now on to the log group, if there is one, until this is left."""
+    group = environment.get(contract.ENV_LOG_GROUP)
+    if not group:
+        yield None
+        return
+    shipping = LogShipping(session.client("logs", config=_LOGS_CONFIG), group=group)
+    logging.getLogger("horovod_node").addHandler(LogHandler(shipping))
+    with closing(shipping):
+        shipping.start()
+        yield shipping
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's signature

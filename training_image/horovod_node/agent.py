@@ -22,8 +22,10 @@ from horovod_node.identify import Node
 from horovod_node.interruption import InterruptionWatch
 from horovod_node.layout import Layout
 from horovod_node.ledger import Lease, Ledger
+from horovod_node.log_shipping import LogShipping
 from horovod_node.membership import Membership
 from horovod_node.preflight import NOT_ELASTIC, installed_keras, is_elastic, refusal
+from horovod_node.rank_output import RankOutput, print_line
 from horovod_node.restore import Restored, restore
 from horovod_node.static_lead import StaticLeader
 from horovod_node.work import Work
@@ -48,13 +50,26 @@ class Agent:
         ledger: Patient access to the ledger.
         s3: boto3 client.
         stepfunctions: boto3 client.
+        shipping: Learns whose lines it sends. Default: nothing is shipped.
+        output: Takes the lines that ranks print. Default: they are printed among the agent's own.
     """
 
-    def __init__(self, node: Node, *, ledger: Ledger, s3: S3Client, stepfunctions: SFNClient) -> None:
+    def __init__(
+        self,
+        node: Node,
+        *,
+        ledger: Ledger,
+        s3: S3Client,
+        stepfunctions: SFNClient,
+        shipping: LogShipping | None = None,
+        output: RankOutput = print_line,
+    ) -> None:
         self._node = node
         self._ledger = ledger
         self._s3 = s3
         self._stepfunctions = stepfunctions
+        self._shipping = shipping
+        self._output = output
         self._fetched: Future[None] | None = None
         # One for all attempts: a notice is the node's.
         self._watch = InterruptionWatch.of(node, os.environ)
@@ -100,6 +115,8 @@ class Agent:
         lease = self._ledger.lease(node.fleet)
         if lease is None:
             raise ReleasedError(f"nobody holds fleet {node.fleet}")
+        if self._shipping is not None and lease.attempt:
+            self._shipping.join(run=lease.run, node=node.id)
         run = self._ledger.run(lease.run)
         if run is None:
             raise ReleasedError(f"{lease.run}, which holds fleet {node.fleet}, is no run in the ledger")
@@ -112,6 +129,7 @@ class Agent:
             ledger=self._ledger,
             s3=self._s3,
             stepfunctions=self._stepfunctions,
+            output=self._output,
         )
 
     def _take_part_in(self, work: Work) -> tuple[int, bool]:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -18,6 +18,7 @@ from horovod_node.progress import Progress
 from horovod_node.rank import STACK_SIGNAL
 from horovod_node.rank_control import ENV_CONTROL, RankLine
 from horovod_node.rank_job import RankJob
+from horovod_node.rank_output import RankOutput, print_line
 from horovod_node.script_failure import ScriptFailure
 
 STOP_SECONDS = 5.0
@@ -25,8 +26,6 @@ STOP_SECONDS = 5.0
 TAIL_LINES = 60
 _LONGEST_LINE = 16_384
 _STACK_SECONDS = 2.0
-
-_Print = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,24 +50,29 @@ class RankEnd:
 
 class Ranks:
     """
-    Starts ranks, each in a process group of its own, and prints what they print, each line after its rank.
+    Starts ranks, each in a process group of its own, and passes on what they print.
 
     Must be made in the main thread: the kernel ends a rank with the thread that started it (see `rank`).
 
     Args:
         jobs: What each rank is to do.
         environments: Each rank's environment, in the same order.
+        output: Takes every line that they print.
         elastic: Whether the ranks wait in `hvd.init()` until they are told of their ring.
     """
 
     def __init__(
-        self, jobs: Sequence[RankJob], environments: Sequence[Mapping[str, str]], *, elastic: bool = False
+        self,
+        jobs: Sequence[RankJob],
+        environments: Sequence[Mapping[str, str]],
+        *,
+        output: RankOutput = print_line,
+        elastic: bool = False,
     ) -> None:
-        self._lock = threading.Lock()
         self._ranks: list[_Rank] = []
         try:
             for job, environment in zip(jobs, environments, strict=True):
-                self._ranks.append(_Rank(job, environment, self._print, RankLine() if elastic else None))
+                self._ranks.append(_Rank(job, environment, output, RankLine() if elastic else None))
         except BaseException:
             self.stop()
             raise
@@ -138,17 +142,11 @@ class Ranks:
             if rank.line is not None:
                 rank.line.close()
 
-    def _print(self, line: str) -> None:
-        # Whoever read our output may be gone: a rank must not stop because nobody takes its lines.
-        with self._lock, contextlib.suppress(OSError):
-            sys.stdout.write(line)
-            sys.stdout.flush()
-
 
 class _Rank:
     """One rank's process."""
 
-    def __init__(self, job: RankJob, environment: Mapping[str, str], output: _Print, line: RankLine | None) -> None:
+    def __init__(self, job: RankJob, environment: Mapping[str, str], output: RankOutput, line: RankLine | None) -> None:
         self.job = job
         self.line = line
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -221,8 +219,8 @@ class _Rank:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
-    def _read(self, stream: IO[bytes], output: _Print) -> None:
+    def _read(self, stream: IO[bytes], output: RankOutput) -> None:
         while line := stream.readline(_LONGEST_LINE):
             text = line.decode(errors="replace").rstrip("\r\n") + "\n"
             self._tail.append(text)
-            output(f"[{self.number}] {text}")
+            output(self.number, text)
