@@ -53,6 +53,7 @@ def main() -> int:
         ledger=Ledger(session.client("dynamodb", config=_LEDGER_CONFIG), table=node.ledger_table),
         s3=session.client("s3", config=_CLIENT_CONFIG),
         stepfunctions=session.client("stepfunctions", config=_CLIENT_CONFIG),
+        logs=session.client("logs", config=_CLIENT_CONFIG),
     )
     return agent.take_part()
 

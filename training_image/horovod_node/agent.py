@@ -23,12 +23,14 @@ from horovod_node.interruption import InterruptionWatch
 from horovod_node.layout import Layout
 from horovod_node.ledger import Lease, Ledger
 from horovod_node.membership import Membership
+from horovod_node.metric_log import MetricLog
 from horovod_node.preflight import NOT_ELASTIC, installed_keras, is_elastic, refusal
 from horovod_node.restore import Restored, restore
 from horovod_node.static_lead import StaticLeader
 from horovod_node.work import Work
 
 if TYPE_CHECKING:
+    from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_stepfunctions import SFNClient
 
@@ -48,13 +50,24 @@ class Agent:
         ledger: Patient access to the ledger.
         s3: boto3 client.
         stepfunctions: boto3 client.
+        logs: boto3 client that the node's metrics go through. Default: there are none.
     """
 
-    def __init__(self, node: Node, *, ledger: Ledger, s3: S3Client, stepfunctions: SFNClient) -> None:
+    def __init__(
+        self,
+        node: Node,
+        *,
+        ledger: Ledger,
+        s3: S3Client,
+        stepfunctions: SFNClient,
+        logs: CloudWatchLogsClient | None = None,
+    ) -> None:
         self._node = node
         self._ledger = ledger
         self._s3 = s3
         self._stepfunctions = stepfunctions
+        self._logs = logs
+        self._metric_log: MetricLog | None = None
         self._fetched: Future[None] | None = None
         # One for all attempts: a notice is the node's.
         self._watch = InterruptionWatch.of(node, os.environ)
@@ -112,7 +125,15 @@ class Agent:
             ledger=self._ledger,
             s3=self._s3,
             stepfunctions=self._stepfunctions,
+            metric_log=self._open_metric_log(lease.run),
         )
+
+    def _open_metric_log(self, run: str) -> MetricLog | None:
+        """Open the stream of the node's metrics, once: an agent takes part in one run only."""
+        if self._metric_log is None and self._logs is not None and self._node.log_group and self._node.training:
+            stream = contract.log_stream(run, self._node.id, contract.LOG_METRICS)
+            self._metric_log = MetricLog(self._logs, group=self._node.log_group, stream=stream)
+        return self._metric_log
 
     def _take_part_in(self, work: Work) -> tuple[int, bool]:
         """Take part in one attempt; give the exit code that it would end with, and whether there can be no other."""

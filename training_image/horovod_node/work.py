@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from horovod_node.identify import Node
 from horovod_node.layout import Layout
 from horovod_node.ledger import Lease, Ledger, Run
+from horovod_node.metric_log import MetricLog
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -27,6 +28,7 @@ class Work:
         ledger: Patient access to the ledger.
         s3: boto3 client.
         stepfunctions: boto3 client.
+        metric_log: Where the node's metrics go. Default: nowhere.
     """
 
     node: Node
@@ -36,3 +38,4 @@ class Work:
     ledger: Ledger
     s3: S3Client
     stepfunctions: SFNClient
+    metric_log: MetricLog | None = None
