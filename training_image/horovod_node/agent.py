@@ -84,6 +84,13 @@ class Agent:
             The process's exit code.
         """
         self._watch.start()
+        try:
+            return self._take_part()
+        finally:
+            if self._metric_log is not None:
+                self._metric_log.close()
+
+    def _take_part(self) -> int:
         before: Lease | None = None
         while True:
             try:

@@ -57,6 +57,7 @@ class LocalTraining:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end_metrics()
         self._ranks.stop()
 
     @property
@@ -101,7 +102,11 @@ class LocalTraining:
 
     def kill(self) -> None:
         """End this node's ranks at once."""
+        self._end_metrics()
         self._ranks.kill()
+
+    def _end_metrics(self) -> None:
+        self.metrics.end(self._ranks.progress(), self._ranks.process_ids)
 
     def failure(self) -> Failure | None:
         """

@@ -95,6 +95,7 @@ class TrainingMetrics:
         self.ring_size: int | None = None
         """Ranks of the ring, on the leader."""
         self._timed_steps = 0
+        self._advances = 0
         self._read: dict[int, int] = {}
 
     def turn(self, progress: Mapping[int, Progress], processes: Sequence[int]) -> None:
@@ -125,6 +126,11 @@ class TrainingMetrics:
             )
         )
 
+    def end(self, progress: Mapping[int, Progress], processes: Sequence[int]) -> None:
+        """Send the last line, of what came since the one before."""
+        self._every.hurry()
+        self.turn(progress, processes)
+
     def _of_the_ring(self, first: Progress | None) -> dict[str, Value]:
         """Give what only the leader knows; *first* is rank 0's progress there."""
         if self.ring_size is None or first is None:
@@ -135,9 +141,10 @@ class TrainingMetrics:
         self._timed_steps = first.timed_steps
         if fresh:
             values[contract.METRIC_STEP_SECONDS] = list(first.step_seconds[-min(fresh, MOST_VALUES) :])
-            # A ring that takes no step has no rate, whatever the last one was.
-            if first.samples_per_second is not None:
-                values[contract.METRIC_SAMPLES_PER_SECOND] = first.samples_per_second
+        # A ring that takes no step has no rate, whatever the last one was.
+        if first.advances != self._advances and first.samples_per_second is not None:
+            values[contract.METRIC_SAMPLES_PER_SECOND] = first.samples_per_second
+        self._advances = first.advances
         return values
 
     def _bytes_read(self, processes: Sequence[int]) -> int:
