@@ -101,7 +101,9 @@ class StepTimes:
         if self._totals is None:
             # The first step may be inside a function that is being traced.
             with tf.init_scope(), tf.device("CPU:0"):
-                self._totals = tf.Variable(tf.zeros(_FIRST_RECENT + RECENT_STEPS, tf.float64), trainable=False, name="step_times")
+                self._totals = tf.Variable(
+                    tf.zeros(_FIRST_RECENT + RECENT_STEPS, tf.float64), trainable=False, name="step_times"
+                )
         return self._totals
 
 
