@@ -41,6 +41,7 @@ class Settings:
         on_demand_prices:
             USD an hour of instance types, as in `g5.12xlarge=5.67,g5.4xlarge=1.62`: the ceiling needs them where the
             Price List API does not answer (see `HorovodTraining`).
+        dashboard: Whether there is a `TrainingDashboard`, at 3 USD a month unless the account has fewer than three.
     """
 
     instance_types: tuple[str, ...] = ("g5.12xlarge", "g5.4xlarge")
@@ -63,6 +64,7 @@ class Settings:
     queue_minutes: int = 24 * 60
     max_cost_usd: float | None = None
     on_demand_prices: tuple[tuple[str, float], ...] = ()
+    dashboard: bool = True
 
     @classmethod
     def from_context(cls, node: Node) -> Settings:
@@ -90,6 +92,13 @@ def _prices(text: Any) -> tuple[tuple[str, float], ...]:
     return tuple((name, float(usd)) for name, _, usd in pairs)
 
 
+def _bool(text: Any) -> bool:
+    spelled = str(text).strip().lower()
+    if spelled not in ("true", "false"):
+        raise ValueError("it must be true or false")
+    return spelled == "true"
+
+
 def _types(text: Any) -> tuple[str, ...]:
     return tuple(part.strip() for part in str(text).split(",") if part.strip())
 
@@ -97,6 +106,7 @@ def _types(text: Any) -> tuple[str, ...]:
 _READERS: dict[str, Callable[[Any], Any]] = {
     "tuple[str, ...]": _types,
     "int": int,
+    "bool": _bool,
     "float | None": float,
     "tuple[tuple[str, float], ...]": _prices,
     "NetworkMode": NetworkMode,

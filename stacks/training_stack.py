@@ -14,6 +14,7 @@ from cdk_horovod import (
     HorovodTraining,
     ITrainingStorage,
     TrainingAlarms,
+    TrainingDashboard,
     TrainingImage,
     TrainingNetwork,
 )
@@ -22,7 +23,7 @@ from stacks.settings import Settings
 
 class TrainingStack(Stack):
     """
-    A network, a GPU fleet at zero, the state machines that start, train and terminate, and their alarms.
+    A network, a GPU fleet at zero, the state machines that start, train and terminate, their alarms, and a dashboard.
 
     Args:
         storage: Buckets of the runs.
@@ -68,6 +69,8 @@ class TrainingStack(Stack):
             on_demand_prices=dict(settings.on_demand_prices),
         )
         self.alarms = TrainingAlarms(self, "Alarms", training=self.training)
+        if settings.dashboard:
+            self.dashboard = TrainingDashboard(self, "Dashboard", training=self.training)
 
 
 def _image(place: str) -> TrainingImage:

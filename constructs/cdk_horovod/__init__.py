@@ -2,12 +2,14 @@
 
 from cdk_horovod.capacity_plan import CapacityAttempt, CapacityPlan
 from cdk_horovod.capacity_reservation import CapacityReservation
+from cdk_horovod.dashboard import TrainingDashboard
 from cdk_horovod.engines import Engine, EngineConfig, EngineTarget, IEngine
 from cdk_horovod.fleet import GpuFleet
 from cdk_horovod.image import TrainingImage, TrainingImageConfig
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.monitoring import TrainingAlarms
 from cdk_horovod.network import NetworkMode, TrainingNetwork
+from cdk_horovod.notifications import RunNotifications
 from cdk_horovod.storage import ITrainingStorage, TrainingStorage
 from cdk_horovod.training import HorovodTraining
 
@@ -24,7 +26,9 @@ __all__ = [
     "ITrainingStorage",
     "Ledger",
     "NetworkMode",
+    "RunNotifications",
     "TrainingAlarms",
+    "TrainingDashboard",
     "TrainingImage",
     "TrainingImageConfig",
     "TrainingNetwork",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from aws_cdk import RemovalPolicy, Stack
+from aws_cdk import Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_kms as kms
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
+from cdk_horovod.topic import encrypted_topic
 from cdk_horovod.training import HorovodTraining
 
 
@@ -126,15 +126,7 @@ class TrainingAlarms(Construct):
         return alarm
 
     def _new_topic(self) -> sns.Topic:
-        key = kms.Key(
-            self,
-            "Key",
-            description="Alarms of a training",
-            enable_key_rotation=True,
-            # Nothing is stored under it: a message that waits for its delivery is all that it protects.
-            removal_policy=RemovalPolicy.DESTROY,
-        )
-        topic = sns.Topic(self, "Topic", master_key=key, enforce_ssl=True)
+        topic = encrypted_topic(self, description="Alarms of a training")
         # A topic policy, which TLS needs, replaces the one that lets the account's alarms publish; and CloudWatch calls
         # KMS itself. This permits both.
         topic.grant_publish(

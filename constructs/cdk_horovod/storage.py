@@ -31,7 +31,7 @@ class ITrainingStorage(Protocol):
 
     @property
     def model_bucket(self) -> s3.IBucket:
-        """Models, receipts and checkpoints."""
+        """Models, receipts, checkpoints and TensorBoard's files."""
 
     def grant_read_data(self, grantee: iam.IGrantable) -> iam.Grant:
         """Allow *grantee* to list and read the data bucket."""
@@ -44,6 +44,9 @@ class ITrainingStorage(Protocol):
 
     def grant_mirror_checkpoints(self, grantee: iam.IGrantable) -> iam.Grant:
         """Allow *grantee* to list, read, store and delete the checkpoints of runs."""
+
+    def grant_mirror_tensorboard(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Allow *grantee* to store what scripts write for TensorBoard, and nothing else in the bucket."""
 
     def grant_write_receipts(self, grantee: iam.IGrantable) -> iam.Grant:
         """Allow *grantee* to store the receipts of runs, and nothing else in the bucket."""
@@ -115,6 +118,17 @@ class _Storage(Construct):
             reason="Checkpoints are stored under their run's name, not known before; a run may resume another.",
         )
 
+    def grant_mirror_tensorboard(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Allow *grantee* to store what scripts write for TensorBoard, and nothing else in the bucket."""
+        return _grant(
+            grantee,
+            self.model_bucket,
+            actions=_UPLOAD_ACTIONS,
+            paths=[_TENSORBOARD],
+            key_actions=_UPLOAD_KEY_ACTIONS,
+            reason="TensorBoard's files are stored under their run's name, which is not known before.",
+        )
+
     def grant_write_receipts(self, grantee: iam.IGrantable) -> iam.Grant:
         """Allow *grantee* to store the receipts of runs, and nothing else in the bucket."""
         return _grant(
@@ -128,7 +142,7 @@ class _Storage(Construct):
 
     def grant_read_models(self, grantee: iam.IGrantable) -> iam.Grant:
         """
-        Allow *grantee* to list the model bucket and read models, checkpoints and receipts.
+        Allow *grantee* to list the model bucket and read models, checkpoints, receipts and TensorBoard's files.
 
         Listing is part of it because S3 answers "forbidden" instead of "not found" for a missing object to whoever
         may not list.
@@ -137,14 +151,15 @@ class _Storage(Construct):
             grantee,
             self.model_bucket,
             actions=["s3:GetObject"],
-            paths=[f"/{contract.model_key('*')}", _CHECKPOINTS, f"/{contract.receipt_key('*')}"],
+            paths=[f"/{contract.model_key('*')}", _CHECKPOINTS, f"/{contract.receipt_key('*')}", _TENSORBOARD],
             key_actions=["kms:Decrypt"],
             list_bucket=True,
-            reason="Models, checkpoints and receipts are stored under their run's name, which is not known before.",
+            reason="What a run leaves is stored under their run's name, which is not known before.",
         )
 
 
 _CHECKPOINTS: Final = f"/{contract.CHECKPOINT_PREFIX}*"
+_TENSORBOARD: Final = f"/{contract.tensorboard_prefix('*')}*"
 
 _UPLOAD_ACTIONS: Final = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
 

@@ -19,6 +19,8 @@ from cdk_horovod.engines import EngineTarget, FleetConfig, IEngine
 from cdk_horovod.executions import accept_executions, executions_of, permit_workflow
 from cdk_horovod.image import TrainingImage
 from cdk_horovod.ledger import Ledger
+from cdk_horovod.node_metrics import node_metric
+from cdk_horovod.reading import permit_reading
 from cdk_horovod.reaper import Reaper
 from cdk_horovod.storage import ITrainingStorage
 from cdk_horovod.workflow.definition import run_definition
@@ -218,11 +220,12 @@ class HorovodTraining(Construct):
         self.grant_read(grantee)
 
     def grant_read(self, grantee: iam.IGrantable) -> None:
-        """Let *grantee* see runs: status, ledger, receipts, models."""
+        """Let *grantee* see runs: status, ledger, logs, receipts, models, and what instances cost."""
         self._grant_on_executions(grantee, "states:DescribeExecution", "states:GetExecutionHistory")
         grantee.grant_principal.add_to_principal_policy(
             iam.PolicyStatement(actions=["cloudformation:DescribeStacks"], resources=[Stack.of(self).stack_id])
         )
+        permit_reading(grantee, machine=self.state_machine, log_group=self.node_log_group)
         self.ledger.grant_read(grantee)
         self._storage.grant_read_models(grantee)
 
@@ -250,6 +253,32 @@ class HorovodTraining(Construct):
         """Measure runs from start to end, in milliseconds. Default period: 5 minutes."""
         return self.state_machine.metric_time(period=period)
 
+    def metric_samples_per_second(self, *, run: str | None = None, period: Duration | None = None) -> cloudwatch.Metric:
+        """Measure what a ring trains. Only `horovod_node.training` tells it. Default: of all runs; 1 minute."""
+        return self._node_metric(contract.METRIC_SAMPLES_PER_SECOND, run, cloudwatch.Stats.AVERAGE, period)
+
+    def metric_step_time(
+        self, *, run: str | None = None, statistic: str = "p50", period: Duration | None = None
+    ) -> cloudwatch.Metric:
+        """Measure the seconds of rank 0's steps, of *run* or of all, as p50, p90, … Default period: 1 minute."""
+        return self._node_metric(contract.METRIC_STEP_SECONDS, run, statistic, period)
+
+    def metric_ring_size(self, *, run: str | None = None, period: Duration | None = None) -> cloudwatch.Metric:
+        """Count ranks in a ring, of *run* or of the largest. Default period: 1 minute."""
+        return self._node_metric(contract.METRIC_RING_SIZE, run, cloudwatch.Stats.MAXIMUM, period)
+
+    def metric_gpu_utilization(self, *, run: str | None = None, period: Duration | None = None) -> cloudwatch.Metric:
+        """Measure in percent how busy GPUs are, of *run* or of all. Default period: 1 minute."""
+        return self._node_metric(contract.METRIC_GPU_UTILIZATION, run, cloudwatch.Stats.AVERAGE, period)
+
+    def metric_gpu_memory(self, *, run: str | None = None, period: Duration | None = None) -> cloudwatch.Metric:
+        """Measure in percent how much memory of GPUs is taken, of *run* or of all. Default period: 1 minute."""
+        return self._node_metric(contract.METRIC_GPU_MEMORY, run, cloudwatch.Stats.AVERAGE, period)
+
+    def metric_bytes_read(self, *, run: str | None = None, period: Duration | None = None) -> cloudwatch.Metric:
+        """Count bytes that ranks read, of *run* or of all. Default period: 1 minute."""
+        return self._node_metric(contract.METRIC_BYTES_READ, run, cloudwatch.Stats.SUM, period)
+
     def metric_clean_up_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
         """Count clean-ups that did not come to their end. Default period: 5 minutes."""
         return self.clean_up.metric_failed(period=period)
@@ -269,6 +298,9 @@ class HorovodTraining(Construct):
     def metric_ceiling_used(self, *, period: Duration | None = None) -> cloudwatch.Metric:
         """Measure what running runs have cost, in percent of their ceilings. Default period: 5 minutes."""
         return self.reaper.metric_ceiling_used(period=period)
+
+    def _node_metric(self, name: str, run: str | None, statistic: str, period: Duration | None) -> cloudwatch.Metric:
+        return node_metric(name, training=self.queue, run=run, statistic=statistic, period=period)
 
     def _grant_on_executions(self, grantee: iam.IGrantable, *actions: str) -> None:
         iam.Grant.add_to_principal(
@@ -310,6 +342,7 @@ class HorovodTraining(Construct):
         self._storage.grant_read_data(role)
         self._storage.grant_write_models(role)
         self._storage.grant_mirror_checkpoints(role)
+        self._storage.grant_mirror_tensorboard(role)
         for bucket in readable[1:]:
             role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[bucket.bucket_arn]))
             role.add_to_principal_policy(

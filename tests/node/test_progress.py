@@ -28,6 +28,8 @@ def test_progress_comes_back_as_it_was_written(tmp_path: Path) -> None:
         repeated_steps=2,
         compute_seconds_per_step=0.1,
         wait_seconds_per_step=0.2,
+        timed_steps=2,
+        step_seconds=(0.31, 0.29),
     )
     progress.write(tmp_path / "progress")
     assert Progress.read(tmp_path / "progress") == progress

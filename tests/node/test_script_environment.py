@@ -128,6 +128,7 @@ def test_environment_has_every_variable_of_the_toolkit(node: Node) -> None:
             '"instance_groups":[{"hosts":["10.0.0.1","10.0.0.2"],"instance_group_name":"homogeneousCluster",'
             '"instance_type":"g5.xlarge"}],"network_interface_name":"lo"}'
         ),
+        "SM_TENSORBOARD_DIR": f"{root}/output/tensorboard",
         "SM_USER_ARGS": json.dumps(ARGUMENTS, separators=(",", ":")),
         "SM_USER_ENTRY_POINT": "train.py",
     }

@@ -196,7 +196,8 @@ hvd.init()
 model = tf.keras.Sequential([tf.keras.layers.Input((8,)), tf.keras.layers.Dense(3)])
 model.compile(hvd.DistributedOptimizer(tf.keras.optimizers.SGD(0.05)), "mse")
 model.fit(np.ones((64, 8)), np.ones((64, 3)), batch_size=8, verbose=0)
-print("measured", *step_times.OF_THIS_PROCESS.read())
+times = step_times.OF_THIS_PROCESS
+print("measured", *times.read(), len(times.recent()), sum(times.recent()))
 """
     script = tmp_path / "plain.py"
     script.write_text(program)
@@ -208,6 +209,9 @@ print("measured", *step_times.OF_THIS_PROCESS.read())
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    measured = re.findall(r"measured (\d+) (\S+) (\S+)", ended.stdout)
-    assert [int(steps) for steps, _, _ in measured] == [7, 7]
-    assert all(float(compute) > 0 and float(wait) > 0 for _, compute, wait in measured)
+    measured = re.findall(r"measured (\d+) (\S+) (\S+) (\d+) (\S+)", ended.stdout)
+    assert [(int(steps), int(single)) for steps, _, _, single, _ in measured] == [(7, 7), (7, 7)]
+    for _, compute, wait, _, together in measured:
+        assert float(compute) > 0
+        assert float(wait) > 0
+        assert float(together) == pytest.approx(float(compute) + float(wait), abs=1e-4)

@@ -27,10 +27,13 @@ UNNAMED_RESOURCES = ("xray", "logs", "ecr")
 LAUNCHING = ("ec2:CreateTags", "ec2:RunInstances", "iam:PassRole")
 """Bound by conditions."""
 UNNAMED_ACTIONS = (
+    "autoscaling:DescribeAutoScalingGroups",
     "autoscaling:describeAutoScalingGroups",
     "autoscaling:describeScalingActivities",
     "cloudwatch:PutMetricData",
+    "ec2:DescribeSpotPriceHistory",
     "ec2:describeSpotPriceHistory",
+    "pricing:GetProducts",
     "pricing:getProducts",
 )
 """Calls that know no resources (Service Authorization Reference)."""

@@ -130,6 +130,7 @@ class Agent:
             s3=self._s3,
             stepfunctions=self._stepfunctions,
             output=self._output,
+            shipping=self._shipping,
         )
 
     def _take_part_in(self, work: Work) -> tuple[int, bool]:

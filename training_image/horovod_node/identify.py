@@ -64,6 +64,8 @@ class Node(NodeFacts):
         region: AWS region of the ledger and the buckets.
         ml_root: Folder of the SageMaker layout.
         engine: What provides the node, one of the contract's `ENGINES`.
+        training: Name of the training, which its metrics carry. Default: none is sent.
+        log_group: CloudWatch log group of logs and metrics. Default: they go nowhere.
     """
 
     fleet: str
@@ -71,6 +73,8 @@ class Node(NodeFacts):
     region: str
     ml_root: Path
     engine: str
+    training: str = ""
+    log_group: str = ""
 
 
 def identify(environment: Mapping[str, str], *, devices: Path = Path("/dev")) -> Node:
@@ -96,7 +100,16 @@ def identify(environment: Mapping[str, str], *, devices: Path = Path("/dev")) ->
     if not ml_root.is_absolute():
         raise UsageError(f"'{contract.ENV_ML_ROOT}' must be an absolute path, got '{ml_root}'")
     facts = adapter(environment, devices)
-    return Node(**asdict(facts), fleet=fleet, ledger_table=ledger_table, region=region, ml_root=ml_root, engine=engine)
+    return Node(
+        **asdict(facts),
+        fleet=fleet,
+        ledger_table=ledger_table,
+        region=region,
+        ml_root=ml_root,
+        engine=engine,
+        training=environment.get(contract.ENV_TRAINING, ""),
+        log_group=environment.get(contract.ENV_LOG_GROUP, ""),
+    )
 
 
 def interface_of(address: str) -> str:

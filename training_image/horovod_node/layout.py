@@ -57,6 +57,11 @@ class Layout:
         return self.output / "data"
 
     @property
+    def tensorboard(self) -> Path:
+        """What the script leaves for TensorBoard; the default of SageMaker's `TensorBoardOutputConfig`."""
+        return self.output / "tensorboard"
+
+    @property
     def failure(self) -> Path:
         """Why the run failed, in words."""
         return self.output / "failure"
@@ -91,6 +96,7 @@ class Layout:
             self.model,
             self.checkpoints,
             self.output_data,
+            self.tensorboard,
             self.ranks,
             self.fetched,
         ):

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict
 from typing import Any, NoReturn
 
 from horovod_node import contract
@@ -29,6 +28,7 @@ from horovod_node.restore import Restored
 from horovod_node.save import save_model
 from horovod_node.silence import Silence
 from horovod_node.task import Task
+from horovod_node.tensorboard_mirror import TensorBoardMirror
 from horovod_node.work import Work
 
 _log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Leader(ABC):
         self._progress: Progress | None = None
         self._tell_progress = Every(TELL_SECONDS)
         self._mirror: CheckpointMirror | None = None
+        self._tensorboard: TensorBoardMirror | None = None
         self._restored: Restored | None = None
 
     def lead(self, fetched: Future[Restored | None]) -> NoReturn:
@@ -87,6 +88,7 @@ class Leader(ABC):
                 answer = self._form(fetched, ring=ring, attempt=attempt)
                 self._restored = fetched.result()
                 self._mirror = attempt.enter_context(closing(self._mirror_checkpoints()))
+                self._tensorboard = attempt.enter_context(closing(self._mirror_tensorboard()))
                 self._task.succeed(answer)
                 self._task = self._next_task(contract.TASK_TRAIN)
                 answer = self._train()
@@ -95,6 +97,7 @@ class Leader(ABC):
             with self._answering_failures():
                 self._task = self._next_task(contract.TASK_SAVE)
                 self._mirror.flush()
+                self._tensorboard.hurry()
                 saved = save_model(self._work, self._task, keep=self._keep_saving)
                 self._save_last_checkpoint(seconds=SAVED_SECONDS)
                 self._task.succeed(saved)
@@ -153,11 +156,12 @@ class Leader(ABC):
             resets: How often it was formed anew.
         """
         self._membership.pace = training.pace()
+        training.metrics.ring_size = ranks
         if not self._tell_progress.due():
             return
         self._progress = training.progress().get(0) or self._progress
         if self._progress is not None:
-            facts = {**asdict(self._progress), "ranks": ranks, "resets": resets}
+            facts = {**self._progress.for_people(), "ranks": ranks, "resets": resets}
             with suppress(LedgerUnreachableError):
                 self._ledger.put_progress(self._work.lease, json.dumps(facts), remove_at=self._work.run.remove_at)
 
@@ -171,6 +175,14 @@ class Leader(ABC):
             attempt=lease.attempt,
             keep=settings.keep_checkpoints,
             step=lambda: self._membership.step or None,
+        )
+
+    def _mirror_tensorboard(self) -> TensorBoardMirror:
+        return TensorBoardMirror(
+            self._work.s3,
+            folder=self._work.layout.tensorboard,
+            bucket=self._work.run.settings.model_bucket,
+            prefix=contract.tensorboard_prefix(self._work.lease.run),
         )
 
     def _save_last_checkpoint(self, *, seconds: float) -> None:

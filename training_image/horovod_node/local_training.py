@@ -11,6 +11,7 @@ from types import TracebackType
 from horovod_node import contract
 from horovod_node.failure import Failure, Origin, cause_text
 from horovod_node.ledger import Pace
+from horovod_node.metrics import TrainingMetrics
 from horovod_node.progress import Progress
 from horovod_node.rank_assignment import RankAssignment
 from horovod_node.rank_control import IN_RING, RankLine
@@ -46,6 +47,8 @@ class LocalTraining:
         )
         self._first_step_logged = False
         self._formed: dict[int, int] = {}
+        self.metrics = TrainingMetrics(work)
+        """What CloudWatch hears of this node's ranks."""
         self.step = 0
         """Steps of this node's slowest rank."""
         _log.info("started %s", assignment)
@@ -54,6 +57,7 @@ class LocalTraining:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end_metrics()
         self._ranks.stop()
 
     @property
@@ -98,7 +102,11 @@ class LocalTraining:
 
     def kill(self) -> None:
         """End this node's ranks at once."""
+        self._end_metrics()
         self._ranks.kill()
+
+    def _end_metrics(self) -> None:
+        self.metrics.end(self._ranks.progress(), self._ranks.process_ids)
 
     def failure(self) -> Failure | None:
         """
@@ -116,6 +124,7 @@ class LocalTraining:
                 self._formed[rank] = line.formed
                 self._watch.begin(rank, advances=progress[rank].advances, now=now)
         self._watch.see({rank: progress[rank].advances for rank in self._judged(running)}, now=now)
+        self.metrics.turn(progress, self._ranks.process_ids)
         if self.step and not self._first_step_logged:
             self._first_step_logged = True
             _log.info("first training step %.2f s after the ranks started", now - self._started)

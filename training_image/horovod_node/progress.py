@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class Progress:
         repeated_steps: Steps that were lost and done again.
         compute_seconds_per_step: What this rank needs by itself, until its gradients are there.
         wait_seconds_per_step: What it then waits until the gradients of all ranks are averaged.
+        timed_steps: Steps that were measured.
+        step_seconds: Seconds of each of the last of them, the newest last; for metrics, not for people.
     """
 
     step: int = 0
@@ -42,6 +46,14 @@ class Progress:
     repeated_steps: int = 0
     compute_seconds_per_step: float | None = None
     wait_seconds_per_step: float | None = None
+    timed_steps: int = 0
+    step_seconds: Sequence[float] = ()
+
+    def for_people(self) -> dict[str, Any]:
+        """Give what people read: all of it but single steps' seconds."""
+        facts = asdict(self)
+        del facts["step_seconds"], facts["timed_steps"]
+        return facts
 
     def write(self, file: Path) -> None:
         """Replace *file*, so that a reader never sees half of it."""
@@ -58,6 +70,7 @@ class Progress:
     def read(cls, file: Path) -> Progress:
         """Read what the rank wrote last; nothing yet is no progress."""
         try:
-            return cls(**json.loads(file.read_text()))
+            facts = json.loads(file.read_text())
         except FileNotFoundError:
             return cls()
+        return cls(**{**facts, "step_seconds": tuple(facts["step_seconds"])})

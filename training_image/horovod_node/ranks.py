@@ -97,6 +97,11 @@ class Ranks:
         return [rank.job.rank for rank in self._ranks if rank.poll() is None]
 
     @property
+    def process_ids(self) -> list[int]:
+        """Ids of the processes that have not ended."""
+        return [rank.process.pid for rank in self._ranks if rank.poll() is None]
+
+    @property
     def done(self) -> bool:
         """Whether every rank ended with exit code 0."""
         return all(rank.poll() == 0 for rank in self._ranks)

@@ -21,7 +21,9 @@ from typing import Any, Final
 Average = Callable[[list[Any]], Sequence[Any]]
 """Averages gradients over the ring; entries may be `None`, dense or sparse."""
 
-_STEPS, _COMPUTE, _WAIT, _SINCE = range(4)
+_STEPS, _COMPUTE, _WAIT, _SINCE, _FIRST_RECENT = range(5)
+RECENT_STEPS: Final = 100
+"""So many steps are also known one by one: as many values as CloudWatch takes at once."""
 _TINY: Final = 1e-12
 _FORGET_STEPS: Final = 50
 """Steps after which older ones hardly count."""
@@ -48,17 +50,26 @@ class StepTimes:
         averaged = list(average(list(gradients)))
         done = _moment(tf, [_dense(gradient) for gradient in averaged if gradient is not None])
         with tf.device("CPU:0"):
-            steps, compute, wait, since = tf.unstack(totals)
+            steps, compute, wait, since = tf.unstack(totals[:_FIRST_RECENT])
+            recent = totals[_FIRST_RECENT:]
             known = tf.cast(since > 0, tf.float64)
-            totals.assign(
-                tf.stack([steps + known, compute + known * (ready - since), wait + known * (done - ready), done])
-            )
+            sums = tf.stack([steps + known, compute + known * (ready - since), wait + known * (done - ready), done])
+            moved = tf.concat([recent[1:], [done - since]], axis=0)
+            totals.assign(tf.concat([sums, tf.where(since > 0, moved, recent)], axis=0))
         return averaged
 
     def pause(self) -> None:
         """What happens until the next step, an evaluation or a commit, is no part of it."""
         if self._totals is not None:
             self._totals[_SINCE].assign(0.0)
+
+    def recent(self) -> tuple[float, ...]:
+        """Give the seconds of each of the last steps, the newest last; of `RECENT_STEPS` at most."""
+        if self._totals is None:
+            return ()
+        totals = self._totals.numpy()
+        count = min(int(totals[_STEPS]), RECENT_STEPS)
+        return tuple(round(float(seconds), 6) for seconds in totals[len(totals) - count :])
 
     def read(self) -> tuple[int, float, float]:
         """Give steps, seconds of computing and seconds of waiting so far."""
@@ -90,7 +101,9 @@ class StepTimes:
         if self._totals is None:
             # The first step may be inside a function that is being traced.
             with tf.init_scope(), tf.device("CPU:0"):
-                self._totals = tf.Variable(tf.zeros(4, tf.float64), trainable=False, name="step_times")
+                self._totals = tf.Variable(
+                    tf.zeros(_FIRST_RECENT + RECENT_STEPS, tf.float64), trainable=False, name="step_times"
+                )
         return self._totals
 
 

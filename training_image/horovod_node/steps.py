@@ -112,7 +112,7 @@ class StepCounter:
         taken = {
             number: _iterations(optimizer) for number, reference in optimizers if (optimizer := reference()) is not None
         }
-        times = step_times.OF_THIS_PROCESS.read()
+        times, recent = step_times.OF_THIS_PROCESS.read(), step_times.OF_THIS_PROCESS.recent()
         with self._lock:
             for number, step in taken.items():
                 # Not only a larger number: steps that are lost take an optimizer back, and are then done again.
@@ -125,6 +125,8 @@ class StepCounter:
                     self._progress,
                     compute_seconds_per_step=self._average.compute,
                     wait_seconds_per_step=self._average.wait,
+                    timed_steps=times[0],
+                    step_seconds=recent,
                 )
             self._write()
             return self._progress

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from horovod_node.identify import Node
 from horovod_node.layout import Layout
 from horovod_node.ledger import Lease, Ledger, Run
+from horovod_node.log_shipping import LogShipping
 from horovod_node.rank_output import RankOutput, print_line
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Work:
         s3: boto3 client.
         stepfunctions: boto3 client.
         output: Takes the lines that ranks print. Default: they are printed among the agent's own.
+        shipping: Takes the node's metrics. Default: there are none.
     """
 
     node: Node
@@ -39,3 +41,4 @@ class Work:
     s3: S3Client
     stepfunctions: SFNClient
     output: RankOutput = print_line
+    shipping: LogShipping | None = None

@@ -1,0 +1,36 @@
+"""What whoever watches runs may ask of AWS beside the ledger and the buckets."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct, IConstruct
+
+from cdk_horovod.acknowledgements import acknowledge
+
+
+def permit_reading(grantee: iam.IGrantable, *, machine: sfn.StateMachine, log_group: logs.ILogGroup) -> None:
+    """
+    Let *grantee* list runs, read their nodes' logs, see how their groups scale, and what instances cost.
+
+    Args:
+        grantee: Who watches.
+        machine: The runs' state machine.
+        log_group: What the nodes log to.
+    """
+    for actions, resource in (
+        (["states:ListExecutions"], machine.state_machine_arn),
+        (["logs:DescribeLogStreams", "logs:FilterLogEvents", "logs:GetLogEvents"], log_group.log_group_arn),
+        (["autoscaling:DescribeAutoScalingGroups", "ec2:DescribeSpotPriceHistory", "pricing:GetProducts"], "*"),
+    ):
+        iam.Grant.add_to_principal(grantee=grantee, actions=actions, resource_arns=[resource])
+    # A principal that is no construct has no policy in a template, and so no finding.
+    if Construct.is_construct(grantee.grant_principal):
+        acknowledge(
+            cast("IConstruct", grantee.grant_principal),
+            rule="IAM5[Resource::*]",
+            reason="These three calls know no resources; they read sizes of groups and public prices.",
+        )
