@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
+from contextlib import suppress
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
@@ -62,10 +63,9 @@ class MetricLog:
     def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
         """Send what waits, for *wait_seconds* at most."""
         self._closed.set()
-        try:
+        # A full queue needs no end: the thread finds out by itself, for it does not wait for a line.
+        with suppress(queue.Full):
             self._waiting.put_nowait(None)
-        except queue.Full:
-            pass  # the thread finds out by itself: it is not waiting for a line
         self._thread.join(wait_seconds)
 
     def _send_forever(self) -> None:
@@ -90,10 +90,9 @@ class MetricLog:
     def _send(self, batch: list[InputLogEventTypeDef]) -> bool:
         try:
             if not self._created:
-                try:
+                # An earlier agent of this node may have made it.
+                with suppress(self._logs.exceptions.ResourceAlreadyExistsException):
                     self._logs.create_log_stream(logGroupName=self._group, logStreamName=self._stream)
-                except self._logs.exceptions.ResourceAlreadyExistsException:
-                    pass  # an earlier agent of this node made it
                 self._created = True
             self._logs.put_log_events(logGroupName=self._group, logStreamName=self._stream, logEvents=batch)
         except Exception as error:  # whatever it is: the training goes on
