@@ -254,7 +254,7 @@ class HorovodTraining(Construct):
         return self.state_machine.metric_time(period=period)
 
     def metric_samples_per_second(self, *, run: str | None = None, period: Duration | None = None) -> cloudwatch.Metric:
-        """Measure what a ring trains. Only `horovod_node.training` tells it. Default: of all runs; 1 minute."""
+        """Measure what `horovod_node.training` trains, of *run* or of each. Default period: 1 minute."""
         return self._node_metric(contract.METRIC_SAMPLES_PER_SECOND, run, cloudwatch.Stats.AVERAGE, period)
 
     def metric_step_time(

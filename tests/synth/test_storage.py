@@ -28,7 +28,7 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
     def build(app: App) -> None:
         own = Stack(app, "Own")
         storage = TrainingStorage(own, "Storage")
-        grants = "read_data upload_source write_models mirror_checkpoints write_receipts read_models"
+        grants = "read_data upload_source write_models mirror_checkpoints mirror_tensorboard write_receipts read_models"
         for grant in grants.split():
             getattr(storage, f"grant_{grant}")(role(own, grant.title().replace("_", "")))
 
@@ -226,6 +226,13 @@ def test_nothing_is_custom(stacks: Stacks) -> None:
             {"kms:GenerateDataKey", "kms:Decrypt"},
             True,
         ),
+        (
+            "MirrorTensorboard",
+            "Model",
+            {"/runs/*/tensorboard/*": UPLOAD},
+            {"kms:GenerateDataKey", "kms:Decrypt"},
+            False,
+        ),
         ("WriteReceipts", "Model", {"/runs/*/receipt.json": {"s3:PutObject"}}, {"kms:GenerateDataKey"}, False),
         (
             "ReadModels",
@@ -234,6 +241,7 @@ def test_nothing_is_custom(stacks: Stacks) -> None:
                 "/runs/*/model.tar.gz": READ,
                 "/checkpoints/*": READ,
                 "/runs/*/receipt.json": READ,
+                "/runs/*/tensorboard/*": READ,
             },
             {"kms:Decrypt"},
             True,
@@ -291,6 +299,8 @@ def test_findings_are_accepted_one_by_one(stacks: Stacks) -> None:
         ("Own/UploadSource", f"<{data}.Arn>/source/*/source.tar.gz"),
         ("Own/WriteModels", f"<{models}.Arn>/runs/*/model.tar.gz"),
         ("Own/MirrorCheckpoints", f"<{models}.Arn>/checkpoints/*"),
+        ("Own/MirrorTensorboard", f"<{models}.Arn>/runs/*/tensorboard/*"),
+        ("Own/ReadModels", f"<{models}.Arn>/runs/*/tensorboard/*"),
         ("Own/WriteReceipts", f"<{models}.Arn>/runs/*/receipt.json"),
         ("Own/ReadModels", f"<{models}.Arn>/runs/*/model.tar.gz"),
         ("Own/ReadModels", f"<{models}.Arn>/checkpoints/*"),
