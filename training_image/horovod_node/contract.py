@@ -180,6 +180,8 @@ Of a run: a JSON list of the attempts that were lost, each an object with `attem
 """
 FAILURE_JSON: Final = "failure_json"
 RECEIPT_JSON: Final = "receipt_json"
+RECEIPT_VERSION: Final = 2
+"""Of a receipt; its fields are in `horovod_client/receipt.schema.json`."""
 TIMES_JSON: Final = "times_json"
 """Of a run: a JSON object of its milestones so far, as in a receipt's `times`."""
 PRICES_JSON: Final = "prices_json"

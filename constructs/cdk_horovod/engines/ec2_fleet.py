@@ -21,6 +21,9 @@ from horovod_node import contract
 _SERVES = "cdk_horovod:serves"
 """Metadata of a fleet: path of the training that it is bound to."""
 
+UNTOLD = "unknown"
+"""Value of the tags of a run whose request does not say for whom or what it is."""
+
 
 class Ec2FleetEngine:
     """
@@ -118,6 +121,37 @@ class _GroupStates:
             ),
         )
 
+    def tag(self, scope: Construct) -> sfn.TaskStateBase:
+        """A group hands its tags on to the instances that it launches; all three are written, so that none is old."""
+
+        def given(field: str) -> str:
+            value = f"$request.{field}"
+            return jsonata(f"$exists({value}) and {value} != '' ? {value} : '{UNTOLD}'")
+
+        tags = {
+            contract.RUN_TAG: jsonata("$run"),
+            contract.OWNER_TAG: given(contract.OWNER),
+            contract.PROJECT_TAG: given(contract.PROJECT),
+        }
+        return self._call(
+            scope,
+            "Tag the fleet",
+            "createOrUpdateTags",
+            named={
+                "Tags": [
+                    {
+                        "ResourceId": jsonata("$fleet.group"),
+                        "ResourceType": "auto-scaling-group",
+                        "Key": key,
+                        "Value": value,
+                        "PropagateAtLaunch": True,
+                    }
+                    for key, value in tags.items()
+                ]
+            },
+            retries=1,
+        )
+
     def look(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> sfn.TaskStateBase:
         there = """$sum([0, $map(
           $filter($states.result.AutoScalingGroups.Instances, function($instance) {
@@ -182,9 +216,13 @@ class _GroupStates:
             ProtectedFromScaleIn=True,
         )
 
-    def release(self, scope: Construct) -> sfn.TaskStateBase:
+    def release(self, scope: Construct, *, assign: Mapping[str, Any]) -> sfn.TaskStateBase:
         return self._call(
-            scope, "Release the workers", "updateAutoScalingGroup", DesiredCapacity=self._capacity("$ring.leader.gpus")
+            scope,
+            "Release the workers",
+            "updateAutoScalingGroup",
+            assign=assign,
+            DesiredCapacity=self._capacity("$ring.leader.gpus"),
         )
 
     def unprotect(self, scope: Construct) -> sfn.TaskStateBase:

@@ -71,13 +71,17 @@ class IFleetStates(Protocol):
     """
     Builds the states that act on the fleet in `$fleet`, for any state machine: a run's, the clean-up's, the reaper's.
 
-    `$fleet` is an object with the keys `id` and `group`, in a run also `rest`. A run's states read `$request.gpus`,
+    `$fleet` is an object with the keys `id` and `group`, in a run also `rest`. A run's states read `$run`, `$request`,
     `$ring`, `$gone` and `$search` (see `cdk_horovod.workflow.search`), too. The workflow adds what they have in common:
     order, Catch, the loop until nothing runs.
     """
 
     def start(self, scope: Construct, *, assign: Mapping[str, Any]) -> tuple[sfn.TaskStateBase, ...]:
         """Ask for nodes as `$search.attempt` says, in order; the first paid-for instance comes from the last."""
+        ...
+
+    def tag(self, scope: Construct) -> sfn.TaskStateBase:
+        """Give all nodes that will start the tags of the run, in place of those of the run before."""
         ...
 
     def look(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> sfn.TaskStateBase:
@@ -100,8 +104,8 @@ class IFleetStates(Protocol):
         """Keep the leader when the workers go, and name it in `$protected`."""
         ...
 
-    def release(self, scope: Construct) -> sfn.TaskStateBase:
-        """End every node but the leader, in a number of calls that does not grow with the nodes."""
+    def release(self, scope: Construct, *, assign: Mapping[str, Any]) -> sfn.TaskStateBase:
+        """End every node but the leader, in a number of calls that does not grow with the nodes; then set *assign*."""
         ...
 
     def unprotect(self, scope: Construct) -> sfn.TaskStateBase:

@@ -59,7 +59,7 @@ def check_the_request(
             "protected": [],
             "ring": {"gpus": 0},
             "price": UNKNOWN,
-            "spot": [],
+            "prices": [],
             "search": NO_SEARCH,
             "lost": [],
             "spent": 0,

@@ -17,6 +17,7 @@ from cdk_horovod.workflow import closing, lease, line
 from cdk_horovod.workflow.emptying import Emptying
 from cdk_horovod.workflow.execution import describe_the_execution
 from cdk_horovod.workflow.limits import RunLimits
+from cdk_horovod.workflow.receipt import leave_a_receipt
 from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, RUN_KEY, call_aws, jsonata
 from horovod_node import contract
 
@@ -47,7 +48,7 @@ def clean_up_definition(
     release.add_catch(done, errors=[CONDITION_FAILED]).next(done)
     close = closing.close_a_stopped_run(scope, ledger=ledger)
     close.add_catch(release).next(release)
-    receipt = closing.leave_a_receipt(scope, bucket=bucket, writer="clean-up", then=close)
+    receipt = leave_a_receipt(scope, bucket=bucket, ledger=ledger, writer="clean-up", then=close)
     emptying = Emptying(
         scope,
         states=engine.states,

@@ -6,7 +6,7 @@ emptied, and after a loss: no node of the one before leads it or counts in it), 
 `$outcome` (succeeded, error, cause), `$request` (with its defaults), `$fleets` (those that fit), `$open` (those whose
 turn it is), `$fleet` (the one reserved), `$fresh` (it is to be empty before nodes start), `$search` (the search for
 capacity, see `cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved` (the leader's answers, see
-`horovod_node.contract`), `$price`, `$lost` (the attempts before this one), `$spent` (their seconds of training),
+`horovod_node.contract`), `$prices` (of the fleet's types), `$price` (of the ring, if there is a ceiling), `$lost` (the attempts before this one), `$spent` (their seconds of training),
 `$restart` and `$gone` (whether an attempt that was lost has a next one, and the leader that it lost), `$protected` and
 `$running` (set by the engine's states).
 """
@@ -27,8 +27,10 @@ from cdk_horovod.workflow.admission import check_the_data, check_the_request, re
 from cdk_horovod.workflow.emptying import Emptying
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.outcome import LOST, attempt_lost, leader_lost, lease_lost, out_of_time
+from cdk_horovod.workflow.prices import look_up_prices
 from cdk_horovod.workflow.pricing import price_the_ring
-from cdk_horovod.workflow.states import CAUGHT, CONDITION_FAILED, NO_OUTPUT, jsonata
+from cdk_horovod.workflow.receipt import write_the_receipt
+from cdk_horovod.workflow.states import CAUGHT, CONDITION_FAILED, NO_OUTPUT, jsonata, now_as
 
 
 def run_definition(
@@ -46,7 +48,7 @@ def run_definition(
     on_demand_prices: Mapping[str, float],
 ) -> sfn.IChainable:
     """
-    Build the run's graph: check, reserve, start, train, save, terminate, confirm, receipt, release.
+    Build the run's graph: check, reserve, look up prices, tag, start, train, save, terminate, confirm, receipt, release.
 
     Two loops lead back to the start of nodes: the next attempt to get capacity, and the next attempt of the run.
 
@@ -58,8 +60,7 @@ def run_definition(
     end = closing.outcome(scope, bucket=bucket)
     release = lease.release(scope, ledger=ledger)
     close = closing.close_the_run(scope, ledger=ledger)
-    receipt = closing.write_the_receipt(scope, bucket=bucket)
-    receipt.add_catch(close).next(close)
+    receipt = write_the_receipt(scope, bucket=bucket, ledger=ledger, then=close)
     close.add_catch(release).next(release)
     release.add_catch(end).next(end)
 
@@ -86,12 +87,13 @@ def run_definition(
         # The bill begins with the first start of nodes.
         assign={"search": search.ASKED, "times": jsonata("$merge([{'asked_at': $now()}, $times])")},
     )
-    protect, release_workers = states.protect(scope), states.release(scope)
+    protect = states.protect(scope)
+    release_workers = states.release(scope, assign={"times": now_as("released_at")})
     ring = token_tasks.wait_for_the_ring(scope, ledger=ledger)
     train = token_tasks.train(scope, ledger=ledger, limits=limits)
     save = token_tasks.save_the_model(scope, ledger=ledger, limits=limits)
     check = closing.check_the_model(scope, bucket=bucket)
-    price = price_the_ring(scope, ledger=ledger, on_demand_prices=on_demand_prices, then=train)
+    price = price_the_ring(scope, ledger=ledger, then=train)
     again = _start_again(scope, states=states, ledger=ledger, limits=limits, then=hold, end=terminate, lost=receipt)
     look = _search_on(scope, states=states, limits=limits, then=hold, emptied=terminate, end=terminate)
 
@@ -122,10 +124,11 @@ def run_definition(
 
     record = record_the_run(scope, storage=storage, ledger=ledger, limits=limits, keep_checkpoints=keep_checkpoints)
     record.add_catch(receipt, assign=CAUGHT)
+    tag = states.tag(scope)
+    tag.add_catch(emptying.confirm).next(emptying.confirm)
+    prices = look_up_prices(scope, ledger=ledger, on_demand_prices=on_demand_prices, then=tag)
     data = check_the_data(scope, readable=readable, refused=receipt, then=record)
-    record.next(
-        _queue(scope, engine=engine, ledger=ledger, queue=queue, limits=limits, then=emptying.confirm, refused=receipt)
-    )
+    record.next(_queue(scope, engine=engine, ledger=ledger, queue=queue, limits=limits, then=prices, refused=receipt))
     return check_the_request(
         scope,
         engine=engine,

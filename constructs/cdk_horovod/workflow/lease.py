@@ -78,11 +78,16 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
     tell = {
         "TableName": table,
         "Key": RUN_KEY,
-        "UpdateExpression": "SET #fleet = :fleet, #stage = :stage",
-        "ExpressionAttributeNames": {"#fleet": contract.FLEET, "#stage": contract.STAGE},
+        "UpdateExpression": "SET #fleet = :fleet, #stage = :stage, #times = :times",
+        "ExpressionAttributeNames": {
+            "#fleet": contract.FLEET,
+            "#stage": contract.STAGE,
+            "#times": contract.TIMES_JSON,
+        },
         "ExpressionAttributeValues": {
             ":fleet": {"S": jsonata("$open[0].id")},
             ":stage": {"S": contract.STAGE_STARTING},
+            ":times": {"S": jsonata("$string($merge([$times, {'reserved_at': $now()}]))")},
         },
     }
     return call_aws(
@@ -161,6 +166,13 @@ def begin_the_next_attempt(scope: Construct, *, ledger: Ledger, seconds: Duratio
             ),
             "outcome": {"succeeded": False, "error": jsonata("''"), "cause": jsonata("''")},
             "search": jsonata(BEGUN_AGAIN),
+            # The milestones of the attempt that was lost are no longer the run's.
+            "times": jsonata(
+                """$merge([
+  $sift($times, function($time, $name) { $not($name in ['ring_at', 'trained_at', 'released_at', 'failed_at']) }),
+  {'restarted_at': $now()}
+])"""
+            ),
             # A protected leader that lives is found by the look at the group, and one that does not needs nothing.
             "protected": [],
         },

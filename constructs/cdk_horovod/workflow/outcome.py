@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cdk_horovod.workflow.limits import STARTS, RunLimits
-from cdk_horovod.workflow.states import CAUGHT, NOW, jsonata
+from cdk_horovod.workflow.states import CAUGHT, NOW, jsonata, now_as
 from horovod_node import contract
 
 LOST = (contract.ERROR_LEADER_LOST, contract.ERROR_NODE_FAILED)
@@ -84,5 +84,6 @@ def _ceiling_or(error: str, cause: str) -> dict[str, Any]:
             "succeeded": False,
             "error": jsonata(f"{_CEILING_REACHED} ? '{contract.ERROR_COST_CEILING}' : '{error}'"),
             "cause": jsonata(f"{_CEILING_REACHED} ? {words} : {cause}"),
-        }
+        },
+        "times": now_as("failed_at"),
     }

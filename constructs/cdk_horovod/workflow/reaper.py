@@ -21,6 +21,7 @@ from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow import closing, lease, line
 from cdk_horovod.workflow.execution import DOES_NOT_EXIST, FORGOTTEN, describe_the_execution
+from cdk_horovod.workflow.receipt import leave_a_receipt
 from cdk_horovod.workflow.states import (
     CONDITION_FAILED,
     NO_OUTPUT,
@@ -130,7 +131,7 @@ def _one_fleet(
     release.add_catch(fine, errors=[CONDITION_FAILED]).add_catch(trouble, assign=note).next(fine)
     close = closing.close_a_stopped_run(scope, ledger=ledger)
     close.add_catch(release).next(release)
-    receipt = closing.leave_a_receipt(scope, bucket=bucket, writer="reaper", then=close)
+    receipt = leave_a_receipt(scope, bucket=bucket, ledger=ledger, writer="reaper", then=close)
     run_ended = (
         sfn.Choice.jsonata(scope, "Has the run ended?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$execution.status = 'RUNNING'")), release)
@@ -298,7 +299,7 @@ def _one_waiter(
     leave.add_catch(end).next(end)
     close = closing.close_a_stopped_run(scope, ledger=ledger, name="Close the waiter")
     close.add_catch(leave).next(leave)
-    receipt = closing.leave_a_receipt(scope, bucket=bucket, writer="reaper", then=close, of=" of the waiter")
+    receipt = leave_a_receipt(scope, bucket=bucket, ledger=ledger, writer="reaper", then=close, of=" of the waiter")
     running = (
         sfn.Choice.jsonata(scope, "Does it run?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$execution.status = 'RUNNING'")), end)

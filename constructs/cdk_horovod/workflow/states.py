@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aws_cdk import Duration
@@ -91,6 +91,19 @@ def call_aws(
     return state
 
 
+def assign_safely(scope: Construct, name: str, *, assign: Mapping[str, Any]) -> sfn.Map:
+    """
+    Build a state that only sets variables, and whose errors can be caught.
+
+    A Pass or Choice has no Catch; a Map has one, also for the errors of its own expressions. This one goes over nothing.
+    """
+    state = sfn.Map.jsonata(
+        scope, name, items=sfn.ProvideItems.jsonata(jsonata("[]")), assign=dict(assign), outputs=NO_OUTPUT
+    )
+    state.item_processor(sfn.Pass.jsonata(scope, f"{name}: never"))
+    return state
+
+
 def failure(error: str, cause: str) -> dict[str, Any]:
     """Build the `Assign` of a state or Catch that ends the run with *error* and the JSONata expression *cause*."""
     return {"outcome": {"succeeded": False, "error": error, "cause": jsonata(cause)}}
@@ -101,7 +114,8 @@ CAUGHT: dict[str, Any] = {
         "succeeded": False,
         "error": jsonata("$states.errorOutput.Error"),
         "cause": jsonata("$exists($states.errorOutput.Cause) ? $states.errorOutput.Cause : ''"),
-    }
+    },
+    "times": jsonata("$merge([$times, {'failed_at': $now()}])"),
 }
 """`Assign` of a Catch that keeps the original error and cause for the receipt and for the execution's end."""
 
@@ -124,3 +138,9 @@ RUN_KEY = {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contr
 def now_as(name: str) -> str:
     """Write the expression that adds the present time as *name* to the run's `$times`."""
     return jsonata(f"$merge([$times, {{'{name}': $now()}}])")
+
+
+def key_of_the_run(template: Callable[[str], str]) -> str:
+    """Write the expression of one of the contract's S3 keys for the run in `$run`."""
+    before, after = template("\0").split("\0")
+    return f"'{before}' & $run & '{after}'"

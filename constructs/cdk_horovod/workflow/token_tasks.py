@@ -90,7 +90,8 @@ def _ask_the_leader(
     tell: Mapping[str, str] | None = None,
 ) -> sfn.TaskStateBase:
     """Put the token, and the run's stage and what else it has to tell, into the ledger in one write; wait."""
-    told = {contract.STAGE: stage, **(tell or {})}
+    # With the milestones so far: a run that is stopped has nobody else to tell them.
+    told = {contract.STAGE: stage, contract.TIMES_JSON: jsonata("$string($times)"), **(tell or {})}
     table = ledger.table.table_name
     token = {
         contract.PARTITION_KEY: RUN_PARTITION,
