@@ -61,11 +61,14 @@ def connection_output(**changes: object) -> dict[str, object]:
         contract.CONNECTION_MODEL_BUCKET: {"Ref": "Models"},
         contract.CONNECTION_LEDGER_TABLE: {"Ref": "Ledger"},
         contract.CONNECTION_QUEUE: "Training",
+        contract.CONNECTION_LOG_GROUP: "/cdk-horovod/Training",
         contract.CONNECTION_FLEETS: [
             {
                 contract.CONNECTION_FLEET: "TrainingFleet",
                 contract.CONNECTION_MAX_GPUS: 16,
                 contract.CONNECTION_GPU_STEP: 4,
+                contract.CONNECTION_GROUP: "TrainingFleetGroup",
+                contract.CONNECTION_TYPES: {"g5.12xlarge": 4, "g5.48xlarge": 8},
             }
         ],
         contract.CONNECTION_MAX_RUNTIME_SECONDS: 86_400,
