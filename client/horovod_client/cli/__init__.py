@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from horovod_client.cli import exit_codes
+from horovod_client.cli.cost import cost
 from horovod_client.cli.explain import explain
 from horovod_client.cli.options import Debug
 from horovod_client.cli.receipt import receipt
@@ -23,7 +24,7 @@ from horovod_client.errors import RunFailed
 PROGRAM = "cdk-horovod"
 
 
-@click.group(commands=[train, status, receipt, stop])
+@click.group(commands=[train, status, receipt, cost, stop])
 def commands() -> None:
     """Train on your own GPU fleet: nodes start, train, and go away again."""
 
