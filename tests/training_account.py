@@ -61,16 +61,16 @@ def connection_output(**changes: object) -> dict[str, object]:
         contract.CONNECTION_MODEL_BUCKET: {"Ref": "Models"},
         contract.CONNECTION_LEDGER_TABLE: {"Ref": "Ledger"},
         contract.CONNECTION_QUEUE: "Training",
-        contract.CONNECTION_LOG_GROUP: "/cdk-horovod/Training",
         contract.CONNECTION_FLEETS: [
             {
                 contract.CONNECTION_FLEET: "TrainingFleet",
                 contract.CONNECTION_MAX_GPUS: 16,
                 contract.CONNECTION_GPU_STEP: 4,
-                contract.CONNECTION_GROUP: "TrainingFleetGroup",
-                contract.CONNECTION_TYPES: {"g5.12xlarge": 4, "g5.48xlarge": 8},
+                contract.CONNECTION_GROUP: "TrainingGroup",
+                contract.CONNECTION_TYPES: {"g5.12xlarge": 4, "g4dn.12xlarge": 4},
             }
         ],
+        contract.CONNECTION_LOG_GROUP: "/training/nodes",
         contract.CONNECTION_MAX_RUNTIME_SECONDS: 86_400,
         contract.CONNECTION_MAX_COST_USD: 500,
     } | changes
