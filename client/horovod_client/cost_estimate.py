@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from horovod_client.connection import Connection, Fleet
-from horovod_client.errors import HorovodClientError, InvalidInput
+from horovod_client.errors import InvalidInput, PricesUnknown
 from horovod_client.prices import Prices
 from horovod_node import contract
 
@@ -16,10 +16,6 @@ NOTE: Final = (
     "The fleet decides the mix of types and markets when the run starts, by what EC2 has: the bill lies between these. "
     "Starting and ending the nodes takes some minutes more; storage and traffic are not included."
 )
-
-
-class PricesUnknown(HorovodClientError):
-    """No price could be had of any instance type of the fleets."""
 
 
 @dataclass(frozen=True, kw_only=True)

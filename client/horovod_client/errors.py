@@ -32,6 +32,10 @@ class ReceiptNotFound(HorovodClientError):
     """A user asked for the receipt of a run that has not written it, or not yet."""
 
 
+class PricesUnknown(HorovodClientError):
+    """A user asked for an estimate, and not one price could be had."""
+
+
 class RunFailed(HorovodClientError):
     """
     A run ended without a model.

@@ -58,9 +58,9 @@ class PriceCache:
             try:
                 with os.fdopen(handle, "w") as stream:
                     json.dump({"at": prices.at, "usd": dict(prices.usd)}, stream)
-                os.replace(temporary, file)
+                Path(temporary).replace(file)
             except OSError:
-                os.unlink(temporary)
+                Path(temporary).unlink()
 
     def _file(self, key: tuple[str, ...]) -> Path:
         *folders, name = (part.replace(os.sep, "-").replace(":", "-") for part in key)
@@ -69,6 +69,6 @@ class PriceCache:
 
 def default_folder() -> Path:
     """Name the user's folder of prices."""
-    cache = os.environ.get("XDG_CACHE_HOME", "")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification has relative paths ignored.
-    return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "cdk-horovod" / "prices"
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "cdk-horovod" / "prices"

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from horovod_client.connection import Connection, Fleet
-from horovod_client.cost_estimate import NOTE, PricesUnknown, UsdRange, estimate
-from horovod_client.errors import InvalidInput
+from horovod_client.cost_estimate import NOTE, UsdRange, estimate
+from horovod_client.errors import InvalidInput, PricesUnknown
 from horovod_client.prices import Price, Prices
 
 CONNECTION = Connection(

@@ -13,6 +13,7 @@ import click
 
 from horovod_client.cli import exit_codes
 from horovod_client.cli.cost import cost
+from horovod_client.cli.doctor import doctor
 from horovod_client.cli.explain import explain
 from horovod_client.cli.options import Debug
 from horovod_client.cli.receipt import receipt
@@ -24,7 +25,7 @@ from horovod_client.errors import RunFailed
 PROGRAM = "cdk-horovod"
 
 
-@click.group(commands=[train, status, receipt, cost, stop])
+@click.group(commands=[train, status, receipt, cost, stop, doctor])
 def commands() -> None:
     """Train on your own GPU fleet: nodes start, train, and go away again."""
 
