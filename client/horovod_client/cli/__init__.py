@@ -13,6 +13,7 @@ import click
 
 from horovod_client.cli import exit_codes
 from horovod_client.cli.explain import explain
+from horovod_client.cli.local import local
 from horovod_client.cli.options import Debug
 from horovod_client.cli.receipt import receipt
 from horovod_client.cli.status import status
@@ -23,7 +24,7 @@ from horovod_client.errors import RunFailed
 PROGRAM = "cdk-horovod"
 
 
-@click.group(commands=[train, status, receipt, stop])
+@click.group(commands=[train, status, receipt, stop, local])
 def commands() -> None:
     """Train on your own GPU fleet: nodes start, train, and go away again."""
 
