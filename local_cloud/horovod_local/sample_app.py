@@ -23,9 +23,11 @@ from cdk_horovod import (
     TrainingStorage,
 )
 from horovod_local.cloud import DEFAULT_REGION
+from horovod_local.price_list import ON_DEMAND_USD
 from horovod_local.server import DEFAULT_ACCOUNT
 
 STACK: Final = "Training"
+INSTANCE_TYPE: Final = "g5.xlarge"
 GPUS: Final = 8
 # Nobody pulls it: nodes are processes here, with the packages of their interpreter.
 _IMAGE: Final = f"{DEFAULT_ACCOUNT}.dkr.ecr.{DEFAULT_REGION}.amazonaws.com/training:local"
@@ -46,7 +48,7 @@ def synthesise(out: Path) -> None:
         "Fleet",
         vpc=network.vpc,
         vpc_subnets=network.subnets,
-        instance_types=["g5.xlarge"],
+        instance_types=[INSTANCE_TYPE],
         max_gpus=GPUS,
         on_demand_base_gpus=1,
         capacity_plan=CapacityPlan.spot_first(any_zone=Duration.seconds(60), each_zone=Duration.seconds(30)),
@@ -65,6 +67,7 @@ def synthesise(out: Path) -> None:
         stall_timeout=Duration.minutes(5),
         poll_interval=Duration.seconds(1),
         queue_timeout=Duration.hours(12),
+        on_demand_prices={INSTANCE_TYPE: ON_DEMAND_USD[INSTANCE_TYPE]},
     )
     app.synth()
 
