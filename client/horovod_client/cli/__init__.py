@@ -8,24 +8,38 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 
 import click
 
 from horovod_client.cli import exit_codes
-from horovod_client.cli.cost import cost
-from horovod_client.cli.doctor import doctor
 from horovod_client.cli.explain import explain
 from horovod_client.cli.options import Debug
-from horovod_client.cli.receipt import receipt
-from horovod_client.cli.status import status
-from horovod_client.cli.stop import stop
-from horovod_client.cli.train import train
 from horovod_client.errors import RunFailed
 
 PROGRAM = "cdk-horovod"
 
+VERBS = ("train", "ls", "status", "logs", "stop", "receipt", "cost", "download", "tensorboard", "local", "doctor")
+"""Each is a command of its own name in a module of its own name, loaded when it is called."""
 
-@click.group(commands=[train, status, receipt, cost, stop, doctor])
+
+class Verbs(click.Group):
+    """The verbs: a tool that is asked for one of them does not wait for what the others import."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Name every verb, in the order of a run's life."""
+        return [verb for verb in VERBS if find_spec(f"{__name__}.{verb}")]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Load the verb *cmd_name*; None if there is none."""
+        if cmd_name not in VERBS or not find_spec(f"{__name__}.{cmd_name}"):
+            return None
+        command: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=Verbs)
 def commands() -> None:
     """Train on your own GPU fleet: nodes start, train, and go away again."""
 
