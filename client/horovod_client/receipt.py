@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from importlib.resources import files
 from typing import Any
 
 from horovod_client.errors import HorovodClientError
 from horovod_node import contract
 
-RECEIPT_VERSION = 1
+PARTS = {
+    "queue": "in queue",
+    "lost": "in attempts that were lost",
+    "capacity": "waiting for capacity",
+    "boot": "booting",
+    "pull": "pulling the image",
+    "join": "joining",
+    "train": "training",
+    "save": "saving",
+    "terminate": "terminating",
+}
+"""Parts of a receipt's `seconds` in the order of a run, each with its words."""
 
-MILESTONES = (
-    ("started_at", None),
-    ("reserved_at", "in queue"),
-    ("ring_at", "starting"),
-    ("trained_at", "training"),
-    ("saved_at", "saving"),
-    ("stopped_at", None),
-    ("terminated_at", "terminating"),
-)
-"""
-Times of a receipt in the order of a run, each with what the time since the one before it was spent on.
-
-`stopped_at` is in the receipt of a run that was stopped, and then takes the place of all that did not happen.
-"""
+NODE_TIMES = ("from", "until", "usd")
+"""Columns that are left out when no node has them; times are UTC."""
 
 WORKFLOW = "workflow"
 """Who writes a receipt, unless the run was stopped."""
 
-NODE_COLUMNS = ("node", "gpus", "instance_type", "market", "zone", "address")
+NODE_COLUMNS = ("node", "gpus", "instance_type", "market", "zone", "address", "from", "until", "usd")
 
 
 def render_receipt(receipt: Mapping[str, Any]) -> str:
@@ -42,39 +42,20 @@ def render_receipt(receipt: Mapping[str, Any]) -> str:
     Raises:
         HorovodClientError: If the receipt is of a version that this release cannot read.
     """
-    if receipt.get("version") != RECEIPT_VERSION:
+    if receipt.get("version") != contract.RECEIPT_VERSION:
         raise HorovodClientError(
-            f"the receipt is of version {receipt.get('version')} and this client reads version {RECEIPT_VERSION}: "
-            f"install a newer cdk-horovod"
+            f"the receipt is of version {receipt.get('version')} and this client reads version "
+            f"{contract.RECEIPT_VERSION}: install a newer cdk-horovod"
         )
-    parts = (_outcome, _facts, _nodes, _ring, _capacity, _restarts, _times, _remarks)
+    parts = (_outcome, _facts, _nodes, _ring, _gpu_time, _capacity, _restarts, _times, _software, _remarks)
     return "\n".join(line for part in parts for line in part(receipt))
 
 
-def seconds_of(times: Mapping[str, str | None]) -> dict[str, float]:
-    """
-    Tell how long each part of a run took, in seconds and in order.
-
-    A run that failed did not pass every milestone; the parts between two that it did pass are told together, as in
-    `training, saving, terminating`.
-
-    Args:
-        times: The receipt's `times`: milestone to ISO 8601 time; one that was not passed is left out or None.
-    """
-    spent: dict[str, float] = {}
-    previous: datetime | None = None
-    parts: list[str] = []
-    for milestone, part in MILESTONES:
-        if part is not None:
-            parts.append(part)
-        text = times.get(milestone)
-        if text is None:
-            continue
-        reached = datetime.fromisoformat(text)
-        if previous is not None and parts:
-            spent[", ".join(parts)] = (reached - previous).total_seconds()
-        previous, parts = reached, []
-    return spent
+def receipt_schema() -> dict[str, Any]:
+    """Read the JSON Schema (2020-12) of receipts, which describes every field."""
+    text = files("horovod_client").joinpath("receipt.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
 
 
 def _outcome(receipt: Mapping[str, Any]) -> Iterator[str]:
@@ -103,10 +84,33 @@ def _facts(receipt: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _cost(cost: Mapping[str, Any]) -> Iterator[str]:
-    words = {"spent_usd": "{} USD spent", "ceiling_usd": "ceiling {} USD", "usd_per_hour": "{} USD an hour"}
+    words = {"usd": "{} USD", "ceiling_usd": "ceiling {} USD", "usd_per_hour": "{} USD an hour"}
     facts = [text.format(_usd(cost[name])) for name, text in words.items() if cost.get(name) is not None]
     if facts:
         yield f"cost        {', '.join(facts)}"
+    whole, saved = cost.get("on_demand_usd"), cost.get("saved_usd")
+    if whole is not None:
+        share = f" ({saved / whole:.0%})" if saved and whole else ""
+        yield f"on-demand   {_usd(whole)} USD{f', Spot saved {_usd(saved)} USD{share}' if saved else ''}"
+
+
+def _gpu_time(receipt: Mapping[str, Any]) -> Iterator[str]:
+    told = receipt.get("gpu_seconds") or {}
+    if told.get("billed") is None:
+        return
+    facts = [f"{told['billed']:.0f} GPU-seconds billed"]
+    if told.get("useful") is not None:
+        facts.append(f"{told['useful']:.0f} useful")
+    if told.get("ratio") is not None:
+        facts.append(f"{told['ratio']:.0%}")
+    yield f"GPU time    {', '.join(facts)}"
+
+
+def _software(receipt: Mapping[str, Any]) -> Iterator[str]:
+    if receipt.get("image"):
+        yield f"image       {receipt['image']}"
+    if receipt.get("library_version"):
+        yield f"library     cdk-horovod {receipt['library_version']}"
 
 
 def _ring(receipt: Mapping[str, Any]) -> Iterator[str]:
@@ -137,11 +141,22 @@ def _nodes(receipt: Mapping[str, Any]) -> Iterator[str]:
     nodes = receipt.get("nodes") or []
     if not nodes:
         return
-    rows = [NODE_COLUMNS, *(tuple(str(node.get(column, "")) for column in NODE_COLUMNS) for node in nodes)]
+    columns = [column for column in NODE_COLUMNS if column not in NODE_TIMES or any(column in node for node in nodes)]
+    rows = [columns, *([_cell(node, column) for column in columns] for node in nodes)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         yield f"  {line}{'  leads' if row[0] == receipt.get('leader') else ''}"
+
+
+def _cell(node: Mapping[str, Any], column: str) -> str:
+    value = node.get(column, "")
+    if column == "usd" and value != "":
+        return _usd(value)
+    if column in ("from", "until"):
+        # The day is the receipt's; what counts in a row is the time of day.
+        return str(value)[11:19]
+    return str(value)
 
 
 def _capacity(receipt: Mapping[str, Any]) -> Iterator[str]:
@@ -161,8 +176,10 @@ def _restarts(receipt: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _times(receipt: Mapping[str, Any]) -> Iterator[str]:
-    for part, seconds in seconds_of(receipt.get("times") or {}).items():
-        yield f"{seconds:10.1f} s  {part}"
+    seconds = receipt.get("seconds") or {}
+    for part, words in PARTS.items():
+        if seconds.get(part) is not None:
+            yield f"{seconds[part]:10.1f} s  {words}"
 
 
 def _remarks(receipt: Mapping[str, Any]) -> Iterator[str]:
@@ -178,7 +195,7 @@ def _counted(*facts: tuple[int | None, str]) -> list[str]:
 
 
 def _usd(amount: float) -> str:
-    return f"{amount:.2f}" if amount >= 0.01 else f"{amount:.4f}"
+    return f"{amount:.2f}" if abs(amount) >= 0.01 else f"{amount:.4f}"
 
 
 def _size(number: float) -> str:

@@ -129,7 +129,8 @@ def write_receipt(account: Account, client: TrainingClient) -> Callable[[dict[st
 def receipt() -> dict[str, Any]:
     """Build the receipt of a run that went well."""
     return {
-        "version": 1,
+        "version": 2,
+        "written_by": "workflow",
         "run": "digits-1",
         "execution": "arn:aws:states:eu-west-1:123456789012:execution:TrainingRun:digits-1",
         "outcome": "succeeded",
@@ -144,6 +145,11 @@ def receipt() -> dict[str, Any]:
                 "instance_type": "g5.12xlarge",
                 "zone": "eu-west-1a",
                 "market": "on-demand",
+                "from": "2025-03-01T10:00:45.000Z",
+                "until": "2025-03-01T11:02:34.000Z",
+                "usd_per_hour": 5.0,
+                "usd": 5.15,
+                "on_demand_usd": 5.15,
             },
             {
                 "node": "i-0b",
@@ -152,6 +158,11 @@ def receipt() -> dict[str, Any]:
                 "instance_type": "g4dn.12xlarge",
                 "zone": "eu-west-1b",
                 "market": "spot",
+                "from": "2025-03-01T10:00:50.000Z",
+                "until": "2025-03-01T11:02:05.000Z",
+                "usd_per_hour": 2.234,
+                "usd": 2.25,
+                "on_demand_usd": 4.85,
             },
         ],
         "leader": "i-0a",
@@ -167,6 +178,20 @@ def receipt() -> dict[str, Any]:
             "saved_at": "2025-03-01T11:02:04Z",
             "terminated_at": "2025-03-01T11:02:34Z",
         },
+        "seconds": {
+            "queue": 2.5,
+            "capacity": 40,
+            "boot": 20,
+            "pull": 30,
+            "join": 26.5,
+            "train": 3600,
+            "save": 4,
+            "terminate": 30,
+        },
+        "gpu_seconds": {"billed": 29_000, "useful": 26_100, "ratio": 0.9},
+        "cost": {"usd": 7.4, "spent_usd": 7.4, "on_demand_usd": 10, "saved_usd": 2.6, "usd_per_hour": 7.234},
+        "image": "training@sha256:abc",
+        "library_version": "0.5.0",
     }
 
 

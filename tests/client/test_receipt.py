@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from horovod_client import HorovodClientError, render_receipt
-from horovod_client.receipt import seconds_of
+from receipts import validate_receipt
 
 
 def test_renders_a_run_that_went_well(receipt: dict[str, Any]) -> None:
@@ -16,24 +16,33 @@ def test_renders_a_run_that_went_well(receipt: dict[str, Any]) -> None:
         "run digits-1 succeeded",
         "model       s3://models/runs/digits-1/model.tar.gz (1.2 MB, 3 files)",
         "ring        8 GPUs, 8 ranks, 1200 steps, 1 attempt on fleet TrainingFleet",
-        "  node  gpus  instance_type  market     zone        address",
-        "  i-0a  4     g5.12xlarge    on-demand  eu-west-1a  10.0.1.4  leads",
-        "  i-0b  4     g4dn.12xlarge  spot       eu-west-1b  10.0.2.17",
+        "cost        7.40 USD, 7.23 USD an hour",
+        "on-demand   10.00 USD, Spot saved 2.60 USD (26%)",
+        "  node  gpus  instance_type  market     zone        address    from      until     usd",
+        "  i-0a  4     g5.12xlarge    on-demand  eu-west-1a  10.0.1.4   10:00:45  11:02:34  5.15  leads",
+        "  i-0b  4     g4dn.12xlarge  spot       eu-west-1b  10.0.2.17  10:00:50  11:02:05  2.25",
+        "GPU time    29000 GPU-seconds billed, 26100 useful, 90%",
         "       2.5 s  in queue",
-        "     117.5 s  starting",
+        "      40.0 s  waiting for capacity",
+        "      20.0 s  booting",
+        "      30.0 s  pulling the image",
+        "      26.5 s  joining",
         "    3600.0 s  training",
         "       4.0 s  saving",
         "      30.0 s  terminating",
+        "image       training@sha256:abc",
+        "library     cdk-horovod 0.5.0",
     ]
+    # AND it is as the schema says
+    validate_receipt(receipt)
 
 
 def test_renders_a_run_that_failed(receipt: dict[str, Any]) -> None:
     """Error and cause come first; what never happened is left out, and its time is told with what followed."""
     # GIVEN
-    for name in ("model", "ranks", "steps"):
+    for name in ("model", "ranks", "steps", "cost", "image", "library_version"):
         del receipt[name]
-    for name in ("trained_at", "saved_at"):
-        del receipt["times"][name]
+    receipt["seconds"] = {"queue": 2.5, "lost": 60, "train": 7.25, "terminate": 30}
     receipt |= {"outcome": "failed", "error": "TrainingFailed", "cause": "Traceback:\nValueError: no digits\n"}
 
     # WHEN
@@ -46,10 +55,11 @@ def test_renders_a_run_that_failed(receipt: dict[str, Any]) -> None:
         "  ValueError: no digits",
         "ring        8 GPUs, 1 attempt on fleet TrainingFleet",
     ]
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         "       2.5 s  in queue",
-        "     117.5 s  starting",
-        "    3634.0 s  training, saving, terminating",
+        "      60.0 s  in attempts that were lost",
+        "       7.2 s  training",
+        "      30.0 s  terminating",
     ]
 
 
@@ -76,7 +86,7 @@ def test_renders_what_became_of_the_ring(receipt: dict[str, Any]) -> None:
     # WHEN
     lines = render_receipt(receipt).splitlines()
     # THEN
-    assert lines[6:10] == [
+    assert lines[8:12] == [
         "  elastic: 4 to 8 GPUs, formed anew 2 times, 7 steps done twice",
         "  resumed from a checkpoint of run digits-0, step 600",
         "  i-0b had notice of its end (instance-action), and left in order",
@@ -89,7 +99,7 @@ def test_renders_a_run_that_never_had_a_node() -> None:
     """A run that failed in the queue has neither nodes nor times beyond its start."""
     # GIVEN
     receipt = {
-        "version": 1,
+        "version": 2,
         "run": "digits-2",
         "outcome": "failed",
         "error": "QueueTimeout",
@@ -110,13 +120,13 @@ def test_renders_a_run_that_never_had_a_node() -> None:
 def test_renders_what_a_run_cost(receipt: dict[str, Any]) -> None:
     """Spent and allowed stand together; a ceiling that nobody could watch is told in the workflow's own words."""
     # GIVEN
-    priced = receipt | {"cost": {"ceiling_usd": 12.5, "usd_per_hour": 7.234, "spent_usd": 7.4}}
-    cheap = receipt | {"cost": {"spent_usd": 0.0012}}
+    priced = receipt | {"cost": {"ceiling_usd": 12.5, "usd_per_hour": 7.234, "usd": 7.4}}
+    cheap = receipt | {"cost": {"usd": 0.0012, "on_demand_usd": 0.0012, "saved_usd": 0}}
     unknown = receipt | {"notice": "The ceiling of 5 USD is not watched."}
 
     # THEN
-    assert render_receipt(priced).splitlines()[3] == ("cost        7.40 USD spent, ceiling 12.50 USD, 7.23 USD an hour")
-    assert render_receipt(cheap).splitlines()[3] == "cost        0.0012 USD spent"
+    assert render_receipt(priced).splitlines()[3] == ("cost        7.40 USD, ceiling 12.50 USD, 7.23 USD an hour")
+    assert render_receipt(cheap).splitlines()[3:5] == ["cost        0.0012 USD", "on-demand   0.0012 USD"]
     assert render_receipt(unknown).splitlines()[-1] == "notice      The ceiling of 5 USD is not watched."
 
 
@@ -145,7 +155,7 @@ def test_renders_a_run_that_was_stopped(writer: str) -> None:
     """Whoever wrote the receipt in the run's place says so, and what it does not know is not invented."""
     # GIVEN
     receipt = {
-        "version": 1,
+        "version": 2,
         "written_by": writer,
         "run": "digits-3",
         "execution": "arn:aws:states:eu-west-1:123456789012:execution:TrainingRun:digits-3",
@@ -159,6 +169,7 @@ def test_renders_a_run_that_was_stopped(writer: str) -> None:
             "stopped_at": "2025-03-01T10:01:00.000Z",
             "terminated_at": "2025-03-01T10:01:30.5Z",
         },
+        "seconds": {"queue": 12, "capacity": 48, "terminate": 30.5},
     }
 
     # THEN
@@ -166,7 +177,8 @@ def test_renders_a_run_that_was_stopped(writer: str) -> None:
         "run digits-3 failed: StoppedByUser",
         "  wrong data",
         "fleet       TrainingFleet",
-        "      60.0 s  in queue, starting, training, saving",
+        "      12.0 s  in queue",
+        "      48.0 s  waiting for capacity",
         "      30.5 s  terminating",
         f"written by  the {writer}, after the execution had ended",
     ]
@@ -185,11 +197,13 @@ def test_renders_whatever_is_missing(receipt: dict[str, Any]) -> None:
     without_one = [
         render_receipt({key: receipt[key] for key in receipt if key != gone}) for gone in receipt.keys() - {"version"}
     ]
-    hollow = render_receipt({key: {} for key in ("model", "cost", "times")} | {"version": 1, "nodes": [{}]})
+    hollow = render_receipt(
+        {key: {} for key in ("model", "cost", "times", "seconds", "gpu_seconds")} | {"version": 2, "nodes": [{}]}
+    )
 
     # THEN
     assert all(text.startswith("run ") for text in without_one)
-    assert render_receipt({"version": 1}) == "run ended"
+    assert render_receipt({"version": 2}) == "run ended"
     assert hollow.splitlines()[0] == "run ended"
 
 
@@ -205,18 +219,11 @@ def test_renders_the_size_of_the_model(receipt: dict[str, Any], size: float, sho
     assert f"({shown}, 1 file)" in render_receipt(receipt)
 
 
-def test_computes_seconds_across_days_and_time_zones() -> None:
-    """Only instants count, however they are written."""
-    assert seconds_of(
-        {"started_at": "2025-03-01T23:59:59+00:00", "reserved_at": "2025-03-02T01:00:00.5+01:00", "ring_at": None}
-    ) == {"in queue": 1.5}
-
-
 def test_fails_when_the_receipt_is_of_another_version(receipt: dict[str, Any]) -> None:
     """A receipt from a newer release is not guessed at."""
     # GIVEN
-    receipt["version"] = 2
+    receipt["version"] = 3
 
     # THEN
-    with pytest.raises(HorovodClientError, match=r"^the receipt is of version 2 and this client reads version 1: "):
+    with pytest.raises(HorovodClientError, match=r"^the receipt is of version 3 and this client reads version 2: "):
         render_receipt(receipt)

@@ -181,9 +181,10 @@ def test_lost_leader_is_replaced_and_the_run_goes_on(app: Deployment) -> None:
     receipt = run.receipt()
     assert (receipt["attempts"], len(receipt["restarts"])) == (2, 1)
     assert leader in receipt["restarts"][0]["cause"]
-    nodes = {node["node"] for node in receipt["nodes"]}
-    assert leader not in nodes
-    assert others <= nodes
+    nodes = {node["node"]: node for node in receipt["nodes"]}
+    assert {leader, *others} < nodes.keys()
+    assert receipt["leader"] != leader
+    assert nodes[leader]["until"] < receipt["times"]["ring_at"]
 
 
 @pytest.mark.slow

@@ -193,7 +193,8 @@ def test_notice_in_a_static_ring_costs_no_step(lab: ElasticLab, undisturbed: flo
     assert f"EC2 takes node {doomed}" in receipt["restarts"][0]["cause"]
     # Not a multiple of the checkpoints' interval, but the very last step.
     assert receipt["ring"]["resumed"]["step"] >= min(node.step for node in nodes.values())
-    assert doomed not in [node["node"] for node in receipt["nodes"]]
+    (lost,) = [node for node in receipt["nodes"] if node["node"] == doomed]
+    assert lost["until"] < receipt["times"]["ring_at"]
 
 
 @pytest.mark.slow

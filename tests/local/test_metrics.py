@@ -96,6 +96,7 @@ def test_fleet_of_a_stopped_run_is_reaped(lab: Lab) -> None:
     assert put(lab, METRIC_CAPACITY_WITHOUT_LEASE)[before[METRIC_CAPACITY_WITHOUT_LEASE]] == 2
     receipt = run.receipt()
     assert (receipt["written_by"], receipt["outcome"], receipt["error"]) == ("reaper", "failed", STOPPED_ERROR)
+    validate_receipt(receipt)
     assert run.status().stage == contract.STAGE_FAILED
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import datetime
 from time import monotonic
 
 import pytest
@@ -15,6 +16,7 @@ from horovod_client import InvalidInput
 from horovod_local import LocalCloud
 from horovod_node import contract
 from patience import eventually
+from receipts import validate_receipt
 from synthesis import synthesise
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
@@ -59,6 +61,32 @@ def test_success_leaves_the_model_and_no_instances(app: Deployment) -> None:
     assert sorted(node["market"] for node in receipt["nodes"]) == [contract.ON_DEMAND, contract.SPOT]
     markets = {node["node"]: node["market"] for node in receipt["nodes"]}
     assert markets[receipt["leader"]] == contract.ON_DEMAND
+    # AND it is as its schema says, in the ledger, too
+    validate_receipt(receipt)
+    kept = app.item(contract.receipt_item_key(run.name)) or {}
+    assert json.loads(kept[contract.RECEIPT_JSON]["S"]) == receipt
+    assert all(node["until"] >= node["from"] for node in receipt["nodes"])
+    seconds, passed = receipt["seconds"], receipt["times"]
+    waited = datetime.fromisoformat(passed["ring_at"]) - datetime.fromisoformat(passed["asked_at"])
+    parts = [seconds.get(part, 0) for part in ("capacity", "boot", "pull", "join")]
+    assert sum(parts) == pytest.approx(waited.total_seconds(), abs=0.01)
+    # AND instances of its fleet are tagged with it
+    assert tags_of_the_fleet(app) == {
+        contract.RUN_TAG: run.name,
+        contract.OWNER_TAG: "unknown",
+        contract.PROJECT_TAG: "unknown",
+    }
+
+
+def tags_of_the_fleet(app: Deployment) -> dict[str, str]:
+    """Read the tags that the fleet's group hands on to its instances, of those that a run writes."""
+    groups = app.cloud.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+    return {
+        tag["Key"]: tag["Value"]
+        for group in groups
+        for tag in group["Tags"]
+        if tag["PropagateAtLaunch"] and tag["Key"].startswith(contract.RUN_TAG.partition(":")[0])
+    }
 
 
 def test_failing_script_tells_its_traceback(app: Deployment) -> None:
@@ -73,6 +101,7 @@ def test_failing_script_tells_its_traceback(app: Deployment) -> None:
     assert "in on_train_batch_end" in ended.cause
     assert "rank 1" in ended.cause
     receipt = run.receipt()
+    validate_receipt(receipt)
     assert (receipt["outcome"], receipt["error"], receipt["cause"]) == ("failed", ended.error, ended.cause)
 
 

@@ -1,4 +1,4 @@
-"""What a ring costs, as the state machine works it out: its expressions, evaluated by the reference JSONata."""
+"""What nodes and a ring cost, as the state machine works it out: its expressions, evaluated by the reference JSONata."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdk_horovod import Ledger
+from cdk_horovod.workflow.prices import look_up_prices
 from cdk_horovod.workflow.pricing import price_the_ring
 from cdk_horovod.workflow.resolved import resolved_definitions
 from horovod_local.corrections.jsonata import evaluate
@@ -34,10 +35,12 @@ Case = Mapping[str, Any]
 
 @pytest.fixture(scope="module")
 def states() -> Mapping[str, Any]:
-    """The states that price a ring, as they are deployed."""
+    """The states that look up prices and price a ring, as they are deployed."""
     stack = Stack(App(), "Prices")
+    ledger = Ledger(stack, "Ledger")
     then = sfn.Succeed.jsonata(stack, "Train")
-    first = price_the_ring(stack, ledger=Ledger(stack, "Ledger"), on_demand_prices=GIVEN, then=then)
+    ring = price_the_ring(stack, ledger=ledger, then=then)
+    first = look_up_prices(stack, ledger=ledger, on_demand_prices=GIVEN, then=ring)
     sfn.StateMachine(
         stack,
         "Machine",
@@ -52,7 +55,7 @@ def states() -> Mapping[str, Any]:
 @pytest.fixture(scope="module")
 def price(states: Mapping[str, Any]) -> str:
     """The expression of `$price`."""
-    return bare(states["Look up On-Demand prices"]["Assign"]["price"])
+    return bare(states["Price the ring"]["Assign"]["price"])
 
 
 def node(instance_type: str, market: str = contract.ON_DEMAND, zone: str = "eu-west-1a") -> dict[str, str]:
@@ -61,8 +64,13 @@ def node(instance_type: str, market: str = contract.ON_DEMAND, zone: str = "eu-w
 
 
 def spot_price(instance_type: str, zone: str, usd: float) -> dict[str, Any]:
-    """Write one entry of `$spot`."""
-    return {"type": instance_type, "zone": zone, "usd": usd}
+    """Write one row of `$prices`."""
+    return {"instance_type": instance_type, "market": contract.SPOT, "zone": zone, "usd": usd}
+
+
+def list_price(instance_type: str, usd: float) -> dict[str, Any]:
+    """Write one row of `$prices` for On-Demand."""
+    return {"instance_type": instance_type, "market": contract.ON_DEMAND, "zone": "", "usd": usd}
 
 
 def case(
@@ -82,15 +90,15 @@ def case(
         ceiling: Of the request.
         gpus: Those of the ring, and those of the request.
         before: What the ring of the attempt before cost an hour.
-        listed: What the Price List told.
+        listed: What On-Demand costs beside what was given.
     """
+    on_demand = {**{name.replace("_", "."): usd for name, usd in listed.items()}, **GIVEN}
     return {
         "ring": {contract.NODES: list(nodes), contract.GPUS: gpus[0]},
         "price": {contract.USD_PER_HOUR: before},
-        "spot": list(spot),
+        "prices": [*spot, *(list_price(name, usd) for name, usd in on_demand.items())],
         "request": {contract.MAX_COST_USD: ceiling, contract.GPUS: gpus[1]},
         "times": {"asked_at": ASKED_AT},
-        "states": {"result": [{"type": name.replace("_", "."), "usd": usd} for name, usd in listed.items()]},
     }
 
 
@@ -140,13 +148,12 @@ CASES: dict[str, tuple[Case, dict[str, Any]]] = {
         case(node("g5.xlarge", contract.SPOT, "eu-west-1c"), node("g6.xlarge", contract.SPOT), g6_xlarge=0.75),
         known(1.75),
     ),
-    "what is given counts before what is listed": (case(node("g5.xlarge"), g5_xlarge=4), known(1)),
     "a ring that may grow to twice its size": (case(node("g5.xlarge"), gpus=(1, 2)), known(2)),
     "a ring that is larger than it was asked for": (case(node("g5.12xlarge"), gpus=(4, 2)), known(3.125)),
     "the ring before was dearer": (case(node("g5.xlarge"), before=2.5), known(2.5)),
     "the ring before was cheaper": (case(node("g5.xlarge"), before=0.5), known(1)),
     "a ceiling of cents": (case(node("g5.xlarge"), ceiling=0.015), known(1, ceiling=0.015)),
-    "one missing": (case(node("g5.xlarge"), node("g6.xlarge"), unknown=0), unknown("g6.xlarge")),
+    "one missing": (case(node("g5.xlarge"), node("g6.xlarge")), unknown("g6.xlarge")),
     "each missing type once": (
         case(node("g6.xlarge"), node("g6e.xlarge"), node("g5.xlarge"), node("g6.xlarge", contract.SPOT), ceiling=2.5),
         unknown("g6.xlarge", "g6e.xlarge", ceiling=2.5),
@@ -193,9 +200,9 @@ def test_price_of_any_ring(price: str, cases: list[Case]) -> None:
 
 def expected(variables: Case) -> dict[str, Any]:
     """Work out `$price` in Python."""
-    spots = {(entry["type"], entry["zone"]): entry["usd"] for entry in variables["spot"]}
-    listed = {entry["type"]: entry["usd"] for entry in variables["states"]["result"]}
-    on_demand = {**listed, **GIVEN}
+    rows = variables["prices"]
+    spots = {(row["instance_type"], row["zone"]): row["usd"] for row in rows if row["market"] == contract.SPOT}
+    on_demand = {row["instance_type"]: row["usd"] for row in rows if row["market"] == contract.ON_DEMAND}
     usd, missing = 0.0, []
     for each in variables["ring"][contract.NODES]:
         kind = each[contract.INSTANCE_TYPE]
@@ -214,13 +221,9 @@ def test_price_list_is_asked_for_what_was_not_given(states: Mapping[str, Any]) -
     """One question for each type, and none for a type whose price the construct was given."""
     # GIVEN
     items = bare(states["Look up On-Demand prices"]["Items"])
-    rings = [
-        case(node("g6.xlarge"), node("g5.xlarge"), node("g6e.xlarge"), node("g6.xlarge")),
-        case(node("g6.xlarge")),
-        case(node("g5.xlarge"), node("g5.12xlarge", contract.SPOT)),
-    ]
+    fleets = [["g6.xlarge", "g5.xlarge", "g6e.xlarge"], ["g6.xlarge"], ["g5.xlarge", "g5.12xlarge"]]
     # WHEN
-    asked = by_reference(rings, items)
+    asked = by_reference([{"fleet": {"types": types}} for types in fleets], items)
     # THEN
     assert asked == [[{"type": "g6.xlarge"}, {"type": "g6e.xlarge"}], [{"type": "g6.xlarge"}], []]
 
@@ -239,3 +242,29 @@ def test_on_demand_price_is_read_out_of_the_product(states: Mapping[str, Any]) -
     found = by_reference([{"states": {"result": answer}} for answer in answers], bare(look["Output"]["usd"]))
     # THEN
     assert found == [0.8048, 0]
+
+
+@pytest.mark.parametrize("types", [["g5.xlarge"], ["g6e.xlarge", "g5.12xlarge", "g6.xlarge"]], ids=len)
+def test_prices_are_those_of_every_type_and_zone(states: Mapping[str, Any], types: list[str]) -> None:
+    """One row for each type and zone of Spot and for each type On-Demand; what nobody knows has no row."""
+    # GIVEN what EC2 and the Price List answer; a price that was given counts before one that is listed
+    spot = [("g5.xlarge", "eu-west-1a", "0.250000"), ("g5.xlarge", "eu-west-1b", "0.5")]
+    history = [{"InstanceType": kind, "AvailabilityZone": zone, "SpotPrice": usd} for kind, zone, usd in spot]
+    listed = [{"type": "g6.xlarge", "usd": 0.75}, {"type": "g5.xlarge", "usd": 4}, {"type": "unknown", "usd": 0}]
+    looked = bare(states["Look up Spot prices"]["Assign"]["prices"])
+    added = bare(states["Look up On-Demand prices"]["Assign"]["prices"])
+    first = {"states": {"result": {"SpotPriceHistory": history}}}
+    # WHEN
+    (found,) = by_reference([first], looked)
+    second = {"prices": found, "fleet": {"types": types}, "states": {"result": listed}}
+    (prices,) = by_reference([second], added)
+    # THEN the local cloud says so, too
+    known = {**GIVEN, "g6.xlarge": 0.75}
+    assert prices == [
+        *(spot_price(kind, zone, float(usd)) for kind, zone, usd in spot),
+        *(list_price(name, known[name]) for name in types if name in known),
+    ]
+    assert (evaluate(looked, first), evaluate(added, second)) == (found, prices)
+    # AND without any answer there are none
+    nothing: dict[str, Any] = {"states": {"result": {"SpotPriceHistory": []}}}
+    assert by_reference([nothing], looked) == [evaluate(looked, nothing)] == [[]]

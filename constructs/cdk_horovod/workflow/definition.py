@@ -6,9 +6,9 @@ emptied, and after a loss: no node of the one before leads it or counts in it), 
 `$outcome` (succeeded, error, cause), `$request` (with its defaults), `$fleets` (those that fit), `$open` (those whose
 turn it is), `$fleet` (the one reserved), `$fresh` (it is to be empty before nodes start), `$search` (the search for
 capacity, see `cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved` (the leader's answers, see
-`horovod_node.contract`), `$prices` (of the fleet's types), `$price` (of the ring, if there is a ceiling), `$lost` (the attempts before this one), `$spent` (their seconds of training),
-`$restart` and `$gone` (whether an attempt that was lost has a next one, and the leader that it lost), `$protected` and
-`$running` (set by the engine's states).
+`horovod_node.contract`), `$prices` (of the fleet's types), `$price` (of the ring, if there is a ceiling), `$lost` (the
+attempts before this one), `$spent` (their seconds of training), `$restart` and `$gone` (whether an attempt that was
+lost has a next one, and the leader that it lost), `$protected` and `$running` (set by the engine's states).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def run_definition(
     on_demand_prices: Mapping[str, float],
 ) -> sfn.IChainable:
     """
-    Build the run's graph: check, reserve, look up prices, tag, start, train, save, terminate, confirm, receipt, release.
+    Build the run's graph: check, reserve, price, tag, start, train, save, terminate, confirm, receipt, release.
 
     Two loops lead back to the start of nodes: the next attempt to get capacity, and the next attempt of the run.
 

@@ -95,7 +95,7 @@ def assign_safely(scope: Construct, name: str, *, assign: Mapping[str, Any]) -> 
     """
     Build a state that only sets variables, and whose errors can be caught.
 
-    A Pass or Choice has no Catch; a Map has one, also for the errors of its own expressions. This one goes over nothing.
+    A Pass or Choice has no Catch; a Map has one, also for errors of its own expressions. This one goes over nothing.
     """
     state = sfn.Map.jsonata(
         scope, name, items=sfn.ProvideItems.jsonata(jsonata("[]")), assign=dict(assign), outputs=NO_OUTPUT
