@@ -7,11 +7,12 @@ import re
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from horovod_node import contract
+from horovod_node.boot_facts import BootFacts
 from horovod_node.errors import UsageError
 from horovod_node.instance_metadata import DEFAULT_ENDPOINT, ENV_ENDPOINT, InstanceMetadata
 
@@ -64,6 +65,7 @@ class Node(NodeFacts):
         region: AWS region of the ledger and the buckets.
         ml_root: Folder of the SageMaker layout.
         engine: What provides the node, one of the contract's `ENGINES`.
+        boot: How its machine came up. Default: nothing is known of that.
     """
 
     fleet: str
@@ -71,6 +73,7 @@ class Node(NodeFacts):
     region: str
     ml_root: Path
     engine: str
+    boot: BootFacts = field(default_factory=BootFacts)
 
 
 def identify(environment: Mapping[str, str], *, devices: Path = Path("/dev")) -> Node:
@@ -96,7 +99,15 @@ def identify(environment: Mapping[str, str], *, devices: Path = Path("/dev")) ->
     if not ml_root.is_absolute():
         raise UsageError(f"'{contract.ENV_ML_ROOT}' must be an absolute path, got '{ml_root}'")
     facts = adapter(environment, devices)
-    return Node(**asdict(facts), fleet=fleet, ledger_table=ledger_table, region=region, ml_root=ml_root, engine=engine)
+    return Node(
+        **asdict(facts),
+        fleet=fleet,
+        ledger_table=ledger_table,
+        region=region,
+        ml_root=ml_root,
+        engine=engine,
+        boot=BootFacts.of(environment),
+    )
 
 
 def interface_of(address: str) -> str:
