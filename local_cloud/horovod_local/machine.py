@@ -131,7 +131,7 @@ class Machine:
         if node is None:
             _log.info("%s writes no %s: it runs nothing", self._facts.instance_id, contract.NODE_ENV_FILE)
             return
-        self._environment = self._machine_environment(node)
+        self._environment = self._machine_environment(node, booted_at=time.time())
         if with_switch and contract.SWITCH_FILE in files:
             self._switch_script.write_text(files[contract.SWITCH_FILE], encoding="utf-8")
             self._start_switch()
@@ -233,7 +233,7 @@ class Machine:
                 start_new_session=True,
             )
 
-    def _machine_environment(self, node: Mapping[str, str]) -> dict[str, str]:
+    def _machine_environment(self, node: Mapping[str, str], *, booted_at: float) -> dict[str, str]:
         """Give what the instance's boot script gives, and what instance metadata would have told."""
         facts = self._facts
         return {
@@ -248,6 +248,10 @@ class Machine:
             contract.ENV_NODE_TYPE: facts.instance_type,
             contract.ENV_NODE_ZONE: facts.zone,
             contract.ENV_NODE_MARKET: facts.market,
+            # No image is pulled.
+            **dict.fromkeys(
+                (contract.ENV_BOOTED_AT, contract.ENV_PULL_BEGAN_AT, contract.ENV_PULLED_AT), str(int(booted_at))
+            ),
             # What an instance prints is read here, too.
             contract.ENV_ECHO: "1",
             # The agent watches it for interruptions. The SDKs do not look there: they have credentials.

@@ -608,7 +608,7 @@ ERROR_MODEL_MISSING: Final = "ModelMissing"
 #
 #   ring   {"leader": {"node", "gpus"}, "gpus", "nodes": [NODE, …]}
 #          with NODE = {"node", "address", "gpus", "instance_type", "zone", "market"}
-#   train  {"ranks", "steps", "ring": RING}
+#   train  {"ranks", "steps", "trained_gpu_seconds", "ring": RING}
 #          with RING = {"elastic", "resets", "repeated_steps", "smallest", "largest", "interruptions", "resumed",
 #          "slowest"}: the interruptions are a list of {"node", "kind", "at", "left_in_order"}, "resumed" names the run
 #          and the step of the checkpoint that the attempt began with, "slowest" the rank that the others waited for

@@ -108,11 +108,7 @@ class ElasticLeader(Leader):
             time.sleep(TURN_SECONDS)
         self._check_the_end(driver)
         self._hub.tell_all({"over": True})
-        return {
-            contract.RANKS: driver.sizes[-1],
-            contract.STEPS: self._member.step,
-            contract.RING: self._describe(driver),
-        }
+        return self._trained_answer(ranks=driver.sizes[-1], steps=self._member.step, ring=self._describe(driver))
 
     def _turn(self) -> None:
         """Keep everything that has to be kept."""
@@ -207,11 +203,6 @@ class ElasticLeader(Leader):
             return True
         quiet = self._silence.seconds(departure.node, now=self._looked_at)
         return quiet > _MISSED_REFRESHES * refresh_seconds(self._work.run.settings)
-
-    def _repeated(self) -> dict[str, int]:
-        """Give the steps that were lost and done again, which a script tells that trains with `training.fit`."""
-        told = self._progress
-        return {"repeated_steps": told.repeated_steps} if told is not None and told.committed_step is not None else {}
 
     def _end_driver(self) -> None:
         if self._driver is not None and not self._driver.finished():

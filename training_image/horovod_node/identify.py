@@ -7,11 +7,12 @@ import re
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from horovod_node import contract
+from horovod_node.boot_facts import BootFacts
 from horovod_node.errors import UsageError
 from horovod_node.instance_metadata import DEFAULT_ENDPOINT, ENV_ENDPOINT, InstanceMetadata
 
@@ -66,6 +67,7 @@ class Node(NodeFacts):
         engine: What provides the node, one of the contract's `ENGINES`.
         training: Name of the training, which its metrics carry. Default: none is sent.
         log_group: CloudWatch log group of logs and metrics. Default: they go nowhere.
+        boot: How its machine came up. Default: nothing is known of that.
     """
 
     fleet: str
@@ -75,6 +77,7 @@ class Node(NodeFacts):
     engine: str
     training: str = ""
     log_group: str = ""
+    boot: BootFacts = field(default_factory=BootFacts)
 
 
 def identify(environment: Mapping[str, str], *, devices: Path = Path("/dev")) -> Node:
@@ -109,6 +112,7 @@ def identify(environment: Mapping[str, str], *, devices: Path = Path("/dev")) ->
         engine=engine,
         training=environment.get(contract.ENV_TRAINING, ""),
         log_group=environment.get(contract.ENV_LOG_GROUP, ""),
+        boot=BootFacts.of(environment),
     )
 
 

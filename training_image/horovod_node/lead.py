@@ -24,11 +24,13 @@ from horovod_node.ledger import NodeItem
 from horovod_node.local_training import LocalTraining
 from horovod_node.membership import Membership
 from horovod_node.progress import Progress
+from horovod_node.repeated_steps import RepeatedSteps
 from horovod_node.restore import Restored
 from horovod_node.save import save_model
 from horovod_node.silence import Silence
 from horovod_node.task import Task
 from horovod_node.tensorboard_mirror import TensorBoardMirror
+from horovod_node.trained_time import TrainedTime
 from horovod_node.work import Work
 
 _log = logging.getLogger(__name__)
@@ -71,6 +73,8 @@ class Leader(ABC):
         self._mirror: CheckpointMirror | None = None
         self._tensorboard: TensorBoardMirror | None = None
         self._restored: Restored | None = None
+        self._trained = TrainedTime()
+        self._lost_steps = RepeatedSteps()
 
     def lead(self, fetched: Future[Restored | None]) -> NoReturn:
         """
@@ -87,6 +91,7 @@ class Leader(ABC):
             with ExitStack() as ring, self._answering_failures():
                 answer = self._form(fetched, ring=ring, attempt=attempt)
                 self._restored = fetched.result()
+                self._continue_counts()
                 self._mirror = attempt.enter_context(closing(self._mirror_checkpoints()))
                 self._tensorboard = attempt.enter_context(closing(self._mirror_tensorboard()))
                 self._task.succeed(answer)
@@ -143,6 +148,31 @@ class Leader(ABC):
             return {}
         return {"resumed": {"run": self._restored.name.run, "step": self._restored.step}}
 
+    def _repeated(self) -> dict[str, int]:
+        """Give the part of a receipt that says how many steps were lost and done again; nothing if nobody knows."""
+        return {"repeated_steps": self._lost_steps.count} if self._lost_steps.known else {}
+
+    def _trained_answer(self, *, ranks: int, steps: int, ring: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the answer to the question for the training: the last ring's ranks, all steps, the ring's life."""
+        return {
+            contract.RANKS: ranks,
+            contract.STEPS: steps,
+            contract.TRAINED_GPU_SECONDS: round(self._trained.gpu_seconds, 1),
+            contract.RING: ring,
+        }
+
+    def _continue_counts(self) -> None:
+        """Go on counting where the leader of the attempt before stopped."""
+        before = self._work.ledger.progress(self._work.lease.run)
+        reached = int(before.get("step", 0))
+        # A checkpoint of a step that nobody knew may be the newest one.
+        begun_at = 0 if self._restored is None else self._restored.step
+        lost = 0 if begun_at is None else max(0, reached - begun_at)
+        self._lost_steps = RepeatedSteps(
+            int(before.get("repeated_steps", 0)) + lost, restored=self._restored is not None
+        )
+        self._trained = TrainedTime(float(before.get(contract.TRAINED_GPU_SECONDS, 0.0)))
+
     def _next_task(self, name: contract.Task) -> Task:
         return Task(self._work, self._membership, name=name)
 
@@ -157,11 +187,19 @@ class Leader(ABC):
         """
         self._membership.pace = training.pace()
         training.metrics.ring_size = ranks
-        if not self._tell_progress.due():
-            return
         self._progress = training.progress().get(0) or self._progress
         if self._progress is not None:
-            facts = {**self._progress.for_people(), "ranks": ranks, "resets": resets}
+            self._lost_steps.see(self._progress)
+            self._trained.see(ring=resets, ranks=ranks, advances=self._progress.advances, now=time.monotonic())
+        if self._progress is not None and self._tell_progress.due():
+            facts = {
+                **self._progress.for_people(),
+                "repeated_steps": self._lost_steps.count,
+                "ranks": ranks,
+                "resets": resets,
+                contract.TRAINED_GPU_SECONDS: round(self._trained.gpu_seconds, 1),
+                "at": round(time.time(), 1),
+            }
             with suppress(LedgerUnreachableError):
                 self._ledger.put_progress(self._work.lease, json.dumps(facts), remove_at=self._work.run.remove_at)
 

@@ -7,18 +7,16 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from horovod_node import contract
+from horovod_node import __version__, contract
+from horovod_node.boot_facts import BootFacts
 from horovod_node.ceiling import CostCeiling
 from horovod_node.errors import LedgerUnreachableError, RunError
 from horovod_node.identify import Node
 from horovod_node.interruption import Interruption
 from horovod_node.ledger_table import LedgerTable, item_key, removal
 from horovod_node.request import Request
-
-if TYPE_CHECKING:
-    pass
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -203,6 +201,8 @@ class Ledger(LedgerTable):
             contract.STATE: {"S": state},
             contract.STEP: {"N": str(step)},
             contract.SEEN_AT: now,
+            contract.LIBRARY_VERSION: {"S": __version__},
+            **_boot_attributes(node.boot),
             **removal(remove_at),
         }
         if interruption is not None:
@@ -211,13 +211,14 @@ class Ledger(LedgerTable):
         if pace:
             values[contract.PACE_JSON] = {"S": json.dumps(pace)}
         assignments = [f"#{name} = :{name}" for name in values]
-        assignments.append(f"#{contract.JOINED_AT} = if_not_exists(#{contract.JOINED_AT}, :{contract.SEEN_AT})")
+        firsts = [contract.JOINED_AT, *([contract.READY_AT] if state == contract.NODE_READY else [])]
+        assignments += [f"#{name} = if_not_exists(#{name}, :{contract.SEEN_AT})" for name in firsts]
         self._ask(
             lambda: self._dynamodb.update_item(
                 TableName=self._table,
                 Key=item_key(contract.node_key(lease.run, lease.attempt, node.id)),
                 UpdateExpression="SET " + ", ".join(assignments),
-                ExpressionAttributeNames={f"#{name}": name for name in (*values, contract.JOINED_AT)},
+                ExpressionAttributeNames={f"#{name}": name for name in (*values, *firsts)},
                 ExpressionAttributeValues={f":{name}": value for name, value in values.items()},
             )
         )
@@ -275,6 +276,13 @@ class Ledger(LedgerTable):
         """Read where the leader takes connections, once it published it."""
         return _text(self._read(contract.channel_key(lease.run, lease.attempt)), contract.CHANNEL_JSON)
 
+    def progress(self, run: str) -> dict[str, Any]:
+        """Read how far *run* was when a leader said so last; empty when none did."""
+        facts: dict[str, Any] = json.loads(
+            _text(self._read(contract.progress_key(run)), contract.PROGRESS_JSON) or "{}"
+        )
+        return facts
+
     def put_progress(self, lease: Lease, progress: str, *, remove_at: int) -> None:
         """Tell people how far the run is, a JSON text; of an attempt that was given up nothing is taken any more."""
         key = contract.progress_key(lease.run)
@@ -309,6 +317,16 @@ class Ledger(LedgerTable):
         """List the failures that nodes of this attempt recorded."""
         prefix = contract.failure_key(lease.run, lease.attempt, "")
         return [item[contract.FAILURE_JSON]["S"] for item in self._list(prefix)]
+
+
+def _boot_attributes(boot: BootFacts) -> dict[str, Any]:
+    times = {
+        contract.BOOTED_AT: boot.booted_at,
+        contract.PULL_BEGAN_AT: boot.pull_began_at,
+        contract.PULLED_AT: boot.pulled_at,
+    }
+    written = {name: {"N": str(int(at))} for name, at in times.items() if at is not None}
+    return written | ({contract.IMAGE: {"S": boot.image}} if boot.image else {})
 
 
 def _node_item(item: Mapping[str, Any]) -> NodeItem:

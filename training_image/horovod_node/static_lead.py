@@ -85,11 +85,8 @@ class StaticLeader(Leader):
                 if any(node.state == contract.NODE_FAILED or self._is_lost(node) for node in others):
                     raise self._explain()
                 if training.done and all(node.state == contract.NODE_DONE for node in others):
-                    return {
-                        contract.RANKS: plan.size,
-                        contract.STEPS: training.step,
-                        contract.RING: self._describe([host.node for host in plan.hosts]),
-                    }
+                    ring = self._describe([host.node for host in plan.hosts])
+                    return self._trained_answer(ranks=plan.size, steps=training.step, ring=ring)
             time.sleep(TURN_SECONDS)
 
     def _describe(self, members: Sequence[str]) -> dict[str, Any]:
@@ -103,6 +100,7 @@ class StaticLeader(Leader):
                 if node.interruption
             ],
             **self._resumed(),
+            **self._repeated(),
             **slowest_rank(nodes),
         }
 
