@@ -59,6 +59,9 @@ def test_success_leaves_the_model_and_no_instances(app: Deployment) -> None:
     assert sorted(node["market"] for node in receipt["nodes"]) == [contract.ON_DEMAND, contract.SPOT]
     markets = {node["node"]: node["market"] for node in receipt["nodes"]}
     assert markets[receipt["leader"]] == contract.ON_DEMAND
+    # AND CloudWatch knows how it trained
+    assert app.metric(run, contract.METRIC_RING_SIZE, "Maximum") == 2
+    assert 1 <= app.metric(run, contract.METRIC_STEP_SECONDS, "SampleCount") <= 16
 
 
 def test_failing_script_tells_its_traceback(app: Deployment) -> None:
