@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,23 @@ class Deployment:
             .get("Item")
         )
         return item
+
+    def metric(self, run: Run, name: str, statistic: str) -> float:
+        """Read a statistic of one of *run*'s metrics, over all of its life."""
+        now = datetime.now(UTC)
+        (found,) = self.cloud.client("cloudwatch").get_metric_statistics(
+            Namespace=contract.METRIC_NAMESPACE,
+            MetricName=name,
+            Dimensions=[
+                {"Name": contract.METRIC_TRAINING, "Value": self.training.connection.queue},
+                {"Name": contract.METRIC_RUN, "Value": run.name},
+            ],
+            StartTime=now - timedelta(hours=1),
+            EndTime=now + timedelta(minutes=1),
+            Period=7200,
+            Statistics=[statistic],
+        )["Datapoints"]
+        return float(found[statistic])
 
     def leader_of(self, run: Run) -> str:
         """Name the instance that leads *run*, once there is one."""

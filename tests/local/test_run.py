@@ -76,6 +76,9 @@ def test_success_leaves_the_model_and_no_instances(app: Deployment) -> None:
         contract.OWNER_TAG: "unknown",
         contract.PROJECT_TAG: "unknown",
     }
+    # AND CloudWatch knows how it trained
+    assert app.metric(run, contract.METRIC_RING_SIZE, "Maximum") == 2
+    assert 1 <= app.metric(run, contract.METRIC_STEP_SECONDS, "SampleCount") <= 16
 
 
 def tags_of_the_fleet(app: Deployment) -> dict[str, str]:

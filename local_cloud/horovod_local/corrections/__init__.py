@@ -19,6 +19,7 @@ from horovod_local.corrections import (
     executions,
     express,
     jsonata,
+    metrics,
     prices,
     resources,
     tasks,
@@ -43,6 +44,7 @@ ALL: Final[tuple[Correction, ...]] = (
     *tokens.CORRECTIONS,
     *events.CORRECTIONS,
     *autoscaling.CORRECTIONS,
+    *metrics.CORRECTIONS,
     *prices.CORRECTIONS,
 )
 
