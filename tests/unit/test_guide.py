@@ -20,7 +20,7 @@ ELLIPSIS = "…"
 
 def commands_of(text: str) -> list[str]:
     """List the lines of code blocks that call the tool, with or without a prompt."""
-    blocks = re.findall(r"```(?:console)?\n(.*?)```", text, flags=re.DOTALL)
+    blocks = [block for block in text.split("```")[1::2] if block.startswith(("\n", "console\n"))]
     lines = (line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines())
     return [line for line in lines if line.startswith(f"{PROGRAM} ")]
 
