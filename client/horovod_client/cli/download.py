@@ -1,0 +1,23 @@
+"""`cdk-horovod download`: bring a run's model here."""
+
+from __future__ import annotations
+
+import click
+
+from horovod_client.cli.options import print_json, training_options
+from horovod_client.client import TrainingClient
+from horovod_client.run import Run
+
+
+@click.command()
+@click.argument("run")
+@click.argument("path", required=False)
+@training_options
+def download(*, run: str, path: str | None, stack: str, output: str | None, as_json: bool) -> None:
+    """Unpack the model of RUN into the folder PATH; default: a folder of the run's name."""
+    found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
+    folder = found.download_model(path or run)
+    if as_json:
+        print_json({"run": run, "model_uri": found.model_uri, "path": str(folder)})
+    else:
+        click.echo(folder)

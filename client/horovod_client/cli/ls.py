@@ -1,0 +1,44 @@
+"""`cdk-horovod ls`: the newest runs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import datetime
+
+import click
+
+from horovod_client.cli.options import print_json, training_options
+from horovod_client.client import TrainingClient
+from horovod_client.waiting import duration
+
+
+@click.command()
+@click.option("--limit", type=click.IntRange(min=1, max=1000), default=20, show_default=True, help="The newest so many.")
+@training_options
+def ls(*, limit: int, stack: str, output: str | None, as_json: bool) -> None:
+    """List the newest runs, the newest first."""
+    runs = TrainingClient.from_stack(stack, output=output).runs(limit=limit)
+    if as_json:
+        print_json([asdict(run) for run in runs])
+        return
+    if not runs:
+        click.echo("no run yet: start one with cdk-horovod train SCRIPT --gpus N")
+        return
+    now = time.time()
+    rows = [("run", "state", "stage", "gpus", "started", "took", "owner")]
+    rows += [
+        (
+            run.name,
+            run.state,
+            run.stage or "",
+            "" if run.gpus is None else str(run.gpus),
+            f"{datetime.fromtimestamp(run.started_at):%Y-%m-%d %H:%M}",
+            duration((run.ended_at or now) - run.started_at),
+            run.owner or "",
+        )
+        for run in runs
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
