@@ -20,7 +20,20 @@ from horovod_client.errors import RunFailed
 
 PROGRAM = "cdk-horovod"
 
-VERBS = ("train", "ls", "status", "logs", "stop", "receipt", "cost", "download", "tensorboard", "local", "doctor")
+VERBS = (
+    "train",
+    "ls",
+    "status",
+    "logs",
+    "stop",
+    "receipt",
+    "cost",
+    "download",
+    "tensorboard",
+    "local",
+    "doctor",
+    "completion",
+)
 """Each is a command of its own name in a module of its own name, loaded when it is called."""
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import click
 from botocore import exceptions as aws
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from horovod_client.cli.live_view import LINES_SHOWN, draw
@@ -75,7 +75,7 @@ class _View:
 
     def __enter__(self) -> _View:
         self._live = Live(
-            get_renderable=self._draw, console=Console(), refresh_per_second=DRAWS_PER_SECOND, vertical_overflow="crop"
+            get_renderable=lambda: Group(self._draw()), console=Console(), refresh_per_second=DRAWS_PER_SECOND, vertical_overflow="crop"
         )
         self._live.start()
         if not self._reader.is_alive() and self._reader.ident is None:
@@ -94,7 +94,7 @@ class _View:
             assert self._live is not None
             self._live.refresh()
 
-    def _draw(self) -> object:
+    def _draw(self) -> RenderableType:
         if self._status is None:
             return f"run {self._run.name} started"
         return draw(self._status, now=time.time(), since=self._since, lines=tuple(self._lines))

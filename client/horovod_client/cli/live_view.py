@@ -9,8 +9,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from horovod_client.cli.news import describe_restarts
-from horovod_client.status import PHASE_END, PHASES, NodeStatus, RunStatus, Spend, TrainingProgress
+from horovod_client.cli.news import describe_progress, describe_restarts, describe_spend
+from horovod_client.status import PHASE_END, PHASES, NodeStatus, RunStatus, TrainingProgress
 from horovod_client.waiting import duration, explain_waiting
 
 NODES_SHOWN = 10
@@ -31,7 +31,11 @@ def draw(
         lines: What rank 0 printed; the last ones are shown.
     """
     parts: list[RenderableType] = [_heading(status, now=now), _phases(status, now=now, since=since or {})]
-    for text, style in ((explain_waiting(status, now=now), "yellow"), (describe_restarts(status), ""), (status.notice, "")):
+    for text, style in (
+        (explain_waiting(status, now=now), "yellow"),
+        (describe_restarts(status), ""),
+        (status.notice, ""),
+    ):
         if text:
             parts.append(Text(text, style=style))
     if status.nodes:
@@ -42,17 +46,6 @@ def draw(
         parts.append(Text(describe_spend(status.spend)))
     parts += [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in lines[-LINES_SHOWN:]]
     return Group(*parts)
-
-
-def describe_progress(progress: TrainingProgress) -> str:
-    """Write how far a training is, as `epoch 3/8, step 120/400, loss 0.412, 310 samples/s, 2 min left`."""
-    return ", ".join(_progress_facts(progress))
-
-
-def describe_spend(spend: Spend) -> str:
-    """Write what a run has cost, and what it may cost."""
-    ceiling = "" if spend.ceiling_usd is None else f" of at most {spend.ceiling_usd:.2f}"
-    return f"spent {spend.usd:.2f} USD{ceiling}, {spend.usd_per_hour:.2f} USD an hour now"
 
 
 def _heading(status: RunStatus, *, now: float) -> Text:
@@ -72,9 +65,9 @@ def _phases(status: RunStatus, *, now: float, since: Mapping[str, float]) -> Tex
     present = PHASES.index(status.phase) if status.phase in PHASES else -1
     for place, phase in enumerate(PHASES[:-1]):
         if place:
-            line.append(" › ", style="dim")
+            line.append(" > ", style="dim")
         if place == present:
-            line.append(f"● {phase}", style="bold cyan")
+            line.append(f"* {phase}", style="bold cyan")
             if phase in since:
                 line.append(f" {duration(now - since[phase])}", style="cyan")
         else:
@@ -113,21 +106,3 @@ def _progress(progress: TrainingProgress) -> Iterator[RenderableType]:
         facts,
     )
     yield row
-
-
-def _progress_facts(progress: TrainingProgress) -> Iterator[str]:
-    if progress.epoch is not None:
-        yield f"epoch {progress.epoch}{'' if progress.epochs is None else f'/{progress.epochs}'}"
-    yield f"step {progress.step}{'' if progress.steps is None else f'/{progress.steps}'}"
-    if progress.loss is not None:
-        yield f"loss {progress.loss:.4g}"
-    if progress.samples_per_second is not None:
-        yield f"{progress.samples_per_second:.4g} samples/s"
-    if progress.ranks is not None:
-        yield f"{progress.ranks} rank{'' if progress.ranks == 1 else 's'}"
-    if progress.resets:
-        yield f"ring formed anew {progress.resets} times"
-    if progress.eta_seconds is not None:
-        yield f"{duration(progress.eta_seconds)} left"
-
-

@@ -7,17 +7,18 @@ from dataclasses import asdict
 
 import click
 
+from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import training_options
 from horovod_client.client import TrainingClient
 from horovod_client.run import Run
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option("--follow", "-f", is_flag=True, help="Wait for new lines until the run ends.")
 @click.option("--rank", type=click.IntRange(min=0), help="Lines of this rank. Default: 0.")
 @click.option("--node", metavar="ID", help="Lines of this node only.")
-@click.option("--agent", is_flag=True, help="The lines of the nodes' agents instead of the script's.")
+@click.option("--agent", is_flag=True, help="The lines of the nodes' agents.")
 @click.option("--all", "every", is_flag=True, help="Lines of every rank.")
 @training_options
 def logs(
@@ -33,17 +34,13 @@ def logs(
     as_json: bool,
 ) -> None:
     """Print the lines of RUN: those of rank 0, unless others are named."""
-    if sum((rank is not None, agent, every)) > 1:
-        raise click.UsageError("of --rank, --agent and --all only one can be given")
     found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
-    several = every or agent
-    everybody = every or (node is not None and rank is None and not agent)
-    lines = found.logs(follow=follow, rank=rank or 0, node=node, agent=agent, all_ranks=everybody)
+    lines = found.logs(follow=follow, rank=rank, node=node, agent=agent, all_ranks=every)
     try:
         for line in lines:
             if as_json:
                 click.echo(json.dumps(asdict(line), ensure_ascii=False))
-            elif several or everybody:
+            elif every or agent or (node is not None and rank is None):
                 click.echo(f"{line.node} {line.speaker}: {line.text}")
             else:
                 click.echo(line.text)

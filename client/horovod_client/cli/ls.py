@@ -14,7 +14,9 @@ from horovod_client.waiting import duration
 
 
 @click.command()
-@click.option("--limit", type=click.IntRange(min=1, max=1000), default=20, show_default=True, help="The newest so many.")
+@click.option(
+    "--limit", type=click.IntRange(min=1, max=1000), default=20, show_default=True, help="The newest so many."
+)
 @training_options
 def ls(*, limit: int, stack: str, output: str | None, as_json: bool) -> None:
     """List the newest runs, the newest first."""

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import click
 
-from horovod_client.status import RunStatus
+from horovod_client.status import RunStatus, Spend, TrainingProgress
+from horovod_client.waiting import duration
+
+PROGRESS_SECONDS: Final = 10.0
+"""Between two lines about how far the training is."""
+TROUBLE_SECONDS: Final = 60.0
+"""Trouble that comes again within this time is the same trouble."""
 
 
 def describe_stage(status: RunStatus) -> str | None:
@@ -52,16 +60,29 @@ def describe_restarts(status: RunStatus) -> str | None:
     return f"started again {times} time{'' if times == 1 else 's'}: {last.error}: {reason}"
 
 
+def describe_progress(progress: TrainingProgress) -> str:
+    """Write how far a training is, as `epoch 3/8, step 120/400, loss 0.412, 310 samples/s, 2 min left`."""
+    return ", ".join(_progress_facts(progress))
+
+
+def describe_spend(spend: Spend) -> str:
+    """Write what a run has cost, and what it may cost."""
+    ceiling = "" if spend.ceiling_usd is None else f" of at most {spend.ceiling_usd:.2f}"
+    return f"spent {spend.usd:.2f} USD{ceiling}, {spend.usd_per_hour:.2f} USD an hour now"
+
+
 def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
     """
-    Make the watcher that prints each stage, attempt, restart and notice when it changes.
+    Make the watcher that prints each stage, attempt, restart and notice when it changes, and now and then the progress.
 
     Args:
         err: Print to stderr.
     """
     printed: dict[str, str] = {}
+    progress_at = -PROGRESS_SECONDS
 
     def print_news(status: RunStatus) -> None:
+        nonlocal progress_at
         news = {
             "restarts": describe_restarts(status),
             "stage": describe_stage(status),
@@ -72,5 +93,37 @@ def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
             if line is not None and printed.get(what) != line:
                 printed[what] = line
                 click.echo(line, err=err)
+        if status.progress is not None and not status.ended and time.monotonic() - progress_at >= PROGRESS_SECONDS:
+            progress_at = time.monotonic()
+            click.echo(f"  {describe_progress(status.progress)}", err=err)
 
     return print_news
+
+
+def trouble_printer() -> Callable[[Exception], None]:
+    """Make the watcher that says, once for each row of them, that AWS cannot be reached and is asked again."""
+    last = float("-inf")
+
+    def print_trouble(error: Exception) -> None:
+        nonlocal last
+        if time.monotonic() - last >= TROUBLE_SECONDS:
+            click.echo(f"cannot reach AWS ({error}): the run goes on, and this keeps trying", err=True)
+        last = time.monotonic()
+
+    return print_trouble
+
+
+def _progress_facts(progress: TrainingProgress) -> Iterator[str]:
+    if progress.epoch is not None:
+        yield f"epoch {progress.epoch}{'' if progress.epochs is None else f'/{progress.epochs}'}"
+    yield f"step {progress.step}{'' if progress.steps is None else f'/{progress.steps}'}"
+    if progress.loss is not None:
+        yield f"loss {progress.loss:.4g}"
+    if progress.samples_per_second is not None:
+        yield f"{progress.samples_per_second:.4g} samples/s"
+    if progress.ranks is not None:
+        yield f"{progress.ranks} rank{'' if progress.ranks == 1 else 's'}"
+    if progress.resets:
+        yield f"ring formed anew {progress.resets} times"
+    if progress.eta_seconds is not None:
+        yield f"{duration(progress.eta_seconds)} left"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.receipt import render_receipt
@@ -11,7 +12,7 @@ from horovod_client.run import Run
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @training_options
 def receipt(*, run: str, stack: str, output: str | None, as_json: bool) -> None:
     """Print the receipt of RUN."""

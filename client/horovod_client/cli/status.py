@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import click
 
-from horovod_client.cli.news import describe_capacity, describe_restarts, describe_stage
+from horovod_client.cli.completing import complete_run
+from horovod_client.cli.news import describe_progress, describe_restarts, describe_spend, describe_stage
 from horovod_client.cli.options import print_json, training_options
+from horovod_client.cli.watching import watch_run
 from horovod_client.client import TrainingClient
 from horovod_client.errors import RunFailed
 from horovod_client.run import Run
+from horovod_client.status import RunStatus
+from horovod_client.waiting import duration, explain_waiting
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
+@click.option("--watch", is_flag=True, help="Show the live view until the run ends; needs a terminal.")
 @training_options
-def status(*, run: str, stack: str, output: str | None, as_json: bool) -> None:
+def status(*, run: str, watch: bool, stack: str, output: str | None, as_json: bool) -> None:
     """Tell what RUN is doing, or how it ended; the exit code is 1 if it failed."""
-    found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output)).status()
+    followed = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
+    if watch and not as_json:
+        watch_run(followed, stack=stack)
+        return
+    found = followed.status()
     if as_json:
         print_json(asdict(found))
     else:
         stage = None if found.ended else describe_stage(found)
         click.echo(f"run {found.run}: {found.state}{f', {stage}' if stage else ''}")
-        for line in (describe_capacity(found, now=time.time()), describe_restarts(found)):
-            if line is not None:
-                click.echo(line)
+        for line in _details(found, now=time.time()):
+            click.echo(line)
         if found.notice:
             click.echo(found.notice)
         if found.cause:
@@ -36,3 +45,21 @@ def status(*, run: str, stack: str, output: str | None, as_json: bool) -> None:
             click.echo(found.model_uri)
     if found.ended and not found.succeeded:
         raise RunFailed(run=run, state=found.state, error=found.error, cause=found.cause)
+
+
+def _details(status: RunStatus, *, now: float) -> Iterator[str]:
+    """Say what the run waits for, how far it is, what it cost, and what its nodes do."""
+    waits = explain_waiting(status, now=now)
+    if waits is not None:
+        yield waits
+    restarts = describe_restarts(status)
+    if restarts is not None:
+        yield restarts
+    if status.progress is not None:
+        yield describe_progress(status.progress)
+    if status.spend is not None:
+        yield describe_spend(status.spend)
+    for node in status.nodes:
+        seen = "" if node.seen_at is None else f", seen {duration(now - node.seen_at)} ago"
+        facts = ", ".join(fact for fact in (node.instance_type, node.market, node.zone) if fact)
+        yield f"  {node.node} ({facts}): {node.state}{', leads' if node.leads else ''}{seen}"

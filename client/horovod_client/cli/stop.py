@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.run import Run
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option("--cause", default="stopped by a user", show_default=True, help="Why, for whoever looks at it later.")
 @training_options
 def stop(*, run: str, cause: str, stack: str, output: str | None, as_json: bool) -> None:

@@ -8,8 +8,9 @@ import click
 
 from horovod_client.cli import exit_codes
 from horovod_client.cli.arguments import parse_data, parse_hyperparameters, parse_max_runtime
-from horovod_client.cli.news import news_printer
+from horovod_client.cli.news import news_printer, trouble_printer
 from horovod_client.cli.options import print_json, training_options
+from horovod_client.cli.watching import tell_how_to_go_on
 from horovod_client.client import TrainingClient
 from horovod_client.errors import ReceiptNotFound, RunFailed
 from horovod_client.receipt import render_receipt
@@ -39,9 +40,12 @@ from horovod_client.status import SUCCEEDED
 )
 @click.option("--max-restarts", type=int, help="Start again from the newest checkpoint at most this often, 0 to 20.")
 @click.option("--resume-from", metavar="RUN", help="Begin with the newest checkpoint of another run.")
+@click.option("--owner", help="Who the run is for: a tag of its instances, for cost allocation.")
+@click.option("--project", help="What the run is for: a tag of its instances, for cost allocation.")
 @click.option("--source-dir", metavar="FOLDER", help="Folder to package; SCRIPT is then a path inside of it.")
 @click.option("--name", help="Name of the run. Default: the script's, the time and some letters.")
 @click.option("--detach", is_flag=True, help="Return as soon as the run is started.")
+@click.option("--plain", is_flag=True, help="Print lines instead of the live view, also in a terminal.")
 @click.option("--dry-run", is_flag=True, help="Print the exact StartExecution arguments; upload and start nothing.")
 @click.option(
     "--poll-seconds",
@@ -62,9 +66,12 @@ def train(
     max_cost_usd: float | None,
     max_restarts: int | None,
     resume_from: str | None,
+    owner: str | None,
+    project: str | None,
     source_dir: str | None,
     name: str | None,
     detach: bool,
+    plain: bool,
     dry_run: bool,
     poll_seconds: float,
     stack: str,
@@ -81,6 +88,8 @@ def train(
         "max_cost_usd": max_cost_usd,
         "max_restarts": max_restarts,
         "resume_from": resume_from,
+        "owner": owner,
+        "project": project,
         "source_dir": source_dir,
         "name": name,
     }
@@ -92,7 +101,7 @@ def train(
     if detach:
         _print_started(run, as_json=as_json)
         return
-    _follow(run, stack=stack, poll_seconds=poll_seconds, as_json=as_json)
+    _follow(run, stack=stack, poll_seconds=poll_seconds, as_json=as_json, plain=plain)
 
 
 def _print_started(run: Run, *, as_json: bool) -> None:
@@ -102,17 +111,19 @@ def _print_started(run: Run, *, as_json: bool) -> None:
         click.echo(f"run {run.name} started")
 
 
-def _follow(run: Run, *, stack: str, poll_seconds: float, as_json: bool) -> None:
-    """Print news until the run ends, then what became of it; news goes to stderr where stdout is for JSON."""
+def _follow(run: Run, *, stack: str, poll_seconds: float, as_json: bool, plain: bool) -> None:
+    """Show the run until it ends, then what became of it; news goes to stderr where stdout is for JSON."""
+    # rich loads as long as all the rest: only who looks at a run waits for it.
+    from horovod_client.cli.live import ViewLeft, follow_live, is_terminal
+
     try:
-        click.echo(f"run {run.name} started", err=as_json)
-        run.wait(news_printer(err=as_json), poll_seconds=poll_seconds)
-    except KeyboardInterrupt:
-        click.echo(
-            f"cdk-horovod: the run goes on; look at it with: cdk-horovod status {run.name} --stack {stack}, "
-            f"stop it with: cdk-horovod stop {run.name} --stack {stack}",
-            err=True,
-        )
+        if is_terminal() and not plain and not as_json:
+            follow_live(run, poll_seconds=poll_seconds)
+        else:
+            click.echo(f"run {run.name} started", err=as_json)
+            run.wait(news_printer(err=as_json), poll_seconds=poll_seconds, on_trouble=trouble_printer())
+    except (KeyboardInterrupt, ViewLeft):
+        tell_how_to_go_on(run, stack=stack)
         raise click.exceptions.Exit(exit_codes.INTERRUPTED) from None
     except RunFailed as failure:
         _print_end(run, as_json=as_json, failure=failure)

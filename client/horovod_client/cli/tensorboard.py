@@ -1,0 +1,55 @@
+"""`cdk-horovod tensorboard`: look at what a run's script writes for TensorBoard, while it runs or afterwards."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from horovod_client.cli.completing import complete_run
+from horovod_client.cli.options import training_options
+from horovod_client.client import TrainingClient
+from horovod_client.errors import HorovodClientError
+from horovod_client.run import Run
+from horovod_client.tensorboard_files import TensorBoardFiles
+
+SYNC_SECONDS = 5.0
+STOP_SECONDS = 5.0
+
+
+@click.command()
+@click.argument("run", shell_complete=complete_run)
+@click.option("--port", type=click.IntRange(1, 65535), default=6006, show_default=True, help="On 127.0.0.1.")
+@training_options
+def tensorboard(*, run: str, port: int, stack: str, output: str | None, as_json: bool) -> None:  # noqa: ARG001
+    """Show what RUN writes for TensorBoard, kept up to date, until Ctrl-C."""
+    program = shutil.which("tensorboard")
+    if program is None:
+        raise HorovodClientError("the program tensorboard is missing: install it with pip install tensorboard")
+    found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
+    found.status()  # a name that no run has is told before anything is started
+    with tempfile.TemporaryDirectory(prefix=f"tensorboard-{run}-") as folder:
+        files = TensorBoardFiles(found.clients.s3, bucket=found.connection.model_bucket, run=run, folder=Path(folder))
+        click.echo(f"{files.sync()} files of run {run}; more are fetched every {SYNC_SECONDS:g} s")
+        command = [program, "--logdir", folder, "--host", "127.0.0.1", "--port", str(port)]
+        with subprocess.Popen([*command, "--reload_interval", str(int(SYNC_SECONDS))]) as shown:
+            try:
+                while shown.poll() is None:
+                    time.sleep(SYNC_SECONDS)
+                    files.sync()
+            except KeyboardInterrupt:
+                click.echo("stopped")
+            finally:
+                _end(shown)
+
+
+def _end(shown: subprocess.Popen[bytes]) -> None:
+    shown.terminate()
+    try:
+        shown.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        shown.kill()

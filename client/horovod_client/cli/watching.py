@@ -1,0 +1,46 @@
+"""How a terminal follows a run that is there."""
+
+from __future__ import annotations
+
+import click
+
+from horovod_client.cli import exit_codes
+from horovod_client.run import Run
+
+LOOK_SECONDS = 2.0
+
+
+def watch_run(run: Run, *, stack: str, poll_seconds: float = LOOK_SECONDS) -> None:
+    """
+    Show the live view of a run until it ends, or lines where there is no terminal.
+
+    Args:
+        run: The run.
+        stack: Its stack, for what the user may type next.
+        poll_seconds: Seconds between two looks.
+
+    Raises:
+        RunFailed: If the run ended without a model.
+        click.exceptions.Exit: If the user left the view.
+    """
+    # rich loads as long as all the rest: only who looks at a run waits for it.
+    from horovod_client.cli.live import ViewLeft, follow_live, is_terminal
+    from horovod_client.cli.news import news_printer, trouble_printer
+
+    try:
+        if is_terminal():
+            follow_live(run, poll_seconds=poll_seconds)
+        else:
+            run.wait(news_printer(err=False), poll_seconds=poll_seconds, on_trouble=trouble_printer())
+    except (KeyboardInterrupt, ViewLeft):
+        tell_how_to_go_on(run, stack=stack)
+        raise click.exceptions.Exit(exit_codes.INTERRUPTED) from None
+
+
+def tell_how_to_go_on(run: Run, *, stack: str) -> None:
+    """Say that the run goes on, and what may be done about it."""
+    click.echo(
+        f"cdk-horovod: the run goes on; look at it with: cdk-horovod status {run.name} --stack {stack}, "
+        f"stop it with: cdk-horovod stop {run.name} --stack {stack}",
+        err=True,
+    )
