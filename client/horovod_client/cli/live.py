@@ -75,7 +75,10 @@ class _View:
 
     def __enter__(self) -> _View:
         self._live = Live(
-            get_renderable=lambda: Group(self._draw()), console=Console(), refresh_per_second=DRAWS_PER_SECOND, vertical_overflow="crop"
+            get_renderable=lambda: Group(self._draw()),
+            console=Console(),
+            refresh_per_second=DRAWS_PER_SECOND,
+            vertical_overflow="crop",
         )
         self._live.start()
         if not self._reader.is_alive() and self._reader.ident is None:
