@@ -220,7 +220,13 @@ def test_clients_find_the_connection_by_its_description(stacks: Stacks) -> None:
     outputs = stacks.templates["Team"].to_json()["Outputs"]
     (output,) = [each for each in outputs.values() if each.get("Description") == contract.CONNECTION_DESCRIPTION]
     connection = json.loads(flat(output["Value"]))
-    of_a_fleet = {contract.CONNECTION_FLEET, contract.CONNECTION_MAX_GPUS, contract.CONNECTION_GPU_STEP}
+    of_a_fleet = {
+        contract.CONNECTION_FLEET,
+        contract.CONNECTION_MAX_GPUS,
+        contract.CONNECTION_GPU_STEP,
+        contract.CONNECTION_GROUP,
+        contract.CONNECTION_TYPES,
+    }
     assert {frozenset(fleet) for fleet in connection[contract.CONNECTION_FLEETS]} == {frozenset(of_a_fleet)}
     named = {value for name, value in vars(contract).items() if name.startswith("CONNECTION_")}
     assert set(connection) == named - of_a_fleet - {contract.CONNECTION_DESCRIPTION}
