@@ -210,7 +210,7 @@ def test_grants_are_as_wide_as_their_names(stacks: Stacks) -> None:
     starter, reader, stopper = (allowed(stacks, role) for role in ("Starter", "Reader", "Stopper"))
     assert {"states:StartExecution", "s3:PutObject", "cloudformation:DescribeStacks"} <= set(starter)
     assert "states:StopExecution" not in starter
-    assert {"states:DescribeExecution", "dynamodb:GetItem", "s3:GetObject"} <= set(reader)
+    assert {"states:DescribeExecution", "dynamodb:BatchGetItem", "dynamodb:Query", "s3:GetObject"} <= set(reader)
     assert [action for action in reader if action.endswith(("StartExecution", "PutObject", "PutItem"))] == []
     assert set(stopper) == {"states:StopExecution"}
 
