@@ -213,7 +213,7 @@ def test_grants_are_as_wide_as_their_names(stacks: Stacks) -> None:
     starter, reader, stopper = (allowed(stacks, role) for role in ("Starter", "Reader", "Stopper"))
     assert {"states:StartExecution", "s3:PutObject", "cloudformation:DescribeStacks"} <= set(starter)
     assert "states:StopExecution" not in starter
-    assert {"states:DescribeExecution", "dynamodb:GetItem", "s3:GetObject"} <= set(reader)
+    assert {"states:DescribeExecution", "dynamodb:BatchGetItem", "dynamodb:Query", "s3:GetObject"} <= set(reader)
     for action in ("logs:DescribeLogStreams", "logs:FilterLogEvents", "logs:GetLogEvents"):
         assert [name[:16] for name in reader[action]] == ["TrainingNodeLogs"]
     assert [name[:20] for name in reader["states:ListExecutions"]] == ["TrainingStateMachine"]
@@ -231,7 +231,13 @@ def test_clients_find_the_connection_by_its_description(stacks: Stacks) -> None:
     outputs = stacks.templates["Team"].to_json()["Outputs"]
     (output,) = [each for each in outputs.values() if each.get("Description") == contract.CONNECTION_DESCRIPTION]
     connection = json.loads(flat(output["Value"]))
-    of_a_fleet = {contract.CONNECTION_FLEET, contract.CONNECTION_MAX_GPUS, contract.CONNECTION_GPU_STEP}
+    of_a_fleet = {
+        contract.CONNECTION_FLEET,
+        contract.CONNECTION_MAX_GPUS,
+        contract.CONNECTION_GPU_STEP,
+        contract.CONNECTION_GROUP,
+        contract.CONNECTION_TYPES,
+    }
     assert {frozenset(fleet) for fleet in connection[contract.CONNECTION_FLEETS]} == {frozenset(of_a_fleet)}
     named = {value for name, value in vars(contract).items() if name.startswith("CONNECTION_")}
     assert set(connection) == named - of_a_fleet - {contract.CONNECTION_DESCRIPTION}
