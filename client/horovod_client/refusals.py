@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 DENIED: Final = frozenset(
     {"403", "AccessDenied", "AccessDeniedException", "AuthorizationError", "Forbidden", "UnauthorizedOperation"}
 )
 """Codes that AWS's services answer to credentials that are good but may not do this."""
 
-AwsError = (ClientError, BotoCoreError)
-"""All that a boto3 call raises when AWS refuses it or cannot be reached."""
+AwsError = (ClientError, BotoCoreError, ResponseParserError)
+"""All that a boto3 call raises when AWS refuses it, cannot be reached, or another one answers in its place."""
 
 
 def code_of(error: Exception) -> str:
