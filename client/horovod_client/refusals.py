@@ -34,5 +34,7 @@ def why_refused(error: Exception, *, action: str) -> str:
     code = code_of(error)
     if code in DENIED:
         return f"your credentials may not call {action}; ask for that permission"
-    message = str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
+    message = " ".join(str(error.response.get("Error", {}).get("Message", "")).split()).rstrip(".")
+    if message.startswith("<"):  # a proxy's page, or an emulator's, says nothing to people
+        message = ""
     return f"AWS refused {action} ({': '.join(part for part in (code, message) if part)})"

@@ -110,9 +110,9 @@ def test_old_prices_are_better_than_none(market: Market) -> None:
     # THEN
     assert {(price.market, price.usd) for price in later.found} == {("on-demand", 1.006), ("spot", 0.5)}
     assert later.remarks == (
-        "the On-Demand price of g5.xlarge is of 2023-11-14 22:13 UTC: "
+        "the On-Demand price is of 2023-11-14 22:13 UTC for g5.xlarge: "
         "your credentials may not call pricing:GetProducts; ask for that permission",
-        "the Spot price of g5.xlarge is of 2023-11-14 22:13 UTC: "
+        "the Spot price is of 2023-11-14 22:13 UTC for g5.xlarge: "
         "your credentials may not call ec2:DescribeSpotPriceHistory; ask for that permission",
     )
 
@@ -127,8 +127,8 @@ def test_says_why_there_is_no_price(market: Market) -> None:
     # THEN
     assert prices.found == ()
     assert prices.remarks == (
-        "the On-Demand price of g5.xlarge is not known: AWS lists none in eu-west-1",
-        "the Spot price of g5.xlarge is not known: "
+        "the On-Demand price is not known for g5.xlarge: AWS lists none in eu-west-1",
+        "the Spot price is not known for g5.xlarge: "
         "AWS refused ec2:DescribeSpotPriceHistory (RequestLimitExceeded: Slow down)",
     )
 

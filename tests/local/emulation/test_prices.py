@@ -139,6 +139,6 @@ def test_the_client_finds_prices_here(cloud: Any, tmp_path: Path) -> None:
         ("eu-west-1c", 0.6036),
     ]
     assert prices.remarks == (
-        "the On-Demand price of x.unknown is not known: AWS lists none in eu-west-1",
-        "the Spot price of x.unknown is not known: AWS lists none in eu-west-1",
+        "the On-Demand price is not known for x.unknown: AWS lists none in eu-west-1",
+        "the Spot price is not known for x.unknown: AWS lists none in eu-west-1",
     )
