@@ -60,9 +60,8 @@ def _tell_estimate(client: TrainingClient, *, gpus: int, hours: float, as_json: 
     if as_json:
         print_json(found)
         return
-    click.echo(
-        f"{_count(gpus, 'GPU')} for {_count(hours, 'hour')} in {found['region']}; prices of {date_of(found['prices_from'])}"
-    )
+    asked = f"{_count(gpus, 'GPU')} for {_count(hours, 'hour')}"
+    click.echo(f"{asked} in {found['region']}; prices of {date_of(found['prices_from'])}")
     for fleet in found["fleets"]:
         click.echo(f"fleet {fleet['fleet']}")
         _print_table([ESTIMATE_COLUMNS, *(_estimate_row(kind) for kind in fleet["types"])])
