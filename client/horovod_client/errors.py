@@ -36,6 +36,14 @@ class PricesUnknown(HorovodClientError):
     """A user asked for an estimate, and not one price could be had."""
 
 
+class ModelNotFound(HorovodClientError):
+    """A user asked for the model of a run that has none, or none yet."""
+
+
+class LogsNotFound(HorovodClientError):
+    """A user asked for the logs of a training whose log group is not there."""
+
+
 class RunFailed(HorovodClientError):
     """
     A run ended without a model.
