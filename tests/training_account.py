@@ -66,8 +66,11 @@ def connection_output(**changes: object) -> dict[str, object]:
                 contract.CONNECTION_FLEET: "TrainingFleet",
                 contract.CONNECTION_MAX_GPUS: 16,
                 contract.CONNECTION_GPU_STEP: 4,
+                contract.CONNECTION_GROUP: "TrainingGroup",
+                contract.CONNECTION_TYPES: {"g5.12xlarge": 4, "g4dn.12xlarge": 4},
             }
         ],
+        contract.CONNECTION_LOG_GROUP: "/training/nodes",
         contract.CONNECTION_MAX_RUNTIME_SECONDS: 86_400,
         contract.CONNECTION_MAX_COST_USD: 500,
     } | changes

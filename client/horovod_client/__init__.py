@@ -15,29 +15,44 @@ from horovod_client.errors import (
     ConnectionNotFound,
     HorovodClientError,
     InvalidInput,
+    LogsNotFound,
+    ModelNotFound,
     ReceiptNotFound,
     RunEnded,
     RunFailed,
     RunNotFound,
 )
+from horovod_client.log_line import LogLine
 from horovod_client.receipt import render_receipt
 from horovod_client.run import Run
-from horovod_client.status import RunStatus
+from horovod_client.runs import RunSummary, list_runs
+from horovod_client.status import Holder, NodeStatus, RunStatus, Spend, TrainingProgress
+from horovod_client.waiting import explain_waiting
 
 __all__ = [
     "CapacitySearch",
     "Connection",
     "ConnectionNotFound",
     "Fleet",
+    "Holder",
     "HorovodClientError",
     "InvalidInput",
+    "LogLine",
+    "LogsNotFound",
     "LostAttempt",
+    "ModelNotFound",
+    "NodeStatus",
     "ReceiptNotFound",
     "Run",
     "RunEnded",
     "RunFailed",
     "RunNotFound",
     "RunStatus",
+    "RunSummary",
+    "Spend",
     "TrainingClient",
+    "TrainingProgress",
+    "explain_waiting",
+    "list_runs",
     "render_receipt",
 ]

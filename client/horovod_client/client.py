@@ -10,20 +10,20 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from horovod_client.clients import AwsClients, new_session
+from horovod_client.clients import AwsClients, InjectedClients, new_session
 from horovod_client.connection import Connection, find_connection
 from horovod_client.errors import InvalidInput
 from horovod_client.request import build_request, check_data_exists, write_request
 from horovod_client.run import Run, checked_name
+from horovod_client.runs import RunSummary, list_runs
 from horovod_client.source import SourcePackage, package_source
 from horovod_node import contract
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from boto3.session import Session
     from mypy_boto3_cloudformation import CloudFormationClient
-    from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_s3 import S3Client
-    from mypy_boto3_stepfunctions import SFNClient
     from mypy_boto3_stepfunctions.type_defs import StartExecutionInputTypeDef
 
 
@@ -34,9 +34,9 @@ class TrainingClient:
     Args:
         connection: The training, as its stack describes it.
         session: Credentials for the clients that are not given. Default: from the environment.
-        stepfunctions: Used instead of a new client.
-        s3: Used instead of a new client.
-        dynamodb: Used instead of a new client.
+        injected:
+            boto3 clients that are used instead of new ones: `stepfunctions`, `s3`, `dynamodb`, `logs`, `autoscaling`,
+            `ec2`, `pricing`, `sts`, `servicequotas`.
     """
 
     def __init__(
@@ -44,14 +44,10 @@ class TrainingClient:
         connection: Connection,
         *,
         session: Session | None = None,
-        stepfunctions: SFNClient | None = None,
-        s3: S3Client | None = None,
-        dynamodb: DynamoDBClient | None = None,
+        **injected: Unpack[InjectedClients],
     ) -> None:
         self.connection = connection
-        self.clients = AwsClients(
-            region=connection.region, session=session, stepfunctions=stepfunctions, s3=s3, dynamodb=dynamodb
-        )
+        self.clients = AwsClients(region=connection.region, session=session, **injected)
 
     @classmethod
     def from_stack(
@@ -61,9 +57,7 @@ class TrainingClient:
         output: str | None = None,
         session: Session | None = None,
         cloudformation: CloudFormationClient | None = None,
-        stepfunctions: SFNClient | None = None,
-        s3: S3Client | None = None,
-        dynamodb: DynamoDBClient | None = None,
+        **injected: Unpack[InjectedClients],
     ) -> TrainingClient:
         """
         Find the training in a deployed stack.
@@ -74,9 +68,7 @@ class TrainingClient:
                 one.
             session: Credentials, and the region to look for the stack in. Default: from the environment.
             cloudformation: Used instead of a new client.
-            stepfunctions: Used instead of a new client.
-            s3: Used instead of a new client.
-            dynamodb: Used instead of a new client.
+            injected: boto3 clients that are used instead of new ones, as for a `TrainingClient`.
 
         Raises:
             ConnectionNotFound: If there is no such stack, no training in it, or a choice to make.
@@ -85,7 +77,16 @@ class TrainingClient:
             session = session or new_session()
             cloudformation = session.client("cloudformation")
         connection = find_connection(cloudformation, stack_name=stack_name, output=output)
-        return cls(connection, session=session, stepfunctions=stepfunctions, s3=s3, dynamodb=dynamodb)
+        return cls(connection, session=session, **injected)
+
+    def runs(self, *, limit: int = 20) -> tuple[RunSummary, ...]:
+        """
+        List the newest runs, the newest first.
+
+        Args:
+            limit: At most so many.
+        """
+        return list_runs(self, limit=limit)
 
     @overload
     def fit(

@@ -32,6 +32,14 @@ class ReceiptNotFound(HorovodClientError):
     """A user asked for the receipt of a run that has not written it, or not yet."""
 
 
+class ModelNotFound(HorovodClientError):
+    """A user asked for the model of a run that has none, or none yet."""
+
+
+class LogsNotFound(HorovodClientError):
+    """A user asked for the logs of a training whose log group is not there."""
+
+
 class RunFailed(HorovodClientError):
     """
     A run ended without a model.

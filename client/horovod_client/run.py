@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from horovod_client.capacity import CapacitySearch, LostAttempt
 from horovod_client.clients import AwsClients
 from horovod_client.connection import Connection
-from horovod_client.errors import InvalidInput, ReceiptNotFound, RunEnded, RunFailed, RunNotFound
-from horovod_client.status import RUNNING, SUCCEEDED, RunStatus
+from horovod_client.errors import InvalidInput, ModelNotFound, ReceiptNotFound, RunEnded, RunFailed
+from horovod_client.log_line import LogLine
+from horovod_client.logs import RunLogs, Selection
+from horovod_client.look import describe_execution, model_uri, read_status
+from horovod_client.model import checked_target, download_model
+from horovod_client.patience import PATIENCE_SECONDS, keep_trying
+from horovod_client.spend import spend_of_receipt
+from horovod_client.status import PENDING_REDRIVE, RUNNING, RunStatus, Spend
 from horovod_node import contract
 
 if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef
-
     from horovod_client.client import TrainingClient
 
 STOPPED_ERROR: Final = "StoppedByUser"
@@ -59,18 +64,33 @@ class Run:
     clients: AwsClients = field(repr=False)
 
     @classmethod
-    def from_id(cls, name: str, *, client: TrainingClient) -> Run:
+    def from_id(
+        cls, name: str, *, client: TrainingClient | None = None, stack: str | None = None, output: str | None = None
+    ) -> Run:
         """
-        Find a run again by its name. Calls nothing: whether there is such a run, its `status` tells.
+        Find a run again by its name. Whether there is such a run, its `status` tells.
 
         Args:
             name: Name of the run.
-            client: The training that it ran on.
+            client: The training that it ran on, or
+            stack: the stack that holds it, which is asked for it.
+            output: Name of the stack output that describes the training, for a stack with several. Default: the only
+                one.
 
         Raises:
-            InvalidInput: If *name* cannot be a run's.
+            InvalidInput: If *name* cannot be a run's, or not one of *client* and *stack* is given.
+            ConnectionNotFound: If *stack* is not there, or holds no training.
         """
-        return cls(name=checked_name(name), connection=client.connection, clients=client.clients)
+        checked = checked_name(name)
+        if client is None:
+            if stack is None:
+                raise InvalidInput("'client' or 'stack' must be given, got neither")
+            from horovod_client.client import TrainingClient
+
+            client = TrainingClient.from_stack(stack, output=output)
+        elif stack is not None:
+            raise InvalidInput(f"'stack' must be left out when 'client' is given, got '{stack}'")
+        return cls(name=checked, connection=client.connection, clients=client.clients)
 
     @property
     def execution_arn(self) -> str:
@@ -80,45 +100,35 @@ class Run:
     @property
     def model_uri(self) -> str:
         """S3 address at which the model is once the run succeeded."""
-        return f"s3://{self.connection.model_bucket}/{contract.model_key(self.name)}"
+        return model_uri(self.connection, self.name)
 
     def status(self) -> RunStatus:
         """
-        Ask Step Functions for the state and the ledger for the rest.
+        Ask Step Functions for the state and the ledger for the rest; while nodes are awaited, Auto Scaling, too.
 
         Raises:
             RunNotFound: If the training has no such run.
         """
-        stepfunctions = self.clients.stepfunctions
-        try:
-            execution = stepfunctions.describe_execution(executionArn=self.execution_arn)
-        except stepfunctions.exceptions.ExecutionDoesNotExist as error:
-            raise RunNotFound(f"there is no run '{self.name}' (Step Functions forgets runs after 90 days)") from error
-        state = execution["status"]
-        item = self._read(contract.run_key(self.name))
-        stage = item[contract.STAGE]["S"] if contract.STAGE in item else None
-        waits = state == RUNNING and stage == contract.STAGE_QUEUED
-        looks = state == RUNNING and stage == contract.STAGE_JOINING
-        return RunStatus(
-            run=self.name,
-            state=state,
-            stage=stage,
-            error=execution.get("error"),
-            cause=execution.get("cause"),
-            model_uri=self.model_uri if state == SUCCEEDED else None,
-            notice=item[contract.NOTICE]["S"] if contract.NOTICE in item else None,
-            place=self._place() if waits else None,
-            capacity=CapacitySearch.from_item(item) if looks else None,
-            restarts=LostAttempt.all_of(item),
-        )
+        return read_status(self.name, connection=self.connection, clients=self.clients, now=time.time())
 
-    def wait(self, on_change: Callable[[RunStatus], object] | None = None, *, poll_seconds: float = 5.0) -> RunStatus:
+    def wait(
+        self,
+        on_progress: Callable[[RunStatus], object] | None = None,
+        *,
+        poll_seconds: float = 5.0,
+        patience_seconds: float = PATIENCE_SECONDS,
+        on_trouble: Callable[[Exception], object] | None = None,
+    ) -> RunStatus:
         """
         Wait until the run ends.
 
+        Without a network it keeps looking: the run goes on, whoever watches.
+
         Args:
-            on_change: Called with the first status and with every one that differs from the one before.
+            on_progress: Called with the first status and with every one that differs from the one before.
             poll_seconds: Seconds between two looks.
+            patience_seconds: Seconds without an answer of AWS after which its error is raised. Default: an hour.
+            on_trouble: Called with each network error that is passed over.
 
         Raises:
             RunFailed: If the run ended without a model.
@@ -126,9 +136,11 @@ class Run:
         """
         seen: RunStatus | None = None
         while True:
-            status = self.status()
-            if status != seen and on_change is not None:
-                on_change(status)
+            status = keep_trying(
+                self.status, patience_seconds=patience_seconds, pause_seconds=poll_seconds, on_trouble=on_trouble
+            )
+            if status != seen and on_progress is not None:
+                on_progress(status)
             seen = status
             if status.ended:
                 break
@@ -136,6 +148,77 @@ class Run:
         if not status.succeeded:
             raise RunFailed(run=self.name, state=status.state, error=status.error, cause=status.cause)
         return status
+
+    def logs(
+        self,
+        *,
+        follow: bool = False,
+        rank: int | None = None,
+        node: str | None = None,
+        agent: bool = False,
+        all_ranks: bool = False,
+    ) -> Iterator[LogLine]:
+        """
+        Read what the run printed, by time.
+
+        Args:
+            follow: Go on with what comes, until the run has ended.
+            rank: Only this rank's lines. Default: rank 0's; with *node* those of its ranks, with *agent* no rank's.
+            node: Only this node's lines. Default: every node's.
+            agent: The agents' lines, too.
+            all_ranks: The lines of all ranks.
+
+        Raises:
+            InvalidInput: If *rank* is negative, or given together with *all_ranks*.
+            LogsNotFound: If the training's log group is not there.
+            RunNotFound: If the training has no such run.
+        """
+        selection = Selection(rank=rank, node=node, agent=agent, all_ranks=all_ranks)
+        logs = RunLogs(self.clients.logs, group=self.connection.log_group, run=self.name, selection=selection)
+        return logs.follow(self._ended) if follow else self._lines(logs)
+
+    def download_model(self, path: str | PathLike[str]) -> Path:
+        """
+        Unpack the run's model into a folder, which is there as a whole or not at all.
+
+        Args:
+            path: The folder, new or empty.
+
+        Raises:
+            InvalidInput: If there is something at *path*.
+            ModelNotFound: If the run has no model, or none yet.
+            HorovodClientError: If the model's archive is damaged, or would write outside of the folder.
+            RunNotFound: If the training has no such run.
+        """
+        s3 = self.clients.s3
+        target = checked_target(path)
+        try:
+            return download_model(
+                s3, bucket=self.connection.model_bucket, key=contract.model_key(self.name), target=target
+            )
+        except s3.exceptions.NoSuchKey as error:
+            status = self.status()
+            if status.ended:
+                how = ": ".join(part for part in (status.state, status.error) if part)
+                sentence = f"run '{self.name}' has no model: it ended as {how}"
+            else:
+                sentence = f"run '{self.name}' has no model yet: it is at {status.phase or 'its beginning'}"
+            raise ModelNotFound(sentence) from error
+
+    def cost(self) -> Spend | None:
+        """
+        Tell what the run cost, by its receipt; while it runs, or without a receipt, what it has cost so far.
+
+        None when no price is known.
+
+        Raises:
+            RunNotFound: If the training has no such run.
+        """
+        try:
+            costs = self.receipt().get("cost") or {}
+        except ReceiptNotFound:
+            costs = {}
+        return spend_of_receipt(costs) or self.status().spend
 
     def receipt(self) -> dict[str, Any]:
         """
@@ -168,22 +251,11 @@ class Run:
             raise RunEnded(f"run '{self.name}' has ended: {status.state}")
         self.clients.stepfunctions.stop_execution(executionArn=self.execution_arn, error=STOPPED_ERROR, cause=cause)
 
-    def _place(self) -> int | None:
-        line = self._read(contract.line_key(self.connection.queue))
-        # Of two that came in the same millisecond, the state machine takes the one whose name comes first.
-        places = {
-            name.removeprefix(contract.PLACE_PREFIX): int(value["N"])
-            for name, value in line.items()
-            if name.startswith(contract.PLACE_PREFIX)
-        }
-        if self.name not in places:
-            return None
-        return 1 + sorted(places, key=lambda run: (places[run], run)).index(self.name)
+    def _lines(self, logs: RunLogs) -> Iterator[LogLine]:
+        yield from logs.new_lines()
+        if not logs.found:
+            self._ended()  # a run without lines may be one that never was
 
-    def _read(self, key: tuple[str, str]) -> dict[str, AttributeValueTypeDef]:
-        partition, sort = key
-        return self.clients.dynamodb.get_item(
-            TableName=self.connection.ledger_table,
-            Key={contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}},
-            ConsistentRead=True,
-        ).get("Item", {})
+    def _ended(self) -> bool:
+        state = describe_execution(self.name, connection=self.connection, clients=self.clients)["status"]
+        return state not in (RUNNING, PENDING_REDRIVE)

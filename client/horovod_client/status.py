@@ -128,11 +128,15 @@ class Spend:
         usd: So far.
         usd_per_hour: Of the nodes that are there now.
         ceiling_usd: The most that the run may cost; None for no ceiling.
+        on_demand_usd: What the same would have cost On-Demand; known when the run has ended.
+        saved_usd: What Spot saved; known when the run has ended.
     """
 
     usd: float
     usd_per_hour: float
     ceiling_usd: float | None = None
+    on_demand_usd: float | None = None
+    saved_usd: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,7 @@ class Ledger(Construct):
 
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
         """Allow to look at runs and leases, as a client does."""
-        return self._grant(grantee, _READ)
+        return self._grant(grantee, (*_READ, "dynamodb:BatchGetItem"))
 
     def _grant(self, grantee: iam.IGrantable, actions: tuple[str, ...]) -> iam.Grant:
         return iam.Grant.add_to_principal(grantee=grantee, actions=list(actions), resource_arns=[self.table.table_arn])

@@ -27,7 +27,16 @@ def test_finds_the_only_training_of_a_stack(account: Account) -> None:
         model_bucket=names["Models"],
         ledger_table=names["Ledger"],
         queue="Training",
-        fleets=(Fleet(id="TrainingFleet", max_gpus=16, gpu_step=4),),
+        log_group="/training/nodes",
+        fleets=(
+            Fleet(
+                id="TrainingFleet",
+                max_gpus=16,
+                gpu_step=4,
+                group="TrainingGroup",
+                types={"g5.12xlarge": 4, "g4dn.12xlarge": 4},
+            ),
+        ),
         max_runtime_seconds=86_400,
         max_cost_usd=500,
     )
@@ -43,7 +52,11 @@ def test_knows_every_fleet_and_may_have_no_ceiling() -> None:
         "model_bucket": "models",
         "ledger_table": "ledger",
         "queue": "queue",
-        "fleets": [{"fleet": "Big", "max_gpus": 64, "gpu_step": 8}, {"fleet": "Small", "max_gpus": 4, "gpu_step": 1}],
+        "log_group": "/training/nodes",
+        "fleets": [
+            {"fleet": "Big", "max_gpus": 64, "gpu_step": 8, "group": "b", "types": {"p4d.24xlarge": 8}},
+            {"fleet": "Small", "max_gpus": 4, "gpu_step": 1, "group": "s", "types": {"g5.xlarge": 1}},
+        ],
         "max_runtime_seconds": 60,
     }
 
@@ -52,8 +65,8 @@ def test_knows_every_fleet_and_may_have_no_ceiling() -> None:
 
     # THEN
     assert connection.fleets == (
-        Fleet(id="Big", max_gpus=64, gpu_step=8),
-        Fleet(id="Small", max_gpus=4, gpu_step=1),
+        Fleet(id="Big", max_gpus=64, gpu_step=8, group="b", types={"p4d.24xlarge": 8}),
+        Fleet(id="Small", max_gpus=4, gpu_step=1, group="s", types={"g5.xlarge": 1}),
     )
     assert connection.max_cost_usd is None
 
@@ -61,7 +74,13 @@ def test_knows_every_fleet_and_may_have_no_ceiling() -> None:
 def test_has_one_field_for_each_key_of_the_contract() -> None:
     """A key that the contract gains is a field that the client lacks, and this test says so."""
     keys = {value for name, value in vars(contract).items() if name.startswith("CONNECTION_")}
-    of_a_fleet = {contract.CONNECTION_FLEET, contract.CONNECTION_MAX_GPUS, contract.CONNECTION_GPU_STEP}
+    of_a_fleet = {
+        contract.CONNECTION_FLEET,
+        contract.CONNECTION_MAX_GPUS,
+        contract.CONNECTION_GPU_STEP,
+        contract.CONNECTION_GROUP,
+        contract.CONNECTION_TYPES,
+    }
     of_the_output = {contract.CONNECTION_DESCRIPTION, contract.CONNECTION_VERSION}
     assert keys - of_a_fleet - of_the_output == {f.name for f in fields(Connection)}
     assert of_a_fleet == {"fleet" if f.name == "id" else f.name for f in fields(Fleet)}
@@ -76,6 +95,7 @@ def test_names_region_and_execution() -> None:
         model_bucket="models",
         ledger_table="ledger",
         queue="queue",
+        log_group="logs",
         fleets=(Fleet(id="fleet", max_gpus=4, gpu_step=1),),
         max_runtime_seconds=60,
     )
@@ -131,7 +151,7 @@ def test_fails_when_there_is_no_such_stack() -> None:
         ("{", "the stack's output is not a connection of cdk-horovod"),
         ("[]", "the stack's output is not a connection of cdk-horovod"),
         (json.dumps({"version": contract.CONTRACT_VERSION}), "the stack's output is not a connection of cdk-horovod"),
-        (json.dumps({"version": 9}), "the stack speaks version 9 and this client version 2: install the cdk-horovod"),
+        (json.dumps({"version": 9}), "the stack speaks version 9 and this client version 3: install the cdk-horovod"),
     ],
 )
 def test_fails_when_the_output_cannot_be_read(text: str, sentence: str) -> None:

@@ -1,0 +1,138 @@
+"""The ledger's items, as the client reads them; it never writes one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from horovod_node import contract
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef
+
+    Item = Mapping[str, AttributeValueTypeDef]
+else:
+    Item = Mapping
+
+
+def text_of(item: Item, name: str) -> str | None:
+    """Read a string; None if *item* has none of this *name*."""
+    return item[name]["S"] if name in item else None
+
+
+def number_of(item: Item, name: str) -> float | None:
+    """Read a number; None if *item* has none of this *name*."""
+    return float(item[name]["N"]) if name in item else None
+
+
+def json_of(item: Item, name: str) -> Any:
+    """Read a JSON text; None if *item* has none of this *name*."""
+    return json.loads(item[name]["S"]) if name in item else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunItems:
+    """
+    Everything that the ledger says of one run.
+
+    Args:
+        run: The run's own item; empty before the state machine has checked the request.
+        attempt: The newest attempt that left a trace; 0 for none.
+        nodes: Items of nodes by attempt and node.
+        boots: Items of machines that have no agent yet, by node.
+        leaders: The node that leads, by attempt.
+        progress: How far the training is; empty before its first step.
+    """
+
+    run: Item = field(default_factory=dict)
+    attempt: int = 0
+    nodes: Mapping[tuple[int, str], Item] = field(default_factory=dict)
+    boots: Mapping[str, Item] = field(default_factory=dict)
+    leaders: Mapping[int, str] = field(default_factory=dict)
+    progress: Item = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, items: Iterable[Item]) -> RunItems:
+        """
+        Sort the items of a run's partition.
+
+        Args:
+            items: All of them, in any order; those that a client has no use for are passed over.
+        """
+        run: Item = {}
+        progress: Item = {}
+        nodes: dict[tuple[int, str], Item] = {}
+        boots: dict[str, Item] = {}
+        leaders: dict[int, str] = {}
+        attempts = {0}
+        for item in items:
+            kind, _, rest = item[contract.SORT_KEY]["S"].partition("#")
+            number, _, name = rest.partition("#")
+            if kind == contract.RUN_SORT_KEY:
+                run = item
+            elif kind == contract.PROGRESS_SORT_KEY:
+                progress = item
+            elif f"{kind}#" == contract.BOOT_PREFIX:
+                boots[rest] = item
+            elif number.isdecimal():
+                attempts.add(int(number))
+                if f"{kind}#" == contract.NODE_PREFIX:
+                    nodes[int(number), name] = item
+                elif f"{kind}#" == contract.LEADER_PREFIX:
+                    leaders[int(number)] = item[contract.NODE]["S"]
+        return cls(run=run, attempt=max(attempts), nodes=nodes, boots=boots, leaders=leaders, progress=progress)
+
+
+def read_run(dynamodb: DynamoDBClient, *, table: str, run: str) -> RunItems:
+    """
+    Read all items of *run*: one Query, or a few for a ring of hundreds of nodes.
+
+    Args:
+        dynamodb: Client of the ledger's region.
+        table: Name of the ledger's table.
+        run: Name of the run.
+    """
+    return RunItems.of(_query(dynamodb, table=table, partition=contract.run_key(run)[0]))
+
+
+def read_items(dynamodb: DynamoDBClient, *, table: str, keys: Sequence[tuple[str, str]]) -> Iterator[Item]:
+    """
+    Read the items of *keys* that are there, in no order, in one BatchGetItem.
+
+    Args:
+        dynamodb: Client of the ledger's region.
+        table: Name of the ledger's table.
+        keys: Partition and sort key of each; at most 100.
+    """
+    wanted: Any = {
+        table: {
+            "ConsistentRead": True,
+            "Keys": [
+                {contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}} for partition, sort in keys
+            ],
+        }
+    }
+    while wanted and keys:
+        answer = dynamodb.batch_get_item(RequestItems=wanted)
+        yield from answer["Responses"].get(table, [])
+        wanted = answer.get("UnprocessedKeys")
+
+
+def _query(dynamodb: DynamoDBClient, *, table: str, partition: str) -> Iterator[Item]:
+    start: dict[str, Any] = {}
+    while True:
+        answer = dynamodb.query(
+            TableName=table,
+            ConsistentRead=True,
+            KeyConditionExpression="#pk = :pk",
+            ExpressionAttributeNames={"#pk": contract.PARTITION_KEY},
+            ExpressionAttributeValues={":pk": {"S": partition}},
+            **start,
+        )
+        yield from answer["Items"]
+        if not answer.get("LastEvaluatedKey"):
+            return
+        start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}

@@ -1,0 +1,72 @@
+"""A run's model, from S3 to a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+import zlib
+from os import PathLike
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+from horovod_client.errors import HorovodClientError, InvalidInput
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+def checked_target(path: str | PathLike[str]) -> Path:
+    """
+    Return the folder that a model may be unpacked to.
+
+    Args:
+        path: What a user named.
+
+    Raises:
+        InvalidInput: If something is there already, other than an empty folder.
+    """
+    target = Path(path)
+    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+        raise InvalidInput(f"'path' must be a new or an empty folder, got {target}: choose another one")
+    if not hasattr(tarfile, "data_filter"):
+        raise InvalidInput("a model can be unpacked safely from Python 3.11.4 on: use a newer Python")
+    return target
+
+
+def download_model(s3: S3Client, *, bucket: str, key: str, target: Path) -> Path:
+    """
+    Unpack a model while it comes; *target* is there as a whole or not at all.
+
+    Args:
+        s3: Client of the bucket's region.
+        bucket: Bucket of the models.
+        key: The archive.
+        target: A new or empty folder.
+
+    Raises:
+        HorovodClientError: If the archive is damaged, or would write outside of *target*.
+        NoSuchKey: S3's, if there is no such archive.
+    """
+    body = s3.get_object(Bucket=bucket, Key=key)["Body"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, so that it is on the same disk and a rename is all that is left to do.
+    half = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        with tarfile.open(fileobj=cast("IO[bytes]", body), mode="r|gz") as archive:
+            archive.extractall(half, filter="data")
+        half.chmod(0o777 & ~_umask())  # mkdtemp lets nobody else in
+        half.replace(target)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise HorovodClientError(f"the model s3://{bucket}/{key} could not be unpacked: {error}") from error
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    return target
+
+
+def _umask() -> int:
+    """The mask can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

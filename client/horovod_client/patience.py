@@ -1,0 +1,51 @@
+"""Patience with the network of whoever watches a run: the run does not need it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+PATIENCE_SECONDS: Final = 3600.0
+"""A laptop may be on a train, or asleep."""
+
+Answer = TypeVar("Answer")
+
+
+def keep_trying(
+    call: Callable[[], Answer],
+    *,
+    patience_seconds: float = PATIENCE_SECONDS,
+    pause_seconds: float = 5.0,
+    on_trouble: Callable[[Exception], object] | None = None,
+) -> Answer:
+    """
+    Call until there is an answer, through network errors and failures of AWS's own; other errors pass at once.
+
+    Args:
+        call: Asks AWS. boto3 has its own few retries inside of it.
+        patience_seconds: Seconds after the first error after which the next one is raised.
+        pause_seconds: Seconds between two calls.
+        on_trouble: Told of each error that is passed over.
+    """
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
+
+    began: float | None = None
+    while True:
+        try:
+            return call()
+        except (ConnectionError, HTTPClientError, ClientError) as error:
+            if isinstance(error, ClientError) and _status(error.response) < 500:
+                raise
+            now = time.monotonic()
+            began = now if began is None else began
+            if now - began >= patience_seconds:
+                raise
+            if on_trouble is not None:
+                on_trouble(error)
+            time.sleep(pause_seconds)
+
+
+def _status(response: object) -> int:
+    metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    return int(metadata.get("HTTPStatusCode", 400))

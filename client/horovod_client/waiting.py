@@ -1,0 +1,94 @@
+"""Why a run does not train yet, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from horovod_client.phase import STARTING
+from horovod_client.status import NODE_PULLING, NODE_STARTED, PHASE_QUEUE, NodeStatus, RunStatus
+from horovod_node import contract
+
+SHOWN: Final = 4
+"""Nodes that are named; of more only the number is told."""
+
+
+def explain_waiting(status: RunStatus, *, now: float) -> str | None:
+    """
+    Say what a run waits for; None when it does not wait.
+
+    In the queue: its place and who holds the fleet. Afterwards: which attempt to get nodes this is, EC2's own words for
+    the last refusal, and which nodes have not joined, with their last sign of life.
+
+    Args:
+        status: What the run is doing.
+        now: Epoch seconds.
+    """
+    if status.ended:
+        return None
+    if status.phase == PHASE_QUEUE:
+        return f"waiting for a fleet: {', '.join(_queue(status, now=now))}"
+    if status.stage in STARTING:
+        return "; ".join(_start(status, now=now))
+    return None
+
+
+def duration(seconds: float) -> str:
+    """
+    Write a time that has passed as people say it: `40 s`, `12 min`, `3 h 5 min`.
+
+    Args:
+        seconds: How long; less than nothing counts as nothing.
+    """
+    whole = max(0, round(seconds))
+    if whole < 120:
+        return f"{whole} s"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _queue(status: RunStatus, *, now: float) -> list[str]:
+    facts = []
+    if status.place is not None:
+        facts.append("next in the line" if status.place == 1 else f"place {status.place} in the line")
+    for holder in status.holders:
+        who = {
+            contract.CLEAN_UP: "the clean-up of the run before",
+            contract.REAPER: "the reaper, which empties it",
+        }.get(holder.run, f"run {holder.run}")
+        since = "" if holder.since is None else f" for {duration(now - holder.since)}"
+        facts.append(f"{who} has held {holder.fleet}{since}")
+    return facts or ["its turn comes as soon as one is free"]
+
+
+def _start(status: RunStatus, *, now: float) -> list[str]:
+    facts = []
+    search = status.capacity
+    there = sum(node.gpus for node in status.nodes)
+    if search is not None and there < (status.gpus or 0):
+        facts.append(
+            f"waiting for capacity: {there} of {status.gpus} GPUs, attempt {search.number} of {search.of} "
+            f"({search.attempt}) for {duration(now - search.since)}"
+        )
+        if search.refusal:
+            facts.append(f"EC2 said: {search.refusal}")
+    elif there < (status.gpus or 0):
+        facts.append(f"waiting for nodes: {there} of {status.gpus} GPUs")
+    facts += _missing(status.nodes, now=now)
+    return facts or ["waiting for the ring: all nodes are there"]
+
+
+def _missing(nodes: Collection[NodeStatus], *, now: float) -> list[str]:
+    late = [node for node in nodes if node.state in (NODE_STARTED, NODE_PULLING, contract.NODE_JOINED)]
+    if not late:
+        return []
+    named = [f"{node.node} ({_sign_of_life(node, now=now)})" for node in late[:SHOWN]]
+    more = [f"{len(late) - SHOWN} more"] if len(late) > SHOWN else []
+    return [f"not ready: {', '.join([*named, *more])}"]
+
+
+def _sign_of_life(node: NodeStatus, *, now: float) -> str:
+    if node.seen_at is None:
+        return "started, no sign of life yet"
+    doing = "fetching script and data" if node.state == contract.NODE_JOINED else node.state
+    return f"{doing}, last sign of life {duration(now - node.seen_at)} ago"
