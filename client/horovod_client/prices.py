@@ -69,21 +69,13 @@ class Prices:
         return (price for price in self.found if (price.instance_type, price.market) == (instance_type, market))
 
 
-def pricing_region(region: str) -> str:
-    """Name the Region nearest to *region* in which the Price List API answers; it does so in three."""
-    area = region.partition("-")[0]
-    if area in ("eu", "me", "af", "il"):
-        return "eu-central-1"
-    return "ap-south-1" if area == "ap" else "us-east-1"
-
-
 class PriceLookup:
     """
     Asks the Price List API and EC2's Spot price history, and remembers what they said.
 
     Args:
         region: Region of the instances.
-        pricing: Client of one of the Price List API's Regions (`pricing_region`).
+        pricing: Client of one of the Price List API's Regions (`clients.pricing_region`).
         ec2: Client of *region*.
         cache: Where prices are kept. Default: the user's cache folder.
         now: Tells the time in epoch seconds. Default: the system's clock.

@@ -11,7 +11,8 @@ with LocalCloud() as cloud:
     ...
 ```
 
-or from a shell, with the CDK CLI's `cdk bootstrap` and `cdk deploy` as an alternative to the second line:
+or in the background of a shell, by `cdk-horovod local up` (`horovod_local.background`); or in its foreground, with the
+CDK CLI's `cdk bootstrap` and `cdk deploy` as an alternative to the second line:
 
 ```
 python -m horovod_local serve --port 5000 &

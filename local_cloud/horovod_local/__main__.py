@@ -1,4 +1,4 @@
-"""`python -m horovod_local`: serve the local cloud, or deploy into one that is served."""
+"""`python -m horovod_local`: serve the local cloud, keep one in the background, or deploy into one that is served."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from botocore.exceptions import EndpointConnectionError
 
+from horovod_local.background import keep
 from horovod_local.cloud import DEFAULT_REGION, client
 from horovod_local.deploy import deploy
 from horovod_local.errors import LocalCloudError
@@ -31,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
                 stop_with_stdin=options.stop_with_stdin,
                 tell=lambda line: print(line, flush=True),
             )
+        elif options.command == "keep":
+            keep(options.folder, region=options.region, node_python=options.node_python)
         else:
             _deploy(options)
     except LocalCloudError as error:
@@ -73,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument(
         "--stop-with-stdin", action="store_true", help="end when standard input closes, with whoever holds it"
     )
+
+    keeping = commands.add_parser("keep", help="what `cdk-horovod local up` leaves in the background")
+    keeping.add_argument("folder", type=Path, help="folder of its state")
+    keeping.add_argument("--region", default=DEFAULT_REGION, help="of what works in it (default: %(default)s)")
+    keeping.add_argument("--node-python", default=sys.executable, help="interpreter of the nodes (default: this one)")
 
     deploying = commands.add_parser("deploy", parents=[shared], help="deploy a cdk.out, unchanged")
     deploying.add_argument("assembly", type=Path, nargs="?", default=Path("cdk.out"), help="default: ./cdk.out")

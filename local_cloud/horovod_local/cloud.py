@@ -129,6 +129,10 @@ class LocalCloud:
         if self._temporary is not None:
             self._temporary.cleanup()
 
+    def is_alive(self) -> bool:
+        """Whether the server runs."""
+        return self._server is not None and self._server.poll() is None
+
     def deploy(self, assembly: Path, *, tell: Callable[[str], None] = print) -> Outputs:
         """
         Deploy every stack of the cloud assembly in the folder *assembly*, and return the outputs by stack and key.

@@ -62,10 +62,16 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, *, region: str, **setting
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(given: Deployment, looked_up: Deployment) -> Iterator[None]:
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """After every run, however it ended: no fault, no instance, no process, no lease."""
+    # Only the clouds that the test uses: the other one need not be there for it.
+    named = {
+        *request.fixturenames,
+        getattr(request.node, "callspec", None) and request.node.callspec.params.get("prices"),
+    }
+    apps = [request.getfixturevalue(name) for name in ("given", "looked_up") if name in named]
     yield
-    for app in (given, looked_up):
+    for app in apps:
         app.cloud.set_faults(Faults())
         assert app.instances_left() == []
         assert eventually(app.cloud.instances, lambda instances: not instances) == []
@@ -144,6 +150,7 @@ def test_time_limit_ends_a_run_whose_leader_hangs(given: Deployment) -> None:
     assert_ceiling_was_reached(run)
 
 
+@pytest.mark.slow
 def test_construct_sets_the_default(given: Deployment) -> None:
     """A run that asks for no ceiling has the construct's."""
     # WHEN

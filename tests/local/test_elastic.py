@@ -67,6 +67,7 @@ def succeeds(lab: ElasticLab, run: Run, undisturbed: float) -> dict[str, Any]:
     return run.receipt()
 
 
+@pytest.mark.slow
 def test_killed_worker_costs_one_commit(lab: ElasticLab, undisturbed: float) -> None:
     """One of three nodes loses its power in mid-epoch: the others go on from their last commit."""
     # GIVEN

@@ -19,7 +19,8 @@ from horovod_node.progress import Progress
 from patience import eventually
 from synthesis import synthesise
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+# The same proof without the workflow around it is in tests/node/test_ring.py, and takes half the time.
+pytestmark = [pytest.mark.slow, pytest.mark.local, pytest.mark.timeout(300)]
 
 STALL_SECONDS = 10
 BOUND = STALL_SECONDS + 5 + 6 * min(5, HEARTBEAT_SECONDS / 4, STALL_SECONDS / 4)
@@ -65,7 +66,6 @@ def test_rank_that_sleeps_for_ever_is_named(app: Deployment) -> None:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_stopped_rank_is_named(app: Deployment, rank: int) -> None:
     """SIGSTOP stops a rank in the middle of a step, on the leader's node or on the other one."""

@@ -80,6 +80,7 @@ def test_capacity_without_a_lease_goes_and_is_reported(lab: Lab) -> None:
     assert [put(lab, name) for name in NAMES] == after
 
 
+@pytest.mark.slow
 def test_fleet_of_a_stopped_run_is_reaped(lab: Lab) -> None:
     """The clean-up does not come: the reaper empties the fleet, reports it and writes the receipt."""
     # GIVEN

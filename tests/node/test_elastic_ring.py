@@ -120,6 +120,7 @@ def test_undisturbed_ring_trains_to_its_end(ring: Ring) -> None:
     assert [agent.processes() for agent in ring.agents] == [[], []]
 
 
+@pytest.mark.slow
 def test_killed_node_costs_at_most_one_commit(ring: Ring) -> None:
     """One of three nodes dies in mid-training: the other two go on from their last commit."""
     # GIVEN

@@ -115,7 +115,7 @@ def test_ring_that_stands_still_names_the_rank_and_its_line(ring: Ring) -> None:
     assert [agent.processes() for agent in ring.agents] == [[], []]
 
 
-@pytest.mark.parametrize("stopped", [0, 1])
+@pytest.mark.parametrize("stopped", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_rank_that_was_stopped_is_named_though_it_cannot_answer(ring: Ring, stopped: int) -> None:
     """After SIGSTOP to a rank the run fails within the documented bound, naming that rank first, wherever it runs."""
     # GIVEN
@@ -142,6 +142,7 @@ def test_rank_that_was_stopped_is_named_though_it_cannot_answer(ring: Ring, stop
     assert [each.processes() for each in ring.agents] == [[], []]
 
 
+@pytest.mark.slow
 def test_ring_that_never_steps_is_found_out(ring: Ring) -> None:
     """Rank 1 sleeps before its first step: the limit for the first step ends the run, naming the rank."""
     # GIVEN

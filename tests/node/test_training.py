@@ -125,7 +125,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(("step", "left"), [(33, 50), (48, 35)])
+@pytest.mark.parametrize(("step", "left"), [(33, 50), pytest.param(48, 35, marks=pytest.mark.slow)])
 def test_killed_training_goes_on_from_its_checkpoint(
     tmp_path: Path, undisturbed: dict[str, Any], step: int, left: int
 ) -> None:

@@ -33,7 +33,7 @@ def test_command_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tool has every verb and option that a reader may copy."""
     # GIVEN a shell in which the stack is named
     monkeypatch.setenv("CDK_HOROVOD_STACK", "Training")
-    arguments = [word for word in shlex.split(line)[1:] if word != ELLIPSIS]
+    arguments = [word for word in shlex.split(line, comments=True)[1:] if word != ELLIPSIS]
     # WHEN
     command: click.Command = commands
     context = click.Context(command, info_name=PROGRAM)

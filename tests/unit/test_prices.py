@@ -12,7 +12,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from horovod_client.price_cache import CachedPrices, PriceCache, default_folder
-from horovod_client.prices import Price, PriceLookup, Prices, pricing_region
+from horovod_client.prices import Price, PriceLookup, Prices
 
 NOW = 1_700_000_000.0
 DAY = 86_400.0
@@ -167,17 +167,3 @@ def test_cache_is_where_users_expect_it(tmp_path: Path, monkeypatch: pytest.Monk
     assert default_folder() == tmp_path / "x" / "cdk-horovod" / "prices"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert default_folder() == tmp_path / ".cache" / "cdk-horovod" / "prices"
-
-
-@pytest.mark.parametrize(
-    ("region", "nearest"),
-    [
-        ("eu-west-1", "eu-central-1"),
-        ("ap-northeast-1", "ap-south-1"),
-        ("us-west-2", "us-east-1"),
-        ("sa-east-1", "us-east-1"),
-    ],
-)
-def test_price_list_is_asked_nearby(region: str, nearest: str) -> None:
-    """The Price List API answers in three Regions."""
-    assert pricing_region(region) == nearest

@@ -15,6 +15,7 @@ from horovod_client.cli import exit_codes
 from horovod_client.cli.cost import cost
 from horovod_client.cli.doctor import doctor
 from horovod_client.cli.explain import explain
+from horovod_client.cli.local import local
 from horovod_client.cli.options import Debug
 from horovod_client.cli.receipt import receipt
 from horovod_client.cli.status import status
@@ -25,7 +26,7 @@ from horovod_client.errors import RunFailed
 PROGRAM = "cdk-horovod"
 
 
-@click.group(commands=[train, status, receipt, cost, stop, doctor])
+@click.group(commands=[train, status, receipt, cost, stop, local, doctor])
 def commands() -> None:
     """Train on your own GPU fleet: nodes start, train, and go away again."""
 

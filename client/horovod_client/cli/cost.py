@@ -9,7 +9,6 @@ import click
 
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
-from horovod_client.clients import new_session
 from horovod_client.errors import InvalidInput, ReceiptNotFound
 from horovod_client.run import Run
 
@@ -46,16 +45,12 @@ def cost(
 def _tell_estimate(client: TrainingClient, *, gpus: int, hours: float, as_json: bool) -> None:
     # Here and not above: botocore comes with them, and a shell waits for every import.
     from horovod_client.cost_estimate import estimate, fitting_fleets
-    from horovod_client.prices import PriceLookup, date_of, pricing_region
+    from horovod_client.prices import PriceLookup, date_of
 
     connection = client.connection
     fleets = fitting_fleets(connection, gpus=gpus)
-    session = new_session()
-    prices = PriceLookup(
-        region=connection.region,
-        pricing=session.client("pricing", region_name=pricing_region(connection.region)),
-        ec2=session.client("ec2", region_name=connection.region),
-    ).prices_of(name for fleet in fleets for name in fleet.types)
+    lookup = PriceLookup(region=connection.region, pricing=client.clients.pricing, ec2=client.clients.ec2)
+    prices = lookup.prices_of(name for fleet in fleets for name in fleet.types)
     found = estimate(connection, gpus=gpus, hours=hours, prices=prices).to_json()
     if as_json:
         print_json(found)

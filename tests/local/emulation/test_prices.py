@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError
 
+from horovod_client.clients import pricing_region
 from horovod_client.price_cache import PriceCache
-from horovod_client.prices import PriceLookup, pricing_region
+from horovod_client.prices import PriceLookup
 
 SDK = "arn:aws:states:::aws-sdk:"
 FILTERS = {

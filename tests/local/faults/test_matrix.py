@@ -23,11 +23,9 @@ SLACK = 15
 """Seconds for a loaded machine, beside the bound."""
 
 IN_EVERY_TEST = {
-    ("queueing", "StopExecution"),
     ("training", "clean-up rule lost, StopExecution"),
     ("training", "leader's agent hangs"),
     ("training", "ledger unreachable from the nodes"),
-    ("training", "S3 refuses the model"),
     ("terminating", "UpdateAutoScalingGroup fails 5 times"),
     ("writing the receipt", "StopExecution"),
 }

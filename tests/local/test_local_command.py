@@ -1,0 +1,130 @@
+"""`cdk-horovod local`: one cloud in the background, found again, which leaves nothing whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from background_cloud import DIGITS, Shell
+
+from horovod_client.cli import main
+from horovod_local.processes import CLOUD_VARIABLE, processes_with
+from patience import eventually
+
+pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    """A shell of a user who has no cloud yet; in the end there is none again."""
+    shell = Shell(folder=tmp_path)
+    yield shell
+    shell.run("local", "down")
+
+
+def server_of(shell: Shell) -> int:
+    """Find the process that serves the shell's cloud."""
+    cloud = shell.cloud
+    assert cloud is not None
+    children = Path(f"/proc/{cloud.pid}/task/{cloud.pid}/children").read_text().split()
+    (server,) = (int(child) for child in children)
+    return server
+
+
+def train_until_there_are_nodes(shell: Shell) -> str:
+    """Bring the cloud up with a run whose nodes boot; give its address."""
+    assert shell.run("local", "up")[0] == 0
+    code, printed = shell.run(
+        "local", "train", str(DIGITS / "train.py"), "--gpus", "2", "--detach", "--name", "left", "--data", str(DIGITS)
+    )
+    assert code == 0, printed
+    cloud = shell.cloud
+    assert cloud is not None
+    assert eventually(lambda: [*processes_with(CLOUD_VARIABLE, cloud.endpoint)]) != []
+    return cloud.endpoint
+
+
+def test_verbs_without_a_cloud_say_what_to_do(shell: Shell) -> None:
+    """Nothing runs: training says how to start a cloud, and looking is no error."""
+    assert shell.run("local", "train", "train.py", "--gpus", "2") == (
+        2,
+        "cdk-horovod: no local cloud is running: start one with cdk-horovod local up\n",
+    )
+    assert shell.ask("local", "status") == {"cloud": None}
+    assert shell.run("local", "down") == (0, "no local cloud was running\n")
+
+
+def test_up_says_what_nodes_lack(shell: Shell) -> None:
+    """An interpreter without Horovod is refused before anything is started."""
+    # GIVEN a Python that sees no installed package
+    bare = shell.folder / "python"
+    bare.write_text('#!/bin/sh\nunset PYTHONPATH\nexec python3 -S "$@"\n')
+    bare.chmod(0o755)
+    # WHEN
+    code, printed = shell.run("local", "up", "--node-python", str(bare))
+    # THEN
+    assert (code, shell.cloud) == (2, None)
+    assert f"nodes run in {bare}, which lacks horovod and tensorflow: install that there" in printed
+
+
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who installed the client alone is told what to install."""
+    # GIVEN
+    module = import_module("horovod_client.cli.local")  # the package has a command of this name
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "moto" else name)
+    # WHEN
+    code = main(["local", "up"])
+    # THEN
+    assert (code, capsys.readouterr().err) == (
+        2,
+        "cdk-horovod: the local cloud is not installed (missing: moto): pip install 'cdk-horovod[local]'\n",
+    )
+
+
+@pytest.mark.slow
+def test_nodes_end_with_a_killed_server(shell: Shell) -> None:
+    """The server is killed: its keeper takes the nodes away, and then itself."""
+    # GIVEN
+    endpoint = train_until_there_are_nodes(shell)
+    # WHEN
+    os.kill(server_of(shell), signal.SIGKILL)
+    # THEN
+    assert eventually(lambda: [*processes_with(CLOUD_VARIABLE, endpoint)], lambda left: not left) == []
+    assert eventually(lambda: shell.cloud, lambda cloud: cloud is None) is None
+
+
+@pytest.mark.slow
+def test_nodes_end_with_a_killed_keeper(shell: Shell) -> None:
+    """The keeper is killed: the server ends by itself, with its nodes; the next cloud begins from nothing."""
+    # GIVEN
+    endpoint = train_until_there_are_nodes(shell)
+    cloud = shell.cloud
+    assert cloud is not None
+    # WHEN
+    os.kill(cloud.pid, signal.SIGKILL)
+    # THEN
+    assert eventually(lambda: [*processes_with(CLOUD_VARIABLE, endpoint)], lambda left: not left) == []
+    assert shell.run("local", "up")[0] == 0
+    assert shell.ask("local", "status")["runs"] == []
+
+
+@pytest.mark.slow
+def test_down_cleans_up_after_a_crash_of_both(shell: Shell) -> None:
+    """Keeper and server are killed in the same moment: `down` finds the nodes that nobody holds."""
+    # GIVEN
+    endpoint = train_until_there_are_nodes(shell)
+    cloud = shell.cloud
+    assert cloud is not None
+    server = server_of(shell)
+    os.kill(server, signal.SIGSTOP)  # so that it cannot end in order
+    for process in (cloud.pid, server):
+        os.kill(process, signal.SIGKILL)
+    assert [*processes_with(CLOUD_VARIABLE, endpoint)] != []
+    # WHEN
+    assert shell.run("local", "down")[0] == 0
+    # THEN
+    assert [*processes_with(CLOUD_VARIABLE, endpoint)] == []
