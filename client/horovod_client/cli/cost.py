@@ -87,7 +87,8 @@ def _tell_spend(run: Run, *, as_json: bool) -> None:
         reason = "it ended without a receipt" if status.ended else "it has no nodes yet, or their prices are not known"
         click.echo(f"run {run.name}: cost not known, {reason}")
         return
-    click.echo(f"run {run.name}: {spend.usd:.2f} USD so far, {spend.usd_per_hour:.2f} USD an hour")
+    pace = "" if status.ended else f" so far, {spend.usd_per_hour:.2f} USD an hour"
+    click.echo(f"run {run.name}: {spend.usd:.2f} USD{pace}")
     if spend.ceiling_usd is not None:
         click.echo(f"ceiling      {spend.ceiling_usd:.2f} USD")
 
