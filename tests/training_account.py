@@ -162,7 +162,7 @@ class Account:
     def set_stage(self, connection: Connection, run: str, stage: str, **others: str) -> None:
         """Write the ledger's item of *run*, as the state machine does: the stage, and *others* by their names."""
         attributes = {contract.STAGE: stage, **others}
-        self._put(connection, contract.run_key(run), {name: {"S": text} for name, text in attributes.items()})
+        self.put(connection, contract.run_key(run), {name: {"S": text} for name, text in attributes.items()})
 
     def set_line(self, connection: Connection, places: Mapping[str, int]) -> None:
         """Write the line: run to the time, in milliseconds, at which it began to wait."""
@@ -173,11 +173,12 @@ class Account:
                 f"{contract.PLACE_PREFIX}{run}": {"N": str(place)},
                 f"{contract.WAITER_PREFIX}{run}": waiter,
             }
-        self._put(connection, contract.line_key(connection.queue), attributes)
+        self.put(connection, contract.line_key(connection.queue), attributes)
 
-    def _put(
+    def put(
         self, connection: Connection, key: tuple[str, str], attributes: Mapping[str, AttributeValueTypeDef]
     ) -> None:
+        """Write one item of the ledger."""
         partition, sort = key
         names: dict[str, AttributeValueTypeDef] = {
             contract.PARTITION_KEY: {"S": partition},

@@ -16,7 +16,7 @@ from horovod_client.nodes import nodes_of
 from horovod_client.phase import STARTING, phase_of
 from horovod_client.progress import progress_of
 from horovod_client.spend import spend_of
-from horovod_client.status import PENDING_REDRIVE, RUNNING, SUCCEEDED, NodeStatus, RunStatus
+from horovod_client.status import RUNNING, SUCCEEDED, NodeStatus, RunStatus, is_over
 from horovod_node import contract
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def read_status(run: str, *, connection: Connection, clients: AwsClients, now: f
         stage=stage,
         phase=phase_of(
             stage=stage,
-            ended=state not in (RUNNING, PENDING_REDRIVE),
+            ended=is_over(state),
             gpus=gpus,
             nodes=nodes,
             times=json_of(items.run, contract.TIMES_JSON) or {},

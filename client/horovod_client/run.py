@@ -20,7 +20,7 @@ from horovod_client.look import describe_execution, model_uri, read_status
 from horovod_client.model import checked_target, download_model
 from horovod_client.patience import PATIENCE_SECONDS, keep_trying
 from horovod_client.spend import spend_of_receipt
-from horovod_client.status import PENDING_REDRIVE, RUNNING, RunStatus, Spend
+from horovod_client.status import RunStatus, Spend, is_over
 from horovod_node import contract
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Run:
         """
         selection = Selection(rank=rank, node=node, agent=agent, all_ranks=all_ranks)
         logs = RunLogs(self.clients.logs, group=self.connection.log_group, run=self.name, selection=selection)
-        return logs.follow(self._ended) if follow else self._lines(logs)
+        return logs.follow(lambda: is_over(self._state())) if follow else self._lines(logs)
 
     def download_model(self, path: str | PathLike[str]) -> Path:
         """
@@ -246,16 +246,15 @@ class Run:
             RunEnded: If the run was over.
             RunNotFound: If the training has no such run.
         """
-        status = self.status()
-        if status.ended:
-            raise RunEnded(f"run '{self.name}' has ended: {status.state}")
+        state = self._state()
+        if is_over(state):
+            raise RunEnded(f"run '{self.name}' has ended: {state}")
         self.clients.stepfunctions.stop_execution(executionArn=self.execution_arn, error=STOPPED_ERROR, cause=cause)
 
     def _lines(self, logs: RunLogs) -> Iterator[LogLine]:
         yield from logs.new_lines()
         if not logs.found:
-            self._ended()  # a run without lines may be one that never was
+            self._state()  # a run without lines may be one that never was
 
-    def _ended(self) -> bool:
-        state = describe_execution(self.name, connection=self.connection, clients=self.clients)["status"]
-        return state not in (RUNNING, PENDING_REDRIVE)
+    def _state(self) -> str:
+        return describe_execution(self.name, connection=self.connection, clients=self.clients)["status"]

@@ -41,6 +41,16 @@ NODE_STARTED: Final = "started"
 NODE_PULLING: Final = "pulling the image"
 
 
+def is_over(state: str) -> bool:
+    """
+    Tell whether an execution has ended, well or not.
+
+    Args:
+        state: Its state, as Step Functions names it.
+    """
+    return state not in (RUNNING, PENDING_REDRIVE)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Holder:
     """
@@ -186,7 +196,7 @@ class RunStatus:
     @property
     def ended(self) -> bool:
         """Whether the run is over, well or not."""
-        return self.state not in (RUNNING, PENDING_REDRIVE)
+        return is_over(self.state)
 
     @property
     def succeeded(self) -> bool:

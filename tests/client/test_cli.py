@@ -310,13 +310,20 @@ def test_prints_status_and_receipt_for_programs(
         "run": "cli-verbs",
         "state": "RUNNING",
         "stage": None,
+        "phase": None,
         "error": None,
         "cause": None,
         "model_uri": None,
         "notice": None,
         "place": None,
+        "holders": [],
         "capacity": None,
         "restarts": [],
+        "gpus": None,
+        "started_at": status["started_at"],
+        "nodes": [],
+        "progress": None,
+        "spend": None,
     }
     assert printed == receipt
 

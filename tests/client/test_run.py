@@ -31,7 +31,9 @@ def test_tells_the_state_before_there_is_a_stage(client: TrainingClient, script:
     run = client.fit(script, gpus=4, name="status-new")
 
     # THEN
-    assert run.status() == RunStatus(run="status-new", state="RUNNING")
+    status = run.status()
+    assert status.started_at is not None
+    assert status == RunStatus(run="status-new", state="RUNNING", started_at=status.started_at)
 
 
 def test_reads_the_stage_from_the_ledger(account: Account, client: TrainingClient, script: Path) -> None:
@@ -44,7 +46,7 @@ def test_reads_the_stage_from_the_ledger(account: Account, client: TrainingClien
     status = run.status()
 
     # THEN
-    assert status == RunStatus(run="status-training", state="RUNNING", stage="training")
+    assert (status.stage, status.phase) == ("training", "training")
     assert not status.ended
 
 
@@ -69,7 +71,7 @@ def test_tells_the_place_in_the_line(account: Account, client: TrainingClient, s
         found.append(run.status())
 
     # THEN
-    assert found == [RunStatus(run=run.name, state="RUNNING", stage="queued", place=place) for _, place in lines]
+    assert [(status.phase, status.place) for status in found] == [("queue", place) for _, place in lines]
 
 
 def test_has_no_place_when_it_does_not_wait(account: Account, client: TrainingClient, script: Path) -> None:
@@ -107,7 +109,7 @@ def test_waits_for_the_model(client: TrainingClient, script: Path) -> None:
 
     # THEN
     uri = f"s3://{client.connection.model_bucket}/runs/wait-success/model.tar.gz"
-    assert status == RunStatus(run="wait-success", state="SUCCEEDED", model_uri=uri)
+    assert (status.state, status.model_uri) == ("SUCCEEDED", uri)
     assert run.model_uri == uri
 
 
@@ -193,6 +195,7 @@ def test_finds_a_run_again_by_its_name(client: TrainingClient, script: Path) -> 
     # THEN
     assert found.execution_arn == started.execution_arn
     assert found.status() == started.status()
+    assert Run.from_id("find-again", stack="Training").execution_arn == started.execution_arn
 
 
 def test_fails_when_there_is_no_such_run(client: TrainingClient) -> None:
@@ -201,6 +204,8 @@ def test_fails_when_there_is_no_such_run(client: TrainingClient) -> None:
         Run.from_id("never", client=client).status()
     with pytest.raises(InvalidInput, match=r"^'name' must be 1 to 80 letters, digits, '-' and '_', got 'a run'$"):
         Run.from_id("a run", client=client)
+    with pytest.raises(InvalidInput, match=r"^'client' or 'stack' must be given, got neither$"):
+        Run.from_id("never")
 
 
 def test_reads_the_receipt(

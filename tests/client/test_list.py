@@ -1,0 +1,256 @@
+"""The list of runs, a whole status, the model on disk, and what it cost."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import EndpointConnectionError
+from botocore.stub import Stubber
+
+from horovod_client import (
+    HorovodClientError,
+    InvalidInput,
+    ModelNotFound,
+    Run,
+    RunFailed,
+    RunStatus,
+    RunSummary,
+    Spend,
+    TrainingClient,
+)
+from horovod_client.clients import AwsClients, pricing_region
+from horovod_client.instances import Instance, find_instances
+from horovod_client.patience import keep_trying
+from horovod_client.status import Holder
+from horovod_node import contract
+from training_account import Account
+
+
+def test_lists_the_newest_runs_first(account: Account, client: TrainingClient, script: Path) -> None:
+    """Each run comes with what the ledger knows of it; one that is not in the ledger yet is there, too."""
+    # GIVEN
+    first = client.fit(script, gpus=8, name="list-first")
+    request = json.dumps({"gpus": 8, "owner": "ada", "project": "digits"})
+    account.set_stage(client.connection, first.name, contract.STAGE_TRAINING, request_json=request)
+    client.fit(script, gpus=4, name="list-second").stop()
+
+    # WHEN
+    second, found, *others = client.runs(limit=2)
+
+    # THEN
+    assert others == []
+    assert found == RunSummary(
+        name="list-first",
+        state="RUNNING",
+        stage="training",
+        gpus=8,
+        started_at=found.started_at,
+        ended_at=None,
+        owner="ada",
+        project="digits",
+    )
+    assert (second.name, second.state, second.stage, second.gpus) == ("list-second", "ABORTED", None, None)
+    assert second.ended_at is not None
+    with pytest.raises(InvalidInput, match=r"^'limit' must be at least 1, got 0$"):
+        client.runs(limit=0)
+
+
+def test_tells_who_holds_the_fleet(account: Account, client: TrainingClient, script: Path) -> None:
+    """A run that waits knows which run holds the fleet that it could get, and since when."""
+    # GIVEN
+    run = client.fit(script, gpus=4, name="status-holder")
+    account.set_stage(client.connection, run.name, contract.STAGE_QUEUED, request_json='{"gpus": 4}')
+    lease = {contract.RUN: {"S": "other"}, contract.ACQUIRED_AT: {"N": "1740823200"}}
+    account.put(client.connection, contract.lease_key("TrainingFleet"), lease)  # type: ignore[arg-type]
+
+    # WHEN
+    status = run.status()
+
+    # THEN
+    assert status.holders == (Holder(fleet="TrainingFleet", run="other", since=1_740_823_200),)
+    assert status.gpus == 4
+
+
+def test_lists_the_machines_of_a_fleet() -> None:
+    """Machines that end are left out; a user who may not ask gets None and no error."""
+    # GIVEN
+    autoscaling = boto3.client(
+        "autoscaling", region_name="eu-west-1", aws_access_key_id="testing", aws_secret_access_key="testing"
+    )
+    machines = [
+        {
+            "InstanceId": name,
+            "InstanceType": "g5.xlarge",
+            "AvailabilityZone": "eu-west-1a",
+            "LifecycleState": state,
+            "HealthStatus": "Healthy",
+            "ProtectedFromScaleIn": False,
+        }
+        for name, state in (("i-a", "InService"), ("i-b", "Pending"), ("i-c", "Terminating:Wait"))
+    ]
+    group = {
+        "AutoScalingGroupName": "group",
+        "MinSize": 0,
+        "MaxSize": 4,
+        "DesiredCapacity": 3,
+        "DefaultCooldown": 0,
+        "AvailabilityZones": ["eu-west-1a"],
+        "HealthCheckType": "EC2",
+        "CreatedTime": 0,
+        "Instances": machines,
+    }
+    with Stubber(autoscaling) as stub:
+        stub.add_response("describe_auto_scaling_groups", {"AutoScalingGroups": [group]})
+        stub.add_client_error("describe_auto_scaling_groups", "AccessDenied")
+
+        # WHEN
+        found, denied = (find_instances(autoscaling, group="group", gpus_of={"g5.xlarge": 1}) for _ in range(2))
+
+    # THEN
+    assert found == tuple(
+        Instance(id=name, instance_type="g5.xlarge", zone="eu-west-1a", gpus=1) for name in ("i-a", "i-b")
+    )
+    assert denied is None
+
+
+@pytest.fixture
+def put_model(account: Account, client: TrainingClient) -> Callable[[str, dict[str, str]], None]:
+    """Put a model where a run leaves it: file to text."""
+
+    def put(run: str, files: dict[str, str]) -> None:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+            for name, text in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(text)
+                archive.addfile(member, io.BytesIO(text.encode()))
+        account.s3.put_object(
+            Bucket=client.connection.model_bucket, Key=contract.model_key(run), Body=buffer.getvalue()
+        )
+
+    return put
+
+
+def test_unpacks_the_model(
+    client: TrainingClient, put_model: Callable[[str, dict[str, str]], None], tmp_path: Path
+) -> None:
+    """The model's files are in the folder; one that has files already is left as it is."""
+    # GIVEN
+    put_model("model-there", {"model.keras": "weights", "assets/classes.txt": "ten"})
+    run = Run.from_id("model-there", client=client)
+
+    # WHEN
+    folder = run.download_model(tmp_path / "models" / "digits")
+
+    # THEN
+    assert folder == tmp_path / "models" / "digits"
+    assert {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*") if file.is_file()} == {
+        "model.keras": "weights",
+        "assets/classes.txt": "ten",
+    }
+    with pytest.raises(InvalidInput, match=r"^'path' must be a new or an empty folder, got .*digits: choose another"):
+        run.download_model(folder)
+
+
+def test_leaves_nothing_of_a_model_that_would_write_elsewhere(
+    client: TrainingClient, put_model: Callable[[str, dict[str, str]], None], tmp_path: Path
+) -> None:
+    """An archive whose names leave the folder is refused as a whole."""
+    # GIVEN
+    put_model("model-evil", {"model.keras": "weights", "../evil": "!"})
+
+    # WHEN
+    with pytest.raises(HorovodClientError, match=r"^the model s3://.*model-evil.* could not be unpacked: "):
+        Run.from_id("model-evil", client=client).download_model(tmp_path / "models" / "digits")
+
+    # THEN
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_says_why_there_is_no_model(client: TrainingClient, script: Path, tmp_path: Path) -> None:
+    """A run that goes on has none yet, one that ended without a model has none; the sentence says which."""
+    # GIVEN
+    run = client.fit(script, gpus=4, name="model-missing")
+
+    # THEN
+    with pytest.raises(ModelNotFound, match=r"^run 'model-missing' has no model yet: it is at its beginning$"):
+        run.download_model(tmp_path / "model")
+    run.stop()
+    with pytest.raises(ModelNotFound, match=r"^run 'model-missing' has no model: it ended as ABORTED"):
+        run.download_model(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_tells_what_a_run_cost(
+    account: Account,
+    client: TrainingClient,
+    script: Path,
+    receipt: dict[str, Any],
+    write_receipt: Callable[[dict[str, Any]], None],
+) -> None:
+    """Of a run with a receipt that is what counts; before, what its nodes have cost so far, if prices are known."""
+    # GIVEN
+    run = client.fit(script, gpus=4, name="cost-known")
+    assert run.cost() is None
+    prices = json.dumps([{"instance_type": "g5.xlarge", "market": "spot", "zone": "", "usd": 1}])
+    account.set_stage(client.connection, run.name, contract.STAGE_TRAINING, prices_json=prices)
+
+    # WHEN
+    before = run.cost()
+    write_receipt(receipt | {"run": run.name, "cost": {"usd": 2.5, "usd_per_hour": 1, "saved_usd": 4}})
+
+    # THEN
+    assert before == Spend(usd=0, usd_per_hour=0)
+    assert run.cost() == Spend(usd=2.5, usd_per_hour=1, saved_usd=4)
+
+
+def test_waits_through_network_trouble(client: TrainingClient, script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that fails for a while ends no watch; the error is told, and the run's end is seen."""
+    # GIVEN
+    run = client.fit(script, gpus=4, hyperparameters={"outcome": "failure"}, name="wait-offline")
+    look, failures = Run.status, iter([1, 2])
+
+    def flaky(self: Run) -> RunStatus:
+        if next(failures, None):
+            raise EndpointConnectionError(endpoint_url="https://states")
+        return look(self)
+
+    monkeypatch.setattr(Run, "status", flaky)
+    trouble: list[str] = []
+
+    # WHEN
+    with pytest.raises(RunFailed, match=r"^run 'wait-offline' ended as FAILED"):
+        run.wait(poll_seconds=0.01, on_trouble=lambda error: trouble.append(type(error).__name__))
+
+    # THEN
+    assert trouble == ["EndpointConnectionError"] * 2
+
+
+def test_loses_patience_in_the_end() -> None:
+    """When there is no answer for as long as was said, the error is raised."""
+
+    def fail() -> None:
+        raise EndpointConnectionError(endpoint_url="https://states")
+
+    with pytest.raises(EndpointConnectionError):
+        keep_trying(fail, patience_seconds=0.02, pause_seconds=0.01)
+
+
+def test_takes_the_clients_that_are_given(account: Account) -> None:
+    """A client that is given is used; one that nothing here calls is refused."""
+    assert AwsClients(region="eu-west-1", s3=account.s3).s3 is account.s3
+    with pytest.raises(TypeError, match=r"^'lambda_' must be one of stepfunctions, s3, "):
+        AwsClients(region="eu-west-1", lambda_=account.s3)  # type: ignore[call-arg]
+    assert [pricing_region(region) for region in ("eu-west-1", "ap-southeast-2", "us-west-2", "sa-east-1")] == [
+        "eu-central-1",
+        "ap-south-1",
+        "us-east-1",
+        "us-east-1",
+    ]
