@@ -69,21 +69,13 @@ class Prices:
         return (price for price in self.found if (price.instance_type, price.market) == (instance_type, market))
 
 
-def pricing_region(region: str) -> str:
-    """Name the Region nearest to *region* in which the Price List API answers; it does so in three."""
-    area = region.partition("-")[0]
-    if area in ("eu", "me", "af", "il"):
-        return "eu-central-1"
-    return "ap-south-1" if area == "ap" else "us-east-1"
-
-
 class PriceLookup:
     """
     Asks the Price List API and EC2's Spot price history, and remembers what they said.
 
     Args:
         region: Region of the instances.
-        pricing: Client of one of the Price List API's Regions (`pricing_region`).
+        pricing: Client of one of the Price List API's Regions (`clients.pricing_region`).
         ec2: Client of *region*.
         cache: Where prices are kept. Default: the user's cache folder.
         now: Tells the time in epoch seconds. Default: the system's clock.
@@ -128,21 +120,21 @@ class PriceLookup:
                     told = ask(old)
                 except AwsError as error:
                     reason = why_refused(error, action=action)
-                    remarks += [_missing(name, market, reason, cached.get(name)) for name in old]
+                    remarks += _remarks(old, market, reason, cached)
                 else:
                     for name in old:
+                        cached.pop(name, None)
                         if told.get(name):
                             cached[name] = CachedPrices(at=self._now(), usd=told[name])
                             self._cache.write(*place, name, prices=cached[name])
-                        else:
-                            cached.pop(name, None)
-                            remarks.append(_missing(name, market, f"AWS lists none in {self._region}", None))
+                    unlisted = [name for name in old if name not in cached]
+                    remarks += _remarks(unlisted, market, f"AWS lists none in {self._region}", cached)
             found += [
                 Price(instance_type=name, market=market, zone=zone, usd=usd, at=prices.at)
                 for name, prices in cached.items()
                 for zone, usd in prices.usd.items()
             ]
-        return Prices(found=tuple(found), remarks=tuple(dict.fromkeys(remarks)))
+        return Prices(found=tuple(found), remarks=tuple(remarks))
 
     def _is_fresh(self, cached: CachedPrices | None, market: str) -> bool:
         return cached is not None and 0 <= self._now() - cached.at <= MAX_AGE_SECONDS[market]
@@ -193,11 +185,18 @@ def _usd_of(product: Mapping[str, Any]) -> list[float]:
     return [price for price in prices if price > 0]
 
 
-def _missing(name: str, market: str, reason: str, stale: CachedPrices | None) -> str:
-    what = f"{WORDS[market]} price of {name}"
-    if stale is None:
-        return f"the {what} is not known: {reason}"
-    return f"the {what} is of {date_of(stale.at)}: {reason}"
+def _remarks(types: Iterable[str], market: str, reason: str, cached: Mapping[str, CachedPrices]) -> list[str]:
+    """Say which prices are missing and which are old, and why: one sentence for types of which the same is true."""
+    names_by_date: dict[str | None, list[str]] = {}
+    for name in types:
+        date = date_of(cached[name].at) if name in cached else None
+        names_by_date.setdefault(date, []).append(name)
+    remarks = []
+    for date, names in names_by_date.items():
+        what = f"the {WORDS[market]} price{' is' if len(names) == 1 else 's are'}"
+        known = "not known" if date is None else f"of {date}"
+        remarks.append(f"{what} {known} for {', '.join(names)}: {reason}")
+    return remarks
 
 
 def date_of(at: float) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 DENIED: Final = frozenset(
     {"403", "AccessDenied", "AccessDeniedException", "AuthorizationError", "Forbidden", "UnauthorizedOperation"}
 )
 """Codes that AWS's services answer to credentials that are good but may not do this."""
 
-AwsError = (ClientError, BotoCoreError)
-"""All that a boto3 call raises when AWS refuses it or cannot be reached."""
+AwsError = (ClientError, BotoCoreError, ResponseParserError)
+"""All that a boto3 call raises when AWS refuses it, cannot be reached, or another one answers in its place."""
 
 
 def code_of(error: Exception) -> str:
@@ -33,5 +34,7 @@ def why_refused(error: Exception, *, action: str) -> str:
     code = code_of(error)
     if code in DENIED:
         return f"your credentials may not call {action}; ask for that permission"
-    message = str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
+    message = " ".join(str(error.response.get("Error", {}).get("Message", "")).split()).rstrip(".")
+    if message.startswith("<"):  # a proxy's page, or an emulator's, says nothing to people
+        message = ""
     return f"AWS refused {action} ({': '.join(part for part in (code, message) if part)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from horovod_client import TrainingClient
 from horovod_client.cli import main
 from horovod_client.price_cache import CachedPrices, PriceCache
+from horovod_node import contract
 from training_account import STACK, Account
 
 WriteReceipt = Callable[[dict[str, Any]], None]
@@ -86,6 +89,47 @@ def test_receipt_as_json(
     # THEN
     found = json.loads(capsys.readouterr().out)
     assert (code, found["usd"], found["final"], found["saved_usd"], len(found["nodes"])) == (0, 1.25, True, None, 2)
+
+
+def test_tells_what_a_run_has_cost_so_far(
+    account: Account, client: TrainingClient, script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While it trains: one node for an hour, at the price that was noted when the run got its fleet."""
+    # GIVEN
+    run, now = client.fit(script, gpus=4, max_cost_usd=50, name="cost-running"), time.time()
+    account.set_stage(
+        client.connection,
+        run.name,
+        contract.STAGE_TRAINING,
+        prices_json=json.dumps([{"instance_type": "g5.12xlarge", "market": "on-demand", "zone": "", "usd": 6.0}]),
+        request_json=json.dumps({"gpus": 4, "max_cost_usd": 50}),
+    )
+    partition, sort = contract.node_key(run.name, 1, "i-0a")
+    account.dynamodb.put_item(
+        TableName=client.connection.ledger_table,
+        Item={
+            contract.PARTITION_KEY: {"S": partition},
+            contract.SORT_KEY: {"S": sort},
+            contract.NODE: {"S": "i-0a"},
+            contract.STATE: {"S": contract.NODE_TRAINING},
+            contract.GPUS: {"N": "4"},
+            contract.INSTANCE_TYPE: {"S": "g5.12xlarge"},
+            contract.MARKET: {"S": "on-demand"},
+            contract.ZONE: {"S": "eu-west-1a"},
+            contract.BOOTED_AT: {"N": str(int(now) - 3600)},
+            contract.SEEN_AT: {"N": str(int(now))},
+        },
+    )
+    # WHEN
+    codes = [main(["cost", run.name]), main(["cost", run.name, "--json"])]
+    # THEN
+    first, ceiling, *document = capsys.readouterr().out.splitlines()
+    found = json.loads("\n".join(document))
+    assert codes == [0, 0]
+    assert re.fullmatch(r"run cost-running: 6\.\d\d USD so far, 6\.00 USD an hour", first)
+    assert ceiling == "ceiling      50.00 USD"
+    assert (found["final"], found["usd_per_hour"], found["ceiling_usd"]) == (False, 6.0, 50.0)
+    run.stop()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,12 @@ class Shell:
     def run(self, *arguments: str) -> tuple[int, str]:
         """Run the tool without a terminal; give its exit code and what it printed."""
         process = self.start(*arguments)
-        printed, _ = process.communicate(timeout=120)
+        printed, _ = process.communicate(timeout=240)
         return process.returncode, printed
 
-    def run_in_cloud(self, *arguments: str) -> tuple[int, str]:
-        """Run the tool in a shell that was led into the cloud."""
-        line = f'eval "$({shlex.join(TOOL)} local env)" && {shlex.join([*TOOL, *arguments])}'
+    def run_in_cloud(self, command: Sequence[str]) -> tuple[int, str]:
+        """Run a command in a shell that was led into the cloud; give its exit code and what it printed."""
+        line = f'eval "$({shlex.join(TOOL)} local env)" && {shlex.join(command)}'
         done = subprocess.run(
             ["bash", "-c", line],
             cwd=self.folder,

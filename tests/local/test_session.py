@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pexpect
 import pytest
-from background_cloud import DIGITS, Shell
+from background_cloud import DIGITS, TOOL, Shell
 from deployment import wait
 
 from patience import eventually
@@ -23,10 +23,16 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A user with a local cloud and a folder of data."""
     shell = Shell(folder=tmp_path_factory.mktemp("user"))
     subprocess.run([sys.executable, str(DIGITS / "make_data.py"), str(shell.folder / "digits")], check=True)
-    code, printed = shell.run("local", "up")
-    assert code == 0, printed
-    yield shell
-    shell.run("local", "down")
+    # Twice at the same time: the lock is part of what is proven here.
+    ups = [shell.start("local", "up", "--json") for _ in range(2)]
+    printed = [up.communicate(timeout=240)[0] for up in ups]
+    try:
+        assert [up.returncode for up in ups] == [0, 0], printed
+        assert printed[0] == printed[1]
+        yield shell
+    finally:
+        code, said = shell.run("local", "down")
+    assert (code, said.splitlines()[-1]) == (0, "the local cloud is gone, and 0 instances with it")
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +63,16 @@ def until_it_trains(session: pexpect.spawn[str], user: Shell, name: str) -> None
     session.expect(name)
     session.expect("(?i)training")
     assert user.find(name).status().state == "RUNNING"
+
+
+def test_cloud_has_the_sample_app_and_leads_a_shell_into_it(user: Shell) -> None:
+    """Two `up`s at once have made one cloud, with one training; `env` leads a shell there, and nowhere else."""
+    # WHEN
+    told = user.ask("local", "status")
+    code, seen = user.run_in_cloud(["bash", "-c", 'echo "$AWS_ENDPOINT_URL $CDK_HOROVOD_STACK $AWS_SESSION_TOKEN"'])
+    # THEN
+    assert [(training["stack"], training["max_gpus"]) for training in told["trainings"]] == [("Training", 8)]
+    assert (code, seen.split()) == (0, [told["cloud"]["endpoint"], "Training"])
 
 
 def test_run_is_followed_to_its_end(user: Shell) -> None:
@@ -94,5 +110,5 @@ def test_killed_client_changes_nothing(user: Shell) -> None:
     assert wait(run).state == "SUCCEEDED"
     assert run.receipt()["outcome"] == "succeeded"
     # AND whoever comes later is told
-    code, shown = user.run_in_cloud("status", "orphaned")
+    code, shown = user.run_in_cloud([*TOOL, "status", "orphaned"])
     assert (code, shown.splitlines()[-1]) == (0, run.model_uri)

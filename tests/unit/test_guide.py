@@ -33,7 +33,7 @@ def test_command_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tool has every verb and option that a reader may copy."""
     # GIVEN a shell in which the stack is named
     monkeypatch.setenv("CDK_HOROVOD_STACK", "Training")
-    arguments = [word for word in shlex.split(line)[1:] if word != ELLIPSIS]
+    arguments = [word for word in shlex.split(line, comments=True)[1:] if word != ELLIPSIS]
     # WHEN
     command: click.Command = commands
     context = click.Context(command, info_name=PROGRAM)
@@ -52,6 +52,21 @@ def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text()
     links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text)
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_imports_are_exported(page: Path) -> None:
+    """What a page's Python imports is there to be imported."""
+    # GIVEN the names that each package's `__init__` brings in
+    exported = {
+        package: set(re.findall(r"\b\w+\b", (REPOSITORY / folder / package / "__init__.py").read_text()))
+        for folder, package in (("constructs", "cdk_horovod"), ("client", "horovod_client"))
+    }
+    # WHEN
+    imports = re.findall(r"^from (cdk_horovod|horovod_client) import (.+)$", page.read_text(), flags=re.MULTILINE)
+    # THEN
+    missing = [name for package, names in imports for name in names.split(", ") if name not in exported[package]]
+    assert missing == []
 
 
 def test_every_error_is_explained() -> None:

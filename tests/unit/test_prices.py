@@ -12,7 +12,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from horovod_client.price_cache import CachedPrices, PriceCache, default_folder
-from horovod_client.prices import Price, PriceLookup, Prices, pricing_region
+from horovod_client.prices import Price, PriceLookup, Prices
 
 NOW = 1_700_000_000.0
 DAY = 86_400.0
@@ -110,9 +110,9 @@ def test_old_prices_are_better_than_none(market: Market) -> None:
     # THEN
     assert {(price.market, price.usd) for price in later.found} == {("on-demand", 1.006), ("spot", 0.5)}
     assert later.remarks == (
-        "the On-Demand price of g5.xlarge is of 2023-11-14 22:13 UTC: "
+        "the On-Demand price is of 2023-11-14 22:13 UTC for g5.xlarge: "
         "your credentials may not call pricing:GetProducts; ask for that permission",
-        "the Spot price of g5.xlarge is of 2023-11-14 22:13 UTC: "
+        "the Spot price is of 2023-11-14 22:13 UTC for g5.xlarge: "
         "your credentials may not call ec2:DescribeSpotPriceHistory; ask for that permission",
     )
 
@@ -127,8 +127,8 @@ def test_says_why_there_is_no_price(market: Market) -> None:
     # THEN
     assert prices.found == ()
     assert prices.remarks == (
-        "the On-Demand price of g5.xlarge is not known: AWS lists none in eu-west-1",
-        "the Spot price of g5.xlarge is not known: "
+        "the On-Demand price is not known for g5.xlarge: AWS lists none in eu-west-1",
+        "the Spot price is not known for g5.xlarge: "
         "AWS refused ec2:DescribeSpotPriceHistory (RequestLimitExceeded: Slow down)",
     )
 
@@ -167,17 +167,3 @@ def test_cache_is_where_users_expect_it(tmp_path: Path, monkeypatch: pytest.Monk
     assert default_folder() == tmp_path / "x" / "cdk-horovod" / "prices"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert default_folder() == tmp_path / ".cache" / "cdk-horovod" / "prices"
-
-
-@pytest.mark.parametrize(
-    ("region", "nearest"),
-    [
-        ("eu-west-1", "eu-central-1"),
-        ("ap-northeast-1", "ap-south-1"),
-        ("us-west-2", "us-east-1"),
-        ("sa-east-1", "us-east-1"),
-    ],
-)
-def test_price_list_is_asked_nearby(region: str, nearest: str) -> None:
-    """The Price List API answers in three Regions."""
-    assert pricing_region(region) == nearest

@@ -9,7 +9,6 @@ import click
 
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
-from horovod_client.clients import new_session
 from horovod_client.errors import InvalidInput, ReceiptNotFound
 from horovod_client.run import Run
 
@@ -46,21 +45,18 @@ def cost(
 def _tell_estimate(client: TrainingClient, *, gpus: int, hours: float, as_json: bool) -> None:
     # Here and not above: botocore comes with them, and a shell waits for every import.
     from horovod_client.cost_estimate import estimate, fitting_fleets
-    from horovod_client.prices import PriceLookup, date_of, pricing_region
+    from horovod_client.prices import PriceLookup, date_of
 
     connection = client.connection
     fleets = fitting_fleets(connection, gpus=gpus)
-    session = new_session()
-    prices = PriceLookup(
-        region=connection.region,
-        pricing=session.client("pricing", region_name=pricing_region(connection.region)),
-        ec2=session.client("ec2", region_name=connection.region),
-    ).prices_of(name for fleet in fleets for name in fleet.types)
+    lookup = PriceLookup(region=connection.region, pricing=client.clients.pricing, ec2=client.clients.ec2)
+    prices = lookup.prices_of(name for fleet in fleets for name in fleet.types)
     found = estimate(connection, gpus=gpus, hours=hours, prices=prices).to_json()
     if as_json:
         print_json(found)
         return
-    click.echo(f"{gpus} GPUs for {hours:g} hours in {found['region']}; prices of {date_of(found['prices_from'])}")
+    asked = f"{_count(gpus, 'GPU')} for {_count(hours, 'hour')}"
+    click.echo(f"{asked} in {found['region']}; prices of {date_of(found['prices_from'])}")
     for fleet in found["fleets"]:
         click.echo(f"fleet {fleet['fleet']}")
         _print_table([ESTIMATE_COLUMNS, *(_estimate_row(kind) for kind in fleet["types"])])
@@ -91,7 +87,8 @@ def _tell_spend(run: Run, *, as_json: bool) -> None:
         reason = "it ended without a receipt" if status.ended else "it has no nodes yet, or their prices are not known"
         click.echo(f"run {run.name}: cost not known, {reason}")
         return
-    click.echo(f"run {run.name}: {spend.usd:.2f} USD so far, {spend.usd_per_hour:.2f} USD an hour")
+    pace = "" if status.ended else f" so far, {spend.usd_per_hour:.2f} USD an hour"
+    click.echo(f"run {run.name}: {spend.usd:.2f} USD{pace}")
     if spend.ceiling_usd is not None:
         click.echo(f"ceiling      {spend.ceiling_usd:.2f} USD")
 
@@ -128,6 +125,10 @@ def _tell_receipt(receipt: Mapping[str, Any], *, as_json: bool) -> None:
         words_of = {"instance_type": "type", "usd": "USD", "on_demand_usd": "On-Demand USD"}
         header = tuple(words_of.get(name, name) for name in NODE_COLUMNS)
         _print_table([header, *(tuple(_cell(node[name]) for name in NODE_COLUMNS) for node in nodes)])
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
