@@ -40,6 +40,10 @@ class LogsNotFound(HorovodClientError):
     """A user asked for the logs of a training whose log group is not there."""
 
 
+class PricesUnknown(HorovodClientError):
+    """A user asked for an estimate, and not one price could be had."""
+
+
 class RunFailed(HorovodClientError):
     """
     A run ended without a model.

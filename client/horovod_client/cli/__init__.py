@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import click
 
 from horovod_client.cli import exit_codes
+from horovod_client.cli.cost import cost
+from horovod_client.cli.doctor import doctor
 from horovod_client.cli.explain import explain
 from horovod_client.cli.local import local
 from horovod_client.cli.options import Debug
@@ -24,7 +26,7 @@ from horovod_client.errors import RunFailed
 PROGRAM = "cdk-horovod"
 
 
-@click.group(commands=[train, status, receipt, stop, local])
+@click.group(commands=[train, status, receipt, cost, stop, local, doctor])
 def commands() -> None:
     """Train on your own GPU fleet: nodes start, train, and go away again."""
 

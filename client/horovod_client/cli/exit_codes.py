@@ -6,7 +6,7 @@ from typing import Final
 
 DONE: Final = 0
 RUN_FAILED: Final = 1
-"""The run that was followed or looked at ended without a model."""
+"""The run that was followed or looked at ended without a model; of `doctor`: a check failed."""
 BAD_INPUT: Final = 2
 """The request cannot be met, or AWS not be called; nothing was started."""
 FAULT: Final = 70

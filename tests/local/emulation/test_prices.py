@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError
+
+from horovod_client.price_cache import PriceCache
+from horovod_client.prices import PriceLookup, pricing_region
 
 SDK = "arn:aws:states:::aws-sdk:"
 FILTERS = {
@@ -110,3 +114,31 @@ def test_other_regions_have_no_price_list(cloud: Any, machines: Any) -> None:
     assert (ended["status"], ended["error"]) == ("FAILED", "Pricing.SdkClientException")
     with pytest.raises((ConnectionClosedError, EndpointConnectionError)):
         cloud.client("pricing").get_products(**request)
+
+
+def test_the_client_finds_prices_here(cloud: Any, tmp_path: Path) -> None:
+    """What `cdk-horovod cost` asks for is answered, in the nearest Region that has the Price List API."""
+    # GIVEN
+    lookup = PriceLookup(
+        region="eu-west-1",
+        pricing=cloud.client("pricing", region=pricing_region("eu-west-1")),
+        ec2=cloud.client("ec2"),
+        cache=PriceCache(tmp_path),
+    )
+
+    # WHEN
+    prices = lookup.prices_of(["g5.xlarge", "x.unknown"])
+
+    # THEN
+    on_demand = prices.on_demand("g5.xlarge")
+    assert on_demand is not None
+    assert on_demand.usd == 1.006
+    assert [(price.zone, price.usd) for price in prices.spot("g5.xlarge")] == [
+        ("eu-west-1a", 0.4024),
+        ("eu-west-1b", 0.503),
+        ("eu-west-1c", 0.6036),
+    ]
+    assert prices.remarks == (
+        "the On-Demand price is not known for x.unknown: AWS lists none in eu-west-1",
+        "the Spot price is not known for x.unknown: AWS lists none in eu-west-1",
+    )

@@ -1,0 +1,155 @@
+"""`cdk-horovod cost`: what a run would cost, costs so far, or has cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from horovod_client.cli.options import print_json, training_options
+from horovod_client.client import TrainingClient
+from horovod_client.clients import new_session
+from horovod_client.errors import InvalidInput, ReceiptNotFound
+from horovod_client.run import Run
+
+ESTIMATE_COLUMNS = ("type", "nodes", "On-Demand USD/h", "Spot USD/h", "On-Demand USD", "Spot USD", "Spot saves")
+NODE_COLUMNS = ("node", "instance_type", "market", "zone", "usd", "on_demand_usd")
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("--gpus", type=int, help="Estimate a run of this many GPUs instead.")
+@click.option("--hours", type=float, help="How long its nodes would run. Default: 1.")
+@training_options
+def cost(
+    *, run: str | None, gpus: int | None, hours: float | None, stack: str, output: str | None, as_json: bool
+) -> None:
+    """Tell what RUN has cost (so far, while it runs), or with --gpus what a run would cost."""
+    if (run is None) == (gpus is None):
+        raise InvalidInput("'cost' needs either a RUN, or --gpus (and --hours) of a run that is not started yet")
+    if run is not None and hours is not None:
+        raise InvalidInput("'--hours' goes with '--gpus': a RUN has its own time")
+    client = TrainingClient.from_stack(stack, output=output)
+    if gpus is not None:
+        _tell_estimate(client, gpus=gpus, hours=1.0 if hours is None else hours, as_json=as_json)
+        return
+    found = Run.from_id(str(run), client=client)
+    try:
+        receipt = found.receipt()
+    except ReceiptNotFound:
+        _tell_spend(found, as_json=as_json)
+    else:
+        _tell_receipt(receipt, as_json=as_json)
+
+
+def _tell_estimate(client: TrainingClient, *, gpus: int, hours: float, as_json: bool) -> None:
+    # Here and not above: botocore comes with them, and a shell waits for every import.
+    from horovod_client.cost_estimate import estimate, fitting_fleets
+    from horovod_client.prices import PriceLookup, date_of, pricing_region
+
+    connection = client.connection
+    fleets = fitting_fleets(connection, gpus=gpus)
+    session = new_session()
+    prices = PriceLookup(
+        region=connection.region,
+        pricing=session.client("pricing", region_name=pricing_region(connection.region)),
+        ec2=session.client("ec2", region_name=connection.region),
+    ).prices_of(name for fleet in fleets for name in fleet.types)
+    found = estimate(connection, gpus=gpus, hours=hours, prices=prices).to_json()
+    if as_json:
+        print_json(found)
+        return
+    click.echo(
+        f"{_count(gpus, 'GPU')} for {_count(hours, 'hour')} in {found['region']}; prices of {date_of(found['prices_from'])}"
+    )
+    for fleet in found["fleets"]:
+        click.echo(f"fleet {fleet['fleet']}")
+        _print_table([ESTIMATE_COLUMNS, *(_estimate_row(kind) for kind in fleet["types"])])
+    for remark in found["remarks"]:
+        click.echo(remark)
+
+
+def _estimate_row(kind: Mapping[str, Any]) -> tuple[str, ...]:
+    names = ("on_demand_usd_per_hour", "spot_usd_per_hour", "on_demand_usd", "spot_usd", "saved_usd")
+    return (kind["instance_type"], str(kind["nodes"]), *(_amount(kind[name]) for name in names))
+
+
+def _tell_spend(run: Run, *, as_json: bool) -> None:
+    status = run.status()
+    spend = status.spend
+    if as_json:
+        print_json(
+            {
+                "run": run.name,
+                "final": status.ended,
+                "usd": spend and spend.usd,
+                "usd_per_hour": spend and spend.usd_per_hour,
+                "ceiling_usd": spend and spend.ceiling_usd,
+            }
+        )
+        return
+    if spend is None:
+        reason = "it ended without a receipt" if status.ended else "it has no nodes yet, or their prices are not known"
+        click.echo(f"run {run.name}: cost not known, {reason}")
+        return
+    click.echo(f"run {run.name}: {spend.usd:.2f} USD so far, {spend.usd_per_hour:.2f} USD an hour")
+    if spend.ceiling_usd is not None:
+        click.echo(f"ceiling      {spend.ceiling_usd:.2f} USD")
+
+
+def _tell_receipt(receipt: Mapping[str, Any], *, as_json: bool) -> None:
+    costs, seconds = receipt.get("cost") or {}, receipt.get("gpu_seconds") or {}
+    # A run that ended before its nodes were priced has only what was spent against its ceiling.
+    usd = costs.get("usd", costs.get("spent_usd"))
+    nodes = [{name: node.get(name) for name in NODE_COLUMNS} for node in receipt.get("nodes") or []]
+    if as_json:
+        print_json(
+            {
+                "run": receipt.get("run"),
+                "final": True,
+                "usd": usd,
+                **{name: costs.get(name) for name in ("on_demand_usd", "saved_usd", "usd_per_hour", "ceiling_usd")},
+                "gpu_seconds": seconds or None,
+                "nodes": nodes,
+            }
+        )
+        return
+    click.echo(f"run {receipt.get('run')}: {'cost not known' if usd is None else f'{usd:.2f} USD'}")
+    if costs.get("on_demand_usd") is not None:
+        saved = costs.get("saved_usd")
+        words = "" if saved is None else f", Spot saved {saved:.2f} USD"
+        click.echo(f"On-Demand    {costs['on_demand_usd']:.2f} USD{words}")
+    if costs.get("ceiling_usd") is not None:
+        click.echo(f"ceiling      {costs['ceiling_usd']:.2f} USD")
+    if seconds.get("billed") is not None:
+        useful = "" if seconds.get("useful") is None else f", {seconds['useful']:.0f} useful"
+        ratio = "" if seconds.get("ratio") is None else f" ({seconds['ratio']:.0%})"
+        click.echo(f"GPU seconds  {seconds['billed']:.0f} billed{useful}{ratio}")
+    if nodes:
+        words_of = {"instance_type": "type", "usd": "USD", "on_demand_usd": "On-Demand USD"}
+        header = tuple(words_of.get(name, name) for name in NODE_COLUMNS)
+        _print_table([header, *(tuple(_cell(node[name]) for name in NODE_COLUMNS) for node in nodes)])
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, int | float) else str(value or "")
+
+
+def _amount(value: float | Mapping[str, float] | None) -> str:
+    if value is None:
+        return "unknown"
+    if not isinstance(value, Mapping):
+        return f"{value:.2f}"
+    least, most = f"{value['least']:.2f}", f"{value['most']:.2f}"
+    return least if least == most else f"{least} to {most}"

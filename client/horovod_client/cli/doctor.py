@@ -1,0 +1,45 @@
+"""`cdk-horovod doctor`: whether everything is there that a run needs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from horovod_client.cli import exit_codes
+from horovod_client.cli.options import Debug, print_json
+from horovod_client.clients import new_session
+
+
+def _debug(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    context.ensure_object(Debug).on = value
+
+
+@click.command()
+@click.option(
+    "--stack",
+    envvar="CDK_HOROVOD_STACK",
+    show_envvar=True,
+    help="Stack that has the training. Default: only the machine and the account are checked.",
+)
+@click.option("--output", help="Name of the training's stack output, if the stack has several.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines.")
+@click.option("--debug", is_flag=True, expose_value=False, callback=_debug, help="Show an error's traceback.")
+def doctor(*, stack: str | None, output: str | None, as_json: bool) -> None:
+    """Check tools, credentials, the stack and quotas, and say what to fix; exit code 1 if a run cannot work."""
+    # Here and not above: botocore comes with it, and a shell waits for every import.
+    from horovod_client.check import FAIL, Check
+    from horovod_client.doctor import Doctor
+
+    session = new_session()
+    checks: list[Check] = []
+    for check in Doctor(make_client=session.client, region=session.region_name).examine(stack=stack, output=output):
+        checks.append(check)
+        if not as_json:
+            click.echo(f"{check.state:4}  {check.name:14}  {check.says}")
+            if check.fix:
+                click.echo(f"{'':22}{check.fix}")
+    if as_json:
+        print_json({"checks": [asdict(check) for check in checks]})
+    if any(check.state == FAIL for check in checks):
+        raise click.exceptions.Exit(exit_codes.RUN_FAILED)

@@ -1,0 +1,38 @@
+"""`cdk-horovod doctor` against emulated APIs, which do not know everything that the doctor asks for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from horovod_client.cli import main
+from training_account import STACK, Account
+
+
+def test_finds_the_training_well(
+    account: Account,  # noqa: ARG001 - the stack must be there
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Everything that a run needs is there; what cannot be asked is a warning and no failure."""
+    # WHEN
+    code = main(["doctor", "--stack", STACK, "--json"])
+    # THEN
+    captured = capsys.readouterr()
+    states = {check["name"]: check["state"] for check in json.loads(captured.out)["checks"]}
+    assert (code, captured.err) == (0, "")
+    assert {
+        name: states[name] for name in ("credentials", "stack", "runs", "ledger", "data bucket", "model bucket")
+    } == dict.fromkeys(("credentials", "stack", "runs", "ledger", "data bucket", "model bucket"), "ok")
+    assert {"On-Demand G", "Spot G"} <= states.keys()
+
+
+def test_a_failed_check_is_exit_code_1(account: Account, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ARG001
+    """A script that asks the doctor first stops there."""
+    # WHEN
+    code = main(["doctor", "--stack", "NoSuchStack"])
+    # THEN
+    assert code == 1
+    *_, line, fix = capsys.readouterr().out.splitlines()
+    assert line.startswith("fail  stack           there is no stack 'NoSuchStack' in eu-west-1")
+    assert fix.strip().startswith("deploy the stack")
