@@ -51,6 +51,8 @@ def main() -> None:
         command = ["cdk-horovod", "train", str(DIGITS / "train.py"), "--gpus", "2", "--data", f"train={data}"]
         command += ["--hyperparameters", '{"epochs": 8}', "--name", RUN, "--stack", "Training"]
         run([*command, "--poll-seconds", "0.5"], environment=cloud.environment())
+        print()
+        run(["cdk-horovod", "cost", RUN, "--stack", "Training"], environment=cloud.environment())
 
         say("Train on up to 3 GPUs, and take the power from a Spot instance in the middle: the ring goes on")
         lose_a_node(cloud, data=data)

@@ -112,3 +112,26 @@ def test_killed_client_changes_nothing(user: Shell) -> None:
     # AND whoever comes later is told
     code, shown = user.run_in_cloud([*TOOL, "status", "orphaned"])
     assert (code, shown.splitlines()[-1]) == (0, run.model_uri)
+
+
+@pytest.mark.slow
+def test_interrupted_view_leaves_the_run_to_be_stopped(user: Shell) -> None:
+    """Ctrl-C ends the view alone and says how to go on; `stop` then ends the run, and nothing is left running."""
+    # GIVEN
+    session = train(user, name="watched", epochs=1000)
+    until_it_trains(session, user, "watched")
+    # WHEN
+    session.sendintr()
+    session.expect(pexpect.EOF)
+    session.close()
+    # THEN
+    assert session.exitstatus == 130
+    assert "cdk-horovod stop watched --stack Training" in re.sub(r"\s+", " ", plain(session.before or ""))
+    run = user.find("watched")
+    assert run.status().state == "RUNNING"
+    # WHEN
+    assert user.run_in_cloud([*TOOL, "stop", "watched"])[0] == 0
+    # THEN
+    assert wait(run).state == "ABORTED"
+    assert eventually(lambda: user.ask("local", "status")["instances"], lambda left: not left) == []
+    assert user.run_in_cloud([*TOOL, "status", "watched"])[0] == 1
