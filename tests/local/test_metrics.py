@@ -23,6 +23,7 @@ from horovod_client.run import STOPPED_ERROR
 from horovod_local import ApiFault, LocalCloud
 from horovod_local.faults import WORKFLOW
 from horovod_node import contract
+from receipts import validate_receipt
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
 
