@@ -20,7 +20,7 @@ from horovod_client.errors import (
     RunFailed,
     RunNotFound,
 )
-from horovod_client.receipt import render_receipt
+from horovod_client.receipt import receipt_schema, render_receipt
 from horovod_client.run import Run
 from horovod_client.status import RunStatus
 
@@ -39,5 +39,6 @@ __all__ = [
     "RunNotFound",
     "RunStatus",
     "TrainingClient",
+    "receipt_schema",
     "render_receipt",
 ]
