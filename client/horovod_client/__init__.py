@@ -23,7 +23,7 @@ from horovod_client.errors import (
     RunNotFound,
 )
 from horovod_client.log_line import LogLine
-from horovod_client.receipt import render_receipt
+from horovod_client.receipt import receipt_schema, render_receipt
 from horovod_client.run import Run
 from horovod_client.runs import RunSummary, list_runs
 from horovod_client.status import Holder, NodeStatus, RunStatus, Spend, TrainingProgress
@@ -54,5 +54,6 @@ __all__ = [
     "TrainingProgress",
     "explain_waiting",
     "list_runs",
+    "receipt_schema",
     "render_receipt",
 ]

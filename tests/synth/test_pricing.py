@@ -1,4 +1,4 @@
-"""What nodes and a ring cost, as the state machine works it out with the reference JSONata."""
+"""What nodes and a ring cost, by the state machine: its expressions, evaluated by the reference JSONata."""
 
 from __future__ import annotations
 

@@ -89,6 +89,30 @@ LEADER = item(
 WORKER = item("i-0b", zone="eu-west-1b", booted_at=52, pull_began_at=60, pulled_at=90, joined_at=92, seen_at=1110)
 
 
+VARIABLES: Mapping[str, Any] = {
+    "run": "digits-1",
+    "attempt": 1,
+    "outcome": {"succeeded": True, "error": "", "cause": ""},
+    "request": {"gpus": 2},
+    "fleet": {"id": "Fleet", "group": "g"},
+    "prices": PRICES,
+    "price": UNKNOWN,
+    "lost": [],
+    "search": NO_SEARCH,
+    "ring": {"gpus": 2, "leader": {"node": "i-0a"}, "nodes": []},
+    "trained": {
+        "ranks": 2,
+        "steps": 90,
+        contract.RING: {"elastic": True, "resets": 0, "smallest": 2, "largest": 2, "repeated_steps": 10},
+        contract.TRAINED_GPU_SECONDS: 1800,
+    },
+    "saved": {"bytes": 1000, "files": 2},
+    "times": times(*MOMENTS),
+    "states": {"context": {"Execution": {"Id": ARN}}},
+}
+"""What a successful run of two nodes has."""
+
+
 @pytest.fixture(scope="module")
 def machines() -> Mapping[str, Mapping[str, Any]]:
     """The states that write a receipt, of the run itself and of one who writes in its place."""
@@ -131,30 +155,8 @@ def read(states: Mapping[str, Any], *items: Mapping[str, Any]) -> dict[str, Any]
 
 
 def run_receipt(states: Mapping[str, Any], *items: Mapping[str, Any], **variables: Any) -> dict[str, Any]:
-    """Make out a run's receipt, with the variables that a successful run of two nodes has and *variables*."""
-    given = {
-        "run": "digits-1",
-        "attempt": 1,
-        "outcome": {"succeeded": True, "error": "", "cause": ""},
-        "request": {"gpus": 2},
-        "fleet": {"id": "Fleet", "group": "g"},
-        "ledger": read(states, *items),
-        "prices": PRICES,
-        "price": UNKNOWN,
-        "lost": [],
-        "search": NO_SEARCH,
-        "ring": {"gpus": 2, "leader": {"node": "i-0a"}, "nodes": []},
-        "trained": {
-            "ranks": 2,
-            "steps": 90,
-            contract.RING: {"elastic": True, "resets": 0, "smallest": 2, "largest": 2, "repeated_steps": 10},
-            contract.TRAINED_GPU_SECONDS: 1800,
-        },
-        "saved": {"bytes": 1000, "files": 2},
-        "times": times(*MOMENTS),
-        "states": {"context": {"Execution": {"Id": ARN}}},
-        **variables,
-    }
+    """Make out a run's receipt, with `VARIABLES` and *variables*."""
+    given = {**VARIABLES, "ledger": read(states, *items), **variables}
     found = both(states["Make out the receipt"]["Assign"]["receipt"], given)
     assert isinstance(found, dict)
     validate_receipt(found)
@@ -322,3 +324,34 @@ def test_receipt_in_place_of_a_stopped_run(machines: Mapping[str, Mapping[str, A
     assert whole["gpu_seconds"]["useful"] == 450
     assert whole["cost"]["usd"] == pytest.approx(0.2196 + 1.108)
     assert (bare_one["seconds"], "nodes" in bare_one) == ({"queue": 1112}, False)
+
+
+def test_receipt_of_one_node_and_one_price(machines: Mapping[str, Mapping[str, Any]]) -> None:
+    """JSONata makes no difference between a list of one and the one; the receipt does."""
+    # WHEN
+    receipt = run_receipt(machines["workflow"], LEADER, prices=PRICES[2:])
+    # THEN
+    assert [node["node"] for node in receipt["nodes"]] == ["i-0a"]
+    assert receipt["cost"]["usd"] == 1.108
+    assert receipt["seconds"]["capacity"] == 30
+
+
+def test_receipt_of_a_large_ring_fits(machines: Mapping[str, Mapping[str, Any]]) -> None:
+    """As many nodes as are read, and the prices of a long list of types, stay within what a state may hold."""
+    # GIVEN
+    states = machines["workflow"]
+    most = states["Read the nodes"]["Arguments"]["Limit"]
+    items = [item(f"i-{number:017x}", booted_at=52, joined_at=92, seen_at=1110) for number in range(most)]
+    prices = [
+        {"instance_type": f"g{kind}.48xlarge", "market": "spot", "zone": f"eu-west-1{zone}", "usd": 1}
+        for kind in range(30)
+        for zone in "abcdef"
+    ]
+    # WHEN
+    ledger = bare(states["Read the nodes"]["Assign"]["ledger"])
+    (found,) = by_reference([{"states": {"result": {"Items": items}}}], ledger)
+    given = {**VARIABLES, "ledger": found, "prices": [*prices, *PRICES]}
+    (receipt,) = by_reference([given], bare(states["Make out the receipt"]["Assign"]["receipt"]))
+    # THEN
+    assert len(receipt["nodes"]) == most
+    assert max(len(json.dumps(value)) for value in (found, receipt, {"Items": items})) < 256 * 1024
