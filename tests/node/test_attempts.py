@@ -66,6 +66,31 @@ def test_leader_leads_the_next_attempt_in_the_same_process(pair: Ring) -> None:
     assert [agent.processes() for agent in pair.agents] == [[], [], []]
 
 
+def test_next_attempts_leader_goes_on_counting(pair: Ring) -> None:
+    """Trained GPU-seconds add up over a run's attempts, and steps that the first one lost count as repeated."""
+    # GIVEN a leader that told of steps, and a follower that is lost
+    ledger = pair.aws.ledger()
+    told = wait_for("trained seconds", lambda: ledger.progress(pair.run).get(contract.TRAINED_GPU_SECONDS, 0) > 1)
+    assert told
+    kill(pair, 2)
+    pair.answer(contract.TASK_TRAIN)
+    before = ledger.progress(pair.run)
+
+    # WHEN
+    pair.begin_anew()
+    pair.start(nodes=1)
+    pair.asked(contract.TASK_RING)
+    pair.ask(contract.TASK_TRAIN)
+
+    # THEN
+    spent = before[contract.TRAINED_GPU_SECONDS]
+    after = wait_for(
+        "more of it",
+        lambda: (now := ledger.progress(pair.run))[contract.TRAINED_GPU_SECONDS] > spent and now,
+    )
+    assert (after["repeated_steps"], after["at"] > before["at"]) == (before["step"], True)
+
+
 def test_follower_takes_part_in_the_next_attempt_in_the_same_process(pair: Ring) -> None:
     """The leader is lost: its follower ends its rank, waits, and follows the next leader."""
     # GIVEN
