@@ -12,6 +12,8 @@ log_group='@LOG_GROUP@'
 region='@REGION@'
 # The host's folder that becomes @ML_ROOT@ in the container.
 ml_root='@ML_ROOT@'
+node=$(cat /var/lib/cloud/data/instance-id)
+booted_at=$(sed -n 's/^btime //p' /proc/stat)
 
 say() {
   echo "cdk-horovod: $*" >&2
@@ -121,6 +123,27 @@ hand_over_efa() {
   run+=(--env "LD_LIBRARY_PATH=$libraries/opt/amazon/rdma-core")
 }
 
+metadata() {
+  curl --silent --fail --noproxy '*' --max-time 2 "${@:2}" "http://169.254.169.254/latest/$1"
+}
+
+# Tells people that this machine pulls the image, for no agent can yet: the item `boot_key` of horovod_node/contract.py.
+give_sign() {
+  local run token instance_type zone item
+  run=$(timeout 20 aws dynamodb get-item --region "$region" --consistent-read --table-name '@LEDGER_TABLE@' \
+    --key '{"pk": {"S": "FLEET#@FLEET@"}, "sk": {"S": "LEASE"}}' --query Item.run.S --output text)
+  # Nobody's, or that of what empties the fleet.
+  [[ -n $run && $run != None && $run != '#'* ]] || return 0
+  token=$(metadata api/token --request PUT --header 'X-aws-ec2-metadata-token-ttl-seconds: 60')
+  instance_type=$(metadata meta-data/instance-type --header "X-aws-ec2-metadata-token: $token")
+  zone=$(metadata meta-data/placement/availability-zone --header "X-aws-ec2-metadata-token: $token")
+  printf -v item '"%s": {"S": "%s"}, ' pk "RUN#$run" sk "BOOT#$node" node "$node" state 'pulling the image' \
+    instance_type "$instance_type" zone "$zone"
+  printf -v item '{%s"booted_at": {"N": "%s"}, "seen_at": {"N": "%s"}, "remove_at": {"N": "%s"}}' "$item" \
+    "$booted_at" "$EPOCHSECONDS" $((EPOCHSECONDS + 86400))
+  timeout 20 aws dynamodb put-item --region "$region" --table-name '@LEDGER_TABLE@' --item "$item"
+}
+
 use_instance_store
 # Whatever user the image names must be able to write here; nothing else runs on this machine.
 mkdir -p "$ml_root"
@@ -135,18 +158,26 @@ registry=${image%%/*}
 if [[ $registry =~ ^[0-9]{12}\.dkr[.-]ecr(-fips)?\.([a-z0-9-]+)\. ]]; then
   retry "log in to $registry" ecr_login "${BASH_REMATCH[2]}" "$registry"
 fi
+# Best effort: without it the node is only not seen so early.
+(trap - ERR; give_sign) >/dev/null 2>&1 &
+pull_began_at=$EPOCHSECONDS
 retry "pull $image" docker pull --quiet "$image"
+pulled_at=$EPOCHSECONDS
+digest=$(docker image inspect --format '{{index .RepoDigests 0}}' "$image" 2>/dev/null) || digest=
 
 # Ring traffic goes straight to the host's network cards, NCCL's between GPUs through shared memory, and both pin it.
 run=(docker run --detach --name cdk-horovod-node --restart no --gpus all --network host --ipc host)
 run+=(--ulimit memlock=-1 --ulimit stack=67108864)
 hand_over_efa
+run+=(--env "CDK_HOROVOD_BOOTED_AT=$booted_at" --env "CDK_HOROVOD_IMAGE=${digest:-$image}")
+run+=(--env "CDK_HOROVOD_PULL_BEGAN_AT=$pull_began_at" --env "CDK_HOROVOD_PULLED_AT=$pulled_at")
 run+=(--env-file '@NODE_ENV_FILE@' --volume "$ml_root:@ML_ROOT@")
 if [ -n "$log_group" ]; then
-  node=$(cat /var/lib/cloud/data/instance-id)
   run+=(--log-driver awslogs --log-opt "awslogs-region=$region" --log-opt "awslogs-group=$log_group")
   # Non-blocking: when CloudWatch is slow, lines are lost rather than training steps.
   run+=(--log-opt "awslogs-stream=$node" --log-opt mode=non-blocking)
 fi
 "${run[@]}" "$image" || fail "docker did not start the container"
 say "node started"
+# The sign, if the pull was that fast.
+wait

@@ -58,6 +58,8 @@ def node_user_data(*, image_uri: str, environment: Mapping[str, str], log_group_
         "IMAGE": image_uri,
         "LOG_GROUP": log_group_name or "",
         "REGION": environment[REGION],
+        "LEDGER_TABLE": environment[contract.ENV_LEDGER_TABLE],
+        "FLEET": environment[contract.ENV_FLEET],
         "NODE_ENV_FILE": contract.NODE_ENV_FILE,
         "SWITCH_FILE": contract.SWITCH_FILE,
         "DEAD_MANS_SWITCH": _SWITCH.read_text(encoding="utf-8").rstrip("\n"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 import cdk_horovod
 from cdk_horovod.user_data import node_user_data
 from horovod_node import contract
+from horovod_node.ledger_table import item_key
 from image.instance import Instance
 
 pytestmark = pytest.mark.slow
@@ -38,16 +40,32 @@ LOGIN = [
 PULL = ["docker", "pull", "--quiet", IMAGE]
 
 
+def inspect(image: str = IMAGE) -> list[str]:
+    """Spell the call that asks for the image's digest."""
+    return ["docker", "image", "inspect", "--format", "{{index .RepoDigests 0}}", image]
+
+
 def user_data(*, image_uri: str = IMAGE, log_group_name: str | None = None) -> list[str]:
     """Render a fleet's user data."""
     return node_user_data(image_uri=image_uri, environment=ENVIRONMENT, log_group_name=log_group_name)
 
 
-def run_call(*, image: str = IMAGE, ml_root: str = "/opt/ml", efa: str = "", logs: str = "") -> list[str]:
+def run_call(
+    *,
+    image: str = IMAGE,
+    digest: str = f"{REGISTRY}/node@sha256:0123",
+    ml_root: str = "/opt/ml",
+    efa: str = "",
+    logs: str = "",
+) -> list[str]:
     """Spell the call that starts the node."""
+    boot = (
+        f"--env CDK_HOROVOD_BOOTED_AT=TIME --env CDK_HOROVOD_IMAGE={digest} "
+        "--env CDK_HOROVOD_PULL_BEGAN_AT=TIME --env CDK_HOROVOD_PULLED_AT=TIME"
+    )
     return (
         "docker run --detach --name cdk-horovod-node --restart no --gpus all --network host --ipc host "
-        f"--ulimit memlock=-1 --ulimit stack=67108864 {efa} --env-file {contract.NODE_ENV_FILE} "
+        f"--ulimit memlock=-1 --ulimit stack=67108864 {efa} {boot} --env-file {contract.NODE_ENV_FILE} "
         f"--volume {ml_root}:/opt/ml {logs} {image}"
     ).split()
 
@@ -84,7 +102,7 @@ def test_starts_the_node(instance: Instance) -> None:
     assert (booted.returncode, booted.stderr) == (0, "cdk-horovod: node started\n")
     assert instance.recorded()[:4] == [*SET_SWITCH, NO_UNIT, START_DOCKER]
     assert sorted(instance.recorded()[4:6]) == LOGIN  # two ends of a pipe start together
-    assert instance.recorded()[6:] == [PULL, run_call(logs=logs)]
+    assert instance.recorded()[6:] == [PULL, inspect(), run_call(logs=logs)]
     assert (instance.changes / "received").read_text() == "a-password\n"
 
 
@@ -145,7 +163,67 @@ def test_needs_no_login_elsewhere(instance: Instance) -> None:
     instance.boot(user_data(image_uri=image))
 
     pull = ["docker", "pull", "--quiet", image]
-    assert instance.recorded() == [*SET_SWITCH, NO_UNIT, START_DOCKER, pull, run_call(image=image)]
+    digest = "registry.example:5000/node@sha256:0123"
+    started = [pull, inspect(image), run_call(image=image, digest=digest)]
+    assert instance.recorded() == [*SET_SWITCH, NO_UNIT, START_DOCKER, *started]
+
+
+def test_tells_the_agent_how_the_machine_came_up(instance: Instance) -> None:
+    """The kernel's start and both ends of the pull are in the container's environment, in that order."""
+    # WHEN
+    instance.boot(user_data())
+
+    # THEN
+    booted_at, pulled_at, pull_began_at = instance.boot_times()
+    assert 1_700_000_000 < booted_at <= pull_began_at <= pulled_at
+
+
+def test_image_without_a_digest_goes_by_its_name(instance: Instance) -> None:
+    """An image that no registry gave has no digest: the receipt then names it as the construct does."""
+    # GIVEN
+    instance.fail("docker", "image", times=1)
+
+    # WHEN
+    instance.boot(user_data())
+
+    # THEN
+    assert instance.recorded()[-1] == run_call(digest=IMAGE)
+
+
+def test_gives_a_sign_while_it_pulls(instance: Instance) -> None:
+    """The run that holds the fleet has an item of this machine before its agent is there."""
+    # WHEN
+    instance.boot(user_data())
+
+    # THEN
+    look, *_, write = instance.signs()
+    assert look[:3] == ["aws", "dynamodb", "get-item"]
+    assert json.loads(look[look.index("--key") + 1]) == {"pk": {"S": "FLEET#c8a1 $HOME"}, "sk": {"S": "LEASE"}}
+    item = json.loads(write[write.index("--item") + 1])
+    seen_at = int(item["seen_at"]["N"])
+    assert item == {
+        **item_key(contract.boot_key("run-1", "i-0123456789abcdef0")),
+        contract.NODE: {"S": "i-0123456789abcdef0"},
+        contract.STATE: {"S": "pulling the image"},
+        contract.INSTANCE_TYPE: {"S": "g5.xlarge"},
+        contract.ZONE: {"S": "eu-west-1a"},
+        contract.BOOTED_AT: {"N": str(int(instance.boot_times()[0]))},
+        contract.SEEN_AT: {"N": str(seen_at)},
+        contract.TTL_ATTRIBUTE: {"N": str(seen_at + 86_400)},
+    }
+
+
+def test_boots_without_a_sign(instance: Instance) -> None:
+    """A ledger that does not answer costs the node nothing."""
+    # GIVEN
+    instance.fail("aws", "dynamodb", times=9)
+
+    # WHEN
+    booted = instance.boot(user_data())
+
+    # THEN
+    assert (booted.returncode, booted.stderr) == (0, "cdk-horovod: node started\n")
+    assert [call[:3] for call in instance.signs()] == [["aws", "dynamodb", "get-item"]]
 
 
 @pytest.fixture
@@ -181,7 +259,7 @@ def test_hands_over_efa_devices(instance: Instance, adapters: str) -> None:
     """Each EFA device that the instance has goes into the container, whose image must know what to do with it."""
     instance.boot(user_data())
 
-    assert instance.recorded()[6:] == [PULL, run_call(efa=adapters)]
+    assert instance.recorded()[6:] == [PULL, inspect(), run_call(efa=adapters)]
 
 
 def test_hands_over_efa_software(instance: Instance, adapters: str, efa_software: str) -> None:
@@ -194,7 +272,7 @@ def test_hands_over_efa_software(instance: Instance, adapters: str, efa_software
 
     # THEN
     assert booted.returncode == 0
-    assert instance.recorded()[6:] == [PULL, LOOK_INTO_IMAGE, run_call(efa=f"{adapters} {efa_software}")]
+    assert instance.recorded()[6:] == [PULL, inspect(), LOOK_INTO_IMAGE, run_call(efa=f"{adapters} {efa_software}")]
 
 
 @pytest.mark.usefixtures("efa_software")
@@ -202,7 +280,7 @@ def test_leaves_an_image_its_own_efa_software(instance: Instance, adapters: str)
     """Nothing is laid over what an image brings."""
     instance.boot(user_data())
 
-    assert instance.recorded()[6:] == [PULL, LOOK_INTO_IMAGE, run_call(efa=adapters)]
+    assert instance.recorded()[6:] == [PULL, inspect(), LOOK_INTO_IMAGE, run_call(efa=adapters)]
 
 
 @pytest.mark.usefixtures("efa_software")
@@ -210,7 +288,7 @@ def test_hands_over_nothing_without_adapters(instance: Instance) -> None:
     """The AMI has the software on every instance type; only those with adapters use it."""
     instance.boot(user_data())
 
-    assert instance.recorded()[6:] == [PULL, run_call()]
+    assert instance.recorded()[6:] == [PULL, inspect(), run_call()]
 
 
 def test_any_user_can_write_the_ml_folder(instance: Instance) -> None:
@@ -267,7 +345,7 @@ def test_tries_again_when_the_registry_is_busy(instance: Instance) -> None:
     booted = instance.boot(user_data())
 
     # THEN
-    assert instance.recorded()[6:] == [PULL, ["sleep", "2"], PULL, ["sleep", "4"], PULL, run_call()]
+    assert instance.recorded()[6:] == [PULL, ["sleep", "2"], PULL, ["sleep", "4"], PULL, inspect(), run_call()]
     assert booted.stderr.splitlines() == [
         f"cdk-horovod: could not pull {IMAGE}; next try in 2 s",
         f"cdk-horovod: could not pull {IMAGE}; next try in 4 s",

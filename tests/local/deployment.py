@@ -124,6 +124,19 @@ class Deployment:
             files = {member.name: archive.extractfile(member) for member in archive.getmembers() if member.isfile()}
             return {name.removeprefix("./"): file.read() for name, file in files.items() if file}
 
+    def logs(self, run: Run) -> dict[str, list[str]]:
+        """Read the run's log streams: the lines of each, by its name."""
+        logs, group = self.cloud.client("logs"), self.training.connection.log_group
+        answer = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{run.name}/")
+        names = [stream["logStreamName"] for stream in answer["logStreams"]]
+        return {
+            name: [
+                event["message"]
+                for event in logs.get_log_events(logGroupName=group, logStreamName=name, startFromHead=True)["events"]
+            ]
+            for name in names
+        }
+
     def upload(self, key: str, body: bytes) -> str:
         """Put an object into the data bucket and return its address."""
         bucket = self.training.connection.data_bucket

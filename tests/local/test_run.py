@@ -79,6 +79,13 @@ def test_success_leaves_the_model_and_no_instances(app: Deployment) -> None:
     # AND CloudWatch knows how it trained
     assert app.metric(run, contract.METRIC_RING_SIZE, "Maximum") == 2
     assert 1 <= app.metric(run, contract.METRIC_STEP_SECONDS, "SampleCount") <= 16
+    # AND every rank's lines are in a stream that bears the run's name, beside its agent's
+    lines = app.logs(run)
+    said = sorted(line for stream in lines for line in lines[stream] if "has trained" in line)
+    assert said == ["rank 0 of 2 has trained", "rank 1 of 2 has trained"]
+    streams = [contract.log_stream(run.name, node, contract.LOG_AGENT) for node in markets]
+    joins = [f"{node} joins attempt 1 of run {run.name}" for node in markets]
+    assert [word in lines[stream] for stream, word in zip(streams, joins, strict=True)] == [True, True]
 
 
 def tags_of_the_fleet(app: Deployment) -> dict[str, str]:

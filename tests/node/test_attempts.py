@@ -45,12 +45,15 @@ def pair(ring: Ring) -> Ring:
 
 
 def test_leader_leads_the_next_attempt_in_the_same_process(pair: Ring) -> None:
-    """A node of a static ring is lost: the leader says so, waits, and forms the ring with another."""
+    """A node of a static ring is lost: the leader says so, forms the ring with another, and goes on counting."""
     # GIVEN
+    ledger = pair.aws.ledger()
+    wait_for("trained seconds", lambda: ledger.progress(pair.run).get(contract.TRAINED_GPU_SECONDS))
     kill(pair, 2)
     failed = pair.answer(contract.TASK_TRAIN)
     assert failed["error"] == contract.ERROR_NODE_FAILED, failed
     wait_for("the end of the rank", lambda: pair.agents[0].processes() == [pair.agents[0].process.pid])
+    before = ledger.progress(pair.run)
     # WHEN
     pair.begin_anew()
     pair.start(nodes=1)
@@ -59,6 +62,14 @@ def test_leader_leads_the_next_attempt_in_the_same_process(pair: Ring) -> None:
     assert formed[contract.LEADER][contract.NODE] == "node-1", formed
     assert [node[contract.NODE] for node in formed[contract.NODES]] == ["node-1", "node-3"]
     assert [joined(pair, number, 2) for number in (1, 3)] == [True, True]
+    # WHEN
+    pair.ask(contract.TASK_TRAIN)
+    # THEN what was trained adds up, and the steps of the attempt that was lost are repeated
+    spent = before[contract.TRAINED_GPU_SECONDS]
+    after = wait_for(
+        "more of it", lambda: (told := ledger.progress(pair.run))[contract.TRAINED_GPU_SECONDS] > spent and told
+    )
+    assert (after["repeated_steps"], after["at"] > before["at"]) == (before["step"], True)
     # WHEN
     pair.release()
     # THEN

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from horovod_node import contract
+from horovod_node.boot_facts import BootFacts
 from horovod_node.errors import UsageError
 from horovod_node.identify import Node, identify, interface_of
 from horovod_node.instance_metadata import ENV_ENDPOINT
@@ -71,6 +72,23 @@ def test_local_node_is_what_its_environment_says() -> None:
         ml_root=Path("/tmp/node/ml"),
         engine="local",
     )
+
+
+def test_node_knows_its_boot() -> None:
+    """Boot facts come from the environment of either engine; a text that is no time is left out."""
+    # GIVEN
+    environment = {
+        contract.ENV_BOOTED_AT: "1700000000",
+        contract.ENV_PULL_BEGAN_AT: "soon",
+        contract.ENV_PULLED_AT: "nan",
+        contract.ENV_IMAGE: "node@sha256:0123",
+    }
+
+    # WHEN
+    node = identify(LOCAL | environment)
+
+    # THEN
+    assert node.boot == BootFacts(booted_at=1_700_000_000, image="node@sha256:0123")
 
 
 def test_ec2_node_is_what_instance_metadata_says(metadata: MetadataService, devices: Path) -> None:

@@ -11,7 +11,8 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from horovod_node import contract
+from horovod_node import __version__, contract
+from horovod_node.boot_facts import BootFacts
 from horovod_node.ceiling import CostCeiling
 from horovod_node.errors import LedgerUnreachableError, RunError
 from horovod_node.identify import Node
@@ -173,6 +174,54 @@ def test_node_is_refreshed_in_place(aws: Aws, node: Node) -> None:
     )
     assert ledger.nodes(LEASE) == [expected]
     assert ledger.node(LEASE, "node-1") == expected
+
+
+def test_node_tells_how_it_came_up(aws: Aws, node: Node) -> None:
+    """A node's item says what its boot script knew, when it first was ready, and with what library it trains."""
+    # GIVEN
+    ledger, table = aws.ledger(), aws.client("dynamodb")
+    boot = BootFacts(booted_at=1_700_000_000.9, pull_began_at=1_700_000_020, pulled_at=1_700_000_080, image="node@sha")
+    booted = replace(node, boot=boot)
+    ledger.put_node(LEASE, booted, state=contract.NODE_READY, step=0, remove_at=0)
+    (first,) = table.scan(TableName=aws.table)["Items"]
+
+    # WHEN
+    for state in (contract.NODE_TRAINING, contract.NODE_READY):
+        ledger.put_node(LEASE, booted, state=state, step=1, remove_at=0)
+
+    # THEN
+    (item,) = table.scan(TableName=aws.table)["Items"]
+    told = (contract.BOOTED_AT, contract.PULL_BEGAN_AT, contract.PULLED_AT, contract.IMAGE, contract.LIBRARY_VERSION)
+    assert [item[name] for name in told] == [
+        {"N": "1700000000"},
+        {"N": "1700000020"},
+        {"N": "1700000080"},
+        {"S": "node@sha"},
+        {"S": __version__},
+    ]
+    assert item[contract.READY_AT] == first[contract.READY_AT] == first[contract.SEEN_AT]
+
+
+def test_node_that_knows_nothing_of_its_boot_says_nothing(aws: Aws, node: Node) -> None:
+    """Times and image are left out where nobody told them, and a node that is not ready has no such time."""
+    aws.ledger().put_node(LEASE, node, state=contract.NODE_JOINED, step=0, remove_at=0)
+
+    (item,) = aws.client("dynamodb").scan(TableName=aws.table)["Items"]
+    times = {contract.BOOTED_AT, contract.PULL_BEGAN_AT, contract.PULLED_AT, contract.READY_AT, contract.IMAGE}
+    assert times & item.keys() == set()
+
+
+def test_progress_is_that_of_the_last_leader(aws: Aws) -> None:
+    """What a leader told of the run is there for the next attempt's; before the first it is nothing."""
+    # GIVEN
+    ledger = aws.ledger()
+    before = ledger.progress(LEASE.run)
+
+    # WHEN
+    ledger.put_progress(LEASE, json.dumps({"step": 7}), remove_at=0)
+
+    # THEN
+    assert (before, ledger.progress(LEASE.run)) == ({}, {"step": 7})
 
 
 def test_interruption_stays_with_the_node(aws: Aws, node: Node) -> None:

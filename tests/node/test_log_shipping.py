@@ -22,7 +22,7 @@ from horovod_node.log_shipping import (
     LogShipping,
 )
 from node.emulated import Aws
-from node.rings import wait_for
+from node.rings import Ring, wait_for
 
 RANK_0 = f"{contract.LOG_RANK_PREFIX}0"
 
@@ -82,24 +82,65 @@ def begin(played: PlayedLogs) -> Iterator[Callable[..., LogShipping]]:
         shipping.close()
 
 
-def test_lines_reach_cloudwatch_while_the_agent_lives(aws: Aws) -> None:
+def messages(logs: Any, group: str, stream: str) -> list[str]:
+    """Read a stream from its beginning; nothing if it is not there yet."""
+    try:
+        answer = logs.get_log_events(logGroupName=group, logStreamName=stream, startFromHead=True)
+    except logs.exceptions.ResourceNotFoundException:
+        return []
+    return [event["message"] for event in answer["events"]]
+
+
+@pytest.fixture
+def group(aws: Aws) -> str:
+    """Make a log group."""
+    name = f"nodes-{uuid.uuid4().hex[:8]}"
+    aws.client("logs").create_log_group(logGroupName=name)
+    return name
+
+
+@pytest.mark.ring
+@pytest.mark.parametrize("echo", [False, True])
+def test_ranks_line_is_readable_while_the_rank_runs(ring: Ring, group: str, echo: bool) -> None:
+    """What a script prints is in its rank's stream while it trains, and printed only when that is asked for."""
+    # GIVEN
+    logs = ring.aws.client("logs")
+    ring.submit(gpus=1, entry_point="count_steps.py")
+
+    # WHEN
+    ring.start(nodes=1, **{contract.ENV_LOG_GROUP: group}, **({contract.ENV_ECHO: "1"} if echo else {}))
+    ring.until_training()
+
+    # THEN
+    (agent,) = ring.agents
+    rank, own = (contract.log_stream(ring.run, "node-1", speaker) for speaker in (RANK_0, contract.LOG_AGENT))
+    wait_for("the rank's line", lambda: messages(logs, group, rank) == ["counting from 1"])
+    assert agent.rank()
+    assert ("[0] counting from 1" in agent.text()) is echo
+    joins = f"node-1 joins attempt 1 of run {ring.run}"
+    assert joins in messages(logs, group, own)
+    assert joins in agent.text()
+
+    # WHEN the fleet is released
+    ring.release()
+    agent.exit_code()
+
+    # THEN the agent's last word is there, too
+    assert messages(logs, group, own)[-1].startswith("leaving: nobody holds fleet")
+
+
+def test_lines_reach_cloudwatch_while_the_agent_lives(aws: Aws, group: str) -> None:
     """What a rank and the agent say is in streams of their own, in order, though nothing was closed."""
     # GIVEN
-    logs, group = aws.client("logs"), f"nodes-{uuid.uuid4().hex[:8]}"
-    logs.create_log_group(logGroupName=group)
+    logs = aws.client("logs")
     shipping = LogShipping(logs, group=group)
     logger = logging.getLogger(f"test.{group}")
     logger.propagate = False
     logger.addHandler(LogHandler(shipping))
     shipping.start()
 
-    def messages(speaker: str) -> list[str]:
-        stream = contract.log_stream("run-1", "node-1", speaker)
-        events = logs.get_log_events(logGroupName=group, logStreamName=stream, startFromHead=True)["events"]
-        return [event["message"] for event in events]
-
-    def streams() -> list[str]:
-        return [stream["logStreamName"] for stream in logs.describe_log_streams(logGroupName=group)["logStreams"]]
+    def said(speaker: str) -> list[str]:
+        return messages(logs, group, contract.log_stream("run-1", "node-1", speaker))
 
     with closing(shipping):
         # WHEN
@@ -110,9 +151,8 @@ def test_lines_reach_cloudwatch_while_the_agent_lives(aws: Aws) -> None:
         shipping.take(RANK_0, "größer\n")
 
         # THEN
-        wait_for("two streams", lambda: len(streams()) == 2, seconds=20)
-        wait_for("the rank's lines", lambda: messages(RANK_0) == ["loss 0.5", " ", "größer"], seconds=20)
-        wait_for("the agent's line", lambda: messages(contract.LOG_AGENT) == ["joins attempt 1"], seconds=20)
+        wait_for("the rank's lines", lambda: said(RANK_0) == ["loss 0.5", " ", "größer"], seconds=20)
+        wait_for("the agent's line", lambda: said(contract.LOG_AGENT) == ["joins attempt 1"], seconds=20)
 
 
 def test_lines_wait_until_the_run_is_known(played: PlayedLogs, begin: Callable[..., LogShipping]) -> None:

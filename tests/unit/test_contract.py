@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from horovod_node import contract
+from horovod_node import __version__, contract
 
 FLEET = contract.FleetSize(max_gpus=32, gpu_step=4)
 MAX_RUNTIME_SECONDS = 86_400
@@ -374,3 +376,10 @@ def test_names_the_files_of_a_run() -> None:
     assert contract.checkpoint_prefix("r", 2, 17).startswith(contract.checkpoint_prefix("r", 2))
     assert contract.checkpoint_prefix("r", 2).startswith(contract.checkpoint_prefix("r"))
     assert contract.source_key("abc") == "source/abc/source.tar.gz"
+
+
+def test_nodes_know_the_version_of_the_library() -> None:
+    """The package in the image names the version that the project has."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+
+    assert project["version"] == __version__

@@ -22,6 +22,7 @@ model.fit(
     verbose=0,
     callbacks=[hvd.callbacks.BroadcastGlobalVariablesCallback(0)],
 )
+print(f"rank {hvd.rank()} of {hvd.size()} has trained")
 weights = np.concatenate([weight.reshape(-1) for weight in model.get_weights()])
 everyones = np.asarray(hvd.allgather(weights[None, :]))
 if hvd.rank() == 0:
