@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,22 +34,16 @@ class Lines:
         return True
 
 
-class Nvml:
-    """Two GPUs, one of them half busy and a quarter full."""
-
-    nvmlInit = staticmethod(lambda: None)
-    nvmlDeviceGetCount = staticmethod(lambda: 2)
-    nvmlDeviceGetHandleByIndex = staticmethod(lambda number: number)
-    nvmlDeviceGetUtilizationRates = staticmethod(lambda device: SimpleNamespace(gpu=50 * device, memory=7))
-    nvmlDeviceGetMemoryInfo = staticmethod(lambda device: SimpleNamespace(used=6 * device, total=24))
-
-
-class NoDriver:
-    """The package without a driver."""
-
-    @staticmethod
-    def nvmlInit() -> None:
-        raise RuntimeError("NVML Shared Library Not Found")
+NVML = SimpleNamespace(
+    nvmlInit=lambda: None,
+    nvmlDeviceGetCount=lambda: 2,
+    nvmlDeviceGetHandleByIndex=lambda number: number,
+    nvmlDeviceGetUtilizationRates=lambda device: SimpleNamespace(gpu=50 * device, memory=7),
+    nvmlDeviceGetMemoryInfo=lambda device: SimpleNamespace(used=6 * device, total=24),
+)
+"""Two GPUs, one of them half busy and a quarter full."""
+NO_DRIVER = SimpleNamespace()
+"""The package where nothing that it needs is there."""
 
 
 @pytest.fixture
@@ -98,7 +91,7 @@ def test_line_is_in_the_embedded_metric_format() -> None:
 def test_leader_tells_of_the_ring(node_work: Work, said: Lines, tmp_path: Path) -> None:
     """Each step's time once, the ring's size, what the GPUs do and what was read since the line before."""
     # GIVEN
-    metrics = TrainingMetrics(node_work, gpus=GpuGauge(Nvml), seconds=0, proc=tmp_path)
+    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NVML), seconds=0, proc=tmp_path)
     metrics.ring_size = 2
     (tmp_path / "7").mkdir()
     read = tmp_path / "7" / "io"
@@ -126,7 +119,7 @@ def test_leader_tells_of_the_ring(node_work: Work, said: Lines, tmp_path: Path) 
 def test_ranks_that_were_started_again_are_counted_anew(node_work: Work, said: Lines) -> None:
     """A new process of rank 0 begins with no steps, and its first ones are told all the same."""
     # GIVEN
-    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NoDriver), seconds=0)
+    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NO_DRIVER), seconds=0)
     metrics.ring_size = 2
 
     # WHEN
@@ -140,7 +133,7 @@ def test_ranks_that_were_started_again_are_counted_anew(node_work: Work, said: L
 def test_follower_without_gpus_tells_what_it_reads(node_work: Work, said: Lines) -> None:
     """What it does not know it leaves out; the line stays valid."""
     # GIVEN
-    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NoDriver), seconds=0)
+    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NO_DRIVER), seconds=0)
 
     # WHEN
     metrics.turn({0: Progress(step=9, advances=9, samples_per_second=9.0)}, [])
@@ -152,7 +145,7 @@ def test_follower_without_gpus_tells_what_it_reads(node_work: Work, said: Lines)
 
 def test_line_waits_for_its_time_and_the_last_does_not(node_work: Work, said: Lines) -> None:
     """One in ten seconds, and at the end what came since."""
-    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NoDriver), seconds=60)
+    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NO_DRIVER), seconds=60)
     metrics.turn({}, [])
     assert said.lines == []
     metrics.end({}, [])
@@ -160,11 +153,11 @@ def test_line_waits_for_its_time_and_the_last_does_not(node_work: Work, said: Li
 
 
 @pytest.fixture
-def group(aws: Aws) -> Iterator[str]:
+def group(aws: Aws) -> str:
     """A log group."""
     name = f"nodes-{aws.table}"
     aws.client("logs").create_log_group(logGroupName=name)
-    yield name
+    return name
 
 
 def read(aws: Aws, group: str) -> list[str]:
