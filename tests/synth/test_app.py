@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aws_cdk import App
@@ -78,7 +80,7 @@ def test_wrong_settings_end_the_app_in_one_line(settings: dict[str, object], sen
 def test_settings_reach_the_training(tmp_path: Path) -> None:
     """The ceiling is in what clients read, the reaper's clock in its rule, and the alarms are deployed with them."""
     # WHEN
-    synthesise(tmp_path / "cdk.out", settings={"max_cost_usd": 12.5, "reaper_minutes": 3})
+    synthesise(tmp_path / "cdk.out", settings={"max_cost_usd": 12.5, "reaper_minutes": 3, "dashboard": "false"})
     # THEN
     template = json.loads((tmp_path / "cdk.out" / "Training.template.json").read_text())
     kinds = [resource["Type"] for resource in template["Resources"].values()]
@@ -90,6 +92,13 @@ def test_settings_reach_the_training(tmp_path: Path) -> None:
     assert '\\"max_cost_usd\\":12.5' in json.dumps(template["Outputs"])
     assert "rate(3 minutes)" in schedules
     assert kinds.count("AWS::CloudWatch::Alarm") == 6
+    assert "AWS::CloudWatch::Dashboard" not in kinds
+
+
+def test_dashboard_is_deployed_unless_told_otherwise(template: Mapping[str, Any]) -> None:
+    """Whoever deploys the app as it is sees the training at a glance."""
+    kinds = [resource["Type"] for resource in template["Resources"].values()]
+    assert kinds.count("AWS::CloudWatch::Dashboard") == 1
 
 
 def test_every_finding_is_acknowledged(assembly: Path) -> None:

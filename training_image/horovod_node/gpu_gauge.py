@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _log = logging.getLogger(__name__)
@@ -22,9 +23,8 @@ class GpuGauge:
         self._devices: list[Any] = []
         try:
             if nvml is None:
-                import pynvml
-
-                self._nvml = pynvml
+                # Not an import: the package is in images with GPUs only, and so unknown to type checkers.
+                self._nvml = importlib.import_module("pynvml")
             self._nvml.nvmlInit()
             self._devices = [
                 self._nvml.nvmlDeviceGetHandleByIndex(number) for number in range(self._nvml.nvmlDeviceGetCount())
@@ -42,11 +42,11 @@ class GpuGauge:
 
         def taken(device: Any) -> float:
             memory = self._nvml.nvmlDeviceGetMemoryInfo(device)
-            return float(round(100.0 * memory.used / memory.total, 1))
+            return round(float(100 * memory.used / memory.total), 1)
 
         return self._read(taken)
 
-    def _read(self, value: Any) -> Sequence[float]:
+    def _read(self, value: Callable[[Any], float]) -> Sequence[float]:
         try:
             return [value(device) for device in self._devices]
         except Exception as error:

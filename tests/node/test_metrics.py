@@ -1,0 +1,216 @@
+"""What a node tells CloudWatch, and the way there."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from botocore.stub import Stubber
+
+from horovod_node import contract
+from horovod_node.gpu_gauge import GpuGauge
+from horovod_node.metric_log import LINES, MetricLog
+from horovod_node.metrics import UNITS, TrainingMetrics, embedded
+from horovod_node.progress import Progress
+from horovod_node.work import Work
+from node.emulated import REGION, Aws
+from patience import eventually
+
+
+class Lines:
+    """Stands in for the log, and keeps what is put."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def put(self, line: str) -> bool:
+        self.lines.append(json.loads(line))
+        return True
+
+
+NVML = SimpleNamespace(
+    nvmlInit=lambda: None,
+    nvmlDeviceGetCount=lambda: 2,
+    nvmlDeviceGetHandleByIndex=lambda number: number,
+    nvmlDeviceGetUtilizationRates=lambda device: SimpleNamespace(gpu=50 * device, memory=7),
+    nvmlDeviceGetMemoryInfo=lambda device: SimpleNamespace(used=6 * device, total=24),
+)
+"""Two GPUs, one of them half busy and a quarter full."""
+NO_DRIVER = SimpleNamespace()
+"""The package where nothing that it needs is there."""
+
+
+@pytest.fixture
+def said() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+def node_work(work: Work, said: Lines) -> Work:
+    """A node's work with a name for its metrics."""
+    return replace(work, node=replace(work.node, training="digits"), metric_log=said)  # type: ignore[arg-type]
+
+
+def test_line_is_in_the_embedded_metric_format() -> None:
+    """As AWS specifies it: metrics with units, two sets of dimensions, milliseconds."""
+    # WHEN
+    line = embedded(
+        {contract.METRIC_RING_SIZE: 4, contract.METRIC_STEP_SECONDS: [0.1, 0.2]},
+        training="digits",
+        run="run-1",
+        node="i-1",
+        at=12.5,
+    )
+
+    # THEN
+    assert json.loads(line) == {
+        "_aws": {
+            "Timestamp": 12500,
+            "CloudWatchMetrics": [
+                {
+                    "Namespace": "CdkHorovod",
+                    "Dimensions": [["Training"], ["Training", "Run"]],
+                    "Metrics": [{"Name": "RingSize", "Unit": "Count"}, {"Name": "StepSeconds", "Unit": "Seconds"}],
+                }
+            ],
+        },
+        "Training": "digits",
+        "Run": "run-1",
+        "Node": "i-1",
+        "RingSize": 4,
+        "StepSeconds": [0.1, 0.2],
+    }
+
+
+def test_leader_tells_of_the_ring(node_work: Work, said: Lines, tmp_path: Path) -> None:
+    """Each step's time once, the ring's size, what the GPUs do and what was read since the line before."""
+    # GIVEN
+    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NVML), seconds=0, proc=tmp_path)
+    metrics.ring_size = 2
+    (tmp_path / "7").mkdir()
+    read = tmp_path / "7" / "io"
+
+    # WHEN
+    read.write_text("rchar: 1000\nwchar: 5\n")
+    first = Progress(step=2, advances=2, samples_per_second=90.0, timed_steps=2, step_seconds=(0.3, 0.2))
+    metrics.turn({0: first}, [7, 8])
+    read.write_text("rchar: 1700\nwchar: 5\n")
+    second = replace(first, step=3, advances=3, timed_steps=3, step_seconds=(0.3, 0.2, 0.1))
+    metrics.turn({0: second}, [7, 8])
+    metrics.turn({0: second}, [7, 8])
+
+    # THEN
+    told = [{name: line[name] for name in UNITS if name in line} for line in said.lines]
+    of_gpus = {"RingSize": 2, "GpuUtilization": [0, 50], "GpuMemoryUtilization": [0, 25]}
+    assert told == [
+        {**of_gpus, "SamplesPerSecond": 90.0, "StepSeconds": [0.3, 0.2], "BytesRead": 1000},
+        {**of_gpus, "SamplesPerSecond": 90.0, "StepSeconds": [0.1], "BytesRead": 700},
+        {**of_gpus, "BytesRead": 0},
+    ]
+    assert {(line["Training"], line["Run"], line["Node"]) for line in said.lines} == {("digits", "run-1", "node-1")}
+
+
+def test_ranks_that_were_started_again_are_counted_anew(node_work: Work, said: Lines) -> None:
+    """A new process of rank 0 begins with no steps, and its first ones are told all the same."""
+    # GIVEN
+    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NO_DRIVER), seconds=0)
+    metrics.ring_size = 2
+
+    # WHEN
+    metrics.turn({0: Progress(advances=150, timed_steps=150, step_seconds=(0.1,) * 100)}, [])
+    metrics.turn({0: Progress(advances=2, timed_steps=2, step_seconds=(0.3, 0.4))}, [])
+
+    # THEN
+    assert [line["StepSeconds"] for line in said.lines] == [[0.1] * 100, [0.3, 0.4]]
+
+
+def test_follower_without_gpus_tells_what_it_reads(node_work: Work, said: Lines) -> None:
+    """What it does not know it leaves out; the line stays valid."""
+    # GIVEN
+    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NO_DRIVER), seconds=0)
+
+    # WHEN
+    metrics.turn({0: Progress(step=9, advances=9, samples_per_second=9.0)}, [])
+
+    # THEN
+    (line,) = said.lines
+    assert [name for name in UNITS if name in line] == ["BytesRead"]
+
+
+def test_line_waits_for_its_time_and_the_last_does_not(node_work: Work, said: Lines) -> None:
+    """One in ten seconds, and at the end what came since."""
+    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NO_DRIVER), seconds=60)
+    metrics.turn({}, [])
+    assert said.lines == []
+    metrics.end({}, [])
+    assert len(said.lines) == 1
+
+
+@pytest.fixture
+def group(aws: Aws) -> str:
+    """A log group."""
+    name = f"nodes-{aws.table}"
+    aws.client("logs").create_log_group(logGroupName=name)
+    return name
+
+
+def read(aws: Aws, group: str) -> list[str]:
+    """Read the stream `stream` of *group*."""
+    events = aws.client("logs").get_log_events(logGroupName=group, logStreamName="stream", startFromHead=True)
+    return [event["message"] for event in events["events"]]
+
+
+def test_lines_come_to_the_stream(aws: Aws, group: str) -> None:
+    """In order, and all of them by the end; an agent that comes later goes on in the same stream."""
+    # WHEN
+    for lines in (["one", "two"], ["three"]):
+        log = MetricLog(aws.client("logs"), group=group, stream="stream")
+        for line in lines:
+            assert log.put(line)
+        log.close(wait_seconds=30)
+
+    # THEN
+    assert read(aws, group) == ["one", "two", "three"]
+
+
+def test_line_that_is_refused_is_sent_again(aws: Aws, group: str) -> None:
+    """The group is away for a moment: nothing that waits is lost, and nobody is told but the agent's log."""
+    # GIVEN
+    aws.client("logs").delete_log_group(logGroupName=group)
+    log = MetricLog(aws.client("logs"), group=group, stream="stream", pause_seconds=0.05)
+    log.put("early")
+    time.sleep(0.2)
+
+    # WHEN
+    aws.client("logs").create_log_group(logGroupName=group)
+
+    # THEN
+    def lines() -> list[str]:
+        streams = aws.client("logs").describe_log_streams(logGroupName=group)["logStreams"]
+        return read(aws, group) if streams else []
+
+    assert eventually(lines) == ["early"]
+    log.close()
+
+
+def test_lines_beyond_the_limit_are_dropped() -> None:
+    """CloudWatch does not answer for hours: memory does not grow, and the training does not wait."""
+    # GIVEN a client that refuses every call
+    client = boto3.client("logs", region_name=REGION, aws_access_key_id="testing", aws_secret_access_key="testing")
+    with Stubber(client):
+        log = MetricLog(client, group="group", stream="stream", pause_seconds=60)
+
+        # WHEN
+        taken = [log.put("line") for _ in range(2 * LINES)]
+        began = time.monotonic()
+        log.close()
+
+    # THEN those that are being sent, and those that wait
+    assert LINES <= taken.count(True) < 2 * LINES
+    assert time.monotonic() - began < 10
