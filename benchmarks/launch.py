@@ -70,6 +70,7 @@ def measure_run(cloud: LocalCloud, marks: Path) -> tuple[float, float]:
         stepfunctions=cloud.client("stepfunctions"),
         s3=cloud.client("s3"),
         dynamodb=cloud.client("dynamodb"),
+        autoscaling=cloud.client("autoscaling"),
     )
     before = set(cloud.home.glob("instances/*/node.log"))
     run = training.fit(SCRIPT, gpus=2, hyperparameters={"marks": str(marks)})

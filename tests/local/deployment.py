@@ -49,6 +49,8 @@ class Deployment:
             stepfunctions=client("stepfunctions"),
             s3=client("s3"),
             dynamodb=client("dynamodb"),
+            logs=client("logs"),
+            autoscaling=client("autoscaling"),
         )
 
     def start(self, script: str, *, gpus: int = 2, **options: Any) -> Run:

@@ -224,6 +224,7 @@ def test_grants_are_as_wide_as_their_names(stacks: Stacks) -> None:
     ]
     assert [action for action in reader if action.endswith(("StartExecution", "PutObject", "PutItem"))] == []
     assert set(stopper) == {"states:StopExecution"}
+    assert {"dynamodb:BatchGetItem", "dynamodb:Query"} <= set(reader)
 
 
 def test_clients_find_the_connection_by_its_description(stacks: Stacks) -> None:
