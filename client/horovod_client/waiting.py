@@ -65,15 +65,17 @@ def _start(status: RunStatus, *, now: float) -> list[str]:
     facts = []
     search = status.capacity
     there = sum(node.gpus for node in status.nodes)
-    if search is not None and there < (status.gpus or 0):
+    incomplete = status.gpus is None or there < status.gpus
+    count = "" if status.gpus is None else f"{there} of {status.gpus} GPUs"
+    if search is not None and incomplete:
         facts.append(
-            f"waiting for capacity: {there} of {status.gpus} GPUs, attempt {search.number} of {search.of} "
+            f"waiting for capacity: {count}{count and ', '}attempt {search.number} of {search.of} "
             f"({search.attempt}) for {duration(now - search.since)}"
         )
         if search.refusal:
             facts.append(f"EC2 said: {search.refusal}")
-    elif there < (status.gpus or 0):
-        facts.append(f"waiting for nodes: {there} of {status.gpus} GPUs")
+    elif incomplete:
+        facts.append(f"waiting for nodes{count and ': '}{count}")
     facts += _missing(status.nodes, now=now)
     return facts or ["waiting for the ring: all nodes are there"]
 

@@ -59,7 +59,7 @@ def test_trains_to_the_model_and_the_receipt(
         f"s3://{client.connection.model_bucket}/runs/cli-success/model.tar.gz",
         "run cli-success succeeded",
     ]
-    assert captured.out.splitlines()[-1] == "      30.0 s  terminating"
+    assert "      30.0 s  terminating" in captured.out.splitlines()
 
 
 def test_trains_to_the_failure(
@@ -164,6 +164,7 @@ def test_follows_a_detached_run_by_its_name(
     assert captured.out.splitlines() == [
         "run cli-detached started",
         "run cli-detached: RUNNING, joining",
+        "waiting for nodes",
         "run cli-detached stopped",
         "run cli-detached: ABORTED",
     ]
@@ -191,10 +192,13 @@ def test_prints_what_a_run_waits_for(
     # THEN
     assert capsys.readouterr().out.splitlines() == [
         "run cli-queued: RUNNING, queued",
+        "waiting for a fleet: next in the line",
         "No price is known.",
         "run cli-queued: RUNNING, queued, 1 run before it",
+        "waiting for a fleet: place 2 in the line",
         "No price is known.",
         "run cli-queued: RUNNING, queued, 2 runs before it",
+        "waiting for a fleet: place 3 in the line",
         "No price is known.",
     ]
 
@@ -216,9 +220,9 @@ def test_prints_where_a_run_looks_for_capacity(
     # THEN
     assert capsys.readouterr().out.splitlines() == [
         "run cli-capacity: RUNNING, joining",
-        "waiting for capacity: attempt 1 of 5, Spot in any zone, since 3 min",
+        "waiting for capacity: attempt 1 of 5 (Spot in any zone) for 3 min",
         "run cli-capacity: RUNNING, joining",
-        "waiting for capacity: attempt 2 of 5, Spot in eu-west-1a, since 3 min; "
+        "waiting for capacity: attempt 2 of 5 (Spot in eu-west-1a) for 3 min; "
         "EC2 said: There is no Spot capacity available.",
         "run cli-capacity: RUNNING, training",
     ]
@@ -471,7 +475,7 @@ def test_says_what_aws_refused(account: Account, capsys: pytest.CaptureFixture[s
 def test_owns_up_to_its_own_faults(write_receipt: WriteReceipt, capsys: pytest.CaptureFixture[str]) -> None:
     """What nobody expected is one line as well, under an exit code of its own."""
     # GIVEN
-    write_receipt({"run": "cli-torn", "version": 1, "times": {"started_at": 7}})
+    write_receipt({"run": "cli-torn", "version": 2, "times": {}, "nodes": 7})
 
     # WHEN
     code = main(["receipt", "cli-torn"])
@@ -479,7 +483,7 @@ def test_owns_up_to_its_own_faults(write_receipt: WriteReceipt, capsys: pytest.C
     # THEN
     assert code == 70
     assert capsys.readouterr().err == (
-        "cdk-horovod: unexpected TypeError: fromisoformat: argument must be str; --debug shows where\n"
+        "cdk-horovod: unexpected TypeError: 'int' object is not iterable; --debug shows where\n"
     )
 
 
