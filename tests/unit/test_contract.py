@@ -226,7 +226,7 @@ def test_accepts_the_edges(changes: dict[str, Any]) -> None:
             {"gpu": 16},
             "'gpu' is not a field of a request; its fields are "
             "source, entry_point, gpus, min_gpus, data, hyperparameters, max_restarts, resume_from, "
-            "max_runtime_seconds, max_cost_usd",
+            "max_runtime_seconds, max_cost_usd, owner, project",
         ),
     ],
 )
