@@ -48,6 +48,12 @@ class Deployment:
             stepfunctions=client("stepfunctions"),
             s3=client("s3"),
             dynamodb=client("dynamodb"),
+            servicequotas=client("servicequotas"),
+            sts=client("sts"),
+            pricing=client("pricing"),
+            ec2=client("ec2"),
+            autoscaling=client("autoscaling"),
+            logs=client("logs"),
         )
 
     def start(self, script: str, *, gpus: int = 2, **options: Any) -> Run:
