@@ -55,11 +55,13 @@ def price_of(prices: Iterable[Price], *, instance_type: str, market: str, zone: 
         prices: Those of the run.
         instance_type: Its type.
         market: `spot` or `on-demand`; '' while it is not known, which counts as the dearest.
-        zone: Its zone. Where no price of the zone is known, the dearest one of the market counts, then On-Demand.
+        zone: Its zone. Where no price of the zone is known, the dearest one of the market counts, then On-Demand;
+            never Spot for what is On-Demand.
     """
     of_type = [price for price in prices if price.instance_type == instance_type]
     of_market = [price for price in of_type if price.market == market]
-    for rows in ([price for price in of_market if price.zone in (zone, "")], of_market, of_type):
+    listed = [price for price in of_type if price.market == contract.ON_DEMAND or not market]
+    for rows in ([price for price in of_market if price.zone in (zone, "")], of_market, listed):
         if rows:
             return max(price.usd for price in rows)
     return None

@@ -99,5 +99,17 @@ class Shell:
         """Find a run as a notebook does that was told of the cloud."""
         cloud = self.cloud
         assert cloud is not None
-        clients = {service: cloud.client(service) for service in ("cloudformation", "stepfunctions", "s3", "dynamodb")}
+        services = (
+            "cloudformation",
+            "stepfunctions",
+            "s3",
+            "dynamodb",
+            "logs",
+            "autoscaling",
+            "ec2",
+            "pricing",
+            "sts",
+            "servicequotas",
+        )
+        clients = {service: cloud.client(service) for service in services}
         return Run.from_id(name, client=TrainingClient.from_stack("Training", **clients))

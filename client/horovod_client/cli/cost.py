@@ -39,7 +39,20 @@ def cost(
     except ReceiptNotFound:
         _tell_spend(found, as_json=as_json)
     else:
-        _tell_receipt(receipt, as_json=as_json)
+        _tell_receipt(_with_costs(receipt, client=client), as_json=as_json)
+
+
+def _with_costs(receipt: dict[str, Any], *, client: TrainingClient) -> dict[str, Any]:
+    """Look up what the state machine could not; a receipt that tells its costs is left as it is."""
+    nodes = receipt.get("nodes") or []
+    if not nodes or "on_demand_usd" in (receipt.get("cost") or {}):
+        return receipt
+    from horovod_client.prices import PriceLookup
+    from horovod_client.receipt_costs import complete_costs
+
+    region = client.connection.region
+    lookup = PriceLookup(region=region, pricing=client.clients.pricing, ec2=client.clients.ec2)
+    return complete_costs(receipt, prices=lookup.prices_of(node["instance_type"] for node in nodes))
 
 
 def _tell_estimate(client: TrainingClient, *, gpus: int, hours: float, as_json: bool) -> None:

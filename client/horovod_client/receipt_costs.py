@@ -1,0 +1,48 @@
+"""
+What a run has cost when its receipt could not tell.
+
+The state machine can ask for On-Demand prices in the three Regions of the Price List API only, or knows those that the
+construct was given; a client can ask from anywhere. Its prices are those of the day on which it asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from horovod_client.prices import Prices
+from horovod_node import contract
+
+HOUR: Final = 3600
+
+
+def complete_costs(receipt: Mapping[str, Any], *, prices: Prices) -> dict[str, Any]:
+    """
+    Return the receipt with the costs that it lacks; those that it has stay, and so does what no price is known for.
+
+    Args:
+        receipt: As `Run.receipt` returns it.
+        prices: Those of its nodes' types.
+    """
+    nodes = [_complete(node, prices) for node in receipt.get("nodes") or []]
+    completed = {**receipt, "nodes": nodes} if nodes else dict(receipt)
+    costs = dict(receipt.get("cost") or {})
+    for name in ("usd", "on_demand_usd"):
+        amounts = [node.get(name) for node in nodes]
+        if nodes and name not in costs and None not in amounts:
+            costs[name] = round(sum(amount for amount in amounts if amount is not None), 4)
+    if "saved_usd" not in costs and {"usd", "on_demand_usd"} <= set(costs):
+        costs["saved_usd"] = round(costs["on_demand_usd"] - costs["usd"], 4)
+    return {**completed, "cost": costs} if costs else completed
+
+
+def _complete(node: Mapping[str, Any], prices: Prices) -> dict[str, Any]:
+    listed = prices.on_demand(node["instance_type"])
+    hours = (datetime.fromisoformat(node["until"]) - datetime.fromisoformat(node["from"])).total_seconds() / HOUR
+    found: dict[str, Any] = {}
+    if listed is not None:
+        found["on_demand_usd"] = round(hours * listed.usd, 4)
+        if node["market"] == contract.ON_DEMAND:
+            found |= {"usd_per_hour": listed.usd, "usd": found["on_demand_usd"]}
+    return {**found, **node}
