@@ -49,17 +49,8 @@ class Deployment:
             stepfunctions=client("stepfunctions"),
             s3=client("s3"),
             dynamodb=client("dynamodb"),
-<<<<<<< HEAD
             logs=client("logs"),
             autoscaling=client("autoscaling"),
-=======
-            servicequotas=client("servicequotas"),
-            sts=client("sts"),
-            pricing=client("pricing"),
-            ec2=client("ec2"),
-            autoscaling=client("autoscaling"),
-            logs=client("logs"),
->>>>>>> local
         )
 
     def start(self, script: str, *, gpus: int = 2, **options: Any) -> Run:
