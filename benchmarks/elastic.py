@@ -111,9 +111,6 @@ def cloud() -> Iterator[Bench]:
             "logs",
             "autoscaling",
             "ec2",
-            "pricing",
-            "sts",
-            "servicequotas",
         )
         training = TrainingClient.from_stack("Training", **{service: local.client(service) for service in services})
         yield Bench(cloud=local, training=training)

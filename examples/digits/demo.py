@@ -105,9 +105,6 @@ def find_training(cloud: LocalCloud) -> TrainingClient:
         "logs",
         "autoscaling",
         "ec2",
-        "pricing",
-        "sts",
-        "servicequotas",
     )
     return TrainingClient.from_stack("Training", **{service: cloud.client(service) for service in services})
 
