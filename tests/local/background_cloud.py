@@ -107,9 +107,6 @@ class Shell:
             "logs",
             "autoscaling",
             "ec2",
-            "pricing",
-            "sts",
-            "servicequotas",
         )
         clients = {service: cloud.client(service) for service in services}
         return Run.from_id(name, client=TrainingClient.from_stack("Training", **clients))

@@ -121,7 +121,7 @@ def _progress_facts(progress: TrainingProgress) -> Iterator[str]:
         yield f"loss {progress.loss:.4g}"
     if progress.samples_per_second is not None:
         yield f"{progress.samples_per_second:.4g} samples/s"
-    if progress.ranks is not None:
+    if progress.ranks:
         yield f"{progress.ranks} rank{'' if progress.ranks == 1 else 's'}"
     if progress.resets:
         yield f"ring formed anew {progress.resets} times"

@@ -149,6 +149,7 @@ class _Training:
         self._agreed_at, self._agreed_step = time.monotonic(), 0
         self._saved_at, self._saved_step = time.monotonic(), state.position.step
         self._looked_at, self._looked_step = time.monotonic(), 0
+        self._told_at = time.monotonic()
         self._facts: dict[str, Any] = {}
 
     def run(self, arguments: Mapping[str, Any]) -> None:
@@ -335,7 +336,10 @@ class _Training:
             "epochs": self._epochs,
             "steps": position.step + self._leg.steps - taken + whole_epochs * self._epoch_steps,
         }
-        if now - self._looked_at >= _LOOK_SECONDS:
+        # An epoch shorter than the interval is looked at when it ends.
+        ends = taken >= self._leg.steps and now - self._told_at >= _LOOK_SECONDS
+        if ends or now - self._looked_at >= _LOOK_SECONDS:
+            self._told_at = now
             if "loss" in logs:
                 self._facts["loss"] = float(logs["loss"])
             if self._leg.examples:
