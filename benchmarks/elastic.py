@@ -103,19 +103,7 @@ def cloud() -> Iterator[Bench]:
         context = [part for name, value in CONTEXT.items() for part in ("--context", f"horovod:{name}={value}")]
         subprocess.run(["cdk", "synth", "--quiet", "--output", str(assembly), *context], cwd=HERE.parent, check=True)
         local.deploy(assembly, tell=lambda _line: None)
-<<<<<<< HEAD
         services = ("cloudformation", "stepfunctions", "s3", "dynamodb", "autoscaling", "logs")
-=======
-        services = (
-            "cloudformation",
-            "stepfunctions",
-            "s3",
-            "dynamodb",
-            "logs",
-            "autoscaling",
-            "ec2",
-        )
->>>>>>> local
         training = TrainingClient.from_stack("Training", **{service: local.client(service) for service in services})
         yield Bench(cloud=local, training=training)
 

@@ -97,19 +97,7 @@ def steps_of(cloud: LocalCloud, run: Run) -> int:
 
 def find_training(cloud: LocalCloud) -> TrainingClient:
     """Connect to the deployed stack as an ML engineer's notebook does."""
-<<<<<<< HEAD
     services = ("cloudformation", "stepfunctions", "s3", "dynamodb", "autoscaling", "logs")
-=======
-    services = (
-        "cloudformation",
-        "stepfunctions",
-        "s3",
-        "dynamodb",
-        "logs",
-        "autoscaling",
-        "ec2",
-    )
->>>>>>> local
     return TrainingClient.from_stack("Training", **{service: cloud.client(service) for service in services})
 
 

@@ -49,11 +49,6 @@ class Deployment:
             stepfunctions=client("stepfunctions"),
             s3=client("s3"),
             dynamodb=client("dynamodb"),
-<<<<<<< HEAD
-=======
-            ec2=client("ec2"),
-            autoscaling=client("autoscaling"),
->>>>>>> local
             logs=client("logs"),
             autoscaling=client("autoscaling"),
         )
