@@ -85,9 +85,17 @@ class Shell:
 
     def terminal(self, *arguments: str) -> pexpect.spawn[str]:
         """Run the tool in a terminal."""
+        return self._spawn([*TOOL, *arguments])
+
+    def terminal_in_cloud(self, *arguments: str) -> pexpect.spawn[str]:
+        """Run the tool in a terminal whose shell was led into the cloud."""
+        line = f'eval "$({shlex.join(TOOL)} local env)" && exec {shlex.join([*TOOL, *arguments])}'
+        return self._spawn(["bash", "-c", line])
+
+    def _spawn(self, command: Sequence[str]) -> pexpect.spawn[str]:
         return pexpect.spawn(
-            TOOL[0],
-            [*TOOL[1:], *arguments],
+            command[0],
+            [*command[1:]],
             cwd=str(self.folder),
             env=self.environment,
             dimensions=(ROWS, COLUMNS),

@@ -61,7 +61,7 @@ def plain(text: str) -> str:
 def until_it_trains(session: pexpect.spawn[str], user: Shell, name: str) -> None:
     """Read the terminal until the run trains."""
     session.expect(name)
-    session.expect("(?i)training")
+    session.expect(r"\* training")
     assert user.find(name).status().state == "RUNNING"
 
 
@@ -85,7 +85,7 @@ def test_run_is_followed_to_its_end(user: Shell) -> None:
     shown = plain(session.before or "")
     assert (session.exitstatus, session.signalstatus) == (0, None), shown
     run = user.find("followed")
-    found = [shown.lower().find(word) for word in ("followed", "joining", "training", "saving")]
+    found = [shown.lower().find(word) for word in ("followed", "* joining", "* training", "succeeded")]
     assert found == sorted(found), shown
     assert found[0] >= 0, shown
     # A terminal of 100 columns breaks a long address.
@@ -116,22 +116,32 @@ def test_killed_client_changes_nothing(user: Shell) -> None:
 
 @pytest.mark.slow
 def test_interrupted_view_leaves_the_run_to_be_stopped(user: Shell) -> None:
-    """Ctrl-C ends the view alone and says how to go on; `stop` then ends the run, and nothing is left running."""
+    """Ctrl-C asks: the view can be left alone, and looked at again, and the run be stopped from it."""
     # GIVEN
     session = train(user, name="watched", epochs=1000)
     until_it_trains(session, user, "watched")
     # WHEN
-    session.sendintr()
-    session.expect(pexpect.EOF)
-    session.close()
+    leave(session, answer="v")
     # THEN
     assert session.exitstatus == 130
     assert "cdk-horovod stop watched --stack Training" in re.sub(r"\s+", " ", plain(session.before or ""))
     run = user.find("watched")
     assert run.status().state == "RUNNING"
     # WHEN
-    assert user.run_in_cloud([*TOOL, "stop", "watched"])[0] == 0
+    session = user.terminal_in_cloud("status", "watched", "--watch")
+    until_it_trains(session, user, "watched")
+    leave(session, answer="s")
     # THEN
-    assert wait(run).state == "ABORTED"
+    assert session.exitstatus == 1
+    assert run.status().state == "ABORTED"
     assert eventually(lambda: user.ask("local", "status")["instances"], lambda left: not left) == []
     assert user.run_in_cloud([*TOOL, "status", "watched"])[0] == 1
+
+
+def leave(session: pexpect.spawn[str], *, answer: str) -> None:
+    """Press Ctrl-C, answer the question, and wait for the end."""
+    session.sendintr()
+    session.expect("Stop the run")
+    session.sendline(answer)
+    session.expect(pexpect.EOF)
+    session.close()
