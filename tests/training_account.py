@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +115,12 @@ class Account:
     dynamodb: DynamoDBClient
     s3: S3Client
     stepfunctions: SFNClient
+
+    def make_log_group(self, name: str) -> None:
+        """Make the nodes' log group, unless another test of this account has."""
+        logs = self.session.client("logs", endpoint_url=self.endpoint)
+        with suppress(logs.exceptions.ResourceAlreadyExistsException):
+            logs.create_log_group(logGroupName=name)
 
     def deploy(self, stack: str, outputs: dict[str, object]) -> None:
         """Deploy a stack with *outputs*."""

@@ -22,8 +22,7 @@ Say = Callable[[str, str, str, Iterable[tuple[int, str]]], None]
 @pytest.fixture(scope="module")
 def client(account: Account) -> TrainingClient:
     """Connect with clients of the fake account, and make the log group."""
-    logs = account.session.client("logs", endpoint_url=account.endpoint)
-    logs.create_log_group(logGroupName=GROUP)
+    account.make_log_group(GROUP)
     return TrainingClient.from_stack(
         "Training",
         cloudformation=account.cloudformation,

@@ -1,0 +1,104 @@
+"""The live view is drawn from a status alone."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from horovod_client.capacity import CapacitySearch
+from horovod_client.cli.live_view import NODES_SHOWN, draw
+from horovod_client.status import Holder, NodeStatus, RunStatus, Spend, TrainingProgress
+
+NOW = 1000.0
+
+
+def drawn(status: RunStatus, **options: object) -> list[str]:
+    """Draw into a terminal of 100 columns and give its lines, without colours."""
+    console = Console(file=io.StringIO(), width=100, force_terminal=False)
+    console.print(draw(status, now=NOW, **options))  # type: ignore[arg-type]
+    assert isinstance(console.file, io.StringIO)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def node(number: int, **facts: object) -> NodeStatus:
+    """Build a node that trains."""
+    known = {"state": "training", "gpus": 1, "instance_type": "g5.xlarge", "market": "spot", "zone": "eu-west-1a"}
+    return NodeStatus(node=f"i-{number}", **(known | facts))  # type: ignore[arg-type]
+
+
+def test_queued_run_says_who_holds_the_fleet() -> None:
+    """The phase is marked with its time, and below it stands what the run waits for."""
+    # GIVEN
+    status = RunStatus(
+        run="r",
+        state="RUNNING",
+        stage="queued",
+        phase="queue",
+        place=2,
+        holders=(Holder(fleet="Big", run="other", since=880),),
+        gpus=8,
+        started_at=940.0,
+    )
+    # THEN
+    assert drawn(status, since={"queue": 940.0}) == [
+        "run r, 8 GPUs, for 60 s",
+        "* queue 60 s > capacity > boot > image pull > joining > training > saving > terminating",
+        "waiting for a fleet: place 2 in the line, run other has held Big for 2 min",
+    ]
+
+
+def test_search_for_capacity_carries_the_words_of_ec2() -> None:
+    """Attempt, its age, and why the last one was refused."""
+    # GIVEN
+    search = CapacitySearch(number=2, of=5, attempt="Spot in eu-west-1a", since=820, refusal="no Spot capacity")
+    status = RunStatus(run="r", state="RUNNING", stage="joining", phase="capacity", capacity=search, gpus=2)
+    # THEN
+    assert " ".join(drawn(status)[2:]) == (
+        "waiting for capacity: 0 of 2 GPUs, attempt 2 of 5 (Spot in eu-west-1a) for 3 min; EC2 said: no Spot capacity"
+    )
+
+
+def test_training_run_shows_nodes_progress_spend_and_last_lines() -> None:
+    """All that a user looks for is on one screen: who trains, how far it is, what it cost, what rank 0 says."""
+    # GIVEN
+    status = RunStatus(
+        run="r",
+        state="RUNNING",
+        stage="training",
+        phase="training",
+        gpus=2,
+        nodes=(node(1, leads=True, step=120, seen_at=998.0), node(2, interruption="instance-action", seen_at=940.0)),
+        progress=TrainingProgress(
+            step=120, steps=400, epoch=3, epochs=8, loss=0.4123, samples_per_second=310.4, ranks=2, eta_seconds=150
+        ),
+        spend=Spend(usd=1.5, usd_per_hour=2.0, ceiling_usd=10.0),
+    )
+    # WHEN
+    lines = drawn(status, lines=[f"line {number}" for number in range(9)])
+    # THEN
+    assert lines[3].split("  ")[0] == "i-1 leads"
+    assert "training, step 120" in lines[3]
+    assert lines[3].endswith("2 s ago")
+    assert "will be taken back" in lines[4]
+    assert lines[5].endswith(" 30% epoch 3/8, step 120/400, loss 0.4123, 310.4 samples/s, 2 ranks, 2")
+    assert lines[6].strip() == "min left"
+    assert lines[7] == "spent 1.50 USD of at most 10.00, 2.00 USD an hour now"
+    assert lines[8:] == [f"line {number}" for number in range(3, 9)]
+
+
+def test_many_nodes_are_counted() -> None:
+    """A cluster of 64 nodes does not push the rest off the screen."""
+    # GIVEN
+    status = RunStatus(run="r", state="RUNNING", phase="training", nodes=tuple(node(number) for number in range(64)))
+    # THEN
+    assert drawn(status)[-1] == f"and {64 - NODES_SHOWN} more"
+
+
+def test_ended_run_is_no_longer_on_its_way() -> None:
+    """The outcome takes the place of the time, and no phase is marked."""
+    # THEN
+    assert drawn(RunStatus(run="r", state="FAILED", phase="ended", gpus=1)) == [
+        "run r, 1 GPU, FAILED",
+        "queue > capacity > boot > image pull > joining > training > saving > terminating",
+    ]
