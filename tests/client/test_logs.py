@@ -29,7 +29,7 @@ def client(account: Account) -> TrainingClient:
         dynamodb=account.dynamodb,
         s3=account.s3,
         stepfunctions=account.stepfunctions,
-        logs=logs,
+        logs=account.session.client("logs", endpoint_url=account.endpoint),
     )
 
 
