@@ -104,6 +104,7 @@ def spend_of(items: RunItems, *, running: bool, now: float) -> Spend | None:
         ),
         usd_per_hour=sum(bill.usd_per_hour for bill in bills if bill.present),
         ceiling_usd=ceiling_of(items.run),
+        unpriced=len(machines) - len(bills),
     )
 
 

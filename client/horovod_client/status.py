@@ -140,6 +140,7 @@ class Spend:
         ceiling_usd: The most that the run may cost; None for no ceiling.
         on_demand_usd: What the same would have cost On-Demand; known when the run has ended.
         saved_usd: What Spot saved; known when the run has ended.
+        unpriced: Nodes whose price is not known, and which the amounts leave out.
     """
 
     usd: float
@@ -147,6 +148,7 @@ class Spend:
     ceiling_usd: float | None = None
     on_demand_usd: float | None = None
     saved_usd: float | None = None
+    unpriced: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,8 @@ def main() -> None:
         command += ["--hyperparameters", '{"epochs": 8}', "--name", RUN, "--stack", "Training"]
         run([*command, "--poll-seconds", "0.5"], environment=cloud.environment())
         print()
-        run(["cdk-horovod", "cost", RUN, "--stack", "Training"], environment=cloud.environment())
+        for verb in (["logs", RUN], ["cost", RUN]):
+            run(["cdk-horovod", *verb, "--stack", "Training"], environment=cloud.environment())
 
         say("Train on up to 3 GPUs, and take the power from a Spot instance in the middle: the ring goes on")
         lose_a_node(cloud, data=data)
@@ -61,6 +62,7 @@ def main() -> None:
         stop_in_the_middle(cloud, data=data)
 
         say("What is left")
+        run(["cdk-horovod", "ls", "--stack", "Training"], environment=cloud.environment())
         metrics = read_metrics(cloud, bucket=connection["model_bucket"])
         print(f"  the model's test accuracy  {metrics['accuracy']:.1%}")
         print(f"  instances running          {len(cloud.instances())}")
