@@ -68,7 +68,8 @@ def describe_progress(progress: TrainingProgress) -> str:
 def describe_spend(spend: Spend) -> str:
     """Write what a run has cost, and what it may cost."""
     ceiling = "" if spend.ceiling_usd is None else f" of at most {spend.ceiling_usd:.2f}"
-    without = f", without {spend.unpriced} nodes whose price is not known" if spend.unpriced else ""
+    nodes = "1 node" if spend.unpriced == 1 else f"{spend.unpriced} nodes"
+    without = f", without {nodes} whose price is not known" if spend.unpriced else ""
     return f"spent {spend.usd:.2f} USD{ceiling}, {spend.usd_per_hour:.2f} USD an hour now{without}"
 
 
