@@ -75,7 +75,10 @@ def test_third_attempt_gets_what_two_were_refused(app: Deployment) -> None:
     assert (ended.state, ended.error, ended.cause) == ("SUCCEEDED", None, None)
     assert facts(app.model(run))["ranks"] == 3
     receipt = run.receipt()
-    assert {node["zone"] for node in receipt["nodes"]} == {ZONES[1]}
+    zones = {node["node"]: node["zone"] for node in receipt["nodes"]}
+    assert zones[receipt["leader"]] == ZONES[1]
+    # AND On-Demand nodes that came in vain are in the receipt, too: they cost
+    assert {node["zone"] for node in receipt["nodes"] if node["market"] == contract.SPOT} == {ZONES[1]}
     # AND told where it looked
     assert first.capacity is not None
     assert third.capacity is not None

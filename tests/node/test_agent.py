@@ -77,9 +77,9 @@ def test_rank_dies_with_its_agent(alone: Ring) -> None:
     [
         ("exit", "ended with exit code 3: SystemExit: 3"),
         ("message", "ended with exit code 1: SystemExit: no data is left"),
-        ("vanish", "ended with exit code 9 and no exception.\n\nIts last lines:\nthe last line"),
+        ("vanish", "ended with exit code 9 and no exception.\n\nIts last lines:\ncounting from 1\nthe last line"),
         ("killed", "was killed by SIGKILL, as Linux does when memory runs out."),
-        ("crash", "was killed by SIGSEGV.\n\nIts last lines:\nFatal Python error: Segmentation fault"),
+        ("crash", "was killed by SIGSEGV.\n\nIts last lines:\ncounting from 1\nFatal Python error: Segmentation fault"),
     ],
 )
 def test_run_fails_with_the_scripts_own_end(ring: Ring, end: str, words: str) -> None:

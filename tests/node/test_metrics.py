@@ -1,37 +1,31 @@
-"""What a node tells CloudWatch, and the way there."""
+"""What a node tells CloudWatch."""
 
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import pytest
-from botocore.stub import Stubber
 
 from horovod_node import contract
 from horovod_node.gpu_gauge import GpuGauge
-from horovod_node.metric_log import LINES, MetricLog
 from horovod_node.metrics import UNITS, TrainingMetrics, embedded
 from horovod_node.progress import Progress
 from horovod_node.work import Work
-from node.emulated import REGION, Aws
-from patience import eventually
 
 
 class Lines:
-    """Stands in for the log, and keeps what is put."""
+    """Stands in for the shipping of lines, and keeps what it is given."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
 
-    def put(self, line: str) -> bool:
+    def take(self, speaker: str, line: str) -> None:
+        assert speaker == contract.LOG_METRICS
         self.lines.append(json.loads(line))
-        return True
 
 
 NVML = SimpleNamespace(
@@ -54,7 +48,7 @@ def said() -> Lines:
 @pytest.fixture
 def node_work(work: Work, said: Lines) -> Work:
     """A node's work with a name for its metrics."""
-    return replace(work, node=replace(work.node, training="digits"), metric_log=said)  # type: ignore[arg-type]
+    return replace(work, node=replace(work.node, training="digits"), shipping=said)  # type: ignore[arg-type]
 
 
 def test_line_is_in_the_embedded_metric_format() -> None:
@@ -150,67 +144,3 @@ def test_line_waits_for_its_time_and_the_last_does_not(node_work: Work, said: Li
     assert said.lines == []
     metrics.end({}, [])
     assert len(said.lines) == 1
-
-
-@pytest.fixture
-def group(aws: Aws) -> str:
-    """A log group."""
-    name = f"nodes-{aws.table}"
-    aws.client("logs").create_log_group(logGroupName=name)
-    return name
-
-
-def read(aws: Aws, group: str) -> list[str]:
-    """Read the stream `stream` of *group*."""
-    events = aws.client("logs").get_log_events(logGroupName=group, logStreamName="stream", startFromHead=True)
-    return [event["message"] for event in events["events"]]
-
-
-def test_lines_come_to_the_stream(aws: Aws, group: str) -> None:
-    """In order, and all of them by the end; an agent that comes later goes on in the same stream."""
-    # WHEN
-    for lines in (["one", "two"], ["three"]):
-        log = MetricLog(aws.client("logs"), group=group, stream="stream")
-        for line in lines:
-            assert log.put(line)
-        log.close(wait_seconds=30)
-
-    # THEN
-    assert read(aws, group) == ["one", "two", "three"]
-
-
-def test_line_that_is_refused_is_sent_again(aws: Aws, group: str) -> None:
-    """The group is away for a moment: nothing that waits is lost, and nobody is told but the agent's log."""
-    # GIVEN
-    aws.client("logs").delete_log_group(logGroupName=group)
-    log = MetricLog(aws.client("logs"), group=group, stream="stream", pause_seconds=0.05)
-    log.put("early")
-    time.sleep(0.2)
-
-    # WHEN
-    aws.client("logs").create_log_group(logGroupName=group)
-
-    # THEN
-    def lines() -> list[str]:
-        streams = aws.client("logs").describe_log_streams(logGroupName=group)["logStreams"]
-        return read(aws, group) if streams else []
-
-    assert eventually(lines) == ["early"]
-    log.close()
-
-
-def test_lines_beyond_the_limit_are_dropped() -> None:
-    """CloudWatch does not answer for hours: memory does not grow, and the training does not wait."""
-    # GIVEN a client that refuses every call
-    client = boto3.client("logs", region_name=REGION, aws_access_key_id="testing", aws_secret_access_key="testing")
-    with Stubber(client):
-        log = MetricLog(client, group="group", stream="stream", pause_seconds=60)
-
-        # WHEN
-        taken = [log.put("line") for _ in range(2 * LINES)]
-        began = time.monotonic()
-        log.close()
-
-    # THEN those that are being sent, and those that wait
-    assert LINES <= taken.count(True) < 2 * LINES
-    assert time.monotonic() - began < 10

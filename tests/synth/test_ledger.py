@@ -83,7 +83,7 @@ def test_table_goes_with_its_stack(stacks: Stacks, stack: str, policy: str) -> N
             ],
         ),
         ("Workflow", {"GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"}, []),
-        ("Read", {"GetItem", "Query"}, []),
+        ("Read", {"BatchGetItem", "GetItem", "Query"}, []),
     ],
 )
 def test_grant_allows_exactly(
