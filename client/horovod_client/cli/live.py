@@ -13,6 +13,7 @@ import click
 from botocore import exceptions as aws
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from horovod_client.cli.live_view import LINES_SHOWN, draw
 from horovod_client.errors import HorovodClientError, RunEnded
@@ -49,7 +50,7 @@ def follow_live(run: Run, *, poll_seconds: float, ask: Callable[[str], str] | No
     while True:
         try:
             with view:
-                return run.wait(view.show, poll_seconds=poll_seconds)
+                return run.wait(view.show, poll_seconds=poll_seconds, on_trouble=view.show_trouble)
         except KeyboardInterrupt:
             pass
         answer = _answer(ask or _ask)
@@ -67,6 +68,7 @@ class _View:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._status: RunStatus | None = None
+        self._trouble = ""
         self._since: dict[str, float] = {}
         self._lines: deque[str] = deque(maxlen=LINES_SHOWN)
         self._live: Live | None = None
@@ -90,17 +92,21 @@ class _View:
         self._live.stop()
 
     def show(self, status: RunStatus) -> None:
-        self._status = status
+        self._status, self._trouble = status, ""
         if status.phase is not None:
             self._since.setdefault(status.phase, time.time())
         if status.ended:
             assert self._live is not None
             self._live.refresh()
 
+    def show_trouble(self, error: Exception) -> None:
+        self._trouble = f"cannot reach AWS ({error}): the run goes on, and this keeps trying"
+
     def _draw(self) -> RenderableType:
         if self._status is None:
             return f"run {self._run.name} started"
-        return draw(self._status, now=time.time(), since=self._since, lines=tuple(self._lines))
+        picture = draw(self._status, now=time.time(), since=self._since, lines=tuple(self._lines))
+        return Group(picture, Text(self._trouble, style="red")) if self._trouble else picture
 
     def _read_lines(self) -> None:
         # Lines are an extra: a log group that cannot be read must not end the view.
