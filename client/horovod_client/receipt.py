@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
+from horovod_client.amounts import usd
 from horovod_client.errors import HorovodClientError
 from horovod_node import contract
 
@@ -85,13 +86,13 @@ def _facts(receipt: Mapping[str, Any]) -> Iterator[str]:
 
 def _cost(cost: Mapping[str, Any]) -> Iterator[str]:
     words = {"usd": "{} USD", "ceiling_usd": "ceiling {} USD", "usd_per_hour": "{} USD an hour"}
-    facts = [text.format(_usd(cost[name])) for name, text in words.items() if cost.get(name) is not None]
+    facts = [text.format(usd(cost[name])) for name, text in words.items() if cost.get(name) is not None]
     if facts:
         yield f"cost        {', '.join(facts)}"
     whole, saved = cost.get("on_demand_usd"), cost.get("saved_usd")
     if whole is not None:
         share = f" ({saved / whole:.0%})" if saved and whole else ""
-        yield f"on-demand   {_usd(whole)} USD{f', Spot saved {_usd(saved)} USD{share}' if saved else ''}"
+        yield f"on-demand   {usd(whole)} USD{f', Spot saved {usd(saved)} USD{share}' if saved else ''}"
 
 
 def _gpu_time(receipt: Mapping[str, Any]) -> Iterator[str]:
@@ -152,7 +153,7 @@ def _nodes(receipt: Mapping[str, Any]) -> Iterator[str]:
 def _cell(node: Mapping[str, Any], column: str) -> str:
     value = node.get(column, "")
     if column == "usd" and value != "":
-        return _usd(value)
+        return usd(value)
     if column in ("from", "until"):
         # The day is the receipt's; what counts in a row is the time of day.
         return str(value)[11:19]
@@ -192,10 +193,6 @@ def _remarks(receipt: Mapping[str, Any]) -> Iterator[str]:
 
 def _counted(*facts: tuple[int | None, str]) -> list[str]:
     return [f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in facts if number is not None]
-
-
-def _usd(amount: float) -> str:
-    return f"{amount:.2f}" if abs(amount) >= 0.01 else f"{amount:.4f}"
 
 
 def _size(number: float) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from horovod_client import amounts
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.errors import InvalidInput, ReceiptNotFound
@@ -100,10 +101,10 @@ def _tell_spend(run: Run, *, as_json: bool) -> None:
         reason = "it ended without a receipt" if status.ended else "it has no nodes yet, or their prices are not known"
         click.echo(f"run {run.name}: cost not known, {reason}")
         return
-    pace = "" if status.ended else f" so far, {spend.usd_per_hour:.2f} USD an hour"
-    click.echo(f"run {run.name}: {spend.usd:.2f} USD{pace}")
+    pace = "" if status.ended else f" so far, {amounts.usd(spend.usd_per_hour)} USD an hour"
+    click.echo(f"run {run.name}: {amounts.usd(spend.usd)} USD{pace}")
     if spend.ceiling_usd is not None:
-        click.echo(f"ceiling      {spend.ceiling_usd:.2f} USD")
+        click.echo(f"ceiling      {amounts.usd(spend.ceiling_usd)} USD")
 
 
 def _tell_receipt(receipt: Mapping[str, Any], *, as_json: bool) -> None:
@@ -123,13 +124,13 @@ def _tell_receipt(receipt: Mapping[str, Any], *, as_json: bool) -> None:
             }
         )
         return
-    click.echo(f"run {receipt.get('run')}: {'cost not known' if usd is None else f'{usd:.2f} USD'}")
+    click.echo(f"run {receipt.get('run')}: {'cost not known' if usd is None else f'{amounts.usd(usd)} USD'}")
     if costs.get("on_demand_usd") is not None:
         saved = costs.get("saved_usd")
-        words = "" if saved is None else f", Spot saved {saved:.2f} USD"
-        click.echo(f"On-Demand    {costs['on_demand_usd']:.2f} USD{words}")
+        words = "" if saved is None else f", Spot saved {amounts.usd(saved)} USD"
+        click.echo(f"On-Demand    {amounts.usd(costs['on_demand_usd'])} USD{words}")
     if costs.get("ceiling_usd") is not None:
-        click.echo(f"ceiling      {costs['ceiling_usd']:.2f} USD")
+        click.echo(f"ceiling      {amounts.usd(costs['ceiling_usd'])} USD")
     if seconds.get("billed") is not None:
         useful = "" if seconds.get("useful") is None else f", {seconds['useful']:.0f} useful"
         ratio = "" if seconds.get("ratio") is None else f" ({seconds['ratio']:.0%})"
@@ -151,13 +152,13 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.2f}" if isinstance(value, int | float) else str(value or "")
+    return amounts.usd(value) if isinstance(value, int | float) else str(value or "")
 
 
 def _amount(value: float | Mapping[str, float] | None) -> str:
     if value is None:
         return "unknown"
     if not isinstance(value, Mapping):
-        return f"{value:.2f}"
-    least, most = f"{value['least']:.2f}", f"{value['most']:.2f}"
+        return amounts.usd(value)
+    least, most = amounts.usd(value["least"]), amounts.usd(value["most"])
     return least if least == most else f"{least} to {most}"

@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from horovod_client import amounts
 from horovod_client.status import RunStatus, Spend, TrainingProgress
 from horovod_client.waiting import duration
 
@@ -67,10 +68,10 @@ def describe_progress(progress: TrainingProgress) -> str:
 
 def describe_spend(spend: Spend) -> str:
     """Write what a run has cost, and what it may cost."""
-    ceiling = "" if spend.ceiling_usd is None else f" of at most {spend.ceiling_usd:.2f}"
+    ceiling = "" if spend.ceiling_usd is None else f" of at most {amounts.usd(spend.ceiling_usd)}"
     nodes = "1 node" if spend.unpriced == 1 else f"{spend.unpriced} nodes"
     without = f", without {nodes} whose price is not known" if spend.unpriced else ""
-    return f"spent {spend.usd:.2f} USD{ceiling}, {spend.usd_per_hour:.2f} USD an hour now{without}"
+    return f"spent {amounts.usd(spend.usd)} USD{ceiling}, {amounts.usd(spend.usd_per_hour)} USD an hour now{without}"
 
 
 def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
