@@ -15,6 +15,7 @@ from cdk_horovod.engines import EngineConfig
 from cdk_horovod.executions import executions_of, permit_workflow
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow import reaper as workflow
+from horovod_node import contract
 
 
 class Reaper(Construct):
@@ -127,9 +128,9 @@ class Reaper(Construct):
 
     def _metric(self, name: str, statistic: str, period: Duration | None) -> cloudwatch.Metric:
         return cloudwatch.Metric(
-            namespace=workflow.METRIC_NAMESPACE,
+            namespace=contract.METRIC_NAMESPACE,
             metric_name=name,
-            dimensions_map={workflow.METRIC_DIMENSION: self._training},
+            dimensions_map={contract.METRIC_TRAINING: self._training},
             statistic=statistic,
             period=period or Duration.minutes(5),
         )

@@ -14,8 +14,6 @@ from lab import ONE, REAPER, SCHEDULE_SPEED, TWO, Lab, synthesise_lab, until
 from cdk_horovod.workflow.reaper import (
     METRIC_CAPACITY_WITHOUT_LEASE,
     METRIC_CEILING_USED,
-    METRIC_DIMENSION,
-    METRIC_NAMESPACE,
     METRIC_REAPED,
 )
 from horovod_client import Run
@@ -187,9 +185,9 @@ def put(lab: Lab, name: str) -> list[float]:
     machine = lab.app.training.connection.state_machine.rpartition(":")[2]
     now = datetime.now(UTC)
     found: list[dict[str, Any]] = cloudwatch.get_metric_statistics(
-        Namespace=METRIC_NAMESPACE,
+        Namespace=contract.METRIC_NAMESPACE,
         MetricName=name,
-        Dimensions=[{"Name": METRIC_DIMENSION, "Value": machine}],
+        Dimensions=[{"Name": contract.METRIC_TRAINING, "Value": machine}],
         StartTime=now - timedelta(hours=1),
         EndTime=now + timedelta(minutes=1),
         Period=1,

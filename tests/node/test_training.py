@@ -197,7 +197,8 @@ model = tf.keras.Sequential([tf.keras.layers.Input((8,)), tf.keras.layers.Dense(
 model.compile(hvd.DistributedOptimizer(tf.keras.optimizers.SGD(0.05)), "mse")
 model.fit(np.ones((64, 8)), np.ones((64, 3)), batch_size=8, verbose=0)
 times = step_times.OF_THIS_PROCESS
-print("measured", *times.read(), len(times.recent()), sum(times.recent()))
+*sums, recent = times.read()
+print("measured", *sums, len(recent), sum(recent))
 """
     script = tmp_path / "plain.py"
     script.write_text(program)

@@ -8,36 +8,11 @@ import pytest
 from aws_cdk import App, Stack
 from aws_cdk import aws_sns as sns
 
-from cdk_horovod import (
-    Engine,
-    GpuFleet,
-    HorovodTraining,
-    TrainingAlarms,
-    TrainingImage,
-    TrainingNetwork,
-    TrainingStorage,
-)
+from cdk_horovod import TrainingAlarms
+from one_training import training_in
 from validated import Resource, Stacks, synthesise_validated
 
 pytestmark = pytest.mark.synth
-
-IMAGE = TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1")
-
-
-def training_in(stack: Stack) -> HorovodTraining:
-    """Add a training with everything that it needs to *stack*."""
-    network = TrainingNetwork(stack, "Network")
-    fleet = GpuFleet(
-        stack,
-        "Fleet",
-        vpc=network.vpc,
-        vpc_subnets=network.subnets,
-        instance_types=["g5.xlarge"],
-        max_gpus=8,
-        on_demand_base_gpus=1,
-    )
-    storage = TrainingStorage(stack, "Storage")
-    return HorovodTraining(stack, "Training", storage=storage, image=IMAGE, engine=Engine.ec2(fleet))
 
 
 def build(app: App) -> None:

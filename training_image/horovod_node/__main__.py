@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -55,7 +55,7 @@ def main() -> int:
         print(f"horovod_node: instance metadata does not answer: {error}", file=sys.stderr)
         return contract.EXIT_NODE_FAILED
     session = Session(region_name=node.region)
-    with _ship_lines(session, os.environ) as shipping:
+    with _ship_lines(session, group=node.log_group) as shipping:
         agent = Agent(
             node,
             ledger=Ledger(session.client("dynamodb", config=_LEDGER_CONFIG), table=node.ledger_table),
@@ -68,9 +68,8 @@ def main() -> int:
 
 
 @contextmanager
-def _ship_lines(session: Session, environment: Mapping[str, str]) -> Iterator[LogShipping | None]:
+def _ship_lines(session: Session, *, group: str) -> Iterator[LogShipping | None]:
     """Send the agent's lines from now on to the log group, if there is one, until this is left."""
-    group = environment.get(contract.ENV_LOG_GROUP)
     if not group:
         yield None
         return

@@ -63,20 +63,18 @@ class StepTimes:
         if self._totals is not None:
             self._totals[_SINCE].assign(0.0)
 
-    def recent(self) -> tuple[float, ...]:
-        """Give the seconds of each of the last steps, the newest last; of `RECENT_STEPS` at most."""
-        if self._totals is None:
-            return ()
-        totals = self._totals.numpy()
-        count = min(int(totals[_STEPS]), RECENT_STEPS)
-        return tuple(round(float(seconds), 6) for seconds in totals[len(totals) - count :])
+    def read(self) -> tuple[int, float, float, tuple[float, ...]]:
+        """
+        Give steps, seconds of computing and seconds of waiting so far, and the seconds of each of the last steps.
 
-    def read(self) -> tuple[int, float, float]:
-        """Give steps, seconds of computing and seconds of waiting so far."""
+        Of these the newest is the last; there are `RECENT_STEPS` at most.
+        """
         if self._totals is None:
-            return 0, 0.0, 0.0
+            return 0, 0.0, 0.0, ()
         totals = self._totals.numpy()
-        return int(totals[_STEPS]), float(totals[_COMPUTE]), float(totals[_WAIT])
+        steps = int(totals[_STEPS])
+        recent = tuple(round(float(seconds), 6) for seconds in totals[len(totals) - min(steps, RECENT_STEPS) :])
+        return steps, float(totals[_COMPUTE]), float(totals[_WAIT]), recent
 
     def hooks(self) -> dict[str, Callable[[ModuleType], None]]:
         """Give what must happen after the import of which module, so that plain Horovod scripts are measured too."""

@@ -112,20 +112,20 @@ class StepCounter:
         taken = {
             number: _iterations(optimizer) for number, reference in optimizers if (optimizer := reference()) is not None
         }
-        times, recent = step_times.OF_THIS_PROCESS.read(), step_times.OF_THIS_PROCESS.recent()
+        steps, compute, wait, recent = step_times.OF_THIS_PROCESS.read()
         with self._lock:
             for number, step in taken.items():
                 # Not only a larger number: steps that are lost take an optimizer back, and are then done again.
                 if step != self._seen.get(number, 0):
                     self._seen[number] = step
                     self._note(self._progress.step if self._told else max(step, self._progress.step))
-            self._average.see(*times)
+            self._average.see(steps, compute, wait)
             if self._average.compute is not None:
                 self._progress = replace(
                     self._progress,
                     compute_seconds_per_step=self._average.compute,
                     wait_seconds_per_step=self._average.wait,
-                    timed_steps=times[0],
+                    timed_steps=steps,
                     step_seconds=recent,
                 )
             self._write()

@@ -36,8 +36,6 @@ HOLD = Duration.minutes(6)
 
 ERROR_REAPER_FAILED = "ReaperFailed"
 
-METRIC_NAMESPACE = contract.METRIC_NAMESPACE
-METRIC_DIMENSION = "Training"
 METRIC_REAPED = "Reaped"
 """Fleets that the reaper took from the dead."""
 METRIC_CAPACITY_WITHOUT_LEASE = "CapacityWithoutLease"
@@ -334,11 +332,11 @@ def _report(scope: Construct, name: str, *, training: str, metrics: Mapping[str,
             "Type": "Task",
             "Resource": "arn:aws:states:::aws-sdk:cloudwatch:putMetricData",
             "Arguments": {
-                "Namespace": METRIC_NAMESPACE,
+                "Namespace": contract.METRIC_NAMESPACE,
                 "MetricData": [
                     {
                         "MetricName": metric,
-                        "Dimensions": [{"Name": METRIC_DIMENSION, "Value": training}],
+                        "Dimensions": [{"Name": contract.METRIC_TRAINING, "Value": training}],
                         "Value": jsonata(value),
                         "Unit": unit,
                     }
@@ -357,5 +355,5 @@ def permit_reports() -> iam.PolicyStatement:
     return iam.PolicyStatement(
         actions=["cloudwatch:PutMetricData"],
         resources=["*"],
-        conditions={"StringEquals": {"cloudwatch:namespace": METRIC_NAMESPACE}},
+        conditions={"StringEquals": {"cloudwatch:namespace": contract.METRIC_NAMESPACE}},
     )
