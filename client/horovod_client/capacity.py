@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+from horovod_client.ledger_items import Item, json_of
 from horovod_node import contract
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef
-
-    Item = Mapping[str, AttributeValueTypeDef]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +30,7 @@ class CapacitySearch:
     @classmethod
     def from_item(cls, item: Item) -> CapacitySearch | None:
         """Read the search out of a run's item in the ledger; None before the run looks for nodes."""
-        found = _read(item, contract.CAPACITY_JSON)
+        found = json_of(item, contract.CAPACITY_JSON)
         if found is None:
             return None
         return cls(
@@ -76,9 +69,5 @@ class LostAttempt:
                 cause=str(lost["cause"]),
                 at=str(lost["at"]),
             )
-            for lost in _read(item, contract.RESTARTS_JSON) or ()
+            for lost in json_of(item, contract.RESTARTS_JSON) or ()
         )
-
-
-def _read(item: Item, name: str) -> Any:
-    return json.loads(item[name]["S"]) if name in item else None

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from horovod_client.amounts import usd
+from horovod_client.columns import in_columns
 from horovod_client.errors import HorovodClientError
 from horovod_node import contract
 
@@ -144,9 +145,7 @@ def _nodes(receipt: Mapping[str, Any]) -> Iterator[str]:
         return
     columns = [column for column in NODE_COLUMNS if column not in NODE_TIMES or any(column in node for node in nodes)]
     rows = [columns, *([_cell(node, column) for column in columns] for node in nodes)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    for row, line in zip(rows, in_columns(rows), strict=True):
         yield f"  {line}{'  leads' if row[0] == receipt.get('leader') else ''}"
 
 

@@ -78,10 +78,10 @@ def lose_a_node(cloud: LocalCloud, *, data: str) -> None:
         hyperparameters={"epochs": 60},
         name="survivor",
     )
-    wait_until(lambda: steps_of(cloud, run) > LOST_AT_STEP)
+    wait_until(lambda: steps_of(run) > LOST_AT_STEP)
     spot = next(instance for instance in cloud.instances() if instance.market == contract.SPOT)
     cloud.lose(spot.instance_id)
-    print(f"  {spot.instance_id} is gone after step {steps_of(cloud, run)}", flush=True)
+    print(f"  {spot.instance_id} is gone after step {steps_of(run)}", flush=True)
     run.wait(poll_seconds=0.5)
     ring = run.receipt()["ring"]
     sizes = f"{ring['smallest']} to {ring['largest']} GPUs"
@@ -89,12 +89,10 @@ def lose_a_node(cloud: LocalCloud, *, data: str) -> None:
     print(f"  training steps that were done twice: {ring['repeated_steps']}")
 
 
-def steps_of(cloud: LocalCloud, run: Run) -> int:
+def steps_of(run: Run) -> int:
     """Tell how many steps the leader has told of."""
-    partition, sort = contract.progress_key(run.name)
-    key = {contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}}
-    item = cloud.client("dynamodb").get_item(TableName=run.connection.ledger_table, Key=key).get("Item")
-    return int(json.loads(item[contract.PROGRESS_JSON]["S"])["step"]) if item else 0
+    progress = run.status().progress
+    return progress.step if progress else 0
 
 
 def find_training(cloud: LocalCloud) -> TrainingClient:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from horovod_client import amounts
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
+from horovod_client.columns import in_columns
 from horovod_client.errors import InvalidInput, ReceiptNotFound
 from horovod_client.run import Run
+
+if TYPE_CHECKING:
+    from horovod_client.prices import Prices
 
 ESTIMATE_COLUMNS = ("type", "nodes", "On-Demand USD/h", "Spot USD/h", "On-Demand USD", "Spot USD", "Spot saves")
 NODE_COLUMNS = ("node", "instance_type", "market", "zone", "usd", "on_demand_usd")
@@ -48,23 +52,26 @@ def _with_costs(receipt: dict[str, Any], *, client: TrainingClient) -> dict[str,
     nodes = receipt.get("nodes") or []
     if not nodes or "on_demand_usd" in (receipt.get("cost") or {}):
         return receipt
-    from horovod_client.prices import PriceLookup
     from horovod_client.receipt_costs import complete_costs
 
-    region = client.connection.region
-    lookup = PriceLookup(region=region, pricing=client.clients.pricing, ec2=client.clients.ec2)
-    return complete_costs(receipt, prices=lookup.prices_of(node["instance_type"] for node in nodes))
+    return complete_costs(receipt, prices=_look_up(client, (node["instance_type"] for node in nodes)))
+
+
+def _look_up(client: TrainingClient, instance_types: Iterable[str]) -> Prices:
+    # Here and not above: botocore comes with it, and a shell waits for every import.
+    from horovod_client.prices import PriceLookup
+
+    lookup = PriceLookup(region=client.connection.region, pricing=client.clients.pricing, ec2=client.clients.ec2)
+    return lookup.prices_of(instance_types)
 
 
 def _tell_estimate(client: TrainingClient, *, gpus: int, hours: float, as_json: bool) -> None:
-    # Here and not above: botocore comes with them, and a shell waits for every import.
     from horovod_client.cost_estimate import estimate, fitting_fleets
-    from horovod_client.prices import PriceLookup, date_of
+    from horovod_client.prices import date_of
 
     connection = client.connection
     fleets = fitting_fleets(connection, gpus=gpus)
-    lookup = PriceLookup(region=connection.region, pricing=client.clients.pricing, ec2=client.clients.ec2)
-    prices = lookup.prices_of(name for fleet in fleets for name in fleet.types)
+    prices = _look_up(client, (name for fleet in fleets for name in fleet.types))
     found = estimate(connection, gpus=gpus, hours=hours, prices=prices).to_json()
     if as_json:
         print_json(found)
@@ -146,9 +153,8 @@ def _count(number: float, noun: str) -> str:
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in in_columns(rows):
+        click.echo(f"  {line}")
 
 
 def _cell(value: object) -> str:

@@ -7,12 +7,8 @@ from dataclasses import asdict
 import click
 
 from horovod_client.cli import exit_codes
-from horovod_client.cli.options import Debug, print_json
+from horovod_client.cli.options import debug_option, json_option, output_option, print_json
 from horovod_client.clients import new_session
-
-
-def _debug(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    context.ensure_object(Debug).on = value
 
 
 @click.command()
@@ -22,9 +18,9 @@ def _debug(context: click.Context, _parameter: click.Parameter, value: bool) -> 
     show_envvar=True,
     help="Stack that has the training. Default: only the machine and the account are checked.",
 )
-@click.option("--output", help="Name of the training's stack output, if the stack has several.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines.")
-@click.option("--debug", is_flag=True, expose_value=False, callback=_debug, help="Show an error's traceback.")
+@output_option
+@json_option
+@debug_option
 def doctor(*, stack: str | None, output: str | None, as_json: bool) -> None:
     """Check tools, credentials, the stack and quotas, and say what to fix; exit code 1 if a run cannot work."""
     # Here and not above: botocore comes with it, and a shell waits for every import.

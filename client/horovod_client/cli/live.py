@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import deque
@@ -16,21 +15,13 @@ from rich.live import Live
 from rich.text import Text
 
 from horovod_client.cli.live_view import LINES_SHOWN, draw
+from horovod_client.cli.watching import ViewLeft
 from horovod_client.errors import HorovodClientError, RunEnded
 from horovod_client.run import Run
 from horovod_client.status import RunStatus
 
 DRAWS_PER_SECOND = 4
 QUESTION = "Stop the run, leave only this view, or continue watching? [s]top / [v]iew / [c]ontinue"
-
-
-class ViewLeft(Exception):  # noqa: N818 - it says what happened, and is no error
-    """The user left the view; the run goes on."""
-
-
-def is_terminal() -> bool:
-    """Whether a live view can be shown, and questions can be asked."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def follow_live(run: Run, *, poll_seconds: float, ask: Callable[[str], str] | None = None) -> RunStatus:

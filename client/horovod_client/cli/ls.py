@@ -10,6 +10,7 @@ import click
 
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
+from horovod_client.columns import in_columns
 from horovod_client.waiting import duration
 
 
@@ -41,6 +42,5 @@ def ls(*, limit: int, stack: str, output: str | None, as_json: bool) -> None:
         )
         for run in runs
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in in_columns(rows):
+        click.echo(line)

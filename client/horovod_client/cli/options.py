@@ -24,12 +24,23 @@ class Debug:
     on: bool = False
 
 
+def _debug(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    context.ensure_object(Debug).on = value
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show an error's traceback."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines.")
+output_option = click.option("--output", help="Name of the training's stack output, if the stack has several.")
+
+
 def training_options(command: Command) -> Command:
     """Give a command the arguments `stack`, `output` and `as_json`, and the switch `--debug`."""
     for option in (
-        click.option("--debug", is_flag=True, expose_value=False, callback=_debug, help="Show an error's traceback."),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines."),
-        click.option("--output", help="Name of the training's stack output, if the stack has several."),
+        debug_option,
+        json_option,
+        output_option,
         click.option(
             "--stack", required=True, envvar="CDK_HOROVOD_STACK", show_envvar=True, help="Stack that has the training."
         ),
@@ -41,7 +52,3 @@ def training_options(command: Command) -> Command:
 def print_json(document: object) -> None:
     """Print *document* for programs."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-def _debug(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    context.ensure_object(Debug).on = value

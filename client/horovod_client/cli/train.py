@@ -6,11 +6,9 @@ from typing import Any
 
 import click
 
-from horovod_client.cli import exit_codes
 from horovod_client.cli.arguments import parse_data, parse_hyperparameters, parse_max_runtime
-from horovod_client.cli.news import news_printer, trouble_printer
 from horovod_client.cli.options import print_json, training_options
-from horovod_client.cli.watching import tell_how_to_go_on
+from horovod_client.cli.watching import watch_run
 from horovod_client.client import TrainingClient
 from horovod_client.errors import ReceiptNotFound, RunFailed
 from horovod_client.receipt import render_receipt
@@ -113,18 +111,9 @@ def _print_started(run: Run, *, as_json: bool) -> None:
 
 def _follow(run: Run, *, stack: str, poll_seconds: float, as_json: bool, plain: bool) -> None:
     """Show the run until it ends, then what became of it; news goes to stderr where stdout is for JSON."""
-    # rich loads as long as all the rest: only who looks at a run waits for it.
-    from horovod_client.cli.live import ViewLeft, follow_live, is_terminal
-
+    plain = plain or as_json
     try:
-        if is_terminal() and not plain and not as_json:
-            follow_live(run, poll_seconds=poll_seconds)
-        else:
-            click.echo(f"run {run.name} started", err=as_json)
-            run.wait(news_printer(err=as_json), poll_seconds=poll_seconds, on_trouble=trouble_printer())
-    except (KeyboardInterrupt, ViewLeft):
-        tell_how_to_go_on(run, stack=stack)
-        raise click.exceptions.Exit(exit_codes.INTERRUPTED) from None
+        watch_run(run, stack=stack, poll_seconds=poll_seconds, plain=plain, err=as_json, started=True)
     except RunFailed as failure:
         _print_end(run, as_json=as_json, failure=failure)
         raise

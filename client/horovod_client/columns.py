@@ -1,0 +1,17 @@
+"""Tables for terminals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """
+    Write a line for each row, every column as wide as its longest cell.
+
+    Args:
+        rows: All of the same length, at least one; the first may be the heading.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
