@@ -82,8 +82,9 @@ def test_follower_takes_part_in_the_next_attempt_in_the_same_process(pair: Ring)
     # GIVEN
     follower = pair.agents[1]
     kill(pair, 1)
-    wait_for("the end of the rank", lambda: follower.processes() == [follower.process.pid])
-    assert contract.ERROR_LEADER_LOST in follower.text()
+    # The rank ends before the agent says why.
+    wait_for("the follower's words", lambda: contract.ERROR_LEADER_LOST in follower.text())
+    assert follower.processes() == [follower.process.pid]
     # WHEN
     pair.begin_anew()
     pair.start(nodes=1, **{contract.ENV_NODE_MARKET: contract.ON_DEMAND})
