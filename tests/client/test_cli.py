@@ -421,6 +421,8 @@ def test_fails_in_one_line_when_script_or_data_is_missing(
         ({"AWS_DEFAULT_REGION": None}, "You must specify a region: set AWS_REGION to the region of the stack"),
         ({"AWS_DEFAULT_REGION": "no region"}, "Provided region_name 'no region' doesn't match a supported format: set"),
         ({"AWS_DEFAULT_REGION": "us-east-1"}, "there is no stack 'Training' in us-east-1: check name and AWS_REGION"),
+        ({"AWS_REGION": "us-east-1"}, "there is no stack 'Training' in us-east-1: check name and AWS_REGION"),
+        ({"AWS_DEFAULT_REGION": None, "AWS_REGION": "eu-west-1"}, "there is no run 'some-run'"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "cannot reach AWS (Could not connect to the endpoint URL: "),
         ({"CDK_HOROVOD_STACK": None}, "Missing option '--stack' (env var: 'CDK_HOROVOD_STACK')."),
     ],
