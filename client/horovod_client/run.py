@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -106,10 +106,14 @@ class Run:
         """
         Ask Step Functions for the state and the ledger for the rest; while nodes are awaited, Auto Scaling, too.
 
+        What an ended run cost is its receipt's word: what the ledger saw of the nodes ends before the nodes do.
+
         Raises:
             RunNotFound: If the training has no such run.
         """
-        return read_status(self.name, connection=self.connection, clients=self.clients, now=time.time())
+        status = read_status(self.name, connection=self.connection, clients=self.clients, now=time.time())
+        final = self._final_spend() if status.ended else None
+        return status if final is None else replace(status, spend=final)
 
     def wait(
         self,
@@ -214,11 +218,7 @@ class Run:
         Raises:
             RunNotFound: If the training has no such run.
         """
-        try:
-            costs = self.receipt().get("cost") or {}
-        except ReceiptNotFound:
-            costs = {}
-        return spend_of_receipt(costs) or self.status().spend
+        return self._final_spend() or self.status().spend
 
     def receipt(self) -> dict[str, Any]:
         """
@@ -250,6 +250,13 @@ class Run:
         if is_over(state):
             raise RunEnded(f"run '{self.name}' has ended: {state}")
         self.clients.stepfunctions.stop_execution(executionArn=self.execution_arn, error=STOPPED_ERROR, cause=cause)
+
+    def _final_spend(self) -> Spend | None:
+        try:
+            return spend_of_receipt(self.receipt().get("cost") or {})
+        # Who may look at a run may not be allowed to read the bucket; the status is told without.
+        except (ReceiptNotFound, self.clients.s3.exceptions.ClientError):
+            return None
 
     def _lines(self, logs: RunLogs) -> Iterator[LogLine]:
         yield from logs.new_lines()
