@@ -124,12 +124,19 @@ def test_prints_one_document_for_programs(
 
 
 def test_prints_the_exact_request_of_a_dry_run(
-    account: Account, script: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    account: Account,
+    client: TrainingClient,
+    script: Path,
+    data: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A dry run prints StartExecution's arguments; hyperparameters may come from a file."""
     # GIVEN
     parameters = tmp_path / "parameters.json"
     parameters.write_text('{"epochs": 3}')
+    checkpoint = f"{contract.checkpoint_prefix('before')}1/0/manifest.json"
+    account.s3.put_object(Bucket=client.connection.model_bucket, Key=checkpoint)
     arguments = ["--gpus", "4", "--data", data, "--hyperparameters", f"@{parameters}", "--max-runtime", "1h30m"]
     arguments += ["--max-cost-usd", "12.5", "--min-gpus", "4", "--max-restarts", "0", "--resume-from", "before"]
 
@@ -337,7 +344,7 @@ def test_prints_status_and_receipt_for_programs(
     [
         (["--gpus", "20"], "'gpus' must be a multiple of 4 up to 16, got 20"),
         (["--gpus", "4", "--max-cost-usd", "-1"], "'max_cost_usd' must be more than 0, got -1"),
-        (["--gpus", "4", "--max-cost-usd", "nan"], "'max_cost_usd' cannot be written as JSON: Out of range float"),
+        (["--gpus", "4", "--max-cost-usd", "nan"], "'max_cost_usd' must be a finite number, got nan"),
         (["--gpus", "4", "--max-cost-usd", "5$"], "Invalid value for '--max-cost-usd': '5$' is not a valid float."),
         (["--gpus", "many"], "Invalid value for '--gpus': 'many' is not a valid integer."),
         ([], "Missing option '--gpus'."),
