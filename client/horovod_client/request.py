@@ -52,6 +52,9 @@ def build_request(
         resume_from: Name of the run whose checkpoint it begins with.
         owner: Who it is for.
         project: What it is for.
+
+    Raises:
+        InvalidInput: If *max_runtime* is a number: of hours or of seconds, it does not say.
     """
     request: dict[str, Any] = {contract.SOURCE: source, contract.ENTRY_POINT: entry_point, contract.GPUS: gpus}
     if data is not None:
@@ -59,6 +62,8 @@ def build_request(
     if hyperparameters is not None:
         request[contract.HYPERPARAMETERS] = hyperparameters
     if max_runtime is not None:
+        if not isinstance(max_runtime, timedelta):
+            raise InvalidInput(f"'max_runtime' must be a timedelta, such as timedelta(hours=2), got {max_runtime!r}")
         seconds = max_runtime.total_seconds()
         request[contract.MAX_RUNTIME_SECONDS] = int(seconds) if seconds.is_integer() else seconds
     plain = {

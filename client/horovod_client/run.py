@@ -20,7 +20,7 @@ from horovod_client.look import describe_execution, model_uri, read_status
 from horovod_client.model import checked_target, download_model
 from horovod_client.patience import PATIENCE_SECONDS, keep_trying
 from horovod_client.spend import spend_of_receipt
-from horovod_client.status import RunStatus, Spend, is_over
+from horovod_client.status import FAILED, RunStatus, Spend, is_over
 from horovod_node import contract
 
 if TYPE_CHECKING:
@@ -226,12 +226,13 @@ class Run:
 
         Raises:
             ReceiptNotFound: If it is not there: it is written when the run ends.
+            RunNotFound: If the training has no such run.
         """
         s3 = self.clients.s3
         try:
             answer = s3.get_object(Bucket=self.connection.model_bucket, Key=contract.receipt_key(self.name))
         except s3.exceptions.NoSuchKey as error:
-            raise ReceiptNotFound(f"run '{self.name}' has no receipt: it is written when the run ends") from error
+            raise ReceiptNotFound(f"run '{self.name}' has no receipt: {_why_none(self._state())}") from error
         receipt: dict[str, Any] = json.loads(answer["Body"].read())
         return receipt
 
@@ -265,3 +266,12 @@ class Run:
 
     def _state(self) -> str:
         return describe_execution(self.name, connection=self.connection, clients=self.clients)["status"]
+
+
+def _why_none(state: str) -> str:
+    """Tell why a run whose execution is in *state* has no receipt."""
+    if not is_over(state):
+        return "it still runs, and writes it when it ends"
+    if state == FAILED:  # before the request was accepted, or so that not even that was possible
+        return "it ended without one"
+    return "it ended, and the clean-up writes it once its nodes are gone"
