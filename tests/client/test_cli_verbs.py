@@ -14,7 +14,7 @@ import boto3
 import pytest
 from click.testing import CliRunner
 
-from horovod_client import TrainingClient
+from horovod_client import Run, TrainingClient
 from horovod_client.cli import PROGRAM, VERBS, commands, main
 from horovod_client.cli.completing import complete_run
 from horovod_client.cli.ls import ls
@@ -55,6 +55,10 @@ def test_lists_runs(account: Account, client: TrainingClient, script: Path, caps
     assert row.split()[:3] == ["verbs-listed", "RUNNING", "training"]
     (listed,) = json.loads("\n".join(document))
     assert (listed["name"], listed["stage"]) == ("verbs-listed", "training")
+    # AND a run that is over has an end and no stage
+    Run.from_id("verbs-listed", client=client).stop()
+    assert main(["ls", "--limit", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["verbs-listed", "ABORTED", "4"]
     # AND a shell completes its name
     offered = complete_run(ls.make_context("ls", []), ls.params[0], "verbs-li")
     assert [item.value for item in offered] == ["verbs-listed"]

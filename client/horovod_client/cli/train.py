@@ -9,7 +9,7 @@ import click
 from horovod_client.cli.arguments import parse_data, parse_hyperparameters, parse_max_runtime
 from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import print_json, training_options
-from horovod_client.cli.watching import watch_run
+from horovod_client.cli.watching import LOOK_SECONDS, watch_run
 from horovod_client.client import TrainingClient
 from horovod_client.errors import ReceiptNotFound, RunFailed
 from horovod_client.receipt import render_receipt
@@ -56,7 +56,7 @@ from horovod_client.status import SUCCEEDED
 @click.option(
     "--poll-seconds",
     type=click.FloatRange(min=0, min_open=True),
-    default=5.0,
+    default=LOOK_SECONDS,
     show_default=True,
     help="Seconds between two looks at the run.",
 )
