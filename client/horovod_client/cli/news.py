@@ -10,6 +10,7 @@ import click
 
 from horovod_client.describe import describe_capacity, describe_progress, describe_restarts, describe_stage
 from horovod_client.status import RunStatus
+from horovod_client.waiting import explain_queue
 
 PROGRESS_SECONDS: Final = 10.0
 """Between two lines about how far the training is."""
@@ -32,6 +33,7 @@ def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
         news = {
             "restarts": describe_restarts(status),
             "stage": describe_stage(status),
+            "queue": explain_queue(status) if status.holders else None,
             "capacity": describe_capacity(status),
             "notice": status.notice,
         }
