@@ -186,9 +186,14 @@ TIMES_JSON: Final = "times_json"
 """Of a run: a JSON object of its milestones so far, as in a receipt's `times`."""
 PRICES_JSON: Final = "prices_json"
 """
-Of a run: a JSON list of objects with `instance_type`, `market`, `zone` ('' for On-Demand) and `usd` (an hour), for
-every type of its fleet, as they were when it got the fleet.
+Of a run: a JSON list of objects with `instance_type`, `market`, `zone` ('' for On-Demand), `usd` (an hour) and, for
+On-Demand, `source`, for every type of its fleet, as they were when it got the fleet.
 """
+PRICE_OF_CONSTRUCT: Final = "construct"
+PRICE_OF_LIST: Final = "price list"
+PRICE_OF_SUBMITTER: Final = "submitter"
+PRICE_SOURCES: Final = (PRICE_OF_CONSTRUCT, PRICE_OF_LIST, PRICE_OF_SUBMITTER)
+"""Where an On-Demand price comes from; the first that knows it counts."""
 FAILED_AT: Final = "failed_at"
 
 # What the state machine writes into the run's item when the ring is formed and prices are known.
@@ -396,12 +401,19 @@ MAX_RESTARTS: Final = "max_restarts"
 RESUME_FROM: Final = "resume_from"
 MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
 MAX_COST_USD: Final = "max_cost_usd"
+ON_DEMAND_PRICES: Final = "on_demand_prices"
 
 OWNER: Final = "owner"
 PROJECT: Final = "project"
 
 MOST_RESTARTS: Final = 20
 """A run that is lost more often than this will not end well."""
+PRICE_LIST_REGIONS: Final = ("us-east-1", "eu-central-1", "ap-south-1")
+"""Where the Price List Query API has endpoints (AWS General Reference, "AWS Price List endpoints and quotas")."""
+LEAST_PRICE_USD: Final = 0.001
+MOST_PRICE_USD: Final = 10_000
+"""USD an hour. EC2's cheapest and dearest instances cost some 0.004 and 400: what lies outside is another unit."""
+PRICE_RULE: Final = f"must be USD an hour, a number from {LEAST_PRICE_USD} to {MOST_PRICE_USD}"
 
 REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
     RequestField(
@@ -470,6 +482,12 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         meaning="The run is stopped when its instances have cost this much; at most the construct's max_cost_usd.",
     ),
     RequestField(
+        name=ON_DEMAND_PRICES,
+        kind="object",
+        required=False,
+        meaning="Instance type to USD an hour, for types whose price neither the construct nor the Price List tells.",
+    ),
+    RequestField(
         name=OWNER,
         kind="string",
         required=False,
@@ -496,6 +514,8 @@ S3_URI_PATTERN: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$"
 """Bucket naming rules of S3 (3 to 63 of these characters), then a key or prefix."""
 CHANNEL_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
 """SageMaker's rule for channel names (CreateTrainingJob, Channel.ChannelName)."""
+INSTANCE_TYPE_PATTERN: Final = r"^[a-z0-9-]{1,32}\.[a-z0-9-]{1,32}$"
+"""Such as `g5.xlarge` and `u7i-12tb.224xlarge`."""
 
 
 # --- keys in S3 -------------------------------------------------------------------------------------------------------
@@ -569,6 +589,8 @@ CONNECTION_GROUP: Final = "group"
 """Of a fleet: name of its Auto Scaling group."""
 CONNECTION_TYPES: Final = "types"
 """Of a fleet: JSON object of its instance types, each with its GPUs."""
+CONNECTION_PRICED_TYPES: Final = "priced_types"
+"""List of the types whose On-Demand prices the construct was given. Absent: requests may hold no prices, either."""
 CONNECTION_LOG_GROUP: Final = "log_group"
 """CloudWatch log group of the nodes."""
 CONNECTION_MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
@@ -763,6 +785,13 @@ def _check_field(field: RequestField, value: Any) -> list[str]:
             problems.append(f"'{field.name}' has a channel named {key}; use letters, digits, '.', '_' and '-'")
         elif not (isinstance(item, str) and re.fullmatch(S3_URI_PATTERN, item)):
             problems.append(f"'{field.name}.{key}' must be an address like s3://bucket/key, got {_shown(item)}")
+    for key, item in value.items() if field.name == ON_DEMAND_PRICES else ():
+        if not re.fullmatch(INSTANCE_TYPE_PATTERN, key):
+            problems.append(f"'{field.name}' has an instance type named {key}; write it like g5.xlarge")
+        elif (
+            isinstance(item, bool) or not isinstance(item, int | float) or not LEAST_PRICE_USD <= item <= MOST_PRICE_USD
+        ):
+            problems.append(f"'{field.name}.{key}' {PRICE_RULE}, got {_shown(item)}")
     return problems
 
 
