@@ -121,7 +121,7 @@ class AwsClients:
         return self._session.client(
             "pricing",
             region_name=pricing_region(self._region),
-            config=Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2}),
+            config=Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 2}),
         )
 
     @cached_property
