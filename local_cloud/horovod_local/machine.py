@@ -29,7 +29,6 @@ from horovod_local.processes import (
 )
 from horovod_local.user_data import node_environment
 from horovod_node import contract
-from horovod_node.instance_metadata import ENV_ENDPOINT
 
 GRACE_SECONDS: Final = 2.0
 """Between SIGTERM and SIGKILL; EC2 gives an instance longer, but its processes no say in it either."""
@@ -255,7 +254,7 @@ class Machine:
             # What an instance prints is read here, too.
             contract.ENV_ECHO: "1",
             # The agent watches it for interruptions. The SDKs do not look there: they have credentials.
-            ENV_ENDPOINT: f"{self._endpoint}{METADATA_PATH}{facts.instance_id}",
+            contract.ENV_METADATA_ENDPOINT: f"{self._endpoint}{METADATA_PATH}{facts.instance_id}",
             **fake_credentials(self._endpoint, access_key=NODE_ACCESS_KEY + facts.instance_id),
             CLOUD_VARIABLE: self._endpoint,
         }

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from horovod_node.contract import NODE_ENV_FILE
+from horovod_node import contract
 
 _HEREDOC: Final = re.compile(r"(?<!<)<<(-?)\s*(['\"]?)(\w+)\2")
 _TARGET: Final = re.compile(r"(?<!>)>\s*(['\"]?)(/[^\s'\"<>]+)\1")
@@ -52,10 +52,10 @@ def node_environment(files: Mapping[str, str]) -> dict[str, str] | None:
     Returns:
         None when there is no such file: the instance is not a node.
     """
-    if NODE_ENV_FILE not in files:
+    if contract.NODE_ENV_FILE not in files:
         return None
     environment = {}
-    for line in files[NODE_ENV_FILE].splitlines():
+    for line in files[contract.NODE_ENV_FILE].splitlines():
         name, equals, value = line.partition("=")
         if equals and not name.startswith("#"):
             environment[name] = value

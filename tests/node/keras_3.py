@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from horovod_node import contract
+import horovod_node
 
-IMAGE: Final = Path(contract.__file__).parents[1]
+IMAGE: Final = Path(horovod_node.__file__).parents[1]
 BUILD: Final = IMAGE / "build_horovod.sh"
 BUILD_REQUIREMENTS: Final = IMAGE / "requirements-build.txt"
 

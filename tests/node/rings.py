@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+import horovod_node
 from horovod_node import contract
 from node.emulated import REGION, Aws, TaskAnswers
 
@@ -161,7 +162,7 @@ class Ring:
                 "AWS_ENDPOINT_URL": self.aws.endpoint,
                 "AWS_ENDPOINT_URL_SFN": self.answers.endpoint,
                 "AWS_EC2_METADATA_DISABLED": "true",
-                "PYTHONPATH": str(Path(contract.__file__).parents[1]),
+                "PYTHONPATH": str(Path(horovod_node.__file__).parents[1]),
                 "CUDA_VISIBLE_DEVICES": "-1",
                 "OMP_NUM_THREADS": "1",
                 "TF_NUM_INTRAOP_THREADS": "1",

@@ -12,7 +12,6 @@ from horovod_node import contract
 from horovod_node.boot_facts import BootFacts
 from horovod_node.errors import UsageError
 from horovod_node.identify import Node, identify, interface_of
-from horovod_node.instance_metadata import ENV_ENDPOINT
 from node.metadata_service import MetadataService
 
 COMMON = {
@@ -94,7 +93,7 @@ def test_node_knows_its_boot() -> None:
 def test_ec2_node_is_what_instance_metadata_says(metadata: MetadataService, devices: Path) -> None:
     """An EC2 node asks instance metadata, counts its GPU devices and finds the interface of its address."""
     # WHEN
-    node = identify({**EC2, ENV_ENDPOINT: metadata.endpoint}, devices=devices)
+    node = identify({**EC2, contract.ENV_METADATA_ENDPOINT: metadata.endpoint}, devices=devices)
     # THEN
     assert node == Node(
         id="i-0123456789abcdef0",
@@ -118,7 +117,7 @@ def test_only_spot_is_spot(devices: Path, life_cycle: str) -> None:
     # GIVEN
     with closing(MetadataService({**METADATA, "instance-life-cycle": life_cycle})) as metadata:
         # WHEN
-        node = identify({**EC2, ENV_ENDPOINT: metadata.endpoint}, devices=devices)
+        node = identify({**EC2, contract.ENV_METADATA_ENDPOINT: metadata.endpoint}, devices=devices)
     # THEN
     assert node.market == contract.ON_DEMAND
 
@@ -161,7 +160,7 @@ def test_fails_when_engines_contradict_each_other(devices: Path) -> None:
 def test_fails_when_an_ec2_node_has_no_gpu(metadata: MetadataService, tmp_path: Path) -> None:
     """A container without its GPUs is told so, before it joins a run."""
     with pytest.raises(UsageError, match="start the container with --gpus all"):
-        identify({**EC2, ENV_ENDPOINT: metadata.endpoint}, devices=tmp_path)
+        identify({**EC2, contract.ENV_METADATA_ENDPOINT: metadata.endpoint}, devices=tmp_path)
 
 
 def test_fails_when_no_interface_holds_the_address() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.identify import Node
-from horovod_node.instance_metadata import ENV_ENDPOINT, InstanceMetadata
+from horovod_node.instance_metadata import InstanceMetadata
 from horovod_node.interruption import Interruption, InterruptionWatch
 from node.metadata_service import MetadataService
 from patience import eventually
@@ -168,7 +168,7 @@ def test_spot_nodes_watch(service: MetadataService, spot: Node) -> None:
     # GIVEN
     service.metadata.announce_termination(time.time() + 120)
     # WHEN
-    watch = InterruptionWatch.of(spot, {ENV_ENDPOINT: service.endpoint})
+    watch = InterruptionWatch.of(spot, {contract.ENV_METADATA_ENDPOINT: service.endpoint})
     watch.start()
     # THEN
     assert heard(watch, contract.INTERRUPTION_NOTICE).is_final
@@ -179,7 +179,9 @@ def test_nodes_that_cannot_be_interrupted_do_not_watch(service: MetadataService,
     # GIVEN
     service.metadata.announce_termination(time.time() + 120)
     watches = [
-        InterruptionWatch.of(replace(spot, market=contract.ON_DEMAND), {ENV_ENDPOINT: service.endpoint}),
+        InterruptionWatch.of(
+            replace(spot, market=contract.ON_DEMAND), {contract.ENV_METADATA_ENDPOINT: service.endpoint}
+        ),
         InterruptionWatch.of(spot, {}),
     ]
     # WHEN

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from horovod_node import contract
+import horovod_node
 from horovod_node.progress import Progress
 from node.rings import SCRIPTS
 
@@ -24,7 +24,7 @@ def test_steps_of_every_optimizer_are_seen(tmp_path: Path) -> None:
         [sys.executable, str(SCRIPTS / "keras_steps.py"), str(tmp_path / "progress")],
         env={
             **os.environ,
-            "PYTHONPATH": str(Path(contract.__file__).parents[1]),
+            "PYTHONPATH": str(Path(horovod_node.__file__).parents[1]),
             "CUDA_VISIBLE_DEVICES": "-1",
             "OMP_NUM_THREADS": "1",
         },

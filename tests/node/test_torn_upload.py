@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from horovod_node import contract
+import horovod_node
 from horovod_node.checkpoint import CheckpointName, list_checkpoints
 from horovod_node.layout import Layout
 from horovod_node.restore import restore
@@ -131,7 +131,7 @@ def killer(aws: Aws, tmp_path: Path) -> Iterator[Killer]:
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_DEFAULT_REGION": REGION,
-        "PYTHONPATH": str(Path(contract.__file__).parents[1]),
+        "PYTHONPATH": str(Path(horovod_node.__file__).parents[1]),
     }
     with subprocess.Popen(
         [sys.executable, mirror_to_be_killed.__file__],

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from horovod_node import contract
+import horovod_node
 from node.rings import SCRIPTS, wait_for
 
 pytestmark = [pytest.mark.ring, pytest.mark.timeout(300)]
@@ -40,7 +40,7 @@ def environment(python: str = sys.executable, **more: str) -> dict[str, str]:
     """Give what a script finds on a machine without a GPU."""
     return {
         "PATH": f"{Path(python).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(Path(contract.__file__).parents[1]),
+        "PYTHONPATH": str(Path(horovod_node.__file__).parents[1]),
         "CUDA_VISIBLE_DEVICES": "-1",
         "OMP_NUM_THREADS": "1",
         "TF_NUM_INTRAOP_THREADS": "1",

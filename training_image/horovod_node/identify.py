@@ -14,7 +14,7 @@ from pathlib import Path
 from horovod_node import contract
 from horovod_node.boot_facts import BootFacts
 from horovod_node.errors import UsageError
-from horovod_node.instance_metadata import DEFAULT_ENDPOINT, ENV_ENDPOINT, InstanceMetadata
+from horovod_node.instance_metadata import DEFAULT_ENDPOINT, InstanceMetadata
 
 _NODE_FACTS = (
     contract.ENV_NODE_ID,
@@ -140,7 +140,7 @@ def _from_instance_metadata(environment: Mapping[str, str], devices: Path) -> No
             raise UsageError(
                 f"'{name}' is set, but engine '{contract.ENGINE_EC2}' asks instance metadata for it; unset it"
             )
-    metadata = InstanceMetadata(environment.get(ENV_ENDPOINT) or DEFAULT_ENDPOINT)
+    metadata = InstanceMetadata(environment.get(contract.ENV_METADATA_ENDPOINT) or DEFAULT_ENDPOINT)
     address = metadata.read("local-ipv4")
     gpus = sum(1 for device in devices.iterdir() if re.fullmatch(r"nvidia\d+", device.name))
     if not gpus:

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-ENV_ENDPOINT: Final = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
-"""Where the AWS SDKs, too, let another address be named."""
 DEFAULT_ENDPOINT: Final = "http://169.254.169.254"
 
 _TOKEN_SECONDS = 300

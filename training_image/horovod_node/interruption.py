@@ -24,7 +24,7 @@ from typing import Final
 
 from horovod_node import contract
 from horovod_node.identify import Node
-from horovod_node.instance_metadata import DEFAULT_ENDPOINT, ENV_ENDPOINT, InstanceMetadata
+from horovod_node.instance_metadata import DEFAULT_ENDPOINT, InstanceMetadata
 
 POLL_SECONDS: Final = 5.0
 """Between two looks, as AWS recommends; each is two requests to a service of the instance's own host."""
@@ -82,7 +82,9 @@ class InterruptionWatch:
             node: This node.
             environment: The process's environment variables.
         """
-        endpoint = environment.get(ENV_ENDPOINT) or (DEFAULT_ENDPOINT if node.engine == contract.ENGINE_EC2 else None)
+        endpoint = environment.get(contract.ENV_METADATA_ENDPOINT) or (
+            DEFAULT_ENDPOINT if node.engine == contract.ENGINE_EC2 else None
+        )
         if node.market != contract.SPOT or endpoint is None:
             return cls(None)
         # One attempt: the next look comes soon enough, and should not wait for this one.

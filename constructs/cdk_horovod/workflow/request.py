@@ -13,11 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from horovod_node import contract
-from horovod_node.contract import FleetSize, RequestField
 
 
 def problems_expression(
-    *, fleets: Sequence[FleetSize], max_runtime_seconds: int, max_cost_usd: float | None = None
+    *, fleets: Sequence[contract.FleetSize], max_runtime_seconds: int, max_cost_usd: float | None = None
 ) -> str:
     """
     Write the JSONata expression whose value says what is wrong with `$states.input`, or is the empty string.
@@ -72,7 +71,7 @@ def defaults_expression(*, max_runtime_seconds: int, max_restarts: int, max_cost
     return f"$merge([{json.dumps(defaults)}, {whole}, $states.input])"
 
 
-def _field_check(field: RequestField) -> str:
+def _field_check(field: contract.RequestField) -> str:
     value = f"$request.{field.name}"
     if field.required:
         missing = f"'{field.name}' is missing ({field.meaning[:-1]})"
@@ -82,7 +81,7 @@ def _field_check(field: RequestField) -> str:
     return f"$not($exists({value})) ? {absent} : {_kind_check(field, value)}"
 
 
-def _kind_check(field: RequestField, value: str) -> str:
+def _kind_check(field: contract.RequestField, value: str) -> str:
     if field.kind == "string":
         check = f"$type({value}) != 'string' ? {_got(field.name, 'must be a string', value)} : "
         if field.s3_uri:
@@ -118,7 +117,7 @@ def _kind_check(field: RequestField, value: str) -> str:
     return f"$type({value}) != 'object' ? {_got(field.name, 'must be an object', value)} : {_items_check(field, value)}"
 
 
-def _items_check(field: RequestField, value: str) -> str:
+def _items_check(field: contract.RequestField, value: str) -> str:
     item = f"$lookup({value}, $key)"
     if field.s3_uri:
         names, misnamed = contract.CHANNEL_PATTERN, ("a channel", "use letters, digits, '.', '_' and '-'")
@@ -141,7 +140,9 @@ def _items_check(field: RequestField, value: str) -> str:
     return f"$filter({sentences}, function($sentence) {{ $sentence != '' }})"
 
 
-def _limit_checks(fleets: Sequence[FleetSize], max_runtime_seconds: int, max_cost_usd: float | None) -> Iterator[str]:
+def _limit_checks(
+    fleets: Sequence[contract.FleetSize], max_runtime_seconds: int, max_cost_usd: float | None
+) -> Iterator[str]:
     gpus = f"$request.{contract.GPUS}"
     fits = " or ".join(f"({gpus} <= {fleet.max_gpus} and {gpus} % {fleet.gpu_step} = 0)" for fleet in fleets)
     yield f"({fits}) ? [] : {_got(contract.GPUS, contract.gpus_rule(fleets), gpus)}"

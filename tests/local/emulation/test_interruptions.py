@@ -17,7 +17,6 @@ import pytest
 from horovod_local import LocalCloudError
 from horovod_local.instance_metadata import LONGEST_TTL_SECONDS, InstanceMetadata
 from horovod_node import contract
-from horovod_node.instance_metadata import ENV_ENDPOINT
 from local.emulation.acted import processes, started, user_data
 from patience import eventually
 
@@ -52,7 +51,7 @@ def told_to(instance: Any) -> Metadata:
     """Find the metadata of *instance* where its agent does: in its environment."""
     environment = Path(f"/proc/{instance.pid}/environ").read_bytes().decode().split("\0")
     values = dict(line.split("=", 1) for line in environment if line)
-    return Metadata(values[ENV_ENDPOINT])
+    return Metadata(values[contract.ENV_METADATA_ENDPOINT])
 
 
 def seconds(text: str) -> float:

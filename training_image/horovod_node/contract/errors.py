@@ -1,0 +1,30 @@
+"""How a run fails: the execution's `error`; its `cause` is one or more sentences for people."""
+
+from __future__ import annotations
+
+from typing import Final
+
+ERROR_INVALID_REQUEST: Final = "InvalidRequest"
+ERROR_DATA_NOT_FOUND: Final = "DataNotFound"
+ERROR_QUEUE_TIMEOUT: Final = "QueueTimeout"
+ERROR_RING_NOT_FORMED: Final = "RingNotFormed"
+"""The nodes did not all come in time; the cause carries the scaling activity's own words."""
+ERROR_LEADER_LOST: Final = "LeaderLost"
+"""The leader's heartbeats stopped."""
+ERROR_MAX_RUNTIME: Final = "MaxRuntimeReached"
+ERROR_COST_CEILING: Final = "CostCeilingReached"
+ERROR_LEASE_LOST: Final = "LeaseLost"
+"""The lease expired or was reclaimed while the execution was alive: it no longer owns the fleet."""
+ERROR_ABORTED: Final = "RunAborted"
+"""The execution was stopped from outside, without an error of its own."""
+ERROR_TIMED_OUT: Final = "RunTimedOut"
+"""The execution reached its own time limit."""
+ERROR_TRAINING_FAILED: Final = "TrainingFailed"
+"""The user's script failed: the cause is its traceback, with rank, host and exit code."""
+ERROR_TRAINING_STALLED: Final = "TrainingStalled"
+ERROR_PREFLIGHT: Final = "PreflightRefused"
+"""The script would have trained wrongly, so it was not started."""
+ERROR_NODE_FAILED: Final = "NodeFailed"
+"""Our side of a node failed: agent, ledger, download, upload."""
+ERROR_MODEL_MISSING: Final = "ModelMissing"
+"""The script ended well but left nothing in SM_MODEL_DIR, or the upload is not what the node said."""

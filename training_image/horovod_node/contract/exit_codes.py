@@ -1,0 +1,17 @@
+"""Exit codes of `python -m horovod_node`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+EXIT_OK: Final = 0
+EXIT_TRAINING_FAILED: Final = 1
+"""The user's script failed."""
+EXIT_USAGE: Final = 2
+"""The environment is incomplete or contradictory."""
+EXIT_NODE_FAILED: Final = 70
+"""Our side failed (sysexits.h: EX_SOFTWARE)."""
+EXIT_RELEASED: Final = 75
+"""The lease went to another run or the state machine gave this attempt up (sysexits.h: EX_TEMPFAIL)."""
+EXIT_PREFLIGHT: Final = 78
+"""The script cannot train correctly in this image (sysexits.h: EX_CONFIG)."""

@@ -1,0 +1,15 @@
+"""A training's log group: its streams are named after the run, the node, and who speaks."""
+
+from __future__ import annotations
+
+from typing import Final
+
+LOG_AGENT: Final = "agent"
+LOG_METRICS: Final = "metrics"
+"""Lines in CloudWatch's embedded metric format."""
+LOG_RANK_PREFIX: Final = "rank-"
+
+
+def log_stream(run: str, node: str, speaker: str) -> str:
+    """Name the log stream of one node's *speaker*: `LOG_AGENT`, `LOG_METRICS`, or `LOG_RANK_PREFIX` and a number."""
+    return f"{run}/{node}/{speaker}"

@@ -1,0 +1,155 @@
+"""The request: the input of an execution, as the state machine, the client and the documentation all describe it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from horovod_node.contract.attributes import GPUS
+
+FieldKind = Literal["string", "whole number", "number", "object"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestField:
+    """
+    One field of the request, as the state machine, the client and the documentation all describe it.
+
+    Args:
+        name: Key in the execution's input.
+        kind: JSON type that the value must have.
+        required: Whether a request without it is refused.
+        meaning: One sentence for people.
+        s3_uri: Whether the value (or, for an object, every value in it) must be an `s3://bucket/key` address.
+        least: Of a whole number: the smallest that is allowed.
+        most: Of a whole number: the largest that is allowed, whatever the construct. Default: no limit.
+    """
+
+    name: str
+    kind: FieldKind
+    required: bool
+    meaning: str
+    s3_uri: bool = False
+    least: int = 1
+    most: int | None = None
+
+
+SOURCE: Final = "source"
+ENTRY_POINT: Final = "entry_point"
+DATA: Final = "data"
+HYPERPARAMETERS: Final = "hyperparameters"
+MIN_GPUS: Final = "min_gpus"
+MAX_RESTARTS: Final = "max_restarts"
+RESUME_FROM: Final = "resume_from"
+MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
+MAX_COST_USD: Final = "max_cost_usd"
+ON_DEMAND_PRICES: Final = "on_demand_prices"
+OWNER: Final = "owner"
+PROJECT: Final = "project"
+
+MOST_RESTARTS: Final = 20
+"""A run that is lost more often than this will not end well."""
+
+REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
+    RequestField(
+        name=SOURCE,
+        kind="string",
+        required=True,
+        s3_uri=True,
+        meaning="S3 address of the script's folder as .tar.gz.",
+    ),
+    RequestField(
+        name=ENTRY_POINT,
+        kind="string",
+        required=True,
+        meaning="Path of the training script inside the archive.",
+    ),
+    RequestField(
+        name=GPUS,
+        kind="whole number",
+        required=True,
+        meaning="GPUs of the ring, one rank on each.",
+    ),
+    RequestField(
+        name=MIN_GPUS,
+        kind="whole number",
+        required=False,
+        meaning="The ring may begin with, and shrink to, this many GPUs; the script must be elastic. Default: gpus.",
+    ),
+    RequestField(
+        name=DATA,
+        kind="object",
+        required=False,
+        s3_uri=True,
+        meaning="Channel name to S3 prefix; each becomes SM_CHANNEL_<NAME>.",
+    ),
+    RequestField(
+        name=HYPERPARAMETERS,
+        kind="object",
+        required=False,
+        meaning="Given to the script as --name value and as SM_HPS.",
+    ),
+    RequestField(
+        name=MAX_RESTARTS,
+        kind="whole number",
+        required=False,
+        least=0,
+        most=MOST_RESTARTS,
+        meaning="A run that loses its leader or a node that it needs starts again from its newest checkpoint at most "
+        "this often.",
+    ),
+    RequestField(
+        name=RESUME_FROM,
+        kind="string",
+        required=False,
+        meaning="Name of a run whose newest checkpoint this one begins with.",
+    ),
+    RequestField(
+        name=MAX_RUNTIME_SECONDS,
+        kind="whole number",
+        required=False,
+        meaning="The run is stopped after this many seconds of training; at most the construct's max_runtime.",
+    ),
+    RequestField(
+        name=MAX_COST_USD,
+        kind="number",
+        required=False,
+        meaning="The run is stopped when its instances have cost this much; at most the construct's max_cost_usd.",
+    ),
+    RequestField(
+        name=ON_DEMAND_PRICES,
+        kind="object",
+        required=False,
+        meaning="Instance type to USD an hour, for types whose price neither the construct nor the Price List tells.",
+    ),
+    RequestField(
+        name=OWNER,
+        kind="string",
+        required=False,
+        meaning="Who the run is for: a tag of its instances, for cost allocation.",
+    ),
+    RequestField(
+        name=PROJECT,
+        kind="string",
+        required=False,
+        meaning="What the run is for: a tag of its instances, for cost allocation.",
+    ),
+)
+
+REQUEST_LIMIT: Final = 50_000
+"""
+Characters of a request as JSON. Step Functions takes five times as much, but what describes an execution holds the
+request once more, escaped, and must still fit into a state of the clean-up (262,144 bytes).
+"""
+REQUEST_TOO_LARGE: Final = (
+    f"the request must be at most {REQUEST_LIMIT} characters of JSON: "
+    "put large hyperparameters into a file of their own"
+)
+S3_URI_PATTERN: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$"
+"""Bucket naming rules of S3 (3 to 63 of these characters), then a key or prefix."""
+CHANNEL_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
+"""SageMaker's rule for channel names (CreateTrainingJob, Channel.ChannelName)."""
+RUN_NAME_PATTERN: Final = r"^[A-Za-z0-9_-]{1,80}$"
+"""What Step Functions takes as an execution's name and CloudWatch Logs can log; safe in ledger and S3 keys, too."""
+ENTRY_POINT_PATTERN: Final = r"^(?!/)(?!.*\.\.)[A-Za-z0-9_./-]+\.py$"
+"""A relative path of a Python file that does not leave the archive."""
