@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 from botocore.parsers import ResponseParserError
 
 DENIED: Final = frozenset(
@@ -14,6 +14,10 @@ DENIED: Final = frozenset(
 
 AwsError = (ClientError, BotoCoreError, ResponseParserError)
 """All that a boto3 call raises when AWS refuses it, cannot be reached, or another one answers in its place."""
+
+
+Unreachable = (ConnectionError, HTTPClientError)
+"""What of it says that AWS was not even reached."""
 
 
 def code_of(error: Exception) -> str:
