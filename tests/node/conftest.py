@@ -106,12 +106,14 @@ def work(aws: Aws, answers: TaskAnswers, node: Node) -> Work:
         data={},
         hyperparameters={},
     )
+    # So long that a slow test does not come to the next turn of what happens every few seconds.
+    settings = replace(SETTINGS, model_bucket=aws.model_bucket, heartbeat_seconds=240, lease_seconds=600)
     layout = Layout(root=node.ml_root)
     layout.create()
     return Work(
         node=node,
         lease=lease,
-        run=Run(request=request, settings=replace(SETTINGS, model_bucket=aws.model_bucket), remove_at=0),
+        run=Run(request=request, settings=settings, remove_at=0),
         layout=layout,
         ledger=ledger,
         s3=aws.client("s3"),
