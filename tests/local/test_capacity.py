@@ -15,7 +15,7 @@ from horovod_node import contract
 from patience import eventually
 from synthesis import synthesise
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.local
 
 SECONDS = 5
 """Time limit of each attempt of Spot."""

@@ -26,7 +26,7 @@ from horovod_node.restore import restore
 from patience import eventually
 from synthesis import synthesise
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.local
 
 HEARTBEAT_SECONDS = 15
 """Longer than the ten seconds that are left of a ceiling when the leader falls silent: the ceiling comes first."""

@@ -19,7 +19,7 @@ from horovod_local import Faults, Refusal
 from horovod_node import contract
 from patience import eventually
 
-pytestmark = [pytest.mark.local, pytest.mark.ring, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.local, pytest.mark.ring]
 
 COMMIT_EVERY = 5
 CHECKPOINT_EVERY = 10

@@ -23,7 +23,7 @@ from horovod_local.faults import WORKFLOW
 from horovod_node import contract
 from receipts import validate_receipt
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.local
 
 PATIENCE = 90
 """Seconds for what takes a few looks of the reaper, on a loaded machine."""

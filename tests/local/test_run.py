@@ -19,7 +19,7 @@ from patience import eventually
 from receipts import validate_receipt
 from synthesis import synthesise
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.local
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from deployment import wait
 
 from patience import eventually
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.local
 
 
 @pytest.fixture(scope="module")

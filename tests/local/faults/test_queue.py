@@ -21,7 +21,7 @@ from horovod_client.errors import ReceiptNotFound
 from horovod_client.run import STOPPED_ERROR
 from horovod_node import contract
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.local
 
 PATIENCE = 60
 """Seconds for what must come, on a loaded machine."""
