@@ -10,7 +10,6 @@ from pathlib import Path
 
 import boto3
 import pytest
-from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
 from horovod_local.corrections import dynamodb
@@ -22,10 +21,6 @@ from horovod_node.request import Request
 from horovod_node.work import Work
 from node.emulated import REGION, Aws, TaskAnswers
 from node.rings import SETTINGS, Ring
-
-# A loaded machine is slow: that is no failure of a property.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")
