@@ -16,7 +16,7 @@ from horovod_client.cli import main
 from horovod_local.processes import CLOUD_VARIABLE, processes_with
 from patience import eventually
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.local
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def test_timing_out_lets_go_of_tasks(machines: Any) -> None:
         },
         "End": True,
     }
-    execution = machines.start({"TimeoutSeconds": 1, "StartAt": "Wait", "States": {"Wait": from_table}})
+    execution = machines.start({"TimeoutSeconds": 4, "StartAt": "Wait", "States": {"Wait": from_table}})
     token = machines.token(execution)
 
     # WHEN
