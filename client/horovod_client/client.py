@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from horovod_client.clients import AwsClients, InjectedClients, new_session
 from horovod_client.connection import Connection, find_connection
+from horovod_client.error_codes import code_of
 from horovod_client.errors import InvalidInput
 from horovod_client.request import build_request, check_data_exists, write_request
 from horovod_client.run import Run, checked_name
@@ -228,7 +229,7 @@ class TrainingClient:
         try:
             s3.head_object(Bucket=bucket, Key=key)
         except s3.exceptions.ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "404":
+            if code_of(error) != "404":
                 raise
             s3.put_object(Bucket=bucket, Key=key, Body=package.archive, ContentType="application/gzip")
 

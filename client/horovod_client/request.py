@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from horovod_client.connection import Connection
+from horovod_client.error_codes import DENIED, code_of
 from horovod_client.errors import InvalidInput
 from horovod_node import contract
 
@@ -118,7 +119,7 @@ def check_data_exists(data: Mapping[str, str], *, s3: S3Client) -> None:
         except s3.exceptions.NoSuchBucket as error:
             raise InvalidInput(f"'data.{channel}' is in a bucket that does not exist: {uri}") from error
         except s3.exceptions.ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "AccessDenied":
+            if code_of(error) not in DENIED:
                 raise
             continue
         if not there:

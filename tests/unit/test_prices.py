@@ -12,7 +12,8 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from horovod_client.price_cache import CachedPrices, PriceCache, default_folder
-from horovod_client.prices import Price, PriceLookup, Prices
+from horovod_client.price_lookup import PriceLookup
+from horovod_client.prices import Price, Prices
 
 NOW = 1_700_000_000.0
 DAY = 86_400.0
@@ -75,9 +76,8 @@ def test_prices_come_from_both_services_once(market: Market) -> None:
     # THEN
     assert first == second
     assert first.remarks == ()
-    assert first.on_demand("g5.xlarge") == Price(
-        instance_type="g5.xlarge", market="on-demand", zone="", usd=1.006, at=NOW
-    )
+    assert first.told_at == NOW
+    assert first.on_demand("g5.xlarge") == Price(instance_type="g5.xlarge", market="on-demand", zone="", usd=1.006)
     assert [(price.zone, price.usd) for price in first.spot("g5.xlarge")] == [("eu-west-1b", 0.4), ("eu-west-1a", 0.5)]
 
 
@@ -91,10 +91,8 @@ def test_spot_prices_age_sooner(market: Market) -> None:
     # WHEN
     later = market.look_up(now=NOW + 7_200)
     # THEN
-    assert {(price.market, price.usd, price.at) for price in later.found} == {
-        ("on-demand", 1.006, NOW),
-        ("spot", 0.6, NOW + 7_200),
-    }
+    assert {(price.market, price.usd) for price in later.found} == {("on-demand", 1.006), ("spot", 0.6)}
+    assert later.told_at == NOW
 
 
 def test_old_prices_are_better_than_none(market: Market) -> None:
@@ -125,7 +123,7 @@ def test_says_why_there_is_no_price(market: Market) -> None:
     # WHEN
     prices = market.look_up()
     # THEN
-    assert prices.found == ()
+    assert (prices.found, prices.told_at) == ((), None)
     assert prices.remarks == (
         "the On-Demand price is not known for g5.xlarge: AWS lists none in eu-west-1",
         "the Spot price is not known for g5.xlarge: "

@@ -59,7 +59,7 @@ def _with_costs(receipt: dict[str, Any], *, client: TrainingClient) -> dict[str,
 
 def _look_up(client: TrainingClient, instance_types: Iterable[str]) -> Prices:
     # Here and not above: botocore comes with it, and a shell waits for every import.
-    from horovod_client.prices import PriceLookup
+    from horovod_client.price_lookup import PriceLookup
 
     lookup = PriceLookup(region=client.connection.region, pricing=client.clients.pricing, ec2=client.clients.ec2)
     return lookup.prices_of(instance_types)
@@ -67,7 +67,7 @@ def _look_up(client: TrainingClient, instance_types: Iterable[str]) -> Prices:
 
 def _tell_estimate(client: TrainingClient, *, gpus: int, hours: float, as_json: bool) -> None:
     from horovod_client.cost_estimate import estimate, fitting_fleets
-    from horovod_client.prices import date_of
+    from horovod_client.price_lookup import date_of
 
     connection = client.connection
     fleets = fitting_fleets(connection, gpus=gpus)

@@ -1,0 +1,16 @@
+"""The code of an error that AWS answered, read without botocore, which takes its time to load."""
+
+from __future__ import annotations
+
+from typing import Final
+
+DENIED: Final = frozenset(
+    {"403", "AccessDenied", "AccessDeniedException", "AuthorizationError", "Forbidden", "UnauthorizedOperation"}
+)
+"""Codes that AWS's services answer to credentials that are good but may not do this."""
+
+
+def code_of(error: Exception) -> str:
+    """Name the code that AWS answered; '' if *error* is no answer of AWS, but a network's failure for example."""
+    response = getattr(error, "response", None)  # botocore's network errors have the attribute, too
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
