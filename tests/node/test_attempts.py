@@ -24,12 +24,6 @@ def submit(ring: Ring, *, gpus: int) -> None:
     ring.submit(gpus=gpus, settings=settings, entry_point="count_steps.py")
 
 
-def kill(ring: Ring, number: int) -> None:
-    """Kill everything that runs on a node at once."""
-    for process in ring.agents[number - 1].processes():
-        os.kill(process, signal.SIGKILL)
-
-
 def joined(ring: Ring, number: int, attempt: int) -> bool:
     """Tell whether a node takes part in an attempt."""
     return f"node-{number} joins attempt {attempt} of run {ring.run}" in ring.agents[number - 1].text()
@@ -49,7 +43,7 @@ def test_leader_leads_the_next_attempt_in_the_same_process(pair: Ring) -> None:
     # GIVEN
     ledger = pair.aws.ledger()
     wait_for("trained seconds", lambda: ledger.progress(pair.run).get(contract.TRAINED_GPU_SECONDS))
-    kill(pair, 2)
+    pair.agents[1].kill()
     failed = pair.answer(contract.TASK_TRAIN)
     assert failed["error"] == contract.ERROR_NODE_FAILED, failed
     wait_for("the end of the rank", lambda: pair.agents[0].processes() == [pair.agents[0].process.pid])
@@ -81,7 +75,7 @@ def test_follower_takes_part_in_the_next_attempt_in_the_same_process(pair: Ring)
     """The leader is lost: its follower ends its rank, waits, and follows the next leader."""
     # GIVEN
     follower = pair.agents[1]
-    kill(pair, 1)
+    pair.agents[0].kill()
     # The rank ends before the agent says why.
     wait_for("the follower's words", lambda: contract.ERROR_LEADER_LOST in follower.text())
     assert follower.processes() == [follower.process.pid]
@@ -98,7 +92,7 @@ def test_follower_takes_part_in_the_next_attempt_in_the_same_process(pair: Ring)
 def test_agent_that_waits_for_the_next_attempt_leaves_with_the_lease(pair: Ring, what: str) -> None:
     """When the fleet goes to somebody else there is no next attempt: the exit code is that of the failure."""
     # GIVEN
-    kill(pair, 2)
+    pair.agents[1].kill()
     assert pair.answer(contract.TASK_TRAIN)["error"] == contract.ERROR_NODE_FAILED
     # WHEN
     if what == "nobody":
