@@ -63,8 +63,9 @@ snapshots: setup ## Write the snapshots anew: review their diff
 graph: synth ## Draw the state machine into docs/
 	python -m cdk_horovod.workflow.graph cdk.out/Training.template.json docs/state-machine.md
 
-bench: setup ## Measure launch and termination against horovodrun
+bench: setup ## Measure launch and termination against horovodrun, and what a user of the client waits for
 	python benchmarks/launch.py
+	python benchmarks/client.py
 
 lock: setup ## Resolve the dependencies anew, without index addresses
 	uv pip compile --quiet --python-version 3.11 --no-emit-index-url --no-header --generate-hashes \

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from horovod_client.connection import Connection, Fleet
 from horovod_client.errors import InvalidInput, PricesUnknown
-from horovod_client.prices import Prices
 from horovod_node import contract
+
+if TYPE_CHECKING:
+    from horovod_client.prices import Prices
 
 NOTE: Final = (
     "The fleet decides the mix of types and markets when the run starts, by what EC2 has: the bill lies between these. "

@@ -17,10 +17,26 @@ if TYPE_CHECKING:
     from mypy_boto3_logs import CloudWatchLogsClient
 
 POLL_SECONDS: Final = 0.5
+STREAMS_SECONDS: Final = 2.0
+"""New streams are looked for this often once there is one: DescribeLogStreams takes five requests a second in a Region
+of an account, whoever asks (API reference of CloudWatch Logs)."""
+READS_PER_SECOND: Final = 4.0
+"""GetLogEvents takes ten in the Regions with the tightest limit (quotas of CloudWatch Logs), whoever asks."""
 END_CHECK_SECONDS: Final = 3.0
 """Whether the run has ended is asked this often, of a service with tighter limits than the logs have."""
 QUIET_ROUNDS: Final = 4
 """After the end, so many looks without a new line are the end of the lines: what nodes sent last appears late."""
+
+
+def pause_seconds(*, streams: int, poll_seconds: float = POLL_SECONDS) -> float:
+    """
+    Give the pause between two looks at so many streams, each of which takes a request: longer for many.
+
+    Args:
+        streams: How many are read.
+        poll_seconds: The shortest pause; without one, nothing waits.
+    """
+    return max(poll_seconds, streams / READS_PER_SECOND) if poll_seconds else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +106,17 @@ class RunLogs:
         self._selection = selection
         self._streams: dict[str, _Stream] = {}
 
-    def new_lines(self) -> Iterator[LogLine]:
+    def new_lines(self, *, new_streams: bool = True) -> Iterator[LogLine]:
         """
         Read what has come since the last call, from all nodes, by time.
+
+        Args:
+            new_streams: Look for streams that have come since, too.
 
         Raises:
             LogsNotFound: If the log group is not there.
         """
-        for name in self._names():
+        for name in self._names() if new_streams else ():
             if name not in self._streams:
                 _, node, speaker = name.split("/", 2)
                 if self._selection.takes(node, speaker):
@@ -121,16 +140,20 @@ class RunLogs:
             ended: Tells whether the run has ended.
             poll_seconds: Seconds between two looks.
         """
-        over, asked_at, quiet = False, float("-inf"), 0
+        over, quiet = False, 0
+        asked_at = looked_at = float("-inf")
         while quiet < QUIET_ROUNDS:
             if not over and time.monotonic() - asked_at >= END_CHECK_SECONDS:
                 over, asked_at = keep_trying(ended), time.monotonic()
             quiet += over
-            for line in self.new_lines():
+            look = over or not self.found or time.monotonic() - looked_at >= STREAMS_SECONDS
+            if look:
+                looked_at = time.monotonic()
+            for line in self.new_lines(new_streams=look):
                 quiet = 0
                 yield line
             if quiet < QUIET_ROUNDS:
-                time.sleep(poll_seconds)
+                time.sleep(pause_seconds(streams=len(self._streams), poll_seconds=poll_seconds))
 
     def _names(self) -> Iterator[str]:
         node = self._selection.node

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 PATIENCE_SECONDS: Final = 3600.0
 """A laptop may be on a train, or asleep."""
+
+THROTTLED: Final = frozenset(
+    {
+        "RequestLimitExceeded",
+        "RequestThrottledException",
+        "Throttling",
+        "ThrottledException",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "ProvisionedThroughputExceededException",
+    }
+)
+"""Codes of AWS's services that ask for patience, though the status is that of a caller's mistake (botocore retries on
+them, too, but no longer than some seconds)."""
 
 Answer = TypeVar("Answer")
 
@@ -20,7 +37,9 @@ def keep_trying(
     on_trouble: Callable[[Exception], object] | None = None,
 ) -> Answer:
     """
-    Call until there is an answer, through network errors and failures of AWS's own; other errors pass at once.
+    Call until there is an answer, through network errors, throttling, and failures of AWS's own.
+
+    Other errors pass at once.
 
     Args:
         call: Asks AWS. boto3 has its own few retries inside of it.
@@ -35,7 +54,7 @@ def keep_trying(
         try:
             return call()
         except (ConnectionError, HTTPClientError, ClientError) as error:
-            if isinstance(error, ClientError) and _status(error.response) < 500:
+            if isinstance(error, ClientError) and not _asks_for_patience(error):
                 raise
             now = time.monotonic()
             began = now if began is None else began
@@ -46,6 +65,7 @@ def keep_trying(
             time.sleep(pause_seconds)
 
 
-def _status(response: object) -> int:
-    metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-    return int(metadata.get("HTTPStatusCode", 400))
+def _asks_for_patience(error: ClientError) -> bool:
+    answer = error.response
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
+    return status >= 500 or answer.get("Error", {}).get("Code") in THROTTLED

@@ -16,8 +16,7 @@ from horovod_client.refusals import AwsError, why_refused
 from horovod_node import contract
 
 if TYPE_CHECKING:
-    from mypy_boto3_ec2 import EC2Client
-    from mypy_boto3_pricing import PricingClient
+    from horovod_client.clients import AwsClients
 
 MAX_AGE_SECONDS: Final[Mapping[str, int]] = {contract.ON_DEMAND: 7 * 86_400, contract.SPOT: 3_600}
 """How long a price is taken from the cache: On-Demand prices change a few times a year, Spot prices all day."""
@@ -29,8 +28,7 @@ class PriceLookup:
 
     Args:
         region: Region of the instances.
-        pricing: Client of one of the Price List API's Regions (`clients.pricing_region`).
-        ec2: Client of *region*.
+        clients: Clients of that region.
         cache: Where prices are kept. Default: the user's cache folder.
         now: Tells the time in epoch seconds. Default: the system's clock.
     """
@@ -39,14 +37,12 @@ class PriceLookup:
         self,
         *,
         region: str,
-        pricing: PricingClient,
-        ec2: EC2Client,
+        clients: AwsClients,
         cache: PriceCache | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._region = region
-        self._pricing = pricing
-        self._ec2 = ec2
+        self._clients = clients
         self._cache = cache or PriceCache()
         self._now = now
 
@@ -58,39 +54,66 @@ class PriceLookup:
             instance_types: Such as `g5.xlarge`.
         """
         types = [*dict.fromkeys(instance_types)]
-        found: list[Price] = []
-        told_at: list[float] = []
-        remarks: list[str] = []
-        markets = (
-            (contract.ON_DEMAND, "pricing:GetProducts", self._pricing, self._ask_price_list),
-            (contract.SPOT, "ec2:DescribeSpotPriceHistory", self._ec2, self._ask_spot_history),
+        on_demand, spot = self.on_demand_prices_of(types), self._spot_prices_of(types)
+        return Prices(found=(*on_demand.found, *spot.found), remarks=(*on_demand.remarks, *spot.remarks))
+
+    def on_demand_prices_of(self, instance_types: Iterable[str]) -> Prices:
+        """
+        Find the On-Demand prices of all *instance_types*, as `prices_of` does.
+
+        Args:
+            instance_types: Such as `g5.xlarge`.
+        """
+        return self._look_up(
+            [*dict.fromkeys(instance_types)],
+            market=contract.ON_DEMAND,
+            action="pricing:GetProducts",
+            endpoint=self._clients.pricing.meta.endpoint_url,
+            ask=self._ask_price_list,
         )
-        for market, action, client, ask in markets:
-            # The endpoint is part of the key: the local cloud's prices are nobody's.
-            place = (urlsplit(client.meta.endpoint_url).netloc, self._region, market)
-            cached = {name: prices for name in types if (prices := self._cache.read(*place, name)) is not None}
-            old = [name for name in types if not self._is_fresh(cached.get(name), market)]
-            if old:
-                try:
-                    told = ask(old)
-                except AwsError as error:
-                    reason = why_refused(error, action=action)
-                    remarks += _remarks(old, market, reason, cached)
-                else:
-                    for name in old:
-                        cached.pop(name, None)
-                        if told.get(name):
-                            cached[name] = CachedPrices(at=self._now(), usd=told[name])
-                            self._cache.write(*place, name, prices=cached[name])
-                    unlisted = [name for name in old if name not in cached]
-                    remarks += _remarks(unlisted, market, f"AWS lists none in {self._region}", cached)
-            found += [
-                Price(instance_type=name, market=market, zone=zone, usd=usd)
-                for name, prices in cached.items()
-                for zone, usd in prices.usd.items()
-            ]
-            told_at += [prices.at for prices in cached.values()]
-        return Prices(found=tuple(found), told_at=min(told_at, default=None), remarks=tuple(remarks))
+
+    def _spot_prices_of(self, types: Sequence[str]) -> Prices:
+        return self._look_up(
+            types,
+            market=contract.SPOT,
+            action="ec2:DescribeSpotPriceHistory",
+            endpoint=self._clients.ec2.meta.endpoint_url,
+            ask=self._ask_spot_history,
+        )
+
+    def _look_up(
+        self,
+        types: Sequence[str],
+        *,
+        market: str,
+        action: str,
+        endpoint: str,
+        ask: Callable[[Sequence[str]], Mapping[str, Mapping[str, float]]],
+    ) -> Prices:
+        # The endpoint is part of the key: the local cloud's prices are nobody's.
+        place = (urlsplit(endpoint).netloc, self._region, market)
+        cached = {name: prices for name in types if (prices := self._cache.read(*place, name)) is not None}
+        old = [name for name in types if not self._is_fresh(cached.get(name), market)]
+        remarks: list[str] = []
+        if old:
+            try:
+                told = ask(old)
+            except AwsError as error:
+                remarks = _remarks(old, market, why_refused(error, action=action), cached)
+            else:
+                for name in old:
+                    cached.pop(name, None)
+                    if told.get(name):
+                        cached[name] = CachedPrices(at=self._now(), usd=told[name])
+                        self._cache.write(*place, name, prices=cached[name])
+                unlisted = [name for name in old if name not in cached]
+                remarks = _remarks(unlisted, market, f"AWS lists none in {self._region}", cached)
+        found = tuple(
+            Price(instance_type=name, market=market, zone=zone, usd=usd, at=prices.at)
+            for name, prices in cached.items()
+            for zone, usd in prices.usd.items()
+        )
+        return Prices(found=found, remarks=tuple(remarks))
 
     def _is_fresh(self, cached: CachedPrices | None, market: str) -> bool:
         return cached is not None and 0 <= self._now() - cached.at <= MAX_AGE_SECONDS[market]
@@ -105,7 +128,7 @@ class PriceLookup:
         }
         told = {}
         for name in types:
-            answer = self._pricing.get_products(
+            answer = self._clients.pricing.get_products(
                 ServiceCode="AmazonEC2",
                 Filters=[
                     {"Type": "TERM_MATCH", "Field": field, "Value": value}
@@ -119,7 +142,7 @@ class PriceLookup:
         return told
 
     def _ask_spot_history(self, types: Sequence[str]) -> dict[str, dict[str, float]]:
-        pages = self._ec2.get_paginator("describe_spot_price_history").paginate(
+        pages = self._clients.ec2.get_paginator("describe_spot_price_history").paginate(
             InstanceTypes=[*types],  # type: ignore[list-item]  # the connection names types that the stubs may not know
             ProductDescriptions=["Linux/UNIX"],
             # From now on: that is the price in force, one for each type and zone.

@@ -18,12 +18,14 @@ class Price:
         market: `on-demand` or `spot`.
         zone: Such as `eu-west-1a`; '' for all of them, as for On-Demand.
         usd: USD an hour.
+        at: Epoch seconds at which AWS told it. Default: that was not noted.
     """
 
     instance_type: str
     market: str
     zone: str
     usd: float
+    at: float | None = None
 
 
 def price_of(prices: Iterable[Price], *, instance_type: str, market: str, zone: str) -> float | None:
@@ -53,13 +55,16 @@ class Prices:
 
     Args:
         found: One for each type On-Demand, and for each type and zone as Spot.
-        told_at: Epoch seconds at which it told the oldest of them. Default: it told none.
         remarks: Which prices are missing or old, and why: sentences for people.
     """
 
     found: tuple[Price, ...] = ()
-    told_at: float | None = None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def told_at(self) -> float | None:
+        """Epoch seconds at which the oldest of them was told; None if there is none."""
+        return min((price.at for price in self.found if price.at is not None), default=None)
 
     def on_demand(self, instance_type: str) -> Price | None:
         """Return the type's On-Demand price; None when it is not known."""

@@ -52,7 +52,8 @@ class HorovodTraining(Construct):
             under its time limit and says so. Default: no ceiling but the one that a request asks for.
         on_demand_prices:
             Instance type to USD an hour. Default: the Price List API is asked, which answers in us-east-1,
-            eu-central-1 and ap-south-1 only. Spot prices are always looked up.
+            eu-central-1 and ap-south-1; in other Regions a run's client asks for it and brings the prices along. With
+            prices that are given here *max_cost_usd* holds against submitters, too. Spot prices are always looked up.
         queue_timeout: Longest wait for a fleet. Default: 24 hours.
         launch_timeout: The first node must be there this long after the start. Default: 15 minutes.
         start_timeout:
@@ -134,6 +135,7 @@ class HorovodTraining(Construct):
         )
         self._storage = storage
         self._max_cost_usd = max_cost_usd
+        self._priced_types = sorted(prices)
         self.ledger = ledger or Ledger(self, "Ledger", removal_policy=removal_policy)
         self.node_log_group = logs.LogGroup(
             self, "NodeLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
@@ -359,6 +361,7 @@ class HorovodTraining(Construct):
                 contract.CONNECTION_LEDGER_TABLE: self.ledger.table.table_name,
                 contract.CONNECTION_QUEUE: self.queue,
                 contract.CONNECTION_LOG_GROUP: self.node_log_group.log_group_name,
+                contract.CONNECTION_PRICED_TYPES: self._priced_types,
                 contract.CONNECTION_FLEETS: [
                     {
                         contract.CONNECTION_FLEET: fleet.id,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError
 from botocore.stub import Stubber
 
 from horovod_client import (
@@ -241,6 +241,32 @@ def test_loses_patience_in_the_end() -> None:
 
     with pytest.raises(EndpointConnectionError):
         keep_trying(fail, patience_seconds=0.02, pause_seconds=0.01)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "waits"), [("ThrottlingException", 400, True), ("Gone", 503, True), ("AccessDenied", 403, False)]
+)
+def test_waits_when_aws_asks_for_patience(code: str, status: int, waits: bool) -> None:
+    """Throttling and failures of AWS's own are waited for; what will be refused again is raised at once."""
+    # GIVEN
+    error = ClientError(
+        {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
+        "GetLogEvents",
+    )
+    answers: Iterator[ClientError | str] = iter([error, "lines"])
+
+    def call() -> str:
+        answer = next(answers)
+        if isinstance(answer, ClientError):
+            raise answer
+        return answer
+
+    # THEN
+    if waits:
+        assert keep_trying(call, pause_seconds=0) == "lines"
+    else:
+        with pytest.raises(ClientError):
+            keep_trying(call, pause_seconds=0)
 
 
 def test_takes_the_clients_that_are_given(account: Account) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from horovod_client import InvalidInput, LogsNotFound, RunNotFound, TrainingClient
-from horovod_client.logs import RunLogs, Selection
+from horovod_client.logs import RunLogs, Selection, pause_seconds
 from horovod_client.run import Run
 from horovod_node import contract
 from training_account import Account
@@ -98,6 +98,12 @@ def test_follows_until_nothing_new_comes_after_the_end(client: TrainingClient, s
 
     # THEN
     assert heard == ["first", "second", "rank 0 moved"]
+
+
+def test_many_streams_are_read_less_often() -> None:
+    """CloudWatch limits the requests of all who ask; one stream is read twice a second, 32 every 8 seconds."""
+    assert [pause_seconds(streams=streams) for streams in (0, 1, 2, 4, 32)] == [0.5, 0.5, 0.5, 1, 8]
+    assert pause_seconds(streams=32, poll_seconds=0) == 0
 
 
 def test_has_no_lines_before_there_is_a_stream(client: TrainingClient, script: object) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from horovod_client import Run, RunFailed, RunStatus, TrainingClient
+from horovod_client.clients import pricing_region
 from horovod_local import LocalCloud
 from horovod_node import contract
 from patience import eventually
@@ -52,6 +53,8 @@ class Deployment:
             dynamodb=client("dynamodb"),
             logs=client("logs"),
             autoscaling=client("autoscaling"),
+            # As `AwsClients` would: there is no such endpoint in most Regions.
+            pricing=client("pricing", region=pricing_region(self.cloud.region)),
         )
 
     def start(self, script: str, *, gpus: int = 2, **options: Any) -> Run:

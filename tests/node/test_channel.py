@@ -57,6 +57,28 @@ def refused(end: Channel) -> ChannelClosedError:
     return reason.value
 
 
+@pytest.mark.usefixtures("short_silence")
+def test_who_speaks_a_byte_at_a_time_is_as_good_as_silent(wire: Wire) -> None:
+    """A stranger who sends single bytes, none of them late, holds a thread no longer than one who sends nothing."""
+    # GIVEN
+    ended = threading.Event()
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            while not ended.wait(0.1):
+                wire.at_leader.sendall(b"\0")
+
+    wire.at_leader.sendall(struct.pack("!I", 1000))
+    stranger = threading.Thread(target=drip)
+    stranger.start()
+    # WHEN
+    reason = refused(wire.leader)
+    ended.set()
+    stranger.join()
+    # THEN
+    assert (str(reason), reason.silent) == ("silent for 0 s", True)
+
+
 def test_messages_arrive_in_order() -> None:
     """Both ends speak at once; each hears everything the other said, in order."""
     # GIVEN

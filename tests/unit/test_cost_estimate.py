@@ -29,8 +29,9 @@ CONNECTION = Connection(
 
 def prices(*rows: tuple[str, str, str, float]) -> Prices:
     return Prices(
-        found=tuple(Price(instance_type=kind, market=market, zone=zone, usd=usd) for kind, market, zone, usd in rows),
-        told_at=1_000.0,
+        found=tuple(
+            Price(instance_type=kind, market=market, zone=zone, usd=usd, at=1_000.0) for kind, market, zone, usd in rows
+        )
     )
 
 

@@ -11,6 +11,7 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
+from horovod_client.clients import AwsClients
 from horovod_client.price_cache import CachedPrices, PriceCache, default_folder
 from horovod_client.price_lookup import PriceLookup
 from horovod_client.prices import Price, Prices
@@ -46,10 +47,11 @@ class Market:
         )
 
     def look_up(self, *, now: float = NOW) -> Prices:
-        lookup = PriceLookup(
-            region="eu-west-1", pricing=self._pricing, ec2=self._ec2, cache=self.cache, now=lambda: now
-        )
-        return lookup.prices_of(["g5.xlarge"])
+        return self.lookup(now=now).prices_of(["g5.xlarge"])
+
+    def lookup(self, *, now: float = NOW) -> PriceLookup:
+        clients = AwsClients(region="eu-west-1", pricing=self._pricing, ec2=self._ec2)
+        return PriceLookup(region="eu-west-1", clients=clients, cache=self.cache, now=lambda: now)
 
 
 def moment(at: float) -> datetime:
@@ -76,9 +78,22 @@ def test_prices_come_from_both_services_once(market: Market) -> None:
     # THEN
     assert first == second
     assert first.remarks == ()
-    assert first.told_at == NOW
-    assert first.on_demand("g5.xlarge") == Price(instance_type="g5.xlarge", market="on-demand", zone="", usd=1.006)
+    assert first.on_demand("g5.xlarge") == Price(
+        instance_type="g5.xlarge", market="on-demand", zone="", usd=1.006, at=NOW
+    )
     assert [(price.zone, price.usd) for price in first.spot("g5.xlarge")] == [("eu-west-1b", 0.4), ("eu-west-1a", 0.5)]
+
+
+def test_on_demand_prices_alone(market: Market) -> None:
+    """Whoever needs no Spot prices asks EC2 nothing, which would need a permission of its own."""
+    # GIVEN one answer of the Price List, and none of EC2
+    market.list_on_demand(product("1.006"))
+    # WHEN
+    prices = market.lookup().on_demand_prices_of(["g5.xlarge", "g5.xlarge"])
+    # THEN
+    assert prices == Prices(
+        found=(Price(instance_type="g5.xlarge", market="on-demand", zone="", usd=1.006, at=NOW),), remarks=()
+    )
 
 
 def test_spot_prices_age_sooner(market: Market) -> None:
@@ -91,8 +106,10 @@ def test_spot_prices_age_sooner(market: Market) -> None:
     # WHEN
     later = market.look_up(now=NOW + 7_200)
     # THEN
-    assert {(price.market, price.usd) for price in later.found} == {("on-demand", 1.006), ("spot", 0.6)}
-    assert later.told_at == NOW
+    assert {(price.market, price.usd, price.at) for price in later.found} == {
+        ("on-demand", 1.006, NOW),
+        ("spot", 0.6, NOW + 7_200),
+    }
 
 
 def test_old_prices_are_better_than_none(market: Market) -> None:
@@ -123,7 +140,7 @@ def test_says_why_there_is_no_price(market: Market) -> None:
     # WHEN
     prices = market.look_up()
     # THEN
-    assert (prices.found, prices.told_at) == ((), None)
+    assert prices.found == ()
     assert prices.remarks == (
         "the On-Demand price is not known for g5.xlarge: AWS lists none in eu-west-1",
         "the Spot price is not known for g5.xlarge: "

@@ -16,6 +16,7 @@ import secrets
 import socket
 import struct
 import threading
+import time
 from typing import Any, Final
 
 KEY_BYTES: Final = 32
@@ -142,7 +143,11 @@ class Channel:
 
     def _read(self, count: int) -> bytes:
         data = b""
+        # Each part may come in time, and the whole never: a stranger could hold this thread with single bytes.
+        give_up_at = time.monotonic() + SILENCE_SECONDS
         while len(data) < count:
+            if data and time.monotonic() > give_up_at:
+                raise TimeoutError
             part = self._connection.recv(count - len(data))
             if not part:
                 raise ChannelClosedError("connection closed")
