@@ -1,4 +1,4 @@
-"""The code of an error that AWS answered, read without botocore, which takes its time to load."""
+"""Codes of the errors that AWS answers, read without botocore, which takes its time to load."""
 
 from __future__ import annotations
 
@@ -8,6 +8,31 @@ DENIED: Final = frozenset(
     {"403", "AccessDenied", "AccessDeniedException", "AuthorizationError", "Forbidden", "UnauthorizedOperation"}
 )
 """Codes that AWS's services answer to credentials that are good but may not do this."""
+CREDENTIALS_REFUSED: Final = frozenset(
+    {
+        "AuthFailure",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    }
+)
+"""Codes that AWS's services answer to credentials that are wrong or out of date."""
+THROTTLED: Final = frozenset(
+    {
+        "RequestLimitExceeded",
+        "RequestThrottledException",
+        "Throttling",
+        "ThrottledException",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "ProvisionedThroughputExceededException",
+    }
+)
+"""Codes of AWS's services that ask for patience, though the status is that of a caller's mistake (botocore retries on
+them, too, but no longer than some seconds)."""
 
 
 def code_of(error: Exception) -> str:

@@ -5,23 +5,10 @@ from __future__ import annotations
 import click
 from botocore import exceptions as aws
 
-from horovod_client.error_codes import code_of
+from horovod_client.error_codes import CREDENTIALS_REFUSED, code_of
 from horovod_client.errors import HorovodClientError
 
 SIGN_IN = "sign in, for example with 'aws sso login' or 'aws configure', or set AWS_PROFILE"
-
-CREDENTIALS_REFUSED = frozenset(
-    {
-        "AuthFailure",
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidAccessKeyId",
-        "InvalidClientTokenId",
-        "SignatureDoesNotMatch",
-        "UnrecognizedClientException",
-    }
-)
-"""Codes that AWS's services answer to credentials that are wrong or out of date."""
 
 
 def explain(error: Exception) -> str | None:
