@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from horovod_client.clients import AwsClients, InjectedClients, new_session
 from horovod_client.connection import Connection, find_connection
 from horovod_client.cost_estimate import CostEstimate, estimate, fitting_fleets
+from horovod_client.error_codes import code_of
 from horovod_client.errors import InvalidInput, PricesMissing
 from horovod_client.request import build_request, check_checkpoint_exists, check_data_exists, write_request
 from horovod_client.run import Run, checked_name
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_stepfunctions.type_defs import StartExecutionInputTypeDef
 
-    from horovod_client.prices import PriceLookup
+    from horovod_client.price_lookup import PriceLookup
 
 
 class TrainingClient:
@@ -110,7 +111,7 @@ class TrainingClient:
     def price_lookup(self) -> PriceLookup:
         """Look up what instances cost, with this client's credentials and the user's cache of prices."""
         # Here and not above: botocore comes with it, and whoever imports this package would wait for it.
-        from horovod_client.prices import PriceLookup
+        from horovod_client.price_lookup import PriceLookup
 
         return PriceLookup(region=self.connection.region, clients=self.clients)
 
@@ -281,7 +282,7 @@ class TrainingClient:
         try:
             s3.head_object(Bucket=bucket, Key=key)
         except s3.exceptions.ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "404":
+            if code_of(error) != "404":
                 raise
             s3.put_object(Bucket=bucket, Key=key, Body=package.archive, ContentType="application/gzip")
 

@@ -133,7 +133,7 @@ def estimate(connection: Connection, *, gpus: int, hours: float, prices: Prices)
     if not (math.isfinite(hours) and hours > 0):
         raise InvalidInput(f"'hours' must be more than 0, got {hours}")
     fleets = fitting_fleets(connection, gpus=gpus)
-    if not prices.found:
+    if prices.told_at is None:
         reasons = "; ".join(prices.remarks) or "AWS was asked for none"
         raise PricesUnknown(f"there are no prices to estimate with: {reasons}")
     estimates = tuple(
@@ -151,7 +151,7 @@ def estimate(connection: Connection, *, gpus: int, hours: float, prices: Prices)
         hours=hours,
         region=connection.region,
         fleets=estimates,
-        prices_from=min(price.at for price in prices.found),
+        prices_from=prices.told_at,
         remarks=(*prices.remarks, *_limits(connection, estimates, hours=hours), NOTE),
     )
 

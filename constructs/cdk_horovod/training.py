@@ -10,7 +10,6 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
-from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.acknowledgements import acknowledge_objects
@@ -26,6 +25,7 @@ from cdk_horovod.storage import ITrainingStorage
 from cdk_horovod.workflow.definition import run_definition
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.search import longest_forming
+from cdk_horovod.workflow_machine import workflow_machine
 from horovod_node import contract
 
 
@@ -152,33 +152,23 @@ class HorovodTraining(Construct):
             lease_timeout=self.limits.lease_timeout,
         )
         self.engine = engine.bind(self, target)
-        self.state_machine = sfn.StateMachine(
+        self.state_machine = workflow_machine(
             self,
-            "StateMachine",
-            query_language=sfn.QueryLanguage.JSONATA,
-            definition_body=sfn.DefinitionBody.from_chainable(
-                run_definition(
-                    self,
-                    engine=self.engine,
-                    storage=storage,
-                    readable=readable,
-                    ledger=self.ledger,
-                    queue=self.queue,
-                    limits=self.limits,
-                    max_cost_usd=max_cost_usd,
-                    max_restarts=max_restarts,
-                    keep_checkpoints=keep_checkpoints,
-                    on_demand_prices=prices,
-                )
+            definition=run_definition(
+                self,
+                engine=self.engine,
+                storage=storage,
+                readable=readable,
+                ledger=self.ledger,
+                queue=self.queue,
+                limits=self.limits,
+                max_cost_usd=max_cost_usd,
+                max_restarts=max_restarts,
+                keep_checkpoints=keep_checkpoints,
+                on_demand_prices=prices,
             ),
             timeout=self.limits.execution_timeout(forming=longest_forming(self.engine.fleets, limits=self.limits)),
-            tracing_enabled=True,
-            logs=sfn.LogOptions(
-                destination=self.workflow_log_group,
-                level=sfn.LogLevel.ALL,
-                # Task tokens are credentials: they stay out of the log.
-                include_execution_data=False,
-            ),
+            log_group=self.workflow_log_group,
         )
         self.clean_up = CleanUp(
             self,

@@ -16,6 +16,7 @@ from horovod_client import Run, RunFailed, RunStatus, TrainingClient
 from horovod_client.clients import pricing_region
 from horovod_local import LocalCloud
 from horovod_node import contract
+from patience import eventually
 
 SCRIPTS = Path(__file__).resolve().parent / "scripts"
 HEARTBEAT_SECONDS = 15
@@ -74,6 +75,12 @@ class Deployment:
         listed = {item["InstanceId"] for group in groups for item in group["Instances"]}
         running = {item["InstanceId"] for reservation in reservations for item in reservation["Instances"]}
         return sorted(listed | running)
+
+    def assert_nothing_is_left(self) -> None:
+        """See that there is no instance, no process and no lease."""
+        assert self.instances_left() == []
+        assert eventually(self.cloud.instances, lambda instances: not instances) == []
+        assert self.lease() is None
 
     def lease(self, fleet: int = 0) -> dict[str, Any] | None:
         """Read the lease of the training's first fleet, or of another one."""

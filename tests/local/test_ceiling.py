@@ -23,7 +23,7 @@ from horovod_local.price_list import ON_DEMAND_USD, spot_usd
 from horovod_node import contract
 from horovod_node.layout import Layout
 from horovod_node.restore import restore
-from patience import SECONDS, eventually
+from patience import SECONDS
 from synthesis import synthesise
 
 pytestmark = pytest.mark.local
@@ -85,9 +85,7 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     for app in apps:
         app.cloud.set_faults(Faults())
-        assert app.instances_left() == []
-        assert eventually(app.cloud.instances, lambda instances: not instances) == []
-        assert app.lease() is None
+        app.assert_nothing_is_left()
 
 
 @pytest.mark.parametrize("prices", ["given", "brought", pytest.param("looked_up", marks=pytest.mark.slow)])

@@ -39,9 +39,7 @@ def nothing_is_left(lab: ElasticLab) -> Iterator[None]:
     """After every run, however it ended: no instance, no process, no lease."""
     yield
     lab.cloud.set_faults(Faults())
-    assert lab.instances_left() == []
-    assert eventually(lab.cloud.instances, lambda instances: not instances) == []
-    assert lab.lease() is None
+    lab.assert_nothing_is_left()
 
 
 @pytest.fixture(scope="module")

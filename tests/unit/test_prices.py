@@ -13,7 +13,8 @@ from botocore.stub import ANY, Stubber
 
 from horovod_client.clients import AwsClients
 from horovod_client.price_cache import CachedPrices, PriceCache, default_folder
-from horovod_client.prices import Price, PriceLookup, Prices
+from horovod_client.price_lookup import PriceLookup
+from horovod_client.prices import Price, Prices
 
 NOW = 1_700_000_000.0
 DAY = 86_400.0

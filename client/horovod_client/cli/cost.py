@@ -56,7 +56,7 @@ def _with_costs(receipt: dict[str, Any], *, client: TrainingClient) -> dict[str,
 
 
 def _tell_estimate(client: TrainingClient, *, gpus: int, hours: float, as_json: bool) -> None:
-    from horovod_client.prices import date_of
+    from horovod_client.price_lookup import date_of
 
     found = client.estimate(gpus=gpus, hours=hours).to_json()
     if as_json:

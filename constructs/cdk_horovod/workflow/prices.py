@@ -21,6 +21,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
+from cdk_horovod.workflow.item_update import update_item
 from cdk_horovod.workflow.states import NO_OUTPUT, RUN_KEY, call_aws, jsonata
 from horovod_node import contract
 
@@ -37,19 +38,14 @@ def look_up_prices(
         on_demand_prices: Instance type to USD an hour.
         then: What follows, whatever could be found.
     """
-    record = call_aws(
+    record = update_item(
         scope,
         "Record the prices",
-        service="dynamodb",
-        action="updateItem",
-        parameters={
-            "TableName": ledger.table.table_name,
-            "Key": RUN_KEY,
-            "UpdateExpression": "SET #prices = :prices",
-            "ExpressionAttributeNames": {"#prices": contract.PRICES_JSON},
-            "ExpressionAttributeValues": {":prices": {"S": jsonata("$string([$prices])")}},
-        },
-        resources=[ledger.table.table_arn],
+        ledger=ledger,
+        key=RUN_KEY,
+        update="SET #prices = :prices",
+        names={"#prices": contract.PRICES_JSON},
+        values={":prices": {"S": jsonata("$string([$prices])")}},
         retries=1,
     )
     record.add_catch(then).next(then)

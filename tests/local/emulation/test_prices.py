@@ -11,7 +11,7 @@ from botocore.exceptions import ConnectionClosedError, EndpointConnectionError
 
 from horovod_client.clients import AwsClients, pricing_region
 from horovod_client.price_cache import PriceCache
-from horovod_client.prices import PriceLookup
+from horovod_client.price_lookup import PriceLookup
 
 SDK = "arn:aws:states:::aws-sdk:"
 FILTERS = {
