@@ -111,9 +111,19 @@ class AwsClients:
 
     @cached_property
     def pricing(self) -> PricingClient:
-        """Knows On-Demand prices."""
-        return self._injected.get("pricing") or self._session.client(
-            "pricing", region_name=pricing_region(self._region)
+        """
+        Knows On-Demand prices.
+
+        Starting a run waits for it, so it gives up soon: a network that lets nothing out to another Region is common.
+        """
+        if "pricing" in self._injected:
+            return self._injected["pricing"]
+        from botocore.config import Config
+
+        return self._session.client(
+            "pricing",
+            region_name=pricing_region(self._region),
+            config=Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 2}),
         )
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -27,6 +27,13 @@ PARTS = {
 
 NODE_TIMES = ("from", "until", "usd")
 """Columns that are left out when no node has them; times are UTC."""
+
+TELLERS = {
+    contract.PRICE_OF_CONSTRUCT: "as the stack was given them",
+    contract.PRICE_OF_LIST: "of the AWS Price List",
+    contract.PRICE_OF_SUBMITTER: "as the client that submitted the run told them",
+}
+"""Words for the sources of On-Demand prices."""
 
 WORKFLOW = "workflow"
 """Who writes a receipt, unless the run was stopped."""
@@ -84,6 +91,7 @@ def _facts(receipt: Mapping[str, Any]) -> Iterator[str]:
     elif fleet:
         yield f"fleet       {fleet}"
     yield from _cost(receipt.get("cost") or {})
+    yield from _prices(receipt.get("on_demand_prices") or [])
 
 
 def _cost(cost: Mapping[str, Any]) -> Iterator[str]:
@@ -95,6 +103,13 @@ def _cost(cost: Mapping[str, Any]) -> Iterator[str]:
     if whole is not None:
         share = f" ({saved / whole:.0%})" if saved and whole else ""
         yield f"on-demand   {usd(whole)} USD{f', Spot saved {usd(saved)} USD{share}' if saved else ''}"
+
+
+def _prices(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for source, words in TELLERS.items():
+        told = [f"{row['instance_type']} {usd(row['usd_per_hour'])}" for row in rows if row.get("source") == source]
+        if told:
+            yield f"prices      On-Demand, USD an hour, {words}: {', '.join(told)}"
 
 
 def _gpu_time(receipt: Mapping[str, Any]) -> Iterator[str]:

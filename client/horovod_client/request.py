@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from horovod_client.connection import Connection
+from horovod_client.error_codes import DENIED, code_of
 from horovod_client.errors import InvalidInput
 from horovod_client.waiting import duration
 from horovod_node import contract
@@ -127,7 +128,7 @@ def check_data_exists(data: Mapping[str, str], *, s3: S3Client) -> None:
         except s3.exceptions.NoSuchBucket as error:
             raise InvalidInput(f"'data.{channel}' is in a bucket that does not exist: {uri}") from error
         except s3.exceptions.ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "AccessDenied":
+            if code_of(error) not in DENIED:
                 raise
             continue
         if not there:

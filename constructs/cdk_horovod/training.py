@@ -10,7 +10,6 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
-from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.acknowledgements import acknowledge_objects
@@ -26,6 +25,7 @@ from cdk_horovod.storage import ITrainingStorage
 from cdk_horovod.workflow.definition import run_definition
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.search import longest_forming
+from cdk_horovod.workflow_machine import workflow_machine
 from horovod_node import contract
 
 
@@ -52,7 +52,8 @@ class HorovodTraining(Construct):
             under its time limit and says so. Default: no ceiling but the one that a request asks for.
         on_demand_prices:
             Instance type to USD an hour. Default: the Price List API is asked, which answers in us-east-1,
-            eu-central-1 and ap-south-1 only. Spot prices are always looked up.
+            eu-central-1 and ap-south-1; in other Regions a run's client asks for it and brings the prices along. With
+            prices that are given here *max_cost_usd* holds against submitters, too. Spot prices are always looked up.
         queue_timeout: Longest wait for a fleet. Default: 24 hours.
         launch_timeout: The first node must be there this long after the start. Default: 15 minutes.
         start_timeout:
@@ -134,6 +135,7 @@ class HorovodTraining(Construct):
         )
         self._storage = storage
         self._max_cost_usd = max_cost_usd
+        self._priced_types = sorted(prices)
         self.ledger = ledger or Ledger(self, "Ledger", removal_policy=removal_policy)
         self.node_log_group = logs.LogGroup(
             self, "NodeLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
@@ -150,33 +152,23 @@ class HorovodTraining(Construct):
             lease_timeout=self.limits.lease_timeout,
         )
         self.engine = engine.bind(self, target)
-        self.state_machine = sfn.StateMachine(
+        self.state_machine = workflow_machine(
             self,
-            "StateMachine",
-            query_language=sfn.QueryLanguage.JSONATA,
-            definition_body=sfn.DefinitionBody.from_chainable(
-                run_definition(
-                    self,
-                    engine=self.engine,
-                    storage=storage,
-                    readable=readable,
-                    ledger=self.ledger,
-                    queue=self.queue,
-                    limits=self.limits,
-                    max_cost_usd=max_cost_usd,
-                    max_restarts=max_restarts,
-                    keep_checkpoints=keep_checkpoints,
-                    on_demand_prices=prices,
-                )
+            definition=run_definition(
+                self,
+                engine=self.engine,
+                storage=storage,
+                readable=readable,
+                ledger=self.ledger,
+                queue=self.queue,
+                limits=self.limits,
+                max_cost_usd=max_cost_usd,
+                max_restarts=max_restarts,
+                keep_checkpoints=keep_checkpoints,
+                on_demand_prices=prices,
             ),
             timeout=self.limits.execution_timeout(forming=longest_forming(self.engine.fleets, limits=self.limits)),
-            tracing_enabled=True,
-            logs=sfn.LogOptions(
-                destination=self.workflow_log_group,
-                level=sfn.LogLevel.ALL,
-                # Task tokens are credentials: they stay out of the log.
-                include_execution_data=False,
-            ),
+            log_group=self.workflow_log_group,
         )
         self.clean_up = CleanUp(
             self,
@@ -369,6 +361,7 @@ class HorovodTraining(Construct):
                 contract.CONNECTION_LEDGER_TABLE: self.ledger.table.table_name,
                 contract.CONNECTION_QUEUE: self.queue,
                 contract.CONNECTION_LOG_GROUP: self.node_log_group.log_group_name,
+                contract.CONNECTION_PRICED_TYPES: self._priced_types,
                 contract.CONNECTION_FLEETS: [
                     {
                         contract.CONNECTION_FLEET: fleet.id,

@@ -18,7 +18,7 @@ from horovod_local.processes import CLOUD_VARIABLE, processes_with
 from horovod_local.requirements import sample_assembly
 from patience import eventually
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.local
 
 
 @pytest.fixture

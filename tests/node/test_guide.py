@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from node.test_training import environment
 
-pytestmark = [pytest.mark.ring, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.ring
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "guide" / "train-your-script.md"

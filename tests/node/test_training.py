@@ -16,8 +16,9 @@ import pytest
 
 import horovod_node
 from node.rings import SCRIPTS, wait_for
+from patience import SECONDS
 
-pytestmark = [pytest.mark.ring, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.ring
 
 CASES = {
     "momentum",
@@ -144,7 +145,8 @@ def test_torn_checkpoint_is_passed_over(tmp_path: Path, undisturbed: dict[str, A
     """Half a file, or none: the checkpoint before it serves."""
     # GIVEN
     assert train(tmp_path, "--die-at-step", "28") == -signal.SIGKILL
-    before, newest = sorted(path for path in (tmp_path / "checkpoints").iterdir() if path.name[0] != ".")
+    # A third one may not have been removed yet.
+    *_, before, newest = sorted(path for path in (tmp_path / "checkpoints").iterdir() if path.name[0] != ".")
     values = newest / "values.npz"
     os.truncate(values, values.stat().st_size // 2)
     # WHEN
@@ -167,7 +169,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(tmp_path: Path, undisturbe
     # WHEN
     script.send_signal(signal.SIGTERM)
     # THEN
-    assert script.wait(timeout=90) == 0
+    assert script.wait(timeout=SECONDS) == 0
     assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) == f"{28:012d}"
     found = train(tmp_path)
     assert isinstance(found, dict)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -11,7 +14,7 @@ from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.cli.watching import LOOK_SECONDS, watch_run
 from horovod_client.client import TrainingClient
-from horovod_client.errors import ReceiptNotFound, RunFailed
+from horovod_client.errors import PricesMissing, ReceiptNotFound, RunFailed
 from horovod_client.receipt import render_receipt
 from horovod_client.run import STOPPED_ERROR, Run
 from horovod_client.status import SUCCEEDED
@@ -100,14 +103,28 @@ def train(
         "name": name,
     }
     client = TrainingClient.from_stack(stack, output=output)
-    if dry_run:
-        print_json(client.fit(script, dry_run=True, **request))
-        return
-    run = client.fit(script, **request)
+    with _warnings_as_lines():
+        if dry_run:
+            print_json(client.fit(script, dry_run=True, **request))
+            return
+        run = client.fit(script, **request)
     if detach:
         _print_started(run, stack=stack, as_json=as_json)
         return
     _follow(run, stack=stack, poll_seconds=poll_seconds, as_json=as_json, plain=plain)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print what the client warns of as the tool's own lines: a user need not know from which file it comes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PricesMissing)
+        yield
+    for each in caught:
+        if issubclass(each.category, PricesMissing):
+            click.echo(f"cdk-horovod: {each.message}", err=True)
+        else:
+            warnings.showwarning(each.message, each.category, each.filename, each.lineno)
 
 
 def _print_started(run: Run, *, stack: str, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aws_cdk import App, Duration, Stack
 from deployment import Deployment
 
@@ -31,7 +32,7 @@ from horovod_client import Run
 from horovod_local import Faults, LocalCloud, LocalInstance
 from horovod_node import contract
 
-HEARTBEAT, LAUNCH, START, SAVE, LEASE, STALL, POLL = 8, 20, 60, 60, 16, 8, 1
+HEARTBEAT, LAUNCH, START, SAVE, LEASE, STALL, POLL = 12, 40, 120, 120, 16, 12, 1
 """Seconds."""
 HOLD = LAUNCH + LEASE
 """How long a lease holds that a state machine took."""
@@ -77,7 +78,7 @@ def synthesise_lab(out: Path) -> None:
         start_timeout=Duration.seconds(START),
         save_timeout=Duration.seconds(SAVE),
         heartbeat=Duration.seconds(HEARTBEAT),
-        first_step_timeout=Duration.seconds(30),
+        first_step_timeout=Duration.seconds(60),
         stall_timeout=Duration.seconds(STALL),
         lease_timeout=Duration.seconds(LEASE),
         reaper_interval=Duration.minutes(REAPER_MINUTES),
@@ -86,6 +87,16 @@ def synthesise_lab(out: Path) -> None:
         max_restarts=0,
     )
     app.synth()
+
+
+@contextmanager
+def deployed_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Synthesise the lab's app and deploy it into a cloud of its own."""
+    out = tmp_path_factory.mktemp("lab") / "cdk.out"
+    synthesise_lab(out)
+    with LocalCloud(home=tmp_path_factory.mktemp("lab-cloud"), schedule_speed=SCHEDULE_SPEED) as cloud:
+        cloud.deploy(out, tell=lambda _line: None)
+        yield Lab(app=Deployment(cloud=cloud))
 
 
 @dataclass(kw_only=True)
