@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from horovod_client import CapacitySearch, LostAttempt, Run, RunStatus, TrainingClient
+from horovod_client import CapacitySearch, Holder, LostAttempt, Run, RunStatus, TrainingClient
 from horovod_client.cli import main
 from horovod_client.cli.arguments import parse_data, parse_max_runtime
 from horovod_client.cli.news import news_printer
@@ -267,11 +267,14 @@ def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> N
     # GIVEN
     search = CapacitySearch(number=1, of=2, attempt="Spot in any zone", since=0)
     lost = LostAttempt(attempt=1, error="LeaderLost", cause="No heartbeat.", at="2026-03-01T12:00:00Z")
+    held = Holder(fleet="Big", run="other", since=1)
     news = [
         RunStatus(run="r", state="RUNNING"),
         RunStatus(run="r", state="RUNNING", stage="queued", place=3),
         RunStatus(run="r", state="RUNNING", stage="queued", place=2),
         RunStatus(run="r", state="RUNNING", stage="queued", place=2),
+        RunStatus(run="r", state="RUNNING", stage="queued", phase="queue", place=2, holders=(held,)),
+        RunStatus(run="r", state="RUNNING", stage="queued", phase="queue", place=2, holders=(held,)),
         RunStatus(run="r", state="RUNNING", stage="joining", capacity=search),
         RunStatus(run="r", state="RUNNING", stage="joining", capacity=search),
         RunStatus(run="r", state="RUNNING", stage="training", notice="No price is known."),
@@ -288,6 +291,7 @@ def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.splitlines() == [
         "queued, 2 runs before it",
         "queued, 1 run before it",
+        "waiting for a fleet: place 2 in the line, run other holds Big",
         "joining",
         "waiting for capacity: attempt 1 of 2, Spot in any zone",
         "training",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from background_cloud import DIGITS, Shell
 
 from horovod_client.cli import main
 from horovod_local.processes import CLOUD_VARIABLE, processes_with
+from horovod_local.requirements import sample_assembly
 from patience import eventually
 
 pytestmark = pytest.mark.local
@@ -70,6 +72,17 @@ def test_up_says_what_nodes_lack(shell: Shell) -> None:
     # THEN
     assert (code, shell.cloud) == (2, None)
     assert f"nodes run in {bare}, which lacks horovod and tensorflow: install that there" in printed
+
+
+def test_up_needs_no_node_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Who has activated the virtual environment, and no Node.js of the machine's own, gets an app all the same."""
+    # GIVEN
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert shutil.which("node") is None
+    # WHEN
+    out = sample_assembly(tmp_path / "sample.out")
+    # THEN
+    assert (out / "Training.template.json").is_file()
 
 
 def test_up_says_that_the_nodes_of_a_running_cloud_have_another_python(shell: Shell) -> None:

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from horovod_client.cli.news import describe_progress, describe_restarts, describe_spend
+from horovod_client.describe import describe_progress, describe_restarts, describe_spend
 from horovod_client.status import PHASE_END, PHASES, NodeStatus, RunStatus, TrainingProgress
 from horovod_client.waiting import duration, explain_waiting
 from horovod_node import contract

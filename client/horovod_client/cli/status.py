@@ -9,10 +9,10 @@ from dataclasses import asdict
 import click
 
 from horovod_client.cli.completing import complete_run
-from horovod_client.cli.news import describe_progress, describe_restarts, describe_spend, describe_stage
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.cli.watching import watch_run
 from horovod_client.client import TrainingClient
+from horovod_client.describe import describe_progress, describe_restarts, describe_spend, describe_stage
 from horovod_client.errors import RunFailed
 from horovod_client.run import Run
 from horovod_client.status import RunStatus
