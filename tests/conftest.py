@@ -1,4 +1,4 @@
-"""No test reaches AWS: fake credentials, and an endpoint at which nothing listens."""
+"""What all tests share: none reaches AWS, and properties are tried in the same way on every machine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REGION = "eu-west-1"
+
+# A loaded machine is slow: that is no failure of a property. And what fails, fails because something has changed: every
+# run tries the same examples.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

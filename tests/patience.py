@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-SECONDS: Final = 60.0
+SECONDS: Final = 240.0
 """A loaded machine is slow; a test that fails takes this long, one that passes does not."""
 
 Seen = TypeVar("Seen")

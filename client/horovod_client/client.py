@@ -16,7 +16,7 @@ from horovod_client.connection import Connection, find_connection
 from horovod_client.cost_estimate import CostEstimate, estimate, fitting_fleets
 from horovod_client.error_codes import code_of
 from horovod_client.errors import InvalidInput, PricesMissing
-from horovod_client.request import build_request, check_data_exists, write_request
+from horovod_client.request import build_request, check_checkpoint_exists, check_data_exists, write_request
 from horovod_client.run import Run, checked_name
 from horovod_client.runs import RunSummary, list_runs
 from horovod_client.source import SourcePackage, package_source
@@ -223,8 +223,8 @@ class TrainingClient:
             dry_run: Return the exact arguments of Step Functions' StartExecution, upload and start nothing.
 
         Raises:
-            InvalidInput: If the script cannot be read, the request is not one that this training can run, or data is
-                missing.
+            InvalidInput: If the script cannot be read or is not Python, the request is not one that this training can
+                run, or data or the checkpoint to begin with is missing.
         """
         package = package_source(entry_point, source_dir=source_dir)
         request = build_request(
@@ -247,6 +247,8 @@ class TrainingClient:
             "input": write_request(request, connection=self.connection),
         }
         check_data_exists(request.get(contract.DATA, {}), s3=self.clients.s3)
+        if resume_from is not None:
+            check_checkpoint_exists(resume_from, bucket=self.connection.model_bucket, s3=self.clients.s3)
         prices = self._prices_to_submit(gpus)
         if prices:
             request[contract.ON_DEMAND_PRICES] = prices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict
 
@@ -38,11 +39,12 @@ def new_session() -> Session:
     """
     Make a session from the environment (AWS_PROFILE, AWS_REGION, …).
 
-    boto3 is imported here, not above: it takes longer to load than everything else in this package.
+    boto3 is imported here, not above: it takes longer to load than everything else in this package. Of itself it reads
+    AWS_DEFAULT_REGION only, where the AWS CLI, every other SDK and AWS's own shells go by AWS_REGION first.
     """
     from boto3.session import Session
 
-    return Session()
+    return Session(region_name=os.environ.get("AWS_REGION") or None)
 
 
 def pricing_region(region: str) -> str:

@@ -38,7 +38,8 @@ TELLERS = {
 WORKFLOW = "workflow"
 """Who writes a receipt, unless the run was stopped."""
 
-NODE_COLUMNS = ("node", "gpus", "instance_type", "market", "zone", "address", "from", "until", "usd")
+NODE_COLUMNS = ("node", "gpus", "instance_type", "market", "zone", "from", "until", "usd")
+"""What a person looks for; addresses are in the document."""
 
 
 def render_receipt(receipt: Mapping[str, Any]) -> str:
@@ -134,10 +135,11 @@ def _ring(receipt: Mapping[str, Any]) -> Iterator[str]:
     """What became of the ring while it trained."""
     ring = receipt.get("ring") or {}
     if ring.get("elastic"):
-        sizes = f"{ring.get('smallest')} to {ring.get('largest')} GPUs"
-        repeated = ring.get("repeated_steps")
-        twice = "" if repeated is None else f", {repeated} steps done twice"
-        yield f"  elastic: {sizes}, formed anew {ring.get('resets')} times{twice}"
+        least, most = ring.get("smallest"), ring.get("largest")
+        sizes = _counted((most, "GPU")) if least == most else [f"{least} to {most} GPUs"]
+        resets = [f"formed anew {words}" for words in _counted((ring.get("resets"), "time"))]
+        twice = [f"{words} done twice" for words in _counted((ring.get("repeated_steps"), "step"))]
+        yield f"  elastic: {', '.join([*sizes, *resets, *twice])}"
     resumed = ring.get("resumed")
     if resumed:
         step = "" if resumed.get("step") is None else f", step {resumed['step']}"
@@ -146,7 +148,7 @@ def _ring(receipt: Mapping[str, Any]) -> Iterator[str]:
         left = ", and left in order" if notice.get("left_in_order") else ""
         yield f"  {notice.get('node')} had notice of its end ({notice.get('kind')}){left}"
     slowest = ring.get("slowest")
-    if slowest:
+    if slowest and round(slowest["cost"], 2) > 0:  # there always is one; what counts is whether anybody waited for it
         yield (
             f"  slowest rank: {slowest['rank']} on {slowest['node']} ({slowest['instance_type']}), "
             f"{slowest['seconds_per_step']:.3g} s a step, the median is {slowest['median_seconds_per_step']:.3g} s; "
@@ -159,7 +161,8 @@ def _nodes(receipt: Mapping[str, Any]) -> Iterator[str]:
     if not nodes:
         return
     columns = [column for column in NODE_COLUMNS if column not in NODE_TIMES or any(column in node for node in nodes)]
-    rows = [columns, *([_cell(node, column) for column in columns] for node in nodes)]
+    header = ["type" if column == "instance_type" else column for column in columns]
+    rows = [header, *([_cell(node, column) for column in columns] for node in nodes)]
     for row, line in zip(rows, in_columns(rows), strict=True):
         yield f"  {line}{'  leads' if row[0] == receipt.get('leader') else ''}"
 

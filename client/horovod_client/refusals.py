@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 from botocore.parsers import ResponseParserError
 
 from horovod_client.error_codes import DENIED, code_of
 
 AwsError = (ClientError, BotoCoreError, ResponseParserError)
 """All that a boto3 call raises when AWS refuses it, cannot be reached, or another one answers in its place."""
+
+
+Unreachable = (ConnectionError, HTTPClientError)
+"""What of it says that AWS was not even reached."""
 
 
 def why_refused(error: Exception, *, action: str) -> str:

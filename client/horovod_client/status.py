@@ -11,6 +11,8 @@ from horovod_client.capacity import CapacitySearch, LostAttempt
 RUNNING: Final = "RUNNING"
 PENDING_REDRIVE: Final = "PENDING_REDRIVE"
 SUCCEEDED: Final = "SUCCEEDED"
+FAILED: Final = "FAILED"
+"""It ended by its own state machine, which any other end did not."""
 
 # What a run is at, finer than the ledger's stages; the order is that of a run.
 PHASE_QUEUE: Final = "queue"

@@ -25,7 +25,7 @@ from horovod_local.machine import OWN_PATH, LocalInstance
 from horovod_local.processes import CLOUD_VARIABLE, fake_credentials, kill_processes_with, without_aws
 from horovod_local.server import DEFAULT_ACCOUNT, ENDPOINT_FILE
 
-START_SECONDS: Final = 60.0
+START_SECONDS: Final = 180.0
 """It takes two; a loaded machine takes longer."""
 STOP_SECONDS: Final = 10.0
 DEFAULT_REGION: Final = "eu-west-1"

@@ -19,11 +19,14 @@ from training_account import MACHINE, STACK, Account, configure_moto, connection
 
 REGION = "eu-west-1"
 
-# A process of its own: moto keeps its state and its configuration in module globals, which other tests use too.
+# A process of its own: moto keeps its state and its configuration in module globals, which other tests use too. A run
+# that is stopped is over when StopExecution answers; uncorrected, moto says so at some later time.
 # It ends with its standard input, at once, though the executions that wait for an hour have threads of their own.
 SERVER = """
 import os, sys
 from moto.server import ThreadedMotoServer
+from horovod_local.corrections import executions
+executions.stopping_aborts_at_once.install()
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)

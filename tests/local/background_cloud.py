@@ -17,6 +17,7 @@ import pexpect
 from horovod_client import Run, TrainingClient
 from horovod_local import background
 from horovod_local.background import BackgroundCloud
+from patience import SECONDS
 from synthesis import REPOSITORY
 
 TOOL = [sys.executable, "-m", "horovod_client"]
@@ -59,7 +60,7 @@ class Shell:
     def run(self, *arguments: str) -> tuple[int, str]:
         """Run the tool without a terminal; give its exit code and what it printed."""
         process = self.start(*arguments)
-        printed, _ = process.communicate(timeout=240)
+        printed, _ = process.communicate(timeout=SECONDS)
         return process.returncode, printed
 
     def run_in_cloud(self, command: Sequence[str]) -> tuple[int, str]:
@@ -72,7 +73,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=SECONDS,
         )
         return done.returncode, done.stdout
 
@@ -100,7 +101,7 @@ class Shell:
             env=self.environment,
             dimensions=(ROWS, COLUMNS),
             encoding="utf-8",
-            timeout=120,
+            timeout=SECONDS,
         )
 
     def find(self, name: str) -> Run:

@@ -19,20 +19,20 @@ from horovod_node import contract
 from patience import eventually
 
 SCRIPTS = Path(__file__).resolve().parent / "scripts"
-HEARTBEAT_SECONDS = 8
+HEARTBEAT_SECONDS = 15
 
 SETTINGS = {
     "heartbeat_seconds": HEARTBEAT_SECONDS,
     "max_restarts": 0,
-    "spot_seconds": 60,
-    "launch_seconds": 60,
-    "start_seconds": 120,
-    "first_step_seconds": 60,
-    "stall_seconds": 30,
+    "spot_seconds": 120,
+    "launch_seconds": 120,
+    "start_seconds": 240,
+    "first_step_seconds": 240,
+    "stall_seconds": 60,
     "poll_seconds": 1,
     "queue_minutes": 10,
 }
-"""Times for nodes that boot in a second; everything else is `app.py` as it is."""
+"""Times for nodes that boot in a second, on a loaded machine in some more; everything else is `app.py` as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +87,11 @@ class Deployment:
         return self.item(contract.lease_key(self.training.connection.fleets[fleet].id))
 
     def line(self) -> list[str]:
-        """List the runs that wait, in no order."""
+        """List the runs that wait, in their order."""
         item = self.item(contract.line_key(self.training.connection.queue)) or {}
         prefix = contract.WAITER_PREFIX
-        return sorted(name.removeprefix(prefix) for name in item if name.startswith(prefix))
+        runs = [name.removeprefix(prefix) for name in item if name.startswith(prefix)]
+        return sorted(runs, key=lambda run: (int(item[contract.PLACE_PREFIX + run]["N"]), run))
 
     def item(self, key: tuple[str, str]) -> dict[str, Any] | None:
         """Read one item of the ledger."""

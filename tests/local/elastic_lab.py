@@ -17,8 +17,6 @@ from patience import eventually
 from synthesis import synthesise
 
 MAX_GPUS = 4
-START_SECONDS = 120.0
-"""Patience with nodes that start: TensorFlow alone takes long on a loaded machine."""
 LAB_SETTINGS = {**SETTINGS, "instance_types": "g5.xlarge", "max_gpus": MAX_GPUS, "on_demand_base_gpus": 1}
 
 
@@ -39,7 +37,7 @@ class ElasticLab(Deployment):
     def leader(self, run: Run, *, attempt: int = 1) -> LocalInstance:
         """Wait for the leader of *attempt*, and give its instance."""
         lease = Lease(run=run.name, attempt=attempt, leader_market="", expires_at=0, ends_by=0)
-        name = eventually(lambda: self.ledger.leader(lease), seconds=START_SECONDS)
+        name = eventually(lambda: self.ledger.leader(lease))
         return next(item for item in self.cloud.instances() if item.instance_id == name)
 
     def spots(self) -> list[LocalInstance]:
@@ -58,7 +56,7 @@ class ElasticLab(Deployment):
             at_step = [item for item in items.values() if item.state == contract.NODE_TRAINING and item.step >= step]
             return len(at_step) >= nodes or run.status().state != "RUNNING"
 
-        items = eventually(lambda: self.nodes(run, attempt=attempt), there, seconds=START_SECONDS)
+        items = eventually(lambda: self.nodes(run, attempt=attempt), there)
         assert run.status().state == "RUNNING", run.status()
         assert there(items), items
         return items

@@ -15,9 +15,9 @@ from horovod_node import contract
 from patience import eventually
 from synthesis import synthesise
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.local
 
-SECONDS = 5
+SECONDS = 8
 """Time limit of each attempt of Spot."""
 ZONES = ("eu-west-1a", "eu-west-1b", "eu-west-1c")
 NO_SPOT = "There is no Spot capacity available that matches your request. Launching EC2 instance failed."
@@ -28,7 +28,7 @@ THROTTLED = "Request limit exceeded. Launching EC2 instance failed."
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """The app with short attempts, in a cloud of its own."""
     out = tmp_path_factory.mktemp("assembly") / "cdk.out"
-    short = {"spot_seconds": SECONDS, "spot_zone_seconds": SECONDS, "start_seconds": 40, "launch_seconds": 30}
+    short = {"spot_seconds": SECONDS, "spot_zone_seconds": SECONDS, "start_seconds": 120, "launch_seconds": 60}
     synthesise(out, settings={**SETTINGS, **short})
     with LocalCloud(home=tmp_path_factory.mktemp("cloud"), region="eu-west-1") as cloud:
         cloud.deploy(out)
@@ -56,7 +56,6 @@ def looking(run: Run, number: int) -> RunStatus:
     return eventually(
         run.status,
         lambda status: status.ended or (status.capacity is not None and status.capacity.number >= number),
-        seconds=60,
     )
 
 
@@ -64,10 +63,11 @@ def test_third_attempt_gets_what_two_were_refused(app: Deployment) -> None:
     """Spot is refused in all zones, then in the first; the second has some. Status and receipt tell EC2's words."""
     # GIVEN no Spot anywhere
     app.cloud.set_faults(Faults(refused=(Refusal(market="spot"),)))
-    # WHEN a run looks for it, until a zone has some
+    # WHEN a run looks for it, and a zone has some by the time that its turn comes
     run = app.start("trains_briefly.py", gpus=3)
-    first, third = looking(run, 1), looking(run, 3)
+    first, _ = looking(run, 1), looking(run, 2)
     app.cloud.set_faults(Faults(refused=tuple(Refusal(market="spot", zone=zone) for zone in ZONES if zone != ZONES[1])))
+    third = looking(run, 3)
     ended = wait(run)
     # THEN it trained there
     assert (ended.state, ended.error, ended.cause) == ("SUCCEEDED", None, None)
@@ -132,9 +132,7 @@ def test_throttling_is_not_read_as_no_capacity(app: Deployment) -> None:
     app.cloud.set_faults(Faults(refused=(Refusal(market="spot", why="throttling"),)))
     # WHEN EC2 answers again after the attempt was given up once
     run = app.start("trains_briefly.py", gpus=2)
-    repeated = eventually(
-        run.status, lambda status: status.capacity is not None and status.capacity.refusal != "", seconds=60
-    )
+    repeated = eventually(run.status, lambda status: status.capacity is not None and status.capacity.refusal != "")
     app.cloud.set_faults(Faults())
     ended = wait(run)
     # THEN
@@ -195,14 +193,13 @@ def test_run_ends_when_it_was_lost_more_often_than_it_may(app: Deployment) -> No
     run = app.start("trains_long.py", gpus=1, max_restarts=1)
     # WHEN the leader of each attempt dies while it trains
     for attempt in (1, 2):
-        leader = eventually(lambda attempt=attempt: app.item(contract.leader_key(run.name, attempt)), seconds=60)
+        leader = eventually(lambda attempt=attempt: app.item(contract.leader_key(run.name, attempt)))
         assert leader is not None
         eventually(
             run.status,
             lambda status, before=attempt - 1: (
                 status.stage == contract.STAGE_TRAINING and len(status.restarts) == before
             ),
-            seconds=60,
         )
         (pid,) = [
             instance.pid for instance in app.cloud.instances() if instance.instance_id == leader[contract.NODE]["S"]

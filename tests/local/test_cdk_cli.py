@@ -11,7 +11,7 @@ from deployment import SETTINGS, Deployment, facts, wait
 from horovod_local import LocalCloud
 from synthesis import REPOSITORY
 
-pytestmark = [pytest.mark.slow, pytest.mark.local, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.local]
 
 # Building the image asset needs a Docker engine; an image that is already in ECR does not.
 IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1"

@@ -19,7 +19,7 @@ from horovod_local import Faults, Refusal
 from horovod_node import contract
 from patience import eventually
 
-pytestmark = [pytest.mark.local, pytest.mark.ring, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.local, pytest.mark.ring]
 
 COMMIT_EVERY = 5
 CHECKPOINT_EVERY = 10
@@ -91,7 +91,7 @@ def test_interrupted_node_leaves_in_order(lab: ElasticLab, undisturbed: float) -
     # WHEN
     lab.cloud.interrupt(doomed, notice_seconds=25)
     # THEN
-    eventually(lambda: lab.nodes(run)[doomed].state == contract.NODE_LEFT or run.status().ended, seconds=60)
+    eventually(lambda: lab.nodes(run)[doomed].state == contract.NODE_LEFT or run.status().ended)
     assert lab.nodes(run)[doomed].interruption == contract.INTERRUPTION_NOTICE
     receipt = succeeds(lab, run, undisturbed)
     (interruption,) = receipt["ring"]["interruptions"]
@@ -201,11 +201,7 @@ def test_capacity_refused_twice(lab: ElasticLab, undisturbed: float) -> None:
     # GIVEN
     lab.cloud.set_faults(Faults(refused=(Refusal(market="spot"),)))
     run = start(lab, min_gpus=3)
-    eventually(
-        run.status,
-        lambda status: status.ended or (status.capacity is not None and status.capacity.number >= 3),
-        seconds=120,
-    )
+    eventually(run.status, lambda status: status.ended or (status.capacity is not None and status.capacity.number >= 3))
     # WHEN
     lab.cloud.set_faults(Faults())
     # THEN

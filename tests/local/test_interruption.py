@@ -11,7 +11,7 @@ from elastic_lab import ElasticLab, elastic_lab
 from horovod_node import contract
 from patience import eventually
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.local
 
 
 @pytest.fixture(scope="module")

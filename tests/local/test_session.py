@@ -13,9 +13,9 @@ import pytest
 from background_cloud import DIGITS, TOOL, Shell
 from deployment import wait
 
-from patience import eventually
+from patience import SECONDS, eventually
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.local
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     subprocess.run([sys.executable, str(DIGITS / "make_data.py"), str(shell.folder / "digits")], check=True)
     # Twice at the same time: the lock is part of what is proven here.
     ups = [shell.start("local", "up", "--json") for _ in range(2)]
-    printed = [up.communicate(timeout=240)[0] for up in ups]
+    printed = [up.communicate(timeout=SECONDS)[0] for up in ups]
     try:
         assert [up.returncode for up in ups] == [0, 0], printed
         assert printed[0] == printed[1]
@@ -39,9 +39,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 def nothing_is_left(user: Shell) -> Iterator[None]:
     """After every session, however it ended: no instance and no run."""
     yield
-    left = eventually(
-        lambda: user.ask("local", "status"), lambda told: not told["instances"] and not told["runs"], seconds=60
-    )
+    left = eventually(lambda: user.ask("local", "status"), lambda told: not told["instances"] and not told["runs"])
     assert (left["instances"], left["runs"]) == ([], [])
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import boto3
 import pytest
-from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
 from horovod_local.corrections import dynamodb
@@ -22,10 +21,6 @@ from horovod_node.request import Request
 from horovod_node.work import Work
 from node.emulated import REGION, Aws, TaskAnswers
 from node.rings import SETTINGS, Ring
-
-# A loaded machine is slow: that is no failure of a property.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")
@@ -106,12 +101,14 @@ def work(aws: Aws, answers: TaskAnswers, node: Node) -> Work:
         data={},
         hyperparameters={},
     )
+    # So long that a slow test does not come to the next turn of what happens every few seconds.
+    settings = replace(SETTINGS, model_bucket=aws.model_bucket, heartbeat_seconds=240, lease_seconds=600)
     layout = Layout(root=node.ml_root)
     layout.create()
     return Work(
         node=node,
         lease=lease,
-        run=Run(request=request, settings=replace(SETTINGS, model_bucket=aws.model_bucket), remove_at=0),
+        run=Run(request=request, settings=settings, remove_at=0),
         layout=layout,
         ledger=ledger,
         s3=aws.client("s3"),

@@ -11,8 +11,9 @@ from horovod_node import contract
 from horovod_node.channel import KEY_BYTES
 from horovod_node.hub import Hub
 from horovod_node.ring_driver import RingDriver, RingRendezvous
-from node.played_nodes import PlayedNode, new_addresses
-from patience import eventually
+from node.addresses import new_addresses
+from node.played_nodes import PlayedNode
+from patience import SECONDS, eventually
 
 KEY = bytes(range(KEY_BYTES))
 Place = tuple[PlayedNode, int]
@@ -100,15 +101,22 @@ class DrivenRing:
 
     def get(self, path: str, *, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
         """Ask the rendezvous."""
-        with closing(http.client.HTTPConnection(self.address(1), contract.RENDEZVOUS_PORT, timeout=120)) as connection:
+        with closing(
+            http.client.HTTPConnection(self.address(1), contract.RENDEZVOUS_PORT, timeout=SECONDS)
+        ) as connection:
             connection.request(method, path, body=body)
             answer = connection.getresponse()
             return answer.status, answer.read()
 
+    @property
+    def waiting(self) -> int:
+        """Ranks of the present ring that wait for the next one, as Horovod counts them."""
+        return int(self.driver._worker_registry._barrier.n_waiting)
+
     def reset(self, *ranks: Place) -> list[list[int]]:
         """Let these ranks leave their ring at once, and give their ranks and sizes in the next."""
         asked = [self.ask(node, place) for node, place in ranks]
-        return [answer.result(timeout=60) for answer in asked]
+        return [answer.result(timeout=SECONDS) for answer in asked]
 
     def close(self) -> None:
         """End everything."""

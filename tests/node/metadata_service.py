@@ -38,12 +38,13 @@ class MetadataService:
 
             def _answer(self) -> None:
                 service.asked.append((self.command, self.path))
-                if service.away:
-                    self.close_connection = True
-                    return
                 if service.forgetful and self.command == "GET":
                     service.metadata.expire_tokens()
                 status, text = service.metadata.answer(self.command, self.path, self.headers)
+                # Behind the answer: what is announced while the service is away must not slip through.
+                if service.away:
+                    self.close_connection = True
+                    return
                 if service.busy:
                     service.busy -= 1
                     status, text = 503, ""

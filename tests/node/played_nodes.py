@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +12,6 @@ from horovod_node.channel import ChannelClosedError, Message, connect
 from horovod_node.failure import Failure
 
 BEAT_SECONDS = 0.1
-_nets = itertools.count(1)
-
-
-def new_addresses() -> Callable[[int], str]:
-    """Give a source of loopback addresses that no other test has."""
-    net = f"127.{130 + os.getpid() % 60}.{next(_nets) % 256}"
-    return lambda number: f"{net}.{number}"
 
 
 class PlayedNode:
@@ -45,12 +36,12 @@ class PlayedNode:
         """Why the connection has ended, once it has."""
         self._quiet = threading.Event()
         self._channel = connect(leader, contract.CHANNEL_PORT, key=key, source=address)
-        for work in (self._listen, self._beat):
-            threading.Thread(target=work, name=f"played {self.name}", daemon=True).start()
+        self._begin(self._listen)
 
     def join(self) -> PlayedNode:
-        """Greet the leader."""
+        """Greet the leader, and give signs of life from then on: what comes before a greeting ends the connection."""
         self.say(hello={"node": self.name, "address": self.address, "gpus": self.gpus})
+        self._begin(self._beat)
         return self
 
     def offer(self) -> PlayedNode:
@@ -103,6 +94,9 @@ class PlayedNode:
         """End the connection."""
         self._quiet.set()
         self._channel.close()
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name=f"played {self.name}", daemon=True).start()
 
     def _listen(self) -> None:
         try:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import tarfile
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -24,19 +22,20 @@ from sklearn.datasets import load_digits
 
 import horovod_node
 from horovod_node import contract
+from node.addresses import new_addresses
 from node.emulated import REGION, Aws, TaskAnswers
+from patience import SECONDS, eventually
 
 SCRIPTS = Path(__file__).parent / "scripts"
 SETTINGS = contract.RunSettings(
     model_bucket="",
     heartbeat_seconds=8,
-    first_step_seconds=90,
+    first_step_seconds=240,
     stall_seconds=60,
-    lease_seconds=30,
-    elastic_seconds=60,
+    lease_seconds=60,
+    elastic_seconds=240,
     keep_checkpoints=3,
 )
-_numbers = itertools.count(1)
 
 
 def pack(folder: Path) -> bytes:
@@ -48,12 +47,10 @@ def pack(folder: Path) -> bytes:
     return archive.getvalue()
 
 
-def wait_for(what: str, ready: Callable[[], Any], *, seconds: float = 90) -> Any:
+def wait_for(what: str, ready: Callable[[], Any], *, seconds: float = SECONDS) -> Any:
     """Wait until *ready* answers something, and give it."""
-    give_up_at = time.monotonic() + seconds
-    while not (answer := ready()):
-        assert time.monotonic() < give_up_at, f"waited {seconds} s for {what}"
-        time.sleep(0.1)
+    answer = eventually(ready, seconds=seconds)
+    assert answer, f"waited {seconds} s for {what}"
     return answer
 
 
@@ -73,11 +70,12 @@ class Agent:
 
     def rank(self) -> int:
         """Find the process of the node's only rank."""
-        (rank,) = [
-            process
-            for process in self.processes()
-            if b"horovod_node.rank" in Path(f"/proc/{process}/cmdline").read_bytes()
-        ]
+        ranks = []
+        for process in self.processes():
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if b"horovod_node.rank" in Path(f"/proc/{process}/cmdline").read_bytes():
+                    ranks.append(process)
+        (rank,) = ranks
         return rank
 
     def journal(self, event: str | None = None) -> list[dict[str, Any]]:
@@ -98,15 +96,23 @@ class Agent:
         """Wait until the node has taken the step."""
         wait_for(f"step {step}", lambda: max(self.steps(), default=0) >= step)
 
+    def exit_code(self) -> int:
+        """Wait for the agent's end."""
+        return self.process.wait(timeout=SECONDS)
+
     def kill(self) -> None:
         """Kill everything that runs on the node at once."""
         for process in self.processes():
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError):  # ranks end with their agent
                 os.kill(process, signal.SIGKILL)
 
-    def exit_code(self) -> int:
-        """Wait for the agent's end."""
-        return self.process.wait(timeout=30)
+    def left(self, *expected: int) -> list[int]:
+        """
+        Wait until of all processes only the *expected* ones are left, and give those that are.
+
+        A process that was killed is there until the kernel has had the time to end it.
+        """
+        return eventually(lambda: sorted(self.processes()), lambda left: left == sorted(expected))
 
     def processes(self) -> list[int]:
         """List all processes that work in this node's folder: the agent, its ranks, what they started."""
@@ -129,7 +135,7 @@ class Ring:
     run: str = field(default_factory=lambda: f"run-{uuid.uuid4().hex[:8]}")
     fleet: str = "fleet"
     agents: list[Agent] = field(default_factory=list)
-    net: int = 0
+    address: Callable[[int], str] = field(default_factory=new_addresses)
     attempt: int = 1
 
     def submit(
@@ -172,11 +178,9 @@ class Ring:
 
     def start(self, nodes: int = 2, *, python: str = sys.executable, **environment: str) -> None:
         """Start more agents, each on an address of its own."""
-        if not self.agents:
-            self.net = next(_numbers)
         first = len(self.agents) + 1
         for number in range(first, first + nodes):
-            name, address = f"node-{number}", f"127.{64 + os.getpid() % 64}.{self.net % 256}.{number}"
+            name, address = f"node-{number}", self.address(number)
             ml_root, log = self.folder / name, self.folder / f"{name}.log"
             variables = {
                 **{key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "CDK_HOROVOD_"))},
@@ -229,7 +233,7 @@ class Ring:
         """Ask the leader, without waiting."""
         self.aws.put(contract.task_key(self.run, self.attempt, task), **{contract.TOKEN: self.token(task)})
 
-    def answer(self, task: contract.Task, *, seconds: float = 90) -> dict[str, Any]:
+    def answer(self, task: contract.Task, *, seconds: float = SECONDS) -> dict[str, Any]:
         """Wait for the leader's answer: a success's output, or a failure's `error` and `cause`."""
 
         def ready() -> dict[str, Any] | None:
@@ -287,4 +291,4 @@ class Ring:
         """End what is left, whatever state the test left it in."""
         for agent in self.agents:
             agent.kill()
-            agent.process.wait(timeout=10)
+            agent.process.wait(timeout=SECONDS)

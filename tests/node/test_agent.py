@@ -12,7 +12,7 @@ import pytest
 from horovod_node import contract
 from node.rings import SCRIPTS, Ring, wait_for
 
-pytestmark = [pytest.mark.ring, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.ring
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_agent_leaves_when_the_lease_is_gone(alone: Ring) -> None:
     alone.release()
     # THEN
     assert alone.agents[0].exit_code() == contract.EXIT_RELEASED
-    assert alone.agents[0].processes() == []
+    assert alone.agents[0].left() == []
 
 
 def test_agent_leaves_when_the_lease_names_another_run(alone: Ring) -> None:
@@ -40,7 +40,7 @@ def test_agent_leaves_when_the_lease_names_another_run(alone: Ring) -> None:
     # THEN
     assert alone.agents[0].exit_code() == contract.EXIT_RELEASED
     assert "is held by attempt 1 of run another" in alone.agents[0].text()
-    assert alone.agents[0].processes() == []
+    assert alone.agents[0].left() == []
 
 
 def test_leader_leaves_when_its_task_is_over(alone: Ring) -> None:
@@ -49,7 +49,7 @@ def test_leader_leaves_when_its_task_is_over(alone: Ring) -> None:
     alone.answers.gone.add(alone.token(contract.TASK_TRAIN))
     # THEN
     assert alone.agents[0].exit_code() == contract.EXIT_RELEASED
-    assert alone.agents[0].processes() == []
+    assert alone.agents[0].left() == []
 
 
 def test_agent_stops_its_ranks_when_it_is_told_to_stop(alone: Ring) -> None:
@@ -58,7 +58,7 @@ def test_agent_stops_its_ranks_when_it_is_told_to_stop(alone: Ring) -> None:
     alone.agents[0].process.send_signal(signal.SIGTERM)
     # THEN
     assert alone.agents[0].exit_code() == contract.EXIT_OK
-    assert alone.agents[0].processes() == []
+    assert alone.agents[0].left() == []
 
 
 def test_rank_dies_with_its_agent(alone: Ring) -> None:
@@ -94,7 +94,7 @@ def test_run_fails_with_the_scripts_own_end(ring: Ring, end: str, words: str) ->
     assert failed["error"] == contract.ERROR_TRAINING_FAILED
     assert failed["cause"].startswith(f"Rank 0 on node-1 ({ring.agents[0].address}) {words}")
     assert ring.agents[0].exit_code() == contract.EXIT_TRAINING_FAILED
-    assert ring.agents[0].processes() == []
+    assert ring.agents[0].left() == []
 
 
 def test_run_without_a_model_is_told_so(ring: Ring) -> None:

@@ -5,23 +5,18 @@ from __future__ import annotations
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 
 from horovod_node import contract
 from node.emulated import Aws
-from node.rings import SETTINGS, Ring, wait_for
+from node.rings import Ring, wait_for
 
-pytestmark = [pytest.mark.ring, pytest.mark.timeout(240)]
-
-HEARTBEAT_SECONDS = 4
-"""A node that is silent for three of them is lost."""
+pytestmark = pytest.mark.ring
 
 
 def submit(ring: Ring, *, gpus: int) -> None:
-    settings = replace(SETTINGS, heartbeat_seconds=HEARTBEAT_SECONDS)
-    ring.submit(gpus=gpus, settings=settings, entry_point="count_steps.py")
+    ring.submit(gpus=gpus, entry_point="count_steps.py")
 
 
 def joined(ring: Ring, number: int, attempt: int) -> bool:
@@ -46,7 +41,7 @@ def test_leader_leads_the_next_attempt_in_the_same_process(pair: Ring) -> None:
     pair.agents[1].kill()
     failed = pair.answer(contract.TASK_TRAIN)
     assert failed["error"] == contract.ERROR_NODE_FAILED, failed
-    wait_for("the end of the rank", lambda: pair.agents[0].processes() == [pair.agents[0].process.pid])
+    assert pair.agents[0].left(pair.agents[0].process.pid) == [pair.agents[0].process.pid]
     before = ledger.progress(pair.run)
     # WHEN
     pair.begin_anew()
@@ -68,7 +63,7 @@ def test_leader_leads_the_next_attempt_in_the_same_process(pair: Ring) -> None:
     pair.release()
     # THEN
     assert [pair.agents[number].exit_code() for number in (0, 2)] == [contract.EXIT_RELEASED] * 2
-    assert [agent.processes() for agent in pair.agents] == [[], [], []]
+    assert [agent.left() for agent in pair.agents] == [[], [], []]
 
 
 def test_follower_takes_part_in_the_next_attempt_in_the_same_process(pair: Ring) -> None:
@@ -78,7 +73,7 @@ def test_follower_takes_part_in_the_next_attempt_in_the_same_process(pair: Ring)
     pair.agents[0].kill()
     # The rank ends before the agent says why.
     wait_for("the follower's words", lambda: contract.ERROR_LEADER_LOST in follower.text())
-    assert follower.processes() == [follower.process.pid]
+    assert follower.left(follower.process.pid) == [follower.process.pid]
     # WHEN
     pair.begin_anew()
     pair.start(nodes=1, **{contract.ENV_NODE_MARKET: contract.ON_DEMAND})
@@ -102,7 +97,7 @@ def test_agent_that_waits_for_the_next_attempt_leaves_with_the_lease(pair: Ring,
     # THEN
     assert pair.agents[0].exit_code() == contract.EXIT_NODE_FAILED
     assert not joined(pair, 1, 2)
-    assert pair.agents[0].processes() == []
+    assert pair.agents[0].left() == []
 
 
 def test_one_of_those_that_claim_the_lead_at_once_leads(ring: Ring) -> None:

@@ -72,7 +72,6 @@ def restored(ring: Ring, folder: Path) -> tuple[str, dict[str, bytes]]:
 
 
 @pytest.mark.ring
-@pytest.mark.timeout(180)
 def test_ring_stops_before_its_ceiling_with_a_last_checkpoint(ring: Ring, tmp_path: Path) -> None:
     """Rank 0 writes its last checkpoint after SIGTERM, with the ring still whole; then all nodes stop."""
     # GIVEN
@@ -80,26 +79,27 @@ def test_ring_stops_before_its_ceiling_with_a_last_checkpoint(ring: Ring, tmp_pa
     ring.start(nodes=2)
     ring.until_training()
     # WHEN
-    ring.aws.put_ceiling(ring.run, billed_seconds=300, seconds_left=40)
+    ring.aws.put_ceiling(ring.run, billed_seconds=3000, seconds_left=126)
     failed = ring.answer(contract.TASK_TRAIN)
     # THEN
     assert failed["error"] == contract.ERROR_COST_CEILING
     address, saved = restored(ring, tmp_path / "another")
-    found = re.fullmatch(COST + rf"its max_cost_usd is 3\.4 USD\. The last checkpoint is {address}\.", failed["cause"])
+    found = re.fullmatch(
+        COST + rf"its max_cost_usd is 31\.26 USD\. The last checkpoint is {address}\.", failed["cause"]
+    )
     assert found, failed["cause"]
-    assert 3.0 < float(found[1]) < 3.4
+    assert 30.0 < float(found[1]) < 31.26
     assert sorted(saved) == ["last.weights.h5", "step"]
     assert int(saved["step"]) > 0
     assert ring.agents[0].exit_code() == contract.EXIT_TRAINING_FAILED
     # The follower learns of the stop from the leader, or from its rank, which lost the ring.
     assert ring.agents[1].exit_code() in (contract.EXIT_RELEASED, contract.EXIT_TRAINING_FAILED)
-    assert [agent.processes() for agent in ring.agents] == [[], []]
+    assert [agent.left() for agent in ring.agents] == [[], []]
     assert ring.answers.heartbeats(ring.token(contract.TASK_TRAIN))
 
 
 @pytest.mark.slow
 @pytest.mark.ring
-@pytest.mark.timeout(120)
 def test_ranks_that_do_not_listen_are_killed_on_all_nodes(ring: Ring) -> None:
     """SIGTERM is a question; a follower whose ranks need no ring learns of the end through the ledger."""
     # GIVEN
@@ -116,12 +116,11 @@ def test_ranks_that_do_not_listen_are_killed_on_all_nodes(ring: Ring) -> None:
         COST + rf"its max_cost_usd is 1\.05 USD\. The script left no checkpoint in {folder}\.", failed["cause"]
     )
     assert [agent.exit_code() for agent in ring.agents] == [contract.EXIT_TRAINING_FAILED, contract.EXIT_RELEASED]
-    assert [agent.processes() for agent in ring.agents] == [[], []]
+    assert [agent.left() for agent in ring.agents] == [[], []]
 
 
 @pytest.mark.slow
 @pytest.mark.ring
-@pytest.mark.timeout(120)
 def test_checkpoints_that_s3_refuses_hide_nothing(ring: Ring) -> None:
     """The run still ends with what it cost, and says that and why its checkpoints are not there."""
     # GIVEN
@@ -141,7 +140,6 @@ def test_checkpoints_that_s3_refuses_hide_nothing(ring: Ring) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ring
-@pytest.mark.timeout(120)
 def test_models_upload_ends_with_the_ceiling(ring: Ring) -> None:
     """A model that is still on its way when the money is spent is no result."""
     # GIVEN a model whose packing alone takes minutes

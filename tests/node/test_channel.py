@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from horovod_node import channel
 from horovod_node.channel import KEY_BYTES, Channel, ChannelClosedError, connect
 from node.wires import NONCE_BYTES, Wire, connected_pair, read, read_frame
+from patience import SECONDS
 
 KEY = bytes(range(KEY_BYTES))
 OTHER_KEY = bytes(KEY_BYTES)
@@ -38,7 +39,7 @@ def wire() -> Iterator[Wire]:
 @pytest.fixture
 def short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Call an end silent sooner than in a real ring."""
-    monkeypatch.setattr(channel, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(channel, "SILENCE_SECONDS", 2.0)
 
 
 def pair() -> tuple[Channel, Channel]:
@@ -76,7 +77,7 @@ def test_who_speaks_a_byte_at_a_time_is_as_good_as_silent(wire: Wire) -> None:
     ended.set()
     stranger.join()
     # THEN
-    assert (str(reason), reason.silent) == ("silent for 0 s", True)
+    assert (str(reason), reason.silent) == ("silent for 2 s", True)
 
 
 def test_messages_arrive_in_order() -> None:
@@ -307,7 +308,7 @@ def test_end_that_takes_nothing_is_silent() -> None:
             pile_up()
         # THEN
         with pytest.raises(ChannelClosedError) as heard:
-            received.result(timeout=30)
+            received.result(timeout=SECONDS)
         stop.set()
         assert (sent.value.silent, heard.value.silent) == (True, True)
 
@@ -345,7 +346,7 @@ def test_own_end_ends_waiting(wire: Wire) -> None:
         # WHEN
         wire.leader.close()
         # THEN
-        assert isinstance(waiting.result(timeout=30), ChannelClosedError)
+        assert isinstance(waiting.result(timeout=SECONDS), ChannelClosedError)
 
 
 def test_nothing_is_sent_after_the_end(wire: Wire) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from horovod_node import checkpoint_mirror
 from horovod_node.checkpoint import CheckpointName, list_checkpoints, read_manifest
 from horovod_node.checkpoint_mirror import CheckpointMirror
 from horovod_node.last_checkpoint import save_last_checkpoint
@@ -19,11 +20,12 @@ from horovod_node.layout import Layout
 from horovod_node.restore import restore
 from horovod_node.snapshot import ChangedError, held, look
 from node.emulated import Aws
-from patience import eventually
+from patience import SECONDS, eventually
 
 PART_BYTES = 5 * 1024**2
 """S3's least."""
 LOOK_SECONDS = 0.2
+"""For the tests of looks. In the others a look at half of what they write would be a checkpoint too many."""
 
 
 @pytest.fixture
@@ -36,11 +38,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mirrored(aws: Aws, folder: Path) -> Iterator[Callable[..., CheckpointMirror]]:
-    """Start mirrors; they are closed after the test."""
+    """Start mirrors that upload when they are told to; they are closed after the test."""
     mirrors = []
 
     def start(*, attempt: int = 1, keep: int = 3, **options: Any) -> CheckpointMirror:
-        options = {"s3": aws.client("s3"), "bucket": aws.model_bucket, "look_seconds": LOOK_SECONDS} | options
+        options = {"s3": aws.client("s3"), "bucket": aws.model_bucket, "look_seconds": 3600} | options
         mirror = CheckpointMirror(
             options.pop("s3"),
             folder=folder,
@@ -63,7 +65,7 @@ def named(attempt: int, sequence: int) -> CheckpointName:
 
 
 def result(flush: Future[CheckpointName | None]) -> CheckpointName | None:
-    return flush.result(timeout=60)
+    return flush.result(timeout=SECONDS)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -89,7 +91,7 @@ def test_new_state_is_mirrored_by_itself(
 ) -> None:
     """What a script left and does not touch any more comes to S3 whole: large files, empty ones, folders."""
     # GIVEN
-    mirror = mirrored(step=lambda: 120)
+    mirror = mirrored(step=lambda: 120, look_seconds=LOOK_SECONDS)
     # WHEN
     (folder / "epoch-3").mkdir()
     (folder / "epoch-3" / "weights").write_bytes(os.urandom(2 * PART_BYTES + 17))
@@ -99,8 +101,9 @@ def test_new_state_is_mirrored_by_itself(
     # THEN
     wanted = contents(folder)
     assert eventually(lambda: restored(aws, tmp_path / "other"), lambda found: found == wanted) == wanted
-    assert mirror.newest is not None
-    manifest = read_manifest(aws.client("s3"), bucket=aws.model_bucket, name=mirror.newest)
+    newest = eventually(lambda: mirror.newest)
+    assert newest is not None
+    manifest = read_manifest(aws.client("s3"), bucket=aws.model_bucket, name=newest)
     assert (manifest.step, manifest.total_bytes) == (120, 3 * PART_BYTES + 17 + 16)
     assert mirror.trouble == ""
     mirror.close()
@@ -133,7 +136,7 @@ def test_nothing_is_uploaded_when_nothing_changed(
     """Neither by a second flush, nor by looks, nor by an agent that starts again."""
     # GIVEN
     (folder / "weights").write_bytes(b"1")
-    mirror = mirrored()
+    mirror = mirrored(look_seconds=LOOK_SECONDS)
     assert result(mirror.flush()) == named(1, 1)
     # WHEN
     assert result(mirror.flush()) == named(1, 1)
@@ -272,7 +275,7 @@ def stand_still(s3: Any, *, before: str) -> tuple[threading.Event, threading.Eve
 
     def wait(**_: object) -> None:
         reached.set()
-        assert go_on.wait(60)
+        assert go_on.wait(SECONDS)
 
     s3.meta.events.register_first(f"before-call.s3.{before}", wait)
     return reached, go_on
@@ -288,7 +291,7 @@ def test_state_that_is_overwritten_during_its_upload_is_given_up(
     (folder / "weights").write_bytes(b"1" * (12 * PART_BYTES))
     mirror = mirrored(s3=s3)
     flush = mirror.flush()
-    assert reached.wait(60)
+    assert reached.wait(SECONDS)
     # WHEN
     (folder / "weights").write_bytes(b"2" * (12 * PART_BYTES))
     go_on.set()
@@ -305,14 +308,14 @@ def test_upload_that_fails_is_tried_again(
     # GIVEN
     aws.client("s3").delete_bucket(Bucket=aws.model_bucket)
     (folder / "weights").write_bytes(b"1")
-    mirror = mirrored()
-    assert "NoSuchBucket" in str(mirror.flush().exception(timeout=60))
+    mirror = mirrored(look_seconds=LOOK_SECONDS)
+    assert "NoSuchBucket" in str(mirror.flush().exception(timeout=SECONDS))
     assert "NoSuchBucket" in mirror.trouble
     # WHEN
     aws.client("s3").create_bucket(Bucket=aws.model_bucket)
     # THEN
-    assert eventually(lambda: mirror.newest) == named(1, 1)
-    assert mirror.trouble == ""
+    mended = (named(1, 1), "")
+    assert eventually(lambda: (mirror.newest, mirror.trouble), lambda seen: seen == mended) == mended
     assert restored(aws, tmp_path / "other") == {"weights": b"1"}
 
 
@@ -322,7 +325,7 @@ def test_name_that_no_key_can_have_is_told(folder: Path, mirrored: Callable[...,
     (folder / "we\nights").write_bytes(b"1")
     mirror = mirrored()
     # WHEN
-    error = mirror.flush().exception(timeout=60)
+    error = mirror.flush().exception(timeout=SECONDS)
     # THEN
     assert str(error) == mirror.trouble == "a checkpoint cannot hold a file at 'we\\nights'"
 
@@ -330,7 +333,7 @@ def test_name_that_no_key_can_have_is_told(folder: Path, mirrored: Callable[...,
 def test_notice_spares_the_second_look(folder: Path, mirrored: Callable[..., CheckpointMirror]) -> None:
     """A script that says that its checkpoint is whole has it in S3 before the next look."""
     # GIVEN looks that would come in an hour
-    mirror = mirrored(look_seconds=3600)
+    mirror = mirrored()
     result(mirror.flush())
     # WHEN
     (folder / "weights").write_bytes(b"1")
@@ -340,11 +343,16 @@ def test_notice_spares_the_second_look(folder: Path, mirrored: Callable[..., Che
 
 
 def test_flush_waits_until_nobody_writes(
-    aws: Aws, folder: Path, mirrored: Callable[..., CheckpointMirror], tmp_path: Path
+    aws: Aws,
+    folder: Path,
+    mirrored: Callable[..., CheckpointMirror],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is asked for while ranks still write their last checkpoint."""
-    # GIVEN
-    mirror = mirrored(look_seconds=3600)
+    # GIVEN a writer whose pauses are never as long as those that are taken for its end
+    monkeypatch.setattr(checkpoint_mirror, "STILL_SECONDS", 3.0)
+    mirror = mirrored()
     result(mirror.flush())
     flush = None
     with (folder / "weights").open("wb", buffering=0) as file:
@@ -370,7 +378,7 @@ def test_close_ends_an_upload_without_completing_it(
     (folder / "weights").write_bytes(b"1")
     mirror = mirrored(s3=s3)
     flush = mirror.flush()
-    assert reached.wait(60)
+    assert reached.wait(SECONDS)
     # WHEN
     mirror.close(wait_seconds=0)
     later = mirror.flush()
@@ -382,13 +390,13 @@ def test_close_ends_an_upload_without_completing_it(
 
 
 def test_last_checkpoint_is_told_in_a_sentence(
-    aws: Aws, folder: Path, mirrored: Callable[..., CheckpointMirror]
+    aws: Aws, folder: Path, mirrored: Callable[..., CheckpointMirror], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it is; or that there is none, what went wrong, that time was up, and what is in S3 instead."""
     # GIVEN
     turns: list[int] = []
 
-    def said(mirror: CheckpointMirror, *, seconds: float = 60) -> str:
+    def said(mirror: CheckpointMirror, *, seconds: float = SECONDS) -> str:
         return save_last_checkpoint(mirror, give_up_at=time.time() + seconds, keep=lambda: turns.append(1))
 
     mirror = mirrored()
@@ -399,13 +407,13 @@ def test_last_checkpoint_is_told_in_a_sentence(
     assert said(mirror) == f"The last checkpoint is {address}0001-00000001/."
     assert turns
     older = f" The newest that is in S3 is {address}0001-00000001/."
-    (folder / "weights").write_bytes(b"2")
-    assert said(mirror, seconds=-1) == (
-        f"The checkpoints in {folder} could not be uploaded in the time that was left.{older}"
-    )
-    (folder / "we\nights").write_bytes(b"3")
+    (folder / "we\nights").write_bytes(b"2")
     assert said(mirror) == (
         f"The checkpoints could not be uploaded to {address}: a checkpoint cannot hold a file at 'we\\nights'.{older}"
+    )
+    monkeypatch.setattr(checkpoint_mirror, "STILL_SECONDS", 600)
+    assert said(mirror, seconds=-1) == (
+        f"The checkpoints in {folder} could not be uploaded in the time that was left.{older}"
     )
     mirror.close()
     assert said(mirror) == f"The checkpoints in {folder} were not uploaded.{older}"

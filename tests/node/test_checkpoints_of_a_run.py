@@ -11,7 +11,7 @@ from horovod_node.checkpoint import Manifest, newest_checkpoint, read_manifest
 from node.emulated import Aws, TaskAnswers
 from node.rings import Ring, wait_for
 
-pytestmark = [pytest.mark.ring, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.ring
 
 
 def newest(ring: Ring) -> tuple[Manifest, str]:

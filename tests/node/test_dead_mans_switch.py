@@ -32,8 +32,6 @@ WATCHES = "cdk-horovod: dead-man's switch: watches over run run-1"
 TERMINATES = f"cdk-horovod: dead-man's switch: Auto Scaling terminates {INSTANCE}"
 SHUTDOWN = "shutdown -h now"
 
-pytestmark = pytest.mark.timeout(120)
-
 
 class AutoScaling:
     """The part of Auto Scaling that the switch calls, over HTTP; keeps what it was told, and can refuse it."""

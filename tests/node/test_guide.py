@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from node.test_training import environment
 
-pytestmark = [pytest.mark.ring, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.ring
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "guide" / "train-your-script.md"
@@ -83,5 +83,5 @@ def test_script_trains_after_on_one_gpu(digits: Path, diff: list[str]) -> None:
 
 def test_script_trains_after_on_a_ring(digits: Path, diff: list[str]) -> None:
     """And on two ranks."""
-    launcher = ("horovodrun", "-np", "2", "-H", "localhost:2", "--gloo")
+    launcher = ("horovodrun", "-np", "2", "-H", "localhost:2", "--gloo", "--gloo-timeout-seconds", "240")
     assert run(digits, lines(diff, "+"), *launcher)["accuracy"] > 0.93

@@ -14,9 +14,10 @@ import pytest
 from horovod_node import channel, contract
 from horovod_node.channel import BEAT_SECONDS, KEY_BYTES, Channel
 from horovod_node.hub import Hub
-from node.played_nodes import PlayedNode, new_addresses
+from node.addresses import new_addresses
+from node.played_nodes import PlayedNode
 from node.wires import NONCE_BYTES, read
-from patience import eventually
+from patience import SECONDS, eventually
 
 KEY = bytes(range(KEY_BYTES))
 
@@ -317,7 +318,7 @@ def test_strangers_are_ignored(lab: Lab) -> None:
     stranger.join()
     with socket.create_connection(place) as browser, socket.create_connection(place):
         browser.sendall(b"GET / HTTP/1.1\r\nHost: leader\r\n\r\n" * 100)
-        browser.settimeout(30)
+        browser.settimeout(SECONDS)
         read(browser, NONCE_BYTES)
         # THEN
         assert eventually(lambda: stranger.end)
@@ -361,9 +362,11 @@ def test_who_speaks_otherwise_is_lost(lab: Lab, words: dict[str, Any]) -> None:
 
 def test_nothing_is_not_a_message(lab: Lab) -> None:
     """A first message without a greeting is none of a node's."""
-    # WHEN
+    # GIVEN
     node = lab.node()
-    # THEN its beat is refused
+    # WHEN
+    node.say()
+    # THEN
     assert eventually(lambda: node.end)
     assert (lab.names(), lab.hub.departures) == ([], [])
 
@@ -393,13 +396,17 @@ def test_waiting_ends_with_news(lab: Lab) -> None:
     # GIVEN
     node = lab.ready()
     with ThreadPoolExecutor(1) as waiter:
-        waiting = waiter.submit(lab.hub.wait, 60)
-        time.sleep(5 * 0.1)
+        waiting = waiter.submit(lab.hub.wait, 2 * SECONDS)
+        time.sleep(5 * BEAT_SECONDS)
         assert not waiting.done()
+
         # WHEN
-        node.lose(0)
+        def woken() -> bool:
+            node.say(step=1)
+            return waiting.done()
+
         # THEN
-        waiting.result(timeout=30)
+        assert eventually(woken)
 
 
 def test_closed_hub_ends_all_and_leaves_its_port(lab: Lab) -> None:
@@ -420,7 +427,7 @@ def test_closed_hub_takes_nobody(lab: Lab) -> None:
     """A node whose greeting was on its way is not left waiting for a leader that is over."""
     # GIVEN a connection that was taken, and has not greeted
     late = socket.create_connection((lab.address(1), contract.CHANNEL_PORT), source_address=(lab.address(2), 0))
-    late.settimeout(30)
+    late.settimeout(SECONDS)
     late.recv(NONCE_BYTES, socket.MSG_PEEK)
     # WHEN
     lab.hub.close()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from horovod_node import contract
+from horovod_node import contract, log_shipping
 from horovod_node.log_shipping import (
     BATCH_BYTES,
     BATCH_EVENTS,
@@ -23,6 +23,7 @@ from horovod_node.log_shipping import (
 )
 from node.emulated import Aws
 from node.rings import Ring, wait_for
+from patience import SECONDS
 
 RANK_0 = f"{contract.LOG_RANK_PREFIX}0"
 
@@ -67,7 +68,7 @@ def played() -> PlayedLogs:
 
 
 @pytest.fixture
-def begin(played: PlayedLogs) -> Iterator[Callable[..., LogShipping]]:
+def begin(played: PlayedLogs, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LogShipping]]:
     """Start shipping to the played CloudWatch, which does not wait for more lines; closed after the test."""
     begun: list[LogShipping] = []
 
@@ -77,6 +78,8 @@ def begin(played: PlayedLogs) -> Iterator[Callable[..., LogShipping]]:
         shipping.start()
         return shipping
 
+    # It sends on when closing has lost patience, and the test would read too early.
+    monkeypatch.setattr(log_shipping, "CLOSE_SECONDS", SECONDS)
     yield begin
     for shipping in begun:
         shipping.close()
@@ -151,8 +154,8 @@ def test_lines_reach_cloudwatch_while_the_agent_lives(aws: Aws, group: str) -> N
         shipping.take(RANK_0, "größer\n")
 
         # THEN
-        wait_for("the rank's lines", lambda: said(RANK_0) == ["loss 0.5", " ", "größer"], seconds=20)
-        wait_for("the agent's line", lambda: said(contract.LOG_AGENT) == ["joins attempt 1"], seconds=20)
+        wait_for("the rank's lines", lambda: said(RANK_0) == ["loss 0.5", " ", "größer"])
+        wait_for("the agent's line", lambda: said(contract.LOG_AGENT) == ["joins attempt 1"])
 
 
 def test_lines_wait_until_the_run_is_known(played: PlayedLogs, begin: Callable[..., LogShipping]) -> None:
@@ -215,11 +218,11 @@ def test_lines_are_sent_again_when_cloudwatch_was_away(played: PlayedLogs, begin
 
     # WHEN
     shipping.take(RANK_0, "one")
-    wait_for("two failures", lambda: not played.failures, seconds=20)
+    wait_for("two failures", lambda: not played.failures)
     shipping.take(RANK_0, "two")
 
     # THEN
-    wait_for("both lines", lambda: played.lines("run-1/i-1/rank-0") == ["one", "two"], seconds=20)
+    wait_for("both lines", lambda: played.lines("run-1/i-1/rank-0") == ["one", "two"])
 
 
 def test_a_full_buffer_drops_lines_and_says_so(played: PlayedLogs, begin: Callable[..., LogShipping]) -> None:
@@ -234,7 +237,7 @@ def test_a_full_buffer_drops_lines_and_says_so(played: PlayedLogs, begin: Callab
 
     # THEN
     told = ["one", "two", "[2 lines were dropped here]"]
-    wait_for("the count", lambda: played.lines("run-1/i-1/rank-0") == told, seconds=20)
+    wait_for("the count", lambda: played.lines("run-1/i-1/rank-0") == told)
 
 
 def test_a_batch_that_is_refused_for_good_is_dropped(played: PlayedLogs, begin: Callable[..., LogShipping]) -> None:
@@ -249,7 +252,7 @@ def test_a_batch_that_is_refused_for_good_is_dropped(played: PlayedLogs, begin: 
 
     # THEN
     told = ["[1 lines were dropped here]"]
-    wait_for("the count", lambda: played.lines("run-1/i-1/rank-0") == told, seconds=20)
+    wait_for("the count", lambda: played.lines("run-1/i-1/rank-0") == told)
 
 
 def test_the_agent_ends_though_cloudwatch_does_not_answer(

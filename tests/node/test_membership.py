@@ -13,6 +13,7 @@ import pytest
 from botocore.config import Config
 
 from horovod_node import contract
+from horovod_node import membership as membership_module
 from horovod_node.errors import LedgerUnreachableError, ReleasedError
 from horovod_node.instance_metadata import InstanceMetadata
 from horovod_node.interruption import InterruptionWatch
@@ -25,10 +26,12 @@ from node.rings import SETTINGS
 from patience import eventually
 
 
-def test_new_state_is_written_at_once(work: Work) -> None:
+def test_new_state_is_written_at_once(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state does not wait for the next refresh, a step does."""
-    # GIVEN
-    membership = Membership(work)
+    # GIVEN a next refresh that is far away
+    monkeypatch.setattr(membership_module, "REFRESH_SECONDS", 600)
+    settings = replace(work.run.settings, heartbeat_seconds=2400, stall_seconds=2400)
+    membership = Membership(replace(work, run=replace(work.run, settings=settings)))
     seen = []
     # WHEN
     for state, step in ((None, None), (contract.NODE_TRAINING, 0), (None, 7), (contract.NODE_DONE, 30)):

@@ -15,7 +15,7 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.rank_control import ENV_CONTROL, FORMING, IN_RING, STANDBY, AgentLine, RankLine
-from node.played_nodes import new_addresses
+from node.addresses import new_addresses
 from patience import eventually
 
 SAY = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -13,12 +12,13 @@ from horovod.runner.http.http_server import RendezvousHTTPServer
 
 from horovod_node.rendezvous import LISTEN_BACKLOG, Rendezvous, _Server
 from horovod_node.ring import RingHost, RingPlan
+from node.addresses import new_addresses
 
 
 @pytest.fixture
 def plan() -> RingPlan:
     """A ring of 64 ranks whose leader is an address of this machine's own."""
-    leader = RingHost(node="a", address=f"127.{200 + os.getpid() % 50}.0.1", slots=8)
+    leader = RingHost(node="a", address=new_addresses()(1), slots=8)
     others = tuple(RingHost(node=f"n{number}", address=f"10.0.0.{number}", slots=8) for number in range(7))
     return RingPlan(hosts=(leader, *others), port=29400, gloo_timeout_seconds=120)
 
@@ -56,7 +56,7 @@ def test_missing_keys_are_missing(served: RingPlan) -> None:
 def test_only_the_leaders_address_is_served(served: RingPlan) -> None:
     """Other addresses of the machine have nothing on the port."""
     with (
-        closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)) as elsewhere,
+        closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)) as elsewhere,
         pytest.raises(ConnectionRefusedError),
     ):
         elsewhere.request("GET", "/global/0")
@@ -70,7 +70,7 @@ def test_files_are_not_served(served: RingPlan) -> None:
 def test_large_values_are_refused_before_they_are_sent(served: RingPlan) -> None:
     """The agent's memory is nobody's: the announced size alone is refused."""
     # GIVEN a client that announces more than any rank stores, and sends nothing yet
-    with closing(http.client.HTTPConnection(served.addresses[0], served.port, timeout=5)) as connection:
+    with closing(http.client.HTTPConnection(served.addresses[0], served.port, timeout=60)) as connection:
         connection.putrequest("PUT", "/global/0")
         connection.putheader("Content-Length", str(1024**2 + 1))
         # WHEN

@@ -18,7 +18,7 @@ from horovod_node.channel import BEAT_SECONDS
 from horovod_node.rendezvous import Rendezvous
 from node.driven_ring import DrivenRing
 from node.played_nodes import PlayedNode
-from patience import eventually
+from patience import SECONDS, eventually
 
 REMOVED, ADDED = 1, 2
 A_WHILE = 1.5
@@ -187,12 +187,12 @@ def test_rank_that_dies_at_the_reset_breaks_it_no_second_time(ring: DrivenRing) 
     # GIVEN
     nodes = ring.form(1, 1, 1)
     waiting = ring.ask(nodes[2])
-    time.sleep(0.3)
+    assert eventually(lambda: ring.waiting == 1)
     # WHEN
     nodes[2].begin_anew()
     # THEN its own question is never answered
     with pytest.raises((OSError, http.client.HTTPException)):
-        waiting.result(timeout=30)
+        waiting.result(timeout=SECONDS)
     assert ring.reset((nodes[0], 0), (nodes[1], 0)) == [[0, 2], [1, 2]]
 
 
@@ -240,7 +240,7 @@ def test_few_do_not_go_on_while_the_others_may(ring: DrivenRing) -> None:
     # WHEN
     ring.gone.add(nodes[2].address)
     # THEN
-    assert asked.result(timeout=30) == [0, 1]
+    assert asked.result(timeout=SECONDS) == [0, 1]
 
 
 def test_half_is_not_most(ring: DrivenRing) -> None:
@@ -255,7 +255,7 @@ def test_half_is_not_most(ring: DrivenRing) -> None:
     # WHEN
     ring.gone.add(large.address)
     # THEN
-    assert [each.result(timeout=30) for each in asked] == [[0, 2], [1, 2]]
+    assert [each.result(timeout=SECONDS) for each in asked] == [[0, 2], [1, 2]]
 
 
 def test_most_go_on_at_once(ring: DrivenRing) -> None:
@@ -293,7 +293,7 @@ def test_nodes_that_come_back_are_waited_for_no_longer(ring: DrivenRing) -> None
     for number in (2, 3):
         ring.node(number)
     # THEN
-    assert asked.result(timeout=60)[0] == 0
+    assert asked.result(timeout=SECONDS)[0] == 0
 
 
 def test_nodes_that_come_back_are_in_the_ring_again(ring: DrivenRing) -> None:
@@ -306,7 +306,7 @@ def test_nodes_that_come_back_are_in_the_ring_again(ring: DrivenRing) -> None:
     # WHEN
     again = [ring.node(2), ring.node(3)]
     # THEN
-    assert asked.result(timeout=60) == [0, 3]
+    assert asked.result(timeout=SECONDS) == [0, 3]
     assert ring.runs(nodes[0], *again)
     assert ring.driver.sizes == [3, 3]
 
@@ -481,7 +481,7 @@ def test_stranger_takes_no_ranks_place(ring: DrivenRing, key: str) -> None:
     assert told == (200, b"-1,-1,-1,-1,-1,-1")
     time.sleep(A_WHILE)
     assert not first.done()
-    assert [*ring.reset((nodes[1], 0)), first.result(timeout=30)] == [[1, 2], [0, 2]]
+    assert [*ring.reset((nodes[1], 0)), first.result(timeout=SECONDS)] == [[1, 2], [0, 2]]
 
 
 @pytest.mark.parametrize("key", ["nonsense", "a:b", ":", "127.0.0.1:-1"])

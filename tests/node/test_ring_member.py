@@ -18,7 +18,7 @@ from horovod_node.hub import Hub, Member
 from horovod_node.rank_control import FORMING
 from horovod_node.ring_member import ChannelPlace, RingMember
 from horovod_node.work import Work
-from node.played_nodes import new_addresses
+from node.addresses import new_addresses
 from patience import SECONDS
 
 KEY = bytes(range(KEY_BYTES))

@@ -16,7 +16,6 @@ from node.rings import SCRIPTS
 
 
 @pytest.mark.ring
-@pytest.mark.timeout(120)
 def test_steps_of_every_optimizer_are_seen(tmp_path: Path) -> None:
     """New and legacy optimizers, `fit`, `tf.function` and eager loops: each advances, and none when nothing trains."""
     # GIVEN / WHEN

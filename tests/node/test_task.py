@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from threading import Timer
 
 import pytest
@@ -99,7 +100,8 @@ def test_waiting_for_the_question_ends_with_the_lease(aws: Aws, work: Work, task
 @pytest.fixture
 def ring_task(work: Work) -> Task:
     """What a leader holds before the state machine asks for the ring, which it does in each try for capacity."""
-    return Task(work, Membership(work), name=contract.TASK_RING, asked_again=True)
+    beating = replace(work, run=replace(work.run, settings=replace(work.run.settings, heartbeat_seconds=1)))
+    return Task(beating, Membership(work), name=contract.TASK_RING, asked_again=True)
 
 
 def ask_for_ring(aws: Aws, token: str) -> None:
@@ -168,10 +170,10 @@ def test_time_between_questions_is_not_taken_from_the_answers_patience(
 ) -> None:
     """An answer that was held back for long, and then fails once, is still tried again."""
     # GIVEN
-    monkeypatch.setattr(task_module, "ANSWER_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(task_module, "ANSWER_PATIENCE_SECONDS", 3.0)
     ask_for_ring(aws, "first")
     answers.gone.add("first")
-    ask_again = Timer(2.0, lambda: (answers.busy.add("second"), ask_for_ring(aws, "second")))
+    ask_again = Timer(4.0, lambda: (answers.busy.add("second"), ask_for_ring(aws, "second")))
     ask_again.start()
     # WHEN
     ring_task.succeed({})

@@ -11,7 +11,7 @@ import pytest
 from horovod_node import contract
 from horovod_node.tensorboard_mirror import TensorBoardMirror
 from node.emulated import Aws
-from patience import eventually
+from patience import SECONDS, eventually
 
 PREFIX = contract.tensorboard_prefix("run-1")
 
@@ -53,7 +53,8 @@ def test_files_follow_the_script(aws: Aws, folder: Path) -> None:
     events.write_bytes(b"one")
     (folder / "link").symlink_to("/etc/hostname")
     # THEN
-    assert eventually(lambda: mirrored(aws)) == {"train/events.out.tfevents.1": b"one"}
+    one = {"train/events.out.tfevents.1": b"one"}
+    assert eventually(lambda: mirrored(aws), lambda seen: seen == one) == one
     # WHEN
     with events.open("ab") as file:
         file.write(b" two")
@@ -70,7 +71,7 @@ def test_last_words_are_mirrored_too(aws: Aws, folder: Path) -> None:
     )
     # WHEN
     (folder / "events").write_bytes(b"last")
-    mirror.close(wait_seconds=30)
+    mirror.close(wait_seconds=SECONDS)
     # THEN
     assert mirrored(aws) == {"events": b"last"}
 

@@ -16,8 +16,9 @@ import pytest
 
 import horovod_node
 from node.rings import SCRIPTS, wait_for
+from patience import SECONDS
 
-pytestmark = [pytest.mark.ring, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.ring
 
 CASES = {
     "momentum",
@@ -55,7 +56,16 @@ def prove_averaging(folder: Path, cases: set[str], *, python: str = sys.executab
     (folder / "model").mkdir()
     ended = subprocess.run(
         [
-            *(str(Path(python).parent / "horovodrun"), "-np", "2", "-H", "localhost:2", "--gloo"),
+            *(
+                str(Path(python).parent / "horovodrun"),
+                "-np",
+                "2",
+                "-H",
+                "localhost:2",
+                "--gloo",
+                "--gloo-timeout-seconds",
+                "240",
+            ),
             *(python, str(SCRIPTS / "average_gradients.py")),
         ],
         env=environment(python, SM_MODEL_DIR=str(folder / "model"), **more),
@@ -144,7 +154,8 @@ def test_torn_checkpoint_is_passed_over(tmp_path: Path, undisturbed: dict[str, A
     """Half a file, or none: the checkpoint before it serves."""
     # GIVEN
     assert train(tmp_path, "--die-at-step", "28") == -signal.SIGKILL
-    before, newest = sorted(path for path in (tmp_path / "checkpoints").iterdir() if path.name[0] != ".")
+    # A third one may not have been removed yet.
+    *_, before, newest = sorted(path for path in (tmp_path / "checkpoints").iterdir() if path.name[0] != ".")
     values = newest / "values.npz"
     os.truncate(values, values.stat().st_size // 2)
     # WHEN
@@ -167,7 +178,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(tmp_path: Path, undisturbe
     # WHEN
     script.send_signal(signal.SIGTERM)
     # THEN
-    assert script.wait(timeout=90) == 0
+    assert script.wait(timeout=SECONDS) == 0
     assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) == f"{28:012d}"
     found = train(tmp_path)
     assert isinstance(found, dict)
@@ -203,7 +214,18 @@ print("measured", *sums, len(recent), sum(recent))
     script = tmp_path / "plain.py"
     script.write_text(program)
     ended = subprocess.run(
-        ["horovodrun", "-np", "2", "-H", "localhost:2", "--gloo", sys.executable, str(script)],
+        [
+            "horovodrun",
+            "-np",
+            "2",
+            "-H",
+            "localhost:2",
+            "--gloo",
+            "--gloo-timeout-seconds",
+            "240",
+            sys.executable,
+            str(script),
+        ],
         env=environment(),
         capture_output=True,
         text=True,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.ring, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.ring
 
 GROUPED = (
     "Graph execution error: [/tmp/gloo/transport/tcp/pair.cc:589] Read error [127.0.0.1]:18869: Connection reset by "

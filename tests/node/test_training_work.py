@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.ring, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.ring
 
 Place = Callable[[int, int], None]
 

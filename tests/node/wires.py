@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from horovod_node.channel import Channel
+from patience import SECONDS
 
 NONCE_BYTES = 16
 HEAD_BYTES = 4
@@ -19,7 +20,7 @@ def connected_pair() -> tuple[socket.socket, socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         one = socket.create_connection(server.getsockname()[:2])
         other, _ = server.accept()
-    other.settimeout(30)
+    other.settimeout(SECONDS)
     return one, other
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from horovod_client import amounts
+from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.columns import in_columns
@@ -19,7 +20,7 @@ NODE_COLUMNS = ("node", "instance_type", "market", "zone", "usd", "on_demand_usd
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--gpus", type=int, help="Estimate a run of this many GPUs instead.")
 @click.option("--hours", type=float, help="How long its nodes would run. Default: 1.")
 @training_options

@@ -19,6 +19,8 @@ def explain(error: Exception) -> str | None:
         error: What a command raised.
     """
     match error:
+        case click.UsageError(ctx=click.Context() as context):
+            return f"{_without_period(error.format_message())}: see {context.command_path} --help"
         case click.ClickException():
             return error.format_message()
         case HorovodClientError():
@@ -51,5 +53,5 @@ def _refusal(error: aws.ClientError) -> str:
     return f"AWS refused {error.operation_name} ({code}): {message}"
 
 
-def _without_period(error: Exception) -> str:
+def _without_period(error: Exception | str) -> str:
     return str(error).rstrip(".")

@@ -61,17 +61,30 @@ def describe_restarts(status: RunStatus) -> str | None:
     return f"started again {times} time{'' if times == 1 else 's'}: {last.error}: {reason}"
 
 
-def describe_progress(progress: TrainingProgress) -> str:
-    """Write how far a training is, as `epoch 3/8, step 120/400, loss 0.412, 310 samples/s, 2 min left`."""
-    return ", ".join(_progress_facts(progress))
+def describe_progress(progress: TrainingProgress, *, eta: bool = True) -> str:
+    """
+    Write how far a training is, as `epoch 3/8, step 120/400, loss 0.412, 310 samples/s, 2 min left`.
+
+    Args:
+        progress: How far it is.
+        eta: Whether to tell how long the rest will take.
+    """
+    return ", ".join(_progress_facts(progress, eta=eta))
 
 
-def describe_spend(spend: Spend) -> str:
-    """Write what a run has cost, and what it may cost."""
+def describe_spend(spend: Spend, *, ended: bool = False) -> str:
+    """
+    Write what a run has cost, and what it may cost.
+
+    Args:
+        spend: What is known of it.
+        ended: Whether the run is over, and costs nothing an hour.
+    """
     ceiling = "" if spend.ceiling_usd is None else f" of at most {amounts.usd(spend.ceiling_usd)}"
     nodes = "1 node" if spend.unpriced == 1 else f"{spend.unpriced} nodes"
     without = f", without {nodes} whose price is not known" if spend.unpriced else ""
-    return f"spent {amounts.usd(spend.usd)} USD{ceiling}, {amounts.usd(spend.usd_per_hour)} USD an hour now{without}"
+    pace = "" if ended else f", {amounts.usd(spend.usd_per_hour)} USD an hour now"
+    return f"spent {amounts.usd(spend.usd)} USD{ceiling}{pace}{without}"
 
 
 def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
@@ -116,7 +129,7 @@ def trouble_printer() -> Callable[[Exception], None]:
     return print_trouble
 
 
-def _progress_facts(progress: TrainingProgress) -> Iterator[str]:
+def _progress_facts(progress: TrainingProgress, *, eta: bool) -> Iterator[str]:
     if progress.epoch is not None:
         yield f"epoch {progress.epoch}{'' if progress.epochs is None else f'/{progress.epochs}'}"
     yield f"step {progress.step}{'' if progress.steps is None else f'/{progress.steps}'}"
@@ -127,6 +140,6 @@ def _progress_facts(progress: TrainingProgress) -> Iterator[str]:
     if progress.ranks:
         yield f"{progress.ranks} rank{'' if progress.ranks == 1 else 's'}"
     if progress.resets:
-        yield f"ring formed anew {progress.resets} times"
-    if progress.eta_seconds is not None:
+        yield f"ring formed anew {progress.resets} time{'' if progress.resets == 1 else 's'}"
+    if progress.eta_seconds is not None and eta:
         yield f"{duration(progress.eta_seconds)} left"

@@ -56,9 +56,9 @@ def _details(status: RunStatus, *, now: float) -> Iterator[str]:
     if restarts is not None:
         yield restarts
     if status.progress is not None:
-        yield describe_progress(status.progress)
+        yield describe_progress(status.progress, eta=not status.ended)
     if status.spend is not None:
-        yield describe_spend(status.spend)
+        yield describe_spend(status.spend, ended=status.ended)
     for node in status.nodes:
         seen = "" if node.seen_at is None else f", seen {duration(now - node.seen_at)} ago"
         facts = ", ".join(fact for fact in (node.instance_type, node.market, node.zone) if fact)

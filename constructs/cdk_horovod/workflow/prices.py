@@ -3,7 +3,7 @@ What the instances of a fleet cost an hour, looked up for every run before its f
 
 Spot prices are EC2's own, for each type and zone. An On-Demand price is the one that the construct was given, else the
 Price List API's, which answers in three Regions only (`contract.PRICE_LIST_REGIONS`), else the one that the request
-brought along, because its client could ask from anywhere (`docs/adr/0014-prices-come-with-the-request.md`). A price
+brought along, because its client could ask from anywhere (`docs/adr/0013-prices-come-with-the-request.md`). A price
 that cannot be found is left out, and hinders nothing.
 
 Whoever submits a run could understate its prices, and so spend more than the construct's ceiling allows. That is why a

@@ -11,7 +11,7 @@ from typing import Any, Final
 from horovod_local.corrections.registry import correction
 from horovod_local.corrections.tasks import iso
 
-BEGIN_SECONDS: Final = 5.0
+BEGIN_SECONDS: Final = 60.0
 """A new execution's thread begins within milliseconds; on a loaded machine later."""
 
 

@@ -17,7 +17,7 @@ from horovod_local import ApiFault, Faults, LocalCloudError
 from horovod_local.api_calls import ApiCall, read_call
 from horovod_local.faults import FaultBox
 from horovod_node import contract
-from patience import eventually
+from patience import SECONDS, eventually
 
 SDK = "arn:aws:states:::aws-sdk:"
 READ = {
@@ -138,7 +138,7 @@ def test_faults_end_after_their_time() -> None:
     """A fault with a time acts from when it is put in force until then; put in force again, it begins anew."""
     # GIVEN
     box = FaultBox()
-    fault = ApiFault(service="*", seconds=0.05)
+    fault = ApiFault(service="*", seconds=2)
     request = {"service": "s3", "operation": "GetObject", "caller": "local"}
 
     # WHEN
@@ -235,7 +235,7 @@ def test_late_answers_come_when_the_fault_ends(faults: Any, cloud: Any) -> None:
     asking.start()
     before = [topic for topic in sns.list_topics()["Topics"] if topic["TopicArn"].endswith(name)]
     faults.set_faults(Faults())
-    asking.join(timeout=30)
+    asking.join(timeout=SECONDS)
 
     # THEN
     assert before == []

@@ -93,7 +93,7 @@ def test_timing_out_lets_go_of_tasks(machines: Any, token_task: dict[str, Any]) 
     """An execution that reaches its TimeoutSeconds is TIMED_OUT, and its task's token is no longer taken."""
     # GIVEN
     waiting = {**token_task, "End": True}
-    execution = machines.start({"TimeoutSeconds": 1, "StartAt": "Wait", "States": {"Wait": waiting}})
+    execution = machines.start({"TimeoutSeconds": 4, "StartAt": "Wait", "States": {"Wait": waiting}})
     token = machines.token(execution)
 
     # WHEN

@@ -97,16 +97,23 @@ def test_launches_take_their_time(faults: Any, fleets: Any) -> None:
     """An instance is pending for the delay given, in EC2 and in its group, and then in service."""
     # GIVEN
     fleet = fleets.create(types=(("g5.xlarge", 1),))
-    faults.set_faults(Faults(launch_delay_seconds=2))
+    faults.set_faults(Faults(launch_delay_seconds=600))
 
     # WHEN
     fleet.scale(1)
 
     # THEN
-    pending = (fleet.members()[0]["LifecycleState"], fleet.instances()[0]["State"]["Name"])
-    assert pending == ("Pending", "pending")
-    eventually(fleet.members, lambda members: members[0]["LifecycleState"] == "InService")
-    assert (fleet.members()[0]["LifecycleState"], fleet.instances()[0]["State"]["Name"]) == ("InService", "running")
+    def states() -> tuple[str, str]:
+        return fleet.members()[0]["LifecycleState"], fleet.instances()[0]["State"]["Name"]
+
+    assert states() == ("Pending", "pending")
+
+    # WHEN the delay is over
+    faults.set_faults(Faults(launch_delay_seconds=0.1))
+
+    # THEN
+    there = ("InService", "running")
+    assert eventually(states, lambda seen: seen == there) == there
 
 
 def test_terminations_take_their_time(faults: Any, cloud: Any, fleets: Any) -> None:

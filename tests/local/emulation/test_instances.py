@@ -82,7 +82,8 @@ def test_terminated_instances_leave_no_process(cloud: Any, fleets: Any) -> None:
 def test_agents_may_end_in_peace(cloud: Any, fleets: Any) -> None:
     """A terminated instance's agent is asked to end before it is made to."""
     # GIVEN
-    fleet = fleets.create(user_data=user_data("trap 'echo bye; exit' TERM; echo ready; while true; do sleep 0.1; done"))
+    # A shell that waits hears the signal at once; one that runs a program hears it when that has ended.
+    fleet = fleets.create(user_data=user_data("trap 'echo bye; exit' TERM; echo ready; sleep 600 & wait"))
     fleet.scale(1)
     log = Path(started(cloud, fleet)[0].log)
     eventually(log.read_text)

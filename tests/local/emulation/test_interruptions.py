@@ -18,7 +18,7 @@ from horovod_local import LocalCloudError
 from horovod_local.instance_metadata import LONGEST_TTL_SECONDS, InstanceMetadata
 from horovod_node import contract
 from local.emulation.acted import processes, started, user_data
-from patience import eventually
+from patience import SECONDS, eventually
 
 TOKEN = "/latest/api/token"
 TTL = "X-aws-ec2-metadata-token-ttl-seconds"
@@ -36,7 +36,7 @@ class Metadata:
         # The address is the cloud's own, so the scheme cannot be a surprise.
         request = urllib.request.Request(self.endpoint + path, method=method, headers=dict(headers))  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -124,7 +124,7 @@ def test_tokens_expire() -> None:
     """A token is good for as long as it was asked for."""
     # GIVEN
     metadata = InstanceMetadata({"instance-id": "i-1"})
-    _, token = metadata.answer("PUT", TOKEN, {TTL: "1"})
+    _, token = metadata.answer("PUT", TOKEN, {TTL: "2"})
     asked = ("GET", ITEMS + "instance-id", {"x-AWS-ec2-metadata-token": token})
     first = metadata.answer(*asked)
 
@@ -149,23 +149,27 @@ def test_interruption(cloud: Any, fleet: Any, spot: Any) -> None:
 
     # WHEN
     before = time.time()
-    cloud.interrupt(spot.instance_id, notice_seconds=5)
+    cloud.interrupt(spot.instance_id, notice_seconds=10)
 
     # THEN it is told when
     status, text = metadata.read("spot/instance-action")
     action = json.loads(text)
     assert (status, set(action), action["action"]) == (200, {"action", "time"}, "terminate")
-    assert before + 4 <= seconds(action["time"]) <= time.time() + 5
+    assert before + 9 <= seconds(action["time"]) <= time.time() + 10
     assert metadata.read("spot/termination-time") == (200, action["time"])
     # THEN it runs until then
     alive = found(cloud, spot)
     assert (alive.pid, alive.interruption) == (spot.pid, contract.INTERRUPTION_NOTICE)
     # THEN it is gone, and another one comes
     assert eventually(lambda: found(cloud, spot), lambda item: item is None) is None
-    assert time.time() >= before + 5
+    assert time.time() >= before + 10
     assert processes(spot) == []
-    answer = fleet.ec2.describe_instances(InstanceIds=[spot.instance_id])
-    assert answer["Reservations"][0]["Instances"][0]["State"]["Name"] == "terminated"
+
+    def state() -> str:
+        answer = fleet.ec2.describe_instances(InstanceIds=[spot.instance_id])
+        return str(answer["Reservations"][0]["Instances"][0]["State"]["Name"])
+
+    assert eventually(state, lambda seen: seen == "terminated") == "terminated"
     kinds = eventually(fleet.kinds, lambda kinds: len(kinds) == 2)
     assert kinds == [("g5.xlarge", "on-demand"), ("g5.xlarge", "spot")]
 
@@ -266,8 +270,10 @@ def test_dropped_instances_say_nothing(cloud: Any, fleets: Any) -> None:
     cloud.drop(instance.instance_id)
 
     # THEN
-    states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in processes(instance)]
-    assert states == ["T"] * 5
+    def states() -> list[str]:
+        return [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in processes(instance)]
+
+    assert eventually(states, lambda seen: seen == ["T"] * 5) == ["T"] * 5
     seen = found(cloud, instance)
     assert (seen.pid, seen.switch_pid, seen.dropped) == (instance.pid, instance.switch_pid, True)
     assert [member["LifecycleState"] for member in fleet.members()] == ["InService"]

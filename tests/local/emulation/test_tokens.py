@@ -13,7 +13,7 @@ CAUSE = 'Traceback (most recent call last):\n  File "train.py", line 3\nValueErr
 @pytest.fixture
 def waiting(token_task: dict[str, Any]) -> dict[str, Any]:
     """A state that gives out a token and waits."""
-    return {**token_task, "TimeoutSeconds": 60}
+    return {**token_task, "TimeoutSeconds": 240}
 
 
 def caught(state: dict[str, Any], *errors: str) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def test_heartbeats_are_taken_without_a_heartbeat_timeout(machines: Any, waiting
 def test_heartbeats_keep_a_task_alive(machines: Any, waiting: dict[str, Any]) -> None:
     """A task lives on heartbeats, and ends with its answer."""
     # GIVEN
-    execution = machines.start({**waiting, "HeartbeatSeconds": 2})
+    execution = machines.start({**waiting, "HeartbeatSeconds": 30})
     token = machines.token(execution)
 
     # WHEN
@@ -120,7 +120,7 @@ def test_heartbeats_keep_a_task_alive(machines: Any, waiting: dict[str, Any]) ->
 def test_early_answers_are_heard(machines: Any, waiting: dict[str, Any]) -> None:
     """An answer counts that comes while the state machine still works out how long it waits for a heartbeat."""
     # GIVEN a heartbeat timeout whose expression takes longer than the answer
-    slow = "{% $count($map([1..20000], function($number) { $number * $number })) > 0 ? 2 : 3 %}"
+    slow = "{% $count($map([1..20000], function($number) { $number * $number })) > 0 ? 30 : 60 %}"
     execution = machines.start({**waiting, "HeartbeatSeconds": slow})
     token = machines.token(execution)
 
@@ -152,7 +152,7 @@ def test_heartbeats_do_not_outlast_the_timeout(machines: Any, waiting: dict[str,
     """TimeoutSeconds, here from an expression, ends a task whose heartbeats go on; its token is over at once."""
     # GIVEN
     limited = {**waiting, "TimeoutSeconds": "{% $states.input.limit %}", "HeartbeatSeconds": 60}
-    execution = machines.start(caught(limited, "States.HeartbeatTimeout", "States.ALL"), {"limit": 1})
+    execution = machines.start(caught(limited, "States.HeartbeatTimeout", "States.ALL"), {"limit": 5})
     token = machines.token(execution)
     machines.api.send_task_heartbeat(taskToken=token)
 

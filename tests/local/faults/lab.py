@@ -32,7 +32,7 @@ from horovod_client import Run
 from horovod_local import Faults, LocalCloud, LocalInstance
 from horovod_node import contract
 
-HEARTBEAT, LAUNCH, START, SAVE, LEASE, STALL, POLL = 8, 20, 60, 60, 16, 8, 1
+HEARTBEAT, LAUNCH, START, SAVE, LEASE, STALL, POLL = 12, 40, 120, 120, 16, 12, 1
 """Seconds."""
 HOLD = LAUNCH + LEASE
 """How long a lease holds that a state machine took."""
@@ -78,7 +78,7 @@ def synthesise_lab(out: Path) -> None:
         start_timeout=Duration.seconds(START),
         save_timeout=Duration.seconds(SAVE),
         heartbeat=Duration.seconds(HEARTBEAT),
-        first_step_timeout=Duration.seconds(30),
+        first_step_timeout=Duration.seconds(60),
         stall_timeout=Duration.seconds(STALL),
         lease_timeout=Duration.seconds(LEASE),
         reaper_interval=Duration.minutes(REAPER_MINUTES),

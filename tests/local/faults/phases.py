@@ -10,9 +10,8 @@ from lab import TWO, Lab, until
 from horovod_client import Run
 from horovod_local import ApiFault
 from horovod_local.faults import WORKFLOW
+from patience import SECONDS
 
-PATIENCE = 60
-"""Seconds in which a phase is reached, also on a loaded machine."""
 LONG = 300
 """Seconds that a held call is late, if nothing else happens before."""
 
@@ -40,7 +39,7 @@ class Phase:
 
 def _queueing(lab: Lab, seconds: float | None = None) -> Run:
     blocker = lab.start(gpus=2)
-    assert until(PATIENCE, lambda: lab.holder(TWO) == blocker.name)
+    assert until(SECONDS, lambda: lab.holder(TWO) == blocker.name)
     run = lab.start(gpus=2, seconds=seconds or 1)
     lab.blocker = blocker
     return _in_state(lab, run, "Wait in line")
@@ -55,14 +54,14 @@ def _starting(lab: Lab, seconds: float | None = None) -> Run:
 def _joining(lab: Lab, seconds: float | None = None) -> Run:
     lab.put(failing=(_late("s3", "GetObject", caller="node"),))
     run = lab.start(gpus=2, seconds=seconds or 1)
-    assert until(PATIENCE, lambda: len(lab.nodes_of(run)) == 2 and lab.app.leader_of(run))
+    assert until(SECONDS, lambda: len(lab.nodes_of(run)) == 2 and lab.app.leader_of(run))
     return _in_state(lab, run, "Wait for the ring")
 
 
 def _training(lab: Lab, seconds: float | None = None) -> Run:
     run = lab.start(gpus=2, seconds=seconds or LONG)
     _in_state(lab, run, "Train")
-    assert until(PATIENCE, lambda: lab.steps_of(run) > 0)
+    assert until(SECONDS, lambda: lab.steps_of(run) > 0)
     return run
 
 
@@ -92,7 +91,7 @@ def _late(service: str, operation: str, *, caller: str) -> ApiFault:
 
 
 def _in_state(lab: Lab, run: Run, state: str) -> Run:
-    reached = until(PATIENCE, lambda: lab.state_of(run) == state or run.status().ended)
+    reached = until(SECONDS, lambda: lab.state_of(run) == state or run.status().ended)
     status = run.status()
     assert reached, f"{run.name} did not come to '{state}': {lab.state_of(run)}"
     assert not status.ended, f"{run.name} did not stay in '{state}': {status}"

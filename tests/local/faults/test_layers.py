@@ -21,6 +21,7 @@ from horovod_client.errors import ReceiptNotFound
 from horovod_client.run import STOPPED_ERROR
 from horovod_local import ApiFault
 from horovod_node import contract
+from patience import SECONDS
 
 LOOK = 6
 """Seconds between two looks of the switch, its two calls of the AWS CLI included, on a loaded machine."""
@@ -31,7 +32,7 @@ def nothing_is_left(lab: Lab) -> Iterator[None]:
     """Every test begins and ends with a fleet at rest; what a layer leaves to another one, the others take then."""
     yield
     lab.heal()
-    assert until(60, lambda: lab.is_at_rest(ONE) and lab.app.lease(ONE) is None), lab.app.lease(ONE)
+    assert until(SECONDS, lambda: lab.is_at_rest(ONE) and lab.app.lease(ONE) is None), lab.app.lease(ONE)
 
 
 def training_run(lab: Lab, *, layers: tuple[str, ...] = (), switches: bool = False) -> Run:
@@ -40,7 +41,7 @@ def training_run(lab: Lab, *, layers: tuple[str, ...] = (), switches: bool = Fal
         lab.switch(layer, on=layer in layers)
     lab.put(switches_start=switches)
     run = lab.start(gpus=1)
-    assert until(60, lambda: lab.holder(ONE) == run.name and lab.steps_of(run) > 0)
+    assert until(SECONDS, lambda: lab.holder(ONE) == run.name and lab.steps_of(run) > 0)
     return run
 
 
@@ -154,7 +155,7 @@ def test_switch_alone_when_no_container_ever_started(lab: Lab) -> None:
         lab.switch(layer, on=False)
     lab.put(switches_start=True, agents_start=False)
     run = lab.start(gpus=1)
-    assert until(60, lambda: bool(lab.instances_in(ONE)))
+    assert until(SECONDS, lambda: bool(lab.instances_in(ONE)))
     # WHEN
     run.stop()
     # THEN

@@ -18,8 +18,9 @@ from table import TABLE, Cell
 
 from horovod_client import Run
 from horovod_client.errors import ReceiptNotFound, RunEnded
+from patience import SECONDS
 
-SLACK = 15
+SLACK = 45
 """Seconds for a loaded machine, beside the bound."""
 
 IN_EVERY_TEST = {
@@ -56,7 +57,7 @@ def bystanders(deployed: Lab) -> Iterator[list[Run]]:
     deployed.heal()
     if runs and not runs[-1].status().ended:
         runs[-1].stop()
-    assert until(60, lambda: deployed.is_at_rest(ONE))
+    assert until(SECONDS, lambda: deployed.is_at_rest(ONE))
 
 
 @pytest.fixture
@@ -64,10 +65,10 @@ def bystander(lab: Lab, bystanders: list[Run]) -> Run:
     """A run in the other fleet, which must not notice anything; a new one only after a test that has hurt it."""
     if bystanders and not bystanders[-1].status().ended:
         return bystanders[-1]
-    assert until(60, lambda: lab.is_at_rest(ONE) and lab.holder(ONE) == "")
+    assert until(SECONDS, lambda: lab.is_at_rest(ONE) and lab.holder(ONE) == "")
     lab.put(switches_start=False)
     run = lab.start(gpus=1)
-    assert until(60, lambda: lab.holder(ONE) == run.name and lab.steps_of(run) > 0)
+    assert until(SECONDS, lambda: lab.holder(ONE) == run.name and lab.steps_of(run) > 0)
     bystanders.append(run)
     return run
 

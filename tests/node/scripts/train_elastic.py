@@ -17,6 +17,7 @@ import tensorflow as tf
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=60)
+parser.add_argument("--until-size", type=int, default=1, help="goes on until the ring has so many ranks")
 parser.add_argument("--step-seconds", type=float, default=0.05)
 parser.add_argument("--commit-every", type=int, default=5)
 parser.add_argument("--die-at-step", type=int, default=-1, help="one rank that is not rank 0 kills itself, once")
@@ -57,12 +58,12 @@ class Journal(tf.keras.callbacks.Callback):
 def train(state: hvd.elastic.KerasState) -> None:
     note("begin")
     commit = hvd.elastic.CommitStateCallback(state, batches_per_commit=args.commit_every)
-    while state.step < args.steps:
+    while (left := args.steps - state.step) > 0 or hvd.size() < args.until_size:
         model.fit(
             inputs,
             targets,
             batch_size=32,
-            steps_per_epoch=min(8, args.steps - state.step),
+            steps_per_epoch=min(8, left) if left > 0 else 8,
             verbose=0,
             callbacks=[Journal(), commit],
         )

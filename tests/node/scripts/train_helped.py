@@ -1,11 +1,13 @@
 """
 Trains on real digits with `horovod_node.training`, as slowly as a test asks for; every rank writes down what it does.
 
-One line of JSON for each step, in the folder above the model's: it outlives the process.
+One line of JSON for each step, in the folder above the model's: it outlives the process. A file `stands-still-at` there
+holds the step after which this node's rank goes no further.
 """
 
 import argparse
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -27,6 +29,8 @@ args = parser.parse_args()
 training.start()
 root = Path(os.environ["SM_MODEL_DIR"]).parent
 journal = (root / f"journal-{os.getpid()}.jsonl").open("a", buffering=1)
+mark = root / "stands-still-at"
+stands_still_at = int(mark.read_text()) if mark.exists() else math.inf
 
 
 class Journal(tf.keras.callbacks.Callback):
@@ -51,6 +55,8 @@ class Journal(tf.keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         self.note("step")
+        while int(self.model.optimizer.iterations.numpy()) >= stands_still_at:
+            time.sleep(60)
         time.sleep(args.step_seconds * (3 if training.rank() == args.slow_rank else 1))
 
 
