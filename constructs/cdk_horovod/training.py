@@ -12,13 +12,13 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from cdk_horovod.acknowledgements import acknowledge_objects
 from cdk_horovod.clean_up import CleanUp
-from cdk_horovod.engines import EngineTarget, FleetConfig, IEngine
+from cdk_horovod.engines import EngineTarget, IEngine
 from cdk_horovod.executions import accept_executions, executions_of, permit_workflow
 from cdk_horovod.image import TrainingImage
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.node_metrics import node_metric
+from cdk_horovod.node_permissions import permit_nodes
 from cdk_horovod.reading import permit_reading
 from cdk_horovod.reaper import Reaper
 from cdk_horovod.storage import ITrainingStorage
@@ -195,7 +195,15 @@ class HorovodTraining(Construct):
         )
         self._permit_the_workflow()
         for fleet in self.engine.fleets:
-            self._permit_the_nodes(fleet, readable)
+            permit_nodes(
+                self,
+                fleet=fleet,
+                machine=self.state_machine,
+                ledger=self.ledger,
+                storage=storage,
+                data_buckets=data_buckets,
+                log_group=self.node_log_group,
+            )
         self._connection = CfnOutput(
             self, "Connection", description=contract.CONNECTION_DESCRIPTION, value=self._connection_json()
         )
@@ -311,44 +319,6 @@ class HorovodTraining(Construct):
         for statement in self.engine.statements:
             self.state_machine.add_to_role_policy(statement)
         permit_workflow(self.state_machine)
-
-    def _permit_the_nodes(self, fleet: FleetConfig, readable: Sequence[s3.IBucket]) -> None:
-        # A policy of its own: in the role's default policy the state machine's ARN would close a circle (state machine,
-        # group, launch template, role policy, state machine) that CloudFormation cannot deploy.
-        role = fleet.node_role
-        policy = iam.Policy(self, f"NodePolicy{fleet.id}", roles=[role])
-        policy.add_statements(
-            iam.PolicyStatement(
-                actions=["states:SendTaskSuccess", "states:SendTaskFailure", "states:SendTaskHeartbeat"],
-                resources=[self.state_machine.state_machine_arn],
-            ),
-            iam.PolicyStatement(
-                actions=["logs:CreateLogStream", "logs:PutLogEvents"], resources=[self.node_log_group.log_group_arn]
-            ),
-            # The dead-man's switch: a node may take itself out of its own group, and lower its capacity with it.
-            iam.PolicyStatement(
-                actions=["autoscaling:TerminateInstanceInAutoScalingGroup"], resources=[fleet.group_arn]
-            ),
-        )
-        self.ledger.grant_node(role, fleet=fleet.id)
-        self._storage.grant_read_data(role)
-        self._storage.grant_write_models(role)
-        self._storage.grant_mirror_checkpoints(role)
-        self._storage.grant_mirror_tensorboard(role)
-        for bucket in readable[1:]:
-            role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[bucket.bucket_arn]))
-            role.add_to_principal_policy(
-                iam.PolicyStatement(actions=["s3:GetObject"], resources=[bucket.arn_for_objects("*")])
-            )
-            if bucket.encryption_key is not None:
-                bucket.encryption_key.grant_decrypt(role)
-            acknowledge_objects(
-                role,
-                owner=bucket,
-                arn=bucket.bucket_arn,
-                path="/*",
-                reason="A request names the prefixes that it reads, so every object of a data bucket must be readable.",
-            )
 
     def _connection_json(self) -> str:
         ceiling = {} if self._max_cost_usd is None else {contract.CONNECTION_MAX_COST_USD: self._max_cost_usd}

@@ -30,8 +30,11 @@ from horovod_local.processes import (
 from horovod_local.user_data import node_environment
 from horovod_node import contract
 
-GRACE_SECONDS: Final = 2.0
-"""Between SIGTERM and SIGKILL; EC2 gives an instance longer, but its processes no say in it either."""
+GRACE_SECONDS: Final = 5.0
+"""
+Between SIGTERM and SIGKILL: enough for an agent's last lines on a loaded machine. EC2 gives an instance longer, but its
+processes no say in it either.
+"""
 OWN_PATH: Final = "/_horovod_local/"
 """Requests under it are not for AWS; an underscore cannot begin a bucket's name."""
 METADATA_PATH: Final = f"{OWN_PATH}metadata/"

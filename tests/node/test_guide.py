@@ -83,5 +83,5 @@ def test_script_trains_after_on_one_gpu(digits: Path, diff: list[str]) -> None:
 
 def test_script_trains_after_on_a_ring(digits: Path, diff: list[str]) -> None:
     """And on two ranks."""
-    launcher = ("horovodrun", "-np", "2", "-H", "localhost:2", "--gloo")
+    launcher = ("horovodrun", "-np", "2", "-H", "localhost:2", "--gloo", "--gloo-timeout-seconds", "240")
     assert run(digits, lines(diff, "+"), *launcher)["accuracy"] > 0.93

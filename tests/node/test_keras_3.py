@@ -39,7 +39,16 @@ def test_horovod_averages_nothing_under_keras_3(keras_3: str) -> None:
     # WHEN
     ended = subprocess.run(
         [
-            *(str(Path(keras_3).parent / "horovodrun"), "-np", "2", "-H", "localhost:2", "--gloo"),
+            *(
+                str(Path(keras_3).parent / "horovodrun"),
+                "-np",
+                "2",
+                "-H",
+                "localhost:2",
+                "--gloo",
+                "--gloo-timeout-seconds",
+                "240",
+            ),
             *(keras_3, str(SCRIPTS / "average_nothing.py")),
         ],
         env={

@@ -56,7 +56,16 @@ def prove_averaging(folder: Path, cases: set[str], *, python: str = sys.executab
     (folder / "model").mkdir()
     ended = subprocess.run(
         [
-            *(str(Path(python).parent / "horovodrun"), "-np", "2", "-H", "localhost:2", "--gloo"),
+            *(
+                str(Path(python).parent / "horovodrun"),
+                "-np",
+                "2",
+                "-H",
+                "localhost:2",
+                "--gloo",
+                "--gloo-timeout-seconds",
+                "240",
+            ),
             *(python, str(SCRIPTS / "average_gradients.py")),
         ],
         env=environment(python, SM_MODEL_DIR=str(folder / "model"), **more),
@@ -205,7 +214,18 @@ print("measured", *sums, len(recent), sum(recent))
     script = tmp_path / "plain.py"
     script.write_text(program)
     ended = subprocess.run(
-        ["horovodrun", "-np", "2", "-H", "localhost:2", "--gloo", sys.executable, str(script)],
+        [
+            "horovodrun",
+            "-np",
+            "2",
+            "-H",
+            "localhost:2",
+            "--gloo",
+            "--gloo-timeout-seconds",
+            "240",
+            sys.executable,
+            str(script),
+        ],
         env=environment(),
         capture_output=True,
         text=True,

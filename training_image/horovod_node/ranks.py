@@ -26,6 +26,11 @@ STOP_SECONDS = 5.0
 TAIL_LINES = 60
 _LONGEST_LINE = 16_384
 _STACK_SECONDS = 2.0
+"""How long ranks may take to say where they stand."""
+_STACK_LOOK_SECONDS = 0.2
+"""Between two looks; a stack that has not grown meanwhile is whole."""
+_OUTPUT_SECONDS = 5.0
+"""How long a rank that ended is waited for to be heard out; what it left behind may keep its output open for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +126,12 @@ class Ranks:
         for rank in running:
             rank.ask_stack()
         give_up_at = time.monotonic() + _STACK_SECONDS
-        while time.monotonic() < give_up_at and not all(rank.job.stack.stat().st_size for rank in running):
-            time.sleep(0.05)
-        time.sleep(0.1)  # the rest of a stack whose first bytes are there
+        sizes: list[int] = []
+        while time.monotonic() < give_up_at:
+            time.sleep(_STACK_LOOK_SECONDS)
+            before, sizes = sizes, [rank.job.stack.stat().st_size for rank in running]
+            if all(sizes) and sizes == before:
+                break
         return {rank.job.rank: rank.job.stack.read_text(errors="replace") for rank in running}
 
     def ask_to_stop(self) -> None:
@@ -189,7 +197,7 @@ class _Rank:
             self._ended_at = time.time()
             # What the script started and left behind; also lets the reader see the end of the output.
             self._kill_group(signal.SIGKILL)
-            self._reader.join(timeout=1)
+            self._reader.join(timeout=_OUTPUT_SECONDS)
         return code
 
     def failure(self) -> RankEnd | None:
