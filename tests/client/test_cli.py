@@ -178,10 +178,11 @@ def test_follows_a_detached_run_by_its_name(
         "waiting for nodes",
         "run cli-detached stopped",
         "run cli-detached: ABORTED",
+        "stopped by a user",
     ]
     assert captured.err.splitlines() == [
         "cdk-horovod: follow it with: cdk-horovod status cli-detached --watch --stack Training",
-        "cdk-horovod: run 'cli-detached' failed: ABORTED",
+        "cdk-horovod: run 'cli-detached' failed: StoppedByUser",
         "cdk-horovod: run 'cli-detached' has ended: ABORTED",
         "cdk-horovod: run 'cli-detached' has no receipt: it ended, and the clean-up writes it once its nodes are gone",
     ]
