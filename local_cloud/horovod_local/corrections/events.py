@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
     aws="emits a Step Functions Execution Status Change for each, from the source aws.states",
 )
 def executions_emit_status_events() -> None:
-    from moto.stepfunctions.parser.backend.execution import BaseExecutionWorkerCommunication, Execution
     from moto.stepfunctions.parser.api import ExecutionStatus
+    from moto.stepfunctions.parser.backend.execution import BaseExecutionWorkerCommunication, Execution
 
     start = Execution.start
     terminated = BaseExecutionWorkerCommunication.terminated
