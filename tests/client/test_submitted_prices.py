@@ -151,7 +151,8 @@ def test_command_warns_in_its_own_line(account: Account, script: Path, capsys: p
     # THEN
     told = capsys.readouterr()
     assert (code, told.out) == (0, "run cli-unpriced started\n")
-    line, _follow_it_with = told.err.splitlines()
+    line, hint = told.err.splitlines()
+    assert hint == "cdk-horovod: follow it with: cdk-horovod status cli-unpriced --watch --stack Unpriced"
     assert line.startswith("cdk-horovod: the On-Demand price is not known for g5.12xlarge: AWS ")
     assert line.endswith(
         "; the run goes on, but without the price of one of its nodes its ceiling is not watched and "
