@@ -29,6 +29,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from horovod_client import Run, TrainingClient
+from horovod_client.clients import pricing_region
 from horovod_local import Faults, LocalCloud, LocalInstance, Refusal
 from horovod_node import contract
 
@@ -104,7 +105,9 @@ def cloud() -> Iterator[Bench]:
         subprocess.run(["cdk", "synth", "--quiet", "--output", str(assembly), *context], cwd=HERE.parent, check=True)
         local.deploy(assembly, tell=lambda _line: None)
         services = ("cloudformation", "stepfunctions", "s3", "dynamodb", "autoscaling", "logs")
-        training = TrainingClient.from_stack("Training", **{service: local.client(service) for service in services})
+        clients = {service: local.client(service) for service in services}
+        pricing = local.client("pricing", region=pricing_region(local.region))
+        training = TrainingClient.from_stack("Training", pricing=pricing, **clients)
         yield Bench(cloud=local, training=training)
 
 

@@ -24,6 +24,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from horovod_client import TrainingClient
+from horovod_client.clients import pricing_region
 from horovod_local import LocalCloud
 
 HERE = Path(__file__).resolve().parent
@@ -71,6 +72,7 @@ def measure_run(cloud: LocalCloud, marks: Path) -> tuple[float, float]:
         s3=cloud.client("s3"),
         dynamodb=cloud.client("dynamodb"),
         autoscaling=cloud.client("autoscaling"),
+        pricing=cloud.client("pricing", region=pricing_region(cloud.region)),
     )
     before = set(cloud.home.glob("instances/*/node.log"))
     run = training.fit(SCRIPT, gpus=2, hyperparameters={"marks": str(marks)})

@@ -39,8 +39,8 @@ class Settings:
         queue_minutes: Longest wait for a fleet.
         max_cost_usd: Most that the instances of a run may cost. Default: no ceiling but a request's own.
         on_demand_prices:
-            USD an hour of instance types, as in `g5.12xlarge=5.67,g5.4xlarge=1.62`: the ceiling needs them where the
-            Price List API does not answer (see `HorovodTraining`).
+            USD an hour of instance types, as in `g5.12xlarge=5.67,g5.4xlarge=1.62`: they count before all others, and
+            the ceiling then holds against submitters in every Region (see `HorovodTraining`).
         dashboard: Whether there is a `TrainingDashboard`, at 3 USD a month unless the account has fewer than three.
     """
 

@@ -11,12 +11,15 @@ Needs nothing but boto3 and the name of the stack that holds a `HorovodTraining`
 from horovod_client.capacity import CapacitySearch, LostAttempt
 from horovod_client.client import TrainingClient
 from horovod_client.connection import Connection, Fleet
+from horovod_client.cost_estimate import CostEstimate, FleetEstimate, TypeEstimate, UsdRange
 from horovod_client.errors import (
     ConnectionNotFound,
     HorovodClientError,
     InvalidInput,
     LogsNotFound,
     ModelNotFound,
+    PricesMissing,
+    PricesUnknown,
     ReceiptNotFound,
     RunEnded,
     RunFailed,
@@ -33,7 +36,9 @@ __all__ = [
     "CapacitySearch",
     "Connection",
     "ConnectionNotFound",
+    "CostEstimate",
     "Fleet",
+    "FleetEstimate",
     "Holder",
     "HorovodClientError",
     "InvalidInput",
@@ -42,6 +47,8 @@ __all__ = [
     "LostAttempt",
     "ModelNotFound",
     "NodeStatus",
+    "PricesMissing",
+    "PricesUnknown",
     "ReceiptNotFound",
     "Run",
     "RunEnded",
@@ -52,6 +59,8 @@ __all__ = [
     "Spend",
     "TrainingClient",
     "TrainingProgress",
+    "TypeEstimate",
+    "UsdRange",
     "explain_waiting",
     "list_runs",
     "receipt_schema",

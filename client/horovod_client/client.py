@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from os import PathLike
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from horovod_client.clients import AwsClients, InjectedClients, new_session
 from horovod_client.connection import Connection, find_connection
-from horovod_client.errors import InvalidInput
-from horovod_client.request import build_request, check_data_exists, write_request
+from horovod_client.cost_estimate import CostEstimate, estimate, fitting_fleets
+from horovod_client.error_codes import code_of
+from horovod_client.errors import InvalidInput, PricesMissing
+from horovod_client.request import build_request, check_checkpoint_exists, check_data_exists, write_request
 from horovod_client.run import Run, checked_name
 from horovod_client.runs import RunSummary, list_runs
 from horovod_client.source import SourcePackage, package_source
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from boto3.session import Session
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_stepfunctions.type_defs import StartExecutionInputTypeDef
+
+    from horovod_client.price_lookup import PriceLookup
 
 
 class TrainingClient:
@@ -88,6 +93,28 @@ class TrainingClient:
         """
         return list_runs(self, limit=limit)
 
+    def estimate(self, *, gpus: int, hours: float = 1.0) -> CostEstimate:
+        """
+        Tell what a run would cost, by today's prices, on each fleet that it fits; nothing is started.
+
+        Args:
+            gpus: GPUs of the ring.
+            hours: How long its nodes would run. Default: 1 hour.
+
+        Raises:
+            InvalidInput: If no fleet can hold the ring, or *hours* is not a time.
+            PricesUnknown: If not one price could be had; the sentence says why.
+        """
+        types = (name for fleet in fitting_fleets(self.connection, gpus=gpus) for name in fleet.types)
+        return estimate(self.connection, gpus=gpus, hours=hours, prices=self.price_lookup().prices_of(types))
+
+    def price_lookup(self) -> PriceLookup:
+        """Look up what instances cost, with this client's credentials and the user's cache of prices."""
+        # Here and not above: botocore comes with it, and whoever imports this package would wait for it.
+        from horovod_client.price_lookup import PriceLookup
+
+        return PriceLookup(region=self.connection.region, clients=self.clients)
+
     @overload
     def fit(
         self,
@@ -149,7 +176,9 @@ class TrainingClient:
         """
         Start a run. Returns at once; `Run.wait` waits.
 
-        Everything is checked before the code is uploaded and before anything is started.
+        Everything is checked before the code is uploaded and before anything is started. In a Region in which the
+        state machine cannot ask for On-Demand prices, they are looked up here and go with the request: the ceiling and
+        the receipt need them. If that is in vain, a `PricesMissing` says why and the run goes on.
 
         Args:
             entry_point: The training script; with *source_dir*, its path inside that folder.
@@ -194,8 +223,8 @@ class TrainingClient:
             dry_run: Return the exact arguments of Step Functions' StartExecution, upload and start nothing.
 
         Raises:
-            InvalidInput: If the script cannot be read, the request is not one that this training can run, or data is
-                missing.
+            InvalidInput: If the script cannot be read or is not Python, the request is not one that this training can
+                run, or data or the checkpoint to begin with is missing.
         """
         package = package_source(entry_point, source_dir=source_dir)
         request = build_request(
@@ -218,17 +247,42 @@ class TrainingClient:
             "input": write_request(request, connection=self.connection),
         }
         check_data_exists(request.get(contract.DATA, {}), s3=self.clients.s3)
+        if resume_from is not None:
+            check_checkpoint_exists(resume_from, bucket=self.connection.model_bucket, s3=self.clients.s3)
+        prices = self._prices_to_submit(gpus)
+        if prices:
+            request[contract.ON_DEMAND_PRICES] = prices
+            execution["input"] = write_request(request, connection=self.connection)
         if dry_run:
             return execution
         self._upload_once(package)
         return self._start(execution)
+
+    def _prices_to_submit(self, gpus: int) -> dict[str, float]:
+        """
+        Look up On-Demand prices by type, where the state machine cannot.
+
+        Without their date: the same request must stay the same from one day to the next, so that it starts one run.
+        """
+        types = self.connection.types_to_price(gpus)
+        if not types:
+            return {}
+        prices = self.price_lookup().on_demand_prices_of(types)
+        if prices.remarks:
+            warnings.warn(
+                f"{'; '.join(prices.remarks)}; the run goes on, but without the price of one of its nodes its ceiling "
+                "is not watched and its receipt has no total",
+                PricesMissing,
+                stacklevel=3,
+            )
+        return {price.instance_type: price.usd for price in prices.found}
 
     def _upload_once(self, package: SourcePackage) -> None:
         s3, bucket, key = self.clients.s3, self.connection.data_bucket, contract.source_key(package.digest)
         try:
             s3.head_object(Bucket=bucket, Key=key)
         except s3.exceptions.ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "404":
+            if code_of(error) != "404":
                 raise
             s3.put_object(Bucket=bucket, Key=key, Body=package.archive, ContentType="application/gzip")
 

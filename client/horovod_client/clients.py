@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict
 
@@ -38,11 +39,12 @@ def new_session() -> Session:
     """
     Make a session from the environment (AWS_PROFILE, AWS_REGION, …).
 
-    boto3 is imported here, not above: it takes longer to load than everything else in this package.
+    boto3 is imported here, not above: it takes longer to load than everything else in this package. Of itself it reads
+    AWS_DEFAULT_REGION only, where the AWS CLI, every other SDK and AWS's own shells go by AWS_REGION first.
     """
     from boto3.session import Session
 
-    return Session()
+    return Session(region_name=os.environ.get("AWS_REGION") or None)
 
 
 def pricing_region(region: str) -> str:
@@ -109,9 +111,19 @@ class AwsClients:
 
     @cached_property
     def pricing(self) -> PricingClient:
-        """Knows On-Demand prices."""
-        return self._injected.get("pricing") or self._session.client(
-            "pricing", region_name=pricing_region(self._region)
+        """
+        Knows On-Demand prices.
+
+        Starting a run waits for it, so it gives up soon: a network that lets nothing out to another Region is common.
+        """
+        if "pricing" in self._injected:
+            return self._injected["pricing"]
+        from botocore.config import Config
+
+        return self._session.client(
+            "pricing",
+            region_name=pricing_region(self._region),
+            config=Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 2}),
         )
 
     @cached_property

@@ -48,6 +48,9 @@ class Connection:
         fleets: The fleets; a run gets one that it fits.
         max_runtime_seconds: Longest training that a run may ask for.
         max_cost_usd: Most that a run may cost. Default: no limit but the one that the run asks for.
+        priced_types:
+            Instance types whose On-Demand prices the stack was given.
+            Default: not known; the stack takes no prices with a request.
     """
 
     state_machine: str
@@ -59,6 +62,7 @@ class Connection:
     fleets: tuple[Fleet, ...]
     max_runtime_seconds: int
     max_cost_usd: float | None = None
+    priced_types: frozenset[str] | None = None
 
     @classmethod
     def from_json(cls, text: str) -> Connection:
@@ -80,6 +84,7 @@ class Connection:
                     f"install the cdk-horovod that deployed the stack, or deploy it again"
                 )
             ceiling = values.get(contract.CONNECTION_MAX_COST_USD)
+            priced = values.get(contract.CONNECTION_PRICED_TYPES)
             return cls(
                 state_machine=str(values[contract.CONNECTION_STATE_MACHINE]),
                 data_bucket=str(values[contract.CONNECTION_DATA_BUCKET]),
@@ -90,6 +95,7 @@ class Connection:
                 fleets=tuple(_read_fleet(fleet) for fleet in values[contract.CONNECTION_FLEETS]),
                 max_runtime_seconds=int(values[contract.CONNECTION_MAX_RUNTIME_SECONDS]),
                 max_cost_usd=None if ceiling is None else float(ceiling),
+                priced_types=None if priced is None else frozenset(priced),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise ConnectionNotFound(f"the stack's output is not a connection of cdk-horovod: {error!r}") from error
@@ -98,6 +104,18 @@ class Connection:
     def region(self) -> str:
         """Region of the state machine, which is the region of everything else."""
         return self.state_machine.split(":")[3]
+
+    def types_to_price(self, gpus: int) -> tuple[str, ...]:
+        """
+        List the instance types whose On-Demand prices the state machine cannot find out, of fleets that the run fits.
+
+        Args:
+            gpus: GPUs of the ring.
+        """
+        if self.priced_types is None or self.region in contract.PRICE_LIST_REGIONS:
+            return ()
+        types = dict.fromkeys(name for fleet in self.fleets if fleet.fits(gpus) for name in fleet.types)
+        return tuple(name for name in types if name not in self.priced_types)
 
     def execution_arn(self, run: str) -> str:
         """Name the execution of *run*: Step Functions builds its ARN from the state machine's and the name."""

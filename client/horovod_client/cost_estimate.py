@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from horovod_client.connection import Connection, Fleet
 from horovod_client.errors import InvalidInput, PricesUnknown
-from horovod_client.prices import Prices
 from horovod_node import contract
+
+if TYPE_CHECKING:
+    from horovod_client.prices import Prices
 
 NOTE: Final = (
     "The fleet decides the mix of types and markets when the run starts, by what EC2 has: the bill lies between these. "
@@ -131,7 +133,7 @@ def estimate(connection: Connection, *, gpus: int, hours: float, prices: Prices)
     if not (math.isfinite(hours) and hours > 0):
         raise InvalidInput(f"'hours' must be more than 0, got {hours}")
     fleets = fitting_fleets(connection, gpus=gpus)
-    if not prices.found:
+    if prices.told_at is None:
         reasons = "; ".join(prices.remarks) or "AWS was asked for none"
         raise PricesUnknown(f"there are no prices to estimate with: {reasons}")
     estimates = tuple(
@@ -149,7 +151,7 @@ def estimate(connection: Connection, *, gpus: int, hours: float, prices: Prices)
         hours=hours,
         region=connection.region,
         fleets=estimates,
-        prices_from=min(price.at for price in prices.found),
+        prices_from=prices.told_at,
         remarks=(*prices.remarks, *_limits(connection, estimates, hours=hours), NOTE),
     )
 

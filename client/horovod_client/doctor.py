@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from horovod_client.check import FAIL, OK, WARN, Check, unchecked
 from horovod_client.connection import Connection, find_connection
+from horovod_client.error_codes import DENIED, code_of
 from horovod_client.errors import ConnectionNotFound
 from horovod_client.quota_check import check_quotas
-from horovod_client.refusals import DENIED, AwsError, code_of, why_refused
+from horovod_client.refusals import AwsError, Unreachable, why_refused
 from horovod_node import contract
 
 PACKAGES: Final = ("cdk-horovod", "boto3", "click", "rich", "pathspec")
@@ -84,6 +85,8 @@ class Doctor:
             answer = self._client("sts").get_caller_identity()
         except AwsError as error:
             says = why_refused(error, action="sts:GetCallerIdentity")
+            if isinstance(error, Unreachable):  # which says nothing of who asks
+                fix = "check the network, the region and AWS_ENDPOINT_URL"
             yield Check(name="credentials", state=FAIL, says=says, fix=fix)
             return
         yield Check(name="credentials", state=OK, says=answer["Arn"])

@@ -36,6 +36,10 @@ class PricesUnknown(HorovodClientError):
     """A user asked for an estimate, and not one price could be had."""
 
 
+class PricesMissing(UserWarning):
+    """A user started a run whose prices nobody could tell: it goes on, but nobody may watch its ceiling."""
+
+
 class ModelNotFound(HorovodClientError):
     """A user asked for the model of a run that has none, or none yet."""
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from horovod_client.error_codes import DENIED, code_of
+
 if TYPE_CHECKING:
     from mypy_boto3_autoscaling import AutoScalingClient
 
 ALIVE: Final = ("Pending", "InService")
 """Life cycle states, and beginnings of such, of an instance that is there or will be."""
-DENIED: Final = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def find_instances(
     try:
         groups = autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group])["AutoScalingGroups"]
     except autoscaling.exceptions.ClientError as error:
-        if error.response.get("Error", {}).get("Code") not in DENIED:
+        if code_of(error) not in DENIED:
             raise
         return None
     return tuple(

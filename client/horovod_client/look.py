@@ -89,7 +89,9 @@ def describe_execution(run: str, *, connection: Connection, clients: AwsClients)
     try:
         return stepfunctions.describe_execution(executionArn=connection.execution_arn(run))
     except stepfunctions.exceptions.ExecutionDoesNotExist as error:
-        raise RunNotFound(f"there is no run '{run}' (Step Functions forgets runs after 90 days)") from error
+        raise RunNotFound(
+            f"there is no run '{run}' of the last 90 days: cdk-horovod ls shows those that there are"
+        ) from error
 
 
 def _nodes(

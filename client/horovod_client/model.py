@@ -47,22 +47,31 @@ def download_model(s3: S3Client, *, bucket: str, key: str, target: Path) -> Path
 
     Raises:
         HorovodClientError: If the archive is damaged, or would write outside of *target*.
+        InvalidInput: If *target* cannot be written.
         NoSuchKey: S3's, if there is no such archive.
     """
     body = s3.get_object(Bucket=bucket, Key=key)["Body"]
+    try:
+        _unpack(cast("IO[bytes]", body), target=target)
+    except OSError as error:
+        name = error.filename or target
+        raise InvalidInput(f"cannot write to '{name}': {error.strerror}: name another folder") from error
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise HorovodClientError(f"the model s3://{bucket}/{key} could not be unpacked: {error}") from error
+    return target
+
+
+def _unpack(body: IO[bytes], *, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that it is on the same disk and a rename is all that is left to do.
     half = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        with tarfile.open(fileobj=cast("IO[bytes]", body), mode="r|gz") as archive:
+        with tarfile.open(fileobj=body, mode="r|gz") as archive:
             archive.extractall(half, filter="data")
         half.chmod(0o777 & ~_umask())  # mkdtemp lets nobody else in
         half.replace(target)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise HorovodClientError(f"the model s3://{bucket}/{key} could not be unpacked: {error}") from error
     finally:
         shutil.rmtree(half, ignore_errors=True)
-    return target
 
 
 def _umask() -> int:

@@ -7,7 +7,8 @@ from typing import Final
 
 from horovod_client.instances import Instance
 from horovod_client.ledger_items import Item, RunItems, number_of, text_of
-from horovod_client.spend import Price, price_of, prices_of
+from horovod_client.prices import Price, price_of
+from horovod_client.spend import prices_of
 from horovod_client.status import NODE_PULLING, NODE_STARTED, NodeStatus
 from horovod_node import contract
 

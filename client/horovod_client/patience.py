@@ -6,25 +6,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from horovod_client.error_codes import THROTTLED, code_of
+
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
 PATIENCE_SECONDS: Final = 3600.0
 """A laptop may be on a train, or asleep."""
-
-THROTTLED: Final = frozenset(
-    {
-        "RequestLimitExceeded",
-        "RequestThrottledException",
-        "Throttling",
-        "ThrottledException",
-        "ThrottlingException",
-        "TooManyRequestsException",
-        "ProvisionedThroughputExceededException",
-    }
-)
-"""Codes of AWS's services that ask for patience, though the status is that of a caller's mistake (botocore retries on
-them, too, but no longer than some seconds)."""
 
 Answer = TypeVar("Answer")
 
@@ -66,6 +54,5 @@ def keep_trying(
 
 
 def _asks_for_patience(error: ClientError) -> bool:
-    answer = error.response
-    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
-    return status >= 500 or answer.get("Error", {}).get("Code") in THROTTLED
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
+    return status >= 500 or code_of(error) in THROTTLED

@@ -1,27 +1,11 @@
-"""What an hour of an instance costs, On-Demand and Spot, as AWS tells it."""
+"""What an hour of an instance costs, by type, market and zone."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
-from horovod_client.price_cache import CachedPrices, PriceCache
-from horovod_client.refusals import AwsError, why_refused
 from horovod_node import contract
-
-if TYPE_CHECKING:
-    from mypy_boto3_ec2 import EC2Client
-    from mypy_boto3_pricing import PricingClient
-
-MAX_AGE_SECONDS: Final[Mapping[str, int]] = {contract.ON_DEMAND: 7 * 86_400, contract.SPOT: 3_600}
-"""How long a price is taken from the cache: On-Demand prices change a few times a year, Spot prices all day."""
-
-WORDS: Final[Mapping[str, str]] = {contract.ON_DEMAND: "On-Demand", contract.SPOT: "Spot"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,30 +16,55 @@ class Price:
     Args:
         instance_type: Such as `g5.xlarge`.
         market: `on-demand` or `spot`.
-        zone: Such as `eu-west-1a`; empty for On-Demand.
+        zone: Such as `eu-west-1a`; '' for all of them, as for On-Demand.
         usd: USD an hour.
-        at: Epoch seconds at which AWS told it.
+        at: Epoch seconds at which AWS told it. Default: that was not noted.
     """
 
     instance_type: str
     market: str
     zone: str
     usd: float
-    at: float
+    at: float | None = None
+
+
+def price_of(prices: Iterable[Price], *, instance_type: str, market: str, zone: str) -> float | None:
+    """
+    Find what an instance costs an hour in US dollars; None if nothing is known of its type.
+
+    Args:
+        prices: Those that are known.
+        instance_type: Its type.
+        market: `on-demand` or `spot`; '' while it is not known, which counts as the dearest.
+        zone: Its zone. Where no price of the zone is known, the dearest one of the market counts, then On-Demand;
+            never Spot for what is On-Demand.
+    """
+    of_type = [price for price in prices if price.instance_type == instance_type]
+    of_market = [price for price in of_type if price.market == market]
+    listed = [price for price in of_type if price.market == contract.ON_DEMAND or not market]
+    for rows in ([price for price in of_market if price.zone in (zone, "")], of_market, listed):
+        if rows:
+            return max(price.usd for price in rows)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
     """
-    The prices that could be had.
+    The prices that AWS told when it was asked for them.
 
     Args:
         found: One for each type On-Demand, and for each type and zone as Spot.
         remarks: Which prices are missing or old, and why: sentences for people.
     """
 
-    found: tuple[Price, ...]
+    found: tuple[Price, ...] = ()
     remarks: tuple[str, ...] = ()
+
+    @property
+    def told_at(self) -> float | None:
+        """Epoch seconds at which the oldest of them was told; None if there is none."""
+        return min((price.at for price in self.found if price.at is not None), default=None)
 
     def on_demand(self, instance_type: str) -> Price | None:
         """Return the type's On-Demand price; None when it is not known."""
@@ -67,138 +76,3 @@ class Prices:
 
     def _of(self, instance_type: str, market: str) -> Iterable[Price]:
         return (price for price in self.found if (price.instance_type, price.market) == (instance_type, market))
-
-
-class PriceLookup:
-    """
-    Asks the Price List API and EC2's Spot price history, and remembers what they said.
-
-    Args:
-        region: Region of the instances.
-        pricing: Client of one of the Price List API's Regions (`clients.pricing_region`).
-        ec2: Client of *region*.
-        cache: Where prices are kept. Default: the user's cache folder.
-        now: Tells the time in epoch seconds. Default: the system's clock.
-    """
-
-    def __init__(
-        self,
-        *,
-        region: str,
-        pricing: PricingClient,
-        ec2: EC2Client,
-        cache: PriceCache | None = None,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._region = region
-        self._pricing = pricing
-        self._ec2 = ec2
-        self._cache = cache or PriceCache()
-        self._now = now
-
-    def prices_of(self, instance_types: Iterable[str]) -> Prices:
-        """
-        Find the prices of all *instance_types*. What AWS does not tell is missing from the answer, with a remark.
-
-        Args:
-            instance_types: Such as `g5.xlarge`.
-        """
-        types = [*dict.fromkeys(instance_types)]
-        found: list[Price] = []
-        remarks: list[str] = []
-        markets = (
-            (contract.ON_DEMAND, "pricing:GetProducts", self._pricing, self._ask_price_list),
-            (contract.SPOT, "ec2:DescribeSpotPriceHistory", self._ec2, self._ask_spot_history),
-        )
-        for market, action, client, ask in markets:
-            # The endpoint is part of the key: the local cloud's prices are nobody's.
-            place = (urlsplit(client.meta.endpoint_url).netloc, self._region, market)
-            cached = {name: prices for name in types if (prices := self._cache.read(*place, name)) is not None}
-            old = [name for name in types if not self._is_fresh(cached.get(name), market)]
-            if old:
-                try:
-                    told = ask(old)
-                except AwsError as error:
-                    reason = why_refused(error, action=action)
-                    remarks += _remarks(old, market, reason, cached)
-                else:
-                    for name in old:
-                        cached.pop(name, None)
-                        if told.get(name):
-                            cached[name] = CachedPrices(at=self._now(), usd=told[name])
-                            self._cache.write(*place, name, prices=cached[name])
-                    unlisted = [name for name in old if name not in cached]
-                    remarks += _remarks(unlisted, market, f"AWS lists none in {self._region}", cached)
-            found += [
-                Price(instance_type=name, market=market, zone=zone, usd=usd, at=prices.at)
-                for name, prices in cached.items()
-                for zone, usd in prices.usd.items()
-            ]
-        return Prices(found=tuple(found), remarks=tuple(remarks))
-
-    def _is_fresh(self, cached: CachedPrices | None, market: str) -> bool:
-        return cached is not None and 0 <= self._now() - cached.at <= MAX_AGE_SECONDS[market]
-
-    def _ask_price_list(self, types: Sequence[str]) -> dict[str, dict[str, float]]:
-        fields = {
-            "regionCode": self._region,
-            "operatingSystem": "Linux",
-            "tenancy": "Shared",
-            "preInstalledSw": "NA",
-            "capacitystatus": "Used",
-        }
-        told = {}
-        for name in types:
-            answer = self._pricing.get_products(
-                ServiceCode="AmazonEC2",
-                Filters=[
-                    {"Type": "TERM_MATCH", "Field": field, "Value": value}
-                    for field, value in {"instanceType": name, **fields}.items()
-                ],
-                MaxResults=1,
-            )
-            usd = [price for product in answer["PriceList"] for price in _usd_of(json.loads(product))]
-            if usd:
-                told[name] = {"": max(usd)}
-        return told
-
-    def _ask_spot_history(self, types: Sequence[str]) -> dict[str, dict[str, float]]:
-        pages = self._ec2.get_paginator("describe_spot_price_history").paginate(
-            InstanceTypes=[*types],  # type: ignore[list-item]  # the connection names types that the stubs may not know
-            ProductDescriptions=["Linux/UNIX"],
-            # From now on: that is the price in force, one for each type and zone.
-            StartTime=datetime.fromtimestamp(self._now(), UTC),
-        )
-        told: dict[str, dict[str, float]] = {}
-        entries = [entry for page in pages for entry in page["SpotPriceHistory"]]
-        for entry in sorted(entries, key=lambda entry: entry["Timestamp"]):
-            told.setdefault(entry["InstanceType"], {})[entry["AvailabilityZone"]] = float(entry["SpotPrice"])
-        return told
-
-
-def _usd_of(product: Mapping[str, Any]) -> list[float]:
-    prices = [
-        float(dimension["pricePerUnit"].get("USD", 0))
-        for term in product.get("terms", {}).get("OnDemand", {}).values()
-        for dimension in term["priceDimensions"].values()
-    ]
-    return [price for price in prices if price > 0]
-
-
-def _remarks(types: Iterable[str], market: str, reason: str, cached: Mapping[str, CachedPrices]) -> list[str]:
-    """Say which prices are missing and which are old, and why: one sentence for types of which the same is true."""
-    names_by_date: dict[str | None, list[str]] = {}
-    for name in types:
-        date = date_of(cached[name].at) if name in cached else None
-        names_by_date.setdefault(date, []).append(name)
-    remarks = []
-    for date, names in names_by_date.items():
-        what = f"the {WORDS[market]} price{' is' if len(names) == 1 else 's are'}"
-        known = "not known" if date is None else f"of {date}"
-        remarks.append(f"{what} {known} for {', '.join(names)}: {reason}")
-    return remarks
-
-
-def date_of(at: float) -> str:
-    """Write epoch seconds as a date and time (UTC)."""
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from horovod_client.check import FAIL, OK, WARN, Check, unchecked
 from horovod_client.connection import Fleet
-from horovod_client.refusals import AwsError, code_of, why_refused
+from horovod_client.error_codes import code_of
+from horovod_client.markets import MARKET_NAMES
+from horovod_client.refusals import AwsError, why_refused
 from horovod_node import contract
 
 if TYPE_CHECKING:
@@ -24,8 +26,6 @@ QUOTA_CODES: Final[Mapping[str, Mapping[str, str]]] = {
 
 OWN_SPOT_QUOTA: Final = r"p[5-9]"
 """P types from the fifth generation on have Spot quotas of their own."""
-
-WORDS: Final[Mapping[str, str]] = {contract.ON_DEMAND: "On-Demand", contract.SPOT: "Spot"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def check_quotas(fleets: Iterable[Fleet], *, ec2: EC2Client, quotas: ServiceQuot
     for letter in sorted({name[0] for name in vcpus}):
         values = []
         for market, codes in QUOTA_CODES.items():
-            name = f"{WORDS[market]} {letter.upper()}"
+            name = f"{MARKET_NAMES[market]} {letter.upper()}"
             need = _need(fleets, vcpus, letter=letter, market=market)
             if letter not in codes or need is None:
                 yield unchecked(name, "these types have quotas of their own")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -28,10 +28,18 @@ PARTS = {
 NODE_TIMES = ("from", "until", "usd")
 """Columns that are left out when no node has them; times are UTC."""
 
+TELLERS = {
+    contract.PRICE_OF_CONSTRUCT: "as the stack was given them",
+    contract.PRICE_OF_LIST: "of the AWS Price List",
+    contract.PRICE_OF_SUBMITTER: "as the client that submitted the run told them",
+}
+"""Words for the sources of On-Demand prices."""
+
 WORKFLOW = "workflow"
 """Who writes a receipt, unless the run was stopped."""
 
-NODE_COLUMNS = ("node", "gpus", "instance_type", "market", "zone", "address", "from", "until", "usd")
+NODE_COLUMNS = ("node", "gpus", "instance_type", "market", "zone", "from", "until", "usd")
+"""What a person looks for; addresses are in the document."""
 
 
 def render_receipt(receipt: Mapping[str, Any]) -> str:
@@ -83,6 +91,7 @@ def _facts(receipt: Mapping[str, Any]) -> Iterator[str]:
     elif fleet:
         yield f"fleet       {fleet}"
     yield from _cost(receipt.get("cost") or {})
+    yield from _prices(receipt.get("on_demand_prices") or [])
 
 
 def _cost(cost: Mapping[str, Any]) -> Iterator[str]:
@@ -94,6 +103,13 @@ def _cost(cost: Mapping[str, Any]) -> Iterator[str]:
     if whole is not None:
         share = f" ({saved / whole:.0%})" if saved and whole else ""
         yield f"on-demand   {usd(whole)} USD{f', Spot saved {usd(saved)} USD{share}' if saved else ''}"
+
+
+def _prices(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for source, words in TELLERS.items():
+        told = [f"{row['instance_type']} {usd(row['usd_per_hour'])}" for row in rows if row.get("source") == source]
+        if told:
+            yield f"prices      On-Demand, USD an hour, {words}: {', '.join(told)}"
 
 
 def _gpu_time(receipt: Mapping[str, Any]) -> Iterator[str]:
@@ -119,10 +135,11 @@ def _ring(receipt: Mapping[str, Any]) -> Iterator[str]:
     """What became of the ring while it trained."""
     ring = receipt.get("ring") or {}
     if ring.get("elastic"):
-        sizes = f"{ring.get('smallest')} to {ring.get('largest')} GPUs"
-        repeated = ring.get("repeated_steps")
-        twice = "" if repeated is None else f", {repeated} steps done twice"
-        yield f"  elastic: {sizes}, formed anew {ring.get('resets')} times{twice}"
+        least, most = ring.get("smallest"), ring.get("largest")
+        sizes = _counted((most, "GPU")) if least == most else [f"{least} to {most} GPUs"]
+        resets = [f"formed anew {words}" for words in _counted((ring.get("resets"), "time"))]
+        twice = [f"{words} done twice" for words in _counted((ring.get("repeated_steps"), "step"))]
+        yield f"  elastic: {', '.join([*sizes, *resets, *twice])}"
     resumed = ring.get("resumed")
     if resumed:
         step = "" if resumed.get("step") is None else f", step {resumed['step']}"
@@ -131,7 +148,7 @@ def _ring(receipt: Mapping[str, Any]) -> Iterator[str]:
         left = ", and left in order" if notice.get("left_in_order") else ""
         yield f"  {notice.get('node')} had notice of its end ({notice.get('kind')}){left}"
     slowest = ring.get("slowest")
-    if slowest:
+    if slowest and round(slowest["cost"], 2) > 0:  # there always is one; what counts is whether anybody waited for it
         yield (
             f"  slowest rank: {slowest['rank']} on {slowest['node']} ({slowest['instance_type']}), "
             f"{slowest['seconds_per_step']:.3g} s a step, the median is {slowest['median_seconds_per_step']:.3g} s; "
@@ -144,7 +161,8 @@ def _nodes(receipt: Mapping[str, Any]) -> Iterator[str]:
     if not nodes:
         return
     columns = [column for column in NODE_COLUMNS if column not in NODE_TIMES or any(column in node for node in nodes)]
-    rows = [columns, *([_cell(node, column) for column in columns] for node in nodes)]
+    header = ["type" if column == "instance_type" else column for column in columns]
+    rows = [header, *([_cell(node, column) for column in columns] for node in nodes)]
     for row, line in zip(rows, in_columns(rows), strict=True):
         yield f"  {line}{'  leads' if row[0] == receipt.get('leader') else ''}"
 

@@ -1,8 +1,9 @@
 """
 What a run has cost when its receipt could not tell.
 
-The state machine can ask for On-Demand prices in the three Regions of the Price List API only, or knows those that the
-construct was given; a client can ask from anywhere. Its prices are those of the day on which it asked.
+Nobody told it the On-Demand prices when it began: not the construct, not the Price List API, which answers a state
+machine in three Regions only, and not the client that started the run. A client that asks later asks for the prices of
+its day.
 """
 
 from __future__ import annotations

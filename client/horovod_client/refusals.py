@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 from botocore.parsers import ResponseParserError
 
-DENIED: Final = frozenset(
-    {"403", "AccessDenied", "AccessDeniedException", "AuthorizationError", "Forbidden", "UnauthorizedOperation"}
-)
-"""Codes that AWS's services answer to credentials that are good but may not do this."""
+from horovod_client.error_codes import DENIED, code_of
 
 AwsError = (ClientError, BotoCoreError, ResponseParserError)
 """All that a boto3 call raises when AWS refuses it, cannot be reached, or another one answers in its place."""
 
 
-def code_of(error: Exception) -> str:
-    """Name the code that AWS answered; '' if it did not answer."""
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+Unreachable = (ConnectionError, HTTPClientError)
+"""What of it says that AWS was not even reached."""
 
 
 def why_refused(error: Exception, *, action: str) -> str:

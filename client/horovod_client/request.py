@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from horovod_client.connection import Connection
+from horovod_client.error_codes import DENIED, code_of
 from horovod_client.errors import InvalidInput
+from horovod_client.waiting import duration
 from horovod_node import contract
 
 if TYPE_CHECKING:
@@ -49,6 +53,9 @@ def build_request(
         resume_from: Name of the run whose checkpoint it begins with.
         owner: Who it is for.
         project: What it is for.
+
+    Raises:
+        InvalidInput: If *max_runtime* is a number: of hours or of seconds, it does not say.
     """
     request: dict[str, Any] = {contract.SOURCE: source, contract.ENTRY_POINT: entry_point, contract.GPUS: gpus}
     if data is not None:
@@ -56,6 +63,8 @@ def build_request(
     if hyperparameters is not None:
         request[contract.HYPERPARAMETERS] = hyperparameters
     if max_runtime is not None:
+        if not isinstance(max_runtime, timedelta):
+            raise InvalidInput(f"'max_runtime' must be a timedelta, such as timedelta(hours=2), got {max_runtime!r}")
         seconds = max_runtime.total_seconds()
         request[contract.MAX_RUNTIME_SECONDS] = int(seconds) if seconds.is_integer() else seconds
     plain = {
@@ -87,6 +96,7 @@ def write_request(request: Mapping[str, Any], *, connection: Connection) -> str:
         _check_json(name, value)
     text = json.dumps(request, ensure_ascii=False, separators=(",", ":"))
     _check_data_is_in_s3(request.get(contract.DATA), data_bucket=connection.data_bucket)
+    _check_max_runtime(request.get(contract.MAX_RUNTIME_SECONDS), most=connection.max_runtime_seconds)
     problems = contract.check_request(
         json.loads(text),
         fleets=connection.fleets,
@@ -118,11 +128,38 @@ def check_data_exists(data: Mapping[str, str], *, s3: S3Client) -> None:
         except s3.exceptions.NoSuchBucket as error:
             raise InvalidInput(f"'data.{channel}' is in a bucket that does not exist: {uri}") from error
         except s3.exceptions.ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "AccessDenied":
+            if code_of(error) not in DENIED:
                 raise
             continue
         if not there:
             raise InvalidInput(f"'data.{channel}' is empty: {uri} holds no object")
+
+
+def check_checkpoint_exists(run: str, *, bucket: str, s3: S3Client) -> None:
+    """
+    Look for anything that another run left to begin with, before nodes are paid for that would find nothing.
+
+    Whether it can be used, the nodes find out; who may not list the bucket leaves all of it to them.
+
+    Args:
+        run: Name of the run that is to be resumed.
+        bucket: The model bucket.
+        s3: Client to list with.
+
+    Raises:
+        InvalidInput: If there is no checkpoint of that run.
+    """
+    prefix = contract.checkpoint_prefix(run)
+    try:
+        found = s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    except s3.exceptions.ClientError as error:
+        if error.response.get("Error", {}).get("Code") != "AccessDenied":
+            raise
+        return
+    if not found.get("Contents"):
+        raise InvalidInput(
+            f"'resume_from' must be a run that left a checkpoint, got '{run}': s3://{bucket}/{prefix} is empty"
+        )
 
 
 def _holds_a_file(s3: S3Client, *, bucket: str, key: str) -> bool:
@@ -143,6 +180,8 @@ def _holds_a_file(s3: S3Client, *, bucket: str, key: str) -> bool:
 
 
 def _check_json(name: str, value: object) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInput(f"'{name}' must be a finite number, got {value}")
     try:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -151,8 +190,19 @@ def _check_json(name: str, value: object) -> None:
 
 def _check_data_is_in_s3(data: object, *, data_bucket: str) -> None:
     for channel, address in data.items() if isinstance(data, dict) else ():
-        if isinstance(address, str) and "://" not in address:
-            raise InvalidInput(
-                f"'data.{channel}' must be in S3, got the local path '{address}': copy it there, for example with "
-                f"aws s3 cp --recursive {address} s3://{data_bucket}/data/{channel}/"
-            )
+        if not isinstance(address, str) or "://" in address:
+            continue
+        if not address or not Path(address).exists():  # a slip of the fingers, such as s3:/bucket/folder
+            raise InvalidInput(f"'data.{channel}' must be an address like s3://bucket/folder/, got '{address}'")
+        raise InvalidInput(
+            f"'data.{channel}' must be in S3, got the local path '{address}': copy it there, for example with "
+            f"aws s3 cp --recursive {address} s3://{data_bucket}/data/{channel}/"
+        )
+
+
+def _check_max_runtime(seconds: object, *, most: int) -> None:
+    """Say it in the user's words: nobody types a time in seconds."""
+    if isinstance(seconds, int | float) and not 1 <= seconds <= most:
+        raise InvalidInput(
+            f"'max_runtime' must be 1 s to {duration(most)}, which is this training's limit, got {duration(seconds)}"
+        )

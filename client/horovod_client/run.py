@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,7 @@ from horovod_client.look import describe_execution, model_uri, read_status
 from horovod_client.model import checked_target, download_model
 from horovod_client.patience import PATIENCE_SECONDS, keep_trying
 from horovod_client.spend import spend_of_receipt
-from horovod_client.status import RunStatus, Spend, is_over
+from horovod_client.status import FAILED, RunStatus, Spend, is_over
 from horovod_node import contract
 
 if TYPE_CHECKING:
@@ -106,10 +106,14 @@ class Run:
         """
         Ask Step Functions for the state and the ledger for the rest; while nodes are awaited, Auto Scaling, too.
 
+        What an ended run cost is its receipt's word: what the ledger saw of the nodes ends before the nodes do.
+
         Raises:
             RunNotFound: If the training has no such run.
         """
-        return read_status(self.name, connection=self.connection, clients=self.clients, now=time.time())
+        status = read_status(self.name, connection=self.connection, clients=self.clients, now=time.time())
+        final = self._final_spend() if status.ended else None
+        return status if final is None else replace(status, spend=final)
 
     def wait(
         self,
@@ -214,11 +218,7 @@ class Run:
         Raises:
             RunNotFound: If the training has no such run.
         """
-        try:
-            costs = self.receipt().get("cost") or {}
-        except ReceiptNotFound:
-            costs = {}
-        return spend_of_receipt(costs) or self.status().spend
+        return self._final_spend() or self.status().spend
 
     def receipt(self) -> dict[str, Any]:
         """
@@ -226,12 +226,13 @@ class Run:
 
         Raises:
             ReceiptNotFound: If it is not there: it is written when the run ends.
+            RunNotFound: If the training has no such run.
         """
         s3 = self.clients.s3
         try:
             answer = s3.get_object(Bucket=self.connection.model_bucket, Key=contract.receipt_key(self.name))
         except s3.exceptions.NoSuchKey as error:
-            raise ReceiptNotFound(f"run '{self.name}' has no receipt: it is written when the run ends") from error
+            raise ReceiptNotFound(f"run '{self.name}' has no receipt: {_why_none(self._state())}") from error
         receipt: dict[str, Any] = json.loads(answer["Body"].read())
         return receipt
 
@@ -251,6 +252,13 @@ class Run:
             raise RunEnded(f"run '{self.name}' has ended: {state}")
         self.clients.stepfunctions.stop_execution(executionArn=self.execution_arn, error=STOPPED_ERROR, cause=cause)
 
+    def _final_spend(self) -> Spend | None:
+        try:
+            return spend_of_receipt(self.receipt().get("cost") or {})
+        # Who may look at a run may not be allowed to read the bucket; the status is told without.
+        except (ReceiptNotFound, self.clients.s3.exceptions.ClientError):
+            return None
+
     def _lines(self, logs: RunLogs) -> Iterator[LogLine]:
         yield from logs.new_lines()
         if not logs.found:
@@ -258,3 +266,12 @@ class Run:
 
     def _state(self) -> str:
         return describe_execution(self.name, connection=self.connection, clients=self.clients)["status"]
+
+
+def _why_none(state: str) -> str:
+    """Tell why a run whose execution is in *state* has no receipt."""
+    if not is_over(state):
+        return "it still runs, and writes it when it ends"
+    if state == FAILED:  # before the request was accepted, or so that not even that was possible
+        return "it ended without one"
+    return "it ended, and the clean-up writes it once its nodes are gone"

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from os import PathLike, fspath
@@ -45,8 +46,8 @@ def package_source(entry_point: str | PathLike[str], *, source_dir: str | PathLi
         source_dir: Folder to package, without what its `.gitignore` names. Default: the script alone.
 
     Raises:
-        InvalidInput: If the script or a file of the folder cannot be read, or the folder is larger than
-            `SOURCE_LIMIT_BYTES`.
+        InvalidInput: If the script or a file of the folder cannot be read, the script is not Python, or the folder is
+            larger than `SOURCE_LIMIT_BYTES`.
     """
     try:
         if source_dir is None:
@@ -62,6 +63,7 @@ def package_source(entry_point: str | PathLike[str], *, source_dir: str | PathLi
             name = str(PurePosixPath(Path(entry_point).as_posix()))
             _check_entry_point(name, folder=folder, packaged=files)
         _check_size(files)
+        _check_syntax(name, files[name].read_bytes())
         archive = _tar((name, path) for name, path in sorted(files.items()))
     except OSError as error:
         raise InvalidInput(f"cannot read '{error.filename or fspath(entry_point)}': {error.strerror}") from error
@@ -78,6 +80,17 @@ def _check_entry_point(name: str, *, folder: Path, packaged: Iterable[str]) -> N
             f"'entry_point' must be packaged, but a {IGNORE_FILE} ignores it or it is outside '{folder}', got '{name}'"
         )
     raise InvalidInput(f"'entry_point' must be a file in 'source_dir' ('{folder}'), got '{name}'")
+
+
+def _check_syntax(name: str, code: bytes) -> None:
+    """Find here what would otherwise be found when the nodes have been started: the script is compiled, not run."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # those of the script are told where it runs
+            compile(code, name, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        line = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise InvalidInput(f"'entry_point' must be Python, but '{name}' has an error{line}: {reason}") from error
 
 
 def _check_size(files: dict[str, Path]) -> None:

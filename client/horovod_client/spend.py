@@ -7,30 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from horovod_client.ledger_items import Item, RunItems, json_of, number_of, text_of
+from horovod_client.prices import Price, price_of
 from horovod_client.status import Spend
 from horovod_node import contract
 
 SILENT_SECONDS: Final = 120
 """A node that was not seen for this long is not there any more, and its bill ended when it was seen last."""
 HOUR: Final = 3600
-
-
-@dataclass(frozen=True, kw_only=True)
-class Price:
-    """
-    What an instance costs.
-
-    Args:
-        instance_type: Such as `g5.xlarge`.
-        market: `spot` or `on-demand`.
-        zone: Such as `eu-west-1a`; '' for all of them.
-        usd: US dollars an hour.
-    """
-
-    instance_type: str
-    market: str
-    zone: str
-    usd: float
 
 
 def prices_of(run: Item) -> tuple[Price, ...]:
@@ -45,26 +28,6 @@ def prices_of(run: Item) -> tuple[Price, ...]:
         )
         for row in rows
     )
-
-
-def price_of(prices: Iterable[Price], *, instance_type: str, market: str, zone: str) -> float | None:
-    """
-    Find what an instance costs an hour in US dollars; None if nothing is known of its type.
-
-    Args:
-        prices: Those of the run.
-        instance_type: Its type.
-        market: `spot` or `on-demand`; '' while it is not known, which counts as the dearest.
-        zone: Its zone. Where no price of the zone is known, the dearest one of the market counts, then On-Demand;
-            never Spot for what is On-Demand.
-    """
-    of_type = [price for price in prices if price.instance_type == instance_type]
-    of_market = [price for price in of_type if price.market == market]
-    listed = [price for price in of_type if price.market == contract.ON_DEMAND or not market]
-    for rows in ([price for price in of_market if price.zone in (zone, "")], of_market, listed):
-        if rows:
-            return max(price.usd for price in rows)
-    return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,8 @@ from horovod_client.capacity import CapacitySearch, LostAttempt
 RUNNING: Final = "RUNNING"
 PENDING_REDRIVE: Final = "PENDING_REDRIVE"
 SUCCEEDED: Final = "SUCCEEDED"
+FAILED: Final = "FAILED"
+"""It ended by its own state machine, which any other end did not."""
 
 # What a run is at, finer than the ledger's stages; the order is that of a run.
 PHASE_QUEUE: Final = "queue"
@@ -194,6 +197,12 @@ class RunStatus:
     nodes: tuple[NodeStatus, ...] = ()
     progress: TrainingProgress | None = None
     spend: Spend | None = None
+
+    def __str__(self) -> str:
+        """Write it in one line, for who prints it; its fields are what programs read."""
+        from horovod_client.describe import describe_run
+
+        return describe_run(self, now=time.time())
 
     @property
     def ended(self) -> bool:

@@ -27,10 +27,23 @@ def explain_waiting(status: RunStatus, *, now: float) -> str | None:
     if status.ended:
         return None
     if status.phase == PHASE_QUEUE:
-        return f"waiting for a fleet: {', '.join(_queue(status, now=now))}"
+        return explain_queue(status, now=now)
     if status.stage in STARTING:
         return "; ".join(_start(status, now=now))
     return None
+
+
+def explain_queue(status: RunStatus, *, now: float | None = None) -> str | None:
+    """
+    Say what a run waits for in the queue: its place, and who holds the fleet; None when it does not wait there.
+
+    Args:
+        status: What the run is doing.
+        now: Epoch seconds, to tell since when. Default: that is left out, as lines are printed when they change.
+    """
+    if status.ended or status.phase != PHASE_QUEUE:
+        return None
+    return f"waiting for a fleet: {', '.join(_queue(status, now=now))}"
 
 
 def duration(seconds: float) -> str:
@@ -47,7 +60,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _queue(status: RunStatus, *, now: float) -> list[str]:
+def _queue(status: RunStatus, *, now: float | None) -> list[str]:
     facts = []
     if status.place is not None:
         facts.append("next in the line" if status.place == 1 else f"place {status.place} in the line")
@@ -56,8 +69,10 @@ def _queue(status: RunStatus, *, now: float) -> list[str]:
             contract.CLEAN_UP: "the clean-up of the run before",
             contract.REAPER: "the reaper, which empties it",
         }.get(holder.run, f"run {holder.run}")
-        since = "" if holder.since is None else f" for {duration(now - holder.since)}"
-        facts.append(f"{who} has held {holder.fleet}{since}")
+        if now is None or holder.since is None:
+            facts.append(f"{who} holds {holder.fleet}")
+        else:
+            facts.append(f"{who} has held {holder.fleet} for {duration(now - holder.since)}")
     return facts or ["its turn comes as soon as one is free"]
 
 

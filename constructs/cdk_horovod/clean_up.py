@@ -16,6 +16,7 @@ from cdk_horovod.executions import executions_of, permit_workflow
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow.clean_up import clean_up_definition
 from cdk_horovod.workflow.limits import RunLimits
+from cdk_horovod.workflow_machine import workflow_machine
 
 ENDED_WITHOUT_SUCCESS = ("ABORTED", "FAILED", "TIMED_OUT")
 
@@ -52,25 +53,20 @@ class CleanUp(Construct):
         log_group: logs.ILogGroup,
     ) -> None:
         super().__init__(scope, id)
-        self.state_machine = sfn.StateMachine(
+        self.state_machine = workflow_machine(
             self,
-            "StateMachine",
-            query_language=sfn.QueryLanguage.JSONATA,
-            definition_body=sfn.DefinitionBody.from_chainable(
-                clean_up_definition(
-                    self,
-                    engine=engine,
-                    bucket=bucket,
-                    ledger=ledger,
-                    queue=queue,
-                    limits=limits,
-                    executions=[f"{executions_of(training)}:*"],
-                )
+            definition=clean_up_definition(
+                self,
+                engine=engine,
+                bucket=bucket,
+                ledger=ledger,
+                queue=queue,
+                limits=limits,
+                executions=[f"{executions_of(training)}:*"],
             ),
             # Nodes that do not go for so long are a case for a person: the alarm calls one.
             timeout=Duration.hours(6),
-            tracing_enabled=True,
-            logs=sfn.LogOptions(destination=log_group, level=sfn.LogLevel.ALL, include_execution_data=False),
+            log_group=log_group,
         )
         permit_workflow(self.state_machine, reads=[training])
         self.rule = events.Rule(

@@ -9,7 +9,7 @@
 #   - no valid lease of its run was seen for CDK_HOROVOD_LEASE_SECONDS; a ledger that does not answer shows none;
 #   - the time `ends_by` of the lease has come: the run's hard maximum;
 #   - the time `ceiling_at` of the run has come: it has cost what it may.
-# Names of items and attributes are those of horovod_node/contract.py.
+# Names of items and attributes are those of horovod_node.contract.
 set -u
 
 say() {

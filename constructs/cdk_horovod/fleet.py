@@ -10,11 +10,11 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
-from cdk_horovod.acknowledgements import acknowledge
 from cdk_horovod.capacity import GpuCapacity
 from cdk_horovod.capacity_plan import CapacityPlan, FleetPlace, PlannedAttempt, plan_attempts
 from cdk_horovod.capacity_reservation import CapacityReservation
 from cdk_horovod.efa import EFA_ENVIRONMENT, common_efa_interfaces, network_interfaces, warn_of_unused_adapters
+from cdk_horovod.scaling_group import scaling_group
 from cdk_horovod.volume_key import let_auto_scaling_use
 from cdk_horovod.zones import refuse_public_subnets, select_subnets, zones_of
 from horovod_node import contract
@@ -220,7 +220,18 @@ class GpuFleet(Construct):
             self._add_adapters(adapters)
         else:
             warn_of_unused_adapters(self, capacity.instance_types)
-        self.auto_scaling_group = self._group(vpc, vpc_subnets)
+        if self.is_block:
+            self._take_block()
+        self.auto_scaling_group = scaling_group(
+            self,
+            vpc=vpc,
+            vpc_subnets=vpc_subnets,
+            launch_template=self.launch_template,
+            capacity=capacity,
+            max_capacity=self.max_gpus // self.gpus_of_a_unit,
+            spot=spot,
+            reservation=capacity_reservation,
+        )
 
     @property
     def fleet_id(self) -> str:
@@ -334,57 +345,9 @@ class GpuFleet(Construct):
     def _cluster_placement_group(self) -> ec2.PlacementGroup:
         return ec2.PlacementGroup(self, "PlacementGroup", strategy=ec2.PlacementGroupStrategy.CLUSTER)
 
-    def _group(self, vpc: ec2.IVpc, vpc_subnets: ec2.SubnetSelection | None) -> autoscaling.AutoScalingGroup:
-        group = autoscaling.AutoScalingGroup(
-            self,
-            "Group",
-            vpc=vpc,
-            vpc_subnets=vpc_subnets,
-            min_capacity=0,
-            max_capacity=self.max_gpus // self.gpus_of_a_unit,
-            group_metrics=[autoscaling.GroupMetrics.all()],
-            mixed_instances_policy=autoscaling.MixedInstancesPolicy(
-                launch_template=self.launch_template,
-                launch_template_overrides=[
-                    autoscaling.LaunchTemplateOverrides(
-                        instance_type=ec2.InstanceType(row.name), weighted_capacity=row.gpus
-                    )
-                    for row in self.capacity.instance_types
-                ],
-                instances_distribution=autoscaling.InstancesDistribution(
-                    on_demand_base_capacity=self.on_demand_base_gpus,
-                    on_demand_percentage_above_base_capacity=0 if self.spot else 100,
-                    on_demand_allocation_strategy=autoscaling.OnDemandAllocationStrategy.LOWEST_PRICE,
-                    spot_allocation_strategy=autoscaling.SpotAllocationStrategy.PRICE_CAPACITY_OPTIMIZED,
-                ),
-            ),
-        )
-        # cdk-nag 3.0.2's rule EC26 (encrypted volumes) reads the group's own launch template, and throws when a
-        # mixed-instances policy holds it instead. It is shown the launch template there, too; what is deployed does
-        # not change.
-        cfn_group = cast("autoscaling.CfnAutoScalingGroup", group.node.default_child)
-        cfn_group.launch_template = autoscaling.CfnAutoScalingGroup.LaunchTemplateSpecificationProperty(
-            launch_template_id=self.launch_template.launch_template_id,
-            version=self.launch_template.version_number,
-        )
-        reservation = self.capacity_reservation
-        if reservation is not None and reservation.is_block:
-            # Auto Scaling User Guide, "Use Capacity Blocks for machine learning workloads": no mixed instances groups.
-            cfn_group.add_property_deletion_override("MixedInstancesPolicy")
-            self._take(reservation)
-        else:
-            cfn_group.add_property_deletion_override("LaunchTemplate")
-        if reservation is not None and not reservation.is_block:
-            cfn_group.capacity_reservation_specification = reservation.group_specification()
-        acknowledge(
-            group,
-            rule="AS3",
-            reason="Each run reads its fleet's scaling activities and records them; a topic would have no reader.",
-        )
-        return group
-
-    def _take(self, block: CapacityReservation) -> None:
-        data = {"InstanceType": self.capacity.instance_types[0].name, **block.template_data()}
+    def _take_block(self) -> None:
+        assert self.capacity_reservation is not None
+        data = {"InstanceType": self.capacity.instance_types[0].name, **self.capacity_reservation.template_data()}
         for name, value in data.items():
             self._cfn_launch_template.add_property_override(f"LaunchTemplateData.{name}", value)
 

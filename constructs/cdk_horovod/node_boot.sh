@@ -127,7 +127,7 @@ metadata() {
   curl --silent --fail --noproxy '*' --max-time 2 "${@:2}" "http://169.254.169.254/latest/$1"
 }
 
-# Tells people that this machine pulls the image, for no agent can yet: the item `boot_key` of horovod_node/contract.py.
+# Tells people that this machine pulls the image, for no agent can yet: the item `boot_key` of horovod_node.contract.
 give_sign() {
   local run token instance_type zone item
   run=$(timeout 20 aws dynamodb get-item --region "$region" --consistent-read --table-name '@LEDGER_TABLE@' \

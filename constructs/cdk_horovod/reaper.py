@@ -15,6 +15,7 @@ from cdk_horovod.engines import EngineConfig
 from cdk_horovod.executions import executions_of, permit_workflow
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow import reaper as workflow
+from cdk_horovod.workflow_machine import workflow_machine
 from horovod_node import contract
 
 
@@ -64,27 +65,22 @@ class Reaper(Construct):
         self._training = training.state_machine_name
         self._interval = interval
         runs = f"{executions_of(training)}:"
-        self.state_machine = sfn.StateMachine(
+        self.state_machine = workflow_machine(
             self,
-            "StateMachine",
-            state_machine_type=sfn.StateMachineType.EXPRESS,
-            query_language=sfn.QueryLanguage.JSONATA,
-            definition_body=sfn.DefinitionBody.from_chainable(
-                workflow.reaper_definition(
-                    self,
-                    engine=engine,
-                    bucket=bucket,
-                    ledger=ledger,
-                    queue=queue,
-                    runs=runs,
-                    executions=[f"{runs}*", f"{executions_of(clean_up)}:*"],
-                    training=self._training,
-                )
+            kind=sfn.StateMachineType.EXPRESS,
+            definition=workflow.reaper_definition(
+                self,
+                engine=engine,
+                bucket=bucket,
+                ledger=ledger,
+                queue=queue,
+                runs=runs,
+                executions=[f"{runs}*", f"{executions_of(clean_up)}:*"],
+                training=self._training,
             ),
             # An Express execution's own limit, and less than the reaper's hold on a fleet.
             timeout=Duration.minutes(5),
-            tracing_enabled=True,
-            logs=sfn.LogOptions(destination=log_group, level=sfn.LogLevel.ALL, include_execution_data=False),
+            log_group=log_group,
         )
         self.state_machine.add_to_role_policy(workflow.permit_reports())
         permit_workflow(self.state_machine, reads=[training, clean_up])

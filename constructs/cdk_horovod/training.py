@@ -10,22 +10,22 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
-from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.acknowledgements import acknowledge_objects
 from cdk_horovod.clean_up import CleanUp
-from cdk_horovod.engines import EngineTarget, FleetConfig, IEngine
+from cdk_horovod.engines import EngineTarget, IEngine
 from cdk_horovod.executions import accept_executions, executions_of, permit_workflow
 from cdk_horovod.image import TrainingImage
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.node_metrics import node_metric
+from cdk_horovod.node_permissions import permit_nodes
 from cdk_horovod.reading import permit_reading
 from cdk_horovod.reaper import Reaper
 from cdk_horovod.storage import ITrainingStorage
 from cdk_horovod.workflow.definition import run_definition
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.search import longest_forming
+from cdk_horovod.workflow_machine import workflow_machine
 from horovod_node import contract
 
 
@@ -52,7 +52,8 @@ class HorovodTraining(Construct):
             under its time limit and says so. Default: no ceiling but the one that a request asks for.
         on_demand_prices:
             Instance type to USD an hour. Default: the Price List API is asked, which answers in us-east-1,
-            eu-central-1 and ap-south-1 only. Spot prices are always looked up.
+            eu-central-1 and ap-south-1; in other Regions a run's client asks for it and brings the prices along. With
+            prices that are given here *max_cost_usd* holds against submitters, too. Spot prices are always looked up.
         queue_timeout: Longest wait for a fleet. Default: 24 hours.
         launch_timeout: The first node must be there this long after the start. Default: 15 minutes.
         start_timeout:
@@ -134,6 +135,7 @@ class HorovodTraining(Construct):
         )
         self._storage = storage
         self._max_cost_usd = max_cost_usd
+        self._priced_types = sorted(prices)
         self.ledger = ledger or Ledger(self, "Ledger", removal_policy=removal_policy)
         self.node_log_group = logs.LogGroup(
             self, "NodeLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
@@ -150,33 +152,23 @@ class HorovodTraining(Construct):
             lease_timeout=self.limits.lease_timeout,
         )
         self.engine = engine.bind(self, target)
-        self.state_machine = sfn.StateMachine(
+        self.state_machine = workflow_machine(
             self,
-            "StateMachine",
-            query_language=sfn.QueryLanguage.JSONATA,
-            definition_body=sfn.DefinitionBody.from_chainable(
-                run_definition(
-                    self,
-                    engine=self.engine,
-                    storage=storage,
-                    readable=readable,
-                    ledger=self.ledger,
-                    queue=self.queue,
-                    limits=self.limits,
-                    max_cost_usd=max_cost_usd,
-                    max_restarts=max_restarts,
-                    keep_checkpoints=keep_checkpoints,
-                    on_demand_prices=prices,
-                )
+            definition=run_definition(
+                self,
+                engine=self.engine,
+                storage=storage,
+                readable=readable,
+                ledger=self.ledger,
+                queue=self.queue,
+                limits=self.limits,
+                max_cost_usd=max_cost_usd,
+                max_restarts=max_restarts,
+                keep_checkpoints=keep_checkpoints,
+                on_demand_prices=prices,
             ),
             timeout=self.limits.execution_timeout(forming=longest_forming(self.engine.fleets, limits=self.limits)),
-            tracing_enabled=True,
-            logs=sfn.LogOptions(
-                destination=self.workflow_log_group,
-                level=sfn.LogLevel.ALL,
-                # Task tokens are credentials: they stay out of the log.
-                include_execution_data=False,
-            ),
+            log_group=self.workflow_log_group,
         )
         self.clean_up = CleanUp(
             self,
@@ -203,7 +195,15 @@ class HorovodTraining(Construct):
         )
         self._permit_the_workflow()
         for fleet in self.engine.fleets:
-            self._permit_the_nodes(fleet, readable)
+            permit_nodes(
+                self,
+                fleet=fleet,
+                machine=self.state_machine,
+                ledger=self.ledger,
+                storage=storage,
+                data_buckets=data_buckets,
+                log_group=self.node_log_group,
+            )
         self._connection = CfnOutput(
             self, "Connection", description=contract.CONNECTION_DESCRIPTION, value=self._connection_json()
         )
@@ -320,44 +320,6 @@ class HorovodTraining(Construct):
             self.state_machine.add_to_role_policy(statement)
         permit_workflow(self.state_machine)
 
-    def _permit_the_nodes(self, fleet: FleetConfig, readable: Sequence[s3.IBucket]) -> None:
-        # A policy of its own: in the role's default policy the state machine's ARN would close a circle (state machine,
-        # group, launch template, role policy, state machine) that CloudFormation cannot deploy.
-        role = fleet.node_role
-        policy = iam.Policy(self, f"NodePolicy{fleet.id}", roles=[role])
-        policy.add_statements(
-            iam.PolicyStatement(
-                actions=["states:SendTaskSuccess", "states:SendTaskFailure", "states:SendTaskHeartbeat"],
-                resources=[self.state_machine.state_machine_arn],
-            ),
-            iam.PolicyStatement(
-                actions=["logs:CreateLogStream", "logs:PutLogEvents"], resources=[self.node_log_group.log_group_arn]
-            ),
-            # The dead-man's switch: a node may take itself out of its own group, and lower its capacity with it.
-            iam.PolicyStatement(
-                actions=["autoscaling:TerminateInstanceInAutoScalingGroup"], resources=[fleet.group_arn]
-            ),
-        )
-        self.ledger.grant_node(role, fleet=fleet.id)
-        self._storage.grant_read_data(role)
-        self._storage.grant_write_models(role)
-        self._storage.grant_mirror_checkpoints(role)
-        self._storage.grant_mirror_tensorboard(role)
-        for bucket in readable[1:]:
-            role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[bucket.bucket_arn]))
-            role.add_to_principal_policy(
-                iam.PolicyStatement(actions=["s3:GetObject"], resources=[bucket.arn_for_objects("*")])
-            )
-            if bucket.encryption_key is not None:
-                bucket.encryption_key.grant_decrypt(role)
-            acknowledge_objects(
-                role,
-                owner=bucket,
-                arn=bucket.bucket_arn,
-                path="/*",
-                reason="A request names the prefixes that it reads, so every object of a data bucket must be readable.",
-            )
-
     def _connection_json(self) -> str:
         ceiling = {} if self._max_cost_usd is None else {contract.CONNECTION_MAX_COST_USD: self._max_cost_usd}
         return Stack.of(self).to_json_string(
@@ -369,6 +331,7 @@ class HorovodTraining(Construct):
                 contract.CONNECTION_LEDGER_TABLE: self.ledger.table.table_name,
                 contract.CONNECTION_QUEUE: self.queue,
                 contract.CONNECTION_LOG_GROUP: self.node_log_group.log_group_name,
+                contract.CONNECTION_PRICED_TYPES: self._priced_types,
                 contract.CONNECTION_FLEETS: [
                     {
                         contract.CONNECTION_FLEET: fleet.id,

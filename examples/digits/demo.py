@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from horovod_client import ReceiptNotFound, Run, TrainingClient
+from horovod_client.clients import pricing_region
 from horovod_local import LocalCloud
 from horovod_node import contract
 
@@ -98,7 +99,9 @@ def steps_of(run: Run) -> int:
 def find_training(cloud: LocalCloud) -> TrainingClient:
     """Connect to the deployed stack as an ML engineer's notebook does."""
     services = ("cloudformation", "stepfunctions", "s3", "dynamodb", "autoscaling", "logs")
-    return TrainingClient.from_stack("Training", **{service: cloud.client(service) for service in services})
+    clients = {service: cloud.client(service) for service in services}
+    pricing = cloud.client("pricing", region=pricing_region(cloud.region))
+    return TrainingClient.from_stack("Training", pricing=pricing, **clients)
 
 
 def stop_in_the_middle(cloud: LocalCloud, *, data: str) -> None:

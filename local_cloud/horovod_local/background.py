@@ -48,6 +48,7 @@ class BackgroundCloud:
         pid: Of its keeper.
         started_at: Epoch seconds.
         home: Folder with the server's log and the instances' files.
+        node_python: Interpreter of its nodes.
     """
 
     endpoint: str
@@ -56,6 +57,7 @@ class BackgroundCloud:
     pid: int
     started_at: float
     home: str
+    node_python: str
 
     def client(self, service: str, *, region: str | None = None) -> Any:
         """Make a boto3 client of *service* that talks to this cloud and to nothing else."""
@@ -179,6 +181,7 @@ def keep(folder: Path, *, region: str, node_python: str) -> None:
                 pid=os.getpid(),
                 started_at=time.time(),
                 home=str(home),
+                node_python=node_python,
             )
             partial = state.with_suffix(".partial")
             partial.write_text(json.dumps(asdict(kept)), encoding="utf-8")

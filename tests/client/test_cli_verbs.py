@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import boto3
 import pytest
 from click.testing import CliRunner
 
-from horovod_client import TrainingClient
+from horovod_client import Run, TrainingClient
 from horovod_client.cli import PROGRAM, VERBS, commands, main
 from horovod_client.cli.completing import complete_run
 from horovod_client.cli.ls import ls
@@ -53,6 +55,10 @@ def test_lists_runs(account: Account, client: TrainingClient, script: Path, caps
     assert row.split()[:3] == ["verbs-listed", "RUNNING", "training"]
     (listed,) = json.loads("\n".join(document))
     assert (listed["name"], listed["stage"]) == ("verbs-listed", "training")
+    # AND a run that is over has an end and no stage
+    Run.from_id("verbs-listed", client=client).stop()
+    assert main(["ls", "--limit", "1"]) == 0
+    assert "training" not in capsys.readouterr().out.splitlines()[1]
     # AND a shell completes its name
     offered = complete_run(ls.make_context("ls", []), ls.params[0], "verbs-li")
     assert [item.value for item in offered] == ["verbs-listed"]
@@ -88,6 +94,13 @@ def test_prints_logs_of_whom_the_user_names(
         ["i-1 agent: i-1 leads"],
     ]
     assert [json.loads(line)["text"] for line in shown[4]] == ["loss 0.5"]
+    # AND who names a rank that there is not is told so, where a program does not read
+    assert main(["logs", run.name, "--rank", "9"]) == 0
+    assert capsys.readouterr() == (
+        "",
+        "cdk-horovod: run 'verbs-logs' has printed no line of rank 9: --all shows every rank, --agent the nodes' "
+        "agents, --follow waits for more\n",
+    )
 
 
 def test_downloads_a_model(
@@ -104,10 +117,17 @@ def test_downloads_a_model(
     key = contract.model_key(run.name)
     account.s3.put_object(Bucket=client.connection.model_bucket, Key=key, Body=packed.getvalue())
     # WHEN
-    codes = [main(["download", run.name, str(tmp_path / "model")]), main(["download", "verbs-nothing"])]
+    codes = [
+        main(["download", run.name, str(tmp_path / "model")]),
+        main(["download", "verbs-nothing"]),
+        main(["download", run.name, "/proc/nowhere/model"]),
+    ]
     # THEN
     captured = capsys.readouterr()
-    assert codes == [0, 2]
+    assert codes == [0, 2, 2]
+    assert captured.err.splitlines()[1] == (
+        "cdk-horovod: cannot write to '/proc/nowhere': No such file or directory: name another folder"
+    )
     assert captured.out.strip() == str(tmp_path / "model")
     assert (tmp_path / "model" / "weights").read_bytes() == b"abc"
     assert captured.err.startswith("cdk-horovod: ")
@@ -128,6 +148,47 @@ def test_brings_what_tensorboard_shows(client: TrainingClient, account: Account,
     assert counted == [1, 1]
     assert (tmp_path / "board" / "train" / "events").read_bytes() == b"12"
     assert not [file for file in tmp_path.rglob("escaped*") if file.is_file()]
+
+
+def test_says_that_there_is_nothing_for_tensorboard(
+    client: TrainingClient,
+    script: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A run that is over and wrote nothing has nothing to wait for: no server is started."""
+    # GIVEN
+    program = tmp_path / "tensorboard"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    client.fit(script, gpus=4, name="verbs-board-none").stop()
+    # WHEN
+    code = main(["tensorboard", "verbs-board-none"])
+    # THEN
+    assert (code, *capsys.readouterr()) == (
+        2,
+        "",
+        "cdk-horovod: run 'verbs-board-none' left nothing for TensorBoard: a script writes it, on rank 0, into the "
+        "folder SM_TENSORBOARD_DIR\n",
+    )
+
+
+def test_says_its_version_and_what_to_look_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` and `-h` are there; a slip of the fingers is answered with where the words are."""
+    # WHEN
+    codes = [main(["--version"]), main(["ls", "-h"])]
+    told = capsys.readouterr().out
+    codes += [main(["trian"]), main(["train", "--gpus", "2"]), main(["local", "nosuch"])]
+    # THEN
+    assert codes == [0, 0, 2, 2, 2]
+    assert told.startswith(f"cdk-horovod {version('cdk-horovod')}\nUsage: cdk-horovod ls ")
+    assert capsys.readouterr().err.splitlines() == [
+        "cdk-horovod: No such command 'trian': see cdk-horovod --help",
+        "cdk-horovod: Missing argument 'SCRIPT': see cdk-horovod train --help",
+        "cdk-horovod: No such command 'nosuch': see cdk-horovod local --help",
+    ]
 
 
 def test_prints_a_script_for_the_shell(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,9 @@ def test_knows_every_fleet_and_may_have_no_ceiling() -> None:
         Fleet(id="Big", max_gpus=64, gpu_step=8, group="b", types={"p4d.24xlarge": 8}),
         Fleet(id="Small", max_gpus=4, gpu_step=1, group="s", types={"g5.xlarge": 1}),
     )
-    assert connection.max_cost_usd is None
+    assert (connection.max_cost_usd, connection.priced_types) == (None, None)
+    priced = Connection.from_json(json.dumps({**values, "priced_types": ["g5.xlarge"]})).priced_types
+    assert priced == {"g5.xlarge"}
 
 
 def test_has_one_field_for_each_key_of_the_contract() -> None:

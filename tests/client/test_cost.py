@@ -142,7 +142,7 @@ def test_tells_what_a_run_has_cost_so_far(
         ),
         (["a-run", "--hours", "4"], "'--hours' goes with '--gpus': a RUN has its own time"),
         (["--gpus", "3"], "'gpus' must be a multiple of 4 up to 16, got 3"),
-        (["no-such-run"], "there is no run 'no-such-run' (Step Functions forgets runs after 90 days)"),
+        (["never"], "there is no run 'never' of the last 90 days: cdk-horovod ls shows those that there are"),
     ],
 )
 def test_refuses_in_one_sentence(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,11 @@ from training_account import Account
 
 def test_starts_the_run_that_was_asked_for(account: Account, client: TrainingClient, script: Path, data: str) -> None:
     """Every argument arrives in the execution's input, and the code in the data bucket, before the run is started."""
+    # GIVEN
+    account.s3.put_object(
+        Bucket=client.connection.model_bucket, Key=f"{contract.checkpoint_prefix('digits-before')}1/0/manifest.json"
+    )
+
     # WHEN
     run = client.fit(
         script,
@@ -157,27 +162,39 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
         ({"gpus": 20}, "'gpus' must be a multiple of 4 up to 16, got 20"),
         ({"gpus": 6}, "'gpus' must be a multiple of 4 up to 16, got 6"),
         ({"gpus": "4"}, "'gpus' must be a whole number, got 4"),
-        ({"gpus": 0, "max_runtime": timedelta(0)}, "'gpus' must be at least 1, got 0; 'max_runtime_seconds' must be"),
+        ({"gpus": 0, "max_runtime": timedelta(0)}, "'max_runtime' must be 1 s to 24 h 0 min, which is"),
+        (
+            {"gpus": 0, "max_restarts": 21},
+            "'gpus' must be at least 1, got 0; 'max_restarts' must be at most 20, got 21",
+        ),
         ({"max_runtime": timedelta(seconds=1.5)}, "'max_runtime_seconds' must be a whole number, got 1.5"),
-        ({"max_runtime": timedelta(days=2)}, "'max_runtime_seconds' must be at most 86400, got 172800"),
+        ({"max_runtime": timedelta(days=2)}, "'max_runtime' must be 1 s to 24 h 0 min, which is this training's limit"),
         ({"min_gpus": 8}, "'min_gpus' must be at most 'gpus', which is 4, got 8"),
         ({"max_restarts": 21}, "'max_restarts' must be at most 20, got 21"),
         ({"resume_from": "no run"}, "'resume_from' must be a run's name, got no run"),
+        ({"resume_from": "never"}, "'resume_from' must be a run that left a checkpoint, got 'never': s3://"),
         ({"max_cost_usd": 0}, "'max_cost_usd' must be more than 0, got 0"),
         ({"max_cost_usd": 500.5}, "'max_cost_usd' must be at most 500, got 500.5"),
         ({"max_cost_usd": "5"}, "'max_cost_usd' must be a number, got 5"),
-        ({"max_cost_usd": float("inf")}, "'max_cost_usd' cannot be written as JSON: Out of range float"),
+        ({"max_cost_usd": float("inf")}, "'max_cost_usd' must be a finite number, got inf"),
         ({"hyperparameters": [1]}, r"'hyperparameters' must be an object, got \[1\]"),
         ({"hyperparameters": {"a": float("nan")}}, "'hyperparameters' cannot be written as JSON: Out of range float"),
         ({"hyperparameters": {"a": {1, 2}}}, "'hyperparameters' cannot be written as JSON: Object of type set"),
         ({"hyperparameters": {"a": "\ud800"}}, "'hyperparameters' cannot be written as JSON: 'utf-8' codec"),
         ({"hyperparameters": {"a": "x" * 262_144}}, "the request must be at most 50000 characters of JSON: put large"),
-        ({"data": {"train": "digits/"}}, r"'data.train' must be in S3, got the local path 'digits/': copy it there"),
+        ({"data": {"train": "/tmp"}}, r"'data.train' must be in S3, got the local path '/tmp': copy it there"),
+        ({"data": {"train": "s3:/bucket/x"}}, "'data.train' must be an address like s3://bucket/folder/, got 's3:/bu"),
+        ({"data": {"train": ""}}, "'data.train' must be an address like s3://bucket/folder/, got ''"),
         ({"data": {"train": "gs://bucket/digits"}}, "'data.train' must be an address like s3://bucket/key, got gs:"),
         ({"data": {"two words": "s3://bucket/key"}}, "'data' has a channel named two words; use letters"),
         ({"data": {"train": "s3://no-such-bucket/digits"}}, "'data.train' is in a bucket that does not exist: s3:"),
         ({"name": "two words"}, "'name' must be 1 to 80 letters, digits, '-' and '_', got 'two words'"),
         ({"name": ""}, "'name' must be 1 to 80 letters, digits, '-' and '_', got ''"),
+        (
+            {"code": "import os\ndef f(:\n"},
+            "'entry_point' must be Python, but 'train.py' has an error in line 2: invalid",
+        ),
+        ({"code": "nul\0"}, "'entry_point' must be Python, but 'train.py' has an error: source code string cannot con"),
         ({"entry_point": "missing.py"}, "cannot read 'missing.py': No such file or directory"),
     ],
 )
@@ -188,6 +205,7 @@ def test_fails_before_anything_is_made(
     # GIVEN
     before = account.keys(client.connection.data_bucket), account.runs()
     arguments: dict[str, Any] = {"entry_point": script, "gpus": 4} | changes
+    script.write_text(arguments.pop("code", ""))
 
     # WHEN
     with pytest.raises(InvalidInput, match=f"^{sentence}"):

@@ -209,6 +209,9 @@ def test_tells_what_a_run_cost(
     # THEN
     assert before == Spend(usd=0, usd_per_hour=0)
     assert run.cost() == Spend(usd=2.5, usd_per_hour=1, saved_usd=4)
+    # AND an ended run's status says the same
+    run.stop()
+    assert run.status().spend == run.cost()
 
 
 def test_waits_through_network_trouble(client: TrainingClient, script: Path, monkeypatch: pytest.MonkeyPatch) -> None:

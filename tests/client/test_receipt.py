@@ -18,9 +18,9 @@ def test_renders_a_run_that_went_well(receipt: dict[str, Any]) -> None:
         "ring        8 GPUs, 8 ranks, 1200 steps, 1 attempt on fleet TrainingFleet",
         "cost        7.40 USD, 7.23 USD an hour",
         "on-demand   10.00 USD, Spot saved 2.60 USD (26%)",
-        "  node  gpus  instance_type  market     zone        address    from      until     usd",
-        "  i-0a  4     g5.12xlarge    on-demand  eu-west-1a  10.0.1.4   10:00:45  11:02:34  5.15  leads",
-        "  i-0b  4     g4dn.12xlarge  spot       eu-west-1b  10.0.2.17  10:00:50  11:02:05  2.25",
+        "  node  gpus  type           market     zone        from      until     usd",
+        "  i-0a  4     g5.12xlarge    on-demand  eu-west-1a  10:00:45  11:02:34  5.15  leads",
+        "  i-0b  4     g4dn.12xlarge  spot       eu-west-1b  10:00:50  11:02:05  2.25",
         "GPU time    29000 GPU-seconds billed, 26100 useful, 90%",
         "       2.5 s  in queue",
         "      40.0 s  waiting for capacity",
@@ -93,6 +93,18 @@ def test_renders_what_became_of_the_ring(receipt: dict[str, Any]) -> None:
         "  slowest rank: 5 on i-0b (g4dn.12xlarge), 0.241 s a step, the median is 0.12 s; the others waited for it in "
         "41% of the ring's time",
     ]
+
+
+def test_undisturbed_ring_is_told_in_a_few_words(receipt: dict[str, Any]) -> None:
+    """A size that never changed is one size; one is no plural; a slowest rank that nobody waited for is no news."""
+    # GIVEN
+    slowest = {"rank": 1, "node": "i-0b", "instance_type": "g5.xlarge", "seconds_per_step": 0.12, "cost": 0.004}
+    ring = {"elastic": True, "resets": 1, "smallest": 8, "largest": 8, "repeated_steps": 1, "slowest": slowest}
+    # THEN
+    assert render_receipt(receipt | {"ring": ring}).splitlines()[8:9] == [
+        "  elastic: 8 GPUs, formed anew 1 time, 1 step done twice"
+    ]
+    assert "slowest" not in render_receipt(receipt | {"ring": ring})
 
 
 def test_renders_a_run_that_never_had_a_node() -> None:

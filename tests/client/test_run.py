@@ -200,7 +200,7 @@ def test_finds_a_run_again_by_its_name(client: TrainingClient, script: Path) -> 
 
 def test_fails_when_there_is_no_such_run(client: TrainingClient) -> None:
     """A run that the training never had is named; a name that cannot be one is refused before AWS is asked."""
-    with pytest.raises(RunNotFound, match=r"^there is no run 'never' \(Step Functions forgets runs after 90 days\)$"):
+    with pytest.raises(RunNotFound, match=r"^there is no run 'never' of the last 90 days: cdk-horovod ls "):
         Run.from_id("never", client=client).status()
     with pytest.raises(InvalidInput, match=r"^'name' must be 1 to 80 letters, digits, '-' and '_', got 'a run'$"):
         Run.from_id("a run", client=client)
@@ -223,7 +223,15 @@ def test_reads_the_receipt(
     assert found == receipt
 
 
-def test_fails_when_there_is_no_receipt_yet(client: TrainingClient) -> None:
+def test_fails_when_there_is_no_receipt_yet(client: TrainingClient, script: Path) -> None:
     """Before a run ended there is no receipt, and the sentence says when there will be."""
-    with pytest.raises(ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it is written when the run ends$"):
-        Run.from_id("receipt-yet", client=client).receipt()
+    run = client.fit(script, gpus=4, name="receipt-yet")
+    with pytest.raises(ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it still runs, and writes it when"):
+        run.receipt()
+    run.stop()
+    with pytest.raises(
+        ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it ended, and the clean-up writes it once"
+    ):
+        run.receipt()
+    with pytest.raises(RunNotFound, match=r"^there is no run 'receipt-never' of the last 90 days: cdk-"):
+        Run.from_id("receipt-never", client=client).receipt()

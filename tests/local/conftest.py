@@ -19,6 +19,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.local)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def cache_of_prices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep local clouds' prices out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     """One local cloud for the whole session; tests name their own resources in it."""

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from horovod_client import Run, RunFailed, RunStatus, TrainingClient
+from horovod_client.clients import pricing_region
 from horovod_local import LocalCloud
 from horovod_node import contract
+from patience import eventually
 
 SCRIPTS = Path(__file__).resolve().parent / "scripts"
 HEARTBEAT_SECONDS = 15
@@ -51,6 +53,8 @@ class Deployment:
             dynamodb=client("dynamodb"),
             logs=client("logs"),
             autoscaling=client("autoscaling"),
+            # As `AwsClients` would: there is no such endpoint in most Regions.
+            pricing=client("pricing", region=pricing_region(self.cloud.region)),
         )
 
     def start(self, script: str, *, gpus: int = 2, **options: Any) -> Run:
@@ -71,6 +75,12 @@ class Deployment:
         listed = {item["InstanceId"] for group in groups for item in group["Instances"]}
         running = {item["InstanceId"] for reservation in reservations for item in reservation["Instances"]}
         return sorted(listed | running)
+
+    def assert_nothing_is_left(self) -> None:
+        """See that there is no instance, no process and no lease."""
+        assert self.instances_left() == []
+        assert eventually(self.cloud.instances, lambda instances: not instances) == []
+        assert self.lease() is None
 
     def lease(self, fleet: int = 0) -> dict[str, Any] | None:
         """Read the lease of the training's first fleet, or of another one."""

@@ -12,6 +12,7 @@ from deployment import SETTINGS, Deployment
 from horovod_client import Run
 from horovod_local import LocalCloud, LocalInstance
 from horovod_node import contract
+from horovod_node.checkpoint import newest_checkpoint, read_manifest
 from horovod_node.ledger import Lease, Ledger, NodeItem
 from patience import eventually
 from synthesis import synthesise
@@ -60,6 +61,15 @@ class ElasticLab(Deployment):
         assert run.status().state == "RUNNING", run.status()
         assert there(items), items
         return items
+
+    def wait_for_checkpoint(self, run: Run) -> int:
+        """Wait until a checkpoint of the run can be restored, and give the newest one's step."""
+        s3, bucket = self.cloud.client("s3"), self.training.connection.model_bucket
+        name = eventually(lambda: newest_checkpoint(s3, bucket=bucket, run=run.name))
+        assert name is not None
+        step = read_manifest(s3, bucket=bucket, name=name).step
+        assert step is not None
+        return step
 
 
 @contextmanager

@@ -41,9 +41,7 @@ def nothing_is_left(app: Deployment) -> Iterator[None]:
     before = group_of(app)
     yield
     app.cloud.set_faults(Faults())
-    assert app.instances_left() == []
-    assert eventually(app.cloud.instances, lambda instances: not instances) == []
-    assert app.lease() is None
+    app.assert_nothing_is_left()
     assert group_of(app) == before
 
 

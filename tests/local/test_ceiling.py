@@ -23,7 +23,7 @@ from horovod_local.price_list import ON_DEMAND_USD, spot_usd
 from horovod_node import contract
 from horovod_node.layout import Layout
 from horovod_node.restore import restore
-from patience import SECONDS, eventually
+from patience import SECONDS
 from synthesis import synthesise
 
 pytestmark = pytest.mark.local
@@ -35,6 +35,12 @@ LIMIT_USD = 120
 """The construct's own ceiling."""
 CEILING_SECONDS = 50
 """What the ceilings here allow, from the moment on at which nodes are asked for."""
+SOURCES = {
+    "given": contract.PRICE_OF_CONSTRUCT,
+    "looked_up": contract.PRICE_OF_LIST,
+    "brought": contract.PRICE_OF_SUBMITTER,
+}
+"""Who told the On-Demand prices of each app."""
 SLACK = 1.5
 """The leader stops at nine tenths of a ceiling; a loaded machine takes its time to terminate what then still costs."""
 
@@ -50,6 +56,12 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 def looked_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """An app without prices or a ceiling, in a Region that has the Price List API; the list lacks its second type."""
     yield from deployed(tmp_path_factory, region="eu-central-1", instance_types="g6.xlarge,g6.4xlarge")
+
+
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """An app without prices in a Region without the Price List API: the client brings the On-Demand prices along."""
+    yield from deployed(tmp_path_factory, region="us-west-2", instance_types="g6.xlarge")
 
 
 def deployed(tmp_path_factory: pytest.TempPathFactory, *, region: str, **settings: object) -> Iterator[Deployment]:
@@ -69,23 +81,21 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
         *request.fixturenames,
         getattr(request.node, "callspec", None) and request.node.callspec.params.get("prices"),
     }
-    apps = [request.getfixturevalue(name) for name in ("given", "looked_up") if name in named]
+    apps = [request.getfixturevalue(name) for name in ("given", "looked_up", "brought") if name in named]
     yield
     for app in apps:
         app.cloud.set_faults(Faults())
-        assert app.instances_left() == []
-        assert eventually(app.cloud.instances, lambda instances: not instances) == []
-        assert app.lease() is None
+        app.assert_nothing_is_left()
 
 
-@pytest.mark.parametrize("prices", ["given", pytest.param("looked_up", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("prices", ["given", "brought", pytest.param("looked_up", marks=pytest.mark.slow)])
 def test_run_that_reaches_its_ceiling_keeps_its_checkpoints(
     prices: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """The leader stops it in time: the cause says what was spent, and the receipt; what the script wrote is in S3."""
     # GIVEN a run that would train for an hour, and may cost what its ring costs in some seconds
     app: Deployment = request.getfixturevalue(prices)
-    usd_per_second = {"given": 1.0, "looked_up": 1.5 * ON_DEMAND_USD["g6.xlarge"] / 3600}[prices]
+    usd_per_second = 1.0 if prices == "given" else 1.5 * ON_DEMAND_USD["g6.xlarge"] / 3600
     ceiling = round(CEILING_SECONDS * usd_per_second, 6)
     # WHEN
     run = app.start("checkpoints.py", max_cost_usd=ceiling)
@@ -97,6 +107,7 @@ def test_run_that_reaches_its_ceiling_keeps_its_checkpoints(
     assert cost["usd_per_hour"] == pytest.approx(ring_usd(receipt))
     assert cost["ceiling_usd"] == ceiling
     assert 0 < cost["spent_usd"] <= ceiling * SLACK
+    assert {price["source"] for price in receipt["on_demand_prices"]} == {SOURCES[prices]}
     # AND in the leader's words
     said = re.fullmatch(
         r"The run's instances cost ([\d.]+) USD an hour and had cost ([\d.]+) USD at \S+; its max_cost_usd is "

@@ -40,9 +40,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 def nothing_is_left(app: Deployment) -> Iterator[None]:
     """After every run, however it ended: no instance, no process, no lease."""
     yield
-    assert app.instances_left() == []
-    assert eventually(app.cloud.instances, lambda instances: not instances) == []
-    assert app.lease() is None
+    app.assert_nothing_is_left()
 
 
 def test_rank_that_sleeps_for_ever_is_named(app: Deployment) -> None:

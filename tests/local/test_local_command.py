@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +15,7 @@ from background_cloud import DIGITS, Shell
 
 from horovod_client.cli import main
 from horovod_local.processes import CLOUD_VARIABLE, processes_with
+from horovod_local.requirements import sample_assembly
 from patience import eventually
 
 pytestmark = pytest.mark.local
@@ -69,6 +72,42 @@ def test_up_says_what_nodes_lack(shell: Shell) -> None:
     # THEN
     assert (code, shell.cloud) == (2, None)
     assert f"nodes run in {bare}, which lacks horovod and tensorflow: install that there" in printed
+
+
+def test_up_needs_no_node_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Who has activated the virtual environment, and no Node.js of the machine's own, gets an app all the same."""
+    # GIVEN
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert shutil.which("node") is None
+    # WHEN
+    out = sample_assembly(tmp_path / "sample.out")
+    # THEN
+    assert (out / "Training.template.json").is_file()
+
+
+def test_up_says_that_the_nodes_of_a_running_cloud_have_another_python(shell: Shell) -> None:
+    """An interpreter that would not be used is refused; the one that is used, and none, are fine."""
+    # GIVEN
+    assert shell.run("local", "up")[0] == 0
+    # WHEN
+    codes = [shell.run("local", "up", *options)[0] for options in ([], ["--node-python", sys.executable])]
+    code, printed = shell.run("local", "up", "--node-python", "/other/python")
+    # THEN
+    assert (codes, code) == ([0, 0], 2)
+    assert printed == (
+        f"cdk-horovod: '--node-python' of the cloud that runs is {sys.executable}, got /other/python: end it first "
+        "with cdk-horovod local down\n"
+    )
+    # AND a run that is left alone names the way to it
+    code, printed = shell.run("local", "train", __file__, "--gpus", "1", "--detach", "--name", "left")
+    assert (code, printed.splitlines()) == (
+        0,
+        [
+            "run left started",
+            "cdk-horovod: follow it with: cdk-horovod status left --watch --stack Training",
+            'cdk-horovod: in this shell, that takes first: eval "$(cdk-horovod local env)"',
+        ],
+    )
 
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from deployment import Deployment, wait
-from lab import ONE, REAPER, SCHEDULE_SPEED, TWO, Lab, synthesise_lab, until
+from deployment import wait
+from lab import ONE, REAPER, TWO, Lab, deployed_lab, until
 
 from cdk_horovod.workflow.reaper import (
     METRIC_CAPACITY_WITHOUT_LEASE,
@@ -18,7 +18,7 @@ from cdk_horovod.workflow.reaper import (
 )
 from horovod_client import Run
 from horovod_client.run import STOPPED_ERROR
-from horovod_local import ApiFault, LocalCloud
+from horovod_local import ApiFault
 from horovod_local.faults import WORKFLOW
 from horovod_node import contract
 from patience import SECONDS
@@ -34,11 +34,8 @@ NAMES = (METRIC_REAPED, METRIC_CAPACITY_WITHOUT_LEASE, METRIC_CEILING_USED)
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    out = tmp_path_factory.mktemp("lab") / "cdk.out"
-    synthesise_lab(out)
-    with LocalCloud(home=tmp_path_factory.mktemp("metrics"), schedule_speed=SCHEDULE_SPEED) as cloud:
-        cloud.deploy(out, tell=lambda _line: None)
-        yield Lab(app=Deployment(cloud=cloud))
+    with deployed_lab(tmp_path_factory) as lab:
+        yield lab
 
 
 @pytest.fixture

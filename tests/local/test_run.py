@@ -37,9 +37,7 @@ def app(cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Deployme
 def nothing_is_left(app: Deployment) -> Iterator[None]:
     """After every run, however it ended: no instance, no process, no lease."""
     yield
-    assert app.instances_left() == []
-    assert eventually(app.cloud.instances, lambda instances: not instances) == []
-    assert app.lease() is None
+    app.assert_nothing_is_left()
 
 
 def test_success_leaves_the_model_and_no_instances(app: Deployment) -> None:

@@ -78,6 +78,24 @@ class Agent:
         (rank,) = ranks
         return rank
 
+    def journal(self, event: str | None = None) -> list[dict[str, Any]]:
+        """Read what the node's ranks wrote down, of one event or of all, in the order of time."""
+        lines = [line for file in self.ml_root.glob("journal-*.jsonl") for line in file.read_text().splitlines()]
+        entries = []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # the line that a killed rank did not finish
+                entries.append(json.loads(line))
+        wanted = [entry for entry in entries if event in (None, entry["event"])]
+        return sorted(wanted, key=lambda entry: float(entry["at"]))
+
+    def steps(self) -> list[int]:
+        """List the steps that the node took, repeated ones too."""
+        return [entry["step"] for entry in self.journal("step")]
+
+    def until_step(self, step: int) -> None:
+        """Wait until the node has taken the step."""
+        wait_for(f"step {step}", lambda: max(self.steps(), default=0) >= step)
+
     def exit_code(self) -> int:
         """Wait for the agent's end."""
         return self.process.wait(timeout=SECONDS)
@@ -232,10 +250,30 @@ class Ring:
         self.ask(task)
         return self.answer(task)
 
+    def begin(self) -> dict[str, Any]:
+        """Form the ring, ask for the training, and give the ring."""
+        formed = self.asked(contract.TASK_RING)
+        assert "error" not in formed, f"{formed}\n{self.log()}"
+        self.ask(contract.TASK_TRAIN)
+        return formed
+
+    def end(self, *, seconds: float = 90) -> dict[str, Any]:
+        """Wait for the end of the training."""
+        trained = self.answer(contract.TASK_TRAIN, seconds=seconds)
+        assert "error" not in trained, f"{trained}\n{self.log()}"
+        return trained
+
+    def facts(self) -> dict[str, Any]:
+        """Ask for the model and read what the script left in it."""
+        saved = self.asked(contract.TASK_SAVE)
+        archive = self.aws.client("s3").get_object(Bucket=self.aws.model_bucket, Key=saved["key"])
+        with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
+            found: dict[str, Any] = json.load(tar.extractfile("facts.json") or io.StringIO())
+        return found
+
     def until_training(self) -> None:
         """Form the ring, ask for the training and wait for the first steps on all nodes."""
-        assert "error" not in self.asked(contract.TASK_RING), self.log()
-        self.ask(contract.TASK_TRAIN)
+        self.begin()
         ledger = self.aws.ledger()
         lease = ledger.lease(self.fleet)
         assert lease is not None

@@ -269,19 +269,25 @@ def test_fails_when_the_folder_is_no_longer_as_it_was_seen(folder: Path, change:
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoints"]
 
 
+def stand_still(s3: Any, *, before: str) -> tuple[threading.Event, threading.Event]:
+    """Have the client stand still before each call of one action; tell when it does, and when it may go on."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def wait(**_: object) -> None:
+        reached.set()
+        assert go_on.wait(SECONDS)
+
+    s3.meta.events.register_first(f"before-call.s3.{before}", wait)
+    return reached, go_on
+
+
 def test_state_that_is_overwritten_during_its_upload_is_given_up(
     aws: Aws, folder: Path, mirrored: Callable[..., CheckpointMirror], tmp_path: Path
 ) -> None:
     """A plain script writes over its file in place: what was read is not completed, the next state is."""
     # GIVEN a client whose first upload stands still in the middle
     s3 = aws.client("s3")
-    reached, go_on = threading.Event(), threading.Event()
-
-    def stand_still(**_: object) -> None:
-        reached.set()
-        assert go_on.wait(SECONDS)
-
-    s3.meta.events.register_first("before-call.s3.UploadPart", stand_still)
+    reached, go_on = stand_still(s3, before="UploadPart")
     (folder / "weights").write_bytes(b"1" * (12 * PART_BYTES))
     mirror = mirrored(s3=s3)
     flush = mirror.flush()
@@ -368,13 +374,7 @@ def test_close_ends_an_upload_without_completing_it(
     """What is left is torn; who waited for it is told, and so is who asks later."""
     # GIVEN a client that stands still in the middle
     s3 = aws.client("s3")
-    reached, go_on = threading.Event(), threading.Event()
-
-    def stand_still(**_: object) -> None:
-        reached.set()
-        assert go_on.wait(SECONDS)
-
-    s3.meta.events.register_first("before-call.s3.PutObject", stand_still)
+    reached, go_on = stand_still(s3, before="PutObject")
     (folder / "weights").write_bytes(b"1")
     mirror = mirrored(s3=s3)
     flush = mirror.flush()

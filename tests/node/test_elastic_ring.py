@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import tarfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,37 +9,17 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.preflight import NOT_ELASTIC
-from node.rings import Agent, Ring, wait_for
+from node.rings import Agent, Ring
 
 pytestmark = pytest.mark.ring
 
 COMMIT_EVERY = 5
 
 
-def journal(agent: Agent) -> list[dict[str, Any]]:
-    """Read what the node's ranks wrote down, in the order of time."""
-    lines = [line for file in agent.ml_root.glob("journal-*.jsonl") for line in file.read_text().splitlines()]
-    entries = []
-    for line in lines:
-        with contextlib.suppress(ValueError):  # the line that a killed rank did not finish
-            entries.append(json.loads(line))
-    return sorted(entries, key=lambda entry: float(entry["at"]))
-
-
-def steps(agent: Agent) -> list[int]:
-    """List the steps that the node took, repeated ones too."""
-    return [entry["step"] for entry in journal(agent) if entry["event"] == "step"]
-
-
 def repeated(agent: Agent) -> int:
     """Count the steps that the node took more than once."""
-    taken = steps(agent)
+    taken = agent.steps()
     return len(taken) - len(set(taken))
-
-
-def until_step(agent: Agent, step: int) -> None:
-    """Wait until the node has taken the step."""
-    wait_for(f"step {step}", lambda: max(steps(agent), default=0) >= step)
 
 
 def submit(ring: Ring, *, gpus: int = 3, min_gpus: int = 1, steps: int = 80, **hyperparameters: object) -> None:
@@ -55,30 +31,6 @@ def submit(ring: Ring, *, gpus: int = 3, min_gpus: int = 1, steps: int = 80, **h
         commit_every=COMMIT_EVERY,
         **hyperparameters,
     )
-
-
-def begin(ring: Ring) -> dict[str, Any]:
-    """Form the ring and begin the training."""
-    formed = ring.asked(contract.TASK_RING)
-    assert "error" not in formed, f"{formed}\n{ring.log()}"
-    ring.ask(contract.TASK_TRAIN)
-    return formed
-
-
-def end(ring: Ring) -> dict[str, Any]:
-    """Wait for the end of the training."""
-    trained = ring.answer(contract.TASK_TRAIN)
-    assert "error" not in trained, f"{trained}\n{ring.log()}"
-    return trained
-
-
-def facts(ring: Ring) -> dict[str, Any]:
-    """Ask for the model and read what the script left in it."""
-    saved = ring.asked(contract.TASK_SAVE)
-    archive = ring.aws.client("s3").get_object(Bucket=ring.aws.model_bucket, Key=saved["key"])
-    with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
-        found: dict[str, Any] = json.load(tar.extractfile("facts.json") or io.StringIO())
-    return found
 
 
 def sizes(entries: Sequence[dict[str, Any]]) -> list[int]:
@@ -96,14 +48,14 @@ def test_undisturbed_ring_trains_to_its_end(ring: Ring) -> None:
     submit(ring, gpus=2, steps=20)
     # WHEN
     ring.start(nodes=2)
-    begin(ring)
-    trained = end(ring)
+    ring.begin()
+    trained = ring.end()
     # THEN
     assert (trained["ranks"], trained["steps"]) == (2, 20)
     ring_life = {key: value for key, value in trained["ring"].items() if key != "slowest"}
     assert ring_life == {"elastic": True, "resets": 0, "smallest": 2, "largest": 2, "interruptions": []}
-    assert facts(ring)["steps"] == 20
-    assert [steps(agent) for agent in ring.agents] == [list(range(1, 21))] * 2
+    assert ring.facts()["steps"] == 20
+    assert [agent.steps() for agent in ring.agents] == [list(range(1, 21))] * 2
     # WHEN
     ring.release()
     # THEN
@@ -117,17 +69,17 @@ def test_killed_node_costs_at_most_one_commit(ring: Ring) -> None:
     # GIVEN
     submit(ring, steps=60)
     ring.start(nodes=3)
-    begin(ring)
-    until_step(ring.agents[0], 12)
+    ring.begin()
+    ring.agents[0].until_step(12)
     # WHEN
     ring.agents[2].kill()
     # THEN
-    trained = end(ring)
+    trained = ring.end()
     assert (trained["ranks"], trained["steps"]) == (2, 60)
     assert (trained["ring"]["resets"], trained["ring"]["smallest"]) == (1, 2)
-    assert sizes(journal(ring.agents[0])) == [3, 2]
+    assert sizes(ring.agents[0].journal()) == [3, 2]
     assert repeated(ring.agents[0]) <= COMMIT_EVERY
-    assert sorted(set(steps(ring.agents[0]))) == list(range(1, 61))
+    assert sorted(set(ring.agents[0].steps())) == list(range(1, 61))
 
 
 def test_node_that_comes_later_is_taken_in(ring: Ring) -> None:
@@ -135,14 +87,14 @@ def test_node_that_comes_later_is_taken_in(ring: Ring) -> None:
     # GIVEN a ring of two that may have three
     submit(ring, min_gpus=2, steps=40, until_size=3)
     ring.start(nodes=2)
-    assert begin(ring)["gpus"] == 2
-    until_step(ring.agents[0], 5)
+    assert ring.begin()["gpus"] == 2
+    ring.agents[0].until_step(5)
     # WHEN
     ring.start(nodes=1)
     # THEN
-    trained = end(ring)
+    trained = ring.end()
     assert (trained["ranks"], trained["ring"]["largest"]) == (3, 3)
-    assert sizes(journal(ring.agents[0])) == [2, 3]
+    assert sizes(ring.agents[0].journal()) == [2, 3]
     assert repeated(ring.agents[0]) == 0
 
 
@@ -153,10 +105,10 @@ def test_rank_that_dies_is_replaced_on_its_own_node(ring: Ring) -> None:
     submit(ring, gpus=2, steps=40, die_at_step=10, until_size=2)
     # WHEN
     ring.start(nodes=2)
-    begin(ring)
+    ring.begin()
     # THEN
-    trained = end(ring)
-    assert sizes(journal(ring.agents[0])) == [2, 1, 2]
+    trained = ring.end()
+    assert sizes(ring.agents[0].journal()) == [2, 1, 2]
     assert trained["ranks"] == 2
     assert repeated(ring.agents[0]) <= COMMIT_EVERY
 
@@ -166,8 +118,8 @@ def test_without_its_leader_nobody_trains_on(ring: Ring) -> None:
     # GIVEN
     submit(ring, min_gpus=2, steps=100_000)
     ring.start(nodes=3)
-    begin(ring)
-    until_step(ring.agents[1], 5)
+    ring.begin()
+    ring.agents[1].until_step(5)
     # WHEN
     ring.agents[0].kill()
     # THEN

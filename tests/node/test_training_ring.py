@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import os
 import signal
 import sys
-import tarfile
-from typing import Any
 
 import pytest
 
-from horovod_node import contract
 from horovod_node.progress import Progress
 from node.rings import Agent, Ring, wait_for
 
@@ -22,26 +16,6 @@ pytestmark = pytest.mark.ring
 COMMIT_EVERY = 5
 EXAMPLES, BATCH = 1437, 16
 """Digits that are not for the test, and what a rank takes of them in a step."""
-
-
-def journal(agent: Agent, event: str = "step") -> list[dict[str, Any]]:
-    """Read what the node's ranks wrote down of one event, in the order of time."""
-    lines = [line for file in agent.ml_root.glob("journal-*.jsonl") for line in file.read_text().splitlines()]
-    entries = []
-    for line in lines:
-        with contextlib.suppress(ValueError):  # the line that a killed rank did not finish
-            entries.append(json.loads(line))
-    return sorted((entry for entry in entries if entry["event"] == event), key=lambda entry: float(entry["at"]))
-
-
-def steps(agent: Agent) -> list[int]:
-    """List the steps that the node took, repeated ones too."""
-    return [entry["step"] for entry in journal(agent)]
-
-
-def until_step(agent: Agent, step: int) -> None:
-    """Wait until the node has taken the step."""
-    wait_for(f"step {step}", lambda: max(steps(agent), default=0) >= step)
 
 
 def begin(
@@ -56,25 +30,7 @@ def begin(
     """Submit the script, form the ring and begin the training."""
     ring.submit(gpus=gpus, min_gpus=min_gpus, entry_point="train_helped.py", **hyperparameters)
     ring.start(nodes=nodes, python=python)
-    formed = ring.asked(contract.TASK_RING)
-    assert "error" not in formed, f"{formed}\n{ring.log()}"
-    ring.ask(contract.TASK_TRAIN)
-
-
-def end(ring: Ring) -> dict[str, Any]:
-    """Wait for the end of the training."""
-    trained = ring.answer(contract.TASK_TRAIN)
-    assert "error" not in trained, f"{trained}\n{ring.log()}"
-    return trained
-
-
-def facts(ring: Ring) -> dict[str, Any]:
-    """Ask for the model and read what the script left in it."""
-    saved = ring.asked(contract.TASK_SAVE)
-    archive = ring.aws.client("s3").get_object(Bucket=ring.aws.model_bucket, Key=saved["key"])
-    with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
-        found: dict[str, Any] = json.load(tar.extractfile("facts.json") or io.StringIO())
-    return found
+    ring.begin()
 
 
 def progress(agent: Agent, rank: int = 0) -> Progress:
@@ -87,15 +43,15 @@ def test_static_ring_divides_an_epoch(ring: Ring) -> None:
     """Two ranks need half the steps, end with the same weights, and say how far they are."""
     # GIVEN / WHEN
     begin(ring, gpus=2, nodes=2, epochs=4, slow_rank=1)
-    trained = end(ring)
+    trained = ring.end(seconds=150)
     # THEN
     an_epoch = -(-(EXAMPLES // 2) // BATCH)
     assert trained["steps"] == 4 * an_epoch
-    found = facts(ring)
+    found = ring.facts()
     assert (found["size"], found["difference"], found["steps"]) == (2, 0.0, 4 * an_epoch)
     assert found["accuracy"] > 0.9
     # AND the epochs' results are the same on both
-    results = [[entry["logs"] for entry in journal(agent, "epoch")] for agent in ring.agents]
+    results = [[entry["logs"] for entry in agent.journal("epoch")] for agent in ring.agents]
     assert len(results[0]) == 4
     assert results[0] == results[1]
     # AND who waits for whom can be told
@@ -122,25 +78,25 @@ def assert_killed_node_costs_at_most_one_commit(ring: Ring, *, python: str = sys
     (ring.folder / "node-3").mkdir()
     (ring.folder / "node-3" / "stands-still-at").write_text("12")
     begin(ring, gpus=3, min_gpus=2, nodes=3, python=python, epochs=4, commit_every=COMMIT_EVERY)
-    until_step(ring.agents[0], 12)
+    ring.agents[0].until_step(12)
     # WHEN
     ring.agents[2].kill()
     # THEN
-    end(ring)
-    taken = steps(ring.agents[0])
+    ring.end(seconds=150)
+    taken = ring.agents[0].steps()
     repeated = len(taken) - len(set(taken))
     assert repeated <= COMMIT_EVERY
     assert progress(ring.agents[0]).repeated_steps == repeated
-    found = facts(ring)
+    found = ring.facts()
     assert (found["size"], found["difference"]) == (2, 0.0)
     assert found["accuracy"] > 0.9
     # AND the first epoch was gone through once, by three and then by two
-    first = {entry["step"]: entry["size"] for entry in journal(ring.agents[0]) if entry["epoch"] == 0}
+    first = {entry["step"]: entry["size"] for entry in ring.agents[0].journal("step") if entry["epoch"] == 0}
     assert set(first.values()) == {2, 3}
     assert EXAMPLES - 3 * BATCH < sum(size * BATCH for size in first.values()) < EXAMPLES + 3 * BATCH
     # AND callbacks saw one training
-    assert len(journal(ring.agents[0], "begin")) == len(journal(ring.agents[0], "end")) == 1
-    assert [entry["epoch"] for entry in journal(ring.agents[0], "epoch")] == [0, 1, 2, 3]
+    assert len(ring.agents[0].journal("begin")) == len(ring.agents[0].journal("end")) == 1
+    assert [entry["epoch"] for entry in ring.agents[0].journal("epoch")] == [0, 1, 2, 3]
 
 
 @pytest.mark.slow
@@ -148,16 +104,16 @@ def test_node_that_comes_later_is_taken_in_without_a_loss(ring: Ring) -> None:
     """A third node finds the others in mid-training, takes over their state, and no step is done twice."""
     # GIVEN a ring of two that commits by the clock
     begin(ring, gpus=3, min_gpus=2, nodes=2, epochs=8)
-    until_step(ring.agents[0], 5)
+    ring.agents[0].until_step(5)
     # WHEN
     ring.start(nodes=1)
     # THEN
-    end(ring)
-    taken = steps(ring.agents[0])
+    ring.end(seconds=150)
+    taken = ring.agents[0].steps()
     assert len(taken) == len(set(taken))
-    assert {entry["size"] for entry in journal(ring.agents[0])} == {2, 3}
-    assert min(steps(ring.agents[2])) > 5
-    found = facts(ring)
+    assert {entry["size"] for entry in ring.agents[0].journal("step")} == {2, 3}
+    assert min(ring.agents[2].steps()) > 5
+    found = ring.facts()
     assert (found["size"], found["difference"]) == (3, 0.0)
     assert found["accuracy"] > 0.9
 
@@ -166,12 +122,12 @@ def test_leader_that_is_told_to_stop_leaves_a_checkpoint(ring: Ring) -> None:
     """At the cost ceiling rank 0 hears SIGTERM first: it writes where it is, without asking the others."""
     # GIVEN
     begin(ring, gpus=2, nodes=2, epochs=50)
-    until_step(ring.agents[0], 10)
+    ring.agents[0].until_step(10)
     # WHEN
     os.kill(ring.agents[0].rank(), signal.SIGTERM)
     # THEN
     checkpoints = ring.agents[0].ml_root / "checkpoints"
     wait_for("a checkpoint", lambda: any(path.name.isdecimal() for path in checkpoints.iterdir()))
     (checkpoint,) = [path for path in checkpoints.iterdir() if path.name.isdecimal()]
-    assert int(checkpoint.name) == max(steps(ring.agents[0])) >= 10
+    assert int(checkpoint.name) == max(ring.agents[0].steps()) >= 10
     assert sorted(path.name for path in checkpoint.iterdir()) == ["checkpoint.json", "values.npz"]

@@ -68,9 +68,9 @@ def spot_price(instance_type: str, zone: str, usd: float) -> dict[str, Any]:
     return {"instance_type": instance_type, "market": contract.SPOT, "zone": zone, "usd": usd}
 
 
-def list_price(instance_type: str, usd: float) -> dict[str, Any]:
+def list_price(instance_type: str, usd: float, source: str = contract.PRICE_OF_LIST) -> dict[str, Any]:
     """Write one row of `$prices` for On-Demand."""
-    return {"instance_type": instance_type, "market": contract.ON_DEMAND, "zone": "", "usd": usd}
+    return {"instance_type": instance_type, "market": contract.ON_DEMAND, "zone": "", "usd": usd, "source": source}
 
 
 def case(
@@ -220,12 +220,23 @@ def expected(variables: Case) -> dict[str, Any]:
 def test_price_list_is_asked_for_what_was_not_given(states: Mapping[str, Any]) -> None:
     """One question for each type, and none for a type whose price the construct was given."""
     # GIVEN
-    items = bare(states["Look up On-Demand prices"]["Items"])
+    items = bare(states["Look up On-Demand prices"]["Items"]).replace("${AWS::Region}", "eu-central-1")
     fleets = [["g6.xlarge", "g5.xlarge", "g6e.xlarge"], ["g6.xlarge"], ["g5.xlarge", "g5.12xlarge"]]
     # WHEN
     asked = by_reference([{"fleet": {"types": types}} for types in fleets], items)
     # THEN
     assert asked == [[{"type": "g6.xlarge"}, {"type": "g6e.xlarge"}], [{"type": "g6.xlarge"}], []]
+
+
+def test_nobody_is_asked_where_nobody_answers(states: Mapping[str, Any]) -> None:
+    """In a Region without an endpoint of the Price List API a call could only fail."""
+    # GIVEN
+    items = bare(states["Look up On-Demand prices"]["Items"]).replace("${AWS::Region}", "us-west-2")
+    variables = {"fleet": {"types": ["g6.xlarge", "g6e.xlarge"]}}
+    # WHEN
+    (asked,) = by_reference([variables], items)
+    # THEN the local cloud says so, too
+    assert asked == evaluate(items, variables) == []
 
 
 def test_on_demand_price_is_read_out_of_the_product(states: Mapping[str, Any]) -> None:
@@ -256,15 +267,83 @@ def test_prices_are_those_of_every_type_and_zone(states: Mapping[str, Any], type
     first = {"states": {"result": {"SpotPriceHistory": history}}}
     # WHEN
     (found,) = by_reference([first], looked)
-    second = {"prices": found, "fleet": {"types": types}, "states": {"result": listed}}
+    second = {"prices": found, "fleet": {"types": types}, "states": {"result": listed}, "request": {}}
     (prices,) = by_reference([second], added)
     # THEN the local cloud says so, too
-    known = {**GIVEN, "g6.xlarge": 0.75}
     assert prices == [
         *(spot_price(kind, zone, float(usd)) for kind, zone, usd in spot),
-        *(list_price(name, known[name]) for name in types if name in known),
+        *(
+            list_price(name, GIVEN[name], contract.PRICE_OF_CONSTRUCT)
+            if name in GIVEN
+            else list_price(name, 0.75, contract.PRICE_OF_LIST)
+            for name in types
+            if name != "g6e.xlarge"
+        ),
     ]
     assert (evaluate(looked, first), evaluate(added, second)) == (found, prices)
     # AND without any answer there are none
     nothing: dict[str, Any] = {"states": {"result": {"SpotPriceHistory": []}}}
     assert by_reference([nothing], looked) == [evaluate(looked, nothing)] == [[]]
+
+
+LISTED = [{"type": "g6.xlarge", "usd": 0.75}]
+"""What the Price List answers, where there is one."""
+BROUGHT = {"g5.xlarge": 7, "g6.xlarge": 7, "g6e.xlarge": 1.5}
+"""What a request brings along."""
+BROUGHT_CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "where nobody else knows it": (
+        {"types": ["g6e.xlarge"], "request": BROUGHT},
+        list_price("g6e.xlarge", 1.5, contract.PRICE_OF_SUBMITTER),
+    ),
+    "not before the construct's": (
+        {"types": ["g5.xlarge"], "request": BROUGHT},
+        list_price("g5.xlarge", 1, contract.PRICE_OF_CONSTRUCT),
+    ),
+    "not before the list's": (
+        {"types": ["g6.xlarge"], "request": BROUGHT, "listed": LISTED},
+        list_price("g6.xlarge", 0.75, contract.PRICE_OF_LIST),
+    ),
+    "but if the list does not answer": (
+        {"types": ["g6.xlarge"], "request": BROUGHT, "listed": [{"type": "unknown", "usd": 0}]},
+        list_price("g6.xlarge", 7, contract.PRICE_OF_SUBMITTER),
+    ),
+    "never below Spot": (
+        {
+            "types": ["g6e.xlarge"],
+            "request": {"g6e.xlarge": 0.001},
+            "spot": [
+                spot_price("g6e.xlarge", "eu-west-1a", 0.5),
+                spot_price("g6e.xlarge", "eu-west-1b", 0.625),
+                spot_price("g6.xlarge", "eu-west-1a", 9),
+            ],
+        },
+        list_price("g6e.xlarge", 0.625, contract.PRICE_OF_SUBMITTER),
+    ),
+    "above Spot": (
+        {
+            "types": ["g6e.xlarge"],
+            "request": BROUGHT,
+            "spot": [spot_price("g6e.xlarge", "eu-west-1a", 0.5)],
+        },
+        list_price("g6e.xlarge", 1.5, contract.PRICE_OF_SUBMITTER),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROUGHT_CASES)
+def test_price_that_the_request_brings_counts(states: Mapping[str, Any], name: str) -> None:
+    """Where nobody else knows it, and never as less than EC2 asks for Spot: nobody talks a ceiling away."""
+    # GIVEN
+    facts, expected = BROUGHT_CASES[name]
+    spot = facts.get("spot", [])
+    variables = {
+        "prices": spot,
+        "fleet": {"types": facts["types"]},
+        "request": {contract.ON_DEMAND_PRICES: facts["request"]},
+        "states": {"result": facts.get("listed", [])},
+    }
+    added = bare(states["Look up On-Demand prices"]["Assign"]["prices"])
+    # WHEN
+    (prices,) = by_reference([variables], added)
+    # THEN the local cloud says so, too
+    assert prices == evaluate(added, variables) == [*spot, expected]

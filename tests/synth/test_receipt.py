@@ -18,7 +18,7 @@ from cdk_horovod.workflow.pricing import UNKNOWN
 from cdk_horovod.workflow.receipt import leave_a_receipt, write_the_receipt
 from cdk_horovod.workflow.resolved import resolved_definitions
 from cdk_horovod.workflow.search import NO_SEARCH
-from horovod_client.receipt import render_receipt
+from horovod_client.receipt import receipt_schema, render_receipt
 from horovod_local.corrections.jsonata import evaluate
 from horovod_node import contract
 from receipts import validate_receipt
@@ -31,7 +31,7 @@ ARN = "arn:aws:states:eu-west-1:123456789012:execution:Training:digits-1"
 PRICES = [
     {"instance_type": "g5.xlarge", "market": "spot", "zone": "eu-west-1a", "usd": 0.36},
     {"instance_type": "g5.xlarge", "market": "spot", "zone": "eu-west-1b", "usd": 0.72},
-    {"instance_type": "g5.xlarge", "market": "on-demand", "zone": "", "usd": 3.6},
+    {"instance_type": "g5.xlarge", "market": "on-demand", "zone": "", "usd": 3.6, "source": "submitter"},
 ]
 MOMENTS = {
     "started_at": 0,
@@ -275,7 +275,7 @@ def test_receipt_without_the_ledger_or_prices(machines: Mapping[str, Mapping[str
     )
     # THEN
     assert {"nodes", "gpu_seconds", "cost"} & (unread.keys() | refused.keys()) == set()
-    assert "cost" not in unpriced
+    assert {"cost", "on_demand_prices"} & unpriced.keys() == set()
     assert [node.get("usd") for node in unpriced["nodes"]] == [0.2124, None]
     assert refused["seconds"] == {"queue": 1}
 
@@ -319,6 +319,7 @@ def test_receipt_in_place_of_a_stopped_run(machines: Mapping[str, Mapping[str, A
     for receipt in (whole, bare_one):
         validate_receipt(receipt)
         assert render_receipt(receipt)
+    assert whole["on_demand_prices"] == [{"instance_type": "g5.xlarge", "usd_per_hour": 3.6, "source": "submitter"}]
     assert (whole["leader"], whole["attempts"], whole["ranks"], whole["steps"]) == ("i-0a", 1, 2, 9)
     assert whole["seconds"]["train"] == 1000
     assert whole["gpu_seconds"]["useful"] == 450
@@ -334,6 +335,29 @@ def test_receipt_of_one_node_and_one_price(machines: Mapping[str, Mapping[str, A
     assert [node["node"] for node in receipt["nodes"]] == ["i-0a"]
     assert receipt["cost"]["usd"] == 1.108
     assert receipt["seconds"]["capacity"] == 30
+
+
+def test_receipt_says_who_told_the_prices(machines: Mapping[str, Mapping[str, Any]]) -> None:
+    """The On-Demand price of each type that a node had, with its source; of other types there is no word."""
+    # GIVEN
+    others = [
+        {"instance_type": "g5.2xlarge", "market": "on-demand", "zone": "", "usd": 4, "source": "construct"},
+        {"instance_type": "g6.xlarge", "market": "on-demand", "zone": "", "usd": 2, "source": "price list"},
+    ]
+    node = {**WORKER, contract.INSTANCE_TYPE: {"S": "g5.2xlarge"}}
+    # WHEN
+    receipt = run_receipt(machines["workflow"], LEADER, node, prices=[*PRICES, *others])
+    # THEN
+    assert receipt["on_demand_prices"] == [
+        {"instance_type": "g5.xlarge", "usd_per_hour": 3.6, "source": "submitter"},
+        {"instance_type": "g5.2xlarge", "usd_per_hour": 4, "source": "construct"},
+    ]
+    row = receipt_schema()["properties"]["on_demand_prices"]["items"]["properties"]
+    assert row["source"]["enum"] == [*contract.PRICE_SOURCES]
+    assert [line for line in render_receipt(receipt).splitlines() if line.startswith("prices")] == [
+        "prices      On-Demand, USD an hour, as the stack was given them: g5.2xlarge 4.00",
+        "prices      On-Demand, USD an hour, as the client that submitted the run told them: g5.xlarge 3.60",
+    ]
 
 
 def test_receipt_of_a_large_ring_fits(machines: Mapping[str, Mapping[str, Any]]) -> None:

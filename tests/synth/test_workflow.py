@@ -290,19 +290,22 @@ def test_no_lambda_and_no_custom_resource(template: Mapping[str, Any]) -> None:
     assert [kind for kind in kinds if kind.startswith(("AWS::Lambda", "Custom::", "AWS::CloudFormation::Custom"))] == []
 
 
-def test_asl_validator_accepts_the_definition(any_definition: Mapping[str, Any], tmp_path: Path) -> None:
-    """The schema of Amazon States Language and the syntax of every JSONata expression are right."""
-    # GIVEN the resolved definition: in the template's joined string, linters see nothing
-    path = tmp_path / "definition.asl.json"
-    path.write_text(json.dumps(any_definition))
-    # WHEN
-    done = subprocess.run(
+def validate(definition: Mapping[str, Any], path: Path) -> subprocess.CompletedProcess[str]:
+    """Give asl-validator the resolved definition: in the template's joined string, linters see nothing."""
+    path.write_text(json.dumps(definition))
+    return subprocess.run(
         ["node", "node_modules/.bin/asl-validator", "--json-path", str(path)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_asl_validator_accepts_the_definition(any_definition: Mapping[str, Any], tmp_path: Path) -> None:
+    """The schema of Amazon States Language and the syntax of every JSONata expression are right."""
+    # WHEN
+    done = validate(any_definition, tmp_path / "definition.asl.json")
     # THEN
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -311,16 +314,8 @@ def test_asl_validator_refuses_a_broken_definition(definition: Mapping[str, Any]
     """The validator does look at these states: one misspelt `Next` is found."""
     # GIVEN a definition with a way to nowhere
     broken = {**definition, "States": {**definition["States"], "Trained": {"Type": "Pass", "Next": "Nowhere"}}}
-    path = tmp_path / "definition.asl.json"
-    path.write_text(json.dumps(broken))
     # WHEN
-    done = subprocess.run(
-        ["node", "node_modules/.bin/asl-validator", "--json-path", str(path)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = validate(broken, tmp_path / "definition.asl.json")
     # THEN
     assert done.returncode != 0
     assert "Nowhere" in done.stdout + done.stderr

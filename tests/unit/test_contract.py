@@ -42,6 +42,11 @@ SCHEMA = {
         "resume_from": {"type": "string", "pattern": r"\A[A-Za-z0-9_-]{1,80}\Z"},
         "max_runtime_seconds": {"type": "integer", "minimum": 1, "maximum": MAX_RUNTIME_SECONDS},
         "max_cost_usd": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_COST_USD},
+        "on_demand_prices": {
+            "type": "object",
+            "propertyNames": {"pattern": r"\A[a-z0-9-]{1,32}\.[a-z0-9-]{1,32}\Z"},
+            "additionalProperties": {"type": "number", "minimum": 0.001, "maximum": 10_000},
+        },
     },
 }
 """The same rules in another language, written from the documentation: what the sentences must agree with."""
@@ -94,6 +99,11 @@ field_values = {
     | st.integers(MAX_RUNTIME_SECONDS - 1, MAX_RUNTIME_SECONDS + 1)
     | st.floats(),
     "max_cost_usd": st.integers(-1, MAX_COST_USD + 1) | st.floats(-1, MAX_COST_USD + 1) | st.floats(),
+    "on_demand_prices": st.dictionaries(
+        st.sampled_from(["g5.xlarge", "u7i-12tb.224xlarge", "g5", "G5.xlarge", "g5.xlarge\n", f"{'x' * 33}.large", ""]),
+        st.sampled_from([0, 0.001, 10_000, 10_001, True]) | st.floats() | json_values,
+        max_size=2,
+    ),
 }
 changes = st.fixed_dictionaries(
     {}, optional={name: values | json_values for name, values in field_values.items()} | {"gpu": json_values}
@@ -121,6 +131,7 @@ def a_request(**changes: Any) -> dict[str, Any]:
         "resume_from": "digits-20260301",
         "max_runtime_seconds": 3600,
         "max_cost_usd": 12.5,
+        "on_demand_prices": {"g5.xlarge": 1.006},
     } | changes
 
 
@@ -222,11 +233,20 @@ def test_accepts_the_edges(changes: dict[str, Any]) -> None:
         ({"max_cost_usd": 0}, "'max_cost_usd' must be more than 0, got 0"),
         ({"max_cost_usd": -0.5}, "'max_cost_usd' must be more than 0, got -0.5"),
         ({"max_cost_usd": 500.01}, "'max_cost_usd' must be at most 500, got 500.01"),
+        ({"on_demand_prices": 1.5}, "'on_demand_prices' must be an object, got 1.5"),
+        (
+            {"on_demand_prices": {"g5": 1.5}},
+            "'on_demand_prices' has an instance type named g5; write it like g5.xlarge",
+        ),
+        (
+            {"on_demand_prices": {"g5.xlarge": 100_600}},
+            "'on_demand_prices.g5.xlarge' must be USD an hour, a number from 0.001 to 10000, got 100600",
+        ),
         (
             {"gpu": 16},
             "'gpu' is not a field of a request; its fields are "
             "source, entry_point, gpus, min_gpus, data, hyperparameters, max_restarts, resume_from, "
-            "max_runtime_seconds, max_cost_usd, owner, project",
+            "max_runtime_seconds, max_cost_usd, on_demand_prices, owner, project",
         ),
     ],
 )

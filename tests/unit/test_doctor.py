@@ -10,6 +10,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.config import Config
 from botocore.stub import Stubber
 
 from cdk_horovod.workflow.search import QUOTAS
@@ -153,6 +154,26 @@ def test_needs_credentials(services: Services) -> None:
     assert (last.name, last.state) == ("credentials", FAIL)
     assert last.says == "AWS refused sts:GetCallerIdentity (ExpiredToken: The token expired)"
     assert last.fix.startswith("sign in")
+
+
+def test_needs_a_network(services: Services) -> None:
+    """Who does not reach AWS is not told to sign in."""
+    # GIVEN
+    address = "http://127.0.0.1:9"
+    services.clients["sts"] = boto3.client(
+        "sts",
+        region_name="eu-west-1",
+        endpoint_url=address,
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    # WHEN
+    *_, last = services.doctor().examine(stack="Training")
+    # THEN
+    assert (last.name, last.state) == ("credentials", FAIL)
+    assert address in last.says
+    assert last.fix == "check the network, the region and AWS_ENDPOINT_URL"
 
 
 def test_looks_no_further_than_the_account_without_a_stack(services: Services) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -13,9 +14,9 @@ from horovod_client.status import Holder, NodeStatus, RunStatus, Spend, Training
 NOW = 1000.0
 
 
-def drawn(status: RunStatus, **options: object) -> list[str]:
-    """Draw into a terminal of 100 columns and give its lines, without colours."""
-    console = Console(file=io.StringIO(), width=100, force_terminal=False)
+def drawn(status: RunStatus, *, width: int = 100, **options: object) -> list[str]:
+    """Draw into a terminal of *width* columns and give its lines, without colours."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
     console.print(draw(status, now=NOW, **options))  # type: ignore[arg-type]
     assert isinstance(console.file, io.StringIO)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
@@ -77,14 +78,59 @@ def test_training_run_shows_nodes_progress_spend_and_last_lines() -> None:
     # WHEN
     lines = drawn(status, lines=[f"line {number}" for number in range(9)])
     # THEN
-    assert lines[3].split("  ")[0] == "i-1 leads"
-    assert "training, step 120" in lines[3]
-    assert lines[3].endswith("2 s ago")
-    assert "will be taken back" in lines[4]
-    assert lines[5].endswith(" 30% epoch 3/8, step 120/400, loss 0.4123, 310.4 samples/s, 2 ranks, 2")
-    assert lines[6].strip() == "min left"
-    assert lines[7] == "spent 1.50 USD of at most 10.00, 2.00 USD an hour now"
+    assert lines[2:6] == [
+        "━━━━━━━━━                      30%, 2 min left",
+        "epoch 3/8, step 120/400, loss 0.4123, 310.4 samples/s, 2 ranks",
+        "spent 1.50 USD of at most 10.00, 2.00 USD an hour now",
+        "node  type       market  zone        state                         seen",
+    ]
+    assert [" ".join(line.split()) for line in lines[6:8]] == [
+        "i-1 g5.xlarge spot eu-west-1a step 120, leads 2 s",
+        "i-2 g5.xlarge spot eu-west-1a training, will be taken back 60 s",
+    ]
     assert lines[8:] == [f"line {number}" for number in range(3, 9)]
+
+
+def test_narrow_terminal_cuts_nothing_off() -> None:
+    """At 80 columns every phase, id, type, market and zone can be read, in the Region with the longest names, too."""
+    # GIVEN
+    ids = [f"i-0aca2a05cd0ef09e{number}" for number in range(3)]
+    facts = {"instance_type": "g5.12xlarge", "market": "on-demand", "zone": "ap-southeast-1a", "seen_at": 940.0}
+    nodes = tuple(replace(node(0, **facts), node=name) for name in ids)
+    status = RunStatus(
+        run="r",
+        state="RUNNING",
+        stage="training",
+        phase="training",
+        gpus=12,
+        nodes=(replace(nodes[0], leads=True, step=123_456), replace(nodes[1], interruption="rebalance"), nodes[2]),
+    )
+    # WHEN
+    lines = drawn(status, width=80, since={"training": 0.0})
+    # THEN
+    words = [word.rstrip(",") for line in lines for word in line.split()]
+    assert not any("…" in word for word in words)
+    assert [name for name in ids if name in words] == ids
+    assert [words.count(word) for word in ("terminating", "g5.12xlarge", "on-demand", "ap-southeast-1a")] == [
+        1,
+        3,
+        3,
+        3,
+    ]
+    assert [word for word in ("123456", "leads", "taken") if word in words] == ["123456", "leads", "taken"]
+
+
+def test_ended_run_waits_for_nothing_and_costs_nothing_an_hour() -> None:
+    """What is left and the price of an hour are told while there is something to wait and to pay for."""
+    # GIVEN
+    progress = TrainingProgress(step=400, steps=400, ranks=1, resets=1, eta_seconds=0.0)
+    status = RunStatus(run="r", state="SUCCEEDED", progress=progress, spend=Spend(usd=1.5, usd_per_hour=2.0))
+    # THEN
+    assert drawn(status)[2:] == [
+        "━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 100%",
+        "step 400/400, 1 rank, ring formed anew 1 time",
+        "spent 1.50 USD",
+    ]
 
 
 def test_many_nodes_are_counted() -> None:

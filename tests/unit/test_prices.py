@@ -11,8 +11,10 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
+from horovod_client.clients import AwsClients
 from horovod_client.price_cache import CachedPrices, PriceCache, default_folder
-from horovod_client.prices import Price, PriceLookup, Prices
+from horovod_client.price_lookup import PriceLookup
+from horovod_client.prices import Price, Prices
 
 NOW = 1_700_000_000.0
 DAY = 86_400.0
@@ -45,10 +47,11 @@ class Market:
         )
 
     def look_up(self, *, now: float = NOW) -> Prices:
-        lookup = PriceLookup(
-            region="eu-west-1", pricing=self._pricing, ec2=self._ec2, cache=self.cache, now=lambda: now
-        )
-        return lookup.prices_of(["g5.xlarge"])
+        return self.lookup(now=now).prices_of(["g5.xlarge"])
+
+    def lookup(self, *, now: float = NOW) -> PriceLookup:
+        clients = AwsClients(region="eu-west-1", pricing=self._pricing, ec2=self._ec2)
+        return PriceLookup(region="eu-west-1", clients=clients, cache=self.cache, now=lambda: now)
 
 
 def moment(at: float) -> datetime:
@@ -79,6 +82,18 @@ def test_prices_come_from_both_services_once(market: Market) -> None:
         instance_type="g5.xlarge", market="on-demand", zone="", usd=1.006, at=NOW
     )
     assert [(price.zone, price.usd) for price in first.spot("g5.xlarge")] == [("eu-west-1b", 0.4), ("eu-west-1a", 0.5)]
+
+
+def test_on_demand_prices_alone(market: Market) -> None:
+    """Whoever needs no Spot prices asks EC2 nothing, which would need a permission of its own."""
+    # GIVEN one answer of the Price List, and none of EC2
+    market.list_on_demand(product("1.006"))
+    # WHEN
+    prices = market.lookup().on_demand_prices_of(["g5.xlarge", "g5.xlarge"])
+    # THEN
+    assert prices == Prices(
+        found=(Price(instance_type="g5.xlarge", market="on-demand", zone="", usd=1.006, at=NOW),), remarks=()
+    )
 
 
 def test_spot_prices_age_sooner(market: Market) -> None:

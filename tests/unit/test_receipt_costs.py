@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from horovod_client.prices import Price, Prices
+from horovod_client.prices import Price, Prices, price_of
 from horovod_client.receipt_costs import complete_costs
-from horovod_client.spend import Price as NotedPrice
-from horovod_client.spend import price_of
 
-PRICES = Prices(found=(Price(instance_type="g5.xlarge", market="on-demand", zone="", usd=1.2, at=0),), remarks=())
+PRICES = Prices(found=(Price(instance_type="g5.xlarge", market="on-demand", zone="", usd=1.2),))
 
 
 def node(market: str, **facts: Any) -> dict[str, Any]:
@@ -34,13 +32,13 @@ def test_says_nothing_without_a_price() -> None:
     # GIVEN
     receipt = {"run": "r", "nodes": [node("on-demand"), node("spot", usd=0.2)]}
     # THEN
-    assert complete_costs(receipt, prices=Prices(found=(), remarks=())) == receipt
+    assert complete_costs(receipt, prices=Prices()) == receipt
 
 
 def test_on_demand_is_never_charged_as_spot() -> None:
     """While only Spot prices are known, what an On-Demand node costs is not."""
     # GIVEN
-    prices = [NotedPrice(instance_type="g5.xlarge", market="spot", zone="a", usd=0.4)]
+    prices = [Price(instance_type="g5.xlarge", market="spot", zone="a", usd=0.4)]
     # THEN
     assert price_of(prices, instance_type="g5.xlarge", market="on-demand", zone="a") is None
     assert price_of(prices, instance_type="g5.xlarge", market="spot", zone="b") == 0.4

@@ -40,6 +40,9 @@ GOOD: list[dict[str, Any]] = [
     {**VALID, "min_gpus": 1, "max_restarts": 0, "resume_from": "train-20260301-120000-abcdef"},
     {**VALID, "max_restarts": 20},
     {**VALID, "owner": "ada@example.com", "project": "Digits 2"},
+    {**VALID, "on_demand_prices": {}},
+    {**VALID, "on_demand_prices": {"g5.12xlarge": 5.672}},
+    {**VALID, "on_demand_prices": {"p4d.24xlarge": 0.001, "u7i-12tb.224xlarge": 10_000}},
 ]
 BAD: list[Any] = [
     {},
@@ -88,6 +91,11 @@ BAD: list[Any] = [
     {**VALID, "resume_from": ""},
     {**VALID, "resume_from": "../other"},
     {**VALID, "resume_from": "x" * 81},
+    {**VALID, "on_demand_prices": []},
+    {**VALID, "on_demand_prices": {"g5": 1}},
+    {**VALID, "on_demand_prices": {"g5.xlarge": "1", "G5.xlarge": 1, "g5.2xlarge": None, "g5.4xlarge": True}},
+    {**VALID, "on_demand_prices": {"g5.xlarge": 0, "g5.2xlarge": 10_000.5, "g5.4xlarge": -2.5, "": {}}},
+    {**VALID, "on_demand_prices": {"g5.xlarge": [1], "g5.xlarge ": 1}},
 ]
 WRONG_TYPES: list[Any] = [None, True, False, 0, -1, "", "8", "1e3", [], [8], [[8]], [1, 2], {}, {"a": {"b": [1, None]}}]
 """Values of every JSON type; each field refuses all of them but its own."""
@@ -186,6 +194,11 @@ close_to_valid = st.fixed_dictionaries(
         "max_runtime_seconds": st.integers(0, 4000) | st.floats(0, 4000).map(lambda number: round(number, 1)),
         "max_cost_usd": st.decimals(-1, 300, places=2).map(float) | st.integers(-1, 300),
         "data": st.dictionaries(st.sampled_from(["train", "a b", ""]), st.just("s3://bucket/key") | values, max_size=2),
+        "on_demand_prices": st.dictionaries(
+            st.sampled_from(["g5.xlarge", "p5.48xlarge", "g5", "G5.xlarge", ""]),
+            st.decimals(-1, 12_000, places=3).map(float) | values,
+            max_size=3,
+        ),
     },
 )
 

@@ -51,7 +51,8 @@ class Verbs(click.Group):
         return command
 
 
-@click.group(cls=Verbs)
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cdk-horovod", prog_name=PROGRAM, message="%(prog)s %(version)s")
 def commands() -> None:
     """Train on your own GPU fleet: nodes start, train, and go away again."""
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from horovod_client import amounts
+from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.columns import in_columns
 from horovod_client.errors import InvalidInput, ReceiptNotFound
 from horovod_client.run import Run
 
-if TYPE_CHECKING:
-    from horovod_client.prices import Prices
-
 ESTIMATE_COLUMNS = ("type", "nodes", "On-Demand USD/h", "Spot USD/h", "On-Demand USD", "Spot USD", "Spot saves")
 NODE_COLUMNS = ("node", "instance_type", "market", "zone", "usd", "on_demand_usd")
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--gpus", type=int, help="Estimate a run of this many GPUs instead.")
 @click.option("--hours", type=float, help="How long its nodes would run. Default: 1.")
 @training_options
@@ -54,25 +52,13 @@ def _with_costs(receipt: dict[str, Any], *, client: TrainingClient) -> dict[str,
         return receipt
     from horovod_client.receipt_costs import complete_costs
 
-    return complete_costs(receipt, prices=_look_up(client, (node["instance_type"] for node in nodes)))
-
-
-def _look_up(client: TrainingClient, instance_types: Iterable[str]) -> Prices:
-    # Here and not above: botocore comes with it, and a shell waits for every import.
-    from horovod_client.prices import PriceLookup
-
-    lookup = PriceLookup(region=client.connection.region, pricing=client.clients.pricing, ec2=client.clients.ec2)
-    return lookup.prices_of(instance_types)
+    return complete_costs(receipt, prices=client.price_lookup().prices_of(node["instance_type"] for node in nodes))
 
 
 def _tell_estimate(client: TrainingClient, *, gpus: int, hours: float, as_json: bool) -> None:
-    from horovod_client.cost_estimate import estimate, fitting_fleets
-    from horovod_client.prices import date_of
+    from horovod_client.price_lookup import date_of
 
-    connection = client.connection
-    fleets = fitting_fleets(connection, gpus=gpus)
-    prices = _look_up(client, (name for fleet in fleets for name in fleet.types))
-    found = estimate(connection, gpus=gpus, hours=hours, prices=prices).to_json()
+    found = client.estimate(gpus=gpus, hours=hours).to_json()
     if as_json:
         print_json(found)
         return

@@ -12,7 +12,7 @@ from horovod_client.run import Run
 
 @click.command()
 @click.argument("run", shell_complete=complete_run)
-@click.argument("path", required=False)
+@click.argument("path", type=click.Path(), required=False)
 @training_options
 def download(*, run: str, path: str | None, stack: str, output: str | None, as_json: bool) -> None:
     """Unpack the model of RUN into the folder PATH; default: a folder of the run's name."""

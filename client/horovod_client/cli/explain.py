@@ -5,22 +5,10 @@ from __future__ import annotations
 import click
 from botocore import exceptions as aws
 
+from horovod_client.error_codes import CREDENTIALS_REFUSED, code_of
 from horovod_client.errors import HorovodClientError
 
 SIGN_IN = "sign in, for example with 'aws sso login' or 'aws configure', or set AWS_PROFILE"
-
-CREDENTIALS_REFUSED = frozenset(
-    {
-        "AuthFailure",
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidAccessKeyId",
-        "InvalidClientTokenId",
-        "SignatureDoesNotMatch",
-        "UnrecognizedClientException",
-    }
-)
-"""Codes that AWS's services answer to credentials that are wrong or out of date."""
 
 
 def explain(error: Exception) -> str | None:
@@ -31,6 +19,8 @@ def explain(error: Exception) -> str | None:
         error: What a command raised.
     """
     match error:
+        case click.UsageError(ctx=click.Context() as context):
+            return f"{_without_period(error.format_message())}: see {context.command_path} --help"
         case click.ClickException():
             return error.format_message()
         case HorovodClientError():
@@ -56,12 +46,12 @@ def explain(error: Exception) -> str | None:
 
 
 def _refusal(error: aws.ClientError) -> str:
-    code = error.response.get("Error", {}).get("Code", "")
+    code = code_of(error)
     message = error.response.get("Error", {}).get("Message", "")
     if code in CREDENTIALS_REFUSED:
         return f"AWS refused the credentials ({code}): {SIGN_IN}"
     return f"AWS refused {error.operation_name} ({code}): {message}"
 
 
-def _without_period(error: Exception) -> str:
+def _without_period(error: Exception | str) -> str:
     return str(error).rstrip(".")

@@ -83,8 +83,9 @@ class _View:
         self._live.stop()
 
     def show(self, status: RunStatus) -> None:
-        self._status, self._trouble = status, ""
-        if status.phase is not None:
+        before, self._status, self._trouble = self._status, status, ""
+        # Since when the first phase lasts that is seen, nobody knows: the run may have been in it for hours.
+        if status.phase is not None and before is not None and before.phase != status.phase:
             self._since.setdefault(status.phase, time.time())
         if status.ended:
             assert self._live is not None
@@ -95,9 +96,10 @@ class _View:
 
     def _draw(self) -> RenderableType:
         if self._status is None:
-            return f"run {self._run.name} started"
+            return f"run {self._run.name}"
         picture = draw(self._status, now=time.time(), since=self._since, lines=tuple(self._lines))
-        return Group(picture, Text(self._trouble, style="red")) if self._trouble else picture
+        # The last line is empty: a terminal writes ^C at the cursor, and in a full line that would move the picture.
+        return Group(picture, Text(self._trouble, style="red"))
 
     def _read_lines(self) -> None:
         # Lines are an extra: a log group that cannot be read must not end the view.
@@ -111,6 +113,7 @@ def _answer(ask: Callable[[str], str]) -> str:
     try:
         return ask(QUESTION)
     except (KeyboardInterrupt, click.Abort):
+        click.echo()  # the line that the question stands in
         return "v"
 
 

@@ -9,20 +9,25 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from horovod_client.cli.news import describe_progress, describe_restarts, describe_spend
+from horovod_client.describe import describe_progress, describe_restarts, describe_spend
 from horovod_client.status import PHASE_END, PHASES, NodeStatus, RunStatus, TrainingProgress
 from horovod_client.waiting import duration, explain_waiting
+from horovod_node import contract
 
 NODES_SHOWN = 10
 LINES_SHOWN = 6
 BAR_WIDTH = 30
+STATE_WIDTH = 11
+NODE_COLUMNS = ("node", "type", "market", "zone", "state", "seen")
 
 
 def draw(
     status: RunStatus, *, now: float, since: Mapping[str, float] | None = None, lines: Sequence[str] = ()
 ) -> RenderableType:
     """
-    Draw a run: where it is, what it waits for, its nodes, how far its training is, what it cost, its last lines.
+    Draw a run: where it is, what it waits for, how far its training is, what it cost, its nodes, its last lines.
+
+    What is asked for most stands at the top: of a picture that is higher than the terminal, the end is cut off.
 
     Args:
         status: What the run is doing.
@@ -38,12 +43,12 @@ def draw(
     ):
         if text:
             parts.append(Text(text, style=style))
+    if status.progress is not None:
+        parts += _progress(status.progress, ended=status.ended)
+    if status.spend is not None:
+        parts.append(Text(describe_spend(status.spend, ended=status.ended)))
     if status.nodes:
         parts.append(_nodes(status.nodes, now=now))
-    if status.progress is not None:
-        parts += _progress(status.progress)
-    if status.spend is not None:
-        parts.append(Text(describe_spend(status.spend)))
     parts += [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in lines[-LINES_SHOWN:]]
     return Group(*parts)
 
@@ -61,7 +66,7 @@ def _heading(status: RunStatus, *, now: float) -> Text:
 
 def _phases(status: RunStatus, *, now: float, since: Mapping[str, float]) -> Text:
     """Write the phases in a row, the present one marked; before the request is checked there is none."""
-    line = Text(no_wrap=True, overflow="ellipsis")
+    line = Text()
     present = PHASES.index(status.phase) if status.phase in PHASES else -1
     for place, phase in enumerate(PHASES[:-1]):
         if place:
@@ -77,32 +82,39 @@ def _phases(status: RunStatus, *, now: float, since: Mapping[str, float]) -> Tex
 
 def _nodes(nodes: Sequence[NodeStatus], *, now: float) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("node", "type", "market", "zone", "state", "seen"):
-        table.add_column(column, no_wrap=True)
+    for column in NODE_COLUMNS:
+        # Where it is narrow, this one takes a second line: half an id, type or zone would tell nothing.
+        table.add_column(column, no_wrap=column != "state", min_width=STATE_WIDTH if column == "state" else None)
     for node in nodes[:NODES_SHOWN]:
-        state = node.state if not node.step else f"{node.state}, step {node.step}"
         table.add_row(
-            f"{node.node}{' leads' if node.leads else ''}",
+            node.node,
             node.instance_type,
             node.market,
             node.zone,
-            f"{state}{', will be taken back' if node.interruption else ''}",
-            "" if node.seen_at is None else f"{duration(now - node.seen_at)} ago",
+            _state(node),
+            "" if node.seen_at is None else duration(now - node.seen_at),
         )
     if len(nodes) > NODES_SHOWN:
         table.add_row(f"and {len(nodes) - NODES_SHOWN} more")
     return table
 
 
-def _progress(progress: TrainingProgress) -> Iterator[RenderableType]:
-    facts = Text(describe_progress(progress))
-    if not progress.steps:
-        yield facts
-        return
-    row = Table.grid(padding=(0, 1))
-    row.add_row(
-        ProgressBar(total=progress.steps, completed=min(progress.step, progress.steps), width=BAR_WIDTH),
-        Text(f"{min(progress.step / progress.steps, 1):.0%}"),
-        facts,
-    )
-    yield row
+def _state(node: NodeStatus) -> str:
+    """Name what a node does; that it trains, its step says."""
+    facts = [f"step {node.step}" if node.step and node.state == contract.NODE_TRAINING else node.state]
+    if node.leads:
+        facts.append("leads")
+    if node.interruption:
+        facts.append("will be taken back")
+    return ", ".join(facts)
+
+
+def _progress(progress: TrainingProgress, *, ended: bool) -> Iterator[RenderableType]:
+    """Draw a bar, if the number of steps is known, and below it what fits in no bar."""
+    if progress.steps:
+        done = min(progress.step / progress.steps, 1)
+        left = "" if ended or progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
+        row = Table.grid(padding=(0, 1))
+        row.add_row(ProgressBar(total=1, completed=done, width=BAR_WIDTH), Text(f"{done:.0%}{left}"))
+        yield row
+    yield Text(describe_progress(progress, eta=False))

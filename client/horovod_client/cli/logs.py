@@ -36,8 +36,10 @@ def logs(
     """Print the lines of RUN: those of rank 0, unless others are named."""
     found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
     lines = found.logs(follow=follow, rank=rank, node=node, agent=agent, all_ranks=every)
+    silent = True
     try:
         for line in lines:
+            silent = False
             if as_json:
                 click.echo(json.dumps(asdict(line), ensure_ascii=False))
             elif every or agent or (node is not None and rank is None):
@@ -46,3 +48,10 @@ def logs(
                 click.echo(line.text)
     except KeyboardInterrupt:  # how one ends to follow
         return
+    if silent:
+        chosen = f"{'' if rank is None else f' of rank {rank}'}{'' if node is None else f' of node {node}'}"
+        click.echo(
+            f"cdk-horovod: run '{run}' has printed no line{chosen}: --all shows every rank, --agent the nodes' agents, "
+            "--follow waits for more",
+            err=True,
+        )

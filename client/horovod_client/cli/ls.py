@@ -34,7 +34,7 @@ def ls(*, limit: int, stack: str, output: str | None, as_json: bool) -> None:
         (
             run.name,
             run.state,
-            run.stage or "",
+            run.stage if run.stage and run.ended_at is None else "",  # the last stage of a run repeats its state
             "" if run.gpus is None else str(run.gpus),
             f"{datetime.fromtimestamp(run.started_at):%Y-%m-%d %H:%M}",
             duration((run.ended_at or now) - run.started_at),

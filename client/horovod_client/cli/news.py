@@ -3,75 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import click
 
-from horovod_client import amounts
-from horovod_client.status import RunStatus, Spend, TrainingProgress
-from horovod_client.waiting import duration
+from horovod_client.describe import describe_capacity, describe_progress, describe_restarts, describe_stage
+from horovod_client.status import RunStatus
+from horovod_client.waiting import explain_queue
 
 PROGRESS_SECONDS: Final = 10.0
 """Between two lines about how far the training is."""
 TROUBLE_SECONDS: Final = 60.0
 """Trouble that comes again within this time is the same trouble."""
-
-
-def describe_stage(status: RunStatus) -> str | None:
-    """
-    Name the stage, and in the queue how many runs come first; None while there is no stage.
-
-    Args:
-        status: What the run is doing.
-    """
-    before = (status.place or 1) - 1
-    if not before:
-        return status.stage
-    return f"{status.stage}, {before} run{'' if before == 1 else 's'} before it"
-
-
-def describe_capacity(status: RunStatus, *, now: float | None = None) -> str | None:
-    """
-    Tell what the run tries to get nodes, and what EC2 said to the attempt before; None when it does not look for any.
-
-    Args:
-        status: What the run is doing.
-        now: Epoch seconds, to tell since when. Default: that is left out.
-    """
-    search = status.capacity
-    if search is None:
-        return None
-    since = "" if now is None else f", since {max(0, now - search.since) / 60:.0f} min"
-    refusal = f"; EC2 said: {search.refusal}" if search.refusal else ""
-    return f"waiting for capacity: attempt {search.number} of {search.of}, {search.attempt}{since}{refusal}"
-
-
-def describe_restarts(status: RunStatus) -> str | None:
-    """
-    Tell how often the run started again, and why it did last; None when it never did.
-
-    Args:
-        status: What the run is doing.
-    """
-    if not status.restarts:
-        return None
-    times, last = len(status.restarts), status.restarts[-1]
-    reason = (last.cause.splitlines() or [""])[0]
-    return f"started again {times} time{'' if times == 1 else 's'}: {last.error}: {reason}"
-
-
-def describe_progress(progress: TrainingProgress) -> str:
-    """Write how far a training is, as `epoch 3/8, step 120/400, loss 0.412, 310 samples/s, 2 min left`."""
-    return ", ".join(_progress_facts(progress))
-
-
-def describe_spend(spend: Spend) -> str:
-    """Write what a run has cost, and what it may cost."""
-    ceiling = "" if spend.ceiling_usd is None else f" of at most {amounts.usd(spend.ceiling_usd)}"
-    nodes = "1 node" if spend.unpriced == 1 else f"{spend.unpriced} nodes"
-    without = f", without {nodes} whose price is not known" if spend.unpriced else ""
-    return f"spent {amounts.usd(spend.usd)} USD{ceiling}, {amounts.usd(spend.usd_per_hour)} USD an hour now{without}"
 
 
 def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
@@ -89,6 +33,7 @@ def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
         news = {
             "restarts": describe_restarts(status),
             "stage": describe_stage(status),
+            "queue": explain_queue(status) if status.holders else None,
             "capacity": describe_capacity(status),
             "notice": status.notice,
         }
@@ -114,19 +59,3 @@ def trouble_printer() -> Callable[[Exception], None]:
         last = time.monotonic()
 
     return print_trouble
-
-
-def _progress_facts(progress: TrainingProgress) -> Iterator[str]:
-    if progress.epoch is not None:
-        yield f"epoch {progress.epoch}{'' if progress.epochs is None else f'/{progress.epochs}'}"
-    yield f"step {progress.step}{'' if progress.steps is None else f'/{progress.steps}'}"
-    if progress.loss is not None:
-        yield f"loss {progress.loss:.4g}"
-    if progress.samples_per_second is not None:
-        yield f"{progress.samples_per_second:.4g} samples/s"
-    if progress.ranks:
-        yield f"{progress.ranks} rank{'' if progress.ranks == 1 else 's'}"
-    if progress.resets:
-        yield f"ring formed anew {progress.resets} times"
-    if progress.eta_seconds is not None:
-        yield f"{duration(progress.eta_seconds)} left"

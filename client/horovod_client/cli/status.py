@@ -9,10 +9,10 @@ from dataclasses import asdict
 import click
 
 from horovod_client.cli.completing import complete_run
-from horovod_client.cli.news import describe_progress, describe_restarts, describe_spend, describe_stage
 from horovod_client.cli.options import print_json, training_options
 from horovod_client.cli.watching import watch_run
 from horovod_client.client import TrainingClient
+from horovod_client.describe import describe_progress, describe_restarts, describe_spend, describe_stage
 from horovod_client.errors import RunFailed
 from horovod_client.run import Run
 from horovod_client.status import RunStatus
@@ -56,9 +56,9 @@ def _details(status: RunStatus, *, now: float) -> Iterator[str]:
     if restarts is not None:
         yield restarts
     if status.progress is not None:
-        yield describe_progress(status.progress)
+        yield describe_progress(status.progress, eta=not status.ended)
     if status.spend is not None:
-        yield describe_spend(status.spend)
+        yield describe_spend(status.spend, ended=status.ended)
     for node in status.nodes:
         seen = "" if node.seen_at is None else f", seen {duration(now - node.seen_at)} ago"
         facts = ", ".join(fact for fact in (node.instance_type, node.market, node.zone) if fact)

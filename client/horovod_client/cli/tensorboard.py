@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import click
 
 from horovod_client.cli.completing import complete_run
-from horovod_client.cli.options import training_options
+from horovod_client.cli.options import print_json, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.errors import HorovodClientError
 from horovod_client.run import Run
@@ -25,24 +27,37 @@ STOP_SECONDS = 5.0
 @click.argument("run", shell_complete=complete_run)
 @click.option("--port", type=click.IntRange(1, 65535), default=6006, show_default=True, help="On 127.0.0.1.")
 @training_options
-def tensorboard(*, run: str, port: int, stack: str, output: str | None, as_json: bool) -> None:  # noqa: ARG001
+def tensorboard(*, run: str, port: int, stack: str, output: str | None, as_json: bool) -> None:
     """Show what RUN writes for TensorBoard, kept up to date, until Ctrl-C."""
     program = shutil.which("tensorboard")
     if program is None:
         raise HorovodClientError("the program tensorboard is missing: install it with pip install tensorboard")
     found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
-    found.status()  # a name that no run has is told before anything is started
+    status = found.status()  # a name that no run has is told before anything is started
     with tempfile.TemporaryDirectory(prefix=f"tensorboard-{run}-") as folder:
         files = TensorBoardFiles(found.clients.s3, bucket=found.connection.model_bucket, run=run, folder=Path(folder))
-        click.echo(f"{files.sync()} files of run {run}; more are fetched every {SYNC_SECONDS:g} s")
+        count = files.sync()
+        if not count and status.ended:
+            raise HorovodClientError(
+                f"run '{run}' left nothing for TensorBoard: a script writes it, on rank 0, into the folder "
+                "SM_TENSORBOARD_DIR"
+            )
+        if as_json:
+            print_json({"run": run, "files": count, "url": f"http://127.0.0.1:{port}/"})
+        else:
+            files_told = f"{count} file{'' if count == 1 else 's'}"
+            click.echo(f"{files_told} of run {run}; new ones are fetched every {SYNC_SECONDS:g} s")
         command = [program, "--logdir", folder, "--host", "127.0.0.1", "--port", str(port)]
-        with subprocess.Popen([*command, "--reload_interval", str(int(SYNC_SECONDS))]) as shown:
+        command += ["--reload_interval", str(int(SYNC_SECONDS))]
+        # It loads TensorFlow if that is there, whose remarks on this machine's processor are nobody's question.
+        environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}
+        with subprocess.Popen(command, env=environment, stdout=sys.stderr if as_json else None) as shown:
             try:
                 while shown.poll() is None:
                     time.sleep(SYNC_SECONDS)
                     files.sync()
             except KeyboardInterrupt:
-                click.echo("stopped")
+                click.echo("stopped", err=True)
             finally:
                 _end(shown)
 

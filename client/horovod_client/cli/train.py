@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from horovod_client.cli.arguments import parse_data, parse_hyperparameters, parse_max_runtime
+from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import print_json, training_options
-from horovod_client.cli.watching import watch_run
+from horovod_client.cli.watching import LOOK_SECONDS, watch_run
 from horovod_client.client import TrainingClient
-from horovod_client.errors import ReceiptNotFound, RunFailed
+from horovod_client.errors import PricesMissing, ReceiptNotFound, RunFailed
 from horovod_client.receipt import render_receipt
-from horovod_client.run import Run
+from horovod_client.run import STOPPED_ERROR, Run
 from horovod_client.status import SUCCEEDED
 
 
 @click.command()
-@click.argument("script")
+@click.argument("script", type=click.Path())
 @click.option("--gpus", type=int, required=True, help="GPUs of the ring, one rank on each.")
 @click.option("--min-gpus", type=int, help="The ring may begin with, and shrink to, this many; the script is elastic.")
 @click.option(
@@ -37,10 +41,17 @@ from horovod_client.status import SUCCEEDED
     "--max-cost-usd", type=float, metavar="USD", help="Stop when the run's instances have cost this much, as in 12.5."
 )
 @click.option("--max-restarts", type=int, help="Start again from the newest checkpoint at most this often, 0 to 20.")
-@click.option("--resume-from", metavar="RUN", help="Begin with the newest checkpoint of another run.")
+@click.option(
+    "--resume-from", metavar="RUN", shell_complete=complete_run, help="Begin with the newest checkpoint of another run."
+)
 @click.option("--owner", help="Who the run is for: a tag of its instances, for cost allocation.")
 @click.option("--project", help="What the run is for: a tag of its instances, for cost allocation.")
-@click.option("--source-dir", metavar="FOLDER", help="Folder to package; SCRIPT is then a path inside of it.")
+@click.option(
+    "--source-dir",
+    type=click.Path(file_okay=False),
+    metavar="FOLDER",
+    help="Folder to package; SCRIPT is then a path inside of it.",
+)
 @click.option("--name", help="Name of the run. Default: the script's, the time and some letters.")
 @click.option("--detach", is_flag=True, help="Return as soon as the run is started.")
 @click.option("--plain", is_flag=True, help="Print lines instead of the live view, also in a terminal.")
@@ -48,7 +59,7 @@ from horovod_client.status import SUCCEEDED
 @click.option(
     "--poll-seconds",
     type=click.FloatRange(min=0, min_open=True),
-    default=5.0,
+    default=LOOK_SECONDS,
     show_default=True,
     help="Seconds between two looks at the run.",
 )
@@ -92,21 +103,36 @@ def train(
         "name": name,
     }
     client = TrainingClient.from_stack(stack, output=output)
-    if dry_run:
-        print_json(client.fit(script, dry_run=True, **request))
-        return
-    run = client.fit(script, **request)
+    with _warnings_as_lines():
+        if dry_run:
+            print_json(client.fit(script, dry_run=True, **request))
+            return
+        run = client.fit(script, **request)
     if detach:
-        _print_started(run, as_json=as_json)
+        _print_started(run, stack=stack, as_json=as_json)
         return
     _follow(run, stack=stack, poll_seconds=poll_seconds, as_json=as_json, plain=plain)
 
 
-def _print_started(run: Run, *, as_json: bool) -> None:
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print what the client warns of as the tool's own lines: a user need not know from which file it comes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PricesMissing)
+        yield
+    for each in caught:
+        if issubclass(each.category, PricesMissing):
+            click.echo(f"cdk-horovod: {each.message}", err=True)
+        else:
+            warnings.showwarning(each.message, each.category, each.filename, each.lineno)
+
+
+def _print_started(run: Run, *, stack: str, as_json: bool) -> None:
     if as_json:
         print_json({"run": run.name, "execution": run.execution_arn})
     else:
         click.echo(f"run {run.name} started")
+        click.echo(f"cdk-horovod: follow it with: cdk-horovod status {run.name} --watch --stack {stack}", err=True)
 
 
 def _follow(run: Run, *, stack: str, poll_seconds: float, as_json: bool, plain: bool) -> None:
@@ -116,6 +142,9 @@ def _follow(run: Run, *, stack: str, poll_seconds: float, as_json: bool, plain: 
         watch_run(run, stack=stack, poll_seconds=poll_seconds, plain=plain, err=as_json, started=True)
     except RunFailed as failure:
         _print_end(run, as_json=as_json, failure=failure)
+        if failure.error != STOPPED_ERROR:
+            hint = f"cdk-horovod logs {run.name} --all --stack {stack}"
+            click.echo(f"cdk-horovod: look at what its ranks printed with: {hint}", err=True)
         raise
     _print_end(run, as_json=as_json, failure=None)
 

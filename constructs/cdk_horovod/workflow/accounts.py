@@ -4,7 +4,8 @@ The arithmetic of a receipt, as one JSONata block: who was there and for how lon
 Before it a receipt's writer sets `$passed` (the run's `times`, all of them), `$well` (whether it succeeded), `$leads`
 (the leader, or ''), `$rows` (one for each node and attempt, see `cdk_horovod.workflow.receipt`), `$rates` (as
 `contract.PRICES_JSON`) and `$work` (`ranks`, `steps`, `repeated`, `trained`, as far as known). After it there are
-`$nodes`, `$seconds`, `$gpu_seconds` and `$bill`.
+`$nodes`, `$seconds`, `$gpu_seconds`, `$bill` and `$listings`, the On-Demand prices of its nodes' types with their
+sources.
 """
 
 from __future__ import annotations
@@ -109,4 +110,9 @@ ACCOUNTS: Final = f"""
     'saved_usd': $exists($full) ? $round($full - $usd, 4),
     'usd_per_hour': $priced ? $round($sum([0, $filter($spans, function($span) {{ $span.stayed }}).rate]), 4)
   }};
+  $listings := [$map($filter($rates, function($rate) {{
+    $rate.market = '{contract.ON_DEMAND}' and $rate.instance_type in $rows.instance_type
+  }}), function($rate) {{
+    {{'instance_type': $rate.instance_type, 'usd_per_hour': $rate.usd, 'source': $rate.source}}
+  }})];
 """

@@ -7,7 +7,8 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow.states import CONDITION_FAILED, RUN_KEY, call_aws, failure, jsonata, key_of_the_run
+from cdk_horovod.workflow.item_update import update_item
+from cdk_horovod.workflow.states import RUN_KEY, call_aws, failure, jsonata, key_of_the_run
 from horovod_node import contract
 
 
@@ -39,49 +40,31 @@ def check_the_model(scope: Construct, *, bucket: s3.IBucket) -> sfn.TaskStateBas
 
 def close_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
     """Build the state that sets the run's last stage in the ledger."""
-    return call_aws(
+    return update_item(
         scope,
         "Close the run",
-        service="dynamodb",
-        action="updateItem",
-        parameters={
-            "TableName": ledger.table.table_name,
-            "Key": RUN_KEY,
-            "UpdateExpression": "SET #stage = :stage, #removal = :removal",
-            "ExpressionAttributeNames": {"#stage": contract.STAGE, "#removal": contract.TTL_ATTRIBUTE},
-            "ExpressionAttributeValues": {
-                ":stage": {
-                    "S": jsonata(
-                        f"$outcome.succeeded ? '{contract.STAGE_SUCCEEDED}' : '{contract.STAGE_FAILED}'",
-                    )
-                },
-                ":removal": {"N": jsonata("$remove_at")},
-            },
+        ledger=ledger,
+        key=RUN_KEY,
+        update="SET #stage = :stage, #removal = :removal",
+        names={"#stage": contract.STAGE, "#removal": contract.TTL_ATTRIBUTE},
+        values={
+            ":stage": {"S": jsonata(f"$outcome.succeeded ? '{contract.STAGE_SUCCEEDED}' : '{contract.STAGE_FAILED}'")},
+            ":removal": {"N": jsonata("$remove_at")},
         },
-        resources=[ledger.table.table_arn],
     )
 
 
 def close_a_stopped_run(scope: Construct, *, ledger: Ledger, name: str = "Close the run") -> sfn.TaskStateBase:
     """Build the state that marks a run as failed whose own execution cannot; one that has a model stays as it is."""
-    return call_aws(
+    return update_item(
         scope,
         name,
-        service="dynamodb",
-        action="updateItem",
-        parameters={
-            "TableName": ledger.table.table_name,
-            "Key": RUN_KEY,
-            "UpdateExpression": "SET #stage = :failed",
-            "ConditionExpression": "attribute_exists(#stage) AND #stage <> :succeeded",
-            "ExpressionAttributeNames": {"#stage": contract.STAGE},
-            "ExpressionAttributeValues": {
-                ":failed": {"S": contract.STAGE_FAILED},
-                ":succeeded": {"S": contract.STAGE_SUCCEEDED},
-            },
-        },
-        resources=[ledger.table.table_arn],
-        answers=[CONDITION_FAILED],
+        ledger=ledger,
+        key=RUN_KEY,
+        update="SET #stage = :failed",
+        condition="attribute_exists(#stage) AND #stage <> :succeeded",
+        names={"#stage": contract.STAGE},
+        values={":failed": {"S": contract.STAGE_FAILED}, ":succeeded": {"S": contract.STAGE_SUCCEEDED}},
     )
 
 

@@ -15,6 +15,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
+from cdk_horovod.workflow.item_update import update_item
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.search import BEGUN_AGAIN, begun
 from cdk_horovod.workflow.states import (
@@ -311,21 +312,15 @@ def _update(
     assign: Mapping[str, Any] | None = None,
     retries: int = 3,
 ) -> sfn.TaskStateBase:
-    return call_aws(
+    return update_item(
         scope,
         name,
-        service="dynamodb",
-        action="updateItem",
-        parameters={
-            "TableName": ledger.table.table_name,
-            "Key": fleet_key("$fleet.id"),
-            "UpdateExpression": update,
-            "ConditionExpression": condition,
-            "ExpressionAttributeNames": {**_EXECUTION_NAME, **names},
-            "ExpressionAttributeValues": {**_EXECUTION_VALUE, **values},
-        },
-        resources=[ledger.table.table_arn],
+        ledger=ledger,
+        key=fleet_key("$fleet.id"),
+        update=update,
+        condition=condition,
+        names={**_EXECUTION_NAME, **names},
+        values={**_EXECUTION_VALUE, **values},
         assign=assign,
         retries=retries,
-        answers=[CONDITION_FAILED],
     )

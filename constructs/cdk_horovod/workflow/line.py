@@ -14,7 +14,8 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow.states import NO_OUTPUT, NOW, call_aws, failure, jsonata
+from cdk_horovod.workflow.item_update import update_item
+from cdk_horovod.workflow.states import NO_OUTPUT, NOW, failure, jsonata
 from horovod_node import contract
 
 _NAMES = {
@@ -29,29 +30,24 @@ LOOKS_MISSED = 3
 def look_at_the_line(scope: Construct, *, ledger: Ledger, queue: str, interval: Duration) -> sfn.TaskStateBase:
     """Build the state that keeps the run's place and sets `$open`: the fleets that it may try now."""
     patience = LOOKS_MISSED * interval.to_seconds()
-    return call_aws(
+    return update_item(
         scope,
         "Look at the line",
-        service="dynamodb",
-        action="updateItem",
-        parameters={
-            "TableName": ledger.table.table_name,
-            "Key": line_key(queue),
-            "UpdateExpression": "SET #place = if_not_exists(#place, :place), #waiter = :waiter",
-            "ExpressionAttributeNames": _NAMES,
-            "ExpressionAttributeValues": {
-                ":place": {"N": jsonata("$string($millis())")},
-                ":waiter": {
-                    "M": {
-                        contract.GPUS: {"N": jsonata("$string($request.gpus)")},
-                        contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
-                        contract.SEEN_AT: {"N": jsonata(f"$string({NOW})")},
-                    }
-                },
+        ledger=ledger,
+        key=line_key(queue),
+        update="SET #place = if_not_exists(#place, :place), #waiter = :waiter",
+        names=_NAMES,
+        values={
+            ":place": {"N": jsonata("$string($millis())")},
+            ":waiter": {
+                "M": {
+                    contract.GPUS: {"N": jsonata("$string($request.gpus)")},
+                    contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
+                    contract.SEEN_AT: {"N": jsonata(f"$string({NOW})")},
+                }
             },
-            "ReturnValues": "ALL_NEW",
         },
-        resources=[ledger.table.table_arn],
+        returns="ALL_NEW",
         assign={
             "open": jsonata(
                 f"""(
@@ -101,19 +97,7 @@ def wait_in_line(
 
 def leave_the_line(scope: Construct, *, ledger: Ledger, queue: str, name: str = "Leave the line") -> sfn.TaskStateBase:
     """Build the state that takes the run out of the line; repeating it is harmless."""
-    return call_aws(
-        scope,
-        name,
-        service="dynamodb",
-        action="updateItem",
-        parameters={
-            "TableName": ledger.table.table_name,
-            "Key": line_key(queue),
-            "UpdateExpression": "REMOVE #place, #waiter",
-            "ExpressionAttributeNames": _NAMES,
-        },
-        resources=[ledger.table.table_arn],
-    )
+    return update_item(scope, name, ledger=ledger, key=line_key(queue), update="REMOVE #place, #waiter", names=_NAMES)
 
 
 def line_key(queue: str) -> dict[str, dict[str, str]]:

@@ -1,9 +1,14 @@
 """
 What the instances of a fleet cost an hour, looked up for every run before its first node starts.
 
-Spot prices are EC2's own, for each type and zone. On-Demand prices are those that the construct was given, else the
-Price List API's, which answers in three Regions only (`PRICE_LIST_REGIONS`). A price that cannot be found is left out,
-and hinders nothing.
+Spot prices are EC2's own, for each type and zone. An On-Demand price is the one that the construct was given, else the
+Price List API's, which answers in three Regions only (`contract.PRICE_LIST_REGIONS`), else the one that the request
+brought along, because its client could ask from anywhere (`docs/adr/0013-prices-come-with-the-request.md`). A price
+that cannot be found is left out, and hinders nothing.
+
+Whoever submits a run could understate its prices, and so spend more than the construct's ceiling allows. That is why a
+submitted price counts only where nobody else knows one, and never as less than the highest that EC2 asks for the same
+type as Spot.
 """
 
 from __future__ import annotations
@@ -16,11 +21,9 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
+from cdk_horovod.workflow.item_update import update_item
 from cdk_horovod.workflow.states import NO_OUTPUT, RUN_KEY, call_aws, jsonata
 from horovod_node import contract
-
-PRICE_LIST_REGIONS = ("us-east-1", "eu-central-1", "ap-south-1")
-"""Where the Price List Query API has endpoints (AWS General Reference, "AWS Price List endpoints and quotas")."""
 
 
 def look_up_prices(
@@ -35,19 +38,14 @@ def look_up_prices(
         on_demand_prices: Instance type to USD an hour.
         then: What follows, whatever could be found.
     """
-    record = call_aws(
+    record = update_item(
         scope,
         "Record the prices",
-        service="dynamodb",
-        action="updateItem",
-        parameters={
-            "TableName": ledger.table.table_name,
-            "Key": RUN_KEY,
-            "UpdateExpression": "SET #prices = :prices",
-            "ExpressionAttributeNames": {"#prices": contract.PRICES_JSON},
-            "ExpressionAttributeValues": {":prices": {"S": jsonata("$string([$prices])")}},
-        },
-        resources=[ledger.table.table_arn],
+        ledger=ledger,
+        key=RUN_KEY,
+        update="SET #prices = :prices",
+        names={"#prices": contract.PRICES_JSON},
+        values={":prices": {"S": jsonata("$string([$prices])")}},
         retries=1,
     )
     record.add_catch(then).next(then)
@@ -84,8 +82,13 @@ def _look_up_spot_prices(scope: Construct) -> sfn.TaskStateBase:
 
 
 def _look_up_on_demand_prices(scope: Construct, *, given: Mapping[str, float]) -> sfn.Map:
-    """Ask for each type that no price was given for; then add what is known to `$prices`."""
+    """Ask for each type that no price was given for, where there is somebody to ask; then add all to `$prices`."""
     known = json.dumps(dict(given))
+    region = Stack.of(scope).region
+    to_ask = f"""'{region}' in {json.dumps(contract.PRICE_LIST_REGIONS)} ? [$map(
+  $filter($fleet.types, function($type) {{ $not($exists($lookup({known}, $type))) }}),
+  function($type) {{ {{'type': $type}} }}
+)] : []"""
     look = call_aws(
         scope,
         "Look up the type",
@@ -97,7 +100,7 @@ def _look_up_on_demand_prices(scope: Construct, *, given: Mapping[str, float]) -
                 {"Type": "TERM_MATCH", "Field": field, "Value": value}
                 for field, value in {
                     "instanceType": jsonata("$states.input.type"),
-                    "regionCode": Stack.of(scope).region,
+                    "regionCode": region,
                     "operatingSystem": "Linux",
                     "tenancy": "Shared",
                     "preInstalledSw": "NA",
@@ -119,28 +122,28 @@ def _look_up_on_demand_prices(scope: Construct, *, given: Mapping[str, float]) -
     )
     unknown = sfn.Pass.jsonata(scope, "Go on without its price", outputs={"type": "unknown", "usd": 0})
     look.add_catch(unknown)
+    submitted = f"$request.{contract.ON_DEMAND_PRICES}"
     added = f"""(
   $given := {known};
+  $submitted := $exists({submitted}) ? {submitted} : {{}};
   $listed := $states.result;
   $on_demand := [$map($fleet.types, function($type) {{ (
     $own := $lookup($given, $type);
     $told := $filter($listed, function($entry) {{ $entry.type = $type and $entry.usd > 0 }}).usd;
-    {{
-      'instance_type': $type, 'market': '{contract.ON_DEMAND}', 'zone': '',
-      'usd': $exists($own) ? $own : $exists($told) ? $max($told) : 0
-    }}
+    $brought := $lookup($submitted, $type);
+    $spot := $filter($prices, function($entry) {{ $entry.instance_type = $type }}).usd;
+    $found := $exists($own) ? {{'usd': $own, 'source': '{contract.PRICE_OF_CONSTRUCT}'}}
+      : $exists($told) ? {{'usd': $max($told), 'source': '{contract.PRICE_OF_LIST}'}}
+      : $exists($brought) ? {{'usd': $max([$brought, $spot]), 'source': '{contract.PRICE_OF_SUBMITTER}'}}
+      : {{'usd': 0}};
+    $merge([{{'instance_type': $type, 'market': '{contract.ON_DEMAND}', 'zone': ''}}, $found])
   ) }})];
   [$append($prices, [$filter($on_demand, function($entry) {{ $entry.usd > 0 }})])]
 )"""
     prices = sfn.Map.jsonata(
         scope,
         "Look up On-Demand prices",
-        items=sfn.ProvideItems.jsonata(
-            jsonata(
-                f"[$map($filter($fleet.types, function($type) {{ $not($exists($lookup({known}, $type))) }}), "
-                "function($type) { {'type': $type} })]"
-            )
-        ),
+        items=sfn.ProvideItems.jsonata(jsonata(to_ask)),
         max_concurrency=4,
         assign={"prices": jsonata(added)},
         outputs=NO_OUTPUT,

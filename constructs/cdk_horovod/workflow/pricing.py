@@ -16,7 +16,8 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow.states import NO_OUTPUT, RUN_KEY, assign_safely, call_aws, jsonata
+from cdk_horovod.workflow.item_update import update_item
+from cdk_horovod.workflow.states import NO_OUTPUT, RUN_KEY, assign_safely, jsonata
 from horovod_node import contract
 
 UNKNOWN = {
@@ -99,19 +100,12 @@ def _record(scope: Construct, name: str, *, ledger: Ledger, attributes: Mapping[
         found = f"$price.{attribute}"
         return jsonata(f"$string({found})" if kind == "N" else found)
 
-    return call_aws(
+    return update_item(
         scope,
         name,
-        service="dynamodb",
-        action="updateItem",
-        parameters={
-            "TableName": ledger.table.table_name,
-            "Key": RUN_KEY,
-            "UpdateExpression": "SET " + ", ".join(f"#{attribute} = :{attribute}" for attribute in attributes),
-            "ExpressionAttributeNames": {f"#{attribute}": attribute for attribute in attributes},
-            "ExpressionAttributeValues": {
-                f":{attribute}": {kind: value(attribute, kind)} for attribute, kind in attributes.items()
-            },
-        },
-        resources=[ledger.table.table_arn],
+        ledger=ledger,
+        key=RUN_KEY,
+        update="SET " + ", ".join(f"#{attribute} = :{attribute}" for attribute in attributes),
+        names={f"#{attribute}": attribute for attribute in attributes},
+        values={f":{attribute}": {kind: value(attribute, kind)} for attribute, kind in attributes.items()},
     )

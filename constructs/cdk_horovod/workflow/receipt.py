@@ -92,6 +92,7 @@ def write_the_receipt(scope: Construct, *, bucket: s3.IBucket, ledger: Ledger, t
       'uri': 's3://{bucket.bucket_name}/' & {key_of_the_run(contract.model_key)},
       'bytes': $saved.bytes, 'files': $saved.files
     }}}} : {{}},
+    {_PRICES},
     {_SOFTWARE}
   ])
 )"""
@@ -154,6 +155,7 @@ def leave_a_receipt(
       $exists($ledger.ceiling_usd) ? {{
         'ceiling_usd': $ledger.ceiling_usd, 'usd_per_hour': $ledger.usd_per_hour
       }} : {{}}])}} : {{}},
+    {_PRICES},
     {_SOFTWARE}
   ])
 )"""
@@ -181,6 +183,7 @@ def leave_a_receipt(
     return look
 
 
+_PRICES = "$count($listings) > 0 ? {'on_demand_prices': $listings} : {}"
 _SOFTWARE = """$count([$rows.image]) > 0 ? {'image': [$rows.image][-1]} : {},
     $count([$rows.library_version]) > 0 ? {'library_version': [$rows.library_version][-1]} : {}"""
 

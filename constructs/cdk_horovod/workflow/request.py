@@ -114,18 +114,30 @@ def _kind_check(field: contract.RequestField, value: str) -> str:
             f"$type({value}) != 'number' ? {_got(field.name, 'must be a number', value)} "
             f": {value} <= 0 ? {_got(field.name, 'must be more than 0', value)} : []"
         )
-    check = f"$type({value}) != 'object' ? {_got(field.name, 'must be an object', value)} : "
-    if not field.s3_uri:
-        return check + "[]"
+    return f"$type({value}) != 'object' ? {_got(field.name, 'must be an object', value)} : {_items_check(field, value)}"
+
+
+def _items_check(field: contract.RequestField, value: str) -> str:
+    item = f"$lookup({value}, $key)"
+    if field.s3_uri:
+        names, misnamed = contract.CHANNEL_PATTERN, ("a channel", "use letters, digits, '.', '_' and '-'")
+        good, rule = f"$address({item})", "must be an address like s3://bucket/key"
+    elif field.name == contract.ON_DEMAND_PRICES:
+        names, misnamed = contract.INSTANCE_TYPE_PATTERN, ("an instance type", "write it like g5.xlarge")
+        least, most = contract.LEAST_PRICE_USD, contract.MOST_PRICE_USD
+        good = f"($type({item}) = 'number' ? {item} >= {least} and {item} <= {most} : false)"
+        rule = contract.PRICE_RULE
+    else:
+        return "[]"
     judged = (
-        f"$not($contains($key, {_regex(contract.CHANNEL_PATTERN)})) "
-        f"? \"'{field.name}' has a channel named \" & $key & \"; use letters, digits, '.', '_' and '-'\" "
-        f": $not($address($lookup({value}, $key))) "
-        f'? "\'{field.name}." & $key & "\' must be an address like s3://bucket/key, got " '
-        f"& $shown($lookup({value}, $key)) : ''"
+        f"$not($contains($key, {_regex(names)})) "
+        f'? "\'{field.name}\' has {misnamed[0]} named " & $key & "; {misnamed[1]}" '
+        f": $not({good}) "
+        f'? "\'{field.name}." & $key & "\' {rule}, got " '
+        f"& $shown({item}) : ''"
     )
     sentences = f"$map($keys({value}), function($key) {{ {judged} }})"
-    return check + f"$filter({sentences}, function($sentence) {{ $sentence != '' }})"
+    return f"$filter({sentences}, function($sentence) {{ $sentence != '' }})"
 
 
 def _limit_checks(

@@ -31,14 +31,17 @@ _log = logging.getLogger(__name__)
     aws="emits a Step Functions Execution Status Change for each, from the source aws.states",
 )
 def executions_emit_status_events() -> None:
+    from moto.stepfunctions.parser.api import ExecutionStatus
     from moto.stepfunctions.parser.backend.execution import BaseExecutionWorkerCommunication, Execution
 
     start = Execution.start
     terminated = BaseExecutionWorkerCommunication.terminated
 
-    def start_and_tell(self: Any) -> None:
-        start(self)
+    def tell_and_start(self: Any) -> None:
+        # Told afterwards, a short execution could be over already, and its end told first.
+        self.exec_status = ExecutionStatus.RUNNING
         _emit_status(self)
+        start(self)
 
     def terminate_and_tell(self: Any) -> None:
         was_running = self.execution.status == "RUNNING"
@@ -46,7 +49,7 @@ def executions_emit_status_events() -> None:
         if was_running:
             _emit_status(self.execution)
 
-    Execution.start = start_and_tell
+    Execution.start = tell_and_start
     BaseExecutionWorkerCommunication.terminated = terminate_and_tell
 
 

@@ -14,19 +14,6 @@ from patience import eventually
 
 ROLE = "arn:aws:iam::123456789012:role/any"
 SDK = "arn:aws:states:::aws-sdk:"
-TOKEN_TASK = {
-    "Type": "Task",
-    "Resource": f"{SDK}dynamodb:putItem.waitForTaskToken",
-    "Arguments": {
-        "TableName": "tokens",
-        "Item": {
-            "pk": {"S": "{% $states.context.Execution.Name %}"},
-            "token": {"S": "{% $states.context.Task.Token %}"},
-            "try": {"N": "{% $string($states.context.State.RetryCount) %}"},
-        },
-    },
-}
-"""A state that leaves its token in the table of the fixture `machines`."""
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +71,7 @@ class Machines:
         return json.loads(ended["output"])
 
     def token(self, execution: str, *, attempt: int = 0) -> str:
-        """Wait for the token that a `TOKEN_TASK` of *execution* gives out in its *attempt*."""
+        """Wait for the token that the `token_task` of *execution* gives out in its *attempt*."""
         key = {"pk": {"S": execution.rpartition(":")[2]}}
         item = eventually(
             lambda: self._dynamodb.get_item(TableName="tokens", Key=key).get("Item"),
@@ -103,6 +90,23 @@ def machines(cloud: LocalCloud) -> Machines:
         BillingMode="PAY_PER_REQUEST",
     )
     return Machines(cloud)
+
+
+@pytest.fixture
+def token_task() -> dict[str, Any]:
+    """A state that leaves its token in the table of `machines`, and waits for the answer."""
+    return {
+        "Type": "Task",
+        "Resource": f"{SDK}dynamodb:putItem.waitForTaskToken",
+        "Arguments": {
+            "TableName": "tokens",
+            "Item": {
+                "pk": {"S": "{% $states.context.Execution.Name %}"},
+                "token": {"S": "{% $states.context.Task.Token %}"},
+                "try": {"N": "{% $string($states.context.State.RetryCount) %}"},
+            },
+        },
+    }
 
 
 @pytest.fixture(scope="session")

@@ -89,23 +89,11 @@ def test_stopping_an_ended_execution_changes_nothing(machines: Any) -> None:
     assert machines.api.describe_execution(executionArn=execution)["status"] == "SUCCEEDED"
 
 
-def test_timing_out_lets_go_of_tasks(machines: Any) -> None:
+def test_timing_out_lets_go_of_tasks(machines: Any, token_task: dict[str, Any]) -> None:
     """An execution that reaches its TimeoutSeconds is TIMED_OUT, and its task's token is no longer taken."""
     # GIVEN
-    from_table = {
-        "Type": "Task",
-        "Resource": "arn:aws:states:::aws-sdk:dynamodb:putItem.waitForTaskToken",
-        "Arguments": {
-            "TableName": "tokens",
-            "Item": {
-                "pk": {"S": "{% $states.context.Execution.Name %}"},
-                "token": {"S": "{% $states.context.Task.Token %}"},
-                "try": {"N": "0"},
-            },
-        },
-        "End": True,
-    }
-    execution = machines.start({"TimeoutSeconds": 4, "StartAt": "Wait", "States": {"Wait": from_table}})
+    waiting = {**token_task, "End": True}
+    execution = machines.start({"TimeoutSeconds": 4, "StartAt": "Wait", "States": {"Wait": waiting}})
     token = machines.token(execution)
 
     # WHEN

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError
 
-from horovod_client.clients import pricing_region
+from horovod_client.clients import AwsClients, pricing_region
 from horovod_client.price_cache import PriceCache
-from horovod_client.prices import PriceLookup
+from horovod_client.price_lookup import PriceLookup
 
 SDK = "arn:aws:states:::aws-sdk:"
 FILTERS = {
@@ -120,12 +120,9 @@ def test_other_regions_have_no_price_list(cloud: Any, machines: Any) -> None:
 def test_the_client_finds_prices_here(cloud: Any, tmp_path: Path) -> None:
     """What `cdk-horovod cost` asks for is answered, in the nearest Region that has the Price List API."""
     # GIVEN
-    lookup = PriceLookup(
-        region="eu-west-1",
-        pricing=cloud.client("pricing", region=pricing_region("eu-west-1")),
-        ec2=cloud.client("ec2"),
-        cache=PriceCache(tmp_path),
-    )
+    pricing = cloud.client("pricing", region=pricing_region("eu-west-1"))
+    clients = AwsClients(region="eu-west-1", pricing=pricing, ec2=cloud.client("ec2"))
+    lookup = PriceLookup(region="eu-west-1", clients=clients, cache=PriceCache(tmp_path))
 
     # WHEN
     prices = lookup.prices_of(["g5.xlarge", "x.unknown"])

@@ -11,22 +11,9 @@ CAUSE = 'Traceback (most recent call last):\n  File "train.py", line 3\nValueErr
 
 
 @pytest.fixture
-def waiting(request: pytest.FixtureRequest) -> dict[str, Any]:
+def waiting(token_task: dict[str, Any]) -> dict[str, Any]:
     """A state that gives out a token and waits."""
-    return {
-        "Type": "Task",
-        "Resource": "arn:aws:states:::aws-sdk:dynamodb:putItem.waitForTaskToken",
-        "Arguments": {
-            "TableName": "tokens",
-            "Item": {
-                "pk": {"S": "{% $states.context.Execution.Name %}"},
-                "token": {"S": "{% $states.context.Task.Token %}"},
-                "try": {"N": "{% $string($states.context.State.RetryCount) %}"},
-                "test": {"S": request.node.name},
-            },
-        },
-        "TimeoutSeconds": 240,
-    }
+    return {**token_task, "TimeoutSeconds": 240}
 
 
 def caught(state: dict[str, Any], *errors: str) -> dict[str, Any]:

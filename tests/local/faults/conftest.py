@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployment import Deployment
-from lab import SCHEDULE_SPEED, Lab, synthesise_lab
+from lab import Lab, deployed_lab
 from phases import PHASES
 from strikes import STRIKES
 from table import TABLE
-
-from horovod_local import LocalCloud
 
 CELLS = "faults/cells"
 """Key in pytest's cache."""
@@ -21,11 +18,8 @@ CELLS = "faults/cells"
 
 @pytest.fixture(scope="session")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    out = tmp_path_factory.mktemp("lab") / "cdk.out"
-    synthesise_lab(out)
-    with LocalCloud(home=tmp_path_factory.mktemp("lab-cloud"), schedule_speed=SCHEDULE_SPEED) as cloud:
-        cloud.deploy(out, tell=lambda _line: None)
-        yield Lab(app=Deployment(cloud=cloud))
+    with deployed_lab(tmp_path_factory) as lab:
+        yield lab
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aws_cdk import App, Duration, Stack
 from deployment import Deployment
 
@@ -86,6 +87,16 @@ def synthesise_lab(out: Path) -> None:
         max_restarts=0,
     )
     app.synth()
+
+
+@contextmanager
+def deployed_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Synthesise the lab's app and deploy it into a cloud of its own."""
+    out = tmp_path_factory.mktemp("lab") / "cdk.out"
+    synthesise_lab(out)
+    with LocalCloud(home=tmp_path_factory.mktemp("lab-cloud"), schedule_speed=SCHEDULE_SPEED) as cloud:
+        cloud.deploy(out, tell=lambda _line: None)
+        yield Lab(app=Deployment(cloud=cloud))
 
 
 @dataclass(kw_only=True)

@@ -9,6 +9,7 @@ standard library, so that `cdk synth`, the client and the training image can sha
 - `node`: engines, markets, ports, states, interruptions.
 - `ledger`, `attributes`: keys of the ledger's items, and what they hold.
 - `settings`, `request`, `request_check`: what a run was asked to do, and the rules for asking.
+- `prices`: who may tell what an instance costs, and within which bounds.
 - `tasks`: the state machine's tasks that wait for a node, and the node's answers.
 - `errors`, `exit_codes`: how a run fails, and how an agent ends.
 - `s3_keys`, `connection`: where things are in the buckets, and how a client finds it all.
@@ -99,6 +100,7 @@ from horovod_node.contract.connection import (
     CONNECTION_GPU_STEP as CONNECTION_GPU_STEP,
     CONNECTION_GROUP as CONNECTION_GROUP,
     CONNECTION_TYPES as CONNECTION_TYPES,
+    CONNECTION_PRICED_TYPES as CONNECTION_PRICED_TYPES,
     CONNECTION_LOG_GROUP as CONNECTION_LOG_GROUP,
     CONNECTION_MAX_RUNTIME_SECONDS as CONNECTION_MAX_RUNTIME_SECONDS,
     CONNECTION_MAX_COST_USD as CONNECTION_MAX_COST_USD,
@@ -225,6 +227,17 @@ from horovod_node.contract.node import (
     INTERRUPTION_REBALANCE as INTERRUPTION_REBALANCE,
     INTERRUPTIONS as INTERRUPTIONS,
 )
+from horovod_node.contract.prices import (
+    PRICE_OF_CONSTRUCT as PRICE_OF_CONSTRUCT,
+    PRICE_OF_LIST as PRICE_OF_LIST,
+    PRICE_OF_SUBMITTER as PRICE_OF_SUBMITTER,
+    PRICE_SOURCES as PRICE_SOURCES,
+    PRICE_LIST_REGIONS as PRICE_LIST_REGIONS,
+    LEAST_PRICE_USD as LEAST_PRICE_USD,
+    MOST_PRICE_USD as MOST_PRICE_USD,
+    PRICE_RULE as PRICE_RULE,
+    INSTANCE_TYPE_PATTERN as INSTANCE_TYPE_PATTERN,
+)
 from horovod_node.contract.request import (
     FieldKind as FieldKind,
     RequestField as RequestField,
@@ -237,6 +250,7 @@ from horovod_node.contract.request import (
     RESUME_FROM as RESUME_FROM,
     MAX_RUNTIME_SECONDS as MAX_RUNTIME_SECONDS,
     MAX_COST_USD as MAX_COST_USD,
+    ON_DEMAND_PRICES as ON_DEMAND_PRICES,
     OWNER as OWNER,
     PROJECT as PROJECT,
     MOST_RESTARTS as MOST_RESTARTS,

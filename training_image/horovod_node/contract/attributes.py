@@ -47,8 +47,8 @@ TIMES_JSON: Final = "times_json"
 """A JSON object of its milestones so far, as in a receipt's `times`."""
 PRICES_JSON: Final = "prices_json"
 """
-A JSON list of objects with `instance_type`, `market`, `zone` ('' for On-Demand) and `usd` (an hour), for every type of
-its fleet, as they were when it got the fleet.
+A JSON list of objects with `instance_type`, `market`, `zone` ('' for On-Demand), `usd` (an hour) and, for On-Demand,
+`source` (one of `PRICE_SOURCES`), for every type of its fleet, as they were when it got the fleet.
 """
 CAPACITY_JSON: Final = "capacity_json"
 """

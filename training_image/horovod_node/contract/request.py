@@ -43,6 +43,7 @@ MAX_RESTARTS: Final = "max_restarts"
 RESUME_FROM: Final = "resume_from"
 MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
 MAX_COST_USD: Final = "max_cost_usd"
+ON_DEMAND_PRICES: Final = "on_demand_prices"
 OWNER: Final = "owner"
 PROJECT: Final = "project"
 
@@ -114,6 +115,12 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         kind="number",
         required=False,
         meaning="The run is stopped when its instances have cost this much; at most the construct's max_cost_usd.",
+    ),
+    RequestField(
+        name=ON_DEMAND_PRICES,
+        kind="object",
+        required=False,
+        meaning="Instance type to USD an hour, for types whose price neither the construct nor the Price List tells.",
     ),
     RequestField(
         name=OWNER,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from horovod_node.contract.attributes import GPUS
+from horovod_node.contract.prices import INSTANCE_TYPE_PATTERN, LEAST_PRICE_USD, MOST_PRICE_USD, PRICE_RULE
 from horovod_node.contract.request import (
     CHANNEL_PATTERN,
     ENTRY_POINT,
@@ -16,6 +17,7 @@ from horovod_node.contract.request import (
     MAX_COST_USD,
     MAX_RUNTIME_SECONDS,
     MIN_GPUS,
+    ON_DEMAND_PRICES,
     OWNER,
     PROJECT,
     REQUEST_FIELDS,
@@ -134,6 +136,13 @@ def _check_field(field: RequestField, value: Any) -> list[str]:
             problems.append(f"'{field.name}' has a channel named {key}; use letters, digits, '.', '_' and '-'")
         elif not (isinstance(item, str) and re.fullmatch(S3_URI_PATTERN, item)):
             problems.append(f"'{field.name}.{key}' must be an address like s3://bucket/key, got {_shown(item)}")
+    for key, item in value.items() if field.name == ON_DEMAND_PRICES else ():
+        if not re.fullmatch(INSTANCE_TYPE_PATTERN, key):
+            problems.append(f"'{field.name}' has an instance type named {key}; write it like g5.xlarge")
+        elif (
+            isinstance(item, bool) or not isinstance(item, int | float) or not LEAST_PRICE_USD <= item <= MOST_PRICE_USD
+        ):
+            problems.append(f"'{field.name}.{key}' {PRICE_RULE}, got {_shown(item)}")
     return problems
 
 

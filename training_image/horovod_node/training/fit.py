@@ -19,12 +19,10 @@ from horovod_node.training.commits import CommitSchedule
 from horovod_node.training.elastic import HostUpdates, RingChanged, is_lost_ring, keep_training
 from horovod_node.training.keras_callbacks import ring_callbacks
 from horovod_node.training.position import Position
+from horovod_node.training.report import Report
 from horovod_node.training.state import FitOverError, TrainingState
 from horovod_node.training.stop import StopRequest
 from horovod_node.training.work import Leg, Work, divide
-
-_LOOK_SECONDS = 1.0
-"""How often the loss is looked at, which makes the GPU's queue run empty."""
 
 _last = Position(fit=0)
 """Where the script's last call of `fit` ended."""
@@ -148,9 +146,7 @@ class _Training:
         self._epoch_step = self._epoch_start = self._epoch_steps = 0
         self._agreed_at, self._agreed_step = time.monotonic(), 0
         self._saved_at, self._saved_step = time.monotonic(), state.position.step
-        self._looked_at, self._looked_step = time.monotonic(), 0
-        self._told_at = time.monotonic()
-        self._facts: dict[str, Any] = {}
+        self._report = Report(epochs=epochs)
 
     def run(self, arguments: Mapping[str, Any]) -> None:
         """Train to the end, from the newest checkpoint if there is one."""
@@ -210,7 +206,7 @@ class _Training:
         if self._stop.came and ring.rank() == 0:
             self._state.commit()
             self._leave()
-        self._tell(taken, logs)
+        self._report.tell(self._state.position, leg=self._leg, taken=taken, epoch_steps=self._epoch_steps, logs=logs)
         # What is kept at an epoch's last step is kept as the next one's beginning, when callbacks have seen its end.
         if taken < self._leg.steps:
             self._keep()
@@ -247,7 +243,7 @@ class _Training:
         self._agreed_step = state.position.step
         self.callbacks.agree_to_stop(bool(rows[:, 1].any()))
         if ring.is_elastic():
-            self._facts["committed_step"] = state.position.step
+            self._report.note(committed_step=state.position.step)
         if (
             self._checkpoints is not None
             and self._checkpoint_every is None
@@ -267,8 +263,8 @@ class _Training:
         # A rank that has come proposes the shortest interval: the ring's size is another one, and so is a step's time.
         self._schedule.steps = int(ring.gather([self._schedule.steps], name="schedule").min())
         self._agreed_step = self._state.position.step
-        self._facts["committed_step"] = self._state.position.step
-        self._facts["repeated_steps"] = self._state.position.repeated_steps
+        position = self._state.position
+        self._report.note(committed_step=position.step, repeated_steps=position.repeated_steps)
         self._begin_measuring()
 
     def _restore(self) -> None:
@@ -295,7 +291,7 @@ class _Training:
         assert self._state.committed is not None
         self._checkpoints.write(self._state.committed)
         self._saved_at, self._saved_step = time.monotonic(), self._state.position.step
-        self._facts["committed_step"] = self._state.position.step
+        self._report.note(committed_step=self._state.position.step)
 
     def _write_last(self) -> None:
         """So that a leader that is lost while it saves the model has nothing to train again."""
@@ -316,37 +312,9 @@ class _Training:
             print(f"stopped at step {committed.position.step}, as SIGTERM asked", flush=True)
         raise SystemExit(0)
 
-    # --- telling how far it is ---
-
     def _begin_measuring(self) -> None:
-        # What was between is no part of a step.
-        step_times.OF_THIS_PROCESS.pause()
-        now = time.monotonic()
-        self._agreed_at = now
-        self._looked_at, self._looked_step = now, self._state.position.step
-        # No advance: the first step may take longer than any other.
-        steps.tell(step=self._state.position.step, advance=False, **self._facts)
-
-    def _tell(self, taken: int, logs: Mapping[str, Any]) -> None:
-        assert self._leg is not None
-        position, now = self._state.position, time.monotonic()
-        whole_epochs = self._epochs - position.epoch - 1
-        self._facts |= {
-            "epoch": position.epoch + 1,
-            "epochs": self._epochs,
-            "steps": position.step + self._leg.steps - taken + whole_epochs * self._epoch_steps,
-        }
-        # An epoch shorter than the interval is looked at when it ends.
-        ends = taken >= self._leg.steps and now - self._told_at >= _LOOK_SECONDS
-        if ends or now - self._looked_at >= _LOOK_SECONDS:
-            self._told_at = now
-            if "loss" in logs:
-                self._facts["loss"] = float(logs["loss"])
-            if self._leg.examples:
-                examples = (position.step - self._looked_step) * self._leg.examples * ring.size()
-                self._facts["samples_per_second"] = examples / (now - self._looked_at)
-            self._looked_at, self._looked_step = now, position.step
-        steps.tell(step=position.step, **self._facts)
+        self._agreed_at = time.monotonic()
+        self._report.begin(self._state.position.step)
 
 
 def _prepare(model: Any, work: Work) -> None:

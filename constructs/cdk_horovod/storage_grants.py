@@ -1,0 +1,163 @@
+"""What a training's buckets permit to whom, whoever made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
+from constructs import Construct
+
+from cdk_horovod.acknowledgements import acknowledge_objects
+from horovod_node import contract
+
+_CHECKPOINTS: Final = f"/{contract.CHECKPOINT_PREFIX}*"
+_TENSORBOARD: Final = f"/{contract.tensorboard_prefix('*')}*"
+
+_UPLOAD_ACTIONS: Final = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
+
+_UPLOAD_KEY_ACTIONS: Final = ("kms:GenerateDataKey", "kms:Decrypt")
+"""S3 decrypts the parts of a multipart upload to join them. Source: S3 User Guide, "Using server-side encryption"."""
+
+
+class StorageGrants(Construct):
+    """Owner of a data and a model bucket, which grants what nodes, workflow and users need of them."""
+
+    data_bucket: s3.IBucket
+    model_bucket: s3.IBucket
+
+    def grant_read_data(self, grantee: iam.IGrantable) -> iam.Grant:
+        """
+        Allow *grantee* to list and read the data bucket.
+
+        Raises:
+            ValueError: If *grantee* has no policies that could hold the permission; so do all grants.
+        """
+        return _grant(
+            grantee,
+            self.data_bucket,
+            actions=["s3:GetObject"],
+            paths=["/*"],
+            key_actions=["kms:Decrypt"],
+            list_bucket=True,
+            reason="A request names the prefixes that it reads, so every object of the data bucket must be readable.",
+        )
+
+    def grant_upload_source(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Allow *grantee* to store packaged scripts in the data bucket, and to see which are there already."""
+        return _grant(
+            grantee,
+            self.data_bucket,
+            actions=["s3:GetObject", *_UPLOAD_ACTIONS],
+            paths=[f"/{contract.source_key('*')}"],
+            key_actions=_UPLOAD_KEY_ACTIONS,
+            list_bucket=True,
+            reason="A packaged script is stored under its own digest, which is not known before.",
+        )
+
+    def grant_write_models(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Allow *grantee* to store the models of runs, and nothing else in the bucket."""
+        return _grant(
+            grantee,
+            self.model_bucket,
+            actions=_UPLOAD_ACTIONS,
+            paths=[f"/{contract.model_key('*')}"],
+            key_actions=_UPLOAD_KEY_ACTIONS,
+            reason="A model is stored under its run's name, which is not known before.",
+        )
+
+    def grant_mirror_checkpoints(self, grantee: iam.IGrantable) -> iam.Grant:
+        """
+        Allow *grantee* to list, read, store and delete the checkpoints of runs, and nothing else in the bucket.
+
+        What it deletes stays recoverable for a day where the bucket is versioned: versions are not its to delete.
+        """
+        return _grant(
+            grantee,
+            self.model_bucket,
+            actions=["s3:GetObject", "s3:DeleteObject", *_UPLOAD_ACTIONS],
+            paths=[_CHECKPOINTS],
+            key_actions=_UPLOAD_KEY_ACTIONS,
+            list_bucket=True,
+            list_prefix=f"{contract.CHECKPOINT_PREFIX}*",
+            reason="Checkpoints are stored under their run's name, not known before; a run may resume another.",
+        )
+
+    def grant_mirror_tensorboard(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Allow *grantee* to store what scripts write for TensorBoard, and nothing else in the bucket."""
+        return _grant(
+            grantee,
+            self.model_bucket,
+            actions=_UPLOAD_ACTIONS,
+            paths=[_TENSORBOARD],
+            key_actions=_UPLOAD_KEY_ACTIONS,
+            reason="TensorBoard's files are stored under their run's name, which is not known before.",
+        )
+
+    def grant_write_receipts(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Allow *grantee* to store the receipts of runs, and nothing else in the bucket."""
+        return _grant(
+            grantee,
+            self.model_bucket,
+            actions=["s3:PutObject"],
+            paths=[f"/{contract.receipt_key('*')}"],
+            key_actions=["kms:GenerateDataKey"],
+            reason="A receipt is stored under its run's name, which is not known before.",
+        )
+
+    def grant_read_models(self, grantee: iam.IGrantable) -> iam.Grant:
+        """
+        Allow *grantee* to list the model bucket and read models, checkpoints, receipts and TensorBoard's files.
+
+        Listing is part of it because S3 answers "forbidden" instead of "not found" for a missing object to whoever
+        may not list.
+        """
+        return _grant(
+            grantee,
+            self.model_bucket,
+            actions=["s3:GetObject"],
+            paths=[f"/{contract.model_key('*')}", _CHECKPOINTS, f"/{contract.receipt_key('*')}", _TENSORBOARD],
+            key_actions=["kms:Decrypt"],
+            list_bucket=True,
+            reason="What a run leaves is stored under their run's name, which is not known before.",
+        )
+
+
+def _grant(
+    grantee: iam.IGrantable,
+    bucket: s3.IBucket,
+    *,
+    actions: Sequence[str],
+    paths: Sequence[str],
+    key_actions: Sequence[str],
+    reason: str,
+    list_bucket: bool = False,
+    list_prefix: str | None = None,
+) -> iam.Grant:
+    """
+    Allow exactly *actions* on objects below *paths*, with the key that they need.
+
+    `Bucket.grant_read` and its like are no alternative: they allow `s3:GetObject*`, `s3:List*`, `kms:GenerateDataKey*`.
+    """
+    grant = iam.Grant.add_to_principal(
+        grantee=grantee,
+        actions=list(actions),
+        resource_arns=[f"{bucket.bucket_arn}{path}" for path in paths],
+    )
+    if not grant.success:
+        raise ValueError(f"'grantee' must be a role, a user or a group, which has policies, got {grantee}")
+    for path in paths:
+        acknowledge_objects(grantee, owner=bucket, arn=bucket.bucket_arn, path=path, reason=reason)
+    if list_bucket:
+        grant = grant.combine(
+            iam.Grant.add_to_principal(
+                grantee=grantee,
+                actions=["s3:ListBucket"],
+                resource_arns=[bucket.bucket_arn],
+                conditions={"StringLike": {"s3:prefix": list_prefix}} if list_prefix else None,
+            )
+        )
+    if bucket.encryption_key is not None:
+        grant = grant.combine(bucket.encryption_key.grant(grantee, *key_actions))
+    return grant
