@@ -237,8 +237,10 @@ class Ring:
         """Wait for the leader's answer: a success's output, or a failure's `error` and `cause`."""
 
         def ready() -> dict[str, Any] | None:
+            # In this order: who answers may end right after that.
+            all_ended = all(agent.process.poll() is not None for agent in self.agents)
             answer = self.answers.answer(self.token(task))
-            if answer is None and all(agent.process.poll() is not None for agent in self.agents):
+            if answer is None and all_ended:
                 pytest.fail(f"all agents ended without an answer to '{task}'\n{self.log()}")
             return answer
 
@@ -257,9 +259,9 @@ class Ring:
         self.ask(contract.TASK_TRAIN)
         return formed
 
-    def end(self, *, seconds: float = 90) -> dict[str, Any]:
+    def end(self) -> dict[str, Any]:
         """Wait for the end of the training."""
-        trained = self.answer(contract.TASK_TRAIN, seconds=seconds)
+        trained = self.answer(contract.TASK_TRAIN)
         assert "error" not in trained, f"{trained}\n{self.log()}"
         return trained
 

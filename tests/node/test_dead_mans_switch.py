@@ -19,7 +19,7 @@ import pytest
 
 from horovod_node import contract
 from node.emulated import REGION, Aws
-from patience import eventually
+from patience import SECONDS, eventually
 
 SCRIPT = Path(__file__).parents[2] / "constructs" / "cdk_horovod" / "dead_mans_switch.sh"
 INSTANCE = "i-0123456789abcdef0"
@@ -102,8 +102,8 @@ class Switch:
 
     def until_out(self) -> list[str]:
         """Wait until the switch has taken its instance out, and give all that it said."""
-        assert self.process.wait(timeout=90) == 0, self.lines
-        self._reader.join(timeout=10)
+        assert self.process.wait(timeout=SECONDS) == 0, self.lines
+        self._reader.join(timeout=SECONDS)
         return self.lines
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class Switch:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        self._reader.join(timeout=30)
+        self._reader.join(timeout=SECONDS)
 
     def _read(self) -> None:
         for line in self.process.stdout or ():
@@ -295,7 +295,7 @@ def test_instance_goes_at_the_runs_hard_maximum(aws: Aws, instance: Instance, sc
 def test_hard_maximum_holds_without_the_ledger(aws: Aws, instance: Instance) -> None:
     """What the switch has read once it does not forget."""
     # GIVEN
-    aws.put_lease("fleet", run="run-1", ends_by=int(time.time()) + 8)
+    aws.put_lease("fleet", run="run-1", ends_by=int(time.time()) + 20)
     switch = instance.start(**{contract.ENV_LEASE_SECONDS: "60"})
     switch.until(WATCHES)
     # WHEN

@@ -16,7 +16,7 @@ import pytest
 from horovod_node import contract
 from horovod_node.rank_control import ENV_CONTROL, FORMING, IN_RING, STANDBY, AgentLine, RankLine
 from node.addresses import new_addresses
-from patience import eventually
+from patience import SECONDS, eventually
 
 SAY = """
 import json, os, socket, sys
@@ -99,7 +99,7 @@ class Lab:
             text=True,
         )
         line.handed_over()
-        self._open.callback(process.wait, 30)
+        self._open.callback(process.wait, SECONDS)
         self._open.callback(process.kill)
         return line, process
 
@@ -323,7 +323,7 @@ def test_line_ends_with_the_rank(lab: Lab, end: str) -> None:
         line.start({"HOROVOD_RANK": "1", "HOROVOD_SIZE": "2", "PEERS": "[]"})
     else:
         process.kill()
-    process.wait(30)
+    process.wait(SECONDS)
     # THEN
     assert state(line, IN_RING if end == "exit" else STANDBY) == (IN_RING if end == "exit" else STANDBY)
     line.start({})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.ring, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.ring
 
 STEPS, EXAMPLES = 4, 32
 """Steps of an epoch, and examples that a rank takes in one."""

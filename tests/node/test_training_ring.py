@@ -43,7 +43,7 @@ def test_static_ring_divides_an_epoch(ring: Ring) -> None:
     """Two ranks need half the steps, end with the same weights, and say how far they are."""
     # GIVEN / WHEN
     begin(ring, gpus=2, nodes=2, epochs=4, slow_rank=1)
-    trained = ring.end(seconds=150)
+    trained = ring.end()
     # THEN
     an_epoch = -(-(EXAMPLES // 2) // BATCH)
     assert trained["steps"] == 4 * an_epoch
@@ -82,7 +82,7 @@ def assert_killed_node_costs_at_most_one_commit(ring: Ring, *, python: str = sys
     # WHEN
     ring.agents[2].kill()
     # THEN
-    ring.end(seconds=150)
+    ring.end()
     taken = ring.agents[0].steps()
     repeated = len(taken) - len(set(taken))
     assert repeated <= COMMIT_EVERY
@@ -108,7 +108,7 @@ def test_node_that_comes_later_is_taken_in_without_a_loss(ring: Ring) -> None:
     # WHEN
     ring.start(nodes=1)
     # THEN
-    ring.end(seconds=150)
+    ring.end()
     taken = ring.agents[0].steps()
     assert len(taken) == len(set(taken))
     assert {entry["size"] for entry in ring.agents[0].journal("step")} == {2, 3}

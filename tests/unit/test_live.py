@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -49,9 +50,9 @@ def view_of(*seen: RunStatus) -> None:
 @pytest.mark.parametrize(
     ("seen", "phases"),
     [
-        ([("joining", "joining"), ("training", "training")], "joining > * training 0 s > saving"),
-        ([("training", "training")], "joining > * training > saving"),
-        ([("training", "training"), ("training", "training")], "joining > * training > saving"),
+        ([("joining", "joining"), ("training", "training")], r"joining > \* training \d+ s > saving"),
+        ([("training", "training")], r"joining > \* training > saving"),
+        ([("training", "training"), ("training", "training")], r"joining > \* training > saving"),
     ],
 )
 def test_tells_the_time_of_a_phase_that_it_saw_begin(
@@ -62,6 +63,6 @@ def test_tells_the_time_of_a_phase_that_it_saw_begin(
     view_of(*(training(stage, phase) for stage, phase in seen))
     # THEN
     shown = capsys.readouterr().out
-    assert phases in " ".join(shown.split())
+    assert re.search(phases, " ".join(shown.split())), shown
     # AND what comes after the question that was cut short has a line of its own
     assert shown.endswith("\n\n")
