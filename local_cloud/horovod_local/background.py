@@ -36,6 +36,10 @@ _ALIVE: Final = "alive.lock"
 _CHANGE: Final = "change.lock"
 
 
+class OtherVersionError(LocalCloudError):
+    """A cloud runs that another version started: it can be ended, and nothing else."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackgroundCloud:
     """
@@ -89,10 +93,13 @@ def changing(folder: Path) -> Iterator[None]:
 
 
 def find(folder: Path) -> BackgroundCloud | None:
-    """Find the cloud that runs for *folder*, if one does."""
-    if not _is_kept(folder):
-        return None
-    return _read_state(folder)
+    """
+    Find the cloud that runs for *folder*, if one does.
+
+    Raises:
+        OtherVersionError: If one does, and what it left can be read by another version only.
+    """
+    return _read_state(folder) if _is_kept(folder) else None
 
 
 def start(folder: Path, *, region: str = DEFAULT_REGION, node_python: str = sys.executable) -> BackgroundCloud:
@@ -105,7 +112,7 @@ def start(folder: Path, *, region: str = DEFAULT_REGION, node_python: str = sys.
         node_python: Interpreter of its nodes. Default: this one.
 
     Raises:
-        LocalCloudError: If it does not start; says where its log is.
+        LocalCloudError: If it does not start; says where its log is. Or if another version's runs.
     """
     found = find(folder)
     if found is not None:
@@ -137,18 +144,25 @@ def start(folder: Path, *, region: str = DEFAULT_REGION, node_python: str = sys.
     return found
 
 
-def stop(folder: Path) -> None:
-    """End the cloud of *folder* with every node, also what a killed one left; call it within `changing`."""
-    found = find(folder)
-    if found is not None:
+def stop(folder: Path) -> bool:
+    """
+    End the cloud of *folder*, of any version, with every node, also what a killed one left; call it within `changing`.
+
+    Returns:
+        Whether one was running.
+    """
+    keeper: int = _facts(folder).get("pid", 0)
+    runs = bool(keeper) and _is_kept(folder)
+    if runs:
         # Its lock is held, so the number is the keeper's own.
-        os.kill(found.pid, signal.SIGTERM)
+        os.kill(keeper, signal.SIGTERM)
         until = time.monotonic() + 2 * STOP_SECONDS
         while _is_kept(folder):
             if time.monotonic() > until:
-                os.kill(found.pid, signal.SIGKILL)
+                os.kill(keeper, signal.SIGKILL)
             time.sleep(0.05)
     _clear(folder)
+    return runs
 
 
 def keep(folder: Path, *, region: str, node_python: str) -> None:
@@ -208,17 +222,31 @@ def _is_kept(folder: Path) -> bool:
 
 
 def _read_state(folder: Path) -> BackgroundCloud | None:
-    try:
-        return BackgroundCloud(**json.loads((folder / STATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # not there yet, or of another version
+    facts = _facts(folder)
+    if not facts:
         return None
+    try:
+        return BackgroundCloud(**facts)
+    except TypeError:
+        raise OtherVersionError(
+            "a local cloud of another version of cdk-horovod is running: end it with cdk-horovod local down"
+        ) from None
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """Read what a cloud of any version left; nothing if there is none, or it has not come so far."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts
 
 
 def _clear(folder: Path) -> None:
     """Take away what a cloud has left that no longer runs: files, and nodes if keeper and server died at once."""
-    left = _read_state(folder)
-    if left is not None and _falls_silent(left.endpoint):
-        kill_processes_with(CLOUD_VARIABLE, left.endpoint)
+    endpoint = _facts(folder).get("endpoint", "")
+    if endpoint and _falls_silent(endpoint):
+        kill_processes_with(CLOUD_VARIABLE, endpoint)
     (folder / STATE).unlink(missing_ok=True)
     shutil.rmtree(folder / "cloud", ignore_errors=True)
 

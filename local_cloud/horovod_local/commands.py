@@ -138,14 +138,15 @@ def status(*, as_json: bool) -> None:
 @_verb
 def down(*, as_json: bool) -> None:
     """Stop the local cloud, its nodes and all that is in it."""
-    folder = background.default_folder()
+    folder, contents = background.default_folder(), Contents()
     with background.changing(folder):
-        cloud = background.find(folder)
-        contents = Contents() if cloud is None else look_into(cloud)
-        background.stop(folder)
+        with contextlib.suppress(background.OtherVersionError):
+            cloud = background.find(folder)
+            contents = contents if cloud is None else look_into(cloud)
+        stopped = background.stop(folder)
     if as_json:
-        print_json({"stopped": cloud is not None, **asdict(contents)})
-    elif cloud is None:
+        print_json({"stopped": stopped, **asdict(contents)})
+    elif not stopped:
         click.echo("no local cloud was running")
     else:
         for run in contents.runs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 from background_cloud import DIGITS, Shell
 
 from horovod_client.cli import main
+from horovod_local import background
 from horovod_local.processes import CLOUD_VARIABLE, processes_with
 from horovod_local.requirements import sample_assembly
 from patience import eventually
@@ -108,6 +110,25 @@ def test_up_says_that_the_nodes_of_a_running_cloud_have_another_python(shell: Sh
             'cdk-horovod: in this shell, that takes first: eval "$(cdk-horovod local env)"',
         ],
     )
+
+
+def test_cloud_of_another_version_can_be_ended(shell: Shell) -> None:
+    """What it left is not understood: every verb names the one that ends it, and that one does."""
+    # GIVEN
+    assert shell.run("local", "up")[0] == 0
+    server = server_of(shell)
+    state = shell.folder / "cdk-horovod" / "local" / background.STATE
+    facts = json.loads(state.read_text())
+    state.write_text(json.dumps({**{name: facts[name] for name in facts if name != "node_python"}, "new": 1}))
+    # WHEN
+    told = [shell.run("local", *verb) for verb in (["up"], ["status"], ["train", "train.py", "--gpus", "2"])]
+    ended = shell.ask("local", "down")
+    # THEN
+    sentence = "a local cloud of another version of cdk-horovod is running: end it with cdk-horovod local down"
+    assert told == [(2, f"cdk-horovod: {sentence}\n")] * 3
+    assert ended["stopped"] is True
+    assert eventually(lambda: Path(f"/proc/{server}").exists(), lambda there: not there) is False
+    assert shell.run("local", "up")[0] == 0
 
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
