@@ -92,7 +92,7 @@ def test_ring_says_that_a_rank_ended_too_early(ring: Ring) -> None:
 def test_ring_that_stands_still_names_the_rank_and_its_line(ring: Ring) -> None:
     """Rank 1 sleeps for ever: the run fails as stalled, naming it first, and heartbeats end with the steps."""
     # GIVEN
-    settings = replace(SETTINGS, stall_seconds=6)
+    settings = replace(SETTINGS, heartbeat_seconds=12, stall_seconds=10)
     ring.submit(settings=settings, do="sleep", rank=1, at_step=10)
     # WHEN
     ring.start(nodes=2)
@@ -119,7 +119,7 @@ def test_ring_that_stands_still_names_the_rank_and_its_line(ring: Ring) -> None:
 def test_rank_that_was_stopped_is_named_though_it_cannot_answer(ring: Ring, stopped: int) -> None:
     """After SIGSTOP to a rank the run fails within the documented bound, naming that rank first, wherever it runs."""
     # GIVEN
-    settings = replace(SETTINGS, stall_seconds=6)
+    settings = replace(SETTINGS, heartbeat_seconds=12, stall_seconds=10)
     ring.submit(settings=settings, steps=100_000)
     ring.start(nodes=2)
     ring.until_training()

@@ -34,6 +34,17 @@ def test_first_step_may_take_its_own_time() -> None:
     assert [steps.stalled(now=160), steps.stalled(now=160.1)] == [[], [0, 1]]
 
 
+def test_a_part_of_the_limit_tells_who_stands_still_with_others() -> None:
+    """Another node has found a rank that stands still: a rank that steps is none of those that wait for it."""
+    # GIVEN
+    steps = watch()
+    steps.see({0: 1, 1: 1}, now=110)
+    # WHEN
+    steps.see({0: 1, 1: 2}, now=116)
+    # THEN
+    assert [steps.stalled(now=117), steps.stalled(now=117, part=0.5)] == [[], [0]]
+
+
 def test_each_rank_is_judged_by_itself() -> None:
     """A rank that steps does not excuse one that does not."""
     # GIVEN

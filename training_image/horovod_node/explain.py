@@ -65,7 +65,11 @@ class Explanation:
         while True:
             if own is None or own.origin == "ring":
                 own = training.failure() or own
-            failures = [*self._recorded(), *([own] if own else [])]
+            recorded = self._recorded()
+            if own is None and any(failure.origin == "stall" for failure in recorded):
+                # Before that node ends its ranks: ours would only say then that they lost the ring.
+                own = training.stands_still_too()
+            failures = [*recorded, *([own] if own else [])]
             others = self._others(plan) or others
             now = time.monotonic()
             if explained_at is None and any(failure.origin in REASONS for failure in failures):

@@ -134,6 +134,16 @@ class LocalTraining:
         stalled = self._watch.stalled(now=now)
         return self._stall_failure(stalled) if stalled else None
 
+    def stands_still_too(self) -> Failure | None:
+        """
+        Look whether ranks of this node stand still with one of another node, whose limit has passed.
+
+        Nodes hear of the ring's last step at different times, some seconds apart when they are busy. Half of the limit
+        tells ranks that wait for the ring from those that step.
+        """
+        stalled = self._watch.stalled(now=time.monotonic(), part=0.5)
+        return self._stall_failure(stalled) if stalled else None
+
     def _judged(self, running: Sequence[int]) -> list[int]:
         """Leave out ranks that wait for their ring to be formed: that has time limits of its own."""
         lines = self._ranks.lines

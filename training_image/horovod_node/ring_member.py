@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from typing import Final
@@ -171,9 +172,12 @@ class RingMember:
         self.training = LocalTraining(self._work, ranks_in_standby(self._work, leader=self._place.address))
 
     def _look_at_ranks(self, training: LocalTraining) -> None:
+        # Before the look at the steps: who hears of the ranks' end asks for all that they made.
+        ended = training.exit_codes()
         failure = training.failure()
-        self._tell_exits(training)
+        self._tell_exits(ended)
         if failure is not None:
+            self._tell_exits(training.exit_codes())
             self._take_failure(failure)
             return
         states = [line.state for line in training.lines.values()]
@@ -238,8 +242,8 @@ class RingMember:
         if self.state not in (contract.NODE_DRAINING, contract.NODE_LEFT):
             self.state = state
 
-    def _tell_exits(self, training: LocalTraining) -> None:
-        for place, code in training.exit_codes().items():
+    def _tell_exits(self, codes: Mapping[int, int]) -> None:
+        for place, code in codes.items():
             if place not in self._exits:
                 self._exits[place] = code
                 self._tell({"exit": [self._generation, place, code]})

@@ -74,12 +74,12 @@ class StepWatch:
         """Tell how long ago *rank* advanced, or started."""
         return now - self._since.get(rank, self._started)
 
-    def stalled(self, *, now: float) -> list[int]:
-        """List the ranks that stand still for longer than they may."""
+    def stalled(self, *, now: float, part: float = 1.0) -> list[int]:
+        """List the ranks that stand still for longer than they may, or for more than a *part* of that."""
         return [
             rank
             for rank, count in sorted(self._advances.items())
-            if self.silent_seconds(rank, now=now) > (self._stall_seconds if count else self._first_step_seconds)
+            if self.silent_seconds(rank, now=now) > part * (self._stall_seconds if count else self._first_step_seconds)
         ]
 
 

@@ -70,6 +70,8 @@ class StaticLeader(Leader):
         """
         look, training, plan = Every(LOOK_SECONDS), self._training, self._plan
         while True:
+            # Before the look at the steps: ranks that end in between have made some more.
+            done = training.done
             failure = training.failure()
             if failure is not None:
                 raise self._explain(failure)
@@ -78,13 +80,13 @@ class StaticLeader(Leader):
             self._task.heartbeat()
             self._stop_at_ceiling(training)
             self._hand_over(training, [host.node for host in plan.hosts])
-            if training.done:
+            if done:
                 look.seconds = LOOK_SOON_SECONDS
             if look.due() and self._look():
                 others = [node for node in self._nodes if plan.host(node.id) and node.id != self._work.node.id]
                 if any(node.state == contract.NODE_FAILED or self._is_lost(node) for node in others):
                     raise self._explain()
-                if training.done and all(node.state == contract.NODE_DONE for node in others):
+                if done and all(node.state == contract.NODE_DONE for node in others):
                     ring = self._describe([host.node for host in plan.hosts])
                     return self._trained_answer(ranks=plan.size, steps=training.step, ring=ring)
             time.sleep(TURN_SECONDS)
