@@ -87,6 +87,7 @@ def test_up_needs_no_node_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert (out / "Training.template.json").is_file()
 
 
+@pytest.mark.slow
 def test_up_says_that_the_nodes_of_a_running_cloud_have_another_python(shell: Shell) -> None:
     """An interpreter that would not be used is refused; the one that is used, and none, are fine."""
     # GIVEN
@@ -112,6 +113,7 @@ def test_up_says_that_the_nodes_of_a_running_cloud_have_another_python(shell: Sh
     )
 
 
+@pytest.mark.slow
 def test_cloud_of_another_version_can_be_ended(shell: Shell) -> None:
     """What it left is not understood: every verb names the one that ends it, and that one does."""
     # GIVEN
