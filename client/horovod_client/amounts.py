@@ -1,4 +1,4 @@
-"""How amounts of money are written for people."""
+"""How amounts are written for people: of money, and of things."""
 
 from __future__ import annotations
 
@@ -11,3 +11,15 @@ def usd(amount: float) -> str:
         amount: US dollars.
     """
     return f"{amount:.2f}" if abs(amount) >= 0.1 or amount == 0 else f"{amount:.4f}"
+
+
+def counted(number: float, noun: str) -> str:
+    """
+    Write how many there are: `1 GPU`, `16 GPUs`, `1.5 hours`.
+
+    Args:
+        number: How many.
+        noun: What, in the singular.
+    """
+    digits = f"{number:g}" if isinstance(number, float) else str(number)
+    return f"{digits} {noun}{'' if number == 1 else 's'}"

@@ -40,7 +40,7 @@ def describe_stage(status: RunStatus) -> str | None:
     before = (status.place or 1) - 1
     if not before:
         return status.stage
-    return f"{status.stage}, {before} run{'' if before == 1 else 's'} before it"
+    return f"{status.stage}, {amounts.counted(before, 'run')} before it"
 
 
 def describe_capacity(status: RunStatus) -> str | None:
@@ -68,7 +68,7 @@ def describe_restarts(status: RunStatus) -> str | None:
         return None
     times, last = len(status.restarts), status.restarts[-1]
     reason = (last.cause.splitlines() or [""])[0]
-    return f"started again {times} time{'' if times == 1 else 's'}: {last.error}: {reason}"
+    return f"started again {amounts.counted(times, 'time')}: {last.error}: {reason}"
 
 
 def describe_progress(progress: TrainingProgress, *, eta: bool = True) -> str:
@@ -91,10 +91,14 @@ def describe_spend(spend: Spend, *, ended: bool = False) -> str:
         ended: Whether the run is over, and costs nothing an hour.
     """
     ceiling = "" if spend.ceiling_usd is None else f" of at most {amounts.usd(spend.ceiling_usd)}"
-    nodes = "1 node" if spend.unpriced == 1 else f"{spend.unpriced} nodes"
-    without = f", without {nodes} whose price is not known" if spend.unpriced else ""
+    without = f", without {amounts.counted(spend.unpriced, 'node')} whose price is not known" if spend.unpriced else ""
     pace = "" if ended else f", {amounts.usd(spend.usd_per_hour)} USD an hour now"
     return f"spent {amounts.usd(spend.usd)} USD{ceiling}{pace}{without}"
+
+
+def describe_trouble(error: Exception) -> str:
+    """Say that AWS cannot be reached, to who watches a run: the run does not need it."""
+    return f"cannot reach AWS ({error}): the run goes on, and this keeps trying"
 
 
 def _progress_facts(progress: TrainingProgress, *, eta: bool) -> Iterator[str]:
@@ -106,8 +110,8 @@ def _progress_facts(progress: TrainingProgress, *, eta: bool) -> Iterator[str]:
     if progress.samples_per_second is not None:
         yield f"{progress.samples_per_second:.4g} samples/s"
     if progress.ranks:
-        yield f"{progress.ranks} rank{'' if progress.ranks == 1 else 's'}"
+        yield amounts.counted(progress.ranks, "rank")
     if progress.resets:
-        yield f"ring formed anew {progress.resets} time{'' if progress.resets == 1 else 's'}"
+        yield f"ring formed anew {amounts.counted(progress.resets, 'time')}"
     if progress.eta_seconds is not None and eta:
         yield f"{duration(progress.eta_seconds)} left"

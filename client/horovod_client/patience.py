@@ -35,13 +35,16 @@ def keep_trying(
         pause_seconds: Seconds between two calls.
         on_trouble: Told of each error that is passed over.
     """
-    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
+    # Here and not above: botocore comes with them, and whoever imports this package would wait for it.
+    from botocore.exceptions import ClientError
+
+    from horovod_client.refusals import Unreachable
 
     began: float | None = None
     while True:
         try:
             return call()
-        except (ConnectionError, HTTPClientError, ClientError) as error:
+        except (*Unreachable, ClientError) as error:
             if isinstance(error, ClientError) and not _asks_for_patience(error):
                 raise
             now = time.monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from horovod_client.amounts import usd
+from horovod_client.amounts import counted, usd
 from horovod_client.columns import in_columns
 from horovod_client.errors import HorovodClientError
 from horovod_node import contract
@@ -209,7 +209,7 @@ def _remarks(receipt: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _counted(*facts: tuple[int | None, str]) -> list[str]:
-    return [f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in facts if number is not None]
+    return [counted(number, noun) for number, noun in facts if number is not None]
 
 
 def _size(number: float) -> str:

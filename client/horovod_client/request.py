@@ -153,7 +153,7 @@ def check_checkpoint_exists(run: str, *, bucket: str, s3: S3Client) -> None:
     try:
         found = s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
     except s3.exceptions.ClientError as error:
-        if error.response.get("Error", {}).get("Code") != "AccessDenied":
+        if code_of(error) != "AccessDenied":
             raise
         return
     if not found.get("Contents"):

@@ -228,12 +228,9 @@ class Run:
             ReceiptNotFound: If it is not there: it is written when the run ends.
             RunNotFound: If the training has no such run.
         """
-        s3 = self.clients.s3
-        try:
-            answer = s3.get_object(Bucket=self.connection.model_bucket, Key=contract.receipt_key(self.name))
-        except s3.exceptions.NoSuchKey as error:
-            raise ReceiptNotFound(f"run '{self.name}' has no receipt: {_why_none(self._state())}") from error
-        receipt: dict[str, Any] = json.loads(answer["Body"].read())
+        receipt = self._written_receipt()
+        if receipt is None:
+            raise ReceiptNotFound(f"run '{self.name}' has no receipt: {_why_none(self._state())}")
         return receipt
 
     def stop(self, cause: str = "stopped by a user") -> None:
@@ -254,10 +251,20 @@ class Run:
 
     def _final_spend(self) -> Spend | None:
         try:
-            return spend_of_receipt(self.receipt().get("cost") or {})
+            receipt = self._written_receipt()
         # Who may look at a run may not be allowed to read the bucket; the status is told without.
-        except (ReceiptNotFound, self.clients.s3.exceptions.ClientError):
+        except self.clients.s3.exceptions.ClientError:
             return None
+        return None if receipt is None else spend_of_receipt(receipt.get("cost") or {})
+
+    def _written_receipt(self) -> dict[str, Any] | None:
+        s3 = self.clients.s3
+        try:
+            answer = s3.get_object(Bucket=self.connection.model_bucket, Key=contract.receipt_key(self.name))
+        except s3.exceptions.NoSuchKey:
+            return None
+        receipt: dict[str, Any] = json.loads(answer["Body"].read())
+        return receipt
 
     def _lines(self, logs: RunLogs) -> Iterator[LogLine]:
         yield from logs.new_lines()

@@ -16,8 +16,9 @@ from typing import Any
 
 import click
 
+from horovod_client.amounts import counted
 from horovod_client.cli.arguments import parse_data
-from horovod_client.cli.options import Debug, print_json
+from horovod_client.cli.options import debug_option, json_option, print_json
 from horovod_client.cli.train import train as train_on_aws
 from horovod_client.errors import RunFailed
 from horovod_client.waiting import duration
@@ -48,17 +49,7 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
 
 def _verb(command: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function, with the option that all have."""
-    debug = click.option(
-        "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show an error's traceback."
-    )
-    return debug(_told(command))
-
-
-def _debug(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    context.ensure_object(Debug).on = value
-
-
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines.")
+    return debug_option(_told(command))
 
 
 @click.command()
@@ -71,7 +62,7 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one
     "--node-python",
     help="Interpreter of the nodes, with horovod and tensorflow. Default: this.",
 )
-@as_json_option
+@json_option
 @_verb
 def up(*, assembly: Path | None, node_python: str | None, as_json: bool) -> None:
     """Start a local cloud in the background, and deploy into it; or tell of the one that runs."""
@@ -120,7 +111,7 @@ def _deployed(folder: Path, assembly: Path, *, region: str, node_python: str) ->
 
 
 @click.command()
-@as_json_option
+@json_option
 @_verb
 def status(*, as_json: bool) -> None:
     """Tell what is in the local cloud, and what runs there."""
@@ -134,7 +125,7 @@ def status(*, as_json: bool) -> None:
 
 
 @click.command()
-@as_json_option
+@json_option
 @_verb
 def down(*, as_json: bool) -> None:
     """Stop the local cloud, its nodes and all that is in it."""
@@ -151,8 +142,7 @@ def down(*, as_json: bool) -> None:
     else:
         for run in contents.runs:
             click.echo(f"run {run} was running")
-        count = len(contents.instances)
-        click.echo(f"the local cloud is gone, and {count} instance{'' if count == 1 else 's'} with it")
+        click.echo(f"the local cloud is gone, and {counted(len(contents.instances), 'instance')} with it")
 
 
 @click.command()
@@ -254,9 +244,7 @@ def _print_cloud(cloud: BackgroundCloud, contents: Contents, *, as_json: bool) -
     click.echo(f"local cloud at {cloud.endpoint}, for {age}, region {cloud.region}")
     click.echo(f"  files      {cloud.home}")
     for training in contents.trainings:
-        click.echo(
-            f"  training   {training.stack}: up to {training.max_gpus} GPU{'' if training.max_gpus == 1 else 's'}"
-        )
+        click.echo(f"  training   {training.stack}: up to {counted(training.max_gpus, 'GPU')}")
     click.echo(f"  instances  {len(contents.instances)}")
     for run in contents.runs:
         click.echo(f"  running    {run}")

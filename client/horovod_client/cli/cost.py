@@ -62,7 +62,7 @@ def _tell_estimate(client: TrainingClient, *, gpus: int, hours: float, as_json: 
     if as_json:
         print_json(found)
         return
-    asked = f"{_count(gpus, 'GPU')} for {_count(hours, 'hour')}"
+    asked = f"{amounts.counted(gpus, 'GPU')} for {amounts.counted(hours, 'hour')}"
     click.echo(f"{asked} in {found['region']}; prices of {date_of(found['prices_from'])}")
     for fleet in found["fleets"]:
         click.echo(f"fleet {fleet['fleet']}")
@@ -132,10 +132,6 @@ def _tell_receipt(receipt: Mapping[str, Any], *, as_json: bool) -> None:
         words_of = {"instance_type": "type", "usd": "USD", "on_demand_usd": "On-Demand USD"}
         header = tuple(words_of.get(name, name) for name in NODE_COLUMNS)
         _print_table([header, *(tuple(_cell(node[name]) for name in NODE_COLUMNS) for node in nodes)])
-
-
-def _count(number: float, noun: str) -> str:
-    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from horovod_client.cli.live_view import LINES_SHOWN, draw
 from horovod_client.cli.watching import ViewLeft
+from horovod_client.describe import describe_trouble
 from horovod_client.errors import HorovodClientError, RunEnded
 from horovod_client.run import Run
 from horovod_client.status import RunStatus
@@ -92,7 +93,7 @@ class _View:
             self._live.refresh()
 
     def show_trouble(self, error: Exception) -> None:
-        self._trouble = f"cannot reach AWS ({error}): the run goes on, and this keeps trying"
+        self._trouble = describe_trouble(error)
 
     def _draw(self) -> RenderableType:
         if self._status is None:

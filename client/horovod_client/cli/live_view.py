@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from horovod_client.amounts import counted
 from horovod_client.describe import describe_progress, describe_restarts, describe_spend
 from horovod_client.status import PHASE_END, PHASES, NodeStatus, RunStatus, TrainingProgress
 from horovod_client.waiting import duration, explain_waiting
@@ -56,7 +57,7 @@ def draw(
 def _heading(status: RunStatus, *, now: float) -> Text:
     heading = Text("run ").append(status.run, style="bold")
     if status.gpus is not None:
-        heading.append(f", {status.gpus} GPU{'' if status.gpus == 1 else 's'}")
+        heading.append(f", {counted(status.gpus, 'GPU')}")
     if status.started_at is not None and not status.ended:
         heading.append(f", for {duration(now - status.started_at)}")
     if status.ended:

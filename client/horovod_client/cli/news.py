@@ -8,7 +8,13 @@ from typing import Final
 
 import click
 
-from horovod_client.describe import describe_capacity, describe_progress, describe_restarts, describe_stage
+from horovod_client.describe import (
+    describe_capacity,
+    describe_progress,
+    describe_restarts,
+    describe_stage,
+    describe_trouble,
+)
 from horovod_client.status import RunStatus
 from horovod_client.waiting import explain_queue
 
@@ -55,7 +61,7 @@ def trouble_printer() -> Callable[[Exception], None]:
     def print_trouble(error: Exception) -> None:
         nonlocal last
         if time.monotonic() - last >= TROUBLE_SECONDS:
-            click.echo(f"cannot reach AWS ({error}): the run goes on, and this keeps trying", err=True)
+            click.echo(describe_trouble(error), err=True)
         last = time.monotonic()
 
     return print_trouble
