@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from horovod_client import TrainingClient
 from horovod_local import LocalCloud
 
 HERE = Path(__file__).resolve().parent
@@ -56,15 +55,7 @@ def program_seconds(program: str) -> float:
 
 def line_seconds(cloud: LocalCloud, lines: int) -> list[float]:
     """Follow a run, and compare when its lines come with what is written in them."""
-    training = TrainingClient.from_stack(
-        "Training",
-        cloudformation=cloud.client("cloudformation"),
-        stepfunctions=cloud.client("stepfunctions"),
-        s3=cloud.client("s3"),
-        dynamodb=cloud.client("dynamodb"),
-        logs=cloud.client("logs"),
-    )
-    run = training.fit(HERE / "talking.py", gpus=2, hyperparameters={"lines": lines})
+    run = cloud.training().fit(HERE / "talking.py", gpus=2, hyperparameters={"lines": lines})
     seconds = [time.time() - float(line.text) for line in run.logs(follow=True) if is_number(line.text)]
     assert len(seconds) == lines, f"{len(seconds)} of {lines} lines came"
     return seconds

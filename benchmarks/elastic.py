@@ -29,7 +29,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from horovod_client import Run, TrainingClient
-from horovod_client.clients import pricing_region
 from horovod_local import Faults, LocalCloud, LocalInstance, Refusal
 from horovod_node import contract
 
@@ -104,11 +103,7 @@ def cloud() -> Iterator[Bench]:
         context = [part for name, value in CONTEXT.items() for part in ("--context", f"horovod:{name}={value}")]
         subprocess.run(["cdk", "synth", "--quiet", "--output", str(assembly), *context], cwd=HERE.parent, check=True)
         local.deploy(assembly, tell=lambda _line: None)
-        services = ("cloudformation", "stepfunctions", "s3", "dynamodb", "autoscaling", "logs")
-        clients = {service: local.client(service) for service in services}
-        pricing = local.client("pricing", region=pricing_region(local.region))
-        training = TrainingClient.from_stack("Training", pricing=pricing, **clients)
-        yield Bench(cloud=local, training=training)
+        yield Bench(cloud=local, training=local.training())
 
 
 def measure_events(bench: Bench, *, runs: int) -> None:

@@ -23,8 +23,6 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from horovod_client import TrainingClient
-from horovod_client.clients import pricing_region
 from horovod_local import LocalCloud
 
 HERE = Path(__file__).resolve().parent
@@ -65,17 +63,8 @@ def main() -> None:
 
 def measure_run(cloud: LocalCloud, marks: Path) -> tuple[float, float]:
     """Measure one whole run in the local cloud."""
-    training = TrainingClient.from_stack(
-        "Training",
-        cloudformation=cloud.client("cloudformation"),
-        stepfunctions=cloud.client("stepfunctions"),
-        s3=cloud.client("s3"),
-        dynamodb=cloud.client("dynamodb"),
-        autoscaling=cloud.client("autoscaling"),
-        pricing=cloud.client("pricing", region=pricing_region(cloud.region)),
-    )
     before = set(cloud.home.glob("instances/*/node.log"))
-    run = training.fit(SCRIPT, gpus=2, hyperparameters={"marks": str(marks)})
+    run = cloud.training().fit(SCRIPT, gpus=2, hyperparameters={"marks": str(marks)})
     run.wait(poll_seconds=0.2)
     joined = max(joined_at(log) for log in set(cloud.home.glob("instances/*/node.log")) - before)
     history = cloud.client("stepfunctions").get_execution_history(executionArn=run.execution_arn, maxResults=1000)

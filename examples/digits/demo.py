@@ -19,8 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from horovod_client import ReceiptNotFound, Run, TrainingClient
-from horovod_client.clients import pricing_region
+from horovod_client import ReceiptNotFound, Run
 from horovod_local import LocalCloud
 from horovod_node import contract
 
@@ -71,7 +70,7 @@ def main() -> None:
 
 def lose_a_node(cloud: LocalCloud, *, data: str) -> None:
     """Start an elastic run, take one of its Spot instances away in mid-training, and show what became of it."""
-    run = find_training(cloud).fit(
+    run = cloud.training().fit(
         DIGITS / "train_elastic.py",
         gpus=3,
         min_gpus=1,
@@ -96,17 +95,9 @@ def steps_of(run: Run) -> int:
     return progress.step if progress else 0
 
 
-def find_training(cloud: LocalCloud) -> TrainingClient:
-    """Connect to the deployed stack as an ML engineer's notebook does."""
-    services = ("cloudformation", "stepfunctions", "s3", "dynamodb", "autoscaling", "logs")
-    clients = {service: cloud.client(service) for service in services}
-    pricing = cloud.client("pricing", region=pricing_region(cloud.region))
-    return TrainingClient.from_stack("Training", pricing=pricing, **clients)
-
-
 def stop_in_the_middle(cloud: LocalCloud, *, data: str) -> None:
     """Start a run that would take long, stop it as a user does, and wait until nothing of it is left."""
-    stopped = find_training(cloud).fit(
+    stopped = cloud.training().fit(
         DIGITS / "train.py", gpus=2, data={"train": data}, hyperparameters={"epochs": 1000}, name="stopped"
     )
     wait_until(lambda: stopped.status().stage == contract.STAGE_TRAINING)

@@ -18,6 +18,8 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 
+from horovod_client.client import TrainingClient
+from horovod_client.clients import pricing_region
 from horovod_local.deploy import Outputs, deploy
 from horovod_local.errors import LocalCloudError
 from horovod_local.faults import Faults
@@ -159,6 +161,21 @@ class LocalCloud:
         if key not in self._clients:
             self._clients[key] = client(service, endpoint=self.endpoint, region=key[1])
         return self._clients[key]
+
+    def training(self, stack: str = "Training") -> TrainingClient:
+        """
+        Connect to a training that was deployed here, as `TrainingClient.from_stack` does on AWS.
+
+        Args:
+            stack: Name of its stack.
+
+        Raises:
+            ConnectionNotFound: If there is no such stack, or no training in it.
+        """
+        services = ("cloudformation", "stepfunctions", "s3", "dynamodb", "logs", "autoscaling", "ec2")
+        # As `AwsClients` would: there is no such endpoint in most Regions.
+        pricing = self.client("pricing", region=pricing_region(self.region))
+        return TrainingClient.from_stack(stack, pricing=pricing, **{name: self.client(name) for name in services})
 
     def environment(self) -> dict[str, str]:
         """Make the environment for a process that is to work in this cloud: this process's own, without its AWS."""

@@ -13,9 +13,10 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from horovod_client import Connection, Fleet, InvalidInput, PricesMissing, TrainingClient
+from horovod_client import Fleet, InvalidInput, PricesMissing, TrainingClient
 from horovod_client.cli import main
 from horovod_node import contract
+from one_connection import connection_to
 from training_account import Account, connection_output
 
 USD = {"g5.12xlarge": 5.672, "g4dn.12xlarge": 3.912}
@@ -175,18 +176,10 @@ def test_types_whose_prices_are_wanted(
 ) -> None:
     """Those of the fleets that the run fits; none where the state machine can ask, or takes no prices."""
     # GIVEN
-    connection = Connection(
-        state_machine=f"arn:aws:states:{region}:123456789012:stateMachine:Run",
-        data_bucket="data",
-        model_bucket="models",
-        ledger_table="ledger",
-        queue="Training",
-        log_group="/cdk-horovod/Training",
-        fleets=(
-            Fleet(id="Small", max_gpus=4, gpu_step=1, types={"g5.xlarge": 1, "g5.12xlarge": 4}),
-            Fleet(id="Large", max_gpus=16, gpu_step=4, types={"g5.12xlarge": 4}),
-        ),
-        max_runtime_seconds=36_000,
+    connection = connection_to(
+        Fleet(id="Small", max_gpus=4, gpu_step=1, types={"g5.xlarge": 1, "g5.12xlarge": 4}),
+        Fleet(id="Large", max_gpus=16, gpu_step=4, types={"g5.12xlarge": 4}),
+        region=region,
         priced_types=None if priced is None else frozenset(priced),
     )
     # THEN

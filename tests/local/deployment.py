@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from horovod_client import Run, RunFailed, RunStatus, TrainingClient
-from horovod_client.clients import pricing_region
 from horovod_local import LocalCloud
 from horovod_node import contract
 from patience import eventually
@@ -44,18 +43,7 @@ class Deployment:
     @cached_property
     def training(self) -> TrainingClient:
         """What an ML engineer uses."""
-        client = self.cloud.client
-        return TrainingClient.from_stack(
-            "Training",
-            cloudformation=client("cloudformation"),
-            stepfunctions=client("stepfunctions"),
-            s3=client("s3"),
-            dynamodb=client("dynamodb"),
-            logs=client("logs"),
-            autoscaling=client("autoscaling"),
-            # As `AwsClients` would: there is no such endpoint in most Regions.
-            pricing=client("pricing", region=pricing_region(self.cloud.region)),
-        )
+        return self.cloud.training()
 
     def start(self, script: str, *, gpus: int = 2, **options: Any) -> Run:
         """Start a run of one of the folder's scripts."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from node.horovodrun import TWO_RANKS
 from node.test_training import environment
 
 pytestmark = pytest.mark.ring
@@ -83,5 +84,4 @@ def test_script_trains_after_on_one_gpu(digits: Path, diff: list[str]) -> None:
 
 def test_script_trains_after_on_a_ring(digits: Path, diff: list[str]) -> None:
     """And on two ranks."""
-    launcher = ("horovodrun", "-np", "2", "-H", "localhost:2", "--gloo", "--gloo-timeout-seconds", "240")
-    assert run(digits, lines(diff, "+"), *launcher)["accuracy"] > 0.93
+    assert run(digits, lines(diff, "+"), "horovodrun", *TWO_RANKS)["accuracy"] > 0.93

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import subprocess
 import tarfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.preflight import REASON
+from node.horovodrun import run_on_two_ranks
 from node.keras_3 import NEWER, OTHERS, keras_3_python
 from node.rings import SCRIPTS, Ring
 from node.test_training import KERAS_2_CASES, KERAS_3_CASES, prove_averaging
@@ -37,28 +37,14 @@ def keras_3() -> str:
 def test_horovod_averages_nothing_under_keras_3(keras_3: str) -> None:
     """Without the agent: no error, no warning, and other weights on each rank. This is why there is a preflight."""
     # WHEN
-    ended = subprocess.run(
-        [
-            *(
-                str(Path(keras_3).parent / "horovodrun"),
-                "-np",
-                "2",
-                "-H",
-                "localhost:2",
-                "--gloo",
-                "--gloo-timeout-seconds",
-                "240",
-            ),
-            *(keras_3, str(SCRIPTS / "average_nothing.py")),
-        ],
-        env={
+    ended = run_on_two_ranks(
+        SCRIPTS / "average_nothing.py",
+        python=keras_3,
+        environment={
             "PATH": f"{Path(keras_3).parent}:{os.environ['PATH']}",
             "CUDA_VISIBLE_DEVICES": "-1",
             "OMP_NUM_THREADS": "1",
         },
-        capture_output=True,
-        text=True,
-        check=False,
     )
     # THEN
     assert ended.returncode == 0, ended.stderr

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import horovod_node
+from node.horovodrun import run_on_two_ranks
 from node.rings import SCRIPTS, wait_for
 from patience import SECONDS
 
@@ -54,24 +55,10 @@ def environment(python: str = sys.executable, **more: str) -> dict[str, str]:
 def prove_averaging(folder: Path, cases: set[str], *, python: str = sys.executable, **more: str) -> None:
     """Run the proof on two ranks, and look at it."""
     (folder / "model").mkdir()
-    ended = subprocess.run(
-        [
-            *(
-                str(Path(python).parent / "horovodrun"),
-                "-np",
-                "2",
-                "-H",
-                "localhost:2",
-                "--gloo",
-                "--gloo-timeout-seconds",
-                "240",
-            ),
-            *(python, str(SCRIPTS / "average_gradients.py")),
-        ],
-        env=environment(python, SM_MODEL_DIR=str(folder / "model"), **more),
-        capture_output=True,
-        text=True,
-        check=False,
+    ended = run_on_two_ranks(
+        SCRIPTS / "average_gradients.py",
+        python=python,
+        environment=environment(python, SM_MODEL_DIR=str(folder / "model"), **more),
     )
     assert ended.returncode == 0, ended.stderr
     ranks = [json.loads(line) for line in re.findall(r"result \d (.*)$", ended.stdout, re.MULTILINE)]
@@ -213,24 +200,7 @@ print("measured", *sums, len(recent), sum(recent))
 """
     script = tmp_path / "plain.py"
     script.write_text(program)
-    ended = subprocess.run(
-        [
-            "horovodrun",
-            "-np",
-            "2",
-            "-H",
-            "localhost:2",
-            "--gloo",
-            "--gloo-timeout-seconds",
-            "240",
-            sys.executable,
-            str(script),
-        ],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run_on_two_ranks(script, environment=environment())
     assert ended.returncode == 0, ended.stderr
     measured = re.findall(r"measured (\d+) (\S+) (\S+) (\d+) (\S+)", ended.stdout)
     assert [(int(steps), int(single)) for steps, _, _, single, _ in measured] == [(7, 7), (7, 7)]

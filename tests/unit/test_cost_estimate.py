@@ -6,23 +6,15 @@ import json
 
 import pytest
 
-from horovod_client.connection import Connection, Fleet
+from horovod_client.connection import Fleet
 from horovod_client.cost_estimate import NOTE, UsdRange, estimate
 from horovod_client.errors import InvalidInput, PricesUnknown
 from horovod_client.prices import Price, Prices
+from one_connection import connection_to
 
-CONNECTION = Connection(
-    state_machine="arn:aws:states:eu-west-1:123456789012:stateMachine:Run",
-    data_bucket="data",
-    model_bucket="models",
-    ledger_table="ledger",
-    queue="Training",
-    log_group="/cdk-horovod/Training",
-    fleets=(
-        Fleet(id="Small", max_gpus=4, gpu_step=1, types={"g5.xlarge": 1}),
-        Fleet(id="Large", max_gpus=16, gpu_step=4, types={"g5.12xlarge": 4, "g5.48xlarge": 8}),
-    ),
-    max_runtime_seconds=36_000,
+CONNECTION = connection_to(
+    Fleet(id="Small", max_gpus=4, gpu_step=1, types={"g5.xlarge": 1}),
+    Fleet(id="Large", max_gpus=16, gpu_step=4, types={"g5.12xlarge": 4, "g5.48xlarge": 8}),
     max_cost_usd=100,
 )
 
