@@ -85,9 +85,7 @@ def _kind_check(field: contract.RequestField, value: str) -> str:
     if field.kind == "string":
         check = f"$type({value}) != 'string' ? {_got(field.name, 'must be a string', value)} : "
         if field.s3_uri:
-            check += (
-                f"$not($address({value})) ? {_got(field.name, 'must be an address like s3://bucket/key', value)} : "
-            )
+            check += f"$not($address({value})) ? {_got(field.name, contract.S3_URI_RULE, value)} : "
         patterns = {
             contract.ENTRY_POINT: (contract.ENTRY_POINT_PATTERN, "must be a relative path of a .py file"),
             contract.RESUME_FROM: (contract.RUN_NAME_PATTERN, "must be a run's name"),
@@ -118,22 +116,17 @@ def _kind_check(field: contract.RequestField, value: str) -> str:
 
 
 def _items_check(field: contract.RequestField, value: str) -> str:
-    item = f"$lookup({value}, $key)"
-    if field.s3_uri:
-        names, misnamed = contract.CHANNEL_PATTERN, ("a channel", "use letters, digits, '.', '_' and '-'")
-        good, rule = f"$address({item})", "must be an address like s3://bucket/key"
-    elif field.name == contract.ON_DEMAND_PRICES:
-        names, misnamed = contract.INSTANCE_TYPE_PATTERN, ("an instance type", "write it like g5.xlarge")
-        least, most = contract.LEAST_PRICE_USD, contract.MOST_PRICE_USD
-        good = f"($type({item}) = 'number' ? {item} >= {least} and {item} <= {most} : false)"
-        rule = contract.PRICE_RULE
-    else:
+    if (rule := field.items) is None:
         return "[]"
+    item = f"$lookup({value}, $key)"
+    good = f"$address({item})"
+    if rule.least is not None and rule.most is not None:
+        good = f"($type({item}) = 'number' ? {item} >= {rule.least} and {item} <= {rule.most} : false)"
     judged = (
-        f"$not($contains($key, {_regex(names)})) "
-        f'? "\'{field.name}\' has {misnamed[0]} named " & $key & "; {misnamed[1]}" '
+        f"$not($contains($key, {_regex(rule.pattern)})) "
+        f'? "\'{field.name}\' has {rule.noun} named " & $key & "; {rule.spelling}" '
         f": $not({good}) "
-        f'? "\'{field.name}." & $key & "\' {rule}, got " '
+        f'? "\'{field.name}." & $key & "\' {rule.rule}, got " '
         f"& $shown({item}) : ''"
     )
     sentences = f"$map($keys({value}), function($key) {{ {judged} }})"

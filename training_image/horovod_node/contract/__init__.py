@@ -240,6 +240,7 @@ from horovod_node.contract.prices import (
 )
 from horovod_node.contract.request import (
     FieldKind as FieldKind,
+    ItemRule as ItemRule,
     RequestField as RequestField,
     SOURCE as SOURCE,
     ENTRY_POINT as ENTRY_POINT,
@@ -258,6 +259,7 @@ from horovod_node.contract.request import (
     REQUEST_LIMIT as REQUEST_LIMIT,
     REQUEST_TOO_LARGE as REQUEST_TOO_LARGE,
     S3_URI_PATTERN as S3_URI_PATTERN,
+    S3_URI_RULE as S3_URI_RULE,
     CHANNEL_PATTERN as CHANNEL_PATTERN,
     RUN_NAME_PATTERN as RUN_NAME_PATTERN,
     ENTRY_POINT_PATTERN as ENTRY_POINT_PATTERN,

@@ -6,8 +6,31 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from horovod_node.contract.attributes import GPUS
+from horovod_node.contract.prices import INSTANCE_TYPE_PATTERN, LEAST_PRICE_USD, MOST_PRICE_USD, PRICE_RULE
 
 FieldKind = Literal["string", "whole number", "number", "object"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemRule:
+    """
+    What the keys and values of a field that is an object must be.
+
+    Args:
+        noun: What a key names, for people.
+        pattern: Regular expression that a key matches.
+        spelling: How to write a key, for people.
+        rule: What a value must be, for people.
+        least: Smallest number that a value may be. Default: a value is an `s3://bucket/key` address.
+        most: Largest number that a value may be.
+    """
+
+    noun: str
+    pattern: str
+    spelling: str
+    rule: str
+    least: float | None = None
+    most: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +43,10 @@ class RequestField:
         kind: JSON type that the value must have.
         required: Whether a request without it is refused.
         meaning: One sentence for people.
-        s3_uri: Whether the value (or, for an object, every value in it) must be an `s3://bucket/key` address.
+        s3_uri: Whether the value, a string, must be an `s3://bucket/key` address.
         least: Of a whole number: the smallest that is allowed.
         most: Of a whole number: the largest that is allowed, whatever the construct. Default: no limit.
+        items: Of an object: what must be in it. Default: anything.
     """
 
     name: str
@@ -32,6 +56,7 @@ class RequestField:
     s3_uri: bool = False
     least: int = 1
     most: int | None = None
+    items: ItemRule | None = None
 
 
 SOURCE: Final = "source"
@@ -49,6 +74,12 @@ PROJECT: Final = "project"
 
 MOST_RESTARTS: Final = 20
 """A run that is lost more often than this will not end well."""
+
+S3_URI_PATTERN: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$"
+"""Bucket naming rules of S3 (3 to 63 of these characters), then a key or prefix."""
+S3_URI_RULE: Final = "must be an address like s3://bucket/key"
+CHANNEL_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
+"""SageMaker's rule for channel names (CreateTrainingJob, Channel.ChannelName)."""
 
 REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
     RequestField(
@@ -80,7 +111,12 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         name=DATA,
         kind="object",
         required=False,
-        s3_uri=True,
+        items=ItemRule(
+            noun="a channel",
+            pattern=CHANNEL_PATTERN,
+            spelling="use letters, digits, '.', '_' and '-'",
+            rule=S3_URI_RULE,
+        ),
         meaning="Channel name to S3 prefix; each becomes SM_CHANNEL_<NAME>.",
     ),
     RequestField(
@@ -120,6 +156,14 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         name=ON_DEMAND_PRICES,
         kind="object",
         required=False,
+        items=ItemRule(
+            noun="an instance type",
+            pattern=INSTANCE_TYPE_PATTERN,
+            spelling="write it like g5.xlarge",
+            rule=PRICE_RULE,
+            least=LEAST_PRICE_USD,
+            most=MOST_PRICE_USD,
+        ),
         meaning="Instance type to USD an hour, for types whose price neither the construct nor the Price List tells.",
     ),
     RequestField(
@@ -145,10 +189,6 @@ REQUEST_TOO_LARGE: Final = (
     f"the request must be at most {REQUEST_LIMIT} characters of JSON: "
     "put large hyperparameters into a file of their own"
 )
-S3_URI_PATTERN: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$"
-"""Bucket naming rules of S3 (3 to 63 of these characters), then a key or prefix."""
-CHANNEL_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
-"""SageMaker's rule for channel names (CreateTrainingJob, Channel.ChannelName)."""
 RUN_NAME_PATTERN: Final = r"^[A-Za-z0-9_-]{1,80}$"
 """What Step Functions takes as an execution's name and CloudWatch Logs can log; safe in ledger and S3 keys, too."""
 ENTRY_POINT_PATTERN: Final = r"^(?!/)(?!.*\.\.)[A-Za-z0-9_./-]+\.py$"

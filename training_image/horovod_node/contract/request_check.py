@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from horovod_node.contract.attributes import GPUS
-from horovod_node.contract.prices import INSTANCE_TYPE_PATTERN, LEAST_PRICE_USD, MOST_PRICE_USD, PRICE_RULE
 from horovod_node.contract.request import (
-    CHANNEL_PATTERN,
     ENTRY_POINT,
     ENTRY_POINT_PATTERN,
     MAX_COST_USD,
     MAX_RUNTIME_SECONDS,
     MIN_GPUS,
-    ON_DEMAND_PRICES,
     OWNER,
     PROJECT,
     REQUEST_FIELDS,
@@ -26,6 +23,8 @@ from horovod_node.contract.request import (
     RESUME_FROM,
     RUN_NAME_PATTERN,
     S3_URI_PATTERN,
+    S3_URI_RULE,
+    ItemRule,
     RequestField,
 )
 from horovod_node.contract.tags import TAG_PATTERN, TAG_RULE
@@ -106,7 +105,7 @@ def _check_field(field: RequestField, value: Any) -> list[str]:
         if not isinstance(value, str):
             return [f"'{field.name}' must be a string, got {_shown(value)}"]
         if field.s3_uri and not re.fullmatch(S3_URI_PATTERN, value):
-            return [f"'{field.name}' must be an address like s3://bucket/key, got {value}"]
+            return [f"'{field.name}' {S3_URI_RULE}, got {value}"]
         if field.name == RESUME_FROM and not re.fullmatch(RUN_NAME_PATTERN, value):
             return [f"'{field.name}' must be a run's name, got {value}"]
         if field.name in (OWNER, PROJECT) and not re.fullmatch(TAG_PATTERN, value):
@@ -130,20 +129,21 @@ def _check_field(field: RequestField, value: Any) -> list[str]:
         return []
     if not isinstance(value, dict):
         return [f"'{field.name}' must be an object, got {_shown(value)}"]
+    if (rule := field.items) is None:
+        return []
     problems = []
-    for key, item in value.items() if field.s3_uri else ():
-        if not re.fullmatch(CHANNEL_PATTERN, key):
-            problems.append(f"'{field.name}' has a channel named {key}; use letters, digits, '.', '_' and '-'")
-        elif not (isinstance(item, str) and re.fullmatch(S3_URI_PATTERN, item)):
-            problems.append(f"'{field.name}.{key}' must be an address like s3://bucket/key, got {_shown(item)}")
-    for key, item in value.items() if field.name == ON_DEMAND_PRICES else ():
-        if not re.fullmatch(INSTANCE_TYPE_PATTERN, key):
-            problems.append(f"'{field.name}' has an instance type named {key}; write it like g5.xlarge")
-        elif (
-            isinstance(item, bool) or not isinstance(item, int | float) or not LEAST_PRICE_USD <= item <= MOST_PRICE_USD
-        ):
-            problems.append(f"'{field.name}.{key}' {PRICE_RULE}, got {_shown(item)}")
+    for key, item in value.items():
+        if not re.fullmatch(rule.pattern, key):
+            problems.append(f"'{field.name}' has {rule.noun} named {key}; {rule.spelling}")
+        elif not _is_good(item, rule):
+            problems.append(f"'{field.name}.{key}' {rule.rule}, got {_shown(item)}")
     return problems
+
+
+def _is_good(item: Any, rule: ItemRule) -> bool:
+    if rule.least is None or rule.most is None:
+        return isinstance(item, str) and re.fullmatch(S3_URI_PATTERN, item) is not None
+    return isinstance(item, int | float) and not isinstance(item, bool) and rule.least <= item <= rule.most
 
 
 def _shown(value: Any) -> str:
