@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import boto3
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -60,7 +61,8 @@ def test_lists_runs(account: Account, client: TrainingClient, script: Path, caps
     assert main(["ls", "--limit", "1"]) == 0
     assert "training" not in capsys.readouterr().out.splitlines()[1]
     # AND a shell completes its name
-    offered = complete_run(ls.make_context("ls", []), ls.params[0], "verbs-li")
+    tool = click.Context(commands, info_name=PROGRAM, **commands.context_settings)
+    offered = complete_run(ls.make_context("ls", [], parent=tool), ls.params[0], "verbs-li")
     assert [item.value for item in offered] == ["verbs-listed"]
 
 

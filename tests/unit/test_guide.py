@@ -36,7 +36,8 @@ def test_command_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [word for word in shlex.split(line, comments=True)[1:] if word != ELLIPSIS]
     # WHEN
     command: click.Command = commands
-    context = click.Context(command, info_name=PROGRAM)
+    # With its settings: a command keeps the help option of the first context that it is asked in.
+    context = click.Context(command, info_name=PROGRAM, **command.context_settings)
     while isinstance(command, click.Group):
         name, found, arguments = command.resolve_command(context, arguments)
         assert found is not None, name
