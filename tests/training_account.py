@@ -185,9 +185,13 @@ class Account:
         self, connection: Connection, key: tuple[str, str], attributes: Mapping[str, AttributeValueTypeDef]
     ) -> None:
         """Write one item of the ledger."""
-        partition, sort = key
-        names: dict[str, AttributeValueTypeDef] = {
-            contract.PARTITION_KEY: {"S": partition},
-            contract.SORT_KEY: {"S": sort},
-        }
-        self.dynamodb.put_item(TableName=connection.ledger_table, Item={**names, **attributes})
+        self.dynamodb.put_item(TableName=connection.ledger_table, Item={**_names(key), **attributes})
+
+    def delete(self, connection: Connection, key: tuple[str, str]) -> None:
+        """Take one item out of the ledger."""
+        self.dynamodb.delete_item(TableName=connection.ledger_table, Key=_names(key))
+
+
+def _names(key: tuple[str, str]) -> dict[str, AttributeValueTypeDef]:
+    partition, sort = key
+    return {contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}}
