@@ -15,6 +15,7 @@ from cdk_horovod.ledger import Ledger
 from cdk_horovod.storage import ITrainingStorage
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.pricing import UNKNOWN
+from cdk_horovod.workflow.receipt import UNREAD_BY_THE_RUN
 from cdk_horovod.workflow.request import defaults_expression, problems_expression
 from cdk_horovod.workflow.search import NO_SEARCH, fleets_with_plans
 from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata
@@ -65,6 +66,7 @@ def check_the_request(
             "spent": 0,
             "trained": {"ranks": 0},
             "saved": {"bytes": 0},
+            **UNREAD_BY_THE_RUN,
         },
     )
     refuse = sfn.Pass.jsonata(

@@ -7,7 +7,8 @@ emptied, and after a loss: no node of the one before leads it or counts in it), 
 turn it is), `$fleet` (the one reserved), `$fresh` (it is to be empty before nodes start), `$search` (the search for
 capacity, see `cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved` (the leader's answers, see
 `horovod_node.contract`), `$prices` (of the fleet's types), `$price` (of the ring, if there is a ceiling), `$lost` (the
-attempts before this one), `$spent` (their seconds of training), `$restart` and `$gone` (whether an attempt that was
+attempts before this one), `$tally` and `$written` (see `cdk_horovod.workflow.receipt`), `$spent` (the seconds of
+training of the attempts before this one), `$restart` and `$gone` (whether an attempt that was
 lost has a next one, and the leader that it lost), `$protected` and `$running` (set by the engine's states).
 """
 
@@ -48,7 +49,7 @@ def run_definition(
     on_demand_prices: Mapping[str, float],
 ) -> sfn.IChainable:
     """
-    Build the run's graph: check, reserve, price, tag, start, train, save, terminate, confirm, receipt, release.
+    Build the run's graph: check, reserve, price, tag, start, train, save, terminate, confirm, release, receipt.
 
     Two loops lead back to the start of nodes: the next attempt to get capacity, and the next attempt of the run.
 
@@ -57,16 +58,17 @@ def run_definition(
     bucket, states = storage.model_bucket, engine.states
 
     # The end, which every run reaches. A step that fails here never keeps the next one from being tried.
+    # The fleet is free before the receipt is tried: whatever is wrong with that must not keep others waiting.
     end = closing.outcome(scope, bucket=bucket)
-    release = lease.release(scope, ledger=ledger)
     close = closing.close_the_run(scope, ledger=ledger)
+    close.add_catch(end).next(end)
     receipt = write_the_receipt(scope, bucket=bucket, ledger=ledger, then=close)
-    close.add_catch(release).next(release)
-    release.add_catch(end).next(end)
+    release = lease.release(scope, ledger=ledger, assign={"times": now_as("terminated_at")})
+    release.add_catch(receipt).next(receipt)
 
     # The fleet is emptied in the end, and before nodes start that must not find others, such as those of earlier runs.
     restore = states.restore(scope)
-    restore.add_catch(receipt).next(receipt)
+    restore.add_catch(release).next(release)
     begin_or_end = sfn.Choice.jsonata(scope, "Nodes to start?", outputs=NO_OUTPUT)
     emptying = Emptying(
         scope,

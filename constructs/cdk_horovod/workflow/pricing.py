@@ -17,6 +17,7 @@ from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow.item_update import update_item
+from cdk_horovod.workflow.rates import PRICE_OF
 from cdk_horovod.workflow.states import NO_OUTPUT, RUN_KEY, assign_safely, jsonata
 from horovod_node import contract
 
@@ -68,14 +69,10 @@ def price_the_ring(scope: Construct, *, ledger: Ledger, then: sfn.IChainable) ->
 _NODES = f"$ring.{contract.NODES}"
 _CEILING = f"$request.{contract.MAX_COST_USD}"
 _PRICE = f"""(
+  {PRICE_OF}
   $usd := $map({_NODES}, function($node) {{ (
-    $of := [$filter($prices, function($entry) {{ $entry.instance_type = $node.{contract.INSTANCE_TYPE} }})];
-    $there := $filter($of, function($entry) {{
-      $entry.market = '{contract.SPOT}' and $node.{contract.MARKET} = '{contract.SPOT}'
-      and $entry.zone = $node.{contract.ZONE}
-    }}).usd;
-    $listed := $filter($of, function($entry) {{ $entry.market = '{contract.ON_DEMAND}' }}).usd;
-    $count($there) > 0 ? $max($there) : $count($listed) > 0 ? $max($listed) : 0
+    $found := $price_of($node.{contract.INSTANCE_TYPE}, $node.{contract.MARKET}, $node.{contract.ZONE});
+    $exists($found) ? $found : 0
   ) }});
   $whole := $sum($usd) * $request.{contract.GPUS} / $ring.{contract.GPUS};
   $total := $min($usd) > 0 ? $max([$whole, $price.{contract.USD_PER_HOUR}]) : 0;

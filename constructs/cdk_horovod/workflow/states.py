@@ -37,7 +37,7 @@ def call_aws(
     resources: Sequence[str],
     iam_action: str | None = None,
     assign: Mapping[str, Any] | None = None,
-    outputs: Mapping[str, Any] = NO_OUTPUT,
+    outputs: Mapping[str, Any] | str = NO_OUTPUT,
     retries: int = 3,
     answers: Sequence[str] = (),
     task_timeout: sfn.Timeout | None = None,
@@ -130,6 +130,9 @@ NOW = "$floor($millis() / 1000)"
 
 RUN_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.RUN_PREFIX}' & $run")}
 """Partition key of the run's items in the ledger."""
+
+NODES_PARTITION = RUN_PARTITION
+"""Partition key of what the run's nodes write."""
 
 RUN_KEY = {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}}
 """Key of the run's own item."""

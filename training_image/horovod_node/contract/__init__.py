@@ -44,6 +44,7 @@ from horovod_node.contract.attributes import (
     SETTINGS_JSON as SETTINGS_JSON,
     CREATED_AT as CREATED_AT,
     STAGE as STAGE,
+    RECEIPT_AT as RECEIPT_AT,
     TIMES_JSON as TIMES_JSON,
     PRICES_JSON as PRICES_JSON,
     CAPACITY_JSON as CAPACITY_JSON,
@@ -69,6 +70,7 @@ from horovod_node.contract.attributes import (
     PACE_JSON as PACE_JSON,
     INTERRUPTION as INTERRUPTION,
     INTERRUPTED_AT as INTERRUPTED_AT,
+    LEFT_AT as LEFT_AT,
     TOKEN as TOKEN,
     PLAN_JSON as PLAN_JSON,
     CHANNEL_JSON as CHANNEL_JSON,
@@ -76,7 +78,6 @@ from horovod_node.contract.attributes import (
     TRAINED_GPU_SECONDS as TRAINED_GPU_SECONDS,
     FAILURE_JSON as FAILURE_JSON,
     FAILED_AT as FAILED_AT,
-    RECEIPT_JSON as RECEIPT_JSON,
     RECEIPT_VERSION as RECEIPT_VERSION,
     STAGE_QUEUED as STAGE_QUEUED,
     STAGE_STARTING as STAGE_STARTING,
@@ -172,7 +173,6 @@ from horovod_node.contract.ledger import (
     PROGRESS_SORT_KEY as PROGRESS_SORT_KEY,
     FAILURE_PREFIX as FAILURE_PREFIX,
     BOOT_PREFIX as BOOT_PREFIX,
-    RECEIPT_SORT_KEY as RECEIPT_SORT_KEY,
     CLEAN_UP as CLEAN_UP,
     REAPER as REAPER,
     lease_key as lease_key,
@@ -186,7 +186,6 @@ from horovod_node.contract.ledger import (
     progress_key as progress_key,
     failure_key as failure_key,
     boot_key as boot_key,
-    receipt_item_key as receipt_item_key,
 )
 from horovod_node.contract.logs import (
     LOG_AGENT as LOG_AGENT,
@@ -204,6 +203,7 @@ from horovod_node.contract.metrics import (
     METRIC_GPU_UTILIZATION as METRIC_GPU_UTILIZATION,
     METRIC_GPU_MEMORY as METRIC_GPU_MEMORY,
     METRIC_BYTES_READ as METRIC_BYTES_READ,
+    METRIC_CEILING_USED as METRIC_CEILING_USED,
 )
 from horovod_node.contract.node import (
     ENGINE_EC2 as ENGINE_EC2,

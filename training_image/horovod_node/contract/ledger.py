@@ -13,7 +13,6 @@ The ledger: one DynamoDB table, with partition key `pk` and sort key `sk`, both 
   RUN#run       PROGRESS                 how far the training is, for people; written by the leader
   RUN#run       FAILURE#attempt#node     the first failure that a node saw
   RUN#run       BOOT#node                a machine that pulls the image, before its agent is there
-  RUN#run       RECEIPT                  the receipt, as it is in S3
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ CHANNEL_PREFIX: Final = "CHANNEL#"
 PROGRESS_SORT_KEY: Final = "PROGRESS"
 FAILURE_PREFIX: Final = "FAILURE#"
 BOOT_PREFIX: Final = "BOOT#"
-RECEIPT_SORT_KEY: Final = "RECEIPT"
 
 CLEAN_UP: Final = "#clean-up"
 REAPER: Final = "#reaper"
@@ -101,8 +99,3 @@ def failure_key(run: str, attempt: int, node: str) -> tuple[str, str]:
 def boot_key(run: str, node: str) -> tuple[str, str]:
     """Name the item through which a machine that has no agent yet gives a sign of life."""
     return f"{RUN_PREFIX}{run}", f"{BOOT_PREFIX}{node}"
-
-
-def receipt_item_key(run: str) -> tuple[str, str]:
-    """Name the item that holds the receipt of *run*."""
-    return f"{RUN_PREFIX}{run}", RECEIPT_SORT_KEY
