@@ -19,6 +19,7 @@ from cdk_horovod.workflow.execution import ENDED_WITHOUT_SUCCESS
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow_machine import workflow_machine
 
+
 class CleanUp(Construct):
     """
     Empties the fleet of a run whose execution was stopped, ran out of time, or failed before it could do so itself.

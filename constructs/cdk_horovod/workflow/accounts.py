@@ -61,14 +61,14 @@ def unread(*asks: str) -> dict[str, object]:
 
 
 _SETTLE: Final = """
-  $settle := function($sum, $spans) { {
-    'count': $sum.count + $count($spans),
-    'gpu_seconds': $sum.gpu_seconds + $sum($map($spans, function($span) { $span.g * $span.seconds })),
-    'usd': $sum.usd + $sum($map($spans, function($span) { $exists($span.r) ? $span.seconds * $span.r / 3600 : 0 })),
-    'on_demand_usd': $sum.on_demand_usd
+  $settle := function($so_far, $spans) { {
+    'count': $so_far.count + $count($spans),
+    'gpu_seconds': $so_far.gpu_seconds + $sum($map($spans, function($span) { $span.g * $span.seconds })),
+    'usd': $so_far.usd + $sum($map($spans, function($span) { $exists($span.r) ? $span.seconds * $span.r / 3600 : 0 })),
+    'on_demand_usd': $so_far.on_demand_usd
       + $sum($map($spans, function($span) { $exists($span.o) ? $span.seconds * $span.o / 3600 : 0 })),
-    'unpriced': $sum.unpriced + $count($filter($spans, function($span) { $not($exists($span.r)) })),
-    'unlisted': $sum.unlisted + $count($filter($spans, function($span) { $not($exists($span.o)) }))
+    'unpriced': $so_far.unpriced + $count($filter($spans, function($span) { $not($exists($span.r)) })),
+    'unlisted': $so_far.unlisted + $count($filter($spans, function($span) { $not($exists($span.o)) }))
   } };
 """
 """Defines `$settle(sum, spans)`; a span has `g` (GPUs), `seconds`, `r` and `o` (its price, and that of On-Demand)."""

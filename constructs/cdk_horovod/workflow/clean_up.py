@@ -155,9 +155,7 @@ def _read_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
 )"""
             ),
             # Of an execution that is forgotten there is no more to say than that it ended.
-            "written": jsonata(
-                f"{number(contract.RECEIPT_AT)} > 0 or $type($event.startDate) != 'number'"
-            ),
+            "written": jsonata(f"{number(contract.RECEIPT_AT)} > 0 or $type($event.startDate) != 'number'"),
             "times": jsonata(
                 f"""(
   $iso := function($time) {{ $type($time) = 'number' ? $fromMillis($time) }};

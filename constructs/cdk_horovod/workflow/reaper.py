@@ -78,9 +78,7 @@ def reaper_definition(
         # The most of an inline map (Step Functions guide, "Map state"): a fleet that takes long delays no other one.
         max_concurrency=40,
         assign={
-            "troubles": jsonata(
-                "[$filter($states.result, function($found) { $exists($found.trouble) }).trouble]"
-            ),
+            "troubles": jsonata("[$filter($states.result, function($found) { $exists($found.trouble) }).trouble]"),
             "dead": jsonata(
                 f"""[$map($filter($states.result, function($found) {{ $exists($found.run) }}), function($found) {{
   {{'name': $found.run, 'arn': '{runs}' & $found.run}}
@@ -148,9 +146,7 @@ def _one_fleet(
     end = sfn.Pass.jsonata(scope, "Note what was found")
     trouble = {"trouble": jsonata(f"$fleet.id & ': ' & {_WORDS}")}
 
-    release = lease.release(
-        scope, ledger=ledger, outputs=jsonata("$lease.run != '' ? {'run': $lease.run} : {}")
-    )
+    release = lease.release(scope, ledger=ledger, outputs=jsonata("$lease.run != '' ? {'run': $lease.run} : {}"))
     release.add_catch(end, errors=[CONDITION_FAILED], outputs=NO_OUTPUT).add_catch(end, outputs=trouble).next(end)
     look = states.confirm(scope)
     wait = sfn.Wait.jsonata(
@@ -210,9 +206,7 @@ def _one_fleet(
         fleet="$states.input.id",
         assign={"fleet": jsonata("$states.input"), "taken": False, "ended": False, "patient_until": 0, "empty": False},
     )
-    read.add_catch(
-        end, outputs={"trouble": jsonata(f"$states.input.id & ': ' & {_WORDS}")}
-    ).next(look)
+    read.add_catch(end, outputs={"trouble": jsonata(f"$states.input.id & ': ' & {_WORDS}")}).next(look)
     return read
 
 
