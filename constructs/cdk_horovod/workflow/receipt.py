@@ -2,7 +2,8 @@
 The receipt, by whoever writes it: the run's own workflow, or the clean-up in its place.
 
 Three states: one reads the ledger, page by page, one decides whether there is more to read, and one writes the receipt
-to S3. What cannot be read is left out, and the receipt says so in `partial`. No error keeps what follows from following.
+to S3. What cannot be read is left out, and the receipt says so in `partial`. No error keeps what follows from being
+tried.
 
 They read the same variables in both machines (see `cdk_horovod.workflow.definition`), and `$tally`, what was read so
 far (see `cdk_horovod.workflow.accounts`), and `$written`, whether the receipt is in S3.
