@@ -256,15 +256,15 @@ class Ledger(LedgerTable):
         return _text(item, contract.TOKEN)
 
     def put_plan(self, lease: Lease, plan: str, *, remove_at: int) -> None:
-        """Publish the ring's plan, a JSON text."""
-        item = {contract.PLAN_JSON: {"S": plan}, **removal(remove_at)}
+        """Publish the ring's plan, a text."""
+        item = {contract.PLAN: {"S": plan}, **removal(remove_at)}
         key = item_key(contract.plan_key(lease.run, lease.attempt))
         self._ask(lambda: self._dynamodb.put_item(TableName=self._table, Item={**key, **item}))
 
     def plan(self, lease: Lease) -> str | None:
         """Read the ring's plan, once the leader published it."""
         item = self._read(contract.plan_key(lease.run, lease.attempt))
-        return _text(item, contract.PLAN_JSON)
+        return _text(item, contract.PLAN)
 
     def put_channel(self, lease: Lease, channel: str, *, remove_at: int) -> None:
         """Publish where the leader of an elastic ring takes connections, a JSON text."""

@@ -96,7 +96,8 @@ INTERRUPTED_AT: Final = "interrupted_at"
 
 # Of the items that hold one thing.
 TOKEN: Final = "token"  # noqa: S105 - an attribute name, not a secret
-PLAN_JSON: Final = "plan_json"
+PLAN: Final = "plan"
+"""The ring's plan, as `horovod_node.ring.RingPlan` writes it."""
 CHANNEL_JSON: Final = "channel_json"
 PROGRESS_JSON: Final = "progress_json"
 """A JSON object with the fields of `horovod_node.progress.Progress` of rank 0, `ranks` and `resets`."""
