@@ -8,11 +8,11 @@ processes: two processes of this program act all agents, the leader alone in one
 `horovod_node.agent` against the local cloud's ledger and buckets. Only the ranks are stubbed: they count a step every
 tenth of a second for `--train` seconds.
 
-One machine cannot answer what 700 nodes ask in a second. So time itself runs slower with more nodes, for the agents (the
-clock that they pause by) and for the state machine (its pauses and limits): every figure "a second" is of that slower
-time, in which the agents ask as often as on EC2. What the ledger's requests cost in DynamoDB's units is worked out from
-the sizes of requests and answers (DynamoDB Developer Guide, "DynamoDB read and write operations": 4 KB a unit for a
-consistent read, 1 KB a unit for a write).
+One machine cannot answer what 700 nodes ask in a second. So time itself runs slower with more nodes, for the agents
+(the clock that they pause by) and for the state machine (its pauses and limits): every figure "a second" is of that
+slower time, in which the agents ask as often as on EC2. What the ledger's requests cost in DynamoDB's units is worked
+out from the sizes of requests and answers (DynamoDB Developer Guide, "DynamoDB read and write operations": 4 KB a unit
+for a consistent read, 1 KB a unit for a write).
 """
 
 from __future__ import annotations
