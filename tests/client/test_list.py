@@ -134,7 +134,9 @@ def put_model(account: Account, client: TrainingClient) -> Callable[[str, dict[s
                 member.size = len(text)
                 archive.addfile(member, io.BytesIO(text.encode()))
         account.s3.put_object(
-            Bucket=client.connection.model_bucket, Key=contract.model_key(run), Body=buffer.getvalue()
+            Bucket=client.connection.model_bucket,
+            Key=contract.model_key(client.run(run).run_id),
+            Body=buffer.getvalue(),
         )
 
     return put

@@ -108,7 +108,9 @@ def test_waits_for_the_model(client: TrainingClient, script: Path) -> None:
     status = run.wait(poll_seconds=QUICK)
 
     # THEN
-    uri = f"s3://{client.connection.model_bucket}/runs/wait-success/model.tar.gz"
+    started = account.stepfunctions.describe_execution(executionArn=run.execution_arn)["startDate"]
+    run_id = contract.run_id(client.connection.queue, "wait-success", started)
+    uri = f"s3://{client.connection.model_bucket}/runs/{run_id}/model.tar.gz"
     assert (status.state, status.model_uri) == ("SUCCEEDED", uri)
     assert run.model_uri == uri
 
