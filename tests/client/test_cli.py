@@ -139,9 +139,7 @@ def test_prints_the_exact_request_of_a_dry_run(
     # GIVEN
     parameters = tmp_path / "parameters.json"
     parameters.write_text('{"epochs": 3}')
-    checkpoint = (
-        f"{contract.checkpoints_of(client.connection.queue, 'before')}20261126T110236Z/0001-00000001/manifest.json"
-    )
+    checkpoint = f"{contract.checkpoints_of(client.connection.queue, 'before')}20261126T110236Z/manifest.json"
     account.s3.put_object(Bucket=client.connection.model_bucket, Key=checkpoint)
     arguments = ["--gpus", "4", "--data", data, "--hyperparameters", f"@{parameters}", "--max-runtime", "1h30m"]
     arguments += ["--max-cost-usd", "12.5", "--min-gpus", "4", "--max-restarts", "0", "--resume-from", "before"]

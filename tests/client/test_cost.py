@@ -101,6 +101,7 @@ def test_tells_what_a_run_has_cost_so_far(
         client.connection,
         run.name,
         contract.STAGE_TRAINING,
+        fleet="TrainingFleet",
         prices_json=json.dumps([{"instance_type": "g5.12xlarge", "market": "on-demand", "zone": "", "usd": 6.0}]),
         request_json=json.dumps({"gpus": 4, "max_cost_usd": 50}),
     )
