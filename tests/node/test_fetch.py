@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import io
 import tarfile
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from horovod_client.source import package_source
 from horovod_node import contract
 from horovod_node.channels import fetch_channels, list_files
 from horovod_node.errors import RunError
@@ -61,6 +64,33 @@ def test_source_is_unpacked(aws: Aws, layout: Layout) -> None:
         "train.py": b"pass",
         "nets/cnn.py": b"x = 1",
     }
+
+
+def test_source_is_compared_with_its_digest(aws: Aws, layout: Layout, tmp_path: Path) -> None:
+    """What the client packaged is taken; what lies in its place is refused before any of it is unpacked."""
+    # GIVEN
+    (tmp_path / "train.py").write_bytes(b"print(1)")
+    package = package_source(tmp_path / "train.py")
+    key = contract.source_key(package.digest)
+    uri = f"s3://{aws.data_bucket}/{key}"
+    put(aws, **{key: package.archive})
+    # WHEN
+    fetch_source(aws.client("s3"), uri=uri, entry_point="train.py", into=layout.code)
+    # THEN
+    assert (layout.code / "train.py").read_bytes() == b"print(1)"
+    # AND
+    forged = archive(("train.py", b"forged"), ("more.py", b""))
+    put(aws, **{key: forged})
+    with pytest.raises(RunError) as raised:
+        fetch_source(aws.client("s3"), uri=uri, entry_point="train.py", into=layout.code)
+    found = hashlib.sha256(gzip.decompress(forged)).hexdigest()
+    assert (raised.value.error, raised.value.message) == (
+        contract.ERROR_INVALID_REQUEST,
+        f"'source' is not what was packaged: {uri} must hold an archive with the SHA-256 digest {package.digest}, but "
+        f"that of its content is {found}.",
+    )
+    assert sorted(path.name for path in layout.code.rglob("*.py")) == ["train.py"]
+    assert (layout.code / "train.py").read_bytes() == b"print(1)"
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,10 @@ from horovod_node.contract.run_id import (
 from horovod_node.contract.s3_keys import (
     RUNS_PREFIX as RUNS_PREFIX,
     runs_of as runs_of,
+    SOURCE_PATTERN as SOURCE_PATTERN,
+    MODEL_ATTEMPT as MODEL_ATTEMPT,
+    MODEL_FILES as MODEL_FILES,
+    MODEL_UPLOAD as MODEL_UPLOAD,
     source_key as source_key,
     model_key as model_key,
     tensorboard_prefix as tensorboard_prefix,
