@@ -9,6 +9,7 @@ from cdk_horovod.image import TrainingImage, TrainingImageConfig
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.monitoring import TrainingAlarms
 from cdk_horovod.network import NetworkMode, TrainingNetwork
+from cdk_horovod.network_boundary import NetworkBoundary
 from cdk_horovod.notifications import RunNotifications
 from cdk_horovod.storage import ITrainingStorage, TrainingStorage
 from cdk_horovod.training import HorovodTraining
@@ -25,6 +26,7 @@ __all__ = [
     "IEngine",
     "ITrainingStorage",
     "Ledger",
+    "NetworkBoundary",
     "NetworkMode",
     "RunNotifications",
     "TrainingAlarms",
