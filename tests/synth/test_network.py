@@ -9,6 +9,7 @@ import pytest
 from aws_cdk import App, Environment, Stack
 
 from cdk_horovod import NetworkMode, TrainingNetwork
+from horovod_client.account_check import ENDPOINT_SERVICES
 from validated import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
@@ -237,3 +238,8 @@ def test_fails_when_there_are_no_such_zones(max_azs: int) -> None:
     """No Region has more than six zones."""
     with pytest.raises(ValueError, match=f"'max_azs' must be from 1 to 6, got {max_azs}"):
         TrainingNetwork(Stack(), "Network", max_azs=max_azs)
+
+
+def test_doctor_asks_for_the_endpoints_that_there_are(stacks: Stacks) -> None:
+    """What it looks for in a Region is what an isolated network needs there."""
+    assert endpoints(stacks, "isolated", "Interface") == set(ENDPOINT_SERVICES)
