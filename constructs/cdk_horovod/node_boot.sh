@@ -166,6 +166,13 @@ retry "pull $image" docker pull --quiet "$image"
 pulled_at=$EPOCHSECONDS
 digest=$(docker image inspect --format '{{index .RepoDigests 0}}' "$image" 2>/dev/null) || digest=
 
+# After `systemctl daemon-reload`, or when systemd touches the container's devices for another reason, processes that a
+# container starts later, as an elastic ring does, get no GPU unless these links are there
+# (NVIDIA/nvidia-container-toolkit issue 48).
+if command -v nvidia-ctk >/dev/null; then
+  nvidia-ctk system create-dev-char-symlinks --create-all || say "could not link the GPUs' devices in /dev/char"
+fi
+
 # Ring traffic goes straight to the host's network cards, NCCL's between GPUs through shared memory, and both pin it.
 run=(docker run --detach --name cdk-horovod-node --restart no --gpus all --network host --ipc host)
 run+=(--ulimit memlock=-1 --ulimit stack=67108864)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from aws_cdk import CfnOutput, Duration, Names, RemovalPolicy, Stack
+from aws_cdk import CfnOutput, Duration, Fn, Names, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
@@ -146,7 +146,14 @@ class HorovodTraining(Construct):
             self, "NodeLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
         )
         self.workflow_log_group = logs.LogGroup(
-            self, "WorkflowLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
+            self,
+            "WorkflowLogs",
+            # Step Functions adds each log group to the account's one resource policy of 5,120 characters, unless its
+            # name begins like this (Step Functions Developer Guide, "Avoiding Amazon CloudWatch Logs resource policy
+            # size restrictions"). The stack's own id is in it, for a group that was kept has the name of an older one.
+            log_group_name=f"/aws/vendedlogs/states/{self.queue}-{_stack_uuid(self)}",
+            retention=logs.RetentionDays.ONE_MONTH,
+            removal_policy=removal_policy,
         )
         readable = (storage.data_bucket, *data_buckets)
         target = EngineTarget(
@@ -352,3 +359,8 @@ class HorovodTraining(Construct):
                 **ceiling,
             }
         )
+
+
+def _stack_uuid(scope: Construct) -> str:
+    """Take the part that is another one for each stack ever made from arn:…:stack/NAME/UUID; a CDK token."""
+    return Fn.select(2, Fn.split("/", Stack.of(scope).stack_id))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from aws_cdk import Duration
+from aws_cdk import Aws, Duration
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
@@ -347,7 +347,7 @@ def _report(scope: Construct, name: str, *, training: str, metrics: Mapping[str,
         name,
         state_json={
             "Type": "Task",
-            "Resource": "arn:aws:states:::aws-sdk:cloudwatch:putMetricData",
+            "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:cloudwatch:putMetricData",
             "Arguments": {
                 "Namespace": contract.METRIC_NAMESPACE,
                 "MetricData": [
