@@ -13,6 +13,7 @@ standard library, so that `cdk synth`, the client and the training image can sha
 - `tasks`: the state machine's tasks that wait for a node, and the node's answers.
 - `errors`, `exit_codes`: how a run fails, and how an agent ends.
 - `s3_keys`, `connection`: where things are in the buckets, and how a client finds it all.
+- `archive`: how the archives of scripts and models are unpacked.
 - `logs`, `metrics`, `tags`: the names under which CloudWatch and AWS Billing show a run.
 
 Stacks, images and clients are not replaced at the same moment. A name that those who do not know it may ignore can be
@@ -24,6 +25,12 @@ from typing import Final
 
 # Each alias would become an import statement of its own.
 # isort: off
+from horovod_node.contract.archive import (
+    ARCHIVE_ENTRIES_LIMIT as ARCHIVE_ENTRIES_LIMIT,
+    ARCHIVE_NAME_LIMIT as ARCHIVE_NAME_LIMIT,
+    ArchiveRefused as ArchiveRefused,
+    unpack_archive as unpack_archive,
+)
 from horovod_node.contract.attributes import (
     RUN as RUN,
     ATTEMPT as ATTEMPT,
