@@ -196,8 +196,10 @@ class GpuFleet(Construct):
             role=self.role,
             security_group=self.security_group,
             require_imdsv2=True,
-            # One hop more than the default: a container with a network of its own is that much further away.
-            http_put_response_hop_limit=2,
+            # The agent's container has the host's network, so nothing is further away than the instance itself, and a
+            # container with a network of its own, which is one more hop, gets no credentials. EC2 User Guide, "Use the
+            # Instance Metadata Service": "going to the container is considered an additional network hop".
+            http_put_response_hop_limit=1,
             instance_metadata_tags=True,
             instance_initiated_shutdown_behavior=ec2.InstanceInitiatedShutdownBehavior.TERMINATE,
             placement_group=self._cluster_placement_group() if efa else None,

@@ -137,7 +137,7 @@ def test_instances_are_locked_down(stacks: Stacks) -> None:
     # THEN
     assert data["MetadataOptions"] == {
         "HttpTokens": "required",
-        "HttpPutResponseHopLimit": 2,
+        "HttpPutResponseHopLimit": 1,
         "InstanceMetadataTags": "enabled",
     }
     assert data["BlockDeviceMappings"] == [
