@@ -50,7 +50,7 @@ def fetch_source(s3: S3Client, *, uri: str, entry_point: str, into: Path) -> Non
             digest = contract.unpack_archive(archive, into=into, most_bytes=UNPACKED_LIMIT_BYTES)
         except contract.ArchiveRefused as refusal:
             raise _refusal(
-                f"'source' must be a .tar.gz archive of a script's folder, but {uri} was refused: {refusal}"
+                f"'source' must be a .tar.gz of a script's folder, but {uri} was refused: {refusal}"
             ) from refusal
     # A key that tells the digest was made by the client: whoever may write it must not choose what others' nodes run.
     told = _KEY_WITH_DIGEST.fullmatch(address.key)
