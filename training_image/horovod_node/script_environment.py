@@ -171,5 +171,5 @@ def _variable(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return value
-    # Characters as they are, where the toolkit escapes them, which can take three times the room: scripts read the same.
+    # The toolkit escapes other characters than ASCII's, which can take three times the room; scripts read the same.
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

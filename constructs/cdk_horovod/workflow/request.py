@@ -14,12 +14,8 @@ from typing import Any
 
 from horovod_node import contract
 
-_BYTES = " + ".join(
-    (
-        "$length($text)",
-        *(rf"$without(/[{below}]+/)" for below in (r"\u0000-\u007f", r"\u0000-\u07ff", r"\u0000-\ud7ff\ue000-\uffff")),
-    )
-)
+_BELOW = (r"\u0000-\u007f", r"\u0000-\u07ff", r"\u0000-\ud7ff\ue000-\uffff")
+_BYTES = " + ".join(("$length($text)", *(f"$without(/[{characters}]+/)" for characters in _BELOW)))
 """In UTF-8: a character takes one byte, and one more from each of U+0080, U+0800 and U+10000 on."""
 
 
@@ -181,6 +177,6 @@ def _got(name: str, rule: str, value: str) -> str:
 
 
 def _regex(pattern: str) -> str:
-    """Write *pattern* in JSONata; its `$` is the end in JavaScript, and in other languages also what precedes a newline."""
+    """Write *pattern* in JSONata; its `$` is the end alone, which precedes a last newline in some languages, too."""
     end = r"(?![\s\S])"
     return "/" + pattern.replace("/", r"\/").replace("$", end) + "/"
