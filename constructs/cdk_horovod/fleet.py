@@ -235,9 +235,12 @@ class GpuFleet(Construct):
             role=self.role,
             security_group=self.security_group,
             require_imdsv2=True,
-            # The container shares the instance's network, so nobody is further away. No `instance_metadata_tags`: EC2
-            # refuses to start an instance that has them and a tag whose key has a space or "/", and a group's tags
-            # come from its stack (EC2 User Guide, "Access tags for your EC2 instances using instance metadata").
+            # The agent's container has the host's network, so nothing is further away than the instance itself, and a
+            # container with a network of its own, which is one more hop, gets no credentials. EC2 User Guide, "Use the
+            # Instance Metadata Service": "going to the container is considered an additional network hop".
+            # No `instance_metadata_tags`: EC2 refuses to start an instance that has them and a tag whose key has a
+            # space or "/", and a group's tags come from its stack (EC2 User Guide, "Access tags for your EC2 instances
+            # using instance metadata").
             http_put_response_hop_limit=1,
             instance_initiated_shutdown_behavior=ec2.InstanceInitiatedShutdownBehavior.TERMINATE,
             placement_group=self._cluster_placement_group() if efa else None,
