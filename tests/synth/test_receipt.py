@@ -66,7 +66,7 @@ def times(*names: str, **more: float) -> dict[str, str]:
 def item(node: str, *, attempt: int = 1, market: str = "spot", zone: str = "eu-west-1a", **at: float) -> dict[str, Any]:
     """Write a node's item as DynamoDB's Query gives it; its times are seconds after noon."""
     return {
-        contract.SORT_KEY: {"S": f"{contract.NODE_PREFIX}{attempt:04}#{node}"},
+        contract.SORT_KEY: {"S": contract.node_key("TrainingFleet", "digits-1", attempt, node)[1]},
         contract.NODE: {"S": node},
         contract.GPUS: {"N": "1"},
         contract.INSTANCE_TYPE: {"S": "g5.xlarge"},
@@ -82,7 +82,7 @@ def item(node: str, *, attempt: int = 1, market: str = "spot", zone: str = "eu-w
 def leads(node: str, *, attempt: int = 1) -> dict[str, Any]:
     """Write the item of an attempt's leader."""
     return {
-        contract.SORT_KEY: {"S": f"{contract.LEADER_PREFIX}{attempt:04}"},
+        contract.SORT_KEY: {"S": contract.leader_key("TrainingFleet", "digits-1", attempt)[1]},
         contract.NODE: {"S": node},
     }
 
@@ -99,6 +99,7 @@ STAYING = {name: value for name, value in WORKER.items() if name != contract.LEF
 
 VARIABLES: Mapping[str, Any] = {
     "run": "digits-1",
+    "run_id": "Digits/digits-1/20260301T120000Z",
     "attempt": 1,
     "outcome": {"succeeded": True, "error": "", "cause": ""},
     "request": {"gpus": 2},
@@ -128,6 +129,7 @@ def states() -> Mapping[str, Any]:
     first = write_the_receipt(
         stack,
         bucket=s3.Bucket.from_bucket_name(stack, "Models", "models"),
+        training="Digits",
         ledger=Ledger(stack, "Ledger"),
         then=sfn.Succeed.jsonata(stack, "End"),
     )

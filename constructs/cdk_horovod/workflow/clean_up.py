@@ -23,7 +23,7 @@ from cdk_horovod.workflow import closing, lease, line
 from cdk_horovod.workflow.emptying import Emptying
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.receipt import UNREAD_BY_ANOTHER, write_the_receipt
-from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, RUN_KEY, call_aws, jsonata, now_as
+from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, RUN_KEY, call_aws, jsonata, now_as, run_id
 from horovod_node import contract
 
 RETRIES = 10
@@ -54,6 +54,7 @@ def clean_up_definition(
     receipt = write_the_receipt(
         scope,
         bucket=bucket,
+        training=queue,
         ledger=ledger,
         then=close,
         writer=f"$source = '{SOURCE_OF_THE_REAPER}' ? 'reaper' : 'clean-up'",
@@ -93,6 +94,11 @@ def clean_up_definition(
             "event": jsonata("$states.input.detail"),
             "source": jsonata("$states.input.source"),
             "run": jsonata("$states.input.detail.name"),
+            # EventBridge gives milliseconds (Step Functions Developer Guide, "Automating Step Functions event delivery
+            # with EventBridge").
+            "run_id": jsonata(
+                run_id(queue, name="$states.input.detail.name", started="$fromMillis($states.input.detail.startDate)")
+            ),
             "fleets": engine.fleets_in_order,
             "protected": [],
             "attempt": -1,

@@ -1,15 +1,15 @@
 """
 The whole run on one screen.
 
-Variables, in the order in which they come: `$run` (execution name), `$attempt` (from 1; a new one in a fleet that was
-emptied, and after a loss: no node of the one before leads it or counts in it), `$times` (ISO 8601, for the receipt),
-`$outcome` (succeeded, error, cause), `$request` (with its defaults), `$fleets` (those that fit), `$open` (those whose
-turn it is), `$fleet` (the one reserved), `$fresh` (it is to be empty before nodes start), `$search` (the search for
-capacity, see `cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved` (the leader's answers, see
-`horovod_node.contract`), `$prices` (of the fleet's types), `$price` (of the ring, if there is a ceiling), `$lost` (the
-attempts before this one), `$tally` and `$written` (see `cdk_horovod.workflow.receipt`), `$spent` (the seconds of
-training of the attempts before this one), `$restart` and `$gone` (whether an attempt that was
-lost has a next one, and the leader that it lost), `$protected` and `$running` (set by the engine's states).
+Variables, in the order in which they come: `$run` (execution name), `$run_id` (see `contract.run_id`), `$attempt` (from
+1; a new one in a fleet that was emptied, and after a loss: no node of the one before leads it or counts in it),
+`$times` (ISO 8601, for the receipt), `$outcome` (succeeded, error, cause), `$request` (with its defaults), `$fleets`
+(those that fit), `$open` (those whose turn it is), `$fleet` (the one reserved), `$fresh` (it is to be empty before
+nodes start), `$search` (the search for capacity, see `cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved`
+(the leader's answers, see `horovod_node.contract`), `$prices` (of the fleet's types), `$price` (of the ring, if there
+is a ceiling), `$lost` (the attempts before this one), `$spent` (their seconds of training), `$restart` and `$gone`
+(whether an attempt that was lost has a next one, and the leader that it lost), `$tally` and `$written` (see
+`cdk_horovod.workflow.receipt`), `$protected` and `$running` (set by the engine's states).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def run_definition(
     end = closing.outcome(scope, bucket=bucket)
     close = closing.close_the_run(scope, ledger=ledger)
     close.add_catch(end).next(end)
-    receipt = write_the_receipt(scope, bucket=bucket, ledger=ledger, then=close)
+    receipt = write_the_receipt(scope, bucket=bucket, training=queue, ledger=ledger, then=close)
     release = lease.release(scope, ledger=ledger, assign={"times": now_as("terminated_at")})
     release.add_catch(receipt).next(receipt)
 
@@ -94,7 +94,7 @@ def run_definition(
     ring = token_tasks.wait_for_the_ring(scope, ledger=ledger)
     train = token_tasks.train(scope, ledger=ledger, limits=limits)
     save = token_tasks.save_the_model(scope, ledger=ledger, limits=limits)
-    check = closing.check_the_model(scope, bucket=bucket)
+    check = closing.check_the_model(scope, bucket=bucket, training=queue)
     price = price_the_ring(scope, ledger=ledger, then=train)
     again = _start_again(scope, states=states, ledger=ledger, limits=limits, then=hold, end=terminate, lost=receipt)
     look = _search_on(scope, states=states, limits=limits, then=hold, emptied=terminate, end=terminate)
@@ -137,6 +137,7 @@ def run_definition(
         limits=limits,
         max_cost_usd=max_cost_usd,
         max_restarts=max_restarts,
+        queue=queue,
         refused=receipt,
         then=data,
     )

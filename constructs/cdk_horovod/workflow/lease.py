@@ -59,6 +59,7 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
         "Item": {
             **fleet_key("$open[0].id"),
             contract.RUN: {"S": jsonata("$run")},
+            contract.RUN_ID: {"S": jsonata("$run_id")},
             contract.ATTEMPT: {"N": jsonata("$string($attempt)")},
             contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
             contract.ACQUIRED_AT: {"N": jsonata(f"$string({NOW})")},
@@ -295,7 +296,7 @@ def take_from(
     retries: int = 3,
 ) -> sfn.TaskStateBase:
     """
-    Build the state that takes the lease of `$fleet` for the clean-up or the reaper.
+    Build the state that takes the lease of `$fleet` for the clean-up or the reaper; its `run_id` stays as it is.
 
     Args:
         holder: `contract.CLEAN_UP` or `contract.REAPER`.

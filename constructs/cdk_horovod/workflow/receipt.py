@@ -141,6 +141,7 @@ def write_the_receipt(
     scope: Construct,
     *,
     bucket: s3.IBucket,
+    training: str,
     ledger: Ledger,
     then: sfn.IChainable,
     writer: str = "'workflow'",
@@ -151,6 +152,7 @@ def write_the_receipt(
 
     Args:
         bucket: Where receipts are.
+        training: Name of the training, with which their keys begin.
         ledger: Where the run's nodes are.
         then: What follows in any case.
         writer: Expression of who writes it, for its reader.
@@ -169,7 +171,7 @@ def write_the_receipt(
             # what goes wrong in its arguments.
             "Body": jsonata(_receipt(bucket, writer=writer, execution=execution)),
         },
-        resources=[bucket.arn_for_objects(contract.receipt_key("*"))],
+        resources=[bucket.arn_for_objects(contract.receipt_key(contract.training_prefix(training) + "*"))],
         assign={"written": True},
     )
     write.add_catch(then).next(then)
