@@ -81,6 +81,11 @@ class GpuCapacity:
         return min(row.gpus for row in self.instance_types)
 
     @property
+    def smallest_first(self) -> tuple[GpuInstanceType, ...]:
+        """The types in the order in which On-Demand is asked for them."""
+        return smallest_first(self.instance_types)
+
+    @property
     def largest_weight(self) -> int:
         """GPUs of the largest type."""
         return max(row.gpus for row in self.instance_types)
@@ -131,6 +136,16 @@ class GpuCapacity:
                 f"'on_demand_base_gpus' must be a multiple of {self.gpu_step}, the GPUs of the smallest type, "
                 f"got {base}"
             )
+
+
+def smallest_first(types: Sequence[GpuInstanceType]) -> tuple[GpuInstanceType, ...]:
+    """
+    Order *types* by their GPUs; those of the same size stay as they are.
+
+    It is the order of priority for On-Demand nodes: a base of 1 GPU must not become a node of 4, as it would where
+    the price of a GPU decides (g5.12xlarge costs 5.67 USD an hour for 4, g5.4xlarge 1.62 USD for 1).
+    """
+    return tuple(sorted(types, key=lambda row: row.gpus))
 
 
 def _look_up(names: Sequence[str]) -> tuple[GpuInstanceType, ...]:

@@ -208,17 +208,46 @@ def test_every_call_exists_in_the_service_models(any_definition: Mapping[str, An
         assert problems(arguments, operation.input_shape, name) == []
 
 
+def step_functions_name(member: str) -> str:
+    """
+    Spell a member of a service's model as Step Functions does: as the AWS SDK for Java, in PascalCase.
+
+    The SDK for Java lowers the leading run of capitals, but for its last one before a small letter (aws-sdk-java-v2,
+    `Utils.unCapitalize`); Step Functions raises the first letter (its guide, "Learning to use AWS service SDK
+    integrations"). So RDS's `DBInstanceIdentifier` is `DbInstanceIdentifier` in definitions that AWS publishes.
+    """
+    run = re.match(r"[A-Z]+(?![a-z])|.", member)
+    assert run, "a member has a name"
+    spelt = run[0].lower() + member[run.end() :]
+    return spelt[0].upper() + spelt[1:]
+
+
+@pytest.mark.parametrize(
+    ("member", "spelt"),
+    [
+        ("VPCZoneIdentifier", "VpcZoneIdentifier"),
+        ("DBInstanceIdentifier", "DbInstanceIdentifier"),
+        ("LaunchTemplateId", "LaunchTemplateId"),
+        ("ETag", "ETag"),
+        ("executionArn", "ExecutionArn"),
+        ("BOOL", "Bool"),
+        ("S", "S"),
+    ],
+)
+def test_names_are_spelt_as_step_functions_does(member: str, spelt: str) -> None:
+    """Names that AWS's own definitions show, and that runs of others were refused or taken with."""
+    assert step_functions_name(member) == spelt
+
+
 def problems(value: Any, shape: Shape | None, place: str) -> list[str]:
     """List where *value* does not fit *shape*; JSONata may become anything."""
     if isinstance(value, str) and value.startswith("{%"):
         return []
     if isinstance(shape, StructureShape):
-        # Step Functions spells members in PascalCase where a model has them in camelCase.
-        members = {member[0].upper() + member[1:]: inner for member, inner in shape.members.items()}
+        members = {step_functions_name(member): inner for member, inner in shape.members.items()}
         found = [f"{place}: no parameter {key}" for key in value if key not in members]
-        found += [
-            f"{place}: {key} is required" for key in shape.required_members if key[0].upper() + key[1:] not in value
-        ]
+        required = map(step_functions_name, shape.required_members)
+        found += [f"{place}: {key} is required" for key in required if key not in value]
         return found + [
             text
             for key, item in value.items()
@@ -236,6 +265,52 @@ def problems(value: Any, shape: Shape | None, place: str) -> list[str]:
         return [f"{place}: {value} is none of {shape.enum}"]  # type: ignore[attr-defined]
     kinds = {"string": str, "integer": int, "long": int, "boolean": bool, "blob": str}
     return [] if isinstance(value, kinds[shape.type_name]) else [f"{place}: {value!r} is no {shape.type_name}"]
+
+
+def test_every_member_of_a_result_exists(any_definition: Mapping[str, Any]) -> None:
+    """What an expression reads of an answer is there, under the name that Step Functions gives it."""
+    read = 0
+    for name, state in asl.all_states(any_definition):
+        match = re.fullmatch(SDK_INTEGRATION, str(state.get("Resource")))
+        if match is None or match[3]:
+            # The result of a token task is a node's answer.
+            continue
+        client = boto3.client(BOTOCORE_NAMES.get(match[1], match[1]), region_name="us-east-1")
+        output = client.meta.service_model.operation_model(match[2][0].upper() + match[2][1:]).output_shape
+        known = names_in(output)
+        for expression in asl.expressions([state.get("Assign", {}), state.get("Output", {})]):
+            code = re.sub(r"'[^']*'|/(?:[^/\\]|\\.)+/", "''", expression)
+            # Members of ours begin with a small letter; those of the context object are not of the result.
+            members = set(re.findall(r"\.([A-Z]\w*)", code.replace("$states.context.", "")))
+            assert members <= known, name
+            read += len(members)
+            for path in re.findall(r"\$states\.result((?:\.[A-Z]\w*)+)", code):
+                assert goes_through(output, path.split(".")[1:]), (name, path)
+    assert read > 1
+
+
+def names_in(shape: Shape | None, seen: frozenset[str] = frozenset()) -> set[str]:
+    """List the names of all members below *shape*, as Step Functions spells them."""
+    if isinstance(shape, ListShape):
+        return names_in(shape.member, seen)
+    if isinstance(shape, MapShape):
+        return names_in(shape.value, seen)
+    if not isinstance(shape, StructureShape) or shape.name in seen:
+        return set()
+    found = {step_functions_name(member) for member in shape.members}
+    return found.union(*(names_in(inner, seen | {shape.name}) for inner in shape.members.values()))
+
+
+def goes_through(shape: Shape | None, path: list[str]) -> bool:
+    """Tell whether *path* leads through the members of *shape*; JSONata steps into the items of lists by itself."""
+    while isinstance(shape, ListShape):
+        shape = shape.member
+    if not path or isinstance(shape, MapShape):
+        return True
+    if not isinstance(shape, StructureShape):
+        return False
+    members = {step_functions_name(member): inner for member, inner in shape.members.items()}
+    return path[0] in members and goes_through(members[path[0]], path[1:])
 
 
 def test_every_caught_error_exists(any_definition: Mapping[str, Any]) -> None:

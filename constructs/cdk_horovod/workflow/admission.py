@@ -13,6 +13,7 @@ from constructs import Construct
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.storage import ITrainingStorage
+from cdk_horovod.workflow.emptying import NOT_BEGUN
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.pricing import UNKNOWN
 from cdk_horovod.workflow.request import defaults_expression, problems_expression
@@ -56,7 +57,8 @@ def check_the_request(
             "outcome": {"succeeded": False, "error": jsonata("''"), "cause": jsonata("''")},
             "fleet": {},
             "fresh": True,
-            "protected": [],
+            "held": 0,
+            "emptying": NOT_BEGUN,
             "ring": {"gpus": 0},
             "price": UNKNOWN,
             "prices": [],
@@ -66,9 +68,6 @@ def check_the_request(
             "trained": {"ranks": 0},
             "saved": {"bytes": 0},
         },
-    )
-    refuse = sfn.Pass.jsonata(
-        scope, "Refuse the request", assign=failure(contract.ERROR_INVALID_REQUEST, "$problems"), outputs=NO_OUTPUT
     )
     complete = sfn.Pass.jsonata(
         scope,
@@ -84,12 +83,15 @@ def check_the_request(
         },
         outputs=NO_OUTPUT,
     )
-    refuse.next(refused)
     complete.next(then)
     return check.next(
         sfn.Choice.jsonata(scope, "Request valid?")
-        .when(sfn.Condition.jsonata(jsonata("$problems = ''")), complete)
-        .otherwise(refuse)
+        .when(
+            sfn.Condition.jsonata(jsonata("$problems != ''")),
+            refused,
+            assign=failure(contract.ERROR_INVALID_REQUEST, "$problems"),
+        )
+        .otherwise(complete)
     )
 
 
@@ -142,14 +144,14 @@ def check_the_data(
     )
     check.item_processor(look)
     check.add_catch(refused, assign=CAUGHT)
-    refuse = sfn.Pass.jsonata(
-        scope, "Refuse the data", assign=failure(contract.ERROR_DATA_NOT_FOUND, "$problems"), outputs=NO_OUTPUT
-    )
-    refuse.next(refused)
     return check.next(
         sfn.Choice.jsonata(scope, "Data there?")
-        .when(sfn.Condition.jsonata(jsonata("$problems = ''")), then)
-        .otherwise(refuse)
+        .when(
+            sfn.Condition.jsonata(jsonata("$problems != ''")),
+            refused,
+            assign=failure(contract.ERROR_DATA_NOT_FOUND, "$problems"),
+        )
+        .otherwise(then)
     )
 
 

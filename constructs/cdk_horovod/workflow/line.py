@@ -73,23 +73,17 @@ def wait_in_line(
 ) -> sfn.State:
     """Build the wait between two looks; after the queue timeout the run goes to *leave*."""
     allowed = queue_timeout.to_seconds()
-    give_up = sfn.Pass.jsonata(
-        scope,
-        "Give up waiting",
-        assign=failure(
-            contract.ERROR_QUEUE_TIMEOUT,
-            f"'No fleet was free for this run in {allowed} s, the queue_timeout.'",
-        ),
-        outputs=NO_OUTPUT,
-    )
-    give_up.next(leave)
     wait = sfn.Wait.jsonata(scope, "Wait in line", time=sfn.WaitTime.duration(interval), outputs=NO_OUTPUT)
     wait.next(then)
     return (
         sfn.Choice.jsonata(scope, "Waited too long?", outputs=NO_OUTPUT)
         .when(
             sfn.Condition.jsonata(jsonata(f"$millis() - $toMillis($times.started_at) > {allowed * 1000}")),
-            give_up,
+            leave,
+            assign=failure(
+                contract.ERROR_QUEUE_TIMEOUT,
+                f"'No fleet was free for this run in {allowed} s, the queue_timeout.'",
+            ),
         )
         .otherwise(wait)
     )

@@ -94,12 +94,14 @@ def begun(plan: str) -> str:
 
 
 BEGUN_AGAIN: Final = (
-    # Nodes that are left are in the zone of the attempt that got them: where zones are tried one by one, it is the one
-    # to begin with.
-    "($number := $fleet.plan[0].empties ? $search.number : 1; $merge([$search, "
-    "{'number': $number, 'attempt': $fleet.plan[$number - 1], 'again': 0, 'refusal': '', 'step': 'start'}]))"
+    "$merge([$search, {'attempt': $fleet.plan[$search.number - 1], 'again': 0, 'refusal': '', 'step': 'start'}])"
 )
-"""The expression of `$search` when a run starts again."""
+"""
+The expression of `$search` when a run starts again: with the attempt that got the nodes that are left.
+
+Another one could be of another market. A group whose On-Demand base or percentage changes replaces its instances ("a
+gradual replacement of instances": CloudFormation's reference of `InstancesDistribution`), the leader among them.
+"""
 
 ASKED: Final = jsonata(f"$merge([$search, {{'since': {NOW}, 'starts': $search.starts + 1}}])")
 """`$search` when nodes have been asked for."""
