@@ -136,7 +136,7 @@ def _launch_permissions(fleet: GpuFleet) -> tuple[iam.PolicyStatement, ...]:
     """
     stack = Stack.of(fleet)
 
-    def arn(resource: str, *, account: str | None = None, of: str = "*") -> str:
+    def arn(resource: str, *, account: str | None = None, of: str | None = "*") -> str:
         return stack.format_arn(service="ec2", resource=resource, resource_name=of, account=account)
 
     template = arn("launch-template", of=fleet.launch_template.launch_template_id)
