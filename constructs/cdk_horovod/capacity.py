@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 MAX_INSTANCE_TYPES: Final = 40
 """Types that one group may have. Source: EC2 Auto Scaling API Reference, `LaunchTemplate.Overrides`."""
 
-MAX_NODES: Final = 700
+MAX_NODES: Final = 600
 """
 Nodes of one fleet.
 
-One `DescribeAutoScalingGroups` answer names every instance, about 360 bytes each, and must fit into the 262,144 bytes
-that Step Functions takes as a state's result (Step Functions Developer Guide, "Quotas"): 730 nodes at most.
+One `DescribeAutoScalingGroups` answer names every instance, about 418 bytes each, and must fit into the 262,144 bytes
+that Step Functions takes as a state's result (Step Functions Developer Guide, "Quotas"), with some 8 KB for the group
+itself: 607 nodes at most. The call's parameter `IncludeInstances` would make it shorter, but Step Functions fails an
+execution, beyond any Catch, for a parameter that it does not know, and whether it knows this one no document says.
 """
 
 

@@ -64,7 +64,7 @@ class GpuFleet(Construct):
             more often Spot has some. See `cdk_horovod.gpu_types`.
 
         max_gpus:
-            GPUs that the fleet never exceeds. A multiple of the GPUs of the smallest type, and at most 700 nodes of it.
+            GPUs that the fleet never exceeds. A multiple of the GPUs of the smallest type, and at most 600 nodes of it.
 
         on_demand_base_gpus:
             GPUs that come from On-Demand before any come from Spot. Above zero, the leader of each run is On-Demand.

@@ -193,7 +193,8 @@ class Machine:
 
     def is_off(self) -> bool:
         """Whether the instance's processes have ended, or have now been ended because their time is over."""
-        running = [process for process in (self._agent, self._switch, self._leaving) if process is not None and process.poll() is None]
+        processes = (self._agent, self._switch, self._leaving)
+        running = [process for process in processes if process is not None and process.poll() is None]
         if running and time.monotonic() < self._kill_at:
             return False
         self.cut_power()

@@ -377,8 +377,8 @@ def test_every_member_of_a_result_exists(any_definition: Mapping[str, Any]) -> N
     read = 0
     for name, state in asl.all_states(any_definition):
         match = re.fullmatch(SDK_INTEGRATION, str(state.get("Resource")))
-        if match is None or match[3]:
-            # The result of a token task is a node's answer.
+        if match is None or match[3] or match[1] == "pricing":
+            # The result of a token task is a node's answer; the Price List's products are JSON in a text.
             continue
         client = boto3.client(BOTOCORE_NAMES.get(match[1], match[1]), region_name="us-east-1")
         output = client.meta.service_model.operation_model(match[2][0].upper() + match[2][1:]).output_shape

@@ -73,9 +73,10 @@ def check_the_request(
             "saved": {"bytes": 0},
         },
     )
-    complete = sfn.Pass.jsonata(
+    # A request without problems gets its defaults; a choice sets them where none of its rules holds.
+    valid = sfn.Choice.jsonata(
         scope,
-        "Complete the request",
+        "Request valid?",
         assign={
             "request": jsonata(
                 defaults_expression(max_runtime_seconds=longest, max_restarts=max_restarts, max_cost_usd=max_cost_usd)
@@ -87,15 +88,12 @@ def check_the_request(
         },
         outputs=NO_OUTPUT,
     )
-    complete.next(then)
     return check.next(
-        sfn.Choice.jsonata(scope, "Request valid?")
-        .when(
+        valid.when(
             sfn.Condition.jsonata(jsonata("$problems != ''")),
             refused,
             assign=failure(contract.ERROR_INVALID_REQUEST, "$problems"),
-        )
-        .otherwise(complete)
+        ).otherwise(then)
     )
 
 

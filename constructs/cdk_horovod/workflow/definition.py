@@ -9,8 +9,8 @@ nodes start), `$search` (the search for capacity, see `cdk_horovod.workflow.sear
 (the leader's answers, see `horovod_node.contract`), `$prices` (of the fleet's types), `$price` (of the ring, if there
 is a ceiling), `$lost` (the attempts before this one), `$spent` (their seconds of training), `$restart` and `$gone`
 (whether an attempt that was lost has a next one, and the leader that it lost), `$held` (see
-`cdk_horovod.workflow.lease`), `$emptying` (see `cdk_horovod.workflow.emptying`), `$running`, `$staying` and `$launching`
-(set by the engine's states).
+`cdk_horovod.workflow.lease`), `$emptying` (see `cdk_horovod.workflow.emptying`), `$running`, `$staying` and
+`$launching` (set by the engine's states).
 """
 
 from __future__ import annotations
@@ -157,11 +157,7 @@ def _search_on(
     explain = states.explain(scope, judged=search.judged)
     explain.add_catch(next_one, assign=search.judged("[]", asked=False)).next(next_one)
     look = states.look(scope, judged=lambda gpus: search.looked_at(gpus, limits=limits))
-    look.add_catch(explain, assign=search.UNSEEN).next(
-        sfn.Choice.jsonata(scope, "Nodes there?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$search.step = 'wait'")), then)
-        .otherwise(explain)
-    )
+    look.add_catch(explain, assign=search.UNSEEN).next(explain)
     return look
 
 
@@ -221,14 +217,14 @@ def _queue(
         .otherwise(refused)
     )
     leave.add_catch(left).next(left)
-    first = sfn.Choice.jsonata(scope, "First in line?", outputs=NO_OUTPUT)
-    wait = line.wait_in_line(scope, interval=interval, queue_timeout=limits.queue_timeout, then=look, leave=leave)
-    first.when(sfn.Condition.jsonata(jsonata("$count($open) > 0")), reserve).otherwise(wait)
+    first = line.first_in_line(
+        scope, interval=interval, queue_timeout=limits.queue_timeout, reserve=reserve, then=look, leave=leave
+    )
     # A fleet that is taken, or cannot be asked for now, is not open: the next one, or the next look.
     reserve.add_catch(
         first,
         assign={"open": jsonata("[$filter($open, function($fleet) { $fleet.id != $open[0].id })]")},
     )
     reserve.next(leave)
-    look.add_catch(wait).next(first)
+    look.add_catch(first, assign={"open": []}).next(first)
     return look
