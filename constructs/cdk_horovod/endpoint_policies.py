@@ -41,7 +41,10 @@ def perimeter(scope: Construct, *, readable_accounts: Sequence[str]) -> list[iam
         _allow(["*"], conditions={"aws:PrincipalAccount": account, "aws:ResourceAccount": account}),
     ]
     if readable_accounts:
-        conditions = {"aws:PrincipalAccount": account, "aws:ResourceAccount": list(readable_accounts)}
+        conditions: dict[str, str | list[str]] = {
+            "aws:PrincipalAccount": account,
+            "aws:ResourceAccount": list(readable_accounts),
+        }
         statements.append(_allow(_READING, conditions=conditions))
     return statements
 
