@@ -79,7 +79,7 @@ class HorovodTraining(Construct):
         reaper_interval: Between two looks at every fleet; whole minutes. Default: 5 minutes.
         poll_interval:
             Pause between two looks at nodes that go away, and the shortest one in the queue. With the default queue
-            timeout a waiting run looks every 92 seconds. Default: 15 seconds.
+            timeout a waiting run looks every 155 seconds. Default: 15 seconds.
         removal_policy: What becomes of ledger and log groups with the stack. Default: they are removed, because
             models and receipts are in the storage.
 

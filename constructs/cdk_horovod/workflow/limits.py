@@ -14,8 +14,8 @@ MOST_EVENTS = 25_000
 """Of one execution, which Step Functions ends then ("Service quotas" in its guide)."""
 EVENTS_OF_THE_QUEUE = 9_500
 """The rest is for the run itself: `STARTS` starts, an hour of looks at nodes that go away, and retries."""
-_EVENTS_OF_A_LOOK = 11
-"""A task makes 5, a choice or a wait 2: one of the first kind, two and one of the others."""
+_EVENTS_OF_A_LOOK = 9
+"""A task makes 5, a choice and a wait 2 each."""
 _EVENTS_OF_A_FLEET = 8
 """Trying to take it, in vain, and going on."""
 
