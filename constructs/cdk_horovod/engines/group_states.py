@@ -46,7 +46,7 @@ class GroupStates:
                 assign=assign,
                 retries=6,
                 DesiredCapacity=self._capacity("$request.gpus"),
-                VPCZoneIdentifier=jsonata("$search.attempt.subnets"),
+                VpcZoneIdentifier=jsonata("$search.attempt.subnets"),
                 **self._policy("$search.attempt.policy"),
             ),
         )
@@ -124,7 +124,7 @@ class GroupStates:
             "Restore the group",
             "updateAutoScalingGroup",
             retries=1,
-            VPCZoneIdentifier=jsonata("$fleet.rest.subnets"),
+            VpcZoneIdentifier=jsonata("$fleet.rest.subnets"),
             **self._policy("$fleet.rest.policy"),
         )
 
