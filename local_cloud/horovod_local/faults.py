@@ -32,6 +32,8 @@ QUOTA: Final = "quota"
 THROTTLING: Final = "throttling"
 REFUSALS: Final = (CAPACITY, QUOTA, THROTTLING)
 """Why EC2 refuses a launch."""
+LAUNCH_ANSWER_SECONDS: Final = 0.3
+"""Between a launch and EC2's answer, which takes seconds on AWS."""
 DROP: Final = "drop"
 """An error that is none: the connection ends without an answer."""
 
@@ -131,12 +133,18 @@ class Faults:
     What goes wrong from now on.
 
     Args:
+        launch_answer_seconds: How long EC2 takes to answer a launch. Until then the group lists no instance, and
+            DescribeScalingActivities an unfinished launch; one that is answered after the capacity was lowered is
+            terminated then. Default: a moment, so that no answer is taken for granted.
         launch_delay_seconds: How long an instance stays pending before it is in service, or until other faults are put
             in force. Default: not at all.
         refused: Capacity that there is none of. Default: there is enough of everything.
         termination_delay_seconds: How long an instance that its group terminates still runs: `Terminating` in its
             group, `shutting-down` in EC2, its processes alive; or until other faults are put in force. Default: not at
             all.
+        terminations_retained: Whether instances that a group terminates are retained instead (`Terminating:Retained`),
+            as those of a group with an instance lifecycle policy whose termination hook is abandoned; who terminates
+            one by its id ends it. Default: no.
         agents_start: Whether the agents of instances that enter service now are started. Default: yes.
         switches_start: Whether their dead-man's switches are started. Default: yes.
         failing: Requests to AWS that fail or are late; the first that matches acts. Default: none.
@@ -145,15 +153,17 @@ class Faults:
         LocalCloudError: If a delay is negative.
     """
 
+    launch_answer_seconds: float = LAUNCH_ANSWER_SECONDS
     launch_delay_seconds: float = 0
     refused: tuple[Refusal, ...] = field(default=())
     termination_delay_seconds: float = 0
+    terminations_retained: bool = False
     agents_start: bool = True
     switches_start: bool = True
     failing: tuple[ApiFault, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        for name in ("launch_delay_seconds", "termination_delay_seconds"):
+        for name in ("launch_answer_seconds", "launch_delay_seconds", "termination_delay_seconds"):
             if getattr(self, name) < 0:
                 raise LocalCloudError(f"'{name}' must be at least 0, got {getattr(self, name)}")
 

@@ -161,7 +161,7 @@ class InstanceDriver(threading.Thread):
         for account, region, group in _groups():
             launches.pass_time(group, now=now)
             for state in list(group.instance_states):
-                if state.lifecycle_state in ("InService", launches.TERMINATING):
+                if state.lifecycle_state != launches.PENDING:
                     present[state.instance.id] = (account, region, group, state)
         for instance_id in self._taken_back(now=now):
             self.lose(instance_id)
@@ -169,7 +169,7 @@ class InstanceDriver(threading.Thread):
         with self._lock:
             for instance_id, (account, region, group, state) in present.items():
                 # One that is told to terminate before it was ever seen in service has nothing to end.
-                if instance_id not in self._machines and state.lifecycle_state == "InService":
+                if instance_id not in self._machines and state.lifecycle_state == launches.IN_SERVICE:
                     self._machines[instance_id] = self._start(account, region, group, state)
             for instance_id, machine in list(self._machines.items()):
                 if instance_id in present:

@@ -22,6 +22,7 @@ from horovod_local.corrections import (
     metrics,
     prices,
     resources,
+    scaling_requests,
     tasks,
     templates,
     tokens,
@@ -44,6 +45,7 @@ ALL: Final[tuple[Correction, ...]] = (
     *tokens.CORRECTIONS,
     *events.CORRECTIONS,
     *autoscaling.CORRECTIONS,
+    *scaling_requests.CORRECTIONS,
     *metrics.CORRECTIONS,
     *prices.CORRECTIONS,
 )
