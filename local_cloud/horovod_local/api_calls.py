@@ -16,11 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from horovod_local.faults import WORKFLOW
 from horovod_local.machine import NODE_ACCESS_KEY
-
-WORKFLOW_ACCESS_KEY: Final = "ak"
-"""moto's Step Functions signs with it."""
 
 _CREDENTIAL: Final = re.compile(r"Credential=([^/,]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 _BOTO3_NAMES: Final = {"states": "stepfunctions", "monitoring": "cloudwatch"}
@@ -37,7 +33,7 @@ class ApiCall:
     Args:
         service: As boto3 calls it.
         operation: Name in the API; empty when it is not known.
-        caller: The instance's id for a node, `workflow` for a state machine; else the access key.
+        caller: The instance's id for a node, `workflow` for a state machine; else the access key's name.
         region: That the request was signed for.
     """
 
@@ -62,7 +58,8 @@ def read_call(environ: dict[str, Any]) -> ApiCall | None:
     if signed is None:
         return None
     key, region, scope = signed.groups()
-    caller = WORKFLOW if key == WORKFLOW_ACCESS_KEY else key.removeprefix(NODE_ACCESS_KEY)
+    # What follows the name is random, so that nobody can guess the key.
+    caller = key.removeprefix(NODE_ACCESS_KEY).partition(".")[0]
     service = _BOTO3_NAMES.get(scope, scope)
     operation = _s3_operation(environ) if service == "s3" else _operation(environ)
     return ApiCall(service=service, operation=operation, caller=caller, region=region)

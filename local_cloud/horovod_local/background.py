@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from horovod_local.access_keys import read_key
 from horovod_local.cloud import DEFAULT_REGION, START_SECONDS, STOP_SECONDS, LocalCloud, client
 from horovod_local.errors import LocalCloudError
 from horovod_local.processes import CLOUD_VARIABLE, fake_credentials, kill_processes_with, without_aws
@@ -51,7 +52,7 @@ class BackgroundCloud:
         account: The one account that it has.
         pid: Of its keeper.
         started_at: Epoch seconds.
-        home: Folder with the server's log and the instances' files.
+        home: Folder with the administrator's access key, the server's log and the instances' files.
         node_python: Interpreter of its nodes.
     """
 
@@ -65,12 +66,14 @@ class BackgroundCloud:
 
     def client(self, service: str, *, region: str | None = None) -> Any:
         """Make a boto3 client of *service* that talks to this cloud and to nothing else."""
-        return client(service, endpoint=self.endpoint, region=region or self.region)
+        return client(
+            service, endpoint=self.endpoint, region=region or self.region, access_key=read_key(Path(self.home))
+        )
 
     def environment(self) -> dict[str, str]:
         """Give the variables that lead the AWS SDKs into this cloud."""
         return {
-            **fake_credentials(self.endpoint),
+            **fake_credentials(self.endpoint, access_key=read_key(Path(self.home))),
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
         }

@@ -16,11 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from horovod_local.access_keys import ACCESS_KEYS
 from horovod_local.corrections import launches
 from horovod_local.errors import LocalCloudError
 from horovod_local.faults import IN_FORCE
 from horovod_local.instance_metadata import InstanceMetadata
-from horovod_local.machine import LocalInstance, Machine
+from horovod_local.machine import NODE_ACCESS_KEY, LocalInstance, Machine
 from horovod_local.spot_events import emit_interruption_warning, emit_rebalance_recommendation
 from horovod_local.user_data import written_files
 from horovod_node import contract
@@ -205,7 +206,14 @@ class InstanceDriver(threading.Thread):
             group=group.name,
             log=str(self._home / "instances" / instance.id / "node.log"),
         )
-        machine = Machine(facts=facts, account=account, region=region, number=number, endpoint=self._endpoint)
+        machine = Machine(
+            facts=facts,
+            account=account,
+            region=region,
+            number=number,
+            endpoint=self._endpoint,
+            access_key=ACCESS_KEYS.issue(NODE_ACCESS_KEY + instance.id),
+        )
         faults = IN_FORCE.faults
         machine.boot(
             files=written_files(instance.user_data.decode() if instance.user_data else ""),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, Final
 
 from botocore.exceptions import HTTPClientError
 from botocore.model import ListShape, OperationModel, Shape, StructureShape
 
 from horovod_local import java_names
+from horovod_local.access_keys import ACCESS_KEYS
 from horovod_local.corrections.registry import correction
 
 TERMINAL_ERRORS: Final = ("States.Runtime", "States.DataLimitExceeded")
@@ -34,6 +36,21 @@ def arguments_are_fitted_to_the_api() -> None:
             parameters.update(fitted)
 
     StateTaskService._normalise_parameters = normalise
+
+
+@correction(
+    moto="signs the calls of state machines with an access key that everybody knows",
+    aws="signs them with credentials of the role, which nobody else has",
+)
+def state_machines_have_a_key_of_their_own() -> None:
+    import boto3
+    from moto.stepfunctions.parser.asl.utils import boto_client
+
+    def client(**arguments: Any) -> Any:
+        return boto3.client(**{**arguments, "aws_access_key_id": ACCESS_KEYS.workflow})
+
+    # The module makes its clients by this name alone.
+    boto_client.boto3 = SimpleNamespace(client=client)
 
 
 @correction(
@@ -268,6 +285,7 @@ def iso(moment: datetime) -> str:
 
 CORRECTIONS = (
     arguments_are_fitted_to_the_api,
+    state_machines_have_a_key_of_their_own,
     results_are_json,
     results_have_the_names_of_the_sdk_for_java,
     errors_carry_the_service_name,

@@ -6,7 +6,9 @@ import datetime
 import json
 from typing import Any
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from horovod_local import ApiFault, Faults
 
@@ -90,6 +92,20 @@ def test_errors_carry_the_service_name(
     assert bucket
     assert (ended["status"], ended["error"]) == ("FAILED", error)
     assert "Status Code: 4" in ended["cause"]
+
+
+def test_state_machines_have_a_key_of_their_own(cloud: Any, machines: Any) -> None:
+    """A state machine's calls are answered, and moto's own key, which everybody knows, is refused."""
+    # GIVEN
+    known = boto3.session.Session(aws_access_key_id="ak", aws_secret_access_key="sk", region_name=cloud.region)
+
+    # WHEN
+    tables = machines.output(task("dynamodb:listTables", {}))["TableNames"]
+
+    # THEN
+    assert "tokens" in tables
+    with pytest.raises(ClientError, match="UnrecognizedClientException"):
+        known.client("dynamodb", endpoint_url=cloud.endpoint).list_tables()
 
 
 def test_results_have_the_names_of_the_sdk_for_java(machines: Any, fleets: Any) -> None:
