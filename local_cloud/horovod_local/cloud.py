@@ -248,19 +248,28 @@ class LocalCloud:
         self._ask("PUT", "faults", faults.to_json())
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        # The address is this cloud's own, so the scheme cannot be a surprise.
-        request = urllib.request.Request(  # noqa: S310
-            self.endpoint + OWN_PATH + path,
-            data=data,
-            method=method,
-            headers={"Authorization": f"Bearer {self.access_key}"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-                return json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            raise LocalCloudError(json.loads(error.read())["error"]) from error
+        return ask(self.endpoint, method, path, body, access_key=self.access_key)
+
+
+def ask(endpoint: str, method: str, path: str, body: Any = None, *, access_key: str) -> Any:
+    """
+    Send the local cloud at *endpoint* a request that AWS does not have, and return its answer.
+
+    Raises:
+        LocalCloudError: If the cloud refuses it; says why.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    # The address is the cloud's own, so the scheme cannot be a surprise.
+    request = urllib.request.Request(  # noqa: S310
+        endpoint + OWN_PATH + path, data=data, method=method, headers={"Authorization": f"Bearer {access_key}"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        text = error.read().decode("utf-8", "replace")
+        # What the door refuses is no JSON.
+        raise LocalCloudError(json.loads(text)["error"] if text.startswith("{") else text.strip()) from error
 
 
 def client(service: str, *, endpoint: str, region: str, access_key: str) -> Any:
