@@ -20,8 +20,8 @@ python -m horovod_local deploy cdk.out
 ```
 
 The cloud runs commands, as EC2 does with user data, so it answers only who holds an access key of its own
-(`horovod_local.door`): clients made here have it, `LocalCloud.environment` and `cdk-horovod local env` hand it on, and it
-is kept in the file `access-key` of the cloud's home, which its owner alone may read.
+(`horovod_local.door`). Clients made here have it, and `LocalCloud.environment` and `cdk-horovod local env` hand it on.
+It is in the file `access-key` of the cloud's home, which its owner alone may read.
 
 A server process on 127.0.0.1 answers the AWS APIs: moto 5.2.5, pinned exactly, with the corrections of
 `horovod_local.corrections`, each of which names the deviation from AWS that it removes. State machines are executed,
@@ -39,7 +39,7 @@ EventBridge has them too.
 What a run here proves:
 
 - the templates deploy: order, references between stacks, every property that a run depends on;
-- the state machine runs as written: conditions, retries, catches, task tokens with heartbeats, time limits, clean-up. Its
+- the state machine runs as written: conditions, retries, catches, task tokens with heartbeats, time limits, clean-up.
   SDK calls are spelt as AWS wants them (`horovod_local.java_names`): any other is refused when the machine is created;
 - groups fill by weight, market and allocation strategy, scale to zero, respect protection and standby, and replace what
   they lose, and what a new market policy does not want. EC2 answers a launch a moment later, or much later;
@@ -68,8 +68,8 @@ Known limits of the emulation:
 - JSONata is evaluated by jsonata-python 0.7.1. Numbers beyond 2^53 keep their digits here and lose them on AWS. The
   texts of errors differ from AWS's; their names do not. An error in a state's own `Output` ends the execution; whether
   AWS lets a `Catch` of the same state have it was not confirmed, so do not rely on it.
-- Auto Scaling knows no lifecycle hooks, warm pools, health checks or rebalancing of zones: instances are launched in the
-  next zone in turn. Every Spot pool has the same capacity, so that strategies which look at it go by the price.
+- Auto Scaling knows no lifecycle hooks, warm pools, health checks or rebalancing of zones: instances are launched in
+  the next zone in turn. Every Spot pool has the same capacity, so that strategies which look at it go by the price.
 - A second deployment changes state machines, groups, launch templates and outputs in place; a change to a type that
   cannot be changed is refused.
 """
