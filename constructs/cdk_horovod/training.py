@@ -200,10 +200,10 @@ class HorovodTraining(Construct):
             training=self.state_machine,
             clean_up=self.clean_up.state_machine,
             engine=self.engine,
-            bucket=storage.model_bucket,
             ledger=self.ledger,
             queue=self.queue,
             interval=reaper_interval or Duration.minutes(5),
+            poll_interval=self.limits.poll_interval,
             log_group=self.workflow_log_group,
         )
         self._permit_the_workflow()
@@ -311,7 +311,9 @@ class HorovodTraining(Construct):
 
     def metric_ceiling_used(self, *, period: Duration | None = None) -> cloudwatch.Metric:
         """Measure what running runs have cost, in percent of their ceilings. Default period: 5 minutes."""
-        return self.reaper.metric_ceiling_used(period=period)
+        return self._node_metric(
+            contract.METRIC_CEILING_USED, None, cloudwatch.Stats.MAXIMUM, period or Duration.minutes(5)
+        )
 
     def _node_metric(self, name: str, run: str | None, statistic: str, period: Duration | None) -> cloudwatch.Metric:
         return node_metric(name, training=self.queue, run=run, statistic=statistic, period=period)
@@ -327,7 +329,7 @@ class HorovodTraining(Construct):
 
     def _permit_the_workflow(self) -> None:
         # Every state brought the permission of its own call; these add the buckets' key.
-        for machine in (self.state_machine, self.clean_up.state_machine, self.reaper.state_machine):
+        for machine in (self.state_machine, self.clean_up.state_machine):
             self._storage.grant_write_receipts(machine, training=self.queue)
         self._storage.grant_read_models(self.state_machine, training=self.queue)
         for statement in self.engine.statements:

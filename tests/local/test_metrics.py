@@ -13,7 +13,6 @@ from lab import ONE, REAPER, TWO, Lab, deployed_lab, until
 
 from cdk_horovod.workflow.reaper import (
     METRIC_CAPACITY_WITHOUT_LEASE,
-    METRIC_CEILING_USED,
     METRIC_REAPED,
 )
 from horovod_client import Run
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.local
 SOME_LOOKS = 3 * REAPER
 """Seconds in which the reaper looks at least twice."""
 
-NAMES = (METRIC_REAPED, METRIC_CAPACITY_WITHOUT_LEASE, METRIC_CEILING_USED)
+NAMES = (METRIC_REAPED, METRIC_CAPACITY_WITHOUT_LEASE, contract.METRIC_CEILING_USED)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_capacity_without_a_lease_goes_and_is_reported(lab: Lab) -> None:
     found = put(lab, METRIC_CAPACITY_WITHOUT_LEASE)[before[METRIC_CAPACITY_WITHOUT_LEASE] :]
     assert found[0] == 2
     assert set(put(lab, METRIC_REAPED)) == {1}
-    assert len(put(lab, METRIC_CEILING_USED)) == before[METRIC_CEILING_USED]
+    assert len(put(lab, contract.METRIC_CEILING_USED)) == before[contract.METRIC_CEILING_USED]
     # AND says nothing more
     assert falls_silent(lab)
 
@@ -95,8 +94,10 @@ def test_price_of_a_running_run_is_reported(lab: Lab) -> None:
     before = {name: len(put(lab, name)) for name in NAMES}
     run = lab.app.start("steps_only.py", gpus=2, max_cost_usd=0.1)
     # WHEN the reaper has looked twice
-    assert until(SECONDS, lambda: len(put(lab, METRIC_CEILING_USED)) >= before[METRIC_CEILING_USED] + 2)
-    used = put(lab, METRIC_CEILING_USED)[before[METRIC_CEILING_USED] :]
+    assert until(
+        SECONDS, lambda: len(put(lab, contract.METRIC_CEILING_USED)) >= before[contract.METRIC_CEILING_USED] + 2
+    )
+    used = put(lab, contract.METRIC_CEILING_USED)[before[contract.METRIC_CEILING_USED] :]
     # THEN
     assert 0 < used[0] < used[1] <= percent_used(lab, run)
     assert lab.holder(TWO) == run.name

@@ -306,7 +306,7 @@ def test_maps_assign_no_variable_of_the_outside(any_definition: Mapping[str, Any
 def test_every_call_exists_in_the_service_models(any_definition: Mapping[str, Any]) -> None:
     """Actions, parameters, their nesting and the required ones are those of AWS's own models."""
     calls = list(sdk_calls(any_definition))
-    assert len(calls) > 10
+    assert len(calls) >= 10
     for name, service, action, arguments in calls:
         client = boto3.client(BOTOCORE_NAMES.get(service, service), region_name="us-east-1")
         operation = client.meta.service_model.operation_model(action[0].upper() + action[1:])
@@ -463,7 +463,7 @@ def test_the_number_of_calls_does_not_depend_on_the_nodes(template: Mapping[str,
     assert maps == {
         "run": ["Check the data", "Look up On-Demand prices"],
         "clean-up": [],
-        "reaper": ["Look at every fleet", "Look at every silent waiter"],
+        "reaper": ["Look at every fleet", "Have every dead run cleaned up"],
     }
 
 

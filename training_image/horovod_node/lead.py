@@ -189,6 +189,7 @@ class Leader(ABC):
         """
         self._membership.pace = training.pace()
         training.metrics.ring_size = ranks
+        training.metrics.ceiling = self._cost_ceiling()
         self._progress = training.progress().get(0) or self._progress
         if self._progress is not None:
             self._lost_steps.see(self._progress)

@@ -16,6 +16,7 @@ from cdk_horovod.storage import ITrainingStorage
 from cdk_horovod.workflow.emptying import NOT_BEGUN
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.pricing import UNKNOWN
+from cdk_horovod.workflow.receipt import UNREAD_BY_THE_RUN
 from cdk_horovod.workflow.request import defaults_expression, problems_expression
 from cdk_horovod.workflow.search import NO_SEARCH, fleets_with_plans
 from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata, run_id
@@ -71,6 +72,7 @@ def check_the_request(
             "spent": 0,
             "trained": {"ranks": 0},
             "saved": {"bytes": 0},
+            **UNREAD_BY_THE_RUN,
         },
     )
     # A request without problems gets its defaults; a choice sets them where none of its rules holds.

@@ -8,9 +8,9 @@ Variables, in the order in which they come: `$run` (execution name), `$run_id` (
 nodes start), `$search` (the search for capacity, see `cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved`
 (the leader's answers, see `horovod_node.contract`), `$prices` (of the fleet's types), `$price` (of the ring, if there
 is a ceiling), `$lost` (the attempts before this one), `$spent` (their seconds of training), `$restart` and `$gone`
-(whether an attempt that was lost has a next one, and the leader that it lost), `$held` (see
-`cdk_horovod.workflow.lease`), `$emptying` (see `cdk_horovod.workflow.emptying`), `$running`, `$staying` and
-`$launching` (set by the engine's states).
+(whether an attempt that was lost has a next one, and the leader that it lost), `$tally` and `$written` (see
+`cdk_horovod.workflow.receipt`), `$held` (see `cdk_horovod.workflow.lease`), `$emptying` (see
+`cdk_horovod.workflow.emptying`), `$running`, `$staying` and `$launching` (set by the engine's states).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def run_definition(
     close = closing.close_the_run(scope, ledger=ledger)
     close.add_catch(end).next(end)
     receipt = write_the_receipt(scope, bucket=bucket, training=queue, ledger=ledger, then=close)
-    release = lease.release(scope, ledger=ledger)
+    release = lease.release(scope, ledger=ledger, assign={"times": now_as("terminated_at")})
     release.add_catch(receipt).next(receipt)
 
     # The fleet is emptied in the end, and before nodes start that must not find others, such as those of earlier runs.

@@ -20,6 +20,7 @@ from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.search import BEGUN_AGAIN, begun
 from cdk_horovod.workflow.states import (
     CONDITION_FAILED,
+    NO_OUTPUT,
     NOW,
     REDRIVEN,
     RUN_KEY,
@@ -202,20 +203,17 @@ def begin_the_next_attempt(scope: Construct, *, ledger: Ledger, seconds: Duratio
     )
 
 
-def leave_to_the_next_round(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
-    """Build the state that ends this execution's hold on a fleet which is not empty yet."""
-    return _update(
-        scope,
-        "Leave the lease to the next round",
-        ledger=ledger,
-        update="SET #expiry = :expiry",
-        names={"#expiry": contract.EXPIRES_AT},
-        values={":expiry": {"N": jsonata(f"$string({NOW})")}},
-    )
+def release(
+    scope: Construct, *, ledger: Ledger, assign: Mapping[str, Any] | None = None, outputs: Any = NO_OUTPUT
+) -> sfn.TaskStateBase:
+    """
+    Build the state that gives `$fleet` back, if and only if this execution holds it.
 
-
-def release(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
-    """Build the state that gives `$fleet` back, if and only if this execution holds it."""
+    Args:
+        ledger: Where the lease is.
+        assign: Variables set then.
+        outputs: The state's output then.
+    """
     return call_aws(
         scope,
         "Release the fleet",
@@ -229,43 +227,81 @@ def release(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
             "ExpressionAttributeValues": _EXECUTION_VALUE,
         },
         resources=[ledger.table.table_arn],
+        assign=assign,
+        outputs=outputs,
         retries=8,
         answers=[CONDITION_FAILED],
     )
 
 
-def read(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
-    """Build the state that sets `$lease`: `holder`, `execution`, `expires_at`, `run`, `run_id`; if missing '' and 0."""
+def read(scope: Construct, *, ledger: Ledger, fleet: str, assign: Mapping[str, Any]) -> sfn.TaskStateBase:
+    """
+    Build the state that sets `$lease`: `there`, `holder`, `execution` and `run`; texts are '' where there is none.
+
+    It reads what state machines write. Of a lease that has other things in these attributes it only says that it is
+    `there`: with the filter no item is too large to be read.
+
+    Args:
+        ledger: Where the lease is.
+        fleet: Expression of the fleet's name.
+        assign: More variables set then.
+    """
+    attributes = (contract.RUN, contract.EXECUTION, contract.RECLAIMED_FROM)
+    item = "$states.result.Items[0]"
 
     def text(attribute: str) -> str:
-        value = f"$states.result.Item.{attribute}.S"
+        value = f"{item}.{attribute}.S"
         return f"$exists({value}) ? {value} : ''"
 
-    expiry = f"$states.result.Item.{contract.EXPIRES_AT}.N"
     return call_aws(
         scope,
         "Read the lease",
         service="dynamodb",
-        action="getItem",
+        action="query",
         parameters={
             "TableName": ledger.table.table_name,
-            "Key": fleet_key("$fleet.id"),
+            "KeyConditionExpression": "#pk = :pk AND #sk = :sk",
+            "FilterExpression": f"{_OWNED} AND {_short(contract.RUN)} "
+            f"AND (attribute_not_exists(#{contract.RECLAIMED_FROM}) OR {_short(contract.RECLAIMED_FROM)})",
+            "ProjectionExpression": ", ".join(f"#{name}" for name in attributes),
+            "ExpressionAttributeNames": {
+                "#pk": contract.PARTITION_KEY,
+                "#sk": contract.SORT_KEY,
+                **{f"#{name}": name for name in attributes},
+            },
+            "ExpressionAttributeValues": {
+                ":pk": {"S": jsonata(f"'{contract.FLEET_PREFIX}' & {fleet}")},
+                ":sk": {"S": contract.LEASE_SORT_KEY},
+                **_OWNED_VALUES,
+            },
             "ConsistentRead": True,
         },
         resources=[ledger.table.table_arn],
         assign={
             "lease": jsonata(
                 f"""{{
+  'there': $states.result.ScannedCount > 0,
   'holder': {text(contract.RUN)},
   'execution': {text(contract.EXECUTION)},
-  'expires_at': $exists({expiry}) ? $number({expiry}) : 0,
-  'run': $exists($states.result.Item.{contract.RECLAIMED_FROM}.S)
-    ? $states.result.Item.{contract.RECLAIMED_FROM}.S : {text(contract.RUN)},
-  'run_id': {text(contract.RUN_ID)}
+  'run': $exists({item}.{contract.RECLAIMED_FROM}.S)
+    ? {item}.{contract.RECLAIMED_FROM}.S : {text(contract.RUN)}
 }}"""
-            )
+            ),
+            **assign,
         },
     )
+
+
+def _short(attribute: str) -> str:
+    return f"(attribute_type(#{attribute}, :text) AND size(#{attribute}) <= :longest)"
+
+
+_OWNED = _short(contract.EXECUTION)
+"""The condition that a lease has an owner at all: nodes can write `expires_at` of a lease that nobody holds."""
+_OWNED_VALUES = {":text": {"S": "S"}, ":longest": {"N": "1024"}}
+"""Longer than any ARN of an execution and than any name of a run."""
+_LARGEST_NUMBER = "9" * 38 + "E87"
+"""Of DynamoDB (its Developer Guide, "Supported data types"): 38 digits, up to 9.9…E+125."""
 
 
 def take_from(
@@ -298,7 +334,7 @@ def take_from(
         "Take the lease",
         ledger=ledger,
         update="SET #run = :holder, #execution = :execution, #expiry = :expiry, #reclaimed = :reclaimed",
-        condition=f"{MINE} OR {condition}",
+        condition=f"({MINE}) OR {condition}",
         names={
             "#run": contract.RUN,
             "#expiry": contract.EXPIRES_AT,
@@ -312,6 +348,34 @@ def take_from(
         },
         assign={**HELD, **(assign or {})},
         retries=retries,
+    )
+
+
+def take_from_the_dead(
+    scope: Construct, *, ledger: Ledger, seconds: Duration, assign: Mapping[str, Any]
+) -> sfn.TaskStateBase:
+    """
+    Build the state that takes the lease of `$fleet` for the reaper, if nobody lives who holds it.
+
+    That is if it has no owner, or if it is still that of `$lease.execution`, which does not run any more (`$ended`) or
+    has let it expire. DynamoDB compares when it writes, so that no renewal in between is missed, and the reaper needs
+    not read the one attribute that nodes may write: one that is no number has expired.
+    """
+    return take_from(
+        scope,
+        ledger=ledger,
+        holder=contract.REAPER,
+        condition=f"(NOT {_OWNED}) OR (#execution = :seen AND (#expiry <= :before OR NOT "
+        "attribute_type(#expiry, :number)))",
+        values={
+            **_OWNED_VALUES,
+            ":seen": {"S": jsonata("$lease.execution")},
+            ":number": {"S": "N"},
+            ":before": {"N": jsonata(f"$ended ? '{_LARGEST_NUMBER}' : $string({NOW})")},
+        },
+        run="$lease.run",
+        seconds=seconds,
+        assign=assign,
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from cdk_horovod.workflow.rates import PRICE_OF
 from cdk_horovod.workflow.states import jsonata
 from horovod_node import contract
 
@@ -33,14 +34,10 @@ _CEILING: Final = f"$request.{contract.MAX_COST_USD}"
 
 PRICE: Final = jsonata(
     f"""(
+  {PRICE_OF}
   $usd := $map({_NODES}, function($node) {{ (
-    $of := [$filter($prices, function($entry) {{ $entry.instance_type = $node.{contract.INSTANCE_TYPE} }})];
-    $there := $filter($of, function($entry) {{
-      $entry.market = '{contract.SPOT}' and $node.{contract.MARKET} = '{contract.SPOT}'
-      and $entry.zone = $node.{contract.ZONE}
-    }}).usd;
-    $listed := $filter($of, function($entry) {{ $entry.market = '{contract.ON_DEMAND}' }}).usd;
-    $count($there) > 0 ? $max($there) : $count($listed) > 0 ? $max($listed) : 0
+    $found := $price_of($node.{contract.INSTANCE_TYPE}, $node.{contract.MARKET}, $node.{contract.ZONE});
+    $exists($found) ? $found : 0
   ) }});
   $whole := $sum($usd) * $request.{contract.GPUS} / {_RING}.{contract.GPUS};
   $total := $min($usd) > 0 ? $max([$whole, $price.{contract.USD_PER_HOUR}]) : 0;

@@ -37,7 +37,7 @@ def call_aws(
     resources: Sequence[str],
     iam_action: str | None = None,
     assign: Mapping[str, Any] | None = None,
-    outputs: Mapping[str, Any] = NO_OUTPUT,
+    outputs: Mapping[str, Any] | str = NO_OUTPUT,
     retries: int = 3,
     answers: Sequence[str] = (),
     task_timeout: sfn.Timeout | None = None,

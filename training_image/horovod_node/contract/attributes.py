@@ -46,6 +46,8 @@ SETTINGS_JSON: Final = "settings_json"
 CREATED_AT: Final = "created_at"
 STAGE: Final = "stage"
 """One of `STAGE_*`, for people and the client."""
+RECEIPT_AT: Final = "receipt_at"
+"""When its receipt was written to S3; 0 if that failed."""
 TIMES_JSON: Final = "times_json"
 """A JSON object of its milestones so far, as in a receipt's `times`."""
 PRICES_JSON: Final = "prices_json"
@@ -98,6 +100,8 @@ INTERRUPTION: Final = "interruption"
 """Where EC2 will take it away: one of `INTERRUPTIONS`."""
 INTERRUPTED_AT: Final = "interrupted_at"
 """When the node heard of it."""
+LEFT_AT: Final = "left_at"
+"""When its part was over and it ended its own instance."""
 
 # Of the items that hold one thing.
 TOKEN: Final = "token"  # noqa: S105 - an attribute name, not a secret
@@ -110,7 +114,6 @@ TRAINED_GPU_SECONDS: Final = "trained_gpu_seconds"
 """Of `PROGRESS_JSON` and of the train answer: ranks times seconds in which steps were taken, of all attempts."""
 FAILURE_JSON: Final = "failure_json"
 FAILED_AT: Final = "failed_at"
-RECEIPT_JSON: Final = "receipt_json"
 RECEIPT_VERSION: Final = 2
 """Of a receipt; its fields are in `horovod_client/receipt.schema.json`."""
 

@@ -5,7 +5,6 @@ The ledger: one DynamoDB table of one training, with partition key `pk` and sort
   FLEET#fleet            LEASE                    who holds the fleet, and until when
   QUEUE#queue            LINE                     the runs that wait, two attributes each: PLACE#run and WAITER#run
   RUN#run_id             RUN                      the request, the settings, the stage, the price
-  RUN#run_id             RECEIPT                  the receipt, as it is in S3
   NODES#fleet#run_id     TASK#attempt#task        a task token of the state machine, waiting for a node's answer
   NODES#fleet#run_id     LEADER#attempt           the node that leads (conditional write: there is one)
   NODES#fleet#run_id     NODE#attempt#node        a node: address, GPUs, market, zone, state, steps, last sign of life
@@ -49,7 +48,6 @@ CHANNEL_PREFIX: Final = "CHANNEL#"
 PROGRESS_SORT_KEY: Final = "PROGRESS"
 FAILURE_PREFIX: Final = "FAILURE#"
 BOOT_PREFIX: Final = "BOOT#"
-RECEIPT_SORT_KEY: Final = "RECEIPT"
 ATTEMPT_DIGITS: Final = 4
 """Of an attempt in a sort key, with leading zeros."""
 
@@ -71,11 +69,6 @@ def line_key(queue: str) -> tuple[str, str]:
 def run_key(run_id: str) -> tuple[str, str]:
     """Name the item of a run."""
     return f"{RUN_PREFIX}{run_id}", RUN_SORT_KEY
-
-
-def receipt_item_key(run_id: str) -> tuple[str, str]:
-    """Name the item that holds the receipt of a run."""
-    return f"{RUN_PREFIX}{run_id}", RECEIPT_SORT_KEY
 
 
 def nodes_partition(fleet: str, run_id: str) -> str:
