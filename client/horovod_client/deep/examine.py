@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from horovod_client.check import FAIL, OK, Check, unchecked
@@ -102,6 +102,26 @@ def ended_execution(connection: Connection) -> dict[str, Any]:
             "cause": "stopped by a user",
         },
     }
+
+
+def tester_client(make_client: Callable[..., Any], *, region: str) -> Any:
+    """
+    Make a client that calls TestState, with patience: AWS takes few of its requests a second.
+
+    TestState has a host of its own, `sync-` and the usual one, which an endpoint of the user's has not.
+
+    Args:
+        make_client: As `boto3.Session.client`.
+        region: Region of the training.
+    """
+    from botocore.config import Config
+
+    host = str(make_client("stepfunctions", region_name=region).meta.endpoint_url)
+    config = Config(
+        retries={"mode": "adaptive", "total_max_attempts": 10},
+        inject_host_prefix=".amazonaws." in host or host.endswith(".api.aws"),
+    )
+    return make_client("stepfunctions", region_name=region, config=config)
 
 
 class _Tester:
