@@ -188,7 +188,8 @@ def _context(ask: Any) -> dict[str, Any]:
         return {}
     if ask("mock") is None:
         raise Refused("A context may only be specified if a mock is specified in the same request.")
-    return _read(text, "context")
+    context: dict[str, Any] = _read(text, "context")
+    return context
 
 
 def _environment(context: dict[str, Any], *, account: str, region: str) -> Any:
