@@ -61,8 +61,12 @@ def build(app: cdk.App, settings: ProofSettings) -> None:
         app: The app.
         settings: See `ProofSettings`.
     """
-    stack = cdk.Stack(app, settings.stack, description="cdk-horovod prove: may be deleted at any time")
-    cdk.Tags.of(stack).add("cdk-horovod:proof", settings.stack)
+    stack = cdk.Stack(
+        app,
+        settings.stack,
+        description="cdk-horovod prove: may be deleted at any time",
+        tags={"cdk-horovod:proof": settings.stack},
+    )
     network = TrainingNetwork(stack, "Network", mode=NetworkMode.PUBLIC)
     fleet = GpuFleet(
         stack,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -63,8 +64,7 @@ class LocalPlace:
         """Synthesise the same app as for an account, and deploy its assembly unchanged."""
         out = self.folder / "cdk.out"
         done = subprocess.run(
-            app_command(self, usd_per_hour=self.on_demand_usd()),
-            shell=True,
+            shlex.split(app_command(self, usd_per_hour=self.on_demand_usd())),
             env={**without_aws(os.environ), "CDK_OUTDIR": str(out), "AWS_EC2_METADATA_DISABLED": "true"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

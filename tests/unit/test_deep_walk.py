@@ -102,6 +102,10 @@ def test_tests_every_state_with_results_and_errors() -> None:
         ({"Arguments": {"AutoScalingGroupNames": ["{% $gruop %}"]}}, "$gruop"),
         ({"Resource": f"{SDK}autoscaling:describeGroups"}, "botocore knows no call"),
         (
+            {"Assign": {"zones": "{% $states.result.AutoScalingGroups.MinSise > 0 ? 'a' : 'b' %}"}},
+            "it reads $states.result.AutoScalingGroups.MinSise, but DescribeAutoScalingGroups gives no 'MinSise'",
+        ),
+        (
             {"Catch": [{"ErrorEquals": ["States.ALL"], "Assign": {"zones": "{% $nothing %}"}, "Next": "Found?"}]},
             "given AutoScaling.InvalidNextTokenException: States.QueryEvaluationError",
         ),

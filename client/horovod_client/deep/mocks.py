@@ -86,6 +86,7 @@ _ATTRIBUTES: Final[dict[str, str]] = {
 
 _READ: Final = re.compile(r"\b([a-z_]\w*)\.([SN])\b")
 _GIVEN: Final = re.compile(r"\$states\.input\.(\w+)")
+_PATH: Final = re.compile(r"\$states\.result((?:\[\d+\]|\.\w+)+)")
 _WORD: Final = re.compile(r"\b[A-Z]\w*")
 
 
@@ -260,6 +261,33 @@ def errors(state: Mapping[str, Any]) -> list[Mock]:
         if error is not None:
             mocks.append(Mock(name=error, error=error, retries=most, required="CAUGHT_ERROR", index=index))
     return mocks
+
+
+def misread(state: Mapping[str, Any]) -> list[str]:
+    """
+    Say which members a task reads of its result that its API does not have; of those a comparison is quietly false.
+
+    Args:
+        state: The state, in the Amazon States Language.
+    """
+    call = SDK_RESOURCE.match(str(state.get("Resource", "")))
+    operation = None if call is None or call[3] else operation_model(call[1], call[2])
+    if operation is None or operation.output_shape is None:
+        return []
+    wrong = []
+    for path in dict.fromkeys(_PATH.findall(json.dumps(state))):
+        shape: Shape = operation.output_shape
+        for name in re.findall(r"\.(\w+)", path):
+            while isinstance(shape, ListShape):
+                shape = shape.member
+            if not isinstance(shape, StructureShape):
+                break  # the keys of a map are anybody's, and texts may hold JSON
+            known = members(shape)
+            if name not in known:
+                wrong.append(f"it reads $states.result{path}, but {operation.name} gives no '{name}'")
+                break
+            shape = known[name][1]
+    return wrong
 
 
 def _error_for(state: Mapping[str, Any], handlers: Iterable[Mapping[str, Any]], index: int) -> str | None:

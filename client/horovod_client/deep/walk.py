@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from horovod_client.deep.mocks import STARTED, Mock, MockMaker, errors
+from horovod_client.deep.mocks import STARTED, Mock, MockMaker, errors, misread
 
 SUCCEEDED: Final = "SUCCEEDED"
 MOCKED: Final = ("Task", "Map", "Parallel")
@@ -120,7 +120,7 @@ class Walk:
         state = machine.states[way.state]
         kind = state["Type"]
         tried: list[str] = []
-        problems: list[str] = []
+        problems = misread(state)
         for target in _branches(state):
             # The way of last resort, for a branch that no value leads into.
             machine.forks.setdefault(target, _Arrival(state=target, given=way.given, variables=way.variables))

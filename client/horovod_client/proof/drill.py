@@ -129,7 +129,7 @@ class Drill:
 
     @cached_property
     def _inventory(self) -> Inventory:
-        return Inventory(self.place, connection=self._training.connection)
+        return Inventory(self.place)
 
     def _deploy(self, _step: StepReport) -> dict[str, Any]:
         self.place.deploy()
@@ -196,7 +196,11 @@ class Drill:
         with self._switched_off(reaper=False):
             run.stop()
             seen = self._zero_after(run, seconds=3 * paces.reaper)
-            self._until(lambda: not self._inventory.leases(), "the lease is free", seconds=2 * paces.reaper)
+            self._until(
+                lambda: not self._inventory.leases(self._training.connection),
+                "the lease is free",
+                seconds=2 * paces.reaper,
+            )
         return {**seen, "receipt": self._receipt(run)["written_by"]}
 
     def _switch(self, _step: StepReport) -> dict[str, Any]:
@@ -205,11 +209,15 @@ class Drill:
         with self._switched_off(reaper=True):
             run.stop()
             seen = self._zero_after(run, seconds=2 * paces.lease)
-        self._until(lambda: not self._inventory.leases(), "the reaper frees the lease", seconds=3 * paces.reaper)
+        self._until(
+            lambda: not self._inventory.leases(self._training.connection),
+            "the reaper frees the lease",
+            seconds=3 * paces.reaper,
+        )
         return seen
 
     def _zero(self, _step: StepReport) -> dict[str, Any]:
-        living, leases = self._inventory.instances(), self._inventory.leases()
+        living, leases = self._inventory.instances(), self._inventory.leases(self._training.connection)
         if living or leases:
             raise StepFailed(f"instances {living}, leases {leases}")
         return {"instances": 0, "desired": self._inventory.desired()}

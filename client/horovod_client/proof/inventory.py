@@ -21,15 +21,14 @@ class Inventory:
     """
     Looks at a deployed drill.
 
+    What it has is read once: it is asked for when the stack is gone, too.
+
     Args:
         place: Where it is.
-        connection: Its training.
     """
 
-    def __init__(self, place: Place, *, connection: Connection) -> None:
+    def __init__(self, place: Place) -> None:
         self._place = place
-        self._connection = connection
-        self._groups = [fleet.group for fleet in connection.fleets]
 
     @property
     def resources(self) -> int:
@@ -82,13 +81,18 @@ class Inventory:
         groups = self._place.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=self._groups)
         return sum(group["DesiredCapacity"] for group in groups["AutoScalingGroups"])
 
-    def leases(self) -> list[str]:
-        """Name the runs that hold a fleet."""
+    def leases(self, connection: Connection) -> list[str]:
+        """
+        Name the runs that hold a fleet.
+
+        Args:
+            connection: The stack's training.
+        """
         dynamodb, held = self._place.client("dynamodb"), []
-        for fleet in self._connection.fleets:
+        for fleet in connection.fleets:
             partition, sort = contract.lease_key(fleet.id)
             key = {contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}}
-            table = self._connection.ledger_table
+            table = connection.ledger_table
             item = dynamodb.get_item(TableName=table, Key=key, ConsistentRead=True).get("Item")
             if item is not None:
                 held.append(item.get(contract.RUN, {}).get("S", "somebody"))
@@ -119,6 +123,10 @@ class Inventory:
             if kind == "key":
                 kms.schedule_key_deletion(KeyId=name, PendingWindowInDays=KEY_DAYS)
         return [name for _, name in kept]
+
+    @property
+    def _groups(self) -> list[str]:
+        return self._of("AWS::AutoScaling::AutoScalingGroup")
 
     def _of(self, kind: str) -> list[str]:
         return [name for found, name in self._resources if found == kind]
