@@ -48,9 +48,7 @@ CLAIMS: Final = (
         step=TRAIN,
         says="Every role may do what a run needs, and the key and bucket policies let it.",
     ),
-    Claim(
-        id="ring", step=TRAIN, says="Two instances form one ring and train on GPUs through NCCL, by their own network."
-    ),
+    Claim(id="ring", step=TRAIN, says="Two instances form one ring and train on GPUs, through NCCL."),
     Claim(id="model", step=TRAIN, emulated=False, says="A run that says it succeeded has a model in S3 that works."),
     Claim(id="empty", step=TRAIN, says="A run that ends leaves no instance, as EC2 itself says."),
     Claim(id="clean-up", step=STOP, says="A stopped run is cleaned up by the event of its end, and has a receipt."),
@@ -69,12 +67,12 @@ CLAIMS: Final = (
     Claim(
         id="efa",
         says="Elastic Fabric Adapters carry the ring.",
-        because="the cheapest type with EFA and GPUs costs more",
+        because="types with EFA cost more",
     ),
     Claim(
         id="large",
         says="Rings of hundreds of nodes form and end.",
-        because="they cost more; docs/benchmarks.md simulates",
+        because="they cost more",
     ),
     Claim(
         id="isolated",
@@ -85,7 +83,7 @@ CLAIMS: Final = (
     Claim(
         id="hopper",
         says="P5 and other types of the newest GPUs run the image.",
-        because="their quotas are rarely granted",
+        because="their quotas are rare",
     ),
     Claim(
         id="engines",

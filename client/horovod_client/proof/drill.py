@@ -131,6 +131,9 @@ class Drill:
     def _inventory(self) -> Inventory:
         return Inventory(self.place)
 
+    def _leases(self) -> list[str]:
+        return self._inventory.leases(self._training.connection)
+
     def _deploy(self, _step: StepReport) -> dict[str, Any]:
         self.place.deploy()
         bucket = self._training.connection.data_bucket
@@ -197,7 +200,7 @@ class Drill:
             run.stop()
             seen = self._zero_after(run, seconds=3 * paces.reaper)
             self._until(
-                lambda: not self._inventory.leases(self._training.connection),
+                lambda: not self._leases(),
                 "the lease is free",
                 seconds=2 * paces.reaper,
             )
@@ -210,14 +213,14 @@ class Drill:
             run.stop()
             seen = self._zero_after(run, seconds=2 * paces.lease)
         self._until(
-            lambda: not self._inventory.leases(self._training.connection),
+            lambda: not self._leases(),
             "the reaper frees the lease",
             seconds=3 * paces.reaper,
         )
         return seen
 
     def _zero(self, _step: StepReport) -> dict[str, Any]:
-        living, leases = self._inventory.instances(), self._inventory.leases(self._training.connection)
+        living, leases = self._inventory.instances(), self._leases()
         if living or leases:
             raise StepFailed(f"instances {living}, leases {leases}")
         return {"instances": 0, "desired": self._inventory.desired()}
@@ -235,7 +238,10 @@ class Drill:
     def _destroy(self, step: StepReport) -> dict[str, Any]:
         if self.place.local:
             step.emulated = "the deletion, by CloudFormation's DeleteStack without the CDK CLI"
-        kept = self._inventory.kept()
+        try:
+            kept = self._inventory.kept()
+        except (StepFailed, *AwsError):  # there is no stack
+            kept = []
         self.place.destroy()
         if self.delete_data:
             return {"deleted": self._inventory.delete(kept)}
@@ -334,8 +340,6 @@ class Drill:
                     )
             self._inventory.set_to_zero()
             self._until(lambda: not self._inventory.instances(), "the group is empty", seconds=0)
-        except (StepFailed, *AwsError) as error:
-            problems.append(f"could not empty the group, do it in the console: {error}")
         except Exception as error:  # nothing may keep the drill from its last step
             problems.append(f"could not empty the group ({error}): see that no instance of {STACK} runs")
         return problems
@@ -343,6 +347,6 @@ class Drill:
     def _left(self) -> list[str]:
         try:
             living = self._inventory.instances()
-        except AwsError:
+        except (StepFailed, *AwsError):  # there never was a stack, and so no group
             return []
         return [f"instance {name} still runs: terminate it" for name in living]
