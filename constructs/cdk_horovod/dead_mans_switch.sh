@@ -40,25 +40,30 @@ read_uptime() {
 
 # Reads the ledger; succeeds when it shows a valid lease of this instance's run.
 look() {
-  local holder expires_at ends ceiling
-  read -r holder expires_at ends < <(read_item "FLEET#$fleet" LEASE 'run.S, expires_at.N, ends_by.N') || return 1
+  local holder holder_id expires_at ends ceiling
+  read -r holder holder_id expires_at ends \
+    < <(read_item "FLEET#$fleet" LEASE 'run.S, run_id.S, expires_at.N, ends_by.N') || return 1
   if ! is_number "$expires_at" || ((${expires_at%.*} <= EPOCHSECONDS)); then
     return 1
   fi
-  # The first run that is seen is the one that the instance was started for. Clean-up and reaper, whose names begin with
-  # a '#', hold a fleet in order to empty it.
-  if [[ -z $run && $holder != '#'* ]]; then
+  # Clean-up and reaper, whose names begin with a '#', hold a fleet in order to empty it. A lease without a run is none.
+  if [[ $holder == '#'* || $holder_id == None ]]; then
+    return 1
+  fi
+  # The first run that is seen is the one that the instance was started for.
+  if [[ -z $run_id ]]; then
     run=$holder
+    run_id=$holder_id
     say "watches over run $run"
   fi
-  if [[ $holder != "$run" ]]; then
+  if [[ $holder_id != "$run_id" ]]; then
     return 1
   fi
   # Remembered, so that they hold without the ledger, too.
   if is_number "$ends"; then
     ends_by=${ends%.*}
   fi
-  read -r ceiling < <(read_item "RUN#$run" RUN 'ceiling_at.N') || return 1
+  read -r ceiling < <(read_item "RUN#$run_id" RUN 'ceiling_at.N') || return 1
   if is_number "$ceiling"; then
     ceiling_at=${ceiling%.*}
   fi
@@ -98,7 +103,7 @@ main() {
   # No pager; no long patience of the CLI's own, for the next turn asks again.
   export AWS_PAGER='' AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=2
   local table=${CDK_HOROVOD_LEDGER_TABLE:-} fleet=${CDK_HOROVOD_FLEET:-} region=${AWS_REGION:-}
-  local instance=${CDK_HOROVOD_NODE_ID:-} run='' ends_by=0 ceiling_at=0
+  local instance=${CDK_HOROVOD_NODE_ID:-} run='' run_id='' ends_by=0 ceiling_at=0
   local lease_seconds=${CDK_HOROVOD_LEASE_SECONDS:-} interval uptime seen_at
   if ! [[ $lease_seconds =~ ^[1-9][0-9]*$ ]]; then
     # The construct's default: an instance to which nothing was said must go, too.

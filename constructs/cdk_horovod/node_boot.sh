@@ -129,16 +129,17 @@ metadata() {
 
 # Tells people that this machine pulls the image, for no agent can yet: the item `boot_key` of horovod_node.contract.
 give_sign() {
-  local run token instance_type zone item
-  run=$(timeout 20 aws dynamodb get-item --region "$region" --consistent-read --table-name '@LEDGER_TABLE@' \
-    --key '{"pk": {"S": "FLEET#@FLEET@"}, "sk": {"S": "LEASE"}}' --query Item.run.S --output text)
+  local run run_id token instance_type zone item
+  read -r run run_id < <(timeout 20 aws dynamodb get-item --region "$region" --consistent-read \
+    --table-name '@LEDGER_TABLE@' --key '{"pk": {"S": "FLEET#@FLEET@"}, "sk": {"S": "LEASE"}}' \
+    --query 'Item.[run.S, run_id.S]' --output text)
   # Nobody's, or that of what empties the fleet.
   [[ -n $run && $run != None && $run != '#'* ]] || return 0
   token=$(metadata api/token --request PUT --header 'X-aws-ec2-metadata-token-ttl-seconds: 60')
   instance_type=$(metadata meta-data/instance-type --header "X-aws-ec2-metadata-token: $token")
   zone=$(metadata meta-data/placement/availability-zone --header "X-aws-ec2-metadata-token: $token")
-  printf -v item '"%s": {"S": "%s"}, ' pk "RUN#$run" sk "BOOT#$node" node "$node" state 'pulling the image' \
-    instance_type "$instance_type" zone "$zone"
+  printf -v item '"%s": {"S": "%s"}, ' pk "NODES#@FLEET@#$run_id" sk "BOOT#$node" node "$node" \
+    state 'pulling the image' instance_type "$instance_type" zone "$zone"
   printf -v item '{%s"booted_at": {"N": "%s"}, "seen_at": {"N": "%s"}, "remove_at": {"N": "%s"}}' "$item" \
     "$booted_at" "$EPOCHSECONDS" $((EPOCHSECONDS + 86400))
   timeout 20 aws dynamodb put-item --region "$region" --table-name '@LEDGER_TABLE@' --item "$item"

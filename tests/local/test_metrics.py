@@ -207,6 +207,6 @@ def is_free(lab: Lab, fleet: int) -> bool:
 
 def percent_used(lab: Lab, run: Run) -> float:
     """Work out how much of its ceiling the run has cost by now."""
-    item = lab.app.item(contract.run_key(run.name)) or {}
+    item = lab.app.item(contract.run_key(run.run_id)) or {}
     begin, end = (float(item[name]["N"]) for name in (contract.BILLED_FROM, contract.CEILING_AT))
     return 100 * (time.time() - begin) / (end - begin)

@@ -64,7 +64,7 @@ def test_success_leaves_the_model_and_no_instances(app: Deployment) -> None:
     assert markets[receipt["leader"]] == contract.ON_DEMAND
     # AND it is as its schema says, in the ledger, too
     validate_receipt(receipt)
-    kept = app.item(contract.receipt_item_key(run.name)) or {}
+    kept = app.item(contract.receipt_item_key(run.run_id)) or {}
     assert json.loads(kept[contract.RECEIPT_JSON]["S"]) == receipt
     assert all(node["until"] >= node["from"] for node in receipt["nodes"])
     seconds, passed = receipt["seconds"], receipt["times"]

@@ -34,8 +34,8 @@ def test_ring_trains_equal_weights_and_leaves_the_model(ring: Ring) -> None:
     assert [formed["leader"], formed["gpus"]] == [{"node": "node-1", "gpus": 1}, 2]
     assert [node["node"] for node in formed["nodes"]] == ["node-1", "node-2"]
     assert (trained["ranks"], trained["steps"]) == (2, 30)
-    archive = ring.aws.client("s3").get_object(Bucket=ring.aws.model_bucket, Key=contract.model_key(ring.run))
-    assert saved == {"key": contract.model_key(ring.run), "bytes": archive["ContentLength"], "files": 2}
+    archive = ring.aws.client("s3").get_object(Bucket=ring.aws.model_bucket, Key=contract.model_key(ring.run_id))
+    assert saved == {"key": contract.model_key(ring.run_id), "bytes": archive["ContentLength"], "files": 2}
     with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
         assert sorted(tar.getnames()) == ["model.keras", "proof.json"]
         proof = json.load(tar.extractfile("proof.json") or io.StringIO())

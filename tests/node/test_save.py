@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 
 import pytest
@@ -16,7 +17,9 @@ from horovod_node.save import save_model
 from horovod_node.task import Task
 from horovod_node.upload import PART_BYTES, FolderUpload
 from horovod_node.work import Work
-from node.emulated import Aws, TaskAnswers
+from node.emulated import Aws, TaskAnswers, id_of
+
+KEY = contract.model_key(id_of("run-1"))
 
 
 def saved(work: Work) -> dict[str, object]:
@@ -27,7 +30,7 @@ def saved(work: Work) -> dict[str, object]:
 def test_model_is_packed_as_sagemaker_packs_it(aws: Aws, work: Work, answers: TaskAnswers) -> None:
     """Paths are relative to the model folder, the answer counts files and bytes, heartbeats follow the upload."""
     # GIVEN
-    aws.put(contract.task_key("run-1", 1, contract.TASK_SAVE), **{contract.TOKEN: "a-token"})
+    aws.put(contract.task_key("fleet", id_of("run-1"), 1, contract.TASK_SAVE), **{contract.TOKEN: "a-token"})
     (work.layout.model / "1" / "variables").mkdir(parents=True)
     (work.layout.model / "1" / "saved_model.pb").write_bytes(b"graph")
     (work.layout.model / "1" / "variables" / "data").write_bytes(b"weights")
@@ -35,8 +38,8 @@ def test_model_is_packed_as_sagemaker_packs_it(aws: Aws, work: Work, answers: Ta
     # WHEN
     answer = saved(work)
     # THEN
-    archive = aws.client("s3").get_object(Bucket=aws.model_bucket, Key="runs/run-1/model.tar.gz")
-    assert answer == {"key": "runs/run-1/model.tar.gz", "bytes": archive["ContentLength"], "files": 3}
+    archive = aws.client("s3").get_object(Bucket=aws.model_bucket, Key=KEY)
+    assert answer == {"key": KEY, "bytes": archive["ContentLength"], "files": 3}
     with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
         files = {member.name: tar.extractfile(member) for member in tar if member.isfile()}
         assert {name: file.read() for name, file in files.items() if file} == {
@@ -55,7 +58,7 @@ def test_large_model_goes_in_parts(aws: Aws, work: Work) -> None:
     # WHEN
     answer = saved(work)
     # THEN
-    archive = aws.client("s3").get_object(Bucket=aws.model_bucket, Key="runs/run-1/model.tar.gz")
+    archive = aws.client("s3").get_object(Bucket=aws.model_bucket, Key=KEY)
     assert answer["bytes"] == archive["ContentLength"]
     with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
         file = tar.extractfile("weights")
@@ -79,7 +82,7 @@ def test_fails_when_s3_refuses_the_model(aws: Aws, work: Work) -> None:
     (work.layout.model / "weights").write_bytes(b"x")
     aws.client("s3").delete_bucket(Bucket=aws.model_bucket)
     # WHEN / THEN
-    with pytest.raises(RunError, match=r"could not be uploaded to s3://.*/runs/run-1/model\.tar\.gz: .*NoSuchBucket"):
+    with pytest.raises(RunError, match=rf"could not be uploaded to s3://.*/{re.escape(KEY)}: .*NoSuchBucket"):
         saved(work)
 
 

@@ -13,7 +13,7 @@ from horovod_node.errors import ReleasedError
 from horovod_node.membership import Membership
 from horovod_node.task import Task
 from horovod_node.work import Work
-from node.emulated import Aws, TaskAnswers
+from node.emulated import Aws, TaskAnswers, id_of
 from patience import eventually
 
 
@@ -24,7 +24,7 @@ def task(work: Work) -> Task:
 
 
 def ask(aws: Aws) -> None:
-    aws.put(contract.task_key("run-1", 1, contract.TASK_TRAIN), **{contract.TOKEN: "a-token"})
+    aws.put(contract.task_key("fleet", id_of("run-1"), 1, contract.TASK_TRAIN), **{contract.TOKEN: "a-token"})
 
 
 def test_nothing_is_told_before_it_is_asked(task: Task, answers: TaskAnswers) -> None:
@@ -105,7 +105,7 @@ def ring_task(work: Work) -> Task:
 
 
 def ask_for_ring(aws: Aws, token: str) -> None:
-    aws.put(contract.task_key("run-1", 1, contract.TASK_RING), **{contract.TOKEN: token})
+    aws.put(contract.task_key("fleet", id_of("run-1"), 1, contract.TASK_RING), **{contract.TOKEN: token})
 
 
 def test_question_that_is_asked_again_is_answered_then(aws: Aws, ring_task: Task, answers: TaskAnswers) -> None:
@@ -191,7 +191,7 @@ def test_leader_of_a_former_attempt_answers_nothing_of_the_next(
     task = Task(work, Membership(work), name=name, asked_again=name == contract.TASK_RING)
     # WHEN the run begins anew
     aws.put_lease(work.node.fleet, run="run-1", attempt=2)
-    aws.put(contract.task_key("run-1", 2, name), **{contract.TOKEN: "of attempt 2"})
+    aws.put(contract.task_key("fleet", id_of("run-1"), 2, name), **{contract.TOKEN: "of attempt 2"})
     # THEN
     task.heartbeat()
     with pytest.raises(ReleasedError, match="is held by attempt 2 of run run-1, not by attempt 1 of run run-1"):

@@ -62,7 +62,7 @@ def times(*names: str, **more: float) -> dict[str, str]:
 def item(node: str, *, attempt: int = 1, market: str = "spot", zone: str = "eu-west-1a", **at: float) -> dict[str, Any]:
     """Write a node's item as DynamoDB's Query gives it; its times are seconds after noon."""
     return {
-        contract.SORT_KEY: {"S": contract.node_key("digits-1", attempt, node)[1]},
+        contract.SORT_KEY: {"S": contract.node_key("TrainingFleet", "digits-1", attempt, node)[1]},
         contract.NODE: {"S": node},
         contract.GPUS: {"N": "1"},
         contract.INSTANCE_TYPE: {"S": "g5.xlarge"},
@@ -78,7 +78,7 @@ def item(node: str, *, attempt: int = 1, market: str = "spot", zone: str = "eu-w
 def leads(node: str, *, attempt: int = 1) -> dict[str, Any]:
     """Write the item of an attempt's leader."""
     return {
-        contract.SORT_KEY: {"S": contract.leader_key("digits-1", attempt)[1]},
+        contract.SORT_KEY: {"S": contract.leader_key("TrainingFleet", "digits-1", attempt)[1]},
         contract.NODE: {"S": node},
     }
 
@@ -293,7 +293,6 @@ def test_receipt_in_place_of_a_stopped_run(machines: Mapping[str, Mapping[str, A
     states = machines["clean-up"]
     progress = {"step": 9, "ranks": 2, "resets": 0, "repeated_steps": 1, "trained_gpu_seconds": 500}
     own = {
-        contract.SORT_KEY: {"S": contract.RUN_SORT_KEY},
         contract.TIMES_JSON: {"S": json.dumps(times("started_at", "reserved_at", "asked_at", "ring_at"))},
         contract.PRICES_JSON: {"S": json.dumps(PRICES)},
         contract.RESTARTS_JSON: {"S": "[]"},
@@ -311,9 +310,17 @@ def test_receipt_in_place_of_a_stopped_run(machines: Mapping[str, Mapping[str, A
         "stopped_at": iso(1112),
     }
     variables = {"run": "digits-1", "fleet": {"id": "Fleet"}, "execution": execution}
+    result = {"whole": {"Item": own}, "bare": {}}
     whole, bare_one = (
-        both(states["Make out the receipt"]["Assign"]["receipt"], {**variables, "ledger": read(states, *items)})
-        for items in ((LEADER, WORKER, leads("i-0a"), own, told), ())
+        both(
+            states["Make out the receipt"]["Assign"]["receipt"],
+            {
+                **variables,
+                "ledger": read(states, *items),
+                "record": both(states["Read the record"]["Assign"]["record"], {"states": {"result": result[name]}}),
+            },
+        )
+        for name, items in (("whole", (LEADER, WORKER, leads("i-0a"), told)), ("bare", ()))
     )
     # THEN
     for receipt in (whole, bare_one):

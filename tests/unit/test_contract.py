@@ -368,21 +368,21 @@ def test_a_runs_items_share_its_partition() -> None:
     # WHEN
     keys = [
         contract.run_key("r"),
-        contract.task_key("r", 1, contract.TASK_RING),
-        contract.leader_key("r", 1),
-        contract.node_key("r", 1, "i-1"),
-        contract.plan_key("r", 1),
-        contract.failure_key("r", 1, "i-1"),
+        contract.task_key("f", "r", 1, contract.TASK_RING),
+        contract.leader_key("f", "r", 1),
+        contract.node_key("f", "r", 1, "i-1"),
+        contract.plan_key("f", "r", 1),
+        contract.failure_key("f", "r", 1, "i-1"),
     ]
 
     # THEN
     assert keys == [
         ("RUN#r", "RUN"),
-        ("RUN#r", "TASK#1#ring"),
-        ("RUN#r", "LEADER#1"),
-        ("RUN#r", "NODE#1#i-1"),
-        ("RUN#r", "PLAN#1"),
-        ("RUN#r", "FAILURE#1#i-1"),
+        ("NODES#f#r", "TASK#0001#ring"),
+        ("NODES#f#r", "LEADER#0001"),
+        ("NODES#f#r", "NODE#0001#i-1"),
+        ("NODES#f#r", "PLAN#0001"),
+        ("NODES#f#r", "FAILURE#0001#i-1"),
     ]
     assert contract.lease_key("f") == ("FLEET#f", "LEASE")
     assert contract.line_key("q") == ("QUEUE#q", "LINE")

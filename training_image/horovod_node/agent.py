@@ -95,7 +95,7 @@ class Agent:
                 return contract.EXIT_RELEASED
             except Exception as error:
                 return _give_up(as_run_error(error))
-            if before and (work.lease.run != before.run or work.lease.attempt <= before.attempt):
+            if before and (work.lease.run_id != before.run_id or work.lease.attempt <= before.attempt):
                 # The script and the data here are those of the run that was.
                 return contract.EXIT_RELEASED
             before = work.lease
@@ -117,7 +117,7 @@ class Agent:
             raise ReleasedError(f"nobody holds fleet {node.fleet}")
         if self._shipping is not None and lease.attempt:
             self._shipping.join(run=lease.run, node=node.id)
-        run = self._ledger.run(lease.run)
+        run = self._ledger.run(lease) if lease.run_id else None
         if run is None:
             raise ReleasedError(f"{lease.run}, which holds fleet {node.fleet}, is no run in the ledger")
         _log.info("%s joins attempt %d of run %s", node.id, lease.attempt, lease.run)
@@ -185,7 +185,7 @@ class Agent:
                 work.s3,
                 layout=work.layout,
                 bucket=work.run.settings.model_bucket,
-                run=work.lease.run,
+                run_id=work.lease.run_id,
                 resume_from=work.run.request.resume_from,
             )
 

@@ -9,9 +9,8 @@ from typing import NoReturn
 
 from horovod_node.errors import LedgerUnreachableError
 from horovod_node.every import Every
-from horovod_node.follow import LOOK_SOON_SECONDS
 from horovod_node.local_training import TURN_SECONDS
-from horovod_node.membership import Membership
+from horovod_node.membership import Membership, look_soon_seconds
 from horovod_node.restore import Restored
 from horovod_node.ring_member import ChannelPlace, RingMember
 from horovod_node.work import Work
@@ -54,7 +53,7 @@ class ElasticFollower:
                 time.sleep(TURN_SECONDS)
 
     def _wait_for_leader(self) -> ChannelPlace:
-        look = Every(LOOK_SOON_SECONDS)
+        look = Every(look_soon_seconds(self._work.run.request.gpus))
         while True:
             self._membership.keep()
             if look.due():

@@ -11,15 +11,12 @@ from horovod_node.errors import LeaderLostError, LedgerUnreachableError, Release
 from horovod_node.every import Every
 from horovod_node.failure import Failure, NodeFailedError
 from horovod_node.local_training import TURN_SECONDS, LocalTraining
-from horovod_node.membership import Membership
+from horovod_node.membership import Membership, look_soon_seconds
 from horovod_node.rank_assignment import ranks_of_plan
 from horovod_node.restore import Restored
 from horovod_node.ring import RingPlan
 from horovod_node.silence import Silence
 from horovod_node.work import Work
-
-LOOK_SOON_SECONDS = 0.2
-"""Between two looks for the plan."""
 
 STAND_STILL_SECONDS = 5.0
 """Ranks of one ring stand still at the same step; their nodes notice within some two seconds of each other."""
@@ -64,7 +61,7 @@ class Follower:
         self._membership.idle()
 
     def _wait_for_plan(self) -> RingPlan:
-        look = Every(LOOK_SOON_SECONDS)
+        look = Every(look_soon_seconds(self._work.run.request.gpus))
         while True:
             self._membership.keep(state=contract.NODE_READY)
             if look.due():
@@ -73,7 +70,7 @@ class Follower:
                 except LedgerUnreachableError:
                     plan = None
                 if plan is not None:
-                    return RingPlan.from_json(plan)
+                    return RingPlan.from_text(plan)
             time.sleep(TURN_SECONDS)
 
     def _train(self, plan: RingPlan) -> None:

@@ -146,7 +146,7 @@ class Leader(ABC):
         """Give the part of a receipt that says what the attempt began with; nothing when it began at the beginning."""
         if self._restored is None:
             return {}
-        return {"resumed": {"run": self._restored.name.run, "step": self._restored.step}}
+        return {"resumed": {"run": contract.name_of(self._restored.name.run_id), "step": self._restored.step}}
 
     def _repeated(self) -> dict[str, int]:
         """Give the part of a receipt that says how many steps were lost and done again; nothing if nobody knows."""
@@ -163,7 +163,7 @@ class Leader(ABC):
 
     def _continue_counts(self) -> None:
         """Go on counting where the leader of the attempt before stopped."""
-        before = self._work.ledger.progress(self._work.lease.run)
+        before = self._work.ledger.progress(self._work.lease)
         reached = int(before.get("step", 0))
         # A checkpoint of a step that nobody knew may be the newest one.
         begun_at = 0 if self._restored is None else self._restored.step
@@ -209,7 +209,7 @@ class Leader(ABC):
             self._work.s3,
             folder=self._work.layout.checkpoints,
             bucket=settings.model_bucket,
-            run=lease.run,
+            run_id=lease.run_id,
             attempt=lease.attempt,
             keep=settings.keep_checkpoints,
             step=lambda: self._membership.step or None,
@@ -220,7 +220,7 @@ class Leader(ABC):
             self._work.s3,
             folder=self._work.layout.tensorboard,
             bucket=self._work.run.settings.model_bucket,
-            prefix=contract.tensorboard_prefix(self._work.lease.run),
+            prefix=contract.tensorboard_prefix(self._work.lease.run_id),
         )
 
     def _save_last_checkpoint(self, *, seconds: float) -> None:
@@ -277,7 +277,7 @@ class Leader(ABC):
     def _restarts_left(self) -> bool:
         """Whether the state machine would begin the run anew; if not, a ring trains on until it really breaks."""
         try:
-            return self._ledger.restarts(self._work.lease.run) < self._work.run.request.max_restarts
+            return self._ledger.restarts(self._work.lease) < self._work.run.request.max_restarts
         except LedgerUnreachableError:
             return False
 
@@ -293,7 +293,7 @@ class Leader(ABC):
         """Give the run's ceiling, which is written once."""
         if self._ceiling is None and self._look_for_ceiling.due():
             with suppress(LedgerUnreachableError):
-                self._ceiling = self._ledger.cost_ceiling(self._work.lease.run)
+                self._ceiling = self._ledger.cost_ceiling(self._work.lease)
         return self._ceiling
 
     def _look(self) -> bool:

@@ -19,8 +19,23 @@ _log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 5.0
 """Longest time between two writes of the node's item while nothing else goes wrong."""
+LOOK_SOON_SECONDS = 0.2
+"""Time between two looks of a small run's nodes at what they wait for."""
 LEASE_SECONDS = 3.0
 """Time between two looks at the lease."""
+
+
+def look_soon_seconds(gpus: int) -> float:
+    """
+    Give the time between two looks at an item that every node of a run waits for.
+
+    All of a run's items are in one partition, of which DynamoDB reads 3,000 units a second (Developer Guide, "Burst
+    and adaptive capacity"); beyond 100 nodes, all of them together look 500 times a second.
+
+    Args:
+        gpus: Of the run, which are at least as many as its nodes.
+    """
+    return max(LOOK_SOON_SECONDS, gpus / 500)
 
 
 def refresh_seconds(settings: contract.RunSettings) -> float:

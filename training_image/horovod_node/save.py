@@ -36,7 +36,7 @@ def save_model(work: Work, task: Task, *, keep: Callable[[], None]) -> dict[str,
             contract.ERROR_MODEL_MISSING,
             f"The script ended well but left no file in SM_MODEL_DIR ({folder}) on rank 0's node, {work.node.id}.",
         )
-    key = contract.model_key(work.lease.run)
+    key = contract.model_key(work.lease.run_id)
     upload = FolderUpload(work.s3, folder=folder, bucket=bucket, key=key)
     uploading = in_background(upload.run)
     told = -1

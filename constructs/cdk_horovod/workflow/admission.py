@@ -17,7 +17,7 @@ from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.pricing import UNKNOWN
 from cdk_horovod.workflow.request import defaults_expression, problems_expression
 from cdk_horovod.workflow.search import NO_SEARCH, fleets_with_plans
-from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata
+from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata, run_id
 from horovod_node import contract
 
 LEDGER_DAYS = 90
@@ -31,6 +31,7 @@ def check_the_request(
     limits: RunLimits,
     max_cost_usd: float | None,
     max_restarts: int,
+    queue: str,
     refused: sfn.IChainable,
     then: sfn.IChainable,
 ) -> sfn.IChainable:
@@ -40,6 +41,9 @@ def check_the_request(
         "Check the request",
         assign={
             "run": jsonata("$states.context.Execution.Name"),
+            "run_id": jsonata(
+                run_id(queue, name="$states.context.Execution.Name", started="$states.context.Execution.StartTime")
+            ),
             "attempt": 0,
             "times": {"started_at": jsonata("$states.context.Execution.StartTime")},
             "remove_at": jsonata(f"$string($floor($millis() / 1000) + {LEDGER_DAYS * 86_400})"),

@@ -18,7 +18,7 @@ from cdk_horovod.workflow.emptying import Emptying
 from cdk_horovod.workflow.execution import describe_the_execution
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.receipt import leave_a_receipt
-from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, RUN_KEY, call_aws, jsonata
+from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, RUN_KEY, call_aws, jsonata, run_id
 from horovod_node import contract
 
 RETRIES = 10
@@ -86,6 +86,11 @@ def clean_up_definition(
         "Take the event",
         assign={
             "run": jsonata("$states.input.detail.name"),
+            # EventBridge gives milliseconds (Step Functions Developer Guide, "Automating Step Functions event delivery
+            # with EventBridge").
+            "run_id": jsonata(
+                run_id(queue, name="$states.input.detail.name", started="$fromMillis($states.input.detail.startDate)")
+            ),
             "arn": jsonata("$states.input.detail.executionArn"),
             "fleet": {"id": jsonata("''")},
             "fleets": engine.fleets_in_order,

@@ -1,14 +1,15 @@
 """
 The whole run on one screen.
 
-Variables, in the order in which they come: `$run` (execution name), `$attempt` (from 1; a new one in a fleet that was
-emptied, and after a loss: no node of the one before leads it or counts in it), `$times` (ISO 8601, for the receipt),
-`$outcome` (succeeded, error, cause), `$request` (with its defaults), `$fleets` (those that fit), `$open` (those whose
-turn it is), `$fleet` (the one reserved), `$fresh` (it is to be empty before nodes start), `$search` (the search for
-capacity, see `cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved` (the leader's answers, see
-`horovod_node.contract`), `$prices` (of the fleet's types), `$price` (of the ring, if there is a ceiling), `$lost` (the
-attempts before this one), `$spent` (their seconds of training), `$restart` and `$gone` (whether an attempt that was
-lost has a next one, and the leader that it lost), `$protected` and `$running` (set by the engine's states).
+Variables, in the order in which they come: `$run` (execution name), `$run_id` (see `contract.run_id`), `$attempt` (from
+1; a new one in a fleet that was emptied, and after a loss: no node of the one before leads it or counts in it),
+`$times` (ISO 8601, for the receipt), `$outcome` (succeeded, error, cause), `$request` (with its defaults), `$fleets`
+(those that fit), `$open` (those whose turn it is), `$fleet` (the one reserved), `$fresh` (it is to be empty before
+nodes start), `$search` (the search for capacity, see `cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved`
+(the leader's answers, see `horovod_node.contract`), `$prices` (of the fleet's types), `$price` (of the ring, if there
+is a ceiling), `$lost` (the attempts before this one), `$spent` (their seconds of training), `$restart` and `$gone`
+(whether an attempt that was lost has a next one, and the leader that it lost), `$protected` and `$running` (set by the
+engine's states).
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ def run_definition(
         limits=limits,
         max_cost_usd=max_cost_usd,
         max_restarts=max_restarts,
+        queue=queue,
         refused=receipt,
         then=data,
     )

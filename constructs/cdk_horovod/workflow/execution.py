@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
@@ -15,7 +18,13 @@ FORGOTTEN = {"status": "FORGOTTEN"}
 
 
 def describe_the_execution(
-    scope: Construct, name: str, *, arn: str, executions: list[str], retries: int = 3
+    scope: Construct,
+    name: str,
+    *,
+    arn: str,
+    executions: list[str],
+    assign: Mapping[str, Any] | None = None,
+    retries: int = 3,
 ) -> sfn.TaskStateBase:
     """
     Build the state that sets `$execution`: `arn`, `status`, `error`, `cause`, `input`, `started_at`, `stopped_at`.
@@ -24,6 +33,7 @@ def describe_the_execution(
         name: The state's name.
         arn: Expression of the execution's ARN.
         executions: ARNs of the executions that it may be, for the permission.
+        assign: More variables set from `$states.result`.
         retries: See `call_aws`.
     """
 
@@ -50,7 +60,8 @@ def describe_the_execution(
   'started_at': $string($states.result.StartDate),
   'stopped_at': {found("StopDate")}
 }}"""
-            )
+            ),
+            **(assign or {}),
         },
         retries=retries,
         answers=[DOES_NOT_EXIST],

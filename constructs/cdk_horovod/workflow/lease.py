@@ -58,6 +58,7 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
         "Item": {
             **fleet_key("$open[0].id"),
             contract.RUN: {"S": jsonata("$run")},
+            contract.RUN_ID: {"S": jsonata("$run_id")},
             contract.ATTEMPT: {"N": jsonata("$string($attempt)")},
             contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
             contract.ACQUIRED_AT: {"N": jsonata(f"$string({NOW})")},
@@ -213,7 +214,7 @@ def release(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
 
 
 def read(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
-    """Build the state that sets `$lease`: `holder`, `execution`, `expires_at` and `run`, for a missing one '' and 0."""
+    """Build the state that sets `$lease`: `holder`, `execution`, `expires_at`, `run`, `run_id`; if missing '' and 0."""
 
     def text(attribute: str) -> str:
         value = f"$states.result.Item.{attribute}.S"
@@ -238,7 +239,8 @@ def read(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
   'execution': {text(contract.EXECUTION)},
   'expires_at': $exists({expiry}) ? $number({expiry}) : 0,
   'run': $exists($states.result.Item.{contract.RECLAIMED_FROM}.S)
-    ? $states.result.Item.{contract.RECLAIMED_FROM}.S : {text(contract.RUN)}
+    ? $states.result.Item.{contract.RECLAIMED_FROM}.S : {text(contract.RUN)},
+  'run_id': {text(contract.RUN_ID)}
 }}"""
             )
         },
@@ -258,7 +260,7 @@ def take_from(
     retries: int = 3,
 ) -> sfn.TaskStateBase:
     """
-    Build the state that takes the lease of `$fleet` for the clean-up or the reaper.
+    Build the state that takes the lease of `$fleet` for the clean-up or the reaper; its `run_id` stays as it is.
 
     Args:
         holder: `contract.CLEAN_UP` or `contract.REAPER`.

@@ -28,6 +28,7 @@ from cdk_horovod.workflow.states import (
     NOW,
     call_aws,
     jsonata,
+    run_id,
 )
 from horovod_node import contract
 
@@ -172,7 +173,12 @@ def _one_fleet(
         },
         run="$lease.run",
         seconds=HOLD,
-        assign={"taken": True, "run": jsonata("$lease.run"), "found": jsonata("$running")},
+        assign={
+            "taken": True,
+            "run": jsonata("$lease.run"),
+            "run_id": jsonata("$lease.run_id"),
+            "found": jsonata("$running"),
+        },
     )
     # Somebody was quicker: a run that reserved it, or a holder that lives after all.
     take.add_catch(fine, errors=[CONDITION_FAILED]).add_catch(trouble, assign=note)
@@ -215,6 +221,7 @@ def _one_fleet(
             "fleet": jsonata("$states.input"),
             "taken": False,
             "run": jsonata("''"),
+            "run_id": jsonata("''"),
             "found": 0,
         },
         outputs=NO_OUTPUT,
@@ -242,7 +249,7 @@ def _price_of_the_living(scope: Construct, *, ledger: Ledger, training: str, the
         parameters={
             "TableName": ledger.table.table_name,
             "Key": {
-                contract.PARTITION_KEY: {"S": jsonata(f"'{contract.RUN_PREFIX}' & $lease.run")},
+                contract.PARTITION_KEY: {"S": jsonata(f"'{contract.RUN_PREFIX}' & $lease.run_id")},
                 contract.SORT_KEY: {"S": contract.RUN_SORT_KEY},
             },
             "ProjectionExpression": f"{contract.BILLED_FROM}, {contract.CEILING_AT}",
@@ -303,7 +310,13 @@ def _one_waiter(
         .when(sfn.Condition.jsonata(jsonata("$execution.status = 'RUNNING'")), end)
         .otherwise(receipt)
     )
-    describe = describe_the_execution(scope, "Describe the waiter", arn="$arn", executions=executions)
+    describe = describe_the_execution(
+        scope,
+        "Describe the waiter",
+        arn="$arn",
+        executions=executions,
+        assign={"run_id": jsonata(run_id(queue, name="$run", started="$states.result.StartDate"))},
+    )
     describe.add_catch(leave, errors=[DOES_NOT_EXIST]).add_catch(end).next(running)
     begin = sfn.Pass.jsonata(
         scope,

@@ -1,15 +1,17 @@
 """
 The receipt, by whoever writes it: the run's own workflow, or the clean-up or the reaper in its place.
 
-Four states: read the ledger, make the receipt out, write it to S3, keep it in the ledger. What cannot be read is left
-out, and no error keeps what follows from following.
+Four states: read the nodes, make the receipt out, write it to S3, keep it in the ledger; who writes it in the run's
+place reads the run's own item before. What cannot be read is left out, and no error keeps what follows from following.
 
-`$ledger` is what was read: `nodes` (`node`, `gpus`, …, and as epoch seconds `from`, `joined`, `seen`, `booted`,
-`pull_began`, `pulled`), `progress`, `leader`, `times`, `prices`, `restarts`, and of a run with a ceiling `usd_per_hour`
-and `ceiling_usd`.
+`$ledger` is what was read of the nodes: `nodes` (`node`, `gpus`, …, and as epoch seconds `from`, `joined`, `seen`,
+`booted`, `pull_began`, `pulled`), `progress` and `leader`. `$record` is what was read of the run: `times`, `prices`,
+`restarts`, and of a run with a ceiling `usd_per_hour` and `ceiling_usd`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
@@ -19,7 +21,9 @@ from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow.accounts import ACCOUNTS
 from cdk_horovod.workflow.states import (
     NO_OUTPUT,
+    NODES_PARTITION,
     NOW,
+    RUN_KEY,
     RUN_PARTITION,
     assign_safely,
     call_aws,
@@ -37,11 +41,11 @@ NOTHING_READ = {
     "nodes": [],
     "progress": {},
     "leader": jsonata("''"),
-    "times": {},
-    "prices": [],
-    "restarts": [],
 }
 """`$ledger` when it could not be read."""
+
+NO_RECORD: dict[str, Any] = {"times": {}, "prices": [], "restarts": []}
+"""`$record` when it could not be read."""
 
 
 def write_the_receipt(scope: Construct, *, bucket: s3.IBucket, ledger: Ledger, then: sfn.IChainable) -> sfn.IChainable:
@@ -105,8 +109,8 @@ def leave_a_receipt(
     """
     Build the states that write the receipt of a run whose own execution cannot any more, unless it is there already.
 
-    They read `$run`, `$fleet.id` and `$execution` (see `describe_the_execution`). An error never keeps *then* from
-    following.
+    They read `$run`, `$run_id`, `$fleet.id` and `$execution` (see `describe_the_execution`). An error never keeps
+    *then* from following.
 
     Not PutObject's `IfNoneMatch`: a parameter that Step Functions does not know fails the execution beyond any Catch,
     and whether it knows this one, no document says.
@@ -123,13 +127,13 @@ def leave_a_receipt(
     cause = """$execution.status = 'TIMED_OUT' ? 'The execution reached its own time limit.'
       : $execution.cause != '' ? $execution.cause : 'The execution was stopped from outside.'"""
     receipt = f"""(
-  $passed := $merge([$ledger.times, {{
+  $passed := $merge([$record.times, {{
     'started_at': $execution.started_at, 'stopped_at': $execution.stopped_at, 'terminated_at': $now()
   }}]);
   $well := false;
   $leads := $ledger.leader;
   $rows := $ledger.nodes;
-  $rates := $ledger.prices;
+  $rates := $record.prices;
   $work := $ledger.progress;
   {ACCOUNTS}
   $merge([
@@ -147,20 +151,22 @@ def leave_a_receipt(
     }},
     $fleet.id != '' ? {{'fleet': $fleet.id}} : {{}},
     $exists($ledger.attempts) ? {{'attempts': $ledger.attempts}} : {{}},
-    $count($ledger.restarts) > 0 ? {{'restarts': [$ledger.restarts]}} : {{}},
+    $count($record.restarts) > 0 ? {{'restarts': [$record.restarts]}} : {{}},
     $leads != '' ? {{'leader': $leads}} : {{}},
     $work.ranks > 0 ? {{'ranks': $work.ranks, 'steps': $work.steps}} : {{}},
     $there ? {{'nodes': $nodes, 'gpu_seconds': $gpu_seconds}} : {{}},
     $exists($bill.usd) ? {{'cost': $merge([$bill, {{'spent_usd': $bill.usd}},
-      $exists($ledger.ceiling_usd) ? {{
-        'ceiling_usd': $ledger.ceiling_usd, 'usd_per_hour': $ledger.usd_per_hour
+      $exists($record.ceiling_usd) ? {{
+        'ceiling_usd': $record.ceiling_usd, 'usd_per_hour': $record.usd_per_hour
       }} : {{}}])}} : {{}},
     {_PRICES},
     {_SOFTWARE}
   ])
 )"""
-    removal = f"($exists($ledger.remove_at) ? $ledger.remove_at : $string({NOW} + {KEPT_SECONDS}))"
+    removal = f"($exists($record.remove_at) ? $record.remove_at : $string({NOW} + {KEPT_SECONDS}))"
     write = _write(scope, bucket=bucket, ledger=ledger, receipt=receipt, removal=removal, then=then, of=of)
+    record = _read_the_record(scope, f"Read the record{of}", ledger=ledger)
+    record.add_catch(write, assign={"record": NO_RECORD}).next(write)
     look = call_aws(
         scope,
         f"Look for the receipt{of}",
@@ -178,7 +184,7 @@ def leave_a_receipt(
     look.add_catch(then).next(
         sfn.Choice.jsonata(scope, f"Receipt there{of}?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$written")), then)
-        .otherwise(write)
+        .otherwise(record)
     )
     return look
 
@@ -239,7 +245,7 @@ def _write(
 
 
 def _read_the_nodes(scope: Construct, name: str, *, ledger: Ledger) -> sfn.TaskStateBase:
-    """Set `$ledger`: one Query from the run's leaders to its own item, in the order of sort keys backwards."""
+    """Set `$ledger`: one Query from the leaders to the progress, in the order of sort keys backwards."""
     attributes = (
         contract.SORT_KEY,
         contract.NODE,
@@ -257,12 +263,6 @@ def _read_the_nodes(scope: Construct, name: str, *, ledger: Ledger) -> sfn.TaskS
         contract.IMAGE,
         contract.LIBRARY_VERSION,
         contract.PROGRESS_JSON,
-        contract.TIMES_JSON,
-        contract.PRICES_JSON,
-        contract.RESTARTS_JSON,
-        contract.USD_PER_HOUR,
-        contract.CEILING_USD,
-        contract.TTL_ATTRIBUTE,
     )
     return call_aws(
         scope,
@@ -278,9 +278,9 @@ def _read_the_nodes(scope: Construct, name: str, *, ledger: Ledger) -> sfn.TaskS
                 **{f"#{attribute}": attribute for attribute in attributes},
             },
             "ExpressionAttributeValues": {
-                ":run": RUN_PARTITION,
+                ":run": NODES_PARTITION,
                 ":first": {"S": contract.LEADER_PREFIX},
-                ":last": {"S": contract.RUN_SORT_KEY},
+                ":last": {"S": contract.PROGRESS_SORT_KEY},
             },
             "ConsistentRead": True,
             "ScanIndexForward": False,
@@ -289,6 +289,47 @@ def _read_the_nodes(scope: Construct, name: str, *, ledger: Ledger) -> sfn.TaskS
         resources=[ledger.table.table_arn],
         assign={"ledger": jsonata(_LEDGER)},
     )
+
+
+def _read_the_record(scope: Construct, name: str, *, ledger: Ledger) -> sfn.TaskStateBase:
+    """Set `$record` from the run's own item."""
+    attributes = (
+        contract.TIMES_JSON,
+        contract.PRICES_JSON,
+        contract.RESTARTS_JSON,
+        contract.USD_PER_HOUR,
+        contract.CEILING_USD,
+        contract.TTL_ATTRIBUTE,
+    )
+    return call_aws(
+        scope,
+        name,
+        service="dynamodb",
+        action="getItem",
+        parameters={
+            "TableName": ledger.table.table_name,
+            "Key": RUN_KEY,
+            "ProjectionExpression": ", ".join(f"#{attribute}" for attribute in attributes),
+            "ExpressionAttributeNames": {f"#{attribute}": attribute for attribute in attributes},
+            "ConsistentRead": True,
+        },
+        resources=[ledger.table.table_arn],
+        assign={"record": jsonata(_RECORD)},
+    )
+
+
+_RECORD = f"""(
+  $own := $states.result.Item;
+  $parsed := function($text, $else) {{ $exists($text) ? $parse($text) : $else }};
+  {{
+    'times': $parsed($own.{contract.TIMES_JSON}.S, {{}}),
+    'prices': [$parsed($own.{contract.PRICES_JSON}.S, [])],
+    'restarts': [$parsed($own.{contract.RESTARTS_JSON}.S, [])],
+    'usd_per_hour': $number($own.{contract.USD_PER_HOUR}.N),
+    'ceiling_usd': $number($own.{contract.CEILING_USD}.N),
+    'remove_at': $own.{contract.TTL_ATTRIBUTE}.N
+  }}
+)"""
 
 
 def _number(attribute: str) -> str:
@@ -301,12 +342,10 @@ _LEDGER = f"""(
       $substring($item.{contract.SORT_KEY}.S, 0, $length($prefix)) = $prefix
     }})]
   }};
-  $own := $of('{contract.RUN_SORT_KEY}')[0];
   $leaders := $of('{contract.LEADER_PREFIX}');
   $told := $of('{contract.PROGRESS_SORT_KEY}')[0].{contract.PROGRESS_JSON}.S;
   $far := $exists($told) ? $parse($told) : {{}};
   $positive := function($value) {{ $type($value) = 'number' ? $value }};
-  $parsed := function($text, $else) {{ $exists($text) ? $parse($text) : $else }};
   {{
     'nodes': [$map($of('{contract.NODE_PREFIX}'), function($item) {{ {{
       'node': $split($item.{contract.SORT_KEY}.S, '#')[2],
@@ -332,12 +371,6 @@ _LEDGER = f"""(
       'trained': $positive($far.{contract.TRAINED_GPU_SECONDS})
     }},
     'leader': $count($leaders) > 0 and $exists($leaders[0].{contract.NODE}) ? $leaders[0].{contract.NODE}.S : '',
-    'attempts': $count($leaders) > 0 ? $number($split($leaders[0].{contract.SORT_KEY}.S, '#')[1]),
-    'times': $parsed($own.{contract.TIMES_JSON}.S, {{}}),
-    'prices': [$parsed($own.{contract.PRICES_JSON}.S, [])],
-    'restarts': [$parsed($own.{contract.RESTARTS_JSON}.S, [])],
-    'usd_per_hour': $number($own.{contract.USD_PER_HOUR}.N),
-    'ceiling_usd': $number($own.{contract.CEILING_USD}.N),
-    'remove_at': $own.{contract.TTL_ATTRIBUTE}.N
+    'attempts': $count($leaders) > 0 ? $number($split($leaders[0].{contract.SORT_KEY}.S, '#')[1])
   }}
 )"""

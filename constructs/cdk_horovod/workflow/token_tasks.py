@@ -11,7 +11,7 @@ from constructs import Construct
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.search import CAPACITY_JSON, FORMED
-from cdk_horovod.workflow.states import NOW, RUN_KEY, RUN_PARTITION, call_aws, jsonata, now_as
+from cdk_horovod.workflow.states import NODES_PARTITION, NOW, RUN_KEY, attempt_digits, call_aws, jsonata, now_as
 from horovod_node import contract
 
 HEARTBEAT_MISSED = "States.HeartbeatTimeout"
@@ -94,8 +94,8 @@ def _ask_the_leader(
     told = {contract.STAGE: stage, contract.TIMES_JSON: jsonata("$string($times)"), **(tell or {})}
     table = ledger.table.table_name
     token = {
-        contract.PARTITION_KEY: RUN_PARTITION,
-        contract.SORT_KEY: {"S": jsonata(f"'{contract.TASK_PREFIX}' & $attempt & '#{task}'")},
+        contract.PARTITION_KEY: NODES_PARTITION,
+        contract.SORT_KEY: {"S": jsonata(f"'{contract.TASK_PREFIX}' & {attempt_digits('$attempt')} & '#{task}'")},
         contract.TOKEN: {"S": jsonata("$states.context.Task.Token")},
         contract.TTL_ATTRIBUTE: {"N": jsonata("$remove_at")},
     }

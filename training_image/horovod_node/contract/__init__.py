@@ -7,6 +7,7 @@ standard library, so that `cdk synth`, the client and the training image can sha
 
 - `environment`: what user data puts into a node's environment.
 - `node`: engines, markets, ports, states, interruptions.
+- `run_id`: what tells a run from every other one.
 - `ledger`, `attributes`: keys of the ledger's items, and what they hold.
 - `settings`, `request`, `request_check`: what a run was asked to do, and the rules for asking.
 - `prices`: who may tell what an instance costs, and within which bounds.
@@ -26,6 +27,7 @@ from typing import Final
 # isort: off
 from horovod_node.contract.attributes import (
     RUN as RUN,
+    RUN_ID as RUN_ID,
     ATTEMPT as ATTEMPT,
     EXECUTION as EXECUTION,
     FLEET as FLEET,
@@ -70,7 +72,7 @@ from horovod_node.contract.attributes import (
     INTERRUPTION as INTERRUPTION,
     INTERRUPTED_AT as INTERRUPTED_AT,
     TOKEN as TOKEN,
-    PLAN_JSON as PLAN_JSON,
+    PLAN as PLAN,
     CHANNEL_JSON as CHANNEL_JSON,
     PROGRESS_JSON as PROGRESS_JSON,
     TRAINED_GPU_SECONDS as TRAINED_GPU_SECONDS,
@@ -161,6 +163,7 @@ from horovod_node.contract.ledger import (
     FLEET_PREFIX as FLEET_PREFIX,
     QUEUE_PREFIX as QUEUE_PREFIX,
     RUN_PREFIX as RUN_PREFIX,
+    NODES_PREFIX as NODES_PREFIX,
     LEASE_SORT_KEY as LEASE_SORT_KEY,
     LINE_SORT_KEY as LINE_SORT_KEY,
     RUN_SORT_KEY as RUN_SORT_KEY,
@@ -173,6 +176,7 @@ from horovod_node.contract.ledger import (
     FAILURE_PREFIX as FAILURE_PREFIX,
     BOOT_PREFIX as BOOT_PREFIX,
     RECEIPT_SORT_KEY as RECEIPT_SORT_KEY,
+    ATTEMPT_DIGITS as ATTEMPT_DIGITS,
     CLEAN_UP as CLEAN_UP,
     REAPER as REAPER,
     lease_key as lease_key,
@@ -186,6 +190,7 @@ from horovod_node.contract.ledger import (
     progress_key as progress_key,
     failure_key as failure_key,
     boot_key as boot_key,
+    nodes_partition as nodes_partition,
     receipt_item_key as receipt_item_key,
 )
 from horovod_node.contract.logs import (
@@ -269,12 +274,22 @@ from horovod_node.contract.request_check import (
     gpus_rule as gpus_rule,
     check_request as check_request,
 )
+from horovod_node.contract.run_id import (
+    run_id as run_id,
+    run_ids_prefix as run_ids_prefix,
+    name_of as name_of,
+    training_of as training_of,
+    training_prefix as training_prefix,
+)
 from horovod_node.contract.s3_keys import (
+    RUNS_PREFIX as RUNS_PREFIX,
+    runs_of as runs_of,
     source_key as source_key,
     model_key as model_key,
     tensorboard_prefix as tensorboard_prefix,
     CHECKPOINT_PREFIX as CHECKPOINT_PREFIX,
     checkpoint_prefix as checkpoint_prefix,
+    checkpoints_of as checkpoints_of,
     CHECKPOINT_MANIFEST as CHECKPOINT_MANIFEST,
     CHECKPOINT_FILES as CHECKPOINT_FILES,
     receipt_key as receipt_key,
@@ -308,5 +323,5 @@ from horovod_node.contract.tasks import (
 
 # isort: on
 
-CONTRACT_VERSION: Final = 3
+CONTRACT_VERSION: Final = 4
 """Also in a run's item (`VERSION`) and in the connection (`CONNECTION_VERSION`)."""

@@ -10,6 +10,9 @@ from typing import Final
 
 # Of several items.
 RUN: Final = "run"
+"""A run's name, for people; its `RUN_ID` says which run it is."""
+RUN_ID: Final = "run_id"
+"""As `horovod_node.contract.run_id` writes it."""
 ATTEMPT: Final = "attempt"
 EXECUTION: Final = "execution"
 FLEET: Final = "fleet"
@@ -26,7 +29,7 @@ ENDS_BY: Final = "ends_by"
 LEADER_MARKET: Final = "leader_market"
 """The market that the fleet's leaders come from, one of `MARKETS`."""
 RECLAIMED_FROM: Final = "reclaimed_from"
-"""Where the clean-up or the reaper holds it: the run that held it before."""
+"""Where the clean-up or the reaper holds it: the name of the run that held it before, whose `RUN_ID` stays there."""
 
 # Of a line; the run's name follows.
 PLACE_PREFIX: Final = "PLACE#"
@@ -96,7 +99,8 @@ INTERRUPTED_AT: Final = "interrupted_at"
 
 # Of the items that hold one thing.
 TOKEN: Final = "token"  # noqa: S105 - an attribute name, not a secret
-PLAN_JSON: Final = "plan_json"
+PLAN: Final = "plan"
+"""The ring's plan, as `horovod_node.ring.RingPlan` writes it."""
 CHANNEL_JSON: Final = "channel_json"
 PROGRESS_JSON: Final = "progress_json"
 """A JSON object with the fields of `horovod_node.progress.Progress` of rank 0, `ranks` and `resets`."""
