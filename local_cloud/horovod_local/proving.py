@@ -50,6 +50,7 @@ class LocalPlace:
             start=240,
             poll=1,
             look=0.5,
+            settle=15,
             patience=120,
             epochs=20,
             elastic_epochs=60,

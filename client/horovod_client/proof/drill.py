@@ -71,6 +71,7 @@ class Drill:
     delete_data: bool = False
     tell: Callable[[str], None] = print
     runs: list[Run] = field(default_factory=list)
+    _kept: list[str] = field(default_factory=list)
 
     def run(self) -> Report:
         """Do every step, and end with nothing running whatever happens; the report says how it went."""
@@ -100,7 +101,7 @@ class Drill:
             if deployed:
                 report.left += self._empty()
                 self._do(report.steps[-1])
-                report.left += [*self.place.tidy(), *self._left()]
+                report.left += [*self._kept, *self.place.tidy(), *self._left()]
         return report
 
     def _do(self, step: StepReport) -> None:
@@ -210,8 +211,11 @@ class Drill:
         paces = self.place.paces
         run = self._start_and_train("abandoned")
         with self._switched_off(reaper=True):
+            time.sleep(paces.settle)
             run.stop()
-            seen = self._zero_after(run, seconds=2 * paces.lease)
+            seen = self._zero_after(run, seconds=3 * paces.lease)
+        if seen["zero_after_s"] < paces.lease:
+            raise StepFailed(f"the nodes went after {seen['zero_after_s']} s, sooner than their switches may act")
         self._until(
             lambda: not self._leases(),
             "the reaper frees the lease",
@@ -245,6 +249,7 @@ class Drill:
         self.place.destroy()
         if self.delete_data:
             return {"deleted": self._inventory.delete(kept)}
+        self._kept = [f"{kind} {name}: kept, delete it when you need it no more" for kind, name in kept]
         return {"kept": [name for _, name in kept]}
 
     def _start(self, script: str, name: str, *, epochs: int, min_gpus: int | None = None) -> Run:

@@ -25,6 +25,7 @@ class Paces:
         start: The ring must be there after this long.
         poll: Between two looks at nodes that go away.
         look: Between two looks of the drill.
+        settle: How long an execution of the reaper that has begun may still act after its rule was disabled.
         patience: What the drill adds to every limit.
         epochs: Of the run that ends by itself.
         long_epochs: Of the runs that are stopped.
@@ -37,6 +38,7 @@ class Paces:
     start: int = 1200
     poll: int = 15
     look: float = 10
+    settle: float = 60
     patience: float = 300
     epochs: int = 20
     long_epochs: int = 100_000
