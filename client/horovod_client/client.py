@@ -289,7 +289,14 @@ class TrainingClient:
         except s3.exceptions.ClientError as error:
             if code_of(error) != "404":
                 raise
-            s3.put_object(Bucket=bucket, Key=key, Body=package.archive, ContentType="application/gzip")
+            try:
+                s3.put_object(
+                    Bucket=bucket, Key=key, Body=package.archive, ContentType="application/gzip", IfNoneMatch="*"
+                )
+            except s3.exceptions.ClientError as refusal:
+                # Somebody else, or a request of ours whose answer was lost, has stored the same content meanwhile.
+                if code_of(refusal) != "PreconditionFailed":
+                    raise
 
     def _start(self, execution: StartExecutionInputTypeDef) -> Run:
         stepfunctions = self.clients.stepfunctions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from aws_cdk import CfnOutput, Duration, Names, RemovalPolicy, Stack
+from aws_cdk import CfnOutput, Duration, Fn, Names, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
@@ -33,6 +33,10 @@ class HorovodTraining(Construct):
     """
     Starts, trains and terminates a Horovod cluster for every run.
 
+    One training is one trust domain: a run's script can change checkpoints and TensorBoard files of other runs of the
+    same training, and read their requests and models (see docs/security.md). Teams that must not do that to each other
+    get a training each.
+
     Creates: the run's state machine (no Lambda), the `CleanUp` and the `Reaper` behind it, its ledger unless one is
     given, two log groups (state machines, nodes), the nodes' permissions, and a stack output through which clients find
     all this.
@@ -42,7 +46,7 @@ class HorovodTraining(Construct):
         image: What runs on every node.
         engine: What provides the nodes, for example `Engine.ec2(fleet)`.
         data_buckets: More buckets that runs may read data from. Default: only the storage's data bucket.
-        ledger: Default: a new one.
+        ledger: A ledger that no other training uses. Default: a new one.
         max_runtime: Longest training of a run, and its default. Default: 24 hours.
         max_restarts:
             How often a run that loses its leader, or a node that its ring cannot do without, starts again from its
@@ -79,8 +83,8 @@ class HorovodTraining(Construct):
             models and receipts are in the storage.
 
     Raises:
-        ValueError: If two of the times contradict each other, a price is not more than 0, or a fleet already serves
-            another training.
+        ValueError: If two of the times contradict each other, a price is not more than 0, or a fleet or the ledger
+            already serves another training.
     """
 
     def __init__(
@@ -137,11 +141,19 @@ class HorovodTraining(Construct):
         self._max_cost_usd = max_cost_usd
         self._priced_types = sorted(prices)
         self.ledger = ledger or Ledger(self, "Ledger", removal_policy=removal_policy)
+        self.ledger.serve(self, name=self.queue)
         self.node_log_group = logs.LogGroup(
             self, "NodeLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
         )
         self.workflow_log_group = logs.LogGroup(
-            self, "WorkflowLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
+            self,
+            "WorkflowLogs",
+            # Step Functions adds each log group to the account's one resource policy of 5,120 characters, unless its
+            # name begins like this (Step Functions Developer Guide, "Avoiding Amazon CloudWatch Logs resource policy
+            # size restrictions"). The stack's own id is in it, for a group that was kept has the name of an older one.
+            log_group_name=f"/aws/vendedlogs/states/{self.queue}-{_stack_uuid(self)}",
+            retention=logs.RetentionDays.ONE_MONTH,
+            removal_policy=removal_policy,
         )
         readable = (storage.data_bucket, *data_buckets)
         target = EngineTarget(
@@ -198,6 +210,7 @@ class HorovodTraining(Construct):
             permit_nodes(
                 self,
                 fleet=fleet,
+                training=self.queue,
                 machine=self.state_machine,
                 ledger=self.ledger,
                 storage=storage,
@@ -210,7 +223,7 @@ class HorovodTraining(Construct):
 
     @property
     def queue(self) -> str:
-        """Name of the line in which runs wait; plain text, the same at every synthesis."""
+        """Name of the training in the ids of its runs, and of the line in which they wait; plain text."""
         return Names.unique_id(self)
 
     def grant_start(self, grantee: iam.IGrantable) -> None:
@@ -227,7 +240,7 @@ class HorovodTraining(Construct):
         )
         permit_reading(grantee, machine=self.state_machine, log_group=self.node_log_group)
         self.ledger.grant_read(grantee)
-        self._storage.grant_read_models(grantee)
+        self._storage.grant_read_models(grantee, training=self.queue)
 
     def grant_stop(self, grantee: iam.IGrantable) -> None:
         """Let *grantee* stop runs."""
@@ -314,8 +327,8 @@ class HorovodTraining(Construct):
     def _permit_the_workflow(self) -> None:
         # Every state brought the permission of its own call; these add the buckets' key.
         for machine in (self.state_machine, self.clean_up.state_machine, self.reaper.state_machine):
-            self._storage.grant_write_receipts(machine)
-        self._storage.grant_read_models(self.state_machine)
+            self._storage.grant_write_receipts(machine, training=self.queue)
+        self._storage.grant_read_models(self.state_machine, training=self.queue)
         for statement in self.engine.statements:
             self.state_machine.add_to_role_policy(statement)
         permit_workflow(self.state_machine)
@@ -346,3 +359,8 @@ class HorovodTraining(Construct):
                 **ceiling,
             }
         )
+
+
+def _stack_uuid(scope: Construct) -> str:
+    """Take the part that is another one for each stack ever made from arn:…:stack/NAME/UUID; a CDK token."""
+    return Fn.select(2, Fn.split("/", Stack.of(scope).stack_id))

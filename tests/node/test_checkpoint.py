@@ -42,7 +42,7 @@ manifests = st.builds(
     Manifest,
     name=st.builds(
         CheckpointName,
-        run=st.from_regex(contract.RUN_NAME_PATTERN, fullmatch=True),
+        run_id=st.from_regex(contract.RUN_NAME_PATTERN, fullmatch=True),
         attempt=st.integers(1, 20_000),
         sequence=st.integers(1, 10**9),
     ),

@@ -169,6 +169,45 @@ def test_another_runs_checkpoint_is_resumed(aws: Aws, layout: Layout) -> None:
     assert (found.name, contents(layout)) == (own.name, {"step": b"3"})
 
 
+def test_run_of_the_same_name_restores_nothing_of_an_older_one(aws: Aws, layout: Layout) -> None:
+    """A name that was used before, by this training or another one in the same bucket, brings no checkpoint along."""
+    # GIVEN
+    put(aws, OLD, run="Training/run-1/20261125T110236Z")
+    put(aws, OLD, run="Other/run-1/20261126T110236Z")
+    # WHEN / THEN
+    assert restored(aws, layout) is None
+    assert contents(layout) == {}
+
+
+def test_resumes_the_newest_run_of_a_name_that_left_a_checkpoint(aws: Aws, layout: Layout) -> None:
+    """The request names a run of its own training; the run's own id is never what it resumes."""
+    # GIVEN
+    put(aws, OLD, run="Training/run-1/20261101T000000Z")
+    newest = put(aws, NEW, run="Training/run-1/20261102T000000Z").name
+    torn = put(aws, OLD, run="Training/run-1/20261103T000000Z").name
+    aws.client("s3").delete_object(Bucket=aws.model_bucket, Key=torn.manifest_key)
+    put(aws, OLD, run="Other/run-1/20261104T000000Z")
+    # WHEN
+    found = restored(aws, layout, resume_from="run-1")
+    # THEN
+    assert found is not None
+    assert (found.name, contents(layout)) == (newest, NEW)
+
+
+def test_fails_when_the_only_checkpoint_was_copied_from_another_run(aws: Aws, layout: Layout) -> None:
+    """A manifest names its run; below another run's prefix it counts for nothing."""
+    # GIVEN
+    other = put(aws, OLD, run="Training/run-0/20261101T000000Z").name
+    s3 = aws.client("s3")
+    mine = CheckpointName(run_id=RUN_ID, attempt=1, sequence=1)
+    for key in (other.manifest_key, *(other.file_key(path) for path in OLD)):
+        source = {"Bucket": aws.model_bucket, "Key": key}
+        s3.copy_object(Bucket=aws.model_bucket, Key=key.replace(other.prefix, mine.prefix), CopySource=source)
+    # WHEN / THEN
+    with pytest.raises(RunError, match=f"it is the manifest of {other.prefix}"):
+        restored(aws, layout)
+
+
 def test_fails_when_the_run_to_resume_has_no_checkpoint(aws: Aws, layout: Layout) -> None:
     """A torn one is none; the sentence names the run and where its checkpoints would be."""
     # GIVEN

@@ -122,9 +122,11 @@ def machines() -> Mapping[str, Mapping[str, Any]]:
     for name in ("Run", "CleanUp"):
         end = sfn.Succeed.jsonata(stack, f"{name} ends")
         first = (
-            write_the_receipt(stack, bucket=bucket, ledger=ledger, then=end)
+            write_the_receipt(stack, bucket=bucket, training="Digits", ledger=ledger, then=end)
             if name == "Run"
-            else leave_a_receipt(stack, bucket=bucket, ledger=ledger, writer="clean-up", then=end, of=" in its place")
+            else leave_a_receipt(
+                stack, bucket=bucket, training="Digits", ledger=ledger, writer="clean-up", then=end, of=" in its place"
+            )
         )
         sfn.StateMachine(
             stack,

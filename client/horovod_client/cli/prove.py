@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from horovod_client.cli import exit_codes
-from horovod_client.cli.options import debug_option, json_option, print_json
+from horovod_client.cli.options import debug_option, json_option, print_json, say
 from horovod_client.clients import new_session
 from horovod_client.errors import InvalidInput
 
@@ -82,7 +82,7 @@ def prove(
     if as_json:
         print_json(found.to_json())
     else:
-        click.echo(found.to_markdown())
+        say(found.to_markdown())
     tell(f"report: {' and '.join(map(str, paths))}")
     if not found.passed:
         raise click.exceptions.Exit(exit_codes.RUN_FAILED)
@@ -115,4 +115,4 @@ def _local_place(max_cost_usd: float) -> Iterator[Place]:
 
 
 def _to_stderr(line: str) -> None:
-    click.echo(line, err=True)
+    say(line, err=True)

@@ -205,6 +205,8 @@ class Drill:
                 "the lease is free",
                 seconds=2 * paces.reaper,
             )
+        if seen["zero_after_s"] >= paces.lease:
+            raise StepFailed(f"the nodes went after {seen['zero_after_s']} s, when their switches act, too")
         return {**seen, "receipt": self._receipt(run)["written_by"]}
 
     def _switch(self, _step: StepReport) -> dict[str, Any]:

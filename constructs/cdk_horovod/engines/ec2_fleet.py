@@ -14,6 +14,7 @@ from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig
 from cdk_horovod.engines.group_states import GroupStates
 from cdk_horovod.fleet import GpuFleet
 from cdk_horovod.image import TrainingImageConfig
+from cdk_horovod.image_fit import check_image_fits
 from cdk_horovod.user_data import node_user_data
 from horovod_node import contract
 
@@ -48,11 +49,12 @@ class Ec2FleetEngine:
         Complete the fleets' user data and build the states that scale them.
 
         Raises:
-            ValueError: If a fleet already serves another training.
+            ValueError: If a fleet already serves another training, or the image has no code for its GPUs.
         """
         image = target.image.bind(scope)
         for fleet in self._fleets:
             _claim(fleet, serves=scope.node.path)
+            check_image_fits(fleet, image=target.image, instance_types=fleet.capacity.instance_types)
             _boot_nodes(fleet, image=image, target=target)
         return EngineConfig(
             fleets=tuple(

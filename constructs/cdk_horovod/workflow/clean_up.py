@@ -48,7 +48,7 @@ def clean_up_definition(
     release.add_catch(done, errors=[CONDITION_FAILED]).next(done)
     close = closing.close_a_stopped_run(scope, ledger=ledger)
     close.add_catch(release).next(release)
-    receipt = leave_a_receipt(scope, bucket=bucket, ledger=ledger, writer="clean-up", then=close)
+    receipt = leave_a_receipt(scope, bucket=bucket, training=queue, ledger=ledger, writer="clean-up", then=close)
     emptying = Emptying(
         scope,
         states=engine.states,

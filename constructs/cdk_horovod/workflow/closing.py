@@ -12,7 +12,7 @@ from cdk_horovod.workflow.states import RUN_KEY, call_aws, failure, jsonata, key
 from horovod_node import contract
 
 
-def check_the_model(scope: Construct, *, bucket: s3.IBucket) -> sfn.TaskStateBase:
+def check_the_model(scope: Construct, *, bucket: s3.IBucket, training: str) -> sfn.TaskStateBase:
     """Build the state that looks at the model in S3 itself: the node's word does not make a run succeed."""
     complete = "$states.result.ContentLength > 0 and $states.result.ContentLength = $saved.bytes"
     incomplete = failure(
@@ -27,7 +27,7 @@ def check_the_model(scope: Construct, *, bucket: s3.IBucket) -> sfn.TaskStateBas
         action="headObject",
         iam_action="s3:GetObject",
         parameters={"Bucket": bucket.bucket_name, "Key": jsonata(key_of_the_run(contract.model_key))},
-        resources=[bucket.arn_for_objects(contract.model_key("*"))],
+        resources=[bucket.arn_for_objects(contract.model_key(contract.training_prefix(training) + "*"))],
         assign={
             "outcome": {
                 "succeeded": jsonata(complete),

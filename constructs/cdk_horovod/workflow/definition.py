@@ -61,7 +61,7 @@ def run_definition(
     end = closing.outcome(scope, bucket=bucket)
     release = lease.release(scope, ledger=ledger)
     close = closing.close_the_run(scope, ledger=ledger)
-    receipt = write_the_receipt(scope, bucket=bucket, ledger=ledger, then=close)
+    receipt = write_the_receipt(scope, bucket=bucket, training=queue, ledger=ledger, then=close)
     close.add_catch(release).next(release)
     release.add_catch(end).next(end)
 
@@ -93,7 +93,7 @@ def run_definition(
     ring = token_tasks.wait_for_the_ring(scope, ledger=ledger)
     train = token_tasks.train(scope, ledger=ledger, limits=limits)
     save = token_tasks.save_the_model(scope, ledger=ledger, limits=limits)
-    check = closing.check_the_model(scope, bucket=bucket)
+    check = closing.check_the_model(scope, bucket=bucket, training=queue)
     price = price_the_ring(scope, ledger=ledger, then=train)
     again = _start_again(scope, states=states, ledger=ledger, limits=limits, then=hold, end=terminate, lost=receipt)
     look = _search_on(scope, states=states, limits=limits, then=hold, emptied=terminate, end=terminate)

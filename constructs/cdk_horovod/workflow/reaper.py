@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from aws_cdk import Duration
+from aws_cdk import Aws, Duration
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
@@ -78,6 +78,7 @@ def reaper_definition(
             engine=engine,
             bucket=bucket,
             ledger=ledger,
+            queue=queue,
             runs=runs,
             executions=list(executions),
             training=training,
@@ -115,6 +116,7 @@ def _one_fleet(
     engine: EngineConfig,
     bucket: s3.IBucket,
     ledger: Ledger,
+    queue: str,
     runs: str,
     executions: list[str],
     training: str,
@@ -130,7 +132,7 @@ def _one_fleet(
     release.add_catch(fine, errors=[CONDITION_FAILED]).add_catch(trouble, assign=note).next(fine)
     close = closing.close_a_stopped_run(scope, ledger=ledger)
     close.add_catch(release).next(release)
-    receipt = leave_a_receipt(scope, bucket=bucket, ledger=ledger, writer="reaper", then=close)
+    receipt = leave_a_receipt(scope, bucket=bucket, training=queue, ledger=ledger, writer="reaper", then=close)
     run_ended = (
         sfn.Choice.jsonata(scope, "Has the run ended?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$execution.status = 'RUNNING'")), release)
@@ -304,7 +306,9 @@ def _one_waiter(
     leave.add_catch(end).next(end)
     close = closing.close_a_stopped_run(scope, ledger=ledger, name="Close the waiter")
     close.add_catch(leave).next(leave)
-    receipt = leave_a_receipt(scope, bucket=bucket, ledger=ledger, writer="reaper", then=close, of=" of the waiter")
+    receipt = leave_a_receipt(
+        scope, bucket=bucket, training=queue, ledger=ledger, writer="reaper", then=close, of=" of the waiter"
+    )
     running = (
         sfn.Choice.jsonata(scope, "Does it run?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$execution.status = 'RUNNING'")), end)
@@ -343,7 +347,7 @@ def _report(scope: Construct, name: str, *, training: str, metrics: Mapping[str,
         name,
         state_json={
             "Type": "Task",
-            "Resource": "arn:aws:states:::aws-sdk:cloudwatch:putMetricData",
+            "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:cloudwatch:putMetricData",
             "Arguments": {
                 "Namespace": contract.METRIC_NAMESPACE,
                 "MetricData": [

@@ -48,7 +48,9 @@ NO_RECORD: dict[str, Any] = {"times": {}, "prices": [], "restarts": []}
 """`$record` when it could not be read."""
 
 
-def write_the_receipt(scope: Construct, *, bucket: s3.IBucket, ledger: Ledger, then: sfn.IChainable) -> sfn.IChainable:
+def write_the_receipt(
+    scope: Construct, *, bucket: s3.IBucket, training: str, ledger: Ledger, then: sfn.IChainable
+) -> sfn.IChainable:
     """Build the states that leave the run's record beside its model and in the ledger."""
     price = f"$price.{contract.USD_PER_HOUR}"
     repeated = f"$trained.{contract.RING}.repeated_steps"
@@ -100,11 +102,20 @@ def write_the_receipt(scope: Construct, *, bucket: s3.IBucket, ledger: Ledger, t
     {_SOFTWARE}
   ])
 )"""
-    return _write(scope, bucket=bucket, ledger=ledger, receipt=receipt, removal="$remove_at", then=then)
+    return _write(
+        scope, bucket=bucket, training=training, ledger=ledger, receipt=receipt, removal="$remove_at", then=then
+    )
 
 
 def leave_a_receipt(
-    scope: Construct, *, bucket: s3.IBucket, ledger: Ledger, writer: str, then: sfn.IChainable, of: str = ""
+    scope: Construct,
+    *,
+    bucket: s3.IBucket,
+    training: str,
+    ledger: Ledger,
+    writer: str,
+    then: sfn.IChainable,
+    of: str = "",
 ) -> sfn.TaskStateBase:
     """
     Build the states that write the receipt of a run whose own execution cannot any more, unless it is there already.
@@ -117,6 +128,7 @@ def leave_a_receipt(
 
     Args:
         bucket: Where receipts are.
+        training: Name of the training.
         ledger: Where the run's items are.
         writer: Who writes it, for its reader.
         then: What follows in any case.
@@ -164,7 +176,9 @@ def leave_a_receipt(
   ])
 )"""
     removal = f"($exists($record.remove_at) ? $record.remove_at : $string({NOW} + {KEPT_SECONDS}))"
-    write = _write(scope, bucket=bucket, ledger=ledger, receipt=receipt, removal=removal, then=then, of=of)
+    write = _write(
+        scope, bucket=bucket, training=training, ledger=ledger, receipt=receipt, removal=removal, then=then, of=of
+    )
     record = _read_the_record(scope, f"Read the record{of}", ledger=ledger)
     record.add_catch(write, assign={"record": NO_RECORD}).next(write)
     look = call_aws(
@@ -198,6 +212,7 @@ def _write(
     scope: Construct,
     *,
     bucket: s3.IBucket,
+    training: str,
     ledger: Ledger,
     receipt: str,
     removal: str,
@@ -234,7 +249,7 @@ def _write(
             # Step Functions writes an object as JSON text.
             "Body": jsonata("$receipt"),
         },
-        resources=[bucket.arn_for_objects(contract.receipt_key("*"))],
+        resources=[bucket.arn_for_objects(contract.receipt_key(contract.training_prefix(training) + "*"))],
     )
     write.add_catch(keep).next(keep)
     make = assign_safely(scope, f"Make out the receipt{of}", assign={"receipt": jsonata(receipt)})

@@ -14,6 +14,7 @@ standard library, so that `cdk synth`, the client and the training image can sha
 - `tasks`: the state machine's tasks that wait for a node, and the node's answers.
 - `errors`, `exit_codes`: how a run fails, and how an agent ends.
 - `s3_keys`, `connection`: where things are in the buckets, and how a client finds it all.
+- `archive`: how the archives of scripts and models are unpacked.
 - `logs`, `metrics`, `tags`: the names under which CloudWatch and AWS Billing show a run.
 
 Stacks, images and clients are not replaced at the same moment. A name that those who do not know it may ignore can be
@@ -25,6 +26,12 @@ from typing import Final
 
 # Each alias would become an import statement of its own.
 # isort: off
+from horovod_node.contract.archive import (
+    ARCHIVE_ENTRIES_LIMIT as ARCHIVE_ENTRIES_LIMIT,
+    ARCHIVE_NAME_LIMIT as ARCHIVE_NAME_LIMIT,
+    ArchiveRefused as ArchiveRefused,
+    unpack_archive as unpack_archive,
+)
 from horovod_node.contract.attributes import (
     RUN as RUN,
     RUN_ID as RUN_ID,
@@ -263,10 +270,18 @@ from horovod_node.contract.request import (
     REQUEST_FIELDS as REQUEST_FIELDS,
     REQUEST_LIMIT as REQUEST_LIMIT,
     REQUEST_TOO_LARGE as REQUEST_TOO_LARGE,
+    UNUSABLE_TEXT as UNUSABLE_TEXT,
+    UNUSABLE_TEXT_PATTERNS as UNUSABLE_TEXT_PATTERNS,
+    SURROGATE_PAIR_PATTERN as SURROGATE_PAIR_PATTERN,
+    SHOWN_LIMIT as SHOWN_LIMIT,
+    PROBLEMS_LIMIT as PROBLEMS_LIMIT,
+    STARTED_BY as STARTED_BY,
     S3_URI_PATTERN as S3_URI_PATTERN,
     S3_URI_RULE as S3_URI_RULE,
     CHANNEL_PATTERN as CHANNEL_PATTERN,
+    HYPERPARAMETER_PATTERN as HYPERPARAMETER_PATTERN,
     RUN_NAME_PATTERN as RUN_NAME_PATTERN,
+    RUN_NAME_RULE as RUN_NAME_RULE,
     ENTRY_POINT_PATTERN as ENTRY_POINT_PATTERN,
 )
 from horovod_node.contract.request_check import (
@@ -284,6 +299,10 @@ from horovod_node.contract.run_id import (
 from horovod_node.contract.s3_keys import (
     RUNS_PREFIX as RUNS_PREFIX,
     runs_of as runs_of,
+    SOURCE_PATTERN as SOURCE_PATTERN,
+    MODEL_ATTEMPT as MODEL_ATTEMPT,
+    MODEL_FILES as MODEL_FILES,
+    MODEL_UPLOAD as MODEL_UPLOAD,
     source_key as source_key,
     model_key as model_key,
     tensorboard_prefix as tensorboard_prefix,

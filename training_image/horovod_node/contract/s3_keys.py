@@ -15,8 +15,17 @@ RUNS_PREFIX: Final = "runs/"
 """Of what runs leave in the model bucket but checkpoints."""
 
 
+SOURCE_PATTERN: Final = r"source/([0-9a-f]{64})/source\.tar\.gz"
+"""Of a `source_key`, with the digest as its group."""
+
+
 def source_key(digest: str) -> str:
-    """Key in the data bucket of a packaged script with this SHA-256 *digest*; the same content is stored once."""
+    """
+    Key in the data bucket of a packaged script; the same content is stored once.
+
+    Args:
+        digest: SHA-256 of the tar archive before its compression, in hexadecimal digits. Nodes verify it.
+    """
     return f"source/{digest}/source.tar.gz"
 
 
@@ -28,6 +37,14 @@ def runs_of(training: str, run: str) -> str:
 def model_key(run_id: str) -> str:
     """Key in the model bucket of the run's model: `/opt/ml/model`, packed as SageMaker packs it."""
     return f"{RUNS_PREFIX}{run_id}/model.tar.gz"
+
+
+MODEL_UPLOAD: Final = "upload"
+"""Metadata of a model: tells its upload from every other one, so that a repeated request knows its own object."""
+MODEL_ATTEMPT: Final = "attempt"
+"""Metadata of a model: the attempt that stored it."""
+MODEL_FILES: Final = "files"
+"""Metadata of a model: the files in it."""
 
 
 def tensorboard_prefix(run_id: str) -> str:
