@@ -9,10 +9,12 @@ from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
+from horovod_client.account_check import check_account
 from horovod_client.check import FAIL, OK, WARN, Check, unchecked
 from horovod_client.connection import Connection, find_connection
 from horovod_client.error_codes import DENIED, code_of
 from horovod_client.errors import ConnectionNotFound
+from horovod_client.offer_check import check_offers
 from horovod_client.quota_check import check_quotas
 from horovod_client.refusals import AwsError, Unreachable, why_refused
 from horovod_node import contract
@@ -60,6 +62,7 @@ class Doctor:
         yield from credentials
         if any(check.state == FAIL for check in credentials):
             return
+        yield from check_account(ec2=self._client("ec2"), quotas=self._client("service-quotas"), region=self._region)
         if stack is None:
             yield unchecked("stack", "none was named; --stack NAME or CDK_HOROVOD_STACK has the rest checked")
             return
@@ -75,9 +78,10 @@ class Doctor:
         fleets = ", ".join(f"{fleet.id} ({fleet.max_gpus} GPUs)" for fleet in connection.fleets)
         says = f"{stack}, connection version {contract.CONTRACT_VERSION}; fleets: {fleets}"
         yield Check(name="stack", state=OK, says=says)
+        yield from check_quotas(connection.fleets, ec2=self._client("ec2"), quotas=self._client("service-quotas"))
+        yield from check_offers(connection.fleets, ec2=self._client("ec2"), autoscaling=self._client("autoscaling"))
         yield from self._check_permissions(connection)
         yield self._check_log_group(connection)
-        yield from check_quotas(connection.fleets, ec2=self._client("ec2"), quotas=self._client("service-quotas"))
 
     def _check_credentials(self) -> Iterator[Check]:
         fix = "sign in, for example with 'aws sso login', or set AWS_PROFILE; the AWS CLI itself is not needed"

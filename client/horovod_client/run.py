@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 STOPPED_ERROR: Final = "StoppedByUser"
 """The error of an execution that `Run.stop` ended."""
 
-NAME_PATTERN: Final = r"[A-Za-z0-9_-]{1,80}"
-"""What Step Functions takes as an execution's name and CloudWatch Logs can log; safe in ledger and S3 keys, too."""
-
 
 def checked_name(name: str) -> str:
     """
@@ -45,8 +42,8 @@ def checked_name(name: str) -> str:
     Raises:
         InvalidInput: If it cannot.
     """
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise InvalidInput(f"'name' must be 1 to 80 letters, digits, '-' and '_', got '{name}'")
+    if not re.fullmatch(contract.RUN_NAME_PATTERN, name):
+        raise InvalidInput(f"'name' {contract.RUN_NAME_RULE}, got '{name}'")
     return name
 
 

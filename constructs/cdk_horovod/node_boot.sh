@@ -166,9 +166,20 @@ retry "pull $image" docker pull --quiet "$image"
 pulled_at=$EPOCHSECONDS
 digest=$(docker image inspect --format '{{index .RepoDigests 0}}' "$image" 2>/dev/null) || digest=
 
+# After `systemctl daemon-reload`, or when systemd touches the container's devices for another reason, processes that a
+# container starts later, as an elastic ring does, get no GPU unless these links are there
+# (NVIDIA/nvidia-container-toolkit issue 48).
+if command -v nvidia-ctk >/dev/null; then
+  nvidia-ctk system create-dev-char-symlinks --create-all || say "could not link the GPUs' devices in /dev/char"
+fi
+
 # Ring traffic goes straight to the host's network cards, NCCL's between GPUs through shared memory, and both pin it.
 run=(docker run --detach --name cdk-horovod-node --restart no --gpus all --network host --ipc host)
 run+=(--ulimit memlock=-1 --ulimit stack=67108864)
+# The user's script needs none of the kernel's capabilities, and gets none back through a set-user-id program: with the
+# host's network it could else open raw sockets, and as root read what others own. The limit is for processes and
+# threads, so that no script takes the last process id from the switch; eight ranks of TensorFlow take some thousands.
+run+=(--security-opt no-new-privileges --cap-drop ALL --pids-limit 65536)
 hand_over_efa
 run+=(--env "CDK_HOROVOD_BOOTED_AT=$booted_at" --env "CDK_HOROVOD_IMAGE=${digest:-$image}")
 run+=(--env "CDK_HOROVOD_PULL_BEGAN_AT=$pull_began_at" --env "CDK_HOROVOD_PULLED_AT=$pulled_at")
@@ -179,6 +190,21 @@ if [ -n "$log_group" ]; then
   run+=(--log-opt "awslogs-stream=$node" --log-opt mode=non-blocking)
 fi
 "${run[@]}" "$image" || fail "docker did not start the container"
+# Takes the instance out when its agent says so. Docker, or this unit, may be started anew meanwhile.
+cat > '/etc/systemd/system/cdk-horovod-part-over.service' <<'UNIT'
+[Unit]
+Description=Takes this instance out when the run goes on without it
+StartLimitIntervalSec=0
+
+[Service]
+EnvironmentFile=-@NODE_ENV_FILE@
+ExecStart=/bin/bash @SWITCH_FILE@ leave-after cdk-horovod-node @EXIT_PART_OVER@
+Restart=on-failure
+RestartSec=5
+StandardError=journal+console
+UNIT
+systemctl daemon-reload
+systemctl start cdk-horovod-part-over.service
 say "node started"
 # The sign, if the pull was that fast.
 wait

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from aws_cdk import CfnOutput, Duration, Names, RemovalPolicy, Stack
+from aws_cdk import CfnOutput, Duration, Fn, Names, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from cdk_horovod.acknowledgements import acknowledge_objects
 from cdk_horovod.clean_up import CleanUp
 from cdk_horovod.engines import EngineTarget, IEngine
 from cdk_horovod.executions import accept_executions, executions_of, permit_workflow
@@ -146,7 +147,14 @@ class HorovodTraining(Construct):
             self, "NodeLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
         )
         self.workflow_log_group = logs.LogGroup(
-            self, "WorkflowLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
+            self,
+            "WorkflowLogs",
+            # Step Functions adds each log group to the account's one resource policy of 5,120 characters, unless its
+            # name begins like this (Step Functions Developer Guide, "Avoiding Amazon CloudWatch Logs resource policy
+            # size restrictions"). The stack's own id is in it, for a group that was kept has the name of an older one.
+            log_group_name=f"/aws/vendedlogs/states/{self.queue}-{_stack_uuid(self)}",
+            retention=logs.RetentionDays.ONE_MONTH,
+            removal_policy=removal_policy,
         )
         readable = (storage.data_bucket, *data_buckets)
         target = EngineTarget(
@@ -324,6 +332,16 @@ class HorovodTraining(Construct):
         self._storage.grant_read_models(self.state_machine, training=self.queue)
         for statement in self.engine.statements:
             self.state_machine.add_to_role_policy(statement)
+            for resource in statement.resources:
+                if resource.endswith("/*"):
+                    acknowledge_objects(
+                        self.state_machine,
+                        owner=self,
+                        arn=resource.removesuffix("/*"),
+                        path="/*",
+                        reason="A launch needs the permission for all that it touches. Its instance's statement has "
+                        "the condition that binds it to the fleet's launch template, and no launch is without one.",
+                    )
         permit_workflow(self.state_machine)
 
     def _connection_json(self) -> str:
@@ -352,3 +370,8 @@ class HorovodTraining(Construct):
                 **ceiling,
             }
         )
+
+
+def _stack_uuid(scope: Construct) -> str:
+    """Take the part that is another one for each stack ever made from arn:…:stack/NAME/UUID; a CDK token."""
+    return Fn.select(2, Fn.split("/", Stack.of(scope).stack_id))

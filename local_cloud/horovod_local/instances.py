@@ -26,6 +26,8 @@ from horovod_local.user_data import written_files
 from horovod_node import contract
 
 POLL_SECONDS: Final = 0.1
+NO_NUMBER: Final = 0
+"""Ends the address of an instance that needs none, because its agent is not started, where no number is free."""
 
 _log = logging.getLogger(__name__)
 
@@ -192,9 +194,10 @@ class InstanceDriver(threading.Thread):
     def _start(self, account: str, region: str, group: Any, state: Any) -> Machine:
         instance = state.instance
         taken = {machine.number for machine in [*self._machines.values(), *self._leaving]}
-        number = next((number for number in range(1, 255) if number not in taken), None)
-        if number is None:
-            raise LocalCloudError(f"{instance.id} cannot start: this network has room for 254 instances")
+        faults = IN_FORCE.faults
+        number = next((number for number in range(1, 255) if number not in taken), NO_NUMBER)
+        if number == NO_NUMBER and faults.agents_start:
+            raise LocalCloudError(f"{instance.id} cannot start: this network has room for 254 instances with agents")
         facts = LocalInstance(
             instance_id=instance.id,
             address=f"{self._network}.{number}",
@@ -206,7 +209,6 @@ class InstanceDriver(threading.Thread):
             log=str(self._home / "instances" / instance.id / "node.log"),
         )
         machine = Machine(facts=facts, account=account, region=region, number=number, endpoint=self._endpoint)
-        faults = IN_FORCE.faults
         machine.boot(
             files=written_files(instance.user_data.decode() if instance.user_data else ""),
             agent=self._python if faults.agents_start else None,

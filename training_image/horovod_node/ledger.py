@@ -201,8 +201,13 @@ class Ledger(LedgerTable):
         remove_at: int,
         interruption: Interruption | None = None,
         pace: Sequence[Pace] = (),
+        leaves: bool = False,
     ) -> None:
-        """Write the node's item, or refresh it; without an *interruption* what it says of one stays as it is."""
+        """
+        Write the node's item, or refresh it; without an *interruption* what it says of one stays as it is.
+
+        With *leaves* it says that the node is no longer part of the run from now on.
+        """
         now = {"N": str(int(time.time()))}
         values: dict[str, Any] = {
             contract.NODE: {"S": node.id},
@@ -221,6 +226,8 @@ class Ledger(LedgerTable):
         if interruption is not None:
             values[contract.INTERRUPTION] = {"S": interruption.kind}
             values[contract.INTERRUPTED_AT] = {"N": str(int(interruption.at))}
+        if leaves:
+            values[contract.LEFT_AT] = now
         if pace:
             values[contract.PACE_JSON] = {"S": json.dumps(pace)}
         assignments = [f"#{name} = :{name}" for name in values]
@@ -270,15 +277,15 @@ class Ledger(LedgerTable):
         return _text(item, contract.TOKEN)
 
     def put_plan(self, lease: Lease, plan: str, *, remove_at: int) -> None:
-        """Publish the ring's plan, a JSON text."""
-        item = {contract.PLAN_JSON: {"S": plan}, **removal(remove_at)}
+        """Publish the ring's plan, a text."""
+        item = {contract.PLAN: {"S": plan}, **removal(remove_at)}
         key = item_key(contract.plan_key(lease.fleet, lease.run_id, lease.attempt))
         self._ask(lambda: self._dynamodb.put_item(TableName=self._table, Item={**key, **item}))
 
     def plan(self, lease: Lease) -> str | None:
         """Read the ring's plan, once the leader published it."""
         item = self._read(contract.plan_key(lease.fleet, lease.run_id, lease.attempt))
-        return _text(item, contract.PLAN_JSON)
+        return _text(item, contract.PLAN)
 
     def put_channel(self, lease: Lease, channel: str, *, remove_at: int) -> None:
         """Publish where the leader of an elastic ring takes connections, a JSON text."""

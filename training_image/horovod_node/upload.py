@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import tarfile
 import uuid
@@ -21,6 +22,8 @@ from horovod_node.background import in_background
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+_log = logging.getLogger(__name__)
 
 PART_BYTES = 32 * 1024**2
 """S3 takes 10,000 parts: archives of up to 320 GB, with at most `_PARTS_AT_ONCE` parts in memory."""
@@ -158,8 +161,24 @@ class FolderUpload:
             gzip.GzipFile(fileobj=pipe, mode="wb", compresslevel=_GZIP_LEVEL) as packed,
             tarfile.open(fileobj=packed, mode="w|") as tar,
         ):
-            for path in sorted(self._folder.iterdir()):
-                tar.add(path, arcname=path.name)
+            # Of a link goes what it points to, for who unpacks takes files and folders only; so no second name of a
+            # file is a link either.
+            tar.dereference = True
+            _add(tar, self._folder, name="", above=())
+
+
+def _add(tar: tarfile.TarFile, folder: Path, *, name: str, above: tuple[Path, ...]) -> None:
+    """Add what is in *folder*, at *name*; *above* are the real folders on the way to it."""
+    above = (*above, folder.resolve())
+    for path in sorted(folder.iterdir()):
+        inside = f"{name}{path.name}"
+        if path.is_dir() and path.resolve() not in above:
+            tar.add(path, arcname=inside, recursive=False)
+            _add(tar, path, name=f"{inside}/", above=above)
+        elif path.is_file():
+            tar.add(path, arcname=inside)
+        else:
+            _log.warning("%s is left out: it is neither a file nor a folder, or leads back to where it is", path)
 
 
 class _Checked:

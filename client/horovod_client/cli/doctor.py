@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from horovod_client.cli import exit_codes
-from horovod_client.cli.options import debug_option, json_option, output_option, print_json
+from horovod_client.cli.options import debug_option, json_option, output_option, print_json, say
 from horovod_client.clients import new_session
 
 
@@ -32,9 +32,9 @@ def doctor(*, stack: str | None, output: str | None, as_json: bool) -> None:
     for check in Doctor(make_client=session.client, region=session.region_name).examine(stack=stack, output=output):
         checks.append(check)
         if not as_json:
-            click.echo(f"{check.state:4}  {check.name:14}  {check.says}")
+            say(f"{check.state:4}  {check.name:14}  {check.says}")
             if check.fix:
-                click.echo(f"{'':22}{check.fix}")
+                say(f"{'':22}{check.fix}")
     if as_json:
         print_json({"checks": [asdict(check) for check in checks]})
     if any(check.state == FAIL for check in checks):

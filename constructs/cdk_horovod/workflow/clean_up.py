@@ -14,7 +14,7 @@ from constructs import Construct
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow import closing, lease, line
-from cdk_horovod.workflow.emptying import Emptying
+from cdk_horovod.workflow.emptying import NOT_BEGUN, Emptying
 from cdk_horovod.workflow.execution import describe_the_execution
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.receipt import leave_a_receipt
@@ -94,7 +94,7 @@ def clean_up_definition(
             "arn": jsonata("$states.input.detail.executionArn"),
             "fleet": {"id": jsonata("''")},
             "fleets": engine.fleets_in_order,
-            "protected": [],
+            "emptying": NOT_BEGUN,
         },
         outputs=NO_OUTPUT,
     )

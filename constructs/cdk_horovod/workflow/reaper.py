@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from aws_cdk import Duration
+from aws_cdk import Aws, Duration
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
@@ -149,7 +149,7 @@ def _one_fleet(
     leave.add_catch(fine, errors=[CONDITION_FAILED]).add_catch(trouble, assign=note).next(fine)
 
     look = states.confirm(scope)
-    unprotect, terminate = states.unprotect(scope), states.terminate(scope)
+    end, terminate = states.end(scope), states.terminate(scope)
     report = _report(
         scope,
         "Report the find",
@@ -157,7 +157,7 @@ def _one_fleet(
         metrics={METRIC_REAPED: ("1", "Count"), METRIC_CAPACITY_WITHOUT_LEASE: ("$found", "Count")},
     )
     report.add_catch(look).next(look)
-    unprotect.add_catch(terminate).next(terminate)
+    end.add_catch(terminate).next(terminate)
     terminate.add_catch(trouble, assign=note).next(report)
     empty = (
         sfn.Choice.jsonata(scope, "Empty now?", outputs=NO_OUTPUT)
@@ -185,8 +185,8 @@ def _one_fleet(
     # Somebody was quicker: a run that reserved it, or a holder that lives after all.
     take.add_catch(fine, errors=[CONDITION_FAILED]).add_catch(trouble, assign=note)
     take.next(
-        sfn.Choice.jsonata(scope, "Nodes protected?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$count($protected) > 0")), unprotect)
+        sfn.Choice.jsonata(scope, "Do nodes stay?", outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata("$count($staying) > 0")), end)
         .otherwise(terminate)
     )
 
@@ -347,7 +347,7 @@ def _report(scope: Construct, name: str, *, training: str, metrics: Mapping[str,
         name,
         state_json={
             "Type": "Task",
-            "Resource": "arn:aws:states:::aws-sdk:cloudwatch:putMetricData",
+            "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:cloudwatch:putMetricData",
             "Arguments": {
                 "Namespace": contract.METRIC_NAMESPACE,
                 "MetricData": [

@@ -14,6 +14,7 @@ standard library, so that `cdk synth`, the client and the training image can sha
 - `tasks`: the state machine's tasks that wait for a node, and the node's answers.
 - `errors`, `exit_codes`: how a run fails, and how an agent ends.
 - `s3_keys`, `connection`: where things are in the buckets, and how a client finds it all.
+- `archive`: how the archives of scripts and models are unpacked.
 - `logs`, `metrics`, `tags`: the names under which CloudWatch and AWS Billing show a run.
 
 Stacks, images and clients are not replaced at the same moment. A name that those who do not know it may ignore can be
@@ -25,6 +26,12 @@ from typing import Final
 
 # Each alias would become an import statement of its own.
 # isort: off
+from horovod_node.contract.archive import (
+    ARCHIVE_ENTRIES_LIMIT as ARCHIVE_ENTRIES_LIMIT,
+    ARCHIVE_NAME_LIMIT as ARCHIVE_NAME_LIMIT,
+    ArchiveRefused as ArchiveRefused,
+    unpack_archive as unpack_archive,
+)
 from horovod_node.contract.attributes import (
     RUN as RUN,
     RUN_ID as RUN_ID,
@@ -65,6 +72,7 @@ from horovod_node.contract.attributes import (
     PULL_BEGAN_AT as PULL_BEGAN_AT,
     PULLED_AT as PULLED_AT,
     JOINED_AT as JOINED_AT,
+    LEFT_AT as LEFT_AT,
     READY_AT as READY_AT,
     IMAGE as IMAGE,
     LIBRARY_VERSION as LIBRARY_VERSION,
@@ -72,7 +80,7 @@ from horovod_node.contract.attributes import (
     INTERRUPTION as INTERRUPTION,
     INTERRUPTED_AT as INTERRUPTED_AT,
     TOKEN as TOKEN,
-    PLAN_JSON as PLAN_JSON,
+    PLAN as PLAN,
     CHANNEL_JSON as CHANNEL_JSON,
     PROGRESS_JSON as PROGRESS_JSON,
     TRAINED_GPU_SECONDS as TRAINED_GPU_SECONDS,
@@ -150,6 +158,7 @@ from horovod_node.contract.errors import (
 )
 from horovod_node.contract.exit_codes import (
     EXIT_OK as EXIT_OK,
+    EXIT_PART_OVER as EXIT_PART_OVER,
     EXIT_TRAINING_FAILED as EXIT_TRAINING_FAILED,
     EXIT_USAGE as EXIT_USAGE,
     EXIT_NODE_FAILED as EXIT_NODE_FAILED,
@@ -222,6 +231,7 @@ from horovod_node.contract.node import (
     SWITCH_FILE as SWITCH_FILE,
     NODE_JOINED as NODE_JOINED,
     NODE_READY as NODE_READY,
+    NODE_SAVING as NODE_SAVING,
     NODE_TRAINING as NODE_TRAINING,
     NODE_DRAINING as NODE_DRAINING,
     NODE_DONE as NODE_DONE,
@@ -263,10 +273,18 @@ from horovod_node.contract.request import (
     REQUEST_FIELDS as REQUEST_FIELDS,
     REQUEST_LIMIT as REQUEST_LIMIT,
     REQUEST_TOO_LARGE as REQUEST_TOO_LARGE,
+    UNUSABLE_TEXT as UNUSABLE_TEXT,
+    UNUSABLE_TEXT_PATTERNS as UNUSABLE_TEXT_PATTERNS,
+    SURROGATE_PAIR_PATTERN as SURROGATE_PAIR_PATTERN,
+    SHOWN_LIMIT as SHOWN_LIMIT,
+    PROBLEMS_LIMIT as PROBLEMS_LIMIT,
+    STARTED_BY as STARTED_BY,
     S3_URI_PATTERN as S3_URI_PATTERN,
     S3_URI_RULE as S3_URI_RULE,
     CHANNEL_PATTERN as CHANNEL_PATTERN,
+    HYPERPARAMETER_PATTERN as HYPERPARAMETER_PATTERN,
     RUN_NAME_PATTERN as RUN_NAME_PATTERN,
+    RUN_NAME_RULE as RUN_NAME_RULE,
     ENTRY_POINT_PATTERN as ENTRY_POINT_PATTERN,
 )
 from horovod_node.contract.request_check import (

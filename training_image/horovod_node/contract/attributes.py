@@ -88,6 +88,8 @@ PULLED_AT: Final = "pulled_at"
 JOINED_AT: Final = "joined_at"
 READY_AT: Final = "ready_at"
 """When it had the script, the data and the checkpoint."""
+LEFT_AT: Final = "left_at"
+"""When its part of the run was over and its instance began to take itself out; its bill ends then."""
 IMAGE: Final = "image"
 LIBRARY_VERSION: Final = "library_version"
 PACE_JSON: Final = "pace_json"
@@ -99,7 +101,8 @@ INTERRUPTED_AT: Final = "interrupted_at"
 
 # Of the items that hold one thing.
 TOKEN: Final = "token"  # noqa: S105 - an attribute name, not a secret
-PLAN_JSON: Final = "plan_json"
+PLAN: Final = "plan"
+"""The ring's plan, as `horovod_node.ring.RingPlan` writes it."""
 CHANNEL_JSON: Final = "channel_json"
 PROGRESS_JSON: Final = "progress_json"
 """A JSON object with the fields of `horovod_node.progress.Progress` of rank 0, `ranks` and `resets`."""
