@@ -44,13 +44,13 @@ def test_hostile_script_reaches_nothing_of_another_run(lab: Lab) -> None:
         "run_id": victim.run_id,
         "source": source.removeprefix(f"s3://{connection.data_bucket}/"),
     }
-    hostile = app.start("attacks.py", gpus=1, hyperparameters={"targets": targets})
+    hostile = app.start("attacks.py", gpus=1, hyperparameters={"targets": json.dumps(targets)})
     ended = wait(hostile)
-    assert (ended.state, ended.cause) == ("SUCCEEDED", None)
     # THEN
     lines = [line for stream in app.logs(hostile).values() for line in stream]
     tried = [line.partition("tried: ")[2] for line in lines if "tried: " in line]
     assert (len(tried), [line for line in tried if not line.startswith("denied: ")]) == (ATTACKS, [])
+    assert (ended.state, ended.cause) == ("SUCCEEDED", None)
     # AND
     assert kept(lab, victim) == before
     status = wait(victim)
