@@ -9,6 +9,8 @@
 #   - no valid lease of its run was seen for CDK_HOROVOD_LEASE_SECONDS; a ledger that does not answer shows none;
 #   - the time `ends_by` of the lease has come: the run's hard maximum;
 #   - the time `ceiling_at` of the run has come: it has cost what it may.
+# Called as `leave` it takes the instance out at once, and as `leave-after CONTAINER CODE` when the container ends with
+# this exit code, by which its agent says that the run goes on without it.
 # Names of items and attributes are those of horovod_node.contract.
 set -u
 
@@ -73,6 +75,8 @@ look() {
 leave() {
   local try answer
   say "this instance goes: $1"
+  # Hundreds of nodes may go at the same time, and Auto Scaling takes only so many calls a second.
+  sleep $((RANDOM % (interval + 1)))
   # Auto Scaling first, for it replaces an instance that shuts itself down, at full price and for nothing. It gets some
   # five minutes to answer.
   for ((try = 1; try <= 10; try++)); do
@@ -82,12 +86,18 @@ leave() {
       break
     fi
     say "try $try of 10: Auto Scaling does not terminate $instance: $answer"
-    # The instance is in no group any more, or the group's capacity cannot become smaller: no other try will be answered
-    # differently.
-    if [[ $answer == *'(ValidationError)'* ]]; then
+    # The group wants less than this instance weighs, because others have gone already. It launches one in its place:
+    # of the smallest type, whose weight the group's capacity is a multiple of, and which can therefore go for good when
+    # it finds no valid lease. To end the group's wish itself would need the right to set its capacity, and with it a
+    # script could make its fleet larger.
+    if [[ $answer == *'(ValidationError)'*'min size'* ]]; then
+      ask autoscaling terminate-instance-in-auto-scaling-group --instance-id "$instance" \
+        --no-should-decrement-desired-capacity && break
+    # The instance is in no group any more: no other try will be answered differently.
+    elif [[ $answer == *'(ValidationError)'* ]]; then
       break
     fi
-    sleep "$interval"
+    sleep $((interval / 2 + RANDOM % (interval + 1)))
   done
   # In any case: EC2 terminates an instance of these fleets when it shuts down (InstanceInitiatedShutdownBehavior).
   until timeout --kill-after=5 60 shutdown -h now; do
@@ -113,6 +123,14 @@ main() {
   if [[ -z $instance ]]; then
     read -r instance < /var/lib/cloud/data/instance-id
   fi
+  if [[ ${1:-} == leave-after ]]; then
+    local code
+    code=$(docker wait "$2") || exit 1
+    [[ $code == "$3" ]] || exit 0
+  fi
+  if [[ -n ${1:-} ]]; then
+    leave "its part of the run is over"
+  fi
   read_uptime
   seen_at=$uptime
   while true; do
@@ -133,4 +151,4 @@ main() {
 }
 
 # On one line with its end: bash has read the whole file before it runs any of it, and never looks into the file again.
-main; exit
+main "$@"; exit

@@ -8,7 +8,7 @@ from aws_cdk import Stack
 from aws_cdk import aws_iam as iam
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from constructs import Construct
 
@@ -41,7 +41,10 @@ def perimeter(scope: Construct, *, readable_accounts: Sequence[str]) -> list[iam
         _allow(["*"], conditions={"aws:PrincipalAccount": account, "aws:ResourceAccount": account}),
     ]
     if readable_accounts:
-        conditions = {"aws:PrincipalAccount": account, "aws:ResourceAccount": list(readable_accounts)}
+        conditions: dict[str, str | list[str]] = {
+            "aws:PrincipalAccount": account,
+            "aws:ResourceAccount": list(readable_accounts),
+        }
         statements.append(_allow(_READING, conditions=conditions))
     return statements
 
@@ -58,11 +61,11 @@ def image_layers(scope: Construct) -> iam.PolicyStatement:
 
 
 def _allow(
-    actions: Sequence[str], *, resource: str = "*", conditions: dict[str, str | list[str]] | None = None
+    actions: Sequence[str], *, resource: str = "*", conditions: Mapping[str, str | Sequence[str]] | None = None
 ) -> iam.PolicyStatement:
     return iam.PolicyStatement(
         principals=[iam.AnyPrincipal()],
         actions=list(actions),
         resources=[resource],
-        conditions={"StringEquals": conditions} if conditions else None,
+        conditions={"StringEquals": dict(conditions)} if conditions else None,
     )

@@ -52,8 +52,9 @@ class GpuFleet(Construct):
     its own members and lets out HTTPS. With *efa*, a cluster placement group too. Instances use instance metadata
     version 2 only and encrypted volumes; one that shuts itself down is terminated.
 
-    Of the markets, On-Demand takes the cheapest type a GPU, and Spot the type with the best balance of price and
-    spare capacity (`price-capacity-optimized`, which AWS recommends for training).
+    Of the types that have no more GPUs than a run asks for, On-Demand takes the one with the fewest (`prioritized`),
+    and Spot the one with the best balance of price and spare capacity (`price-capacity-optimized`, which AWS
+    recommends for training).
 
     Cost at rest: none.
 
@@ -70,7 +71,7 @@ class GpuFleet(Construct):
             more often Spot has some. See `cdk_horovod.gpu_types`.
 
         max_gpus:
-            GPUs that the fleet never exceeds. A multiple of the GPUs of the smallest type, and at most 700 nodes of it.
+            GPUs that the fleet never exceeds. A multiple of the GPUs of the smallest type, and at most 600 nodes of it.
 
         on_demand_base_gpus:
             GPUs that come from On-Demand before any come from Spot. Above zero, the leader of each run is On-Demand.
@@ -352,7 +353,7 @@ class GpuFleet(Construct):
         """
         spot = self.spot if attempt is None else attempt.market == contract.SPOT
         return {
-            "OnDemandAllocationStrategy": "lowest-price",
+            "OnDemandAllocationStrategy": "prioritized",
             "OnDemandBaseCapacity": self.on_demand_base_gpus,
             "OnDemandPercentageAboveBaseCapacity": 0 if spot else 100,
             "SpotAllocationStrategy": "price-capacity-optimized",

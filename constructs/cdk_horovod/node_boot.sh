@@ -190,6 +190,21 @@ if [ -n "$log_group" ]; then
   run+=(--log-opt "awslogs-stream=$node" --log-opt mode=non-blocking)
 fi
 "${run[@]}" "$image" || fail "docker did not start the container"
+# Takes the instance out when its agent says so. Docker, or this unit, may be started anew meanwhile.
+cat > '/etc/systemd/system/cdk-horovod-part-over.service' <<'UNIT'
+[Unit]
+Description=Takes this instance out when the run goes on without it
+StartLimitIntervalSec=0
+
+[Service]
+EnvironmentFile=-@NODE_ENV_FILE@
+ExecStart=/bin/bash @SWITCH_FILE@ leave-after cdk-horovod-node @EXIT_PART_OVER@
+Restart=on-failure
+RestartSec=5
+StandardError=journal+console
+UNIT
+systemctl daemon-reload
+systemctl start cdk-horovod-part-over.service
 say "node started"
 # The sign, if the pull was that fast.
 wait

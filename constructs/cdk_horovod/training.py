@@ -12,6 +12,7 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from cdk_horovod.acknowledgements import acknowledge_objects
 from cdk_horovod.clean_up import CleanUp
 from cdk_horovod.engines import EngineTarget, IEngine
 from cdk_horovod.executions import accept_executions, executions_of, permit_workflow
@@ -78,7 +79,7 @@ class HorovodTraining(Construct):
         reaper_interval: Between two looks at every fleet; whole minutes. Default: 5 minutes.
         poll_interval:
             Pause between two looks at nodes that go away, and the shortest one in the queue. With the default queue
-            timeout a waiting run looks every 92 seconds. Default: 15 seconds.
+            timeout a waiting run looks every 155 seconds. Default: 15 seconds.
         removal_policy: What becomes of ledger and log groups with the stack. Default: they are removed, because
             models and receipts are in the storage.
 
@@ -333,6 +334,16 @@ class HorovodTraining(Construct):
         self._storage.grant_read_models(self.state_machine, training=self.queue)
         for statement in self.engine.statements:
             self.state_machine.add_to_role_policy(statement)
+            for resource in statement.resources:
+                if resource.endswith("/*"):
+                    acknowledge_objects(
+                        self.state_machine,
+                        owner=self,
+                        arn=resource.removesuffix("/*"),
+                        path="/*",
+                        reason="A launch needs the permission for all that it touches. Its instance's statement has "
+                        "the condition that binds it to the fleet's launch template, and no launch is without one.",
+                    )
         permit_workflow(self.state_machine)
 
     def _connection_json(self) -> str:

@@ -14,7 +14,7 @@ from horovod_node import contract
 from horovod_node.background import in_background
 from horovod_node.elastic_follow import ElasticFollower
 from horovod_node.elastic_lead import ElasticLeader
-from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError, exit_code
+from horovod_node.errors import LedgerUnreachableError, PartOverError, ReleasedError, RunError, exit_code
 from horovod_node.failure import NodeFailedError, as_failure, as_run_error
 from horovod_node.fetch import fetch
 from horovod_node.follow import Follower
@@ -140,6 +140,9 @@ class Agent:
         except ReleasedError as reason:
             _log.info("leaving: %s", reason)
             return contract.EXIT_RELEASED, False
+        except PartOverError as reason:
+            _log.info("this node's part is over: %s", reason)
+            return contract.EXIT_PART_OVER, True
         except Exception as error:
             failed = as_run_error(error)
             code = _give_up(failed)
@@ -153,7 +156,8 @@ class Agent:
         Do the node's part of the attempt; never returns without an exception.
 
         Raises:
-            ReleasedError: If the node's part is over.
+            ReleasedError: If the fleet was released, or the attempt given up.
+            PartOverError: If the run goes on without this node.
             RunError: If the attempt failed.
         """
         if self._fetched is None:

@@ -1,4 +1,4 @@
-"""A follower in an elastic ring: connects to the leader, takes part, stays until released."""
+"""A follower in an elastic ring: connects to the leader, takes part, leaves when the model is being saved."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ class ElasticFollower:
 
     def follow(self, fetched: Future[Restored | None]) -> NoReturn:
         """
-        Do this node's part, then stay until released.
+        Do this node's part, then stay until it is no longer needed.
 
         Args:
             fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
 
         Raises:
             RunError: If this node's part failed, or the leader is gone.
+            PartOverError: If the training ended well.
             ReleasedError: If the fleet was released.
         """
         place = self._wait_for_leader()
         with closing(RingMember(self._work, place, fetched=fetched)) as member:
-            while True:
+            while not member.over:
                 self._membership.pace = member.pace()
                 self._membership.keep(state=member.state, step=member.step)
                 notice = self._membership.interruption
@@ -51,6 +52,7 @@ class ElasticFollower:
                     member.drain(notice.kind)
                 member.turn()
                 time.sleep(TURN_SECONDS)
+        self._membership.stay_until_saving(place.leader)
 
     def _wait_for_leader(self) -> ChannelPlace:
         look = Every(look_soon_seconds(self._work.run.request.gpus))

@@ -1,4 +1,4 @@
-"""A follower: waits for the leader's plan, runs its part of the ring, stays until released."""
+"""A follower: waits for the leader's plan, runs its part of the ring, leaves when the model is being saved."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ class Follower:
 
     def follow(self, fetched: Future[Restored | None]) -> NoReturn:
         """
-        Do this node's part, then stay until released.
+        Do this node's part, then stay until it is no longer needed.
 
         Args:
             fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
 
         Raises:
             RunError: If this node's part failed, or the leader fell silent.
+            PartOverError: If the training ended well.
             ReleasedError: If the fleet was released, or the leader gave the attempt up.
         """
         while not fetched.done():
@@ -58,7 +59,7 @@ class Follower:
         plan = self._wait_for_plan()
         if plan.host(self._work.node.id) is not None:
             self._train(plan)
-        self._membership.idle()
+        self._membership.stay_until_saving(self._leader)
 
     def _wait_for_plan(self) -> RingPlan:
         look = Every(look_soon_seconds(self._work.run.request.gpus))

@@ -42,7 +42,7 @@ LOOK_SECONDS = 2.0
 TELL_SECONDS = 2.0
 """Between two writes of how far the training is: as often as people look."""
 LOOK_FOR_CEILING_SECONDS = 5.0
-"""Between two looks for the run's prices, which the state machine finds out while the ring already trains."""
+"""Between two looks for the ring's price; a run without a ceiling has none."""
 FAILED_SECONDS = 30.0
 """How long a failure is kept back for the newest checkpoint; the nodes cost meanwhile, so would the steps after it."""
 SAVED_SECONDS = 120.0
@@ -62,7 +62,7 @@ class Leader(ABC):
         self._work = work
         self._membership = membership
         self._ledger = work.ledger.with_patience(0)
-        self._task = Task(work, membership, name=contract.TASK_RING, asked_again=True)
+        self._task = Task(work, membership, name=contract.TASK_RING)
         self._nodes: Sequence[NodeItem] = ()
         self._silence = Silence()
         self._looked_at = time.monotonic()
@@ -99,6 +99,8 @@ class Leader(ABC):
                 answer = self._train()
                 self._membership.keep(state=contract.NODE_DONE, step=answer[contract.STEPS])
                 self._task.succeed(answer)
+            # From now on the others are not needed, and see it.
+            self._membership.keep(state=contract.NODE_SAVING)
             with self._answering_failures():
                 self._task = self._next_task(contract.TASK_SAVE)
                 self._mirror.flush()
@@ -291,8 +293,13 @@ class Leader(ABC):
             raise RunError(contract.ERROR_COST_CEILING, f"{cost} The model's upload had not ended.")
 
     def _cost_ceiling(self) -> CostCeiling | None:
-        """Give the run's ceiling, which is written once."""
-        if self._ceiling is None and self._look_for_ceiling.due():
+        """
+        Give the ceiling of this ring, which the state machine writes together with its question for the training.
+
+        Until it asks, the run's item has what the ring of an attempt before cost.
+        """
+        asked = self._task.name != contract.TASK_RING and self._task.is_asked
+        if self._ceiling is None and asked and self._look_for_ceiling.due():
             with suppress(LedgerUnreachableError):
                 self._ceiling = self._ledger.cost_ceiling(self._work.lease)
         return self._ceiling

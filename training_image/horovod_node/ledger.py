@@ -201,8 +201,13 @@ class Ledger(LedgerTable):
         remove_at: int,
         interruption: Interruption | None = None,
         pace: Sequence[Pace] = (),
+        leaves: bool = False,
     ) -> None:
-        """Write the node's item, or refresh it; without an *interruption* what it says of one stays as it is."""
+        """
+        Write the node's item, or refresh it; without an *interruption* what it says of one stays as it is.
+
+        With *leaves* it says that the node is no longer part of the run from now on.
+        """
         now = {"N": str(int(time.time()))}
         values: dict[str, Any] = {
             contract.NODE: {"S": node.id},
@@ -221,6 +226,8 @@ class Ledger(LedgerTable):
         if interruption is not None:
             values[contract.INTERRUPTION] = {"S": interruption.kind}
             values[contract.INTERRUPTED_AT] = {"N": str(int(interruption.at))}
+        if leaves:
+            values[contract.LEFT_AT] = now
         if pace:
             values[contract.PACE_JSON] = {"S": json.dumps(pace)}
         assignments = [f"#{name} = :{name}" for name in values]

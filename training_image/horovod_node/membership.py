@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from horovod_node import contract
-from horovod_node.errors import LedgerUnreachableError, ReleasedError
+from horovod_node.errors import LedgerUnreachableError, PartOverError, ReleasedError
 from horovod_node.every import Every
 from horovod_node.interruption import Interruption, InterruptionWatch
 from horovod_node.lease_renewal import LeaseRenewal, renewal_seconds
@@ -126,7 +127,34 @@ class Membership:
             self.keep()
             time.sleep(0.5)
 
-    def _write(self) -> None:
+    def stay_until_saving(self, leader: str) -> NoReturn:
+        """
+        Stay until *leader* saves the model, then note that this node leaves: from then on it would only cost.
+
+        The leader says so when the state machine has its answer to the training. Until then the attempt may still be
+        lost, and a node that stayed can begin the next one at once.
+
+        Raises:
+            PartOverError: In the end.
+            ReleasedError: If the fleet was released, or the leader gave the attempt up.
+        """
+        look = Every(LEASE_SECONDS)
+        while True:
+            self.keep()
+            if look.due():
+                try:
+                    led = self._ledger.node(self._work.lease, leader)
+                except LedgerUnreachableError:
+                    led = None
+                if led is not None and led.state == contract.NODE_FAILED:
+                    raise ReleasedError(f"leader {leader} gave the attempt up")
+                if led is not None and led.state == contract.NODE_SAVING:
+                    with suppress(LedgerUnreachableError):
+                        self._write(leaves=True)
+                    raise PartOverError(f"the training is done, and leader {leader} saves the model")
+            time.sleep(0.5)
+
+    def _write(self, *, leaves: bool = False) -> None:
         self._ledger.put_node(
             self._work.lease,
             self._work.node,
@@ -135,6 +163,7 @@ class Membership:
             remove_at=self._work.run.remove_at,
             interruption=self._interruption,
             pace=self.pace,
+            leaves=leaves,
         )
 
     def _check_lease(self) -> None:

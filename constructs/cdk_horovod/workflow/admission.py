@@ -13,6 +13,7 @@ from constructs import Construct
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.storage import ITrainingStorage
+from cdk_horovod.workflow.emptying import NOT_BEGUN
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.pricing import UNKNOWN
 from cdk_horovod.workflow.receipt import UNREAD_BY_THE_RUN
@@ -61,7 +62,8 @@ def check_the_request(
             "outcome": {"succeeded": False, "error": jsonata("''"), "cause": jsonata("''")},
             "fleet": {},
             "fresh": True,
-            "protected": [],
+            "held": 0,
+            "emptying": NOT_BEGUN,
             "ring": {"gpus": 0},
             "price": UNKNOWN,
             "prices": [],
@@ -73,12 +75,10 @@ def check_the_request(
             **UNREAD_BY_THE_RUN,
         },
     )
-    refuse = sfn.Pass.jsonata(
-        scope, "Refuse the request", assign=failure(contract.ERROR_INVALID_REQUEST, "$problems"), outputs=NO_OUTPUT
-    )
-    complete = sfn.Pass.jsonata(
+    # A request without problems gets its defaults; a choice sets them where none of its rules holds.
+    valid = sfn.Choice.jsonata(
         scope,
-        "Complete the request",
+        "Request valid?",
         assign={
             "request": jsonata(
                 defaults_expression(max_runtime_seconds=longest, max_restarts=max_restarts, max_cost_usd=max_cost_usd)
@@ -90,12 +90,12 @@ def check_the_request(
         },
         outputs=NO_OUTPUT,
     )
-    refuse.next(refused)
-    complete.next(then)
     return check.next(
-        sfn.Choice.jsonata(scope, "Request valid?")
-        .when(sfn.Condition.jsonata(jsonata("$problems = ''")), complete)
-        .otherwise(refuse)
+        valid.when(
+            sfn.Condition.jsonata(jsonata("$problems != ''")),
+            refused,
+            assign=failure(contract.ERROR_INVALID_REQUEST, "$problems"),
+        ).otherwise(then)
     )
 
 
@@ -148,14 +148,14 @@ def check_the_data(
     )
     check.item_processor(look)
     check.add_catch(refused, assign=CAUGHT)
-    refuse = sfn.Pass.jsonata(
-        scope, "Refuse the data", assign=failure(contract.ERROR_DATA_NOT_FOUND, "$problems"), outputs=NO_OUTPUT
-    )
-    refuse.next(refused)
     return check.next(
         sfn.Choice.jsonata(scope, "Data there?")
-        .when(sfn.Condition.jsonata(jsonata("$problems = ''")), then)
-        .otherwise(refuse)
+        .when(
+            sfn.Condition.jsonata(jsonata("$problems != ''")),
+            refused,
+            assign=failure(contract.ERROR_DATA_NOT_FOUND, "$problems"),
+        )
+        .otherwise(then)
     )
 
 

@@ -21,7 +21,7 @@ from constructs import Construct
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow import closing, lease, line
-from cdk_horovod.workflow.emptying import Emptying
+from cdk_horovod.workflow.emptying import NOT_BEGUN, Emptying
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.receipt import UNREAD_BY_ANOTHER, write_the_receipt
 from cdk_horovod.workflow.states import CONDITION_FAILED, call_aws, jsonata, now_as, run_id
@@ -142,7 +142,7 @@ def _read_the_run(scope: Construct, *, engine: EngineConfig, ledger: Ledger, tra
             "source": jsonata("$states.input.source"),
             "run": jsonata(f"{_EVENT}.name"),
             "run_id": jsonata(id_of_the_run),
-            "protected": [],
+            "emptying": NOT_BEGUN,
             "attempt": -1,
             "search": {"looked": []},
             "ring": {"gpus": 0},

@@ -22,6 +22,7 @@ from cdk_horovod.workflow.states import (
     CONDITION_FAILED,
     NO_OUTPUT,
     NOW,
+    REDRIVEN,
     RUN_KEY,
     TRANSACTION_CANCELED,
     call_aws,
@@ -36,6 +37,13 @@ LOST_CAUSE_LIMIT = 2_000
 MINE = "#execution = :execution"
 """The condition that this execution holds the lease."""
 
+HELD = {"held": jsonata(REDRIVEN)}
+"""
+`Assign` of every state that makes sure of the lease: `$held` is in which life of the execution it did so.
+
+States that scale the fleet act only where `$held` is of the present life, see `REDRIVEN`.
+"""
+
 _EXECUTION_NAME = {"#execution": contract.EXECUTION}
 _EXECUTION_VALUE = {":execution": {"S": jsonata("$states.context.Execution.Id")}}
 
@@ -44,8 +52,10 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
     """
     Build the state that takes the lease of `$open[0]`, or fails with `TRANSACTION_CANCELED`.
 
-    Free is a fleet whose lease is missing, or has been expired for so long that every node of its last holder has taken
-    itself out. The same run may take it twice: the answer of a write that succeeded can get lost.
+    Free is a fleet whose lease is missing, or names no execution, or has been expired for so long that every node of
+    its last holder has taken itself out. A lease without an execution is none of a state machine's: it is what a node
+    writes that renews a lease which is gone. The same run may take a fleet twice, because the answer of a write that
+    succeeded can get lost.
 
     Sets `$fleet`, and tells the run's item of it in the same transaction: at no time does a run hold a fleet that its
     item does not name.
@@ -67,9 +77,8 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
             contract.ENDS_BY: {"N": jsonata(f"$string({NOW} + {longest})")},
             contract.LEADER_MARKET: {"S": jsonata("$open[0].leader_market")},
         },
-        "ConditionExpression": f"attribute_not_exists(#pk) OR {MINE} OR #expiry < :abandoned",
+        "ConditionExpression": f"attribute_not_exists(#execution) OR {MINE} OR #expiry < :abandoned",
         "ExpressionAttributeNames": {
-            "#pk": contract.PARTITION_KEY,
             "#expiry": contract.EXPIRES_AT,
             **_EXECUTION_NAME,
         },
@@ -106,6 +115,7 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
             "fleet": jsonata("$open[0]"),
             "times": now_as("reserved_at"),
             "search": jsonata(begun("$open[0].plan")),
+            **HELD,
         },
         # A fleet that is taken goes to the next one at once.
         answers=[TRANSACTION_CANCELED],
@@ -128,11 +138,22 @@ def hold_to_start(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn
             ":expiry": {"N": jsonata(f"$string({NOW} + {seconds.to_seconds()})")},
             ":attempt": {"N": jsonata("$string($attempt)")},
         },
+        assign=HELD,
     )
 
 
-def hold(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn.TaskStateBase:
-    """Build the state that renews the lease of `$fleet`, or fails with `CONDITION_FAILED` if somebody else has it."""
+def hold(
+    scope: Construct, *, ledger: Ledger, seconds: Duration, assign: Mapping[str, Any] | None = None
+) -> sfn.TaskStateBase:
+    """
+    Build the state that renews the lease of `$fleet`, or fails with `CONDITION_FAILED` if somebody else has it.
+
+    Args:
+        scope: Of the state.
+        ledger: Where the lease is.
+        seconds: How long it holds then.
+        assign: Variables set then, beside `$held`.
+    """
     return _update(
         scope,
         "Hold the fleet",
@@ -140,6 +161,7 @@ def hold(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn.TaskStat
         update="SET #expiry = :expiry",
         names={"#expiry": contract.EXPIRES_AT},
         values={":expiry": {"N": jsonata(f"$string({NOW} + {seconds.to_seconds()})")}},
+        assign={**HELD, **(assign or {})},
     )
 
 
@@ -176,8 +198,7 @@ def begin_the_next_attempt(scope: Construct, *, ledger: Ledger, seconds: Duratio
   {'restarted_at': $now()}
 ])"""
             ),
-            # A protected leader that lives is found by the look at the group, and one that does not needs nothing.
-            "protected": [],
+            **HELD,
         },
     )
 
@@ -325,7 +346,7 @@ def take_from(
             ":reclaimed": {"S": jsonata(run)},
             **values,
         },
-        assign=assign,
+        assign={**HELD, **(assign or {})},
         retries=retries,
     )
 

@@ -162,6 +162,8 @@ def _one_fleet(
     report.add_catch(wait).next(wait)
     terminate = states.terminate(scope)
     terminate.add_catch(end, outputs=trouble).next(report)
+    end_staying = states.end(scope)
+    end_staying.add_catch(terminate).next(terminate)
     take = lease.take_from_the_dead(
         scope,
         ledger=ledger,
@@ -174,7 +176,7 @@ def _one_fleet(
         },
     )
     # A holder that lives, or a run that reserved it meanwhile.
-    take.add_catch(end, errors=[CONDITION_FAILED], outputs=NO_OUTPUT).add_catch(end, outputs=trouble).next(terminate)
+    take.add_catch(end, errors=[CONDITION_FAILED], outputs=NO_OUTPUT).add_catch(end, outputs=trouble).next(end_staying)
     describe = describe_the_execution(
         scope,
         "Describe the holder",

@@ -128,6 +128,14 @@ TRANSACTION_CANCELED = "DynamoDb.TransactionCanceledException"
 NOW = "$floor($millis() / 1000)"
 """The expression of the present time in epoch seconds."""
 
+REDRIVEN = "($exists($states.context.Execution.RedriveCount) ? $states.context.Execution.RedriveCount : 0)"
+"""
+The expression of how often somebody redrove this execution ("Accessing execution data from the Context object").
+
+A redriven execution goes on in the state in which it ended, with its variables ("Restarting state machine executions
+with redrive"), while its fleet may be somebody else's by then.
+"""
+
 RUN_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.RUN_PREFIX}' & $run_id")}
 """Partition key of the run's items that only state machines write."""
 

@@ -158,6 +158,7 @@ from horovod_node.contract.errors import (
 )
 from horovod_node.contract.exit_codes import (
     EXIT_OK as EXIT_OK,
+    EXIT_PART_OVER as EXIT_PART_OVER,
     EXIT_TRAINING_FAILED as EXIT_TRAINING_FAILED,
     EXIT_USAGE as EXIT_USAGE,
     EXIT_NODE_FAILED as EXIT_NODE_FAILED,
@@ -229,6 +230,7 @@ from horovod_node.contract.node import (
     SWITCH_FILE as SWITCH_FILE,
     NODE_JOINED as NODE_JOINED,
     NODE_READY as NODE_READY,
+    NODE_SAVING as NODE_SAVING,
     NODE_TRAINING as NODE_TRAINING,
     NODE_DRAINING as NODE_DRAINING,
     NODE_DONE as NODE_DONE,

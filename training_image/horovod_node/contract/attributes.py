@@ -90,6 +90,8 @@ PULLED_AT: Final = "pulled_at"
 JOINED_AT: Final = "joined_at"
 READY_AT: Final = "ready_at"
 """When it had the script, the data and the checkpoint."""
+LEFT_AT: Final = "left_at"
+"""When its part of the run was over and its instance began to take itself out; its bill ends then."""
 IMAGE: Final = "image"
 LIBRARY_VERSION: Final = "library_version"
 PACE_JSON: Final = "pace_json"
@@ -98,8 +100,6 @@ INTERRUPTION: Final = "interruption"
 """Where EC2 will take it away: one of `INTERRUPTIONS`."""
 INTERRUPTED_AT: Final = "interrupted_at"
 """When the node heard of it."""
-LEFT_AT: Final = "left_at"
-"""When its part was over and it ended its own instance."""
 
 # Of the items that hold one thing.
 TOKEN: Final = "token"  # noqa: S105 - an attribute name, not a secret
