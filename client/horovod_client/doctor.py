@@ -45,13 +45,14 @@ class Doctor:
         self._region = region
         self._now = now
 
-    def examine(self, *, stack: str | None, output: str | None = None) -> Iterator[Check]:
+    def examine(self, *, stack: str | None, output: str | None = None, deep: bool = False) -> Iterator[Check]:
         """
         Check one thing after another; what comes after a failure that hides it is left out.
 
         Args:
             stack: Name of the stack that has the training; None to look no further than the account.
             output: Name of the training's stack output, if the stack has several.
+            deep: Whether every state of the state machines is tested (`horovod_client.deep`): a few minutes.
         """
         yield from check_tools()
         if self._region is None:
@@ -82,6 +83,15 @@ class Doctor:
         yield from check_offers(connection.fleets, ec2=self._client("ec2"), autoscaling=self._client("autoscaling"))
         yield from self._check_permissions(connection)
         yield self._check_log_group(connection)
+        if deep:
+            from horovod_client.deep.examine import examine_states, tester_client
+
+            yield from examine_states(
+                connection,
+                stack=stack,
+                cloudformation=self._client("cloudformation"),
+                stepfunctions=tester_client(self._make_client, region=self._region),
+            )
 
     def _check_credentials(self) -> Iterator[Check]:
         fix = "sign in, for example with 'aws sso login', or set AWS_PROFILE; the AWS CLI itself is not needed"

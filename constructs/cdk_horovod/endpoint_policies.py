@@ -8,7 +8,7 @@ from aws_cdk import Stack
 from aws_cdk import aws_iam as iam
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from constructs import Construct
 
@@ -61,11 +61,11 @@ def image_layers(scope: Construct) -> iam.PolicyStatement:
 
 
 def _allow(
-    actions: Sequence[str], *, resource: str = "*", conditions: dict[str, str | list[str]] | None = None
+    actions: Sequence[str], *, resource: str = "*", conditions: Mapping[str, str | Sequence[str]] | None = None
 ) -> iam.PolicyStatement:
     return iam.PolicyStatement(
         principals=[iam.AnyPrincipal()],
         actions=list(actions),
         resources=[resource],
-        conditions={"StringEquals": conditions} if conditions else None,
+        conditions={"StringEquals": dict(conditions)} if conditions else None,
     )

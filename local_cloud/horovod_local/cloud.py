@@ -282,5 +282,9 @@ def client(service: str, *, endpoint: str, region: str, access_key: str) -> Any:
         region_name=region,
         aws_access_key_id=credentials["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=credentials["AWS_SECRET_ACCESS_KEY"],
-        config=Config(retries={"total_max_attempts": 3}, s3={"addressing_style": "path"}),
+        config=Config(
+            retries={"total_max_attempts": 3},
+            s3={"addressing_style": "path"},
+            inject_host_prefix=False,  # else TestState goes to a host "sync-localhost"
+        ),
     )

@@ -1,4 +1,4 @@
-"""What the reaper reports, read back from CloudWatch, and the fleet that it must leave alone."""
+"""What the reaper and the leader report, read back from CloudWatch, and the fleet that must be left alone."""
 
 from __future__ import annotations
 
@@ -89,15 +89,14 @@ def test_fleet_of_a_stopped_run_is_reaped(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_price_of_a_running_run_is_reported(lab: Lab) -> None:
-    """Of a run with a ceiling the reaper tells how much of it is used, look by look; it does not touch its fleet."""
+    """Of a run with a ceiling the leader tells how much of it is used; the reaper leaves its fleet alone."""
     # GIVEN a run that may cost what its ring costs in minutes
     before = {name: len(put(lab, name)) for name in NAMES}
     run = lab.app.start("steps_only.py", gpus=2, max_cost_usd=0.1)
-    # WHEN the reaper has looked twice
-    assert until(
-        SECONDS, lambda: len(put(lab, contract.METRIC_CEILING_USED)) >= before[contract.METRIC_CEILING_USED] + 2
-    )
-    used = put(lab, contract.METRIC_CEILING_USED)[before[contract.METRIC_CEILING_USED] :]
+    # WHEN the leader has told twice
+    told = before[contract.METRIC_CEILING_USED] + 2
+    assert until(SECONDS, lambda: len(put(lab, contract.METRIC_CEILING_USED)) >= told)
+    used = put(lab, contract.METRIC_CEILING_USED)[told - 2 :]
     # THEN
     assert 0 < used[0] < used[1] <= percent_used(lab, run)
     assert lab.holder(TWO) == run.name
@@ -181,12 +180,14 @@ def falls_silent(lab: Lab) -> bool:
 def put(lab: Lab, name: str) -> list[float]:
     """List the values of a metric that were put for the lab's training, the oldest first."""
     cloudwatch = lab.cloud.client("cloudwatch")
-    machine = lab.app.training.connection.state_machine.rpartition(":")[2]
+    connection = lab.app.training.connection
+    by_a_node = name == contract.METRIC_CEILING_USED
+    training = connection.queue if by_a_node else connection.state_machine.rpartition(":")[2]
     now = datetime.now(UTC)
     found: list[dict[str, Any]] = cloudwatch.get_metric_statistics(
         Namespace=contract.METRIC_NAMESPACE,
         MetricName=name,
-        Dimensions=[{"Name": contract.METRIC_TRAINING, "Value": machine}],
+        Dimensions=[{"Name": contract.METRIC_TRAINING, "Value": training}],
         StartTime=now - timedelta(hours=1),
         EndTime=now + timedelta(minutes=1),
         Period=1,

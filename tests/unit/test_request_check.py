@@ -318,7 +318,7 @@ LONGEST_IN_THREE_WAYS = {
     "list of texts": {"e": [""] * 13_200},
     "list of nothing": {"e": [[]] * 13_200},
     "soft hyphens": {"e": ["\u00ad" * 19_900]},
-    "objects": {"e": [{"": None}] * 4_400},
+    "objects": {"e": [{"": None}] * 3_970},
 }
 
 

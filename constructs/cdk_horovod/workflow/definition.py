@@ -31,7 +31,7 @@ from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.outcome import LOST, attempt_lost, leader_lost, lease_lost, out_of_time
 from cdk_horovod.workflow.prices import look_up_prices
 from cdk_horovod.workflow.receipt import write_the_receipt
-from cdk_horovod.workflow.states import CAUGHT, CONDITION_FAILED, NO_OUTPUT, jsonata
+from cdk_horovod.workflow.states import CAUGHT, CONDITION_FAILED, NO_OUTPUT, jsonata, now_as
 
 
 def run_definition(

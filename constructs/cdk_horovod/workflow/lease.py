@@ -365,8 +365,8 @@ def take_from_the_dead(
         scope,
         ledger=ledger,
         holder=contract.REAPER,
-        condition=f"(NOT {_OWNED}) OR (#execution = :seen AND (#expiry <= :before OR NOT "
-        "attribute_type(#expiry, :number)))",
+        condition=f"(NOT {_OWNED}) OR (#execution = :seen AND ((NOT attribute_type(#expiry, :number)) OR "
+        "#expiry <= :before))",
         values={
             **_OWNED_VALUES,
             ":seen": {"S": jsonata("$lease.execution")},

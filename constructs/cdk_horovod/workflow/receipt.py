@@ -223,8 +223,13 @@ def _read_the_nodes(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
             f"(attribute_not_exists(#{name}) OR (attribute_type(#{name}, :text) AND size(#{name}) <= :most_{most}))"
             for name, most in _TEXTS.items()
         ),
-        f"(attribute_not_exists(#{contract.GPUS}) OR #{contract.GPUS} BETWEEN :none AND :most_gpus)",
-        *(f"(attribute_not_exists(#{name}) OR #{name} BETWEEN :first AND :last)" for name in _MOMENTS),
+        *(
+            f"(attribute_not_exists(#{name}) OR (attribute_type(#{name}, :number) AND #{name} BETWEEN {bounds}))"
+            for name, bounds in {
+                contract.GPUS: ":none AND :most_gpus",
+                **dict.fromkeys(_MOMENTS, ":first AND :last"),
+            }.items()
+        ),
     ]
     return call_aws(
         scope,
@@ -245,6 +250,7 @@ def _read_the_nodes(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
                 ":pk": NODES_PARTITION,
                 ":ask": {"S": jsonata("$tally.asks[0]")},
                 ":text": {"S": "S"},
+                ":number": {"S": "N"},
                 **{f":most_{most}": {"N": str(most)} for most in _TEXTS.values()},
                 ":none": {"N": "0"},
                 ":most_gpus": {"N": str(_MOST_GPUS)},

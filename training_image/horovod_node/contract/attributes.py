@@ -100,8 +100,6 @@ INTERRUPTION: Final = "interruption"
 """Where EC2 will take it away: one of `INTERRUPTIONS`."""
 INTERRUPTED_AT: Final = "interrupted_at"
 """When the node heard of it."""
-LEFT_AT: Final = "left_at"
-"""When its part was over and it ended its own instance."""
 
 # Of the items that hold one thing.
 TOKEN: Final = "token"  # noqa: S105 - an attribute name, not a secret
