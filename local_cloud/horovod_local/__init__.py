@@ -40,7 +40,7 @@ What a run here proves:
 
 - the templates deploy: order, references between stacks, every property that a run depends on;
 - the state machine runs as written: conditions, retries, catches, task tokens with heartbeats, time limits, clean-up.
-  SDK calls are spelt as AWS wants them (`horovod_local.java_names`): any other is refused when the machine is created;
+  SDK calls are spelt as AWS wants them (`horovod_client.java_names`): any other is refused when the machine is created;
 - groups fill by weight, market and allocation strategy, scale to zero, respect protection and standby, and replace what
   they lose, and what a new market policy does not want. EC2 answers a launch a moment later, or much later;
 - quotas that a run could meet: payloads, histories, items, pages, transactions, expressions;

@@ -191,7 +191,7 @@ def test_leader_of_a_former_attempt_answers_nothing_of_the_next(
 ) -> None:
     """Each attempt has questions of its own, which no leader of another ever sees."""
     # GIVEN
-    task = Task(work, Membership(work), name=name, asked_again=name == contract.TASK_RING)
+    task = Task(work, Membership(work), name=name)
     # WHEN the run begins anew
     aws.put_lease(work.node.fleet, run="run-1", attempt=2)
     aws.put(contract.task_key("fleet", id_of("run-1"), 2, name), **{contract.TOKEN: "of attempt 2"})

@@ -13,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import HTTPClientError
 from botocore.model import ListShape, OperationModel, Shape, StructureShape
 
-from horovod_local import java_names
+from horovod_client import java_names
 from horovod_local.access_keys import ACCESS_KEYS
 from horovod_local.api_calls import state_agent
 from horovod_local.corrections.registry import correction
