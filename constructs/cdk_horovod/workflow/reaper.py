@@ -194,7 +194,7 @@ def _one_fleet(
         .when(sfn.Condition.jsonata(jsonata("$taken and $running = 0 and $empty")), release)
         .when(sfn.Condition.jsonata(jsonata("$taken and $running = 0")), wait, assign={"empty": True})
         .when(sfn.Condition.jsonata(jsonata(f"$taken and {NOW} < $patient_until")), wait, assign={"empty": False})
-        # Its nodes are told to go. The lease expires before the next look but one, which goes on.
+        # Its nodes are told to go. When the lease of this look has expired, a later one goes on.
         .when(sfn.Condition.jsonata(jsonata("$taken")), end, outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$not($lease.there) and $running = 0")), end, outputs=NO_OUTPUT)
         # An Express execution cannot be described: a look that died holds its fleet until the lease expires.
