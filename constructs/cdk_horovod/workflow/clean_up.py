@@ -20,7 +20,7 @@ from constructs import Construct
 
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow import closing, lease, line
+from cdk_horovod.workflow import closing, foreign_lease, lease, line
 from cdk_horovod.workflow.emptying import NOT_BEGUN, Emptying
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.receipt import UNREAD_BY_ANOTHER, write_the_receipt
@@ -73,7 +73,7 @@ def clean_up_definition(
         empty=release,
         lost=receipt,
     )
-    take = lease.take_from(
+    take = foreign_lease.take_from(
         scope,
         ledger=ledger,
         holder=contract.CLEAN_UP,

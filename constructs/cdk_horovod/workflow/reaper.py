@@ -21,7 +21,7 @@ from constructs import Construct
 
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow import lease, line
+from cdk_horovod.workflow import foreign_lease, lease, line
 from cdk_horovod.workflow.clean_up import SOURCE_OF_THE_REAPER
 from cdk_horovod.workflow.execution import DOES_NOT_EXIST, ENDED_WITHOUT_SUCCESS, EVENT, describe_the_execution
 from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, NOW, call_aws, jsonata
@@ -164,7 +164,7 @@ def _one_fleet(
     terminate.add_catch(end, outputs=trouble).next(report)
     end_staying = states.end(scope)
     end_staying.add_catch(terminate).next(terminate)
-    take = lease.take_from_the_dead(
+    take = foreign_lease.take_from_the_dead(
         scope,
         ledger=ledger,
         seconds=HOLD,
@@ -202,7 +202,7 @@ def _one_fleet(
         .otherwise(describe)
     )
     look.add_catch(end, outputs=trouble).next(what)
-    read = lease.read(
+    read = foreign_lease.read(
         scope,
         ledger=ledger,
         fleet="$states.input.id",
