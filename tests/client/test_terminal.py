@@ -21,8 +21,10 @@ from horovod_client.run import Run
 from horovod_client.status import Holder, LostAttempt, NodeStatus, RunStatus
 from horovod_client.terminal import printable, printable_json, printable_line
 
-HOSTILE = "\x1b]52;c;cm0gLXJm\x07\x1b]0;title\x1b\\\x1b[2J\x9b31m\x1b[3\x1b[1m1m\u202egnp.exe"
+HOSTILE = (
+    "\x1b]52;c;cm0gLXJm\x07\x1b]0;title\x1b\\\x1b[2J\x9b31m\x1b[3\x1b[1m1m\u202egnp.exe"
     "\r\x08\x7f\x85\x1bc[/x][bold]\ud800"
+)
 TEXT = st.text(
     st.characters() | st.sampled_from("\x1b\x9b\x9d\x07[]();mJ\\\r\n\t\b\x7f\u202e\u2066\u2028\ud800/"), max_size=60
 ) | st.just(HOSTILE)
