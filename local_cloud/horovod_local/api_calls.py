@@ -14,17 +14,14 @@ import re
 import uuid
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, unquote
 
-from horovod_local.faults import WORKFLOW
 from horovod_local.machine import NODE_ACCESS_KEY
-
-WORKFLOW_ACCESS_KEY: Final = "ak"
-"""moto's Step Functions signs with it."""
 
 _CREDENTIAL: Final = re.compile(r"Credential=([^/,]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 _BOTO3_NAMES: Final = {"states": "stepfunctions", "monitoring": "cloudwatch"}
 """Names that services sign with, where boto3 has another."""
+_STATE_AGENT: Final = "horovod-local-state/"
 _RPC_PATH: Final = re.compile(r"^/service/[^/]+/operation/([^/]+)$")
 _FORM: Final = "application/x-www-form-urlencoded"
 
@@ -37,14 +34,16 @@ class ApiCall:
     Args:
         service: As boto3 calls it.
         operation: Name in the API; empty when it is not known.
-        caller: The instance's id for a node, `workflow` for a state machine; else the access key.
+        caller: The instance's id for a node, `workflow` for a state machine; else the access key's name.
         region: That the request was signed for.
+        state: Name of the state of a state machine that asks; empty if none does.
     """
 
     service: str
     operation: str
     caller: str
     region: str
+    state: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +61,21 @@ def read_call(environ: dict[str, Any]) -> ApiCall | None:
     if signed is None:
         return None
     key, region, scope = signed.groups()
-    caller = WORKFLOW if key == WORKFLOW_ACCESS_KEY else key.removeprefix(NODE_ACCESS_KEY)
+    # What follows the name is random, so that nobody can guess the key.
+    caller = key.removeprefix(NODE_ACCESS_KEY).partition(".")[0]
     service = _BOTO3_NAMES.get(scope, scope)
     operation = _s3_operation(environ) if service == "s3" else _operation(environ)
-    return ApiCall(service=service, operation=operation, caller=caller, region=region)
+    return ApiCall(service=service, operation=operation, caller=caller, region=region, state=_state(environ))
+
+
+def state_agent(state: str) -> str:
+    """Write the name of a state as a part of the header `User-Agent`, where `read_call` finds it."""
+    return f"{_STATE_AGENT}{quote(state, safe='')}"
+
+
+def _state(environ: dict[str, Any]) -> str:
+    found = re.search(rf"{re.escape(_STATE_AGENT)}(\S+)", str(environ.get("HTTP_USER_AGENT", "")))
+    return unquote(found[1]) if found else ""
 
 
 def read_body(environ: dict[str, Any]) -> bytes:
@@ -80,8 +90,8 @@ def read_body(environ: dict[str, Any]) -> bytes:
     return body
 
 
-def refuse(call: ApiCall, *, method: str, code: str, status: int, message: str) -> ErrorAnswer:
-    """Make the answer by which the service of *call* says *code*."""
+def refuse(call: ApiCall, *, method: str, code: str, status: int, message: str, **members: Any) -> ErrorAnswer:
+    """Make the answer by which the service of *call* says *code*; JSON has room for more *members* of the error."""
     request = str(uuid.uuid4())
     error = f"<Code>{code}</Code><Message>{message}</Message>"
     kind = "text/xml"
@@ -97,7 +107,7 @@ def refuse(call: ApiCall, *, method: str, code: str, status: int, message: str) 
                 "</ErrorResponse>"
             )
         case _:
-            kind, body = "application/x-amz-json-1.0", json.dumps({"__type": code, "message": message})
+            kind, body = "application/x-amz-json-1.0", json.dumps({"__type": code, "message": message, **members})
     return ErrorAnswer(
         status=f"{status} {code}",
         headers=[("Content-Type", kind), ("x-amzn-RequestId", request), ("x-amz-request-id", request)],

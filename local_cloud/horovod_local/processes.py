@@ -15,7 +15,7 @@ CLOUD_VARIABLE: Final = "CDK_HOROVOD_LOCAL_CLOUD"
 _PROCESSES: Final = Path("/proc")
 
 
-def fake_credentials(endpoint: str, *, access_key: str = "local") -> dict[str, str]:
+def fake_credentials(endpoint: str, *, access_key: str) -> dict[str, str]:
     """Name the local cloud, and credentials that are good for nothing else, as AWS's own variables."""
     return {
         "AWS_ENDPOINT_URL": endpoint,

@@ -133,9 +133,10 @@ def put_model(account: Account, client: TrainingClient) -> Callable[[str, dict[s
                 member = tarfile.TarInfo(name)
                 member.size = len(text)
                 archive.addfile(member, io.BytesIO(text.encode()))
-        account.s3.put_object(
-            Bucket=client.connection.model_bucket, Key=contract.model_key(run), Body=buffer.getvalue()
-        )
+        for run_id in account.run_ids(client.connection, run):
+            account.s3.put_object(
+                Bucket=client.connection.model_bucket, Key=contract.model_key(run_id), Body=buffer.getvalue()
+            )
 
     return put
 

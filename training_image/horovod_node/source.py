@@ -22,12 +22,13 @@ SOURCE_LIMIT_BYTES = 512 * 1024**2
 UNPACKED_LIMIT_BYTES = 4 * 1024**3
 """Keeps a small archive from filling the disk."""
 
-_KEY_WITH_DIGEST = re.compile(contract.source_key("([0-9a-f]{64})"))
-
 
 def fetch_source(s3: S3Client, *, uri: str, entry_point: str, into: Path) -> None:
     """
     Unpack the archive at *uri* into the empty folder *into*.
+
+    Where its key names a digest (`contract.source_key`), the content must have it, or nothing of it is used: what a
+    run trains is what its request names, whoever may write to the bucket.
 
     Raises:
         RunError: If it is not there, too large, lacks *entry_point*, or `contract.unpack_archive` refuses it. All of
@@ -52,10 +53,12 @@ def fetch_source(s3: S3Client, *, uri: str, entry_point: str, into: Path) -> Non
             raise _refusal(
                 f"'source' must be a .tar.gz of a script's folder, but {uri} was refused: {refusal}"
             ) from refusal
-    # A key that tells the digest was made by the client: whoever may write it must not choose what others' nodes run.
-    told = _KEY_WITH_DIGEST.fullmatch(address.key)
-    if told is not None and told[1] != digest:
-        raise _refusal(f"'source' was replaced: {uri} holds an archive with the digest {digest}")
+    named = re.fullmatch(contract.SOURCE_PATTERN, address.key)
+    if named and named[1] != digest:
+        raise _refusal(
+            f"'source' is not what was packaged: {uri} must hold an archive with the SHA-256 digest {named[1]}, but "
+            f"that of its content is {digest}"
+        )
     if not (into / entry_point).is_file():
         scripts = sorted(str(path.relative_to(into)) for path in into.rglob("*.py"))
         held = f"its Python files are {', '.join(scripts[:10])}" if scripts else "it holds no Python file"

@@ -31,6 +31,7 @@ VERBS = (
     "tensorboard",
     "local",
     "doctor",
+    "prove",
     "completion",
 )
 """Each is a command of its own name in a module of its own name, loaded when it is called."""

@@ -36,7 +36,9 @@ def tensorboard(*, run: str, port: int, stack: str, output: str | None, as_json:
     found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
     status = found.status()  # a name that no run has is told before anything is started
     with tempfile.TemporaryDirectory(prefix=f"tensorboard-{run}-") as folder:
-        files = TensorBoardFiles(found.clients.s3, bucket=found.connection.model_bucket, run=run, folder=Path(folder))
+        files = TensorBoardFiles(
+            found.clients.s3, bucket=found.connection.model_bucket, run_id=found.run_id, folder=Path(folder)
+        )
         count = files.sync()
         if not count and status.ended:
             raise HorovodClientError(
