@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -480,3 +481,24 @@ def pages_of(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for page in pages
     ]
+
+
+def test_page_of_the_largest_items_fits(states: Mapping[str, Any]) -> None:
+    """Whatever a script writes into the items that the filter passes, one answer is not too large for a state."""
+    # GIVEN what the filter lets through
+    arguments = states["Read the nodes"]["Arguments"]
+    values, names = arguments["ExpressionAttributeValues"], arguments["ExpressionAttributeNames"]
+    clauses = re.findall(r"size\((#\w+)\) <= (:\w+)", arguments["FilterExpression"])
+    texts = {names[name]: int(values[most]["N"]) for name, most in clauses}
+    numbers = re.findall(r"(#\w+) BETWEEN", arguments["FilterExpression"])
+    projection = evaluate(arguments["ProjectionExpression"], {"tally": {"asks": [contract.NODE_PREFIX]}})
+    read = {names[name] for name in projection.split(", ")}
+    assert read <= texts.keys() | {names[name] for name in numbers}
+    # WHEN every text is of characters that JSON writes with six, and every number has all its digits
+    largest = {
+        **{name: {"S": "\x01" * most} for name, most in texts.items() if name in read},
+        **{names[name]: {"N": f"1772366400.{'9' * 28}"} for name in numbers},
+    }
+    key = {contract.SORT_KEY: {"S": "\x01" * 1024}, contract.PARTITION_KEY: {"S": "x" * 2048}}
+    # THEN
+    assert len(json.dumps({"Items": [largest] * PAGE, "LastEvaluatedKey": key})) < STATE_BYTES
