@@ -237,12 +237,16 @@ def test_price_of_any_ring(price: str, cases: list[Case]) -> None:
 def expected(variables: Case) -> dict[str, Any]:
     """Work out `$price` in Python."""
     rows = variables["prices"]
-    spots = {(row["instance_type"], row["zone"]): row["usd"] for row in rows if row["market"] == contract.SPOT}
+    spots: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["market"] == contract.SPOT:
+            spots.setdefault(row["instance_type"], {})[row["zone"]] = row["usd"]
     on_demand = {row["instance_type"]: row["usd"] for row in rows if row["market"] == contract.ON_DEMAND}
     usd, missing = 0.0, []
     for each in variables["states"]["result"][contract.NODES]:
         kind = each[contract.INSTANCE_TYPE]
-        own = spots.get((kind, each[contract.ZONE])) if each[contract.MARKET] == contract.SPOT else None
+        there = spots.get(kind, {}) if each[contract.MARKET] == contract.SPOT else {}
+        own = there.get(each[contract.ZONE], max(there.values(), default=None))
         cost = own or on_demand.get(kind, 0)
         if not cost:
             missing.append(kind)

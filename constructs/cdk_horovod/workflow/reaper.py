@@ -24,6 +24,7 @@ from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow import lease, line
 from cdk_horovod.workflow.clean_up import SOURCE_OF_THE_REAPER
 from cdk_horovod.workflow.execution import DOES_NOT_EXIST, ENDED_WITHOUT_SUCCESS, EVENT, describe_the_execution
+from cdk_horovod.workflow.reclaiming import read_the_lease, take_from_the_dead
 from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, NOW, call_aws, jsonata
 from horovod_node import contract
 
@@ -164,7 +165,7 @@ def _one_fleet(
     terminate.add_catch(end, outputs=trouble).next(report)
     end_staying = states.end(scope)
     end_staying.add_catch(terminate).next(terminate)
-    take = lease.take_from_the_dead(
+    take = take_from_the_dead(
         scope,
         ledger=ledger,
         seconds=HOLD,
@@ -202,7 +203,7 @@ def _one_fleet(
         .otherwise(describe)
     )
     look.add_catch(end, outputs=trouble).next(what)
-    read = lease.read(
+    read = read_the_lease(
         scope,
         ledger=ledger,
         fleet="$states.input.id",
