@@ -12,19 +12,49 @@ import io
 import json
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from horovod_local.faults import WORKFLOW
-from horovod_local.machine import NODE_ACCESS_KEY
-
-WORKFLOW_ACCESS_KEY: Final = "ak"
-"""moto's Step Functions signs with it."""
+from horovod_local.permissions.principals import caller_of
 
 _CREDENTIAL: Final = re.compile(r"Credential=([^/,]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 _BOTO3_NAMES: Final = {"states": "stepfunctions", "monitoring": "cloudwatch"}
 """Names that services sign with, where boto3 has another."""
+_S3_SUBRESOURCES: Final = frozenset(
+    [
+        "accelerate",
+        "acl",
+        "analytics",
+        "attributes",
+        "cors",
+        "encryption",
+        "intelligent-tiering",
+        "inventory",
+        "legal-hold",
+        "lifecycle",
+        "location",
+        "logging",
+        "metrics",
+        "notification",
+        "object-lock",
+        "ownershipControls",
+        "policy",
+        "policyStatus",
+        "publicAccessBlock",
+        "replication",
+        "requestPayment",
+        "restore",
+        "retention",
+        "select",
+        "tagging",
+        "torrent",
+        "versioning",
+        "versions",
+        "website",
+    ]
+)
+"""In the query of requests that are about something else than an object itself; their operations are not told."""
 _RPC_PATH: Final = re.compile(r"^/service/[^/]+/operation/([^/]+)$")
 _FORM: Final = "application/x-www-form-urlencoded"
 
@@ -39,12 +69,14 @@ class ApiCall:
         operation: Name in the API; empty when it is not known.
         caller: The instance's id for a node, `workflow` for a state machine; else the access key.
         region: That the request was signed for.
+        access_key: Id of the access key that signed it.
     """
 
     service: str
     operation: str
     caller: str
     region: str
+    access_key: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +94,9 @@ def read_call(environ: dict[str, Any]) -> ApiCall | None:
     if signed is None:
         return None
     key, region, scope = signed.groups()
-    caller = WORKFLOW if key == WORKFLOW_ACCESS_KEY else key.removeprefix(NODE_ACCESS_KEY)
     service = _BOTO3_NAMES.get(scope, scope)
     operation = _s3_operation(environ) if service == "s3" else _operation(environ)
-    return ApiCall(service=service, operation=operation, caller=caller, region=region)
+    return ApiCall(service=service, operation=operation, caller=caller_of(key), region=region, access_key=key)
 
 
 def read_body(environ: dict[str, Any]) -> bytes:
@@ -90,7 +121,7 @@ def refuse(call: ApiCall, *, method: str, code: str, status: int, message: str) 
             body = f"<Error>{error}<RequestId>{request}</RequestId></Error>"
         case "ec2":
             body = f"<Response><Errors><Error>{error}</Error></Errors><RequestID>{request}</RequestID></Response>"
-        case "autoscaling" | "cloudformation" | "sns":
+        case "autoscaling" | "cloudformation" | "iam" | "sns" | "sts":
             fault = "Receiver" if status >= 500 else "Sender"
             body = (
                 f"<ErrorResponse><Error><Type>{fault}</Type>{error}</Error><RequestId>{request}</RequestId>"
@@ -126,9 +157,13 @@ def _s3_operation(environ: dict[str, Any]) -> str:
     in_path = host in ("localhost", "127.0.0.1")
     has_key = bool(path.partition("/")[2] if in_path else path)
     query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    if _S3_SUBRESOURCES & set(query):
+        return ""
     if not has_key:
         if method == "GET":
-            return "ListObjectsV2" if query.get("list-type") == ["2"] else ""
+            return "ListObjectsV2" if query.get("list-type") == ["2"] else "ListObjects"
+        if method == "POST":
+            return "DeleteObjects" if "delete" in query else ""
         return {"HEAD": "HeadBucket", "PUT": "" if query else "CreateBucket"}.get(method, "")
     if "uploadId" in query:
         return {

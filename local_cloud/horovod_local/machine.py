@@ -43,8 +43,6 @@ RESTART_SECONDS: Final = 1.0
 """Before a switch that ended is started again."""
 CONTAINER_VARIABLE: Final = "CDK_HOROVOD_LOCAL_CONTAINER"
 """In the environment of the agent and of all that it starts, with the instance's id: what ends with the agent."""
-NODE_ACCESS_KEY: Final = "node-"
-"""Begins the access key of every node, which its instance's id ends: the cloud knows by it who asks."""
 
 _COMMANDS: Final = Path(__file__).with_name("machine_commands")
 """Programs of an instance that this machine must not run, or runs otherwise."""
@@ -96,9 +94,19 @@ class Machine:
         region: Of the instance.
         number: Last number of its address.
         endpoint: Address of the local cloud.
+        access_key: Of the role in the instance's profile; none if it has no profile, and so no credentials.
     """
 
-    def __init__(self, *, facts: LocalInstance, account: str, region: str, number: int, endpoint: str) -> None:
+    def __init__(
+        self,
+        *,
+        facts: LocalInstance,
+        account: str,
+        region: str,
+        number: int,
+        endpoint: str,
+        access_key: str | None,
+    ) -> None:
         self.account = account
         self.region = region
         self.number = number
@@ -107,6 +115,7 @@ class Machine:
         self._facts = facts
         self._taken_back_at: float | None = None
         self._endpoint = endpoint
+        self._access_key = access_key
         self._folder = Path(facts.log).parent
         self._environment: dict[str, str] = {}
         self._agent: subprocess.Popen[bytes] | None = None
@@ -258,7 +267,7 @@ class Machine:
             contract.ENV_ECHO: "1",
             # The agent watches it for interruptions. The SDKs do not look there: they have credentials.
             contract.ENV_METADATA_ENDPOINT: f"{self._endpoint}{METADATA_PATH}{facts.instance_id}",
-            **fake_credentials(self._endpoint, access_key=NODE_ACCESS_KEY + facts.instance_id),
+            **fake_credentials(self._endpoint, access_key=self._access_key),
             CLOUD_VARIABLE: self._endpoint,
         }
 

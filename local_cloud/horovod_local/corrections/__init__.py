@@ -20,6 +20,7 @@ from horovod_local.corrections import (
     express,
     jsonata,
     metrics,
+    permissions,
     prices,
     resources,
     tasks,
@@ -46,6 +47,7 @@ ALL: Final[tuple[Correction, ...]] = (
     *autoscaling.CORRECTIONS,
     *metrics.CORRECTIONS,
     *prices.CORRECTIONS,
+    *permissions.CORRECTIONS,
 )
 
 _applied: list[Correction] = []
