@@ -87,6 +87,33 @@ def _known(change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @correction(
+    moto="gives the ARN of a template's log group without what stands for its streams",
+    aws='ends it with ":*", so that a policy on it is about the streams, too',
+)
+def log_groups_stand_for_their_streams() -> None:
+    from moto.logs.models import LogGroup
+
+    get_cfn_attribute = LogGroup.get_cfn_attribute
+
+    def attribute(self: Any, attribute_name: str) -> Any:
+        # CloudFormation Template Reference, AWS::Logs::LogGroup, return values.
+        return f"{self.arn}:*" if attribute_name == "Arn" else get_cfn_attribute(self, attribute_name)
+
+    LogGroup.get_cfn_attribute = attribute
+
+
+@correction(
+    moto="evaluates a bucket policy for some requests, without its conditions and principals",
+    aws="evaluates all of it for all requests; here `horovod_local.permissions` does",
+)
+def bucket_policies_are_evaluated_once() -> None:
+    from moto.iam.access_control import PermissionResult
+    from moto.s3.models import FakeBucket
+
+    FakeBucket.get_permission = lambda *_asked: PermissionResult.NEUTRAL
+
+
+@correction(
     moto="takes policies with any element, operator or key",
     aws="evaluates them all; here a template with one that is not evaluated is refused",
 )
@@ -259,6 +286,8 @@ def may_deliver(rule: str, target: Mapping[str, Any], *, account: str, region: s
 
 CORRECTIONS = (
     resource_policies_are_made,
+    log_groups_stand_for_their_streams,
+    bucket_policies_are_evaluated_once,
     policies_are_understood,
     state_machines_act_as_their_role,
     roles_of_state_machines_are_checked,

@@ -19,8 +19,10 @@ def _on(parameter: str, action: str) -> Reader:
 
 def _answer(action: str) -> Reader:
     def read(asked: Asked) -> Iterable[Check]:
+        from moto.stepfunctions.parser.models import stepfunctions_parser_backends
+
         token = asked.parameters["taskToken"]
-        for execution in asked.backend("stepfunctions")._get_executions():
+        for execution in stepfunctions_parser_backends[asked.account][asked.call.region]._get_executions():
             env = execution.exec_worker.env if execution.exec_worker else None
             if env is not None and env.callback_pool_manager.get(token) is not None:
                 yield Check(action=f"states:{action}", resource=execution.state_machine.arn)
