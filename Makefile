@@ -32,7 +32,7 @@ test: setup lint types ## Everything but the slow lane
 	pytest -n 2 --dist loadfile -m "not slow"
 
 ##@ Daily work
-.PHONY: test-fast test-slow faults lint types format synth snapshots graph bench lock
+.PHONY: test-fast test-slow faults lint types format synth snapshots graph bench prove lock
 test-fast: setup ## Tests of plain Python: no synthesis, ring, local cloud or image; under a minute
 	pytest -q -m "not slow and not ring and not local and not synth"
 
@@ -66,6 +66,9 @@ graph: synth ## Draw the state machine into docs/
 bench: setup ## Measure launch and termination against horovodrun, and what a user of the client waits for
 	python benchmarks/launch.py
 	python benchmarks/client.py
+
+prove: setup ## The whole drill on AWS, in your account: below 5 USD; asks first (PROVE="--local" for the local cloud)
+	cdk-horovod prove $(PROVE)
 
 lock: setup ## Resolve the dependencies anew, without index addresses
 	uv pip compile --quiet --python-version 3.11 --no-emit-index-url --no-header --generate-hashes \

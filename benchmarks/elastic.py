@@ -80,7 +80,7 @@ class Bench:
 
     def leader(self, run: Run) -> str:
         """Name the instance that leads the run's first attempt, once there is one."""
-        key = contract.leader_key(run.name, 1)
+        key = contract.leader_key(run.connection.fleets[0].id, run.run_id, 1)
         names = {contract.PARTITION_KEY: {"S": key[0]}, contract.SORT_KEY: {"S": key[1]}}
 
         def look() -> str:
@@ -178,7 +178,7 @@ def pause(marks: list[tuple[float, int]], *, since: float) -> float:
 def end(bench: Bench, run: Run) -> int:
     """Stop the run, and tell how many steps it has repeated."""
     time.sleep(8)  # from the script over the agent to the ledger it takes up to four
-    key = contract.progress_key(run.name)
+    key = contract.progress_key(run.connection.fleets[0].id, run.run_id)
     item = bench.cloud.client("dynamodb").get_item(
         TableName=run.connection.ledger_table,
         Key={contract.PARTITION_KEY: {"S": key[0]}, contract.SORT_KEY: {"S": key[1]}},

@@ -23,7 +23,16 @@ class Settings:
         max_gpus: GPUs that the fleet may hold at once.
         on_demand_base_gpus: GPUs that are always On-Demand; the leader runs there. The rest is Spot.
         network: How nodes reach AWS: `isolated`, `private-with-nat` or `public` (see `NetworkMode`).
+        max_azs: Availability Zones to use. Two in a Region that has no third one.
+        availability_zones: Their names, separated by commas, in place of `max_azs` (see `TrainingNetwork`).
+        endpoint_azs: Zones that have interface endpoints. Default: all.
+        readable_accounts: Other accounts whose buckets and repositories isolated nodes may read.
+        gateway_prefix_lists: Ids of the prefix lists of S3 and DynamoDB (see `TrainingNetwork`).
+        session_manager: Whether people can log in to nodes by Session Manager.
+        machine_image: Id of the AMI that nodes stay with. Default: the newest at each deployment.
+        volume_throughput: Of a node's root volume, in MiB/s.
         image: Folder with the Dockerfile, or the address of an image in ECR.
+        image_profile: `default`, or `newer` for P5, P5e and P5en (the table in `training_image/Dockerfile`).
         max_runtime_minutes: Longest training.
         max_restarts: How often a run that loses its leader, or a node that its ring needs, starts again.
         spot_seconds: How long Spot is tried in all zones together.
@@ -48,7 +57,16 @@ class Settings:
     max_gpus: int = 16
     on_demand_base_gpus: int = 1
     network: NetworkMode = NetworkMode.ISOLATED
+    max_azs: int = 3
+    availability_zones: tuple[str, ...] = ()
+    endpoint_azs: int | None = None
+    readable_accounts: tuple[str, ...] = ()
+    gateway_prefix_lists: tuple[str, ...] = ()
+    session_manager: bool = False
+    machine_image: str = ""
+    volume_throughput: int = 500
     image: str = "training_image"
+    image_profile: str = "default"
     max_runtime_minutes: int = 24 * 60
     max_restarts: int = 3
     spot_seconds: int = 10 * 60
@@ -106,6 +124,7 @@ def _types(text: Any) -> tuple[str, ...]:
 _READERS: dict[str, Callable[[Any], Any]] = {
     "tuple[str, ...]": _types,
     "int": int,
+    "int | None": int,
     "bool": _bool,
     "float | None": float,
     "tuple[tuple[str, float], ...]": _prices,

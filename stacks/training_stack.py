@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from aws_cdk import Duration, Stack
 from constructs import Construct
 
 from cdk_horovod import (
+    NEWER_PROFILE,
     CapacityPlan,
     Engine,
     GpuFleet,
@@ -34,12 +36,26 @@ class TrainingStack(Stack):
         self, scope: Construct, id: str, *, storage: ITrainingStorage, settings: Settings, **options: Any
     ) -> None:
         super().__init__(scope, id, **options)
-        network = TrainingNetwork(self, "Network", mode=settings.network)
+        network = TrainingNetwork(
+            self,
+            "Network",
+            mode=settings.network,
+            max_azs=settings.max_azs,
+            availability_zones=settings.availability_zones,
+            endpoint_azs=settings.endpoint_azs,
+            readable_accounts=settings.readable_accounts,
+            gateway_prefix_lists=settings.gateway_prefix_lists,
+            session_manager=settings.session_manager,
+        )
         fleet = GpuFleet(
             self,
             "Fleet",
             vpc=network.vpc,
             vpc_subnets=network.subnets,
+            boundary=network.boundary,
+            session_manager=settings.session_manager,
+            machine_image=settings.machine_image or None,
+            volume_throughput=settings.volume_throughput,
             instance_types=settings.instance_types,
             max_gpus=settings.max_gpus,
             on_demand_base_gpus=settings.on_demand_base_gpus,
@@ -52,7 +68,7 @@ class TrainingStack(Stack):
             self,
             "Training",
             storage=storage,
-            image=_image(settings.image),
+            image=_image(settings.image, profile=settings.image_profile),
             engine=Engine.ec2(fleet),
             max_runtime=Duration.minutes(settings.max_runtime_minutes),
             max_restarts=settings.max_restarts,
@@ -73,5 +89,10 @@ class TrainingStack(Stack):
             self.dashboard = TrainingDashboard(self, "Dashboard", training=self.training)
 
 
-def _image(place: str) -> TrainingImage:
-    return TrainingImage.from_uri(place) if ".dkr.ecr." in place else TrainingImage.from_asset(place)
+def _image(place: str, *, profile: str) -> TrainingImage:
+    profiles: dict[str, Mapping[str, str]] = {"default": {}, "newer": NEWER_PROFILE}
+    if profile not in profiles:
+        raise ValueError(f"'horovod:image_profile' must be default or newer, got {profile!r}")
+    if ".dkr.ecr." in place:
+        return TrainingImage.from_uri(place)
+    return TrainingImage.from_asset(place, build_args=profiles[profile])

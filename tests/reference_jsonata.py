@@ -15,28 +15,32 @@ def bare(expression: str) -> str:
     return expression.removeprefix("{%").removesuffix("%}")
 
 
-def by_reference(cases: Sequence[Mapping[str, Any]], expression: str) -> list[Any]:
+def by_reference(cases: Sequence[Mapping[str, Any]], expression: str, *, carried: str = "") -> list[Any]:
     """
     Evaluate *expression* with JSONata 2.0.6, the release that Step Functions documents.
 
     Args:
         cases: Variables, by name without the `$`; the answers come in the same order.
         expression: Without its marks.
+        carried: A variable that each answer becomes for the next case, as in a loop of states. Default: none.
     """
     script = """
       const jsonata = require("jsonata");
-      const [text, cases] = JSON.parse(require("fs").readFileSync(0, "utf8"));
+      const [text, cases, carried] = JSON.parse(require("fs").readFileSync(0, "utf8"));
       const expression = jsonata(text);
       expression.registerFunction("parse", JSON.parse, "<s:j>");  // Step Functions' own
       (async () => {
         const answers = [];
-        for (const bindings of cases) answers.push(await expression.evaluate(null, bindings) ?? null);
+        for (const bindings of cases) {
+          if (carried && answers.length) bindings[carried] = answers[answers.length - 1];
+          answers.push(await expression.evaluate(null, bindings) ?? null);
+        }
         console.log(JSON.stringify(answers));
       })();
     """
     done = subprocess.run(
         ["node", "-e", script],
-        input=json.dumps([expression, cases]),
+        input=json.dumps([expression, cases, carried]),
         capture_output=True,
         text=True,
         check=True,

@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -165,10 +166,26 @@ class Account:
         """Read what an execution was started with."""
         return json.loads(self.stepfunctions.describe_execution(executionArn=execution_arn)["input"])
 
+    def run_ids(self, connection: Connection, run: str) -> list[str]:
+        """
+        Identify the run of this name.
+
+        One that is not started yet gets its id from the second at which that happens: each of the next hundred is here.
+        """
+        try:
+            execution = self.stepfunctions.describe_execution(executionArn=connection.execution_arn(run))
+        except self.stepfunctions.exceptions.ExecutionDoesNotExist:
+            now = datetime.now(UTC)
+            starts = [now + timedelta(seconds=second) for second in range(100)]
+        else:
+            starts = [execution["startDate"]]
+        return [contract.run_id(connection.queue, run, start) for start in starts]
+
     def set_stage(self, connection: Connection, run: str, stage: str, **others: str) -> None:
         """Write the ledger's item of *run*, as the state machine does: the stage, and *others* by their names."""
         attributes = {contract.STAGE: stage, **others}
-        self.put(connection, contract.run_key(run), {name: {"S": text} for name, text in attributes.items()})
+        for run_id in self.run_ids(connection, run):
+            self.put(connection, contract.run_key(run_id), {name: {"S": text} for name, text in attributes.items()})
 
     def set_line(self, connection: Connection, places: Mapping[str, int]) -> None:
         """Write the line: run to the time, in milliseconds, at which it began to wait."""

@@ -58,6 +58,17 @@ source_dir="$work/horovod-$version"
 sed -i 's/^    from keras import backend as K$/    from tensorflow.keras import backend as K/' \
   "$source_dir/horovod/tensorflow/keras/__init__.py" "$source_dir/horovod/tensorflow/keras/callbacks.py"
 
+# Gloo's collectives shall listen on the interface that HOROVOD_GLOO_IFACE names. Horovod 0.28.1 reads the variable into
+# `global_context` only, and makes the device of every process set from its own `gloo_iface_`, which nothing sets: it
+# then listens where the host's own name resolves, which on some hosts is 127.0.0.1 or nowhere at all.
+gloo_context="$source_dir/horovod/common/gloo/gloo_context.cc"
+sed -i '/InitializeForProcessSet/,/CreateDevice/s/attr\.iface = gloo_iface_;/attr.iface = gloo_iface_ = global_context.gloo_iface_;/' \
+  "$gloo_context"
+[ "$(grep -c 'gloo_iface_ = global_context\.gloo_iface_;' "$gloo_context")" = 1 ] || {
+  echo "build_horovod.sh: the repair of gloo_context.cc found nothing to repair in Horovod $version" >&2
+  exit 1
+}
+
 # From TensorFlow 2.19 on, its package lacks headers that its own XLA headers include (llvm/ADT, highwayhash), so that
 # Horovod's operations for XLA do not compile. No flag leaves them out, and nothing but HOROVOD_ENABLE_XLA_OPS=1 uses them.
 if "$python" -c 'import sys, tensorflow as tf; sys.exit(tuple(map(int, tf.__version__.split(".")[:2])) < (2, 19))' \

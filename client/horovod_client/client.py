@@ -205,7 +205,7 @@ class TrainingClient:
                 checkpoint at most this often; 0 to 20.
                 Default: that of the training.
             resume_from:
-                Name of a run whose newest checkpoint this one begins with.
+                Name of a run of the same training whose newest checkpoint this one begins with.
                 Default: it begins with its own, which is none at first.
             owner:
                 Who the run is for, which becomes a tag of its instances.
@@ -248,7 +248,12 @@ class TrainingClient:
         }
         check_data_exists(request.get(contract.DATA, {}), s3=self.clients.s3)
         if resume_from is not None:
-            check_checkpoint_exists(resume_from, bucket=self.connection.model_bucket, s3=self.clients.s3)
+            check_checkpoint_exists(
+                resume_from,
+                training=self.connection.queue,
+                bucket=self.connection.model_bucket,
+                s3=self.clients.s3,
+            )
         prices = self._prices_to_submit(gpus)
         if prices:
             request[contract.ON_DEMAND_PRICES] = prices
@@ -284,7 +289,14 @@ class TrainingClient:
         except s3.exceptions.ClientError as error:
             if code_of(error) != "404":
                 raise
-            s3.put_object(Bucket=bucket, Key=key, Body=package.archive, ContentType="application/gzip")
+            try:
+                s3.put_object(
+                    Bucket=bucket, Key=key, Body=package.archive, ContentType="application/gzip", IfNoneMatch="*"
+                )
+            except s3.exceptions.ClientError as refusal:
+                # Somebody else, or a request of ours whose answer was lost, has stored the same content meanwhile.
+                if code_of(refusal) != "PreconditionFailed":
+                    raise
 
     def _start(self, execution: StartExecutionInputTypeDef) -> Run:
         stepfunctions = self.clients.stepfunctions

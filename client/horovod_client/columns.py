@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from horovod_client.terminal import printable_line
+
 
 def in_columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """
@@ -12,6 +14,7 @@ def in_columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     Args:
         rows: All of the same length, at least one; the first may be the heading.
     """
+    rows = [[printable_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

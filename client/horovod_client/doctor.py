@@ -9,10 +9,12 @@ from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
+from horovod_client.account_check import check_account
 from horovod_client.check import FAIL, OK, WARN, Check, unchecked
 from horovod_client.connection import Connection, find_connection
 from horovod_client.error_codes import DENIED, code_of
 from horovod_client.errors import ConnectionNotFound
+from horovod_client.offer_check import check_offers
 from horovod_client.quota_check import check_quotas
 from horovod_client.refusals import AwsError, Unreachable, why_refused
 from horovod_node import contract
@@ -43,13 +45,14 @@ class Doctor:
         self._region = region
         self._now = now
 
-    def examine(self, *, stack: str | None, output: str | None = None) -> Iterator[Check]:
+    def examine(self, *, stack: str | None, output: str | None = None, deep: bool = False) -> Iterator[Check]:
         """
         Check one thing after another; what comes after a failure that hides it is left out.
 
         Args:
             stack: Name of the stack that has the training; None to look no further than the account.
             output: Name of the training's stack output, if the stack has several.
+            deep: Whether every state of the state machines is tested (`horovod_client.deep`): a few minutes.
         """
         yield from check_tools()
         if self._region is None:
@@ -60,6 +63,7 @@ class Doctor:
         yield from credentials
         if any(check.state == FAIL for check in credentials):
             return
+        yield from check_account(ec2=self._client("ec2"), quotas=self._client("service-quotas"), region=self._region)
         if stack is None:
             yield unchecked("stack", "none was named; --stack NAME or CDK_HOROVOD_STACK has the rest checked")
             return
@@ -75,9 +79,19 @@ class Doctor:
         fleets = ", ".join(f"{fleet.id} ({fleet.max_gpus} GPUs)" for fleet in connection.fleets)
         says = f"{stack}, connection version {contract.CONTRACT_VERSION}; fleets: {fleets}"
         yield Check(name="stack", state=OK, says=says)
+        yield from check_quotas(connection.fleets, ec2=self._client("ec2"), quotas=self._client("service-quotas"))
+        yield from check_offers(connection.fleets, ec2=self._client("ec2"), autoscaling=self._client("autoscaling"))
         yield from self._check_permissions(connection)
         yield self._check_log_group(connection)
-        yield from check_quotas(connection.fleets, ec2=self._client("ec2"), quotas=self._client("service-quotas"))
+        if deep:
+            from horovod_client.deep.examine import examine_states, tester_client
+
+            yield from examine_states(
+                connection,
+                stack=stack,
+                cloudformation=self._client("cloudformation"),
+                stepfunctions=tester_client(self._make_client, region=self._region),
+            )
 
     def _check_credentials(self) -> Iterator[Check]:
         fix = "sign in, for example with 'aws sso login', or set AWS_PROFILE; the AWS CLI itself is not needed"

@@ -57,7 +57,7 @@ class RunItems:
     @classmethod
     def of(cls, items: Iterable[Item]) -> RunItems:
         """
-        Sort the items of a run's partition.
+        Sort the items of a run: its own, and those of its nodes.
 
         Args:
             items: All of them, in any order; those that a client has no use for are passed over.
@@ -86,16 +86,24 @@ class RunItems:
         return cls(run=run, attempt=max(attempts), nodes=nodes, boots=boots, leaders=leaders, progress=progress)
 
 
-def read_run(dynamodb: DynamoDBClient, *, table: str, run: str) -> RunItems:
+def read_run(dynamodb: DynamoDBClient, *, table: str, run_id: str) -> RunItems:
     """
-    Read all items of *run*: one Query, or a few for a ring of hundreds of nodes.
+    Read all items of a run: its own, and once it has a fleet, in one Query, those of its nodes; a few for hundreds.
 
     Args:
         dynamodb: Client of the ledger's region.
         table: Name of the ledger's table.
-        run: Name of the run.
+        run_id: Which run.
     """
-    return RunItems.of(_query(dynamodb, table=table, partition=contract.run_key(run)[0]))
+    partition, sort = contract.run_key(run_id)
+    key = {contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}}
+    run: Item | None = dynamodb.get_item(TableName=table, Key=key, ConsistentRead=True).get("Item")
+    if run is None:
+        return RunItems()
+    fleet = text_of(run, contract.FLEET)
+    if fleet is None:
+        return RunItems.of([run])
+    return RunItems.of([run, *_query(dynamodb, table=table, partition=contract.nodes_partition(fleet, run_id))])
 
 
 def read_items(dynamodb: DynamoDBClient, *, table: str, keys: Sequence[tuple[str, str]]) -> Iterator[Item]:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from horovod_client.capacity import CapacitySearch, LostAttempt
 from horovod_client.clients import AwsClients
 from horovod_client.connection import Connection
-from horovod_client.errors import RunNotFound
 from horovod_client.instances import find_instances
 from horovod_client.ledger_items import RunItems, json_of, read_run, text_of
 from horovod_client.line import Line, read_line
 from horovod_client.nodes import nodes_of
 from horovod_client.phase import STARTING, phase_of
 from horovod_client.progress import progress_of
+from horovod_client.run_ids import id_of, not_found
 from horovod_client.spend import spend_of
 from horovod_client.status import RUNNING, SUCCEEDED, NodeStatus, RunStatus, is_over
 from horovod_node import contract
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def read_status(run: str, *, connection: Connection, clients: AwsClients, now: float) -> RunStatus:
     """
-    Look at a run: one DescribeExecution and one Query, and one call more while it waits or starts.
+    Look at a run: one DescribeExecution, one GetItem, one Query, and one call more while it waits or starts.
 
     Args:
         run: Name of the run.
@@ -38,7 +38,8 @@ def read_status(run: str, *, connection: Connection, clients: AwsClients, now: f
     """
     execution = describe_execution(run, connection=connection, clients=clients)
     state = execution["status"]
-    items = read_run(clients.dynamodb, table=connection.ledger_table, run=run)
+    run_id = id_of(run, execution["startDate"], connection=connection)
+    items = read_run(clients.dynamodb, table=connection.ledger_table, run_id=run_id)
     stage = text_of(items.run, contract.STAGE)
     request: Mapping[str, Any] = json_of(items.run, contract.REQUEST_JSON) or {}
     gpus = request.get(contract.GPUS)
@@ -59,7 +60,7 @@ def read_status(run: str, *, connection: Connection, clients: AwsClients, now: f
         ),
         error=execution.get("error"),
         cause=execution.get("cause"),
-        model_uri=model_uri(connection, run) if state == SUCCEEDED else None,
+        model_uri=model_uri(connection, run_id) if state == SUCCEEDED else None,
         notice=text_of(items.run, contract.NOTICE),
         place=line.place,
         holders=line.holders,
@@ -73,9 +74,9 @@ def read_status(run: str, *, connection: Connection, clients: AwsClients, now: f
     )
 
 
-def model_uri(connection: Connection, run: str) -> str:
-    """Name the S3 address at which the model of *run* is once it succeeded."""
-    return f"s3://{connection.model_bucket}/{contract.model_key(run)}"
+def model_uri(connection: Connection, run_id: str) -> str:
+    """Name the S3 address at which a run's model is once it succeeded."""
+    return f"s3://{connection.model_bucket}/{contract.model_key(run_id)}"
 
 
 def describe_execution(run: str, *, connection: Connection, clients: AwsClients) -> DescribeExecutionOutputTypeDef:
@@ -89,9 +90,7 @@ def describe_execution(run: str, *, connection: Connection, clients: AwsClients)
     try:
         return stepfunctions.describe_execution(executionArn=connection.execution_arn(run))
     except stepfunctions.exceptions.ExecutionDoesNotExist as error:
-        raise RunNotFound(
-            f"there is no run '{run}' of the last 90 days: cdk-horovod ls shows those that there are"
-        ) from error
+        raise not_found(run) from error
 
 
 def _nodes(

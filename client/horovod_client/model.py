@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-import tarfile
 import tempfile
-import zlib
 from os import PathLike
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, Final, cast
 
 from horovod_client.errors import HorovodClientError, InvalidInput
+from horovod_node import contract
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+MODEL_LIMIT_BYTES: Final = 1024**4
+"""
+Unpacked: three times what a node can upload (320 GB). A script writes its model, so a damaged or hostile one must not
+fill the disk of who downloads it without end.
+"""
 
 
 def checked_target(path: str | PathLike[str]) -> Path:
@@ -30,14 +35,15 @@ def checked_target(path: str | PathLike[str]) -> Path:
     target = Path(path)
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
         raise InvalidInput(f"'path' must be a new or an empty folder, got {target}: choose another one")
-    if not hasattr(tarfile, "data_filter"):
-        raise InvalidInput("a model can be unpacked safely from Python 3.11.4 on: use a newer Python")
     return target
 
 
 def download_model(s3: S3Client, *, bucket: str, key: str, target: Path) -> Path:
     """
     Unpack a model while it comes; *target* is there as a whole or not at all.
+
+    Only regular files and folders are unpacked, at most `MODEL_LIMIT_BYTES` in at most `contract.ARCHIVE_ENTRIES_LIMIT`
+    of them.
 
     Args:
         s3: Client of the bucket's region.
@@ -46,7 +52,7 @@ def download_model(s3: S3Client, *, bucket: str, key: str, target: Path) -> Path
         target: A new or empty folder.
 
     Raises:
-        HorovodClientError: If the archive is damaged, or would write outside of *target*.
+        HorovodClientError: If `contract.unpack_archive` refuses the archive.
         InvalidInput: If *target* cannot be written.
         NoSuchKey: S3's, if there is no such archive.
     """
@@ -56,8 +62,8 @@ def download_model(s3: S3Client, *, bucket: str, key: str, target: Path) -> Path
     except OSError as error:
         name = error.filename or target
         raise InvalidInput(f"cannot write to '{name}': {error.strerror}: name another folder") from error
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise HorovodClientError(f"the model s3://{bucket}/{key} could not be unpacked: {error}") from error
+    except contract.ArchiveRefused as refusal:
+        raise HorovodClientError(f"the model s3://{bucket}/{key} was not unpacked: {refusal}") from refusal
     return target
 
 
@@ -66,8 +72,7 @@ def _unpack(body: IO[bytes], *, target: Path) -> None:
     # Beside the target, so that it is on the same disk and a rename is all that is left to do.
     half = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        with tarfile.open(fileobj=body, mode="r|gz") as archive:
-            archive.extractall(half, filter="data")
+        contract.unpack_archive(body, into=half, most_bytes=MODEL_LIMIT_BYTES)
         half.chmod(0o777 & ~_umask())  # mkdtemp lets nobody else in
         half.replace(target)
     finally:

@@ -68,7 +68,7 @@ def check_quotas(fleets: Iterable[Fleet], *, ec2: EC2Client, quotas: ServiceQuot
                 yield unchecked(name, "these types have quotas of their own")
                 continue
             try:
-                value = _quota(codes[letter], quotas=quotas)
+                value = read_quota(codes[letter], quotas=quotas)
             except AwsError as error:
                 yield unchecked(name, why_refused(error, action="servicequotas:GetServiceQuota"))
                 continue
@@ -120,7 +120,8 @@ def _vcpus(types: list[str], *, ec2: EC2Client) -> dict[str, int]:
     return {kind["InstanceType"]: kind["VCpuInfo"]["DefaultVCpus"] for page in pages for kind in page["InstanceTypes"]}
 
 
-def _quota(code: str, *, quotas: ServiceQuotasClient) -> float:
+def read_quota(code: str, *, quotas: ServiceQuotasClient) -> float:
+    """Ask for the value that holds in the account: its own, else AWS's default."""
     try:
         return quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"]
     except AwsError as error:

@@ -165,6 +165,10 @@ def _nodes(receipt: Mapping[str, Any]) -> Iterator[str]:
     rows = [header, *([_cell(node, column) for column in columns] for node in nodes)]
     for row, line in zip(rows, in_columns(rows), strict=True):
         yield f"  {line}{'  leads' if row[0] == receipt.get('leader') else ''}"
+    more = receipt.get("more_nodes")
+    if more:
+        cost = "" if more.get("usd") is None else f", {usd(more['usd'])} USD"
+        yield f"  and {counted(more['count'], 'more node')}{cost}"
 
 
 def _cell(node: Mapping[str, Any], column: str) -> str:
@@ -201,6 +205,8 @@ def _times(receipt: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _remarks(receipt: Mapping[str, Any]) -> Iterator[str]:
+    if receipt.get("partial"):
+        yield f"partial     {receipt['partial']}"
     if receipt.get(contract.NOTICE):
         yield f"notice      {receipt[contract.NOTICE]}"
     writer = receipt.get("written_by") or WORKFLOW

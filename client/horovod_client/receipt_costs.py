@@ -29,8 +29,10 @@ def complete_costs(receipt: Mapping[str, Any], *, prices: Prices) -> dict[str, A
     nodes = [_complete(node, prices) for node in receipt.get("nodes") or []]
     completed = {**receipt, "nodes": nodes} if nodes else dict(receipt)
     costs = dict(receipt.get("cost") or {})
+    # Of nodes that are not listed only what was counted is known.
+    counted = [*nodes, *filter(None, [receipt.get("more_nodes")])]
     for name in ("usd", "on_demand_usd"):
-        amounts = [node.get(name) for node in nodes]
+        amounts = [node.get(name) for node in counted]
         if nodes and name not in costs and None not in amounts:
             costs[name] = round(sum(amount for amount in amounts if amount is not None), 4)
     if "saved_usd" not in costs and {"usd", "on_demand_usd"} <= set(costs):

@@ -135,7 +135,7 @@ def check_data_exists(data: Mapping[str, str], *, s3: S3Client) -> None:
             raise InvalidInput(f"'data.{channel}' is empty: {uri} holds no object")
 
 
-def check_checkpoint_exists(run: str, *, bucket: str, s3: S3Client) -> None:
+def check_checkpoint_exists(run: str, *, training: str, bucket: str, s3: S3Client) -> None:
     """
     Look for anything that another run left to begin with, before nodes are paid for that would find nothing.
 
@@ -143,13 +143,14 @@ def check_checkpoint_exists(run: str, *, bucket: str, s3: S3Client) -> None:
 
     Args:
         run: Name of the run that is to be resumed.
+        training: Name of the training that it ran on.
         bucket: The model bucket.
         s3: Client to list with.
 
     Raises:
         InvalidInput: If there is no checkpoint of that run.
     """
-    prefix = contract.checkpoint_prefix(run)
+    prefix = contract.checkpoints_of(training, run)
     try:
         found = s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
     except s3.exceptions.ClientError as error:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,7 @@ from horovod_client.logs import RunLogs, Selection
 from horovod_client.look import describe_execution, model_uri, read_status
 from horovod_client.model import checked_target, download_model
 from horovod_client.patience import PATIENCE_SECONDS, keep_trying
+from horovod_client.run_ids import find_id
 from horovod_client.spend import spend_of_receipt
 from horovod_client.status import FAILED, RunStatus, Spend, is_over
 from horovod_node import contract
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
 
 STOPPED_ERROR: Final = "StoppedByUser"
 """The error of an execution that `Run.stop` ended."""
-
-NAME_PATTERN: Final = r"[A-Za-z0-9_-]{1,80}"
-"""What Step Functions takes as an execution's name and CloudWatch Logs can log; safe in ledger and S3 keys, too."""
 
 
 def checked_name(name: str) -> str:
@@ -43,8 +42,8 @@ def checked_name(name: str) -> str:
     Raises:
         InvalidInput: If it cannot.
     """
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise InvalidInput(f"'name' must be 1 to 80 letters, digits, '-' and '_', got '{name}'")
+    if not re.fullmatch(contract.RUN_NAME_PATTERN, name):
+        raise InvalidInput(f"'name' {contract.RUN_NAME_RULE}, got '{name}'")
     return name
 
 
@@ -99,8 +98,25 @@ class Run:
 
     @property
     def model_uri(self) -> str:
-        """S3 address at which the model is once the run succeeded."""
-        return model_uri(self.connection, self.name)
+        """
+        S3 address at which the model is once the run succeeded.
+
+        Raises:
+            RunNotFound: If the training has no such run.
+        """
+        return model_uri(self.connection, self.run_id)
+
+    @cached_property
+    def run_id(self) -> str:
+        """
+        Which run it is, of all that had its name: what its keys in the ledger and in S3 begin with.
+
+        AWS is asked for it once.
+
+        Raises:
+            RunNotFound: If the training has no such run.
+        """
+        return find_id(self.name, connection=self.connection, clients=self.clients)
 
     def status(self) -> RunStatus:
         """
@@ -198,7 +214,7 @@ class Run:
         target = checked_target(path)
         try:
             return download_model(
-                s3, bucket=self.connection.model_bucket, key=contract.model_key(self.name), target=target
+                s3, bucket=self.connection.model_bucket, key=contract.model_key(self.run_id), target=target
             )
         except s3.exceptions.NoSuchKey as error:
             status = self.status()
@@ -260,7 +276,7 @@ class Run:
     def _written_receipt(self) -> dict[str, Any] | None:
         s3 = self.clients.s3
         try:
-            answer = s3.get_object(Bucket=self.connection.model_bucket, Key=contract.receipt_key(self.name))
+            answer = s3.get_object(Bucket=self.connection.model_bucket, Key=contract.receipt_key(self.run_id))
         except s3.exceptions.NoSuchKey:
             return None
         receipt: dict[str, Any] = json.loads(answer["Body"].read())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from horovod_client.errors import InvalidInput
 from horovod_client.ledger_items import Item, read_items, text_of
+from horovod_client.run_ids import id_of
 from horovod_node import contract
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ def list_runs(client: TrainingClient, *, limit: int = 20) -> tuple[RunSummary, .
     if limit < 1:
         raise InvalidInput(f"'limit' must be at least 1, got {limit}")
     executions = _executions(client, limit=limit)
-    keys = [contract.run_key(execution["name"]) for execution in executions]
+    keys = [
+        contract.run_key(id_of(execution["name"], execution["startDate"], connection=client.connection))
+        for execution in executions
+    ]
     items: dict[str, Item] = {}
     for first in range(0, len(keys), PAGE):
         items |= {

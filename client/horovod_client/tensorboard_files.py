@@ -18,14 +18,14 @@ class TensorBoardFiles:
     Args:
         s3: boto3 client.
         bucket: The model bucket.
-        run: Name of the run.
+        run_id: Which run.
         folder: Where the files go; must be there.
     """
 
-    def __init__(self, s3: S3Client, *, bucket: str, run: str, folder: Path) -> None:
+    def __init__(self, s3: S3Client, *, bucket: str, run_id: str, folder: Path) -> None:
         self._s3 = s3
         self._bucket = bucket
-        self._prefix = contract.tensorboard_prefix(run)
+        self._prefix = contract.tensorboard_prefix(run_id)
         self._folder = folder.resolve()
         self._tags: dict[str, str] = {}
 

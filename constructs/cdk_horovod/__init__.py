@@ -5,15 +5,17 @@ from cdk_horovod.capacity_reservation import CapacityReservation
 from cdk_horovod.dashboard import TrainingDashboard
 from cdk_horovod.engines import Engine, EngineConfig, EngineTarget, IEngine
 from cdk_horovod.fleet import GpuFleet
-from cdk_horovod.image import TrainingImage, TrainingImageConfig
+from cdk_horovod.image import NEWER_PROFILE, TrainingImage, TrainingImageConfig
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.monitoring import TrainingAlarms
 from cdk_horovod.network import NetworkMode, TrainingNetwork
+from cdk_horovod.network_boundary import NetworkBoundary
 from cdk_horovod.notifications import RunNotifications
 from cdk_horovod.storage import ITrainingStorage, TrainingStorage
 from cdk_horovod.training import HorovodTraining
 
 __all__ = [
+    "NEWER_PROFILE",
     "CapacityAttempt",
     "CapacityPlan",
     "CapacityReservation",
@@ -25,6 +27,7 @@ __all__ = [
     "IEngine",
     "ITrainingStorage",
     "Ledger",
+    "NetworkBoundary",
     "NetworkMode",
     "RunNotifications",
     "TrainingAlarms",

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 MAX_INSTANCE_TYPES: Final = 40
 """Types that one group may have. Source: EC2 Auto Scaling API Reference, `LaunchTemplate.Overrides`."""
 
-MAX_NODES: Final = 700
+MAX_NODES: Final = 600
 """
 Nodes of one fleet.
 
-One `DescribeAutoScalingGroups` answer names every instance, about 360 bytes each, and must fit into the 262,144 bytes
-that Step Functions takes as a state's result (Step Functions Developer Guide, "Quotas"): 730 nodes at most.
+One `DescribeAutoScalingGroups` answer names every instance, about 418 bytes each, and must fit into the 262,144 bytes
+that Step Functions takes as a state's result (Step Functions Developer Guide, "Quotas"), with some 8 KB for the group
+itself: 607 nodes at most. The call's parameter `IncludeInstances` would make it shorter, but Step Functions fails an
+execution, beyond any Catch, for a parameter that it does not know, and whether it knows this one no document says.
 """
 
 
@@ -81,6 +83,11 @@ class GpuCapacity:
         return min(row.gpus for row in self.instance_types)
 
     @property
+    def smallest_first(self) -> tuple[GpuInstanceType, ...]:
+        """The types in the order in which On-Demand is asked for them."""
+        return smallest_first(self.instance_types)
+
+    @property
     def largest_weight(self) -> int:
         """GPUs of the largest type."""
         return max(row.gpus for row in self.instance_types)
@@ -131,6 +138,16 @@ class GpuCapacity:
                 f"'on_demand_base_gpus' must be a multiple of {self.gpu_step}, the GPUs of the smallest type, "
                 f"got {base}"
             )
+
+
+def smallest_first(types: Sequence[GpuInstanceType]) -> tuple[GpuInstanceType, ...]:
+    """
+    Order *types* by their GPUs; those of the same size stay as they are.
+
+    It is the order of priority for On-Demand nodes: a base of 1 GPU must not become a node of 4, as it would where
+    the price of a GPU decides (g5.12xlarge costs 5.67 USD an hour for 4, g5.4xlarge 1.62 USD for 1).
+    """
+    return tuple(sorted(types, key=lambda row: row.gpus))
 
 
 def _look_up(names: Sequence[str]) -> tuple[GpuInstanceType, ...]:

@@ -6,7 +6,7 @@ A plan is what a user writes; `plan_attempts` makes of it what a certain fleet c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -32,8 +32,10 @@ class CapacityAttempt:
     GPUs of the fleet's `on_demand_base_gpus`, where its leaders run, come from On-Demand in every attempt; the market
     is that of all others.
 
-    An attempt that names neither zones nor types adds to the nodes that the attempts before it got. One that does
-    begins with an empty fleet: nodes of another zone or type would not be its own.
+    An attempt that names neither zones nor types adds to the nodes that attempts of the same market before it got. Any
+    other begins with an empty fleet. Nodes of another zone or type would not be its own, and nodes of another market
+    would be replaced: for Auto Scaling a changed market share "means a gradual replacement of instances" (AWS
+    CloudFormation's reference of `InstancesDistribution`).
 
     Args:
         market: `spot` or `on-demand`.
@@ -90,7 +92,7 @@ class CapacityPlan:
         on_demand: Duration | None = None,
     ) -> CapacityPlan:
         """
-        Try Spot in all zones together, then zone by zone, then On-Demand for what is missing.
+        Try Spot in all zones together, then zone by zone, then On-Demand for everything.
 
         Args:
             any_zone: Time limit of the first. Default: 10 minutes.
@@ -231,7 +233,15 @@ def plan_attempts(plan: CapacityPlan, place: FleetPlace) -> tuple[PlannedAttempt
         raise ValueError(
             f"'capacity_plan' must be at most {MAX_ATTEMPTS} attempts, each zone counted, got {len(found)}"
         )
-    return tuple(found.values())
+    return tuple(_emptied_between_markets(found.values()))
+
+
+def _emptied_between_markets(attempts: Iterable[PlannedAttempt]) -> Iterator[PlannedAttempt]:
+    """Let an attempt begin with an empty fleet when one before it, of another market, may have left nodes."""
+    before: set[str] = set()
+    for attempt in attempts:
+        yield replace(attempt, empties=attempt.empties or bool(before - {attempt.market}))
+        before.add(attempt.market)
 
 
 def _attempts_of(step: CapacityAttempt, place: FleetPlace) -> Iterator[PlannedAttempt]:

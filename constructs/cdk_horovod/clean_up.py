@@ -12,13 +12,12 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.engines import EngineConfig
-from cdk_horovod.executions import executions_of, permit_workflow
+from cdk_horovod.executions import permit_workflow
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow.clean_up import clean_up_definition
+from cdk_horovod.workflow.execution import ENDED_WITHOUT_SUCCESS
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow_machine import workflow_machine
-
-ENDED_WITHOUT_SUCCESS = ("ABORTED", "FAILED", "TIMED_OUT")
 
 
 class CleanUp(Construct):
@@ -62,13 +61,12 @@ class CleanUp(Construct):
                 ledger=ledger,
                 queue=queue,
                 limits=limits,
-                executions=[f"{executions_of(training)}:*"],
             ),
             # Nodes that do not go for so long are a case for a person: the alarm calls one.
             timeout=Duration.hours(6),
             log_group=log_group,
         )
-        permit_workflow(self.state_machine, reads=[training])
+        permit_workflow(self.state_machine)
         self.rule = events.Rule(
             self,
             "Rule",

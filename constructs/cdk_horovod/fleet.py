@@ -14,7 +14,9 @@ from cdk_horovod.capacity import GpuCapacity
 from cdk_horovod.capacity_plan import CapacityPlan, FleetPlace, PlannedAttempt, plan_attempts
 from cdk_horovod.capacity_reservation import CapacityReservation
 from cdk_horovod.efa import EFA_ENVIRONMENT, common_efa_interfaces, network_interfaces, warn_of_unused_adapters
+from cdk_horovod.machine_image import PinnedImage
 from cdk_horovod.scaling_group import scaling_group
+from cdk_horovod.session_manager import let_people_log_in
 from cdk_horovod.volume_key import let_auto_scaling_use
 from cdk_horovod.zones import refuse_public_subnets, select_subnets, zones_of
 from horovod_node import contract
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from aws_cdk import aws_kms as kms
 
+    from cdk_horovod.network_boundary import NetworkBoundary
+
 DEEP_LEARNING_AMI: Final = (
     "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-amazon-linux-2023/latest/ami-id"
 )
@@ -31,6 +35,9 @@ DEEP_LEARNING_AMI: Final = (
 Systems Manager parameter with the newest AWS Deep Learning Base GPU AMI (Amazon Linux 2023): NVIDIA driver, container
 toolkit, Docker and EFA installed. Source: AWS Deep Learning AMIs Developer Guide, "Finding a DLAMI ID".
 """
+
+_GP3_IOPS: Final = 3000
+"""I/O operations a second that every gp3 volume has."""
 
 
 class GpuFleet(Construct):
@@ -45,8 +52,9 @@ class GpuFleet(Construct):
     its own members and lets out HTTPS. With *efa*, a cluster placement group too. Instances use instance metadata
     version 2 only and encrypted volumes; one that shuts itself down is terminated.
 
-    Of the markets, On-Demand takes the cheapest type a GPU, and Spot the type with the best balance of price and
-    spare capacity (`price-capacity-optimized`, which AWS recommends for training).
+    Of the types that have no more GPUs than a run asks for, On-Demand takes the one with the fewest (`prioritized`),
+    and Spot the one with the best balance of price and spare capacity (`price-capacity-optimized`, which AWS
+    recommends for training).
 
     Cost at rest: none.
 
@@ -63,7 +71,7 @@ class GpuFleet(Construct):
             more often Spot has some. See `cdk_horovod.gpu_types`.
 
         max_gpus:
-            GPUs that the fleet never exceeds. A multiple of the GPUs of the smallest type, and at most 700 nodes of it.
+            GPUs that the fleet never exceeds. A multiple of the GPUs of the smallest type, and at most 600 nodes of it.
 
         on_demand_base_gpus:
             GPUs that come from On-Demand before any come from Spot. Above zero, the leader of each run is On-Demand.
@@ -96,8 +104,10 @@ class GpuFleet(Construct):
             Default: none.
 
         machine_image:
-            Image with an NVIDIA driver, Docker and the NVIDIA container toolkit. Must be given for P3, whose GPUs
-            current drivers no longer support.
+            Image with an NVIDIA driver, Docker and the NVIDIA container toolkit, or an AMI's id, `"ami-…"`, to stay
+            with one until you name another: `aws ssm get-parameter --name DEEP_LEARNING_AMI`, with the parameter's
+            name, says which is the newest in your Region. Must be given for P3, whose GPUs current drivers no longer
+            support.
             Default: the newest Deep Learning Base GPU AMI at each deployment, `DEEP_LEARNING_AMI`.
 
         root_device_name:
@@ -108,9 +118,28 @@ class GpuFleet(Construct):
             Root volume of each node, for the container image, and for data on types without NVMe.
             Default: 200 GiB.
 
+        volume_throughput:
+            Of the root volume, in MiB/s, from 125 to 1000. With the 125 of every gp3 volume, writing an image of 8 GB
+            takes more than a minute of idle GPUs; what is above costs 0.04 USD a month for each MiB/s, so 500 costs
+            0.02 USD an hour of a node (Amazon EBS pricing, 2026, us-east-1). Above 750 the volume gets four I/O
+            operations a second for each MiB/s, which Amazon EBS demands (Amazon EBS User Guide, "General Purpose SSD
+            volumes").
+            Default: 500.
+
         encryption_key:
             KMS key for the volumes. A key of this app is made to let EC2 Auto Scaling use it; an imported one must.
             Default: the account's `aws/ebs` key.
+
+        boundary:
+            What nodes may reach, `TrainingNetwork.boundary`: HTTPS leaves to there only, and the role's credentials
+            are refused wherever a call does not come through an endpoint of the network.
+            Default: HTTPS to everywhere, and credentials that know no place.
+
+        session_manager:
+            Whether people whom IAM lets start a session (`ssm:StartSession`) may log in to nodes, to look into one
+            that failed to boot. They are root there, and thus act with all that a node may. In `ISOLATED` the network
+            needs the option of the same name.
+            Default: nobody can log in.
 
         role:
             Role that nodes assume; `ec2.amazonaws.com` must be allowed to assume it.
@@ -140,10 +169,13 @@ class GpuFleet(Construct):
         efa: bool = False,
         capacity_plan: CapacityPlan | None = None,
         capacity_reservation: CapacityReservation | None = None,
-        machine_image: ec2.IMachineImage | None = None,
+        machine_image: ec2.IMachineImage | str | None = None,
         root_device_name: str = "/dev/xvda",
         volume_size: Size | None = None,
+        volume_throughput: int = 500,
         encryption_key: kms.IKey | None = None,
+        boundary: NetworkBoundary | None = None,
+        session_manager: bool = False,
         role: iam.IRole | None = None,
         security_group: ec2.ISecurityGroup | None = None,
     ) -> None:
@@ -155,6 +187,8 @@ class GpuFleet(Construct):
         )
         if machine_image is None:
             capacity.refuse_types_without_driver()
+        if not 125 <= volume_throughput <= 1000:
+            raise ValueError(f"'volume_throughput' must be from 125 to 1000 MiB/s, got {volume_throughput}")
         adapters = common_efa_interfaces(capacity.instance_types) if efa else 0
         super().__init__(scope, id)
         subnets = select_subnets(vpc, vpc_subnets)
@@ -184,21 +218,31 @@ class GpuFleet(Construct):
             assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"),
             description=f"Nodes of {self.node.path}",
         )
-        self.security_group = security_group or self._own_security_group(vpc)
+        self.security_group = security_group or self._own_security_group(
+            vpc, ways_out=boundary.ways_out if boundary else [ec2.Peer.any_ipv4()]
+        )
         self.connections = ec2.Connections(security_groups=[self.security_group])
         self.connections.allow_internally(ec2.Port.all_traffic(), "The ring, between nodes")
+        if boundary is not None:
+            self.role.add_to_principal_policy(boundary.statement())
+        if session_manager:
+            let_people_log_in(self, role=self.role)
         self.user_data = ec2.UserData.for_linux()
         self.launch_template = ec2.LaunchTemplate(
             self,
             "LaunchTemplate",
-            machine_image=machine_image or ec2.MachineImage.from_ssm_parameter(DEEP_LEARNING_AMI),
+            machine_image=_machine_image(machine_image),
             user_data=self.user_data,
             role=self.role,
             security_group=self.security_group,
             require_imdsv2=True,
-            # One hop more than the default: a container with a network of its own is that much further away.
-            http_put_response_hop_limit=2,
-            instance_metadata_tags=True,
+            # The agent's container has the host's network, so nothing is further away than the instance itself, and a
+            # container with a network of its own, which is one more hop, gets no credentials. EC2 User Guide, "Use the
+            # Instance Metadata Service": "going to the container is considered an additional network hop".
+            # No `instance_metadata_tags`: EC2 refuses to start an instance that has them and a tag whose key has a
+            # space or "/", and a group's tags come from its stack (EC2 User Guide, "Access tags for your EC2 instances
+            # using instance metadata").
+            http_put_response_hop_limit=1,
             instance_initiated_shutdown_behavior=ec2.InstanceInitiatedShutdownBehavior.TERMINATE,
             placement_group=self._cluster_placement_group() if efa else None,
             block_devices=[
@@ -207,6 +251,8 @@ class GpuFleet(Construct):
                     volume=ec2.BlockDeviceVolume.ebs(
                         (volume_size or Size.gibibytes(200)).to_gibibytes(),
                         volume_type=ec2.EbsDeviceVolumeType.GP3,
+                        throughput=volume_throughput,
+                        iops=4 * volume_throughput if 4 * volume_throughput > _GP3_IOPS else None,
                         encrypted=True,
                         kms_key=encryption_key,
                         delete_on_termination=True,
@@ -307,7 +353,7 @@ class GpuFleet(Construct):
         """
         spot = self.spot if attempt is None else attempt.market == contract.SPOT
         return {
-            "OnDemandAllocationStrategy": "lowest-price",
+            "OnDemandAllocationStrategy": "prioritized",
             "OnDemandBaseCapacity": self.on_demand_base_gpus,
             "OnDemandPercentageAboveBaseCapacity": 0 if spot else 100,
             "SpotAllocationStrategy": "price-capacity-optimized",
@@ -331,7 +377,7 @@ class GpuFleet(Construct):
     def _cfn_launch_template(self) -> ec2.CfnLaunchTemplate:
         return cast("ec2.CfnLaunchTemplate", self.launch_template.node.default_child)
 
-    def _own_security_group(self, vpc: ec2.IVpc) -> ec2.SecurityGroup:
+    def _own_security_group(self, vpc: ec2.IVpc, *, ways_out: Sequence[ec2.IPeer]) -> ec2.SecurityGroup:
         security_group = ec2.SecurityGroup(
             self,
             "SecurityGroup",
@@ -339,7 +385,8 @@ class GpuFleet(Construct):
             description="GPU nodes: each other, and HTTPS out",
             allow_all_outbound=False,
         )
-        security_group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(443), "AWS APIs and downloads")
+        for peer in ways_out:
+            security_group.add_egress_rule(peer, ec2.Port.tcp(443), "AWS APIs and downloads")
         return security_group
 
     def _cluster_placement_group(self) -> ec2.PlacementGroup:
@@ -360,3 +407,9 @@ class GpuFleet(Construct):
             network_interfaces(adapters, security_group_id=self.security_group.security_group_id),
         )
         template.add_property_deletion_override("LaunchTemplateData.SecurityGroupIds")
+
+
+def _machine_image(given: ec2.IMachineImage | str | None) -> ec2.IMachineImage:
+    if isinstance(given, str):
+        return PinnedImage(given)
+    return given or ec2.MachineImage.from_ssm_parameter(DEEP_LEARNING_AMI)

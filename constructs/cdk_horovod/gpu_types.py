@@ -1,8 +1,9 @@
 """
 The GPU instance types that a fleet can be made of, and what each of them has.
 
-Source: EC2's `DescribeInstanceTypes` in us-east-1 as recorded in moto 5.2.5 (2026), which a test compares with every
-row; for P3, which that Region offers no more, the table of the AWS Batch User Guide, "Run GPU jobs" (2026).
+Sources: EC2's `DescribeInstanceTypes` in us-east-1 as recorded in moto 5.2.5 (2026), which a test compares with every
+row; for P3, which that Region offers no more, the table of the AWS Batch User Guide, "Run GPU jobs" (2026);
+NVIDIA's table "CUDA GPU Compute Capability".
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ class Gpu:
     Args:
         name: NVIDIA's name, as EC2 spells it.
         memory_mib: Memory of one GPU, in MiB, that EC2 says is usable.
+        compute_capability: What code it runs, as `HOROVOD_BUILD_CUDA_CC_LIST` writes it: 75 is 7.5.
     """
 
     name: str
     memory_mib: int
+    compute_capability: int
 
     def __str__(self) -> str:
         """Write the model for people: `A100 (40 GiB)`."""
@@ -66,16 +69,16 @@ class GpuInstanceType:
     deep_learning_ami: bool = True
 
 
-_T4: Final = Gpu(name="T4", memory_mib=16_384)
-_V100: Final = Gpu(name="V100", memory_mib=16_384)
-_V100_32: Final = Gpu(name="V100", memory_mib=32_768)
-_A10G: Final = Gpu(name="A10G", memory_mib=22_888)
-_L4: Final = Gpu(name="L4", memory_mib=22_888)
-_L40S: Final = Gpu(name="L40S", memory_mib=45_776)
-_A100: Final = Gpu(name="A100", memory_mib=40_960)
-_A100_80: Final = Gpu(name="A100", memory_mib=81_920)
-_H100: Final = Gpu(name="H100", memory_mib=81_920)
-_H200: Final = Gpu(name="H200", memory_mib=144_384)
+_T4: Final = Gpu(name="T4", memory_mib=16_384, compute_capability=75)
+_V100: Final = Gpu(name="V100", memory_mib=16_384, compute_capability=70)
+_V100_32: Final = Gpu(name="V100", memory_mib=32_768, compute_capability=70)
+_A10G: Final = Gpu(name="A10G", memory_mib=22_888, compute_capability=86)
+_L4: Final = Gpu(name="L4", memory_mib=22_888, compute_capability=89)
+_L40S: Final = Gpu(name="L40S", memory_mib=45_776, compute_capability=89)
+_A100: Final = Gpu(name="A100", memory_mib=40_960, compute_capability=80)
+_A100_80: Final = Gpu(name="A100", memory_mib=81_920, compute_capability=80)
+_H100: Final = Gpu(name="H100", memory_mib=81_920, compute_capability=90)
+_H200: Final = Gpu(name="H200", memory_mib=144_384, compute_capability=90)
 
 
 def _type(
@@ -157,6 +160,19 @@ GPU_INSTANCE_TYPES: Final[Mapping[str, GpuInstanceType]] = MappingProxyType(
     }
 )
 """Every type that a fleet can use, by name."""
+
+HOPPER: Final = 90
+"""Compute capability of H100 and H200, the first that code for older GPUs cannot run on."""
+
+FIRST_TENSORFLOW_FOR_HOPPER: Final = (2, 17)
+"""
+TensorFlow's first release whose wheels are known to hold code for Hopper.
+
+Before, the newest code in them was for 8.0 (`TF_CUDA_COMPUTE_CAPABILITIES` in TensorFlow's .bazelrc:
+"sm_50,sm_60,sm_70,sm_75,compute_80", then "sm_60,sm_70,sm_80,sm_89,compute_90"). GPUs of 8.6 and 8.9 run that as it is.
+On Hopper the driver compiles every kernel at its first use, which "could take 30 minutes or longer" (TensorFlow's own
+warning), on every node, for its disk is always new.
+"""
 
 _BLACKWELL: Final = "its Blackwell GPUs need CUDA 12.8, and TensorFlow 2.15 and 2.18 are built with older releases"
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from aws_cdk import Stack, Token
@@ -16,7 +18,7 @@ from aws_cdk import aws_iam as iam
 from cdk_horovod.acknowledgements import acknowledge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from constructs import Construct
 
@@ -25,6 +27,11 @@ _ECR_URI: Final = re.compile(
     r"/(?P<repository>[a-z0-9][a-z0-9._/-]*)(:(?P<tag>[\w.-]{1,128})|@(?P<digest>sha256:[0-9a-f]{64}))"
 )
 """Source: Amazon ECR User Guide, "Pulling an image", and API Reference, CreateRepository and PutImage."""
+
+NEWER_PROFILE: Final[Mapping[str, str]] = MappingProxyType(
+    {"REQUIREMENTS": "requirements-newer.txt", "TF_USE_LEGACY_KERAS": "1"}
+)
+"""Build arguments of the training image's `newer` profile, whose TensorFlow has code for Hopper: P5, P5e and P5en."""
 
 _PULL_ACTIONS: Final = ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage")
 
@@ -98,6 +105,11 @@ class TrainingImage(ABC):
             )
         return _UriImage(uri=uri, account=found["account"], region=found["region"], repository_name=found["repository"])
 
+    @property
+    def tensorflow(self) -> tuple[int, ...] | None:
+        """Version of the image's TensorFlow, as in `(2, 15, 1)`; None where that cannot be seen from here."""
+        return None
+
     @abstractmethod
     def bind(self, scope: Construct) -> TrainingImageConfig:
         """
@@ -112,6 +124,18 @@ class TrainingImage(ABC):
 class _AssetImage(TrainingImage):
     directory: Path
     build_args: Mapping[str, str]
+
+    @property
+    def tensorflow(self) -> tuple[int, ...] | None:
+        """Read the version in the requirement file that the Dockerfile's argument REQUIREMENTS names."""
+        dockerfile = (self.directory / "Dockerfile").read_text(encoding="utf-8")
+        default = re.search(r"^ARG REQUIREMENTS=(\S+)$", dockerfile, re.MULTILINE)
+        name = self.build_args.get("REQUIREMENTS", default[1] if default else "")
+        if not name or not (self.directory / name).is_file():
+            return None
+        requirements = (self.directory / name).read_text(encoding="utf-8")
+        found = re.search(r"^tensorflow(?:-cpu)?==(\d+(?:\.\d+)*)", requirements, re.MULTILINE)
+        return tuple(map(int, found[1].split("."))) if found else None
 
     def bind(self, scope: Construct) -> TrainingImageConfig:
         asset = ecr_assets.DockerImageAsset(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from aws_cdk import RemovalPolicy
 from aws_cdk import aws_dynamodb as dynamodb
@@ -13,11 +14,13 @@ from horovod_node import contract
 
 _READ: Final = ("dynamodb:GetItem", "dynamodb:Query")
 _WRITE: Final = ("dynamodb:PutItem", "dynamodb:UpdateItem")
+_LEADING_KEYS: Final = "dynamodb:LeadingKeys"
+_SERVES: Final = "cdk_horovod:serves"
 
 
 class Ledger(Construct):
     """
-    DynamoDB table with the items that `horovod_node.contract` describes.
+    DynamoDB table of one training, with the items that `horovod_node.contract` describes.
 
     Creates: one table, billed per request, with point-in-time recovery, encrypted with the account's `aws/dynamodb`
     key, and with items dropped after the time that their `remove_at` names.
@@ -46,33 +49,52 @@ class Ledger(Construct):
             removal_policy=removal_policy,
         )
 
-    def grant_node(self, grantee: iam.IGrantable, *, fleet: str) -> iam.Grant:
+    def serve(self, training: Construct, *, name: str) -> None:
         """
-        Allow what a node does: read everything, write items of runs, and renew its own fleet's lease.
+        Claim the ledger for *training*: nodes may read the runs of their own training, but not those of another one.
 
-        A node runs the user's script with its own permissions. It therefore may not write who holds a lease, with which
-        the script could stop the run of somebody else: of a lease it may touch the expiry only, of its own fleet only.
+        Args:
+            training: Who uses the ledger.
+            name: Its name in the ids of runs (`contract.run_id`).
+
+        Raises:
+            ValueError: If another training uses the ledger already.
+        """
+        for entry in self.node.metadata:
+            if entry.type == _SERVES and entry.data != name:
+                raise ValueError(
+                    f"'ledger' must serve one training, got {self.node.path}, which already serves {entry.data}: give "
+                    f"{training.node.path} a ledger of its own"
+                )
+        self.node.add_metadata(_SERVES, name)
+
+    def grant_node(self, grantee: iam.IGrantable, *, fleet: str, training: str) -> iam.Grant:
+        """
+        Allow what a node does: read its training's runs, read and write what its own fleet's nodes share, and renew its
+        own fleet's lease.
+
+        A node runs the user's script with its own permissions. It therefore writes no run's own item and no receipt,
+        sees nothing that other fleets' nodes share, task tokens included, and touches of its lease the expiry only.
+
+        IAM compares the partition keys of a request (`dynamodb:LeadingKeys`) and the attributes that it names, those of
+        its conditions included (`dynamodb:Attributes`). Source: DynamoDB Developer Guide, "Using IAM policy conditions
+        for fine-grained access control".
 
         Args:
             fleet: Name of the node's fleet in the ledger.
+            training: Name of its training in the ids of runs.
         """
-        read = self._grant(grantee, _READ)
-        write = iam.Grant.add_to_principal(
-            grantee=grantee,
-            actions=list(_WRITE),
-            resource_arns=[self.table.table_arn],
-            conditions={"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [f"{contract.RUN_PREFIX}*"]}},
-        )
-        partition, _ = contract.lease_key(fleet)
-        renew = iam.Grant.add_to_principal(
-            grantee=grantee,
-            actions=["dynamodb:UpdateItem"],
-            resource_arns=[self.table.table_arn],
-            conditions={
-                "ForAllValues:StringEquals": {
-                    "dynamodb:LeadingKeys": [partition],
-                    "dynamodb:Attributes": [contract.PARTITION_KEY, contract.SORT_KEY, contract.EXPIRES_AT],
-                },
+        lease, _ = contract.lease_key(fleet)
+        shared = f"{contract.NODES_PREFIX}{fleet}#*"
+        runs = f"{contract.RUN_PREFIX}{contract.training_prefix(training)}*"
+        read = self._grant(grantee, _READ, {"ForAllValues:StringLike": {_LEADING_KEYS: [shared, lease, runs]}})
+        write = self._grant(grantee, _WRITE, {"ForAllValues:StringLike": {_LEADING_KEYS: [shared]}})
+        attributes = [contract.PARTITION_KEY, contract.SORT_KEY, contract.EXPIRES_AT]
+        renew = self._grant(
+            grantee,
+            ("dynamodb:UpdateItem",),
+            {
+                "ForAllValues:StringEquals": {_LEADING_KEYS: [lease], "dynamodb:Attributes": attributes},
             },
         )
         return read.combine(write).combine(renew)
@@ -85,5 +107,12 @@ class Ledger(Construct):
         """Allow to look at runs and leases, as a client does."""
         return self._grant(grantee, (*_READ, "dynamodb:BatchGetItem"))
 
-    def _grant(self, grantee: iam.IGrantable, actions: tuple[str, ...]) -> iam.Grant:
-        return iam.Grant.add_to_principal(grantee=grantee, actions=list(actions), resource_arns=[self.table.table_arn])
+    def _grant(
+        self, grantee: iam.IGrantable, actions: tuple[str, ...], conditions: Mapping[str, Any] | None = None
+    ) -> iam.Grant:
+        return iam.Grant.add_to_principal(
+            grantee=grantee,
+            actions=list(actions),
+            resource_arns=[self.table.table_arn],
+            conditions=None if conditions is None else dict(conditions),
+        )

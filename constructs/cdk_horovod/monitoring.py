@@ -89,7 +89,8 @@ class TrainingAlarms(Construct):
         self.run_failed = self._alarm(
             "RunFailed",
             cloudwatch.MathExpression(
-                expression="failed + timedout",
+                # Not a sum of the two: in a period in which one has no point, that has none either.
+                expression="SUM(METRICS())",
                 label="Runs that failed",
                 using_metrics={"failed": training.metric_failed(), "timedout": training.metric_timed_out()},
             ),

@@ -129,16 +129,17 @@ metadata() {
 
 # Tells people that this machine pulls the image, for no agent can yet: the item `boot_key` of horovod_node.contract.
 give_sign() {
-  local run token instance_type zone item
-  run=$(timeout 20 aws dynamodb get-item --region "$region" --consistent-read --table-name '@LEDGER_TABLE@' \
-    --key '{"pk": {"S": "FLEET#@FLEET@"}, "sk": {"S": "LEASE"}}' --query Item.run.S --output text)
+  local run run_id token instance_type zone item
+  read -r run run_id < <(timeout 20 aws dynamodb get-item --region "$region" --consistent-read \
+    --table-name '@LEDGER_TABLE@' --key '{"pk": {"S": "FLEET#@FLEET@"}, "sk": {"S": "LEASE"}}' \
+    --query 'Item.[run.S, run_id.S]' --output text)
   # Nobody's, or that of what empties the fleet.
   [[ -n $run && $run != None && $run != '#'* ]] || return 0
   token=$(metadata api/token --request PUT --header 'X-aws-ec2-metadata-token-ttl-seconds: 60')
   instance_type=$(metadata meta-data/instance-type --header "X-aws-ec2-metadata-token: $token")
   zone=$(metadata meta-data/placement/availability-zone --header "X-aws-ec2-metadata-token: $token")
-  printf -v item '"%s": {"S": "%s"}, ' pk "RUN#$run" sk "BOOT#$node" node "$node" state 'pulling the image' \
-    instance_type "$instance_type" zone "$zone"
+  printf -v item '"%s": {"S": "%s"}, ' pk "NODES#@FLEET@#$run_id" sk "BOOT#$node" node "$node" \
+    state 'pulling the image' instance_type "$instance_type" zone "$zone"
   printf -v item '{%s"booted_at": {"N": "%s"}, "seen_at": {"N": "%s"}, "remove_at": {"N": "%s"}}' "$item" \
     "$booted_at" "$EPOCHSECONDS" $((EPOCHSECONDS + 86400))
   timeout 20 aws dynamodb put-item --region "$region" --table-name '@LEDGER_TABLE@' --item "$item"
@@ -165,9 +166,20 @@ retry "pull $image" docker pull --quiet "$image"
 pulled_at=$EPOCHSECONDS
 digest=$(docker image inspect --format '{{index .RepoDigests 0}}' "$image" 2>/dev/null) || digest=
 
+# After `systemctl daemon-reload`, or when systemd touches the container's devices for another reason, processes that a
+# container starts later, as an elastic ring does, get no GPU unless these links are there
+# (NVIDIA/nvidia-container-toolkit issue 48).
+if command -v nvidia-ctk >/dev/null; then
+  nvidia-ctk system create-dev-char-symlinks --create-all || say "could not link the GPUs' devices in /dev/char"
+fi
+
 # Ring traffic goes straight to the host's network cards, NCCL's between GPUs through shared memory, and both pin it.
 run=(docker run --detach --name cdk-horovod-node --restart no --gpus all --network host --ipc host)
 run+=(--ulimit memlock=-1 --ulimit stack=67108864)
+# The user's script needs none of the kernel's capabilities, and gets none back through a set-user-id program: with the
+# host's network it could else open raw sockets, and as root read what others own. The limit is for processes and
+# threads, so that no script takes the last process id from the switch; eight ranks of TensorFlow take some thousands.
+run+=(--security-opt no-new-privileges --cap-drop ALL --pids-limit 65536)
 hand_over_efa
 run+=(--env "CDK_HOROVOD_BOOTED_AT=$booted_at" --env "CDK_HOROVOD_IMAGE=${digest:-$image}")
 run+=(--env "CDK_HOROVOD_PULL_BEGAN_AT=$pull_began_at" --env "CDK_HOROVOD_PULLED_AT=$pulled_at")
@@ -178,6 +190,21 @@ if [ -n "$log_group" ]; then
   run+=(--log-opt "awslogs-stream=$node" --log-opt mode=non-blocking)
 fi
 "${run[@]}" "$image" || fail "docker did not start the container"
+# Takes the instance out when its agent says so. Docker, or this unit, may be started anew meanwhile.
+cat > '/etc/systemd/system/cdk-horovod-part-over.service' <<'UNIT'
+[Unit]
+Description=Takes this instance out when the run goes on without it
+StartLimitIntervalSec=0
+
+[Service]
+EnvironmentFile=-@NODE_ENV_FILE@
+ExecStart=/bin/bash @SWITCH_FILE@ leave-after cdk-horovod-node @EXIT_PART_OVER@
+Restart=on-failure
+RestartSec=5
+StandardError=journal+console
+UNIT
+systemctl daemon-reload
+systemctl start cdk-horovod-part-over.service
 say "node started"
 # The sign, if the pull was that fast.
 wait

@@ -20,6 +20,7 @@ def permit_nodes(
     scope: Construct,
     *,
     fleet: FleetConfig,
+    training: str,
     machine: sfn.StateMachine,
     ledger: Ledger,
     storage: ITrainingStorage,
@@ -32,6 +33,7 @@ def permit_nodes(
     Args:
         scope: Owner of the policy.
         fleet: The fleet.
+        training: Name of the training in the ids of runs.
         machine: The runs' state machine.
         ledger: Where leases and runs are.
         storage: The training's buckets.
@@ -51,11 +53,11 @@ def permit_nodes(
         # The dead-man's switch: a node may take itself out of its own group, and lower its capacity with it.
         iam.PolicyStatement(actions=["autoscaling:TerminateInstanceInAutoScalingGroup"], resources=[fleet.group_arn]),
     )
-    ledger.grant_node(role, fleet=fleet.id)
+    ledger.grant_node(role, fleet=fleet.id, training=training)
     storage.grant_read_data(role)
-    storage.grant_write_models(role)
-    storage.grant_mirror_checkpoints(role)
-    storage.grant_mirror_tensorboard(role)
+    storage.grant_write_models(role, training=training)
+    storage.grant_mirror_checkpoints(role, training=training)
+    storage.grant_mirror_tensorboard(role, training=training)
     for bucket in data_buckets:
         role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[bucket.bucket_arn]))
         role.add_to_principal_policy(

@@ -7,7 +7,6 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_logs as logs
-from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
@@ -30,12 +29,12 @@ class Reaper(Construct):
 
     Args:
         training: The run's state machine.
-        clean_up: The clean-up's; the reaper leaves a fleet alone that it is emptying.
+        clean_up: The clean-up's; the reaper leaves a fleet alone that it is emptying, and starts it for dead runs.
         engine: What provides the nodes.
-        bucket: Where receipts go.
         ledger: Where leases are.
         queue: Name of the line in which runs wait.
         interval: Between two looks; whole minutes.
+        poll_interval: Between two looks at nodes that go.
         log_group: Where the state machine logs to.
 
     Raises:
@@ -50,10 +49,10 @@ class Reaper(Construct):
         training: sfn.StateMachine,
         clean_up: sfn.StateMachine,
         engine: EngineConfig,
-        bucket: s3.IBucket,
         ledger: Ledger,
         queue: str,
         interval: Duration,
+        poll_interval: Duration,
         log_group: logs.ILogGroup,
     ) -> None:
         seconds = interval.to_seconds(integral=False)
@@ -71,15 +70,15 @@ class Reaper(Construct):
             definition=workflow.reaper_definition(
                 self,
                 engine=engine,
-                bucket=bucket,
                 ledger=ledger,
                 queue=queue,
+                poll_interval=poll_interval,
                 runs=runs,
                 executions=[f"{runs}*", f"{executions_of(clean_up)}:*"],
+                clean_up=clean_up.state_machine_arn,
                 training=self._training,
             ),
-            # An Express execution's own limit, and less than the reaper's hold on a fleet.
-            timeout=Duration.minutes(5),
+            timeout=workflow.TIMEOUT,
             log_group=log_group,
         )
         self.state_machine.add_to_role_policy(workflow.permit_reports())
@@ -99,10 +98,6 @@ class Reaper(Construct):
     def metric_capacity_without_lease(self, *, period: Duration | None = None) -> cloudwatch.Metric:
         """Measure capacity that nobody held, in GPUs or instances. Default period: 5 minutes."""
         return self._metric(workflow.METRIC_CAPACITY_WITHOUT_LEASE, cloudwatch.Stats.MAXIMUM, period)
-
-    def metric_ceiling_used(self, *, period: Duration | None = None) -> cloudwatch.Metric:
-        """Measure what running runs have cost, in percent of their ceilings. Default period: 5 minutes."""
-        return self._metric(workflow.METRIC_CEILING_USED, cloudwatch.Stats.MAXIMUM, period)
 
     def metric_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from aws_cdk import aws_autoscaling as autoscaling
 from aws_cdk import aws_ec2 as ec2
@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
     from cdk_horovod.capacity import GpuCapacity
     from cdk_horovod.capacity_reservation import CapacityReservation
+
+
+RESTING_VERSION: Final = "1"
+"""
+Version of the launch template that the group has in the template of its stack, whatever the newest is.
+
+A deployment in the middle of a run would set a group whose properties changed back to its template's policy, and
+replace nodes of another market. A literal does not change: with a new machine image a deployment leaves the group
+alone. Each run writes the newest version when it starts its nodes.
+"""
 
 
 def scaling_group(
@@ -54,12 +64,12 @@ def scaling_group(
                 autoscaling.LaunchTemplateOverrides(
                     instance_type=ec2.InstanceType(row.name), weighted_capacity=row.gpus
                 )
-                for row in capacity.instance_types
+                for row in capacity.smallest_first
             ],
             instances_distribution=autoscaling.InstancesDistribution(
                 on_demand_base_capacity=capacity.on_demand_base_gpus,
                 on_demand_percentage_above_base_capacity=0 if spot else 100,
-                on_demand_allocation_strategy=autoscaling.OnDemandAllocationStrategy.LOWEST_PRICE,
+                on_demand_allocation_strategy=autoscaling.OnDemandAllocationStrategy.PRIORITIZED,
                 spot_allocation_strategy=autoscaling.SpotAllocationStrategy.PRICE_CAPACITY_OPTIMIZED,
             ),
         ),
@@ -70,13 +80,16 @@ def scaling_group(
     cfn_group = cast("autoscaling.CfnAutoScalingGroup", group.node.default_child)
     cfn_group.launch_template = autoscaling.CfnAutoScalingGroup.LaunchTemplateSpecificationProperty(
         launch_template_id=launch_template.launch_template_id,
-        version=launch_template.version_number,
+        version=RESTING_VERSION,
     )
     if reservation is not None and reservation.is_block:
         # Auto Scaling User Guide, "Use Capacity Blocks for machine learning workloads": no mixed instances groups.
         cfn_group.add_property_deletion_override("MixedInstancesPolicy")
     else:
         cfn_group.add_property_deletion_override("LaunchTemplate")
+        cfn_group.add_property_override(
+            "MixedInstancesPolicy.LaunchTemplate.LaunchTemplateSpecification.Version", RESTING_VERSION
+        )
     if reservation is not None and not reservation.is_block:
         cfn_group.capacity_reservation_specification = reservation.group_specification()
     acknowledge(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _ABANDONED_UPLOAD_DAYS: Final = 7
-_REPLACED_MODEL_DAYS: Final = 30
+_REPLACED_DAYS: Final = 30
 _PRUNED_CHECKPOINT_DAYS: Final = 1
 """The least that S3 takes. Leaders prune all the time, and a version that nobody can restore costs as much as one."""
 
@@ -37,21 +37,21 @@ class ITrainingStorage(Protocol):
         """Allow *grantee* to list and read the data bucket."""
 
     def grant_upload_source(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow *grantee* to store packaged scripts, and to see which are there already."""
+        """Allow *grantee* to store packaged scripts, replacing none, and to see which are there already."""
 
-    def grant_write_models(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow *grantee* to store the models of runs, and nothing else in the bucket."""
+    def grant_write_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
+        """Allow *grantee* to store the models of a training's runs, replacing none."""
 
-    def grant_mirror_checkpoints(self, grantee: iam.IGrantable) -> iam.Grant:
+    def grant_mirror_checkpoints(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
         """Allow *grantee* to list, read, store and delete the checkpoints of runs."""
 
-    def grant_mirror_tensorboard(self, grantee: iam.IGrantable) -> iam.Grant:
+    def grant_mirror_tensorboard(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
         """Allow *grantee* to store what scripts write for TensorBoard, and nothing else in the bucket."""
 
-    def grant_write_receipts(self, grantee: iam.IGrantable) -> iam.Grant:
+    def grant_write_receipts(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
         """Allow *grantee* to store the receipts of runs, and nothing else in the bucket."""
 
-    def grant_read_models(self, grantee: iam.IGrantable) -> iam.Grant:
+    def grant_read_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
         """Allow *grantee* to list the model bucket and read models and receipts."""
 
 
@@ -60,11 +60,11 @@ class TrainingStorage(StorageGrants):
     Buckets for data, models and logs: encrypted, private, reachable over TLS only.
 
     Creates: a KMS key that rotates each year (unless one is given) and three buckets. The data bucket holds packaged
-    scripts and training data. The model bucket is versioned; it keeps replaced versions for 30 days. The log bucket
-    holds the S3 access logs of both, and is encrypted with S3's own keys: S3 does not deliver access logs to a bucket
-    that is encrypted with KMS (S3 User Guide, "Enabling Amazon S3 server access logging"). Uploads that were never
-    finished are dropped after 7 days in all three. Checkpoints expire; what a run prunes of them, and uploads of them
-    that were never finished, are gone after a day.
+    scripts and training data. Both it and the model bucket are versioned and keep replaced versions for 30 days. The
+    log bucket holds the S3 access logs of both, and is encrypted with S3's own keys: S3 does not deliver access logs to
+    a bucket that is encrypted with KMS (S3 User Guide, "Enabling Amazon S3 server access logging"). Uploads that were
+    never finished are dropped after 7 days in all three. Checkpoints expire; what a run prunes of them, and uploads of
+    them that were never finished, are gone after a day.
 
     Cost at rest: one KMS key, 1 USD a month (list price, us-east-1), and what is stored.
 
@@ -124,6 +124,8 @@ class TrainingStorage(StorageGrants):
             removal_policy=removal_policy,
             encryption=s3.BucketEncryption.KMS,
             access_log_prefix="data/",
+            versioned=True,
+            rules=[_replaced_versions()],
         )
         self.model_bucket = self._bucket(
             "ModelBucket",
@@ -139,11 +141,7 @@ class TrainingStorage(StorageGrants):
                     noncurrent_version_expiration=Duration.days(_PRUNED_CHECKPOINT_DAYS),
                     abort_incomplete_multipart_upload_after=Duration.days(_PRUNED_CHECKPOINT_DAYS),
                 ),
-                s3.LifecycleRule(
-                    id="replaced-versions",
-                    noncurrent_version_expiration=Duration.days(_REPLACED_MODEL_DAYS),
-                    expired_object_delete_marker=True,
-                ),
+                _replaced_versions(),
             ],
         )
 
@@ -203,6 +201,14 @@ class _ImportedStorage(StorageGrants):
         super().__init__(scope, id)
         self.data_bucket = data_bucket
         self.model_bucket = model_bucket
+
+
+def _replaced_versions() -> s3.LifecycleRule:
+    return s3.LifecycleRule(
+        id="replaced-versions",
+        noncurrent_version_expiration=Duration.days(_REPLACED_DAYS),
+        expired_object_delete_marker=True,
+    )
 
 
 def _whole_days(argument: str, value: Duration | None, *, default: int) -> Duration:

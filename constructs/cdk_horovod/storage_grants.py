@@ -12,17 +12,29 @@ from constructs import Construct
 from cdk_horovod.acknowledgements import acknowledge_objects
 from horovod_node import contract
 
-_CHECKPOINTS: Final = f"/{contract.CHECKPOINT_PREFIX}*"
-_TENSORBOARD: Final = f"/{contract.tensorboard_prefix('*')}*"
-
-_UPLOAD_ACTIONS: Final = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
+_MULTIPART_ACTIONS: Final = ("s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
+_UPLOAD_ACTIONS: Final = ("s3:PutObject", *_MULTIPART_ACTIONS)
 
 _UPLOAD_KEY_ACTIONS: Final = ("kms:GenerateDataKey", "kms:Decrypt")
 """S3 decrypts the parts of a multipart upload to join them. Source: S3 User Guide, "Using server-side encryption"."""
 
 
+_IF_NOTHING_IS_THERE: Final = {"Null": {"s3:if-none-match": "false"}}
+"""
+The request says "if nothing is there" (`If-None-Match`, for which S3 takes only `*`). This condition and the next one
+are those of the S3 User Guide, "Enforce conditional writes on Amazon S3 buckets", example 1.
+"""
+_NO_OBJECT_YET: Final = {"Bool": {"s3:ObjectCreationOperation": "false"}}
+"""The request begins a multipart upload or adds a part to it; these take no `If-None-Match`, and store no object."""
+
+
 class StorageGrants(Construct):
-    """Owner of a data and a model bucket, which grants what nodes, workflow and users need of them."""
+    """
+    Owner of a data and a model bucket, which grants what nodes, workflow and users need of them.
+
+    What runs leave is granted by *training*, its name in the ids of runs (`contract.run_id`): several trainings may
+    share a bucket, and none reaches what runs of another one left.
+    """
 
     data_bucket: s3.IBucket
     model_bucket: s3.IBucket
@@ -45,31 +57,56 @@ class StorageGrants(Construct):
         )
 
     def grant_upload_source(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow *grantee* to store packaged scripts in the data bucket, and to see which are there already."""
-        return _grant(
+        """Allow *grantee* to store packaged scripts in the data bucket, replacing none, and to see which are there."""
+        path = f"/{contract.source_key('*')}"
+        reason = "A packaged script is stored under its own digest, which is not known before."
+        read = _grant(
             grantee,
             self.data_bucket,
-            actions=["s3:GetObject", *_UPLOAD_ACTIONS],
-            paths=[f"/{contract.source_key('*')}"],
+            actions=["s3:GetObject"],
+            paths=[path],
             key_actions=_UPLOAD_KEY_ACTIONS,
             list_bucket=True,
-            reason="A packaged script is stored under its own digest, which is not known before.",
+            reason=reason,
+        )
+        return read.combine(
+            iam.Grant.add_to_principal(
+                grantee=grantee,
+                actions=["s3:PutObject"],
+                resource_arns=[f"{self.data_bucket.bucket_arn}{path}"],
+                conditions=_IF_NOTHING_IS_THERE,
+            )
         )
 
-    def grant_write_models(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow *grantee* to store the models of runs, and nothing else in the bucket."""
-        return _grant(
+    def grant_write_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
+        """
+        Allow *grantee* to store the models of a training's runs, replacing none.
+
+        Reading them is part of it: whose answer from S3 was lost must find out whether the model is the one it sent.
+        """
+        path = _models(training)
+        grant = _grant(
             grantee,
             self.model_bucket,
-            actions=_UPLOAD_ACTIONS,
-            paths=[f"/{contract.model_key('*')}"],
+            actions=["s3:GetObject", *_MULTIPART_ACTIONS],
+            paths=[path],
             key_actions=_UPLOAD_KEY_ACTIONS,
-            reason="A model is stored under its run's name, which is not known before.",
+            reason="A model is stored under its run's id, which is not known before.",
         )
+        for condition in (_IF_NOTHING_IS_THERE, _NO_OBJECT_YET):
+            grant = grant.combine(
+                iam.Grant.add_to_principal(
+                    grantee=grantee,
+                    actions=["s3:PutObject"],
+                    resource_arns=[f"{self.model_bucket.bucket_arn}{path}"],
+                    conditions=condition,
+                )
+            )
+        return grant
 
-    def grant_mirror_checkpoints(self, grantee: iam.IGrantable) -> iam.Grant:
+    def grant_mirror_checkpoints(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
         """
-        Allow *grantee* to list, read, store and delete the checkpoints of runs, and nothing else in the bucket.
+        Allow *grantee* to list, read, store and delete the checkpoints of a training's runs, and nothing else.
 
         What it deletes stays recoverable for a day where the bucket is versioned: versions are not its to delete.
         """
@@ -77,38 +114,38 @@ class StorageGrants(Construct):
             grantee,
             self.model_bucket,
             actions=["s3:GetObject", "s3:DeleteObject", *_UPLOAD_ACTIONS],
-            paths=[_CHECKPOINTS],
+            paths=[_checkpoints(training)],
             key_actions=_UPLOAD_KEY_ACTIONS,
             list_bucket=True,
-            list_prefix=f"{contract.CHECKPOINT_PREFIX}*",
-            reason="Checkpoints are stored under their run's name, not known before; a run may resume another.",
+            list_prefix=_checkpoints(training)[1:],
+            reason="Checkpoints are stored under their run's id, not known before; a run may resume another.",
         )
 
-    def grant_mirror_tensorboard(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow *grantee* to store what scripts write for TensorBoard, and nothing else in the bucket."""
+    def grant_mirror_tensorboard(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
+        """Allow *grantee* to store what a training's scripts write for TensorBoard, and nothing else in the bucket."""
         return _grant(
             grantee,
             self.model_bucket,
             actions=_UPLOAD_ACTIONS,
-            paths=[_TENSORBOARD],
+            paths=[_tensorboard(training)],
             key_actions=_UPLOAD_KEY_ACTIONS,
-            reason="TensorBoard's files are stored under their run's name, which is not known before.",
+            reason="TensorBoard's files are stored under their run's id, which is not known before.",
         )
 
-    def grant_write_receipts(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow *grantee* to store the receipts of runs, and nothing else in the bucket."""
+    def grant_write_receipts(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
+        """Allow *grantee* to store the receipts of a training's runs, and nothing else in the bucket."""
         return _grant(
             grantee,
             self.model_bucket,
             actions=["s3:PutObject"],
-            paths=[f"/{contract.receipt_key('*')}"],
+            paths=[_receipts(training)],
             key_actions=["kms:GenerateDataKey"],
-            reason="A receipt is stored under its run's name, which is not known before.",
+            reason="A receipt is stored under its run's id, which is not known before.",
         )
 
-    def grant_read_models(self, grantee: iam.IGrantable) -> iam.Grant:
+    def grant_read_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
         """
-        Allow *grantee* to list the model bucket and read models, checkpoints, receipts and TensorBoard's files.
+        Allow *grantee* to list the model bucket and read what the runs of a training left there.
 
         Listing is part of it because S3 answers "forbidden" instead of "not found" for a missing object to whoever
         may not list.
@@ -117,11 +154,27 @@ class StorageGrants(Construct):
             grantee,
             self.model_bucket,
             actions=["s3:GetObject"],
-            paths=[f"/{contract.model_key('*')}", _CHECKPOINTS, f"/{contract.receipt_key('*')}", _TENSORBOARD],
+            paths=[_models(training), _checkpoints(training), _receipts(training), _tensorboard(training)],
             key_actions=["kms:Decrypt"],
             list_bucket=True,
-            reason="What a run leaves is stored under their run's name, which is not known before.",
+            reason="What a run leaves is stored under their run's id, which is not known before.",
         )
+
+
+def _models(training: str) -> str:
+    return f"/{contract.model_key(contract.training_prefix(training) + '*')}"
+
+
+def _receipts(training: str) -> str:
+    return f"/{contract.receipt_key(contract.training_prefix(training) + '*')}"
+
+
+def _tensorboard(training: str) -> str:
+    return f"/{contract.tensorboard_prefix(contract.training_prefix(training) + '*')}*"
+
+
+def _checkpoints(training: str) -> str:
+    return f"/{contract.CHECKPOINT_PREFIX}{contract.training_prefix(training)}*"
 
 
 def _grant(

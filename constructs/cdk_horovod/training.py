@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from aws_cdk import CfnOutput, Duration, Names, RemovalPolicy, Stack
+from aws_cdk import CfnOutput, Duration, Fn, Names, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from cdk_horovod.acknowledgements import acknowledge_objects
 from cdk_horovod.clean_up import CleanUp
 from cdk_horovod.engines import EngineTarget, IEngine
 from cdk_horovod.executions import accept_executions, executions_of, permit_workflow
@@ -33,6 +34,10 @@ class HorovodTraining(Construct):
     """
     Starts, trains and terminates a Horovod cluster for every run.
 
+    One training is one trust domain: a run's script can change checkpoints and TensorBoard files of other runs of the
+    same training, and read their requests and models (see docs/security.md). Teams that must not do that to each other
+    get a training each.
+
     Creates: the run's state machine (no Lambda), the `CleanUp` and the `Reaper` behind it, its ledger unless one is
     given, two log groups (state machines, nodes), the nodes' permissions, and a stack output through which clients find
     all this.
@@ -42,7 +47,7 @@ class HorovodTraining(Construct):
         image: What runs on every node.
         engine: What provides the nodes, for example `Engine.ec2(fleet)`.
         data_buckets: More buckets that runs may read data from. Default: only the storage's data bucket.
-        ledger: Default: a new one.
+        ledger: A ledger that no other training uses. Default: a new one.
         max_runtime: Longest training of a run, and its default. Default: 24 hours.
         max_restarts:
             How often a run that loses its leader, or a node that its ring cannot do without, starts again from its
@@ -74,13 +79,13 @@ class HorovodTraining(Construct):
         reaper_interval: Between two looks at every fleet; whole minutes. Default: 5 minutes.
         poll_interval:
             Pause between two looks at nodes that go away, and the shortest one in the queue. With the default queue
-            timeout a waiting run looks every 92 seconds. Default: 15 seconds.
+            timeout a waiting run looks every 155 seconds. Default: 15 seconds.
         removal_policy: What becomes of ledger and log groups with the stack. Default: they are removed, because
             models and receipts are in the storage.
 
     Raises:
-        ValueError: If two of the times contradict each other, a price is not more than 0, or a fleet already serves
-            another training.
+        ValueError: If two of the times contradict each other, a price is not more than 0, or a fleet or the ledger
+            already serves another training.
     """
 
     def __init__(
@@ -137,11 +142,19 @@ class HorovodTraining(Construct):
         self._max_cost_usd = max_cost_usd
         self._priced_types = sorted(prices)
         self.ledger = ledger or Ledger(self, "Ledger", removal_policy=removal_policy)
+        self.ledger.serve(self, name=self.queue)
         self.node_log_group = logs.LogGroup(
             self, "NodeLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
         )
         self.workflow_log_group = logs.LogGroup(
-            self, "WorkflowLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
+            self,
+            "WorkflowLogs",
+            # Step Functions adds each log group to the account's one resource policy of 5,120 characters, unless its
+            # name begins like this (Step Functions Developer Guide, "Avoiding Amazon CloudWatch Logs resource policy
+            # size restrictions"). The stack's own id is in it, for a group that was kept has the name of an older one.
+            log_group_name=f"/aws/vendedlogs/states/{self.queue}-{_stack_uuid(self)}",
+            retention=logs.RetentionDays.ONE_MONTH,
+            removal_policy=removal_policy,
         )
         readable = (storage.data_bucket, *data_buckets)
         target = EngineTarget(
@@ -187,10 +200,10 @@ class HorovodTraining(Construct):
             training=self.state_machine,
             clean_up=self.clean_up.state_machine,
             engine=self.engine,
-            bucket=storage.model_bucket,
             ledger=self.ledger,
             queue=self.queue,
             interval=reaper_interval or Duration.minutes(5),
+            poll_interval=self.limits.poll_interval,
             log_group=self.workflow_log_group,
         )
         self._permit_the_workflow()
@@ -198,6 +211,7 @@ class HorovodTraining(Construct):
             permit_nodes(
                 self,
                 fleet=fleet,
+                training=self.queue,
                 machine=self.state_machine,
                 ledger=self.ledger,
                 storage=storage,
@@ -210,7 +224,7 @@ class HorovodTraining(Construct):
 
     @property
     def queue(self) -> str:
-        """Name of the line in which runs wait; plain text, the same at every synthesis."""
+        """Name of the training in the ids of its runs, and of the line in which they wait; plain text."""
         return Names.unique_id(self)
 
     def grant_start(self, grantee: iam.IGrantable) -> None:
@@ -227,7 +241,7 @@ class HorovodTraining(Construct):
         )
         permit_reading(grantee, machine=self.state_machine, log_group=self.node_log_group)
         self.ledger.grant_read(grantee)
-        self._storage.grant_read_models(grantee)
+        self._storage.grant_read_models(grantee, training=self.queue)
 
     def grant_stop(self, grantee: iam.IGrantable) -> None:
         """Let *grantee* stop runs."""
@@ -297,7 +311,9 @@ class HorovodTraining(Construct):
 
     def metric_ceiling_used(self, *, period: Duration | None = None) -> cloudwatch.Metric:
         """Measure what running runs have cost, in percent of their ceilings. Default period: 5 minutes."""
-        return self.reaper.metric_ceiling_used(period=period)
+        return self._node_metric(
+            contract.METRIC_CEILING_USED, None, cloudwatch.Stats.MAXIMUM, period or Duration.minutes(5)
+        )
 
     def _node_metric(self, name: str, run: str | None, statistic: str, period: Duration | None) -> cloudwatch.Metric:
         return node_metric(name, training=self.queue, run=run, statistic=statistic, period=period)
@@ -313,11 +329,21 @@ class HorovodTraining(Construct):
 
     def _permit_the_workflow(self) -> None:
         # Every state brought the permission of its own call; these add the buckets' key.
-        for machine in (self.state_machine, self.clean_up.state_machine, self.reaper.state_machine):
-            self._storage.grant_write_receipts(machine)
-        self._storage.grant_read_models(self.state_machine)
+        for machine in (self.state_machine, self.clean_up.state_machine):
+            self._storage.grant_write_receipts(machine, training=self.queue)
+        self._storage.grant_read_models(self.state_machine, training=self.queue)
         for statement in self.engine.statements:
             self.state_machine.add_to_role_policy(statement)
+            for resource in statement.resources:
+                if resource.endswith("/*"):
+                    acknowledge_objects(
+                        self.state_machine,
+                        owner=self,
+                        arn=resource.removesuffix("/*"),
+                        path="/*",
+                        reason="A launch needs the permission for all that it touches. Its instance's statement has "
+                        "the condition that binds it to the fleet's launch template, and no launch is without one.",
+                    )
         permit_workflow(self.state_machine)
 
     def _connection_json(self) -> str:
@@ -346,3 +372,8 @@ class HorovodTraining(Construct):
                 **ceiling,
             }
         )
+
+
+def _stack_uuid(scope: Construct) -> str:
+    """Take the part that is another one for each stack ever made from arn:…:stack/NAME/UUID; a CDK token."""
+    return Fn.select(2, Fn.split("/", Stack.of(scope).stack_id))

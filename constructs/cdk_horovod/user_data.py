@@ -62,6 +62,7 @@ def node_user_data(*, image_uri: str, environment: Mapping[str, str], log_group_
         "FLEET": environment[contract.ENV_FLEET],
         "NODE_ENV_FILE": contract.NODE_ENV_FILE,
         "SWITCH_FILE": contract.SWITCH_FILE,
+        "EXIT_PART_OVER": str(contract.EXIT_PART_OVER),
         "DEAD_MANS_SWITCH": _SWITCH.read_text(encoding="utf-8").rstrip("\n"),
         "ENVIRONMENT": "\n".join(f"{name}={value}" for name, value in environment.items()),
         "ML_ROOT": contract.DEFAULT_ML_ROOT,

@@ -143,7 +143,8 @@ def run(command: list[str], *, environment: dict[str, str] | None = None) -> Non
 
 def read_metrics(cloud: LocalCloud, *, bucket: str) -> dict[str, float]:
     """Read what the script left beside its model."""
-    body = cloud.client("s3").get_object(Bucket=bucket, Key=f"runs/{RUN}/model.tar.gz")["Body"].read()
+    key = contract.model_key(Run.from_id(RUN, client=cloud.training()).run_id)
+    body = cloud.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
     with tarfile.open(fileobj=io.BytesIO(body)) as archive:
         (name,) = [member for member in archive.getnames() if member.endswith("metrics.json")]
         file = archive.extractfile(name)

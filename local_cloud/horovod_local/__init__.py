@@ -19,6 +19,10 @@ python -m horovod_local serve --port 5000 &
 python -m horovod_local deploy cdk.out
 ```
 
+The cloud runs commands, as EC2 does with user data, so it answers only who holds an access key of its own
+(`horovod_local.door`). Clients made here have it, and `LocalCloud.environment` and `cdk-horovod local env` hand it on.
+It is in the file `access-key` of the cloud's home, which its owner alone may read.
+
 A server process on 127.0.0.1 answers the AWS APIs: moto 5.2.5, pinned exactly, with the corrections of
 `horovod_local.corrections`, each of which names the deviation from AWS that it removes. State machines are executed,
 JSONata included. For every instance that an Auto Scaling group has in service, one real `python -m horovod_node` runs
@@ -35,8 +39,11 @@ EventBridge has them too.
 What a run here proves:
 
 - the templates deploy: order, references between stacks, every property that a run depends on;
-- the state machine runs as written: conditions, retries, catches, task tokens with heartbeats, time limits, clean-up;
-- groups fill by weight and market, scale to zero, respect protection, and replace what they lose;
+- the state machine runs as written: conditions, retries, catches, task tokens with heartbeats, time limits, clean-up.
+  SDK calls are spelt as AWS wants them (`horovod_client.java_names`): any other is refused when the machine is created;
+- groups fill by weight, market and allocation strategy, scale to zero, respect protection and standby, and replace what
+  they lose, and what a new market policy does not want. EC2 answers a launch a moment later, or much later;
+- quotas that a run could meet: payloads, histories, items, pages, transactions, expressions;
 - nodes, ring, training, model and receipt: these are the real programs and the real library.
 
 What it does not prove:
@@ -49,7 +56,7 @@ What it does not prove:
   (`horovod_local.price_list`), and an interrupted instance gets no shutdown, nor more warning than was asked for;
 - instance metadata as the source of a node's facts: nodes take them from their environment here, and only the notices
   from it;
-- time: launches and terminations take no minutes, nothing is eventually consistent;
+- time: launches and terminations take no minutes unless a test says so, nothing is eventually consistent;
 - what is accepted without effect (`horovod_local.resource_types`), and `cron` schedules: `deploy` names them. Any other
   resource type that cannot be created is an error, and so is every custom resource.
 
@@ -61,8 +68,8 @@ Known limits of the emulation:
 - JSONata is evaluated by jsonata-python 0.7.1. Numbers beyond 2^53 keep their digits here and lose them on AWS. The
   texts of errors differ from AWS's; their names do not. An error in a state's own `Output` ends the execution; whether
   AWS lets a `Catch` of the same state have it was not confirmed, so do not rely on it.
-- Auto Scaling knows no lifecycle hooks, warm pools, health checks, rebalancing or allocation strategies: the first
-  override that fits is launched, in the next zone in turn.
+- Auto Scaling knows no lifecycle hooks, warm pools, health checks or rebalancing of zones: instances are launched in
+  the next zone in turn. Every Spot pool has the same capacity, so that strategies which look at it go by the price.
 - A second deployment changes state machines, groups, launch templates and outputs in place; a change to a type that
   cannot be changed is refused.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from botocore.exceptions import EndpointConnectionError
 
+from horovod_local.access_keys import read_key
 from horovod_local.background import keep
 from horovod_local.cloud import DEFAULT_REGION, client
 from horovod_local.deploy import deploy
@@ -48,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _deploy(options: argparse.Namespace) -> None:
     outputs = deploy(
         options.assembly,
-        clients=lambda service, *, region: client(service, endpoint=options.endpoint, region=region),
+        clients=lambda service, *, region: client(
+            service, endpoint=options.endpoint, region=region, access_key=_access_key(options.home)
+        ),
         endpoint=options.endpoint,
         account=options.account,
         region=options.region,
@@ -58,17 +62,29 @@ def _deploy(options: argparse.Namespace) -> None:
             print(f"{stack}.{key} = {value}")
 
 
+def _access_key(home: Path) -> str:
+    with contextlib.suppress(OSError):
+        return read_key(home)
+    try:
+        # Of a shell that was led into the cloud.
+        return os.environ["AWS_ACCESS_KEY_ID"]
+    except KeyError:
+        raise LocalCloudError(
+            f"'--home' must be the folder of the local cloud, where its access key is, got {home}"
+        ) from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m horovod_local", description="AWS on this machine.")
     commands = parser.add_subparsers(dest="command", required=True)
     shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--home", type=Path, default=Path("local-cloud"), help="folder of key, logs and nodes (default: ./%(default)s)"
+    )
     shared.add_argument("--account", default=DEFAULT_ACCOUNT, help="the cloud's one account (default: %(default)s)")
 
     serving = commands.add_parser("serve", parents=[shared], help="serve the local cloud until interrupted")
     serving.add_argument("--port", type=int, default=5000, help="port on loopback, 0 for a free one (default: 5000)")
-    serving.add_argument(
-        "--home", type=Path, default=Path("local-cloud"), help="folder for logs and nodes (default: ./%(default)s)"
-    )
     serving.add_argument("--node-python", default=sys.executable, help="interpreter of the nodes (default: this one)")
     serving.add_argument(
         "--schedule-speed", type=float, default=1.0, help="how many times faster than the clock (default: %(default)s)"

@@ -14,9 +14,9 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, unquote
 
-from horovod_local.permissions.principals import caller_of
+from horovod_local.access_keys import caller_of
 
 _CREDENTIAL: Final = re.compile(r"Credential=([^/,]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 _BOTO3_NAMES: Final = {"states": "stepfunctions", "monitoring": "cloudwatch"}
@@ -55,6 +55,7 @@ _S3_SUBRESOURCES: Final = frozenset(
     ]
 )
 """In the query of requests that are about something else than an object itself; their operations are not told."""
+_STATE_AGENT: Final = "horovod-local-state/"
 _RPC_PATH: Final = re.compile(r"^/service/[^/]+/operation/([^/]+)$")
 _FORM: Final = "application/x-www-form-urlencoded"
 
@@ -67,8 +68,9 @@ class ApiCall:
     Args:
         service: As boto3 calls it.
         operation: Name in the API; empty when it is not known.
-        caller: The instance's id for a node, `workflow` for a state machine; else the access key.
+        caller: The instance's id for a node, `workflow` for a state machine; else the access key's name.
         region: That the request was signed for.
+        state: Name of the state of a state machine that asks; empty if none does.
         access_key: Id of the access key that signed it.
     """
 
@@ -76,6 +78,7 @@ class ApiCall:
     operation: str
     caller: str
     region: str
+    state: str = ""
     access_key: str = field(default="", compare=False)
 
 
@@ -90,13 +93,33 @@ class ErrorAnswer:
 
 def read_call(environ: dict[str, Any]) -> ApiCall | None:
     """Find out which call the request of the WSGI *environ* is, leaving its body to be read; None if it is unsigned."""
-    signed = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
+    query = parse_qs(str(environ.get("QUERY_STRING", "")))
+    # A presigned address has in its query what is a header else.
+    presigned = "".join(f"Credential={credential}" for credential in query.get("X-Amz-Credential", ()))
+    signed = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION") or presigned)
     if signed is None:
         return None
     key, region, scope = signed.groups()
     service = _BOTO3_NAMES.get(scope, scope)
     operation = _s3_operation(environ) if service == "s3" else _operation(environ)
-    return ApiCall(service=service, operation=operation, caller=caller_of(key), region=region, access_key=key)
+    return ApiCall(
+        service=service,
+        operation=operation,
+        caller=caller_of(key),
+        region=region,
+        state=_state(environ),
+        access_key=key,
+    )
+
+
+def state_agent(state: str) -> str:
+    """Write the name of a state as a part of the header `User-Agent`, where `read_call` finds it."""
+    return f"{_STATE_AGENT}{quote(state, safe='')}"
+
+
+def _state(environ: dict[str, Any]) -> str:
+    found = re.search(rf"{re.escape(_STATE_AGENT)}(\S+)", str(environ.get("HTTP_USER_AGENT", "")))
+    return unquote(found[1]) if found else ""
 
 
 def read_body(environ: dict[str, Any]) -> bytes:
@@ -111,8 +134,8 @@ def read_body(environ: dict[str, Any]) -> bytes:
     return body
 
 
-def refuse(call: ApiCall, *, method: str, code: str, status: int, message: str) -> ErrorAnswer:
-    """Make the answer by which the service of *call* says *code*."""
+def refuse(call: ApiCall, *, method: str, code: str, status: int, message: str, **members: Any) -> ErrorAnswer:
+    """Make the answer by which the service of *call* says *code*; JSON has room for more *members* of the error."""
     request = str(uuid.uuid4())
     error = f"<Code>{code}</Code><Message>{message}</Message>"
     kind = "text/xml"
@@ -128,7 +151,7 @@ def refuse(call: ApiCall, *, method: str, code: str, status: int, message: str) 
                 "</ErrorResponse>"
             )
         case _:
-            kind, body = "application/x-amz-json-1.0", json.dumps({"__type": code, "message": message})
+            kind, body = "application/x-amz-json-1.0", json.dumps({"__type": code, "message": message, **members})
     return ErrorAnswer(
         status=f"{status} {code}",
         headers=[("Content-Type", kind), ("x-amzn-RequestId", request), ("x-amz-request-id", request)],

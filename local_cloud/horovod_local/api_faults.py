@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from horovod_local.api_calls import read_body, read_call, refuse
-from horovod_local.faults import DROP, FaultBox
+from horovod_local.faults import DROP, TRANSACTION_CANCELED, FaultBox
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -34,12 +35,12 @@ class ApiFaults:
         call = read_call(environ)
         if call is None:
             return self._aws(environ, start_response)
-        fault = self._box.strike(service=call.service, operation=call.operation, caller=call.caller)
+        fault = self._box.strike(service=call.service, operation=call.operation, caller=call.caller, state=call.state)
         if fault is None or fault.error is None:
             return self._aws(environ, start_response)
         _log.info("fault: %s.%s of %s answered with %s", call.service, call.operation, call.caller, fault.error)
         # What is not read now would be taken for the connection's next request.
-        read_body(environ)
+        body = read_body(environ)
         if fault.error == DROP:
             with contextlib.suppress(OSError):
                 environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
@@ -49,7 +50,26 @@ class ApiFaults:
             method=environ["REQUEST_METHOD"],
             code=fault.error,
             status=fault.status,
-            message="The local cloud was told to refuse this request.",
+            **_words(fault.error, body),
         )
         start_response(answer.status, answer.headers)
         return [answer.body]
+
+
+def _words(error: str, body: bytes) -> dict[str, Any]:
+    """
+    Say why; a cancelled transaction has a reason for each of its actions, in their order.
+
+    DynamoDB API Reference, TransactWriteItems: "CancellationReasons" with the code `TransactionConflict`, and `None`
+    for what was not its cause.
+    """
+    if error != TRANSACTION_CANCELED:
+        return {"message": "The local cloud was told to refuse this request."}
+    actions = len(json.loads(body or b"{}").get("TransactItems", [None]))
+    codes = ["TransactionConflict", *["None"] * (actions - 1)]
+    conflict = {"Code": codes[0], "Message": "Transaction is ongoing for the item"}
+    return {
+        "message": "Transaction cancelled, please refer cancellation reasons for specific reasons "
+        f"[{', '.join(codes)}]",
+        "CancellationReasons": [conflict, *({"Code": code} for code in codes[1:])],
+    }

@@ -25,7 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from horovod_local.cloud import DEFAULT_REGION, START_SECONDS, STOP_SECONDS, LocalCloud, client
+from horovod_local.access_keys import read_key
+from horovod_local.cloud import DEFAULT_REGION, START_SECONDS, STOP_SECONDS, LocalCloud, ask, client
 from horovod_local.errors import LocalCloudError
 from horovod_local.processes import CLOUD_VARIABLE, fake_credentials, kill_processes_with, without_aws
 from horovod_local.server import DEFAULT_ACCOUNT, HOST
@@ -51,7 +52,7 @@ class BackgroundCloud:
         account: The one account that it has.
         pid: Of its keeper.
         started_at: Epoch seconds.
-        home: Folder with the server's log and the instances' files.
+        home: Folder with the administrator's access key, the server's log and the instances' files.
         node_python: Interpreter of its nodes.
     """
 
@@ -65,12 +66,18 @@ class BackgroundCloud:
 
     def client(self, service: str, *, region: str | None = None) -> Any:
         """Make a boto3 client of *service* that talks to this cloud and to nothing else."""
-        return client(service, endpoint=self.endpoint, region=region or self.region)
+        return client(
+            service, endpoint=self.endpoint, region=region or self.region, access_key=read_key(Path(self.home))
+        )
+
+    def ask(self, method: str, path: str) -> Any:
+        """Send the cloud a request that AWS does not have, and return its answer."""
+        return ask(self.endpoint, method, path, access_key=read_key(Path(self.home)))
 
     def environment(self) -> dict[str, str]:
         """Give the variables that lead the AWS SDKs into this cloud."""
         return {
-            **fake_credentials(self.endpoint),
+            **fake_credentials(self.endpoint, access_key=read_key(Path(self.home))),
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
         }
@@ -226,11 +233,14 @@ def _read_state(folder: Path) -> BackgroundCloud | None:
     if not facts:
         return None
     try:
-        return BackgroundCloud(**facts)
-    except TypeError:
+        cloud = BackgroundCloud(**facts)
+        # One without a key would answer everybody.
+        read_key(Path(cloud.home))
+    except (TypeError, OSError):
         raise OtherVersionError(
             "a local cloud of another version of cdk-horovod is running: end it with cdk-horovod local down"
         ) from None
+    return cloud
 
 
 def _facts(folder: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from botocore.config import Config
 
 from horovod_client.client import TrainingClient
 from horovod_client.clients import pricing_region
+from horovod_local.access_keys import read_key
 from horovod_local.deploy import Outputs, deploy
 from horovod_local.errors import LocalCloudError
 from horovod_local.faults import Faults
@@ -65,6 +66,8 @@ class LocalCloud:
         self.region = region
         self.account = account
         self.endpoint = ""
+        self.access_key = ""
+        """The administrator's, which the server made: without it the cloud answers nobody."""
         self._node_python = node_python
         self._schedule_speed = schedule_speed
         self._server: subprocess.Popen[bytes] | None = None
@@ -112,6 +115,7 @@ class LocalCloud:
                 raise LocalCloudError(f"the local cloud did not start: {''.join(last) or 'no answer'} (see {self.log})")
             time.sleep(0.02)
         self.endpoint = address.read_text(encoding="utf-8")
+        self.access_key = read_key(self.home)
 
     def stop(self) -> None:
         """End the server and every node; what the `with` block does last."""
@@ -171,11 +175,11 @@ class LocalCloud:
         """
         key = (service, region or self.region, role_arn)
         if key not in self._clients:
-            credentials = self._credentials(role_arn) if role_arn else None
-            self._clients[key] = client(service, endpoint=self.endpoint, region=key[1], access_key=credentials)
+            access_key = self._session_key(role_arn) if role_arn else self.access_key
+            self._clients[key] = client(service, endpoint=self.endpoint, region=key[1], access_key=access_key)
         return self._clients[key]
 
-    def _credentials(self, role_arn: str) -> str:
+    def _session_key(self, role_arn: str) -> str:
         """Assume the role, once, and return the id of the session's access key."""
         if role_arn not in self._sessions:
             assumed = self.client("sts").assume_role(RoleArn=role_arn, RoleSessionName="local")
@@ -213,7 +217,7 @@ class LocalCloud:
         """Make the environment for a process that is to work in this cloud: this process's own, without its AWS."""
         return {
             **without_aws(os.environ),
-            **fake_credentials(self.endpoint),
+            **fake_credentials(self.endpoint, access_key=self.access_key),
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
         }
@@ -276,19 +280,33 @@ class LocalCloud:
         self._ask("PUT", "faults", faults.to_json())
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        # The address is this cloud's own, so the scheme cannot be a surprise.
-        request = urllib.request.Request(self.endpoint + OWN_PATH + path, data=data, method=method)  # noqa: S310
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-                return json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            raise LocalCloudError(json.loads(error.read())["error"]) from error
+        return ask(self.endpoint, method, path, body, access_key=self.access_key)
 
 
-def client(service: str, *, endpoint: str, region: str, access_key: str | None = None) -> Any:
-    """Make a boto3 client of *service* with fake credentials for the local cloud at *endpoint*."""
-    credentials = fake_credentials(endpoint, access_key=access_key) if access_key else fake_credentials(endpoint)
+def ask(endpoint: str, method: str, path: str, body: Any = None, *, access_key: str) -> Any:
+    """
+    Send the local cloud at *endpoint* a request that AWS does not have, and return its answer.
+
+    Raises:
+        LocalCloudError: If the cloud refuses it; says why.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    # The address is the cloud's own, so the scheme cannot be a surprise.
+    request = urllib.request.Request(  # noqa: S310
+        endpoint + OWN_PATH + path, data=data, method=method, headers={"Authorization": f"Bearer {access_key}"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        text = error.read().decode("utf-8", "replace")
+        # What the door refuses is no JSON.
+        raise LocalCloudError(json.loads(text)["error"] if text.startswith("{") else text.strip()) from error
+
+
+def client(service: str, *, endpoint: str, region: str, access_key: str) -> Any:
+    """Make a boto3 client of *service* for the local cloud at *endpoint*, with a key that is good for nothing else."""
+    credentials = fake_credentials(endpoint, access_key=access_key)
     make: Any = boto3.session.Session().client  # its stubs want the name of the service as a literal
     return make(
         service,
@@ -296,5 +314,9 @@ def client(service: str, *, endpoint: str, region: str, access_key: str | None =
         region_name=region,
         aws_access_key_id=credentials["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=credentials["AWS_SECRET_ACCESS_KEY"],
-        config=Config(retries={"total_max_attempts": 3}, s3={"addressing_style": "path"}),
+        config=Config(
+            retries={"total_max_attempts": 3},
+            s3={"addressing_style": "path"},
+            inject_host_prefix=False,  # else TestState goes to a host "sync-localhost"
+        ),
     )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from dataclasses import dataclass, field
 
 from horovod_client.connection import Connection
 from horovod_local.background import BackgroundCloud
 from horovod_local.errors import LocalCloudError
-from horovod_local.machine import OWN_PATH
 from horovod_node import contract
 
 
@@ -86,9 +83,7 @@ def look_into(cloud: BackgroundCloud) -> Contents:
         for machine in sorted({training.state_machine for training in trainings})
         for execution in stepfunctions.list_executions(stateMachineArn=machine, statusFilter="RUNNING")["executions"]
     ]
-    # The address is the cloud's own, so the scheme cannot be a surprise.
-    with urllib.request.urlopen(f"{cloud.endpoint}{OWN_PATH}instances", timeout=30) as answer:  # noqa: S310
-        instances = [str(instance["instance_id"]) for instance in json.loads(answer.read())]
+    instances = [str(instance["instance_id"]) for instance in cloud.ask("GET", "instances")]
     return Contents(trainings=trainings, instances=tuple(sorted(instances)), runs=tuple(runs))
 
 

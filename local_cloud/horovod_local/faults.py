@@ -32,6 +32,9 @@ QUOTA: Final = "quota"
 THROTTLING: Final = "throttling"
 REFUSALS: Final = (CAPACITY, QUOTA, THROTTLING)
 """Why EC2 refuses a launch."""
+LAUNCH_ANSWER_SECONDS: Final = 0.3
+"""Between a launch and EC2's answer, which takes seconds on AWS."""
+TRANSACTION_CANCELED: Final = "TransactionCanceledException"
 DROP: Final = "drop"
 """An error that is none: the connection ends without an answer."""
 
@@ -80,10 +83,11 @@ class ApiFault:
         operation: Name in the API, such as `GetItem`, or a pattern, such as `Describe*`. Default: every operation.
         caller: Who asks: `node` (agent and switch of any instance), the id of one instance, or `workflow` (any state
             machine). Default: everybody.
+        state: Name of the state of a state machine that asks, or a pattern. Default: all, and who is no state machine.
         times: How many requests fail. Default: no limit.
         seconds: How long requests fail, from when the fault is put in force. Default: until other faults are.
-        error: Code of the error in the answer. `drop`: no answer, the connection ends. `None`: the request succeeds,
-            after *delay_seconds*.
+        error: Code of the error in the answer. DynamoDB's `TransactionCanceledException` names a conflict as reason.
+            `drop`: no answer, the connection ends. `None`: the request succeeds, after *delay_seconds*.
         status: HTTP status of the error.
         delay_seconds: How long a request waits before it fails or goes on, or until other faults are put in force.
 
@@ -94,6 +98,7 @@ class ApiFault:
     service: str
     operation: str = "*"
     caller: str | None = None
+    state: str | None = None
     times: int | None = None
     seconds: float | None = None
     error: str | None = "ServiceUnavailable"
@@ -116,10 +121,11 @@ class ApiFault:
         if self.error is None and not self.delay_seconds:
             raise LocalCloudError("'error' must name an error when 'delay_seconds' is 0, got None")
 
-    def matches(self, *, service: str, operation: str, caller: str) -> bool:
+    def matches(self, *, service: str, operation: str, caller: str, state: str = "") -> bool:
         """Whether a request is one that this fault is for."""
         return (
-            self.service in ("*", service)
+            (self.state is None or fnmatch.fnmatchcase(state, self.state))
+            and self.service in ("*", service)
             and fnmatch.fnmatchcase(operation, self.operation)
             and (self.caller in (None, caller) or (self.caller == NODE and caller.startswith("i-")))
         )
@@ -131,12 +137,18 @@ class Faults:
     What goes wrong from now on.
 
     Args:
+        launch_answer_seconds: How long EC2 takes to answer a launch. Until then the group lists no instance, and
+            DescribeScalingActivities an unfinished launch; one that is answered after the capacity was lowered is
+            terminated then. Default: a moment, so that no answer is taken for granted.
         launch_delay_seconds: How long an instance stays pending before it is in service, or until other faults are put
             in force. Default: not at all.
         refused: Capacity that there is none of. Default: there is enough of everything.
         termination_delay_seconds: How long an instance that its group terminates still runs: `Terminating` in its
             group, `shutting-down` in EC2, its processes alive; or until other faults are put in force. Default: not at
             all.
+        terminations_retained: Whether instances that a group terminates are retained instead (`Terminating:Retained`),
+            as those of a group with an instance lifecycle policy whose termination hook is abandoned; who terminates
+            one by its id ends it. Default: no.
         agents_start: Whether the agents of instances that enter service now are started. Default: yes.
         switches_start: Whether their dead-man's switches are started. Default: yes.
         failing: Requests to AWS that fail or are late; the first that matches acts. Default: none.
@@ -145,15 +157,17 @@ class Faults:
         LocalCloudError: If a delay is negative.
     """
 
+    launch_answer_seconds: float = LAUNCH_ANSWER_SECONDS
     launch_delay_seconds: float = 0
     refused: tuple[Refusal, ...] = field(default=())
     termination_delay_seconds: float = 0
+    terminations_retained: bool = False
     agents_start: bool = True
     switches_start: bool = True
     failing: tuple[ApiFault, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        for name in ("launch_delay_seconds", "termination_delay_seconds"):
+        for name in ("launch_answer_seconds", "launch_delay_seconds", "termination_delay_seconds"):
             if getattr(self, name) < 0:
                 raise LocalCloudError(f"'{name}' must be at least 0, got {getattr(self, name)}")
 
@@ -227,7 +241,7 @@ class FaultBox:
                 for fault in faults.failing
             ]
 
-    def strike(self, *, service: str, operation: str, caller: str) -> ApiFault | None:
+    def strike(self, *, service: str, operation: str, caller: str, state: str = "") -> ApiFault | None:
         """
         Let the first fault act that is for this request: wait for its delay, and return it; None if there is none.
 
@@ -236,7 +250,7 @@ class FaultBox:
         with self._lock:
             now, over = time.monotonic(), self._over
             for armed in self._armed:
-                fits = armed.fault.matches(service=service, operation=operation, caller=caller)
+                fits = armed.fault.matches(service=service, operation=operation, caller=caller, state=state)
                 if fits and armed.left > 0 and now < armed.until:
                     armed.left -= 1
                     break

@@ -28,6 +28,8 @@ from horovod_local.user_data import written_files
 from horovod_node import contract
 
 POLL_SECONDS: Final = 0.1
+NO_NUMBER: Final = 0
+"""Ends the address of an instance that needs none, because its agent is not started, where no number is free."""
 
 _log = logging.getLogger(__name__)
 
@@ -163,7 +165,7 @@ class InstanceDriver(threading.Thread):
         for account, region, group in _groups():
             launches.pass_time(group, now=now)
             for state in list(group.instance_states):
-                if state.lifecycle_state in ("InService", launches.TERMINATING):
+                if state.lifecycle_state != launches.PENDING:
                     present[state.instance.id] = (account, region, group, state)
         for instance_id in self._taken_back(now=now):
             self.lose(instance_id)
@@ -171,7 +173,7 @@ class InstanceDriver(threading.Thread):
         with self._lock:
             for instance_id, (account, region, group, state) in present.items():
                 # One that is told to terminate before it was ever seen in service has nothing to end.
-                if instance_id not in self._machines and state.lifecycle_state == "InService":
+                if instance_id not in self._machines and state.lifecycle_state == launches.IN_SERVICE:
                     self._machines[instance_id] = self._start(account, region, group, state)
             for instance_id, machine in list(self._machines.items()):
                 if instance_id in present:
@@ -194,9 +196,10 @@ class InstanceDriver(threading.Thread):
     def _start(self, account: str, region: str, group: Any, state: Any) -> Machine:
         instance = state.instance
         taken = {machine.number for machine in [*self._machines.values(), *self._leaving]}
-        number = next((number for number in range(1, 255) if number not in taken), None)
-        if number is None:
-            raise LocalCloudError(f"{instance.id} cannot start: this network has room for 254 instances")
+        faults = IN_FORCE.faults
+        number = next((number for number in range(1, 255) if number not in taken), NO_NUMBER)
+        if number == NO_NUMBER and faults.agents_start:
+            raise LocalCloudError(f"{instance.id} cannot start: this network has room for 254 instances with agents")
         facts = LocalInstance(
             instance_id=instance.id,
             address=f"{self._network}.{number}",
@@ -218,7 +221,6 @@ class InstanceDriver(threading.Thread):
             if role
             else None,
         )
-        faults = IN_FORCE.faults
         machine.boot(
             files=written_files(instance.user_data.decode() if instance.user_data else ""),
             agent=self._python if faults.agents_start else None,

@@ -120,6 +120,7 @@ class Machine:
         self._environment: dict[str, str] = {}
         self._agent: subprocess.Popen[bytes] | None = None
         self._switch: subprocess.Popen[bytes] | None = None
+        self._leaving: subprocess.Popen[bytes] | None = None
         self._switch_due: float | None = None
         self._kill_at = 0.0
 
@@ -180,6 +181,9 @@ class Machine:
             _log.info("agent of %s exited with %s", self._facts.instance_id, self._agent.returncode)
             _kill_group(self._agent)
             kill_processes_with(CONTAINER_VARIABLE, self._facts.instance_id)
+            if self._agent.returncode == contract.EXIT_PART_OVER and self._switch_script.exists():
+                # What the instance's unit does that waits for the container.
+                self._leaving = self._run_switch("leave")
             self._agent = None
         if self._switch is not None and self._switch.poll() is not None:
             _log.info("switch of %s exited with %s", self._facts.instance_id, self._switch.returncode)
@@ -190,7 +194,7 @@ class Machine:
     def shut_down(self) -> None:
         """Ask the instance's processes to end; `is_off` sees to it that they do."""
         # To the agent alone and not its group: on EC2 Docker asks nobody but a container's first process either.
-        for process in (self._agent, self._switch):
+        for process in (self._agent, self._switch, self._leaving):
             if process is not None:
                 process.terminate()
         self._switch_due = None
@@ -198,7 +202,8 @@ class Machine:
 
     def is_off(self) -> bool:
         """Whether the instance's processes have ended, or have now been ended because their time is over."""
-        running = [process for process in (self._agent, self._switch) if process is not None and process.poll() is None]
+        processes = (self._agent, self._switch, self._leaving)
+        running = [process for process in processes if process is not None and process.poll() is None]
         if running and time.monotonic() < self._kill_at:
             return False
         self.cut_power()
@@ -208,11 +213,11 @@ class Machine:
         """Leave nothing of the instance's processes, wherever they have moved to."""
         if not self._environment:
             return
-        for process in (self._agent, self._switch):
+        for process in (self._agent, self._switch, self._leaving):
             if process is not None:
                 _kill_group(process)
         kill_processes_with(contract.ENV_NODE_ID, self._facts.instance_id)
-        for process in (self._agent, self._switch):
+        for process in (self._agent, self._switch, self._leaving):
             if process is not None:
                 process.wait()
 
@@ -222,10 +227,13 @@ class Machine:
 
     def _start_switch(self) -> None:
         self._switch_due = None
+        self._switch = self._run_switch()
+
+    def _run_switch(self, *words: str) -> subprocess.Popen[bytes]:
         path = [str(_COMMANDS), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
         region = self._environment.get("AWS_REGION", self.region)
-        self._switch = self._start(
-            ["bash", str(self._switch_script)],
+        return self._start(
+            ["bash", str(self._switch_script), *words],
             log=self._folder / "switch.log",
             PATH=os.pathsep.join(path),
             # Version 1 of the AWS CLI, which is the one here, knows the region by this name alone.

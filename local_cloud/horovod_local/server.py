@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from horovod_local import corrections
+from horovod_local.access_keys import ACCESS_KEYS, KEY_FILE, write_key
 from horovod_local.api_faults import ApiFaults, Application, StartResponse
+from horovod_local.door import Door
 from horovod_local.errors import LocalCloudError
 from horovod_local.faults import IN_FORCE, Faults
 from horovod_local.instances import InstanceDriver
@@ -49,7 +51,7 @@ def serve(
     Serve the local cloud until the process is asked to end; leave no node behind.
 
     Args:
-        home: Folder for the address, the log and the instances' files; created.
+        home: Folder for the address, the administrator's access key, the log and the instances' files; created.
         port: Port on loopback. Default: a free one.
         account: The one account that the cloud has.
         node_python: Interpreter that runs the nodes. Default: this one.
@@ -84,11 +86,12 @@ def serve(
     aws = PriceList(DomainDispatcherApplication(create_backend_app))
     checked = Permissions(aws, principals=PRINCIPALS, record=RECORD, account=account)
     requests = _OwnRequests(ApiFaults(checked, box=IN_FORCE), account=account)
+    door = Door(requests, keys=ACCESS_KEYS, port=listening.getsockname()[1])
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     # It repeats every failed state with its whole definition; the execution's history has the failure in one line.
     logging.getLogger("moto.stepfunctions.parser.asl.component.eval_component").setLevel(logging.CRITICAL)
     port = listening.getsockname()[1]
-    server = make_server(HOST, port, requests, threaded=True, fd=listening.fileno())
+    server = make_server(HOST, port, door, threaded=True, fd=listening.fileno())
     # The word localhost matters: moto takes a template's address as one of its own buckets by it.
     endpoint = f"http://localhost:{port}"
     os.environ["MOTO_PORT"] = str(port)
@@ -98,6 +101,7 @@ def serve(
     _stop_on_request(server, with_stdin=stop_with_stdin)
     requests.driver.start()
     schedules.start()
+    write_key(home, ACCESS_KEYS.administrator)
     _write_whole(home / ENDPOINT_FILE, endpoint)
     tell(f"local cloud at {endpoint}")
     try:
@@ -106,7 +110,8 @@ def serve(
         schedules.stop()
         requests.driver.stop()
         listening.close()
-        (home / ENDPOINT_FILE).unlink(missing_ok=True)
+        for name in (ENDPOINT_FILE, KEY_FILE):
+            (home / name).unlink(missing_ok=True)
 
 
 class _OwnRequests:

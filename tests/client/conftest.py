@@ -119,11 +119,12 @@ def write_receipt(account: Account, client: TrainingClient) -> Callable[[dict[st
     """Write a receipt where the state machine writes it."""
 
     def write(receipt: dict[str, Any]) -> None:
-        account.s3.put_object(
-            Bucket=client.connection.model_bucket,
-            Key=contract.receipt_key(receipt["run"]),
-            Body=json.dumps(receipt).encode(),
-        )
+        for run_id in account.run_ids(client.connection, receipt["run"]):
+            account.s3.put_object(
+                Bucket=client.connection.model_bucket,
+                Key=contract.receipt_key(run_id),
+                Body=json.dumps(receipt).encode(),
+            )
 
     return write
 

@@ -56,7 +56,7 @@ def test_trains_to_the_model_and_the_receipt(
     assert captured.out.splitlines()[:4] == [
         "run cli-success started",
         "succeeded",
-        f"s3://{client.connection.model_bucket}/runs/cli-success/model.tar.gz",
+        Run.from_id("cli-success", client=client).model_uri,
         "run cli-success succeeded",
     ]
     assert "      30.0 s  terminating" in captured.out.splitlines()
@@ -122,7 +122,7 @@ def test_prints_one_document_for_programs(
         "state": "SUCCEEDED",
         "error": None,
         "cause": None,
-        "model_uri": f"s3://{client.connection.model_bucket}/runs/cli-json/model.tar.gz",
+        "model_uri": Run.from_id("cli-json", client=client).model_uri,
         "receipt": receipt,
     }
 
@@ -139,7 +139,7 @@ def test_prints_the_exact_request_of_a_dry_run(
     # GIVEN
     parameters = tmp_path / "parameters.json"
     parameters.write_text('{"epochs": 3}')
-    checkpoint = f"{contract.checkpoint_prefix('before')}1/0/manifest.json"
+    checkpoint = f"{contract.checkpoints_of(client.connection.queue, 'before')}20261126T110236Z/manifest.json"
     account.s3.put_object(Bucket=client.connection.model_bucket, Key=checkpoint)
     arguments = ["--gpus", "4", "--data", data, "--hyperparameters", f"@{parameters}", "--max-runtime", "1h30m"]
     arguments += ["--max-cost-usd", "12.5", "--min-gpus", "4", "--max-restarts", "0", "--resume-from", "before"]
@@ -551,9 +551,7 @@ def test_runs_as_a_program(client: TrainingClient, script: Path) -> None:
 
     # THEN
     assert process.returncode == 0, process.stderr
-    assert json.loads(process.stdout)["model_uri"] == (
-        f"s3://{client.connection.model_bucket}/runs/cli-process/model.tar.gz"
-    )
+    assert json.loads(process.stdout)["model_uri"] == (Run.from_id("cli-process", client=client).model_uri)
 
 
 def test_leaves_the_run_alone_when_interrupted(client: TrainingClient, script: Path) -> None:

@@ -116,7 +116,7 @@ def test_downloads_a_model(
         member = tarfile.TarInfo("weights")
         member.size = 3
         archive.addfile(member, io.BytesIO(b"abc"))
-    key = contract.model_key(run.name)
+    key = contract.model_key(run.run_id)
     account.s3.put_object(Bucket=client.connection.model_bucket, Key=key, Body=packed.getvalue())
     # WHEN
     codes = [
@@ -141,7 +141,7 @@ def test_brings_what_tensorboard_shows(client: TrainingClient, account: Account,
     bucket, prefix = client.connection.model_bucket, contract.tensorboard_prefix("verbs-board")
     for name, body in {"train/events": b"1", "../../escaped": b"x"}.items():
         account.s3.put_object(Bucket=bucket, Key=f"{prefix}{name}", Body=body)
-    files = TensorBoardFiles(account.s3, bucket=bucket, run="verbs-board", folder=tmp_path / "board")
+    files = TensorBoardFiles(account.s3, bucket=bucket, run_id="verbs-board", folder=tmp_path / "board")
     # WHEN
     counted = [files.sync()]
     account.s3.put_object(Bucket=bucket, Key=f"{prefix}train/events", Body=b"12")

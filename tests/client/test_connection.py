@@ -153,7 +153,7 @@ def test_fails_when_there_is_no_such_stack() -> None:
         ("{", "the stack's output is not a connection of cdk-horovod"),
         ("[]", "the stack's output is not a connection of cdk-horovod"),
         (json.dumps({"version": contract.CONTRACT_VERSION}), "the stack's output is not a connection of cdk-horovod"),
-        (json.dumps({"version": 9}), "the stack speaks version 9 and this client version 3: install the cdk-horovod"),
+        (json.dumps({"version": 9}), "the stack speaks version 9 and this client version 4: install the cdk-horovod"),
     ],
 )
 def test_fails_when_the_output_cannot_be_read(text: str, sentence: str) -> None:

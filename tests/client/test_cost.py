@@ -101,10 +101,11 @@ def test_tells_what_a_run_has_cost_so_far(
         client.connection,
         run.name,
         contract.STAGE_TRAINING,
+        fleet="TrainingFleet",
         prices_json=json.dumps([{"instance_type": "g5.12xlarge", "market": "on-demand", "zone": "", "usd": 6.0}]),
         request_json=json.dumps({"gpus": 4, "max_cost_usd": 50}),
     )
-    partition, sort = contract.node_key(run.name, 1, "i-0a")
+    partition, sort = contract.node_key("TrainingFleet", run.run_id, 1, "i-0a")
     account.dynamodb.put_item(
         TableName=client.connection.ledger_table,
         Item={

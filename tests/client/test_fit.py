@@ -21,8 +21,10 @@ from training_account import Account
 def test_starts_the_run_that_was_asked_for(account: Account, client: TrainingClient, script: Path, data: str) -> None:
     """Every argument arrives in the execution's input, and the code in the data bucket, before the run is started."""
     # GIVEN
+    before = contract.checkpoints_of(client.connection.queue, "digits-before")
     account.s3.put_object(
-        Bucket=client.connection.model_bucket, Key=f"{contract.checkpoint_prefix('digits-before')}1/0/manifest.json"
+        Bucket=client.connection.model_bucket,
+        Key=f"{before}20261126T110236Z/manifest.json",
     )
 
     # WHEN

@@ -19,6 +19,8 @@ from horovod_client.status import Holder, NodeStatus, RunStatus, Spend, Training
 from horovod_client.waiting import explain_waiting
 from horovod_node import contract
 
+RUN = ("TrainingFleet", "digits")
+"""A fleet, and the id of its run."""
 NOW = 10_000.0
 TYPES = {"g5.xlarge": 1, "g5.12xlarge": 4}
 PRICES = [
@@ -49,7 +51,7 @@ def node(name: str, *, attempt: int = 1, **changes: str | float) -> Any:
         "joined_at": NOW - 3500,
         "seen_at": NOW - 5,
     }
-    return item(contract.node_key("digits", attempt, name), **(attributes | changes))
+    return item(contract.node_key(*RUN, attempt, name), **(attributes | changes))
 
 
 def run_item(**attributes: str | float) -> Any:
@@ -66,9 +68,19 @@ def test_lists_the_nodes_of_the_present_attempt() -> None:
             node("i-b", attempt=1),
             node("i-a", attempt=2, state="joined"),
             node("i-c", attempt=2, market="on-demand"),
-            item(contract.leader_key("digits", 2), node="i-c"),
-            item(contract.boot_key("digits", "i-d"), node="i-d", instance_type="g5.12xlarge", seen_at=NOW - 9),
-            item(contract.boot_key("digits", "i-gone"), node="i-gone", instance_type="g5.xlarge", seen_at=NOW - 99),
+            item(contract.leader_key(*RUN, 2), node="i-c"),
+            item(
+                contract.boot_key(*RUN, "i-d"),
+                node="i-d",
+                instance_type="g5.12xlarge",
+                seen_at=NOW - 9,
+            ),
+            item(
+                contract.boot_key(*RUN, "i-gone"),
+                node="i-gone",
+                instance_type="g5.xlarge",
+                seen_at=NOW - 99,
+            ),
         ]
     )
     there = [
@@ -131,7 +143,10 @@ def test_tells_progress_and_the_time_that_is_left() -> None:
 
     # WHEN
     found = [
-        progress_of(RunItems.of([run, item(contract.progress_key("digits"), progress_json=json.dumps(f))]), now=NOW)
+        progress_of(
+            RunItems.of([run, item(contract.progress_key(*RUN), progress_json=json.dumps(f))]),
+            now=NOW,
+        )
         for f in (measured, facts, facts | {"steps": None})
     ]
 
@@ -153,7 +168,12 @@ def test_adds_up_what_the_nodes_cost() -> None:
         node("i-a", attempt=1),
         node("i-a", attempt=2),
         node("i-lost", zone="eu-west-1b", booted_at=NOW - 7200, seen_at=NOW - 3600),
-        item(contract.boot_key("digits", "i-new"), instance_type="g5.xlarge", booted_at=NOW - 360, seen_at=NOW - 9),
+        item(
+            contract.boot_key(*RUN, "i-new"),
+            instance_type="g5.xlarge",
+            booted_at=NOW - 360,
+            seen_at=NOW - 9,
+        ),
     ]
 
     # WHEN

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,7 @@ def test_tells_what_was_not_done(account: Account, client: TrainingClient, scrip
     assert run.status().notice == "No price is known for g5.xlarge."
 
 
-def test_waits_for_the_model(client: TrainingClient, script: Path) -> None:
+def test_waits_for_the_model(account: Account, client: TrainingClient, script: Path) -> None:
     """A run that succeeds is waited for, and says where its model is."""
     # GIVEN
     run = client.fit(script, gpus=4, hyperparameters={"outcome": "success"}, name="wait-success")
@@ -108,7 +110,9 @@ def test_waits_for_the_model(client: TrainingClient, script: Path) -> None:
     status = run.wait(poll_seconds=QUICK)
 
     # THEN
-    uri = f"s3://{client.connection.model_bucket}/runs/wait-success/model.tar.gz"
+    started = account.stepfunctions.describe_execution(executionArn=run.execution_arn)["startDate"]
+    run_id = contract.run_id(client.connection.queue, "wait-success", started)
+    uri = f"s3://{client.connection.model_bucket}/runs/{run_id}/model.tar.gz"
     assert (status.state, status.model_uri) == ("SUCCEEDED", uri)
     assert run.model_uri == uri
 
@@ -235,3 +239,22 @@ def test_fails_when_there_is_no_receipt_yet(client: TrainingClient, script: Path
         run.receipt()
     with pytest.raises(RunNotFound, match=r"^there is no run 'receipt-never' of the last 90 days: cdk-"):
         Run.from_id("receipt-never", client=client).receipt()
+
+
+def test_name_that_was_used_again_means_the_newest_run(
+    account: Account, client: TrainingClient, script: Path, receipt: dict[str, Any]
+) -> None:
+    """What a run of the same name left before this one began is not this one's."""
+    # GIVEN
+    old = contract.run_id(client.connection.queue, "used-again", datetime(2026, 1, 1, tzinfo=UTC))
+    account.s3.put_object(
+        Bucket=client.connection.model_bucket, Key=contract.receipt_key(old), Body=json.dumps(receipt).encode()
+    )
+    # WHEN / THEN Step Functions has forgotten that run
+    forgotten = Run.from_id("used-again", client=client)
+    assert (forgotten.run_id, forgotten.receipt()["run"]) == (old, receipt["run"])
+    # AND its name is taken again
+    run = client.fit(script, gpus=4, name="used-again")
+    assert run.run_id > old
+    with pytest.raises(ReceiptNotFound):
+        run.receipt()

@@ -65,7 +65,9 @@ def run_call(
     )
     return (
         "docker run --detach --name cdk-horovod-node --restart no --gpus all --network host --ipc host "
-        f"--ulimit memlock=-1 --ulimit stack=67108864 {efa} {boot} --env-file {contract.NODE_ENV_FILE} "
+        "--ulimit memlock=-1 --ulimit stack=67108864 "
+        "--security-opt no-new-privileges --cap-drop ALL --pids-limit 65536 "
+        f"{efa} {boot} --env-file {contract.NODE_ENV_FILE} "
         f"--volume {ml_root}:/opt/ml {logs} {image}"
     ).split()
 

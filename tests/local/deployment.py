@@ -111,15 +111,20 @@ class Deployment:
         )["Datapoints"]
         return float(found[statistic])
 
+    def fleet_of(self, run: Run) -> str:
+        """Name the fleet that *run* was given; '' while it has none."""
+        item = self.item(contract.run_key(run.run_id)) or {}
+        return str(item.get(contract.FLEET, {}).get("S", ""))
+
     def leader_of(self, run: Run) -> str:
         """Name the instance that leads *run*, once there is one."""
-        item = self.item(contract.leader_key(run.name, 1)) or {}
+        item = self.item(contract.leader_key(self.fleet_of(run), run.run_id, 1)) or {}
         return str(item.get(contract.NODE, {}).get("S", ""))
 
     def model(self, run: Run) -> dict[str, bytes]:
         """Read the files of the run's model."""
         answer = self.cloud.client("s3").get_object(
-            Bucket=self.training.connection.model_bucket, Key=contract.model_key(run.name)
+            Bucket=self.training.connection.model_bucket, Key=contract.model_key(run.run_id)
         )
         with tarfile.open(fileobj=io.BytesIO(answer["Body"].read())) as archive:
             files = {member.name: archive.extractfile(member) for member in archive.getmembers() if member.isfile()}

@@ -30,15 +30,24 @@ class ElasticLab(Deployment):
         """The ledger, read as nodes read it."""
         return Ledger(self.cloud.client("dynamodb"), table=self.training.connection.ledger_table)
 
+    def _lease(self, run: Run, attempt: int) -> Lease:
+        return Lease(
+            fleet=self.fleet_of(run),
+            run=run.name,
+            run_id=run.run_id,
+            attempt=attempt,
+            leader_market="",
+            expires_at=0,
+            ends_by=0,
+        )
+
     def nodes(self, run: Run, *, attempt: int = 1) -> dict[str, NodeItem]:
         """List the nodes that ever joined *attempt*, by name."""
-        lease = Lease(run=run.name, attempt=attempt, leader_market="", expires_at=0, ends_by=0)
-        return {item.id: item for item in self.ledger.nodes(lease)}
+        return {item.id: item for item in self.ledger.nodes(self._lease(run, attempt))}
 
     def leader(self, run: Run, *, attempt: int = 1) -> LocalInstance:
         """Wait for the leader of *attempt*, and give its instance."""
-        lease = Lease(run=run.name, attempt=attempt, leader_market="", expires_at=0, ends_by=0)
-        name = eventually(lambda: self.ledger.leader(lease))
+        name = eventually(lambda: self.ledger.leader(self._lease(run, attempt)))
         return next(item for item in self.cloud.instances() if item.instance_id == name)
 
     def spots(self) -> list[LocalInstance]:
@@ -65,7 +74,7 @@ class ElasticLab(Deployment):
     def wait_for_checkpoint(self, run: Run) -> int:
         """Wait until a checkpoint of the run can be restored, and give the newest one's step."""
         s3, bucket = self.cloud.client("s3"), self.training.connection.model_bucket
-        name = eventually(lambda: newest_checkpoint(s3, bucket=bucket, run=run.name))
+        name = eventually(lambda: newest_checkpoint(s3, bucket=bucket, run_id=run.run_id))
         assert name is not None
         step = read_manifest(s3, bucket=bucket, name=name).step
         assert step is not None

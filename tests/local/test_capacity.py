@@ -193,7 +193,9 @@ def test_run_ends_when_it_was_lost_more_often_than_it_may(app: Deployment) -> No
     run = app.start("trains_long.py", gpus=1, max_restarts=1)
     # WHEN the leader of each attempt dies while it trains
     for attempt in (1, 2):
-        leader = eventually(lambda attempt=attempt: app.item(contract.leader_key(run.name, attempt)))
+        leader = eventually(
+            lambda attempt=attempt: app.item(contract.leader_key(app.fleet_of(run), run.run_id, attempt))
+        )
         assert leader is not None
         eventually(
             run.status,

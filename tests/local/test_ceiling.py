@@ -8,7 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,11 @@ def test_run_that_reaches_its_ceiling_keeps_its_checkpoints(
     assert 0.8 * ceiling <= float(said[2]) <= ceiling
     bucket = app.training.connection.model_bucket
     found = restore(
-        app.cloud.client("s3"), layout=Layout(root=tmp_path), bucket=bucket, run="another", resume_from=run.name
+        app.cloud.client("s3"),
+        layout=Layout(root=tmp_path),
+        bucket=bucket,
+        run_id=contract.run_id(app.training.connection.queue, "another", datetime.now(UTC)),
+        resume_from=run.name,
     )
     assert found is not None
     assert said[3] == found.name.uri(bucket)
@@ -244,7 +248,7 @@ def ceiling_of(app: Deployment, run: Run) -> float:
     """Read when the run will have cost its ceiling, once that is known and the ring trains."""
 
     def look() -> float:
-        item = app.item(contract.run_key(run.name)) or {}
+        item = app.item(contract.run_key(run.run_id)) or {}
         return float(item.get(contract.CEILING_AT, {}).get("N", 0))
 
     assert until(SECONDS, look)

@@ -1,4 +1,4 @@
-"""What the reaper reports, read back from CloudWatch, and the fleet that it must leave alone."""
+"""What the reaper and the leader report, read back from CloudWatch, and the fleet that must be left alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from lab import ONE, REAPER, TWO, Lab, deployed_lab, until
 
 from cdk_horovod.workflow.reaper import (
     METRIC_CAPACITY_WITHOUT_LEASE,
-    METRIC_CEILING_USED,
     METRIC_REAPED,
 )
 from horovod_client import Run
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.local
 SOME_LOOKS = 3 * REAPER
 """Seconds in which the reaper looks at least twice."""
 
-NAMES = (METRIC_REAPED, METRIC_CAPACITY_WITHOUT_LEASE, METRIC_CEILING_USED)
+NAMES = (METRIC_REAPED, METRIC_CAPACITY_WITHOUT_LEASE, contract.METRIC_CEILING_USED)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_capacity_without_a_lease_goes_and_is_reported(lab: Lab) -> None:
     found = put(lab, METRIC_CAPACITY_WITHOUT_LEASE)[before[METRIC_CAPACITY_WITHOUT_LEASE] :]
     assert found[0] == 2
     assert set(put(lab, METRIC_REAPED)) == {1}
-    assert len(put(lab, METRIC_CEILING_USED)) == before[METRIC_CEILING_USED]
+    assert len(put(lab, contract.METRIC_CEILING_USED)) == before[contract.METRIC_CEILING_USED]
     # AND says nothing more
     assert falls_silent(lab)
 
@@ -90,13 +89,14 @@ def test_fleet_of_a_stopped_run_is_reaped(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_price_of_a_running_run_is_reported(lab: Lab) -> None:
-    """Of a run with a ceiling the reaper tells how much of it is used, look by look; it does not touch its fleet."""
+    """Of a run with a ceiling the leader tells how much of it is used; the reaper leaves its fleet alone."""
     # GIVEN a run that may cost what its ring costs in minutes
     before = {name: len(put(lab, name)) for name in NAMES}
     run = lab.app.start("steps_only.py", gpus=2, max_cost_usd=0.1)
-    # WHEN the reaper has looked twice
-    assert until(SECONDS, lambda: len(put(lab, METRIC_CEILING_USED)) >= before[METRIC_CEILING_USED] + 2)
-    used = put(lab, METRIC_CEILING_USED)[before[METRIC_CEILING_USED] :]
+    # WHEN the leader has told twice
+    told = before[contract.METRIC_CEILING_USED] + 2
+    assert until(SECONDS, lambda: len(put(lab, contract.METRIC_CEILING_USED)) >= told)
+    used = put(lab, contract.METRIC_CEILING_USED)[told - 2 :]
     # THEN
     assert 0 < used[0] < used[1] <= percent_used(lab, run)
     assert lab.holder(TWO) == run.name
@@ -180,12 +180,14 @@ def falls_silent(lab: Lab) -> bool:
 def put(lab: Lab, name: str) -> list[float]:
     """List the values of a metric that were put for the lab's training, the oldest first."""
     cloudwatch = lab.cloud.client("cloudwatch")
-    machine = lab.app.training.connection.state_machine.rpartition(":")[2]
+    connection = lab.app.training.connection
+    by_a_node = name == contract.METRIC_CEILING_USED
+    training = connection.queue if by_a_node else connection.state_machine.rpartition(":")[2]
     now = datetime.now(UTC)
     found: list[dict[str, Any]] = cloudwatch.get_metric_statistics(
         Namespace=contract.METRIC_NAMESPACE,
         MetricName=name,
-        Dimensions=[{"Name": contract.METRIC_TRAINING, "Value": machine}],
+        Dimensions=[{"Name": contract.METRIC_TRAINING, "Value": training}],
         StartTime=now - timedelta(hours=1),
         EndTime=now + timedelta(minutes=1),
         Period=1,
@@ -207,6 +209,6 @@ def is_free(lab: Lab, fleet: int) -> bool:
 
 def percent_used(lab: Lab, run: Run) -> float:
     """Work out how much of its ceiling the run has cost by now."""
-    item = lab.app.item(contract.run_key(run.name)) or {}
+    item = lab.app.item(contract.run_key(run.run_id)) or {}
     begin, end = (float(item[name]["N"]) for name in (contract.BILLED_FROM, contract.CEILING_AT))
     return 100 * (time.time() - begin) / (end - begin)

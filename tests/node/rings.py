@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 import horovod_node
 from horovod_node import contract
 from node.addresses import new_addresses
-from node.emulated import REGION, Aws, TaskAnswers
+from node.emulated import REGION, Aws, TaskAnswers, id_of
 from patience import SECONDS, eventually
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -138,6 +138,11 @@ class Ring:
     address: Callable[[int], str] = field(default_factory=new_addresses)
     attempt: int = 1
 
+    @property
+    def run_id(self) -> str:
+        """Which run it is."""
+        return id_of(self.run)
+
     def submit(
         self,
         *,
@@ -167,7 +172,7 @@ class Ring:
             request[contract.RESUME_FROM] = resume_from
         complete = replace(settings, model_bucket=self.aws.model_bucket)
         self.aws.put(
-            contract.run_key(self.run),
+            contract.run_key(self.run_id),
             **{
                 contract.VERSION: contract.CONTRACT_VERSION,
                 contract.REQUEST_JSON: json.dumps(request),
@@ -231,7 +236,9 @@ class Ring:
 
     def ask(self, task: contract.Task) -> None:
         """Ask the leader, without waiting."""
-        self.aws.put(contract.task_key(self.run, self.attempt, task), **{contract.TOKEN: self.token(task)})
+        self.aws.put(
+            contract.task_key(self.fleet, self.run_id, self.attempt, task), **{contract.TOKEN: self.token(task)}
+        )
 
     def answer(self, task: contract.Task, *, seconds: float = SECONDS) -> dict[str, Any]:
         """Wait for the leader's answer: a success's output, or a failure's `error` and `cause`."""

@@ -25,7 +25,7 @@ from horovod_node.checkpoint_prune import superfluous
 from node.emulated import Aws
 
 DIGEST = hashlib.sha256(b"").hexdigest()
-NAME = CheckpointName(run="run-1", attempt=2, sequence=17)
+NAME = CheckpointName(run_id="run-1", attempt=2, sequence=17)
 
 names = st.text("ab.0-_ é", min_size=1, max_size=4).filter(lambda name: not name.startswith("."))
 files = st.builds(
@@ -42,7 +42,7 @@ manifests = st.builds(
     Manifest,
     name=st.builds(
         CheckpointName,
-        run=st.from_regex(contract.RUN_NAME_PATTERN, fullmatch=True),
+        run_id=st.from_regex(contract.RUN_NAME_PATTERN, fullmatch=True),
         attempt=st.integers(1, 20_000),
         sequence=st.integers(1, 10**9),
     ),
@@ -74,8 +74,8 @@ def test_fails_when_a_path_would_leave_the_folder(path: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "it is no manifest of version 1"),
-        ({"run": 1}, "'run' must be a string"),
+        ({"version": 1}, "it is no manifest of version 2"),
+        ({"run_id": 1}, "'run_id' must be a string"),
         ({"attempt": "1"}, "'attempt' must be a whole number"),
         ({"sequence": True}, "'sequence' must be a whole number"),
         ({"step": 1.5}, "'step' must be a whole number"),
@@ -120,23 +120,23 @@ def test_newest_is_found_by_attempt_and_sequence(aws: Aws) -> None:
     put(aws, (10, 2), complete=False)
     # THEN
     s3, bucket = aws.client("s3"), aws.model_bucket
-    found = [(name.attempt, name.sequence) for name in complete_checkpoints(s3, bucket=bucket, run="run-1")]
+    found = [(name.attempt, name.sequence) for name in complete_checkpoints(s3, bucket=bucket, run_id="run-1")]
     assert found == [(10, 1), (9, 12), (2, 1), (1, 3), (1, 2), (1, 1)]
-    newest = newest_checkpoint(s3, bucket=bucket, run="run-1")
-    assert newest == CheckpointName(run="run-1", attempt=10, sequence=1)
-    assert newest_checkpoint(s3, bucket=bucket, run="run-2") is None
+    newest = newest_checkpoint(s3, bucket=bucket, run_id="run-1")
+    assert newest == CheckpointName(run_id="run-1", attempt=10, sequence=1)
+    assert newest_checkpoint(s3, bucket=bucket, run_id="run-2") is None
 
 
 def test_manifest_of_the_scripts_own_completes_nothing(aws: Aws) -> None:
     """A script may call its file as it likes; other keys and runs whose name begins alike stay out."""
     # GIVEN
     s3 = aws.client("s3")
-    name = CheckpointName(run="run-1", attempt=1, sequence=1)
+    name = CheckpointName(run_id="run-1", attempt=1, sequence=1)
     for key in (name.file_key("manifest.json"), "checkpoints/run-1/notes/manifest.json"):
         s3.put_object(Bucket=aws.model_bucket, Key=key, Body=b"{}")
     s3.put_object(Bucket=aws.model_bucket, Key="checkpoints/run-11/0001-00000001/manifest.json", Body=b"{}")
     # WHEN
-    found = list_checkpoints(s3, bucket=aws.model_bucket, run="run-1")
+    found = list_checkpoints(s3, bucket=aws.model_bucket, run_id="run-1")
     # THEN
     assert found == [FoundCheckpoint(name=name, complete=False, keys=[name.file_key("manifest.json")])]
 
@@ -159,7 +159,9 @@ def test_superfluous_is_what_newer_ones_replace(found: str, attempt: int, keep: 
     # GIVEN from the oldest to the newest, a "t" for torn
     checkpoints = [
         FoundCheckpoint(
-            name=CheckpointName(run="r", attempt=int(text[0]), sequence=int(text[2])), complete=len(text) == 3, keys=()
+            name=CheckpointName(run_id="r", attempt=int(text[0]), sequence=int(text[2])),
+            complete=len(text) == 3,
+            keys=(),
         )
         for text in found.split()
     ]
@@ -183,6 +185,6 @@ def manifest_of(*paths: str) -> Manifest:
 def put(aws: Aws, *places: tuple[int, int], complete: bool = True) -> None:
     """Put a file and, for a complete checkpoint, a manifest."""
     for attempt, sequence in places:
-        name = CheckpointName(run="run-1", attempt=attempt, sequence=sequence)
+        name = CheckpointName(run_id="run-1", attempt=attempt, sequence=sequence)
         for key in [name.file_key("weights"), *([name.manifest_key] if complete else [])]:
             aws.client("s3").put_object(Bucket=aws.model_bucket, Key=key, Body=b"{}")

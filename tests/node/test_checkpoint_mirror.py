@@ -46,7 +46,7 @@ def mirrored(aws: Aws, folder: Path) -> Iterator[Callable[..., CheckpointMirror]
         mirror = CheckpointMirror(
             options.pop("s3"),
             folder=folder,
-            run="run-1",
+            run_id="run-1",
             attempt=attempt,
             keep=keep,
             part_bytes=PART_BYTES,
@@ -61,7 +61,7 @@ def mirrored(aws: Aws, folder: Path) -> Iterator[Callable[..., CheckpointMirror]
 
 
 def named(attempt: int, sequence: int) -> CheckpointName:
-    return CheckpointName(run="run-1", attempt=attempt, sequence=sequence)
+    return CheckpointName(run_id="run-1", attempt=attempt, sequence=sequence)
 
 
 def result(flush: Future[CheckpointName | None]) -> CheckpointName | None:
@@ -82,7 +82,7 @@ def restored(aws: Aws, root: Path, *, run: str = "run-1") -> dict[str, bytes]:
 
 def state(aws: Aws) -> list[tuple[int, int, bool]]:
     """List the run's checkpoints: attempt, sequence, completeness."""
-    found = list_checkpoints(aws.client("s3"), bucket=aws.model_bucket, run="run-1")
+    found = list_checkpoints(aws.client("s3"), bucket=aws.model_bucket, run_id="run-1")
     return [(each.name.attempt, each.name.sequence, each.complete) for each in found]
 
 
@@ -226,7 +226,7 @@ def test_leader_that_was_given_up_harms_nobody(
     (folder / "weights").write_bytes(b"of attempt 1, late")
     assert result(mirrored(attempt=1, keep=1).flush()) == named(1, 1)
     # THEN
-    assert named(2, 1) in [each.name for each in list_checkpoints(s3, bucket=aws.model_bucket, run="run-1")]
+    assert named(2, 1) in [each.name for each in list_checkpoints(s3, bucket=aws.model_bucket, run_id="run-1")]
     assert restored(aws, tmp_path / "other") == {"weights": b"of attempt 2"}
 
 

@@ -40,6 +40,8 @@ class AutoScaling:
         self.calls: list[dict[str, str]] = []
         self.refusals: list[str] = []
         """Error codes of the next answers."""
+        self.message = "No."
+        """Of those answers."""
         scaling = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -50,9 +52,8 @@ class AutoScaling:
                 result = "TerminateInstanceInAutoScalingGroupResult"
                 answer = f"<Answer><{result}><Activity><Progress>0</Progress></Activity></{result}></Answer>"
                 if refusal:
-                    answer = (
-                        f"<ErrorResponse><Error><Code>{refusal}</Code><Message>No.</Message></Error></ErrorResponse>"
-                    )
+                    error = f"<Code>{refusal}</Code><Message>{scaling.message}</Message>"
+                    answer = f"<ErrorResponse><Error>{error}</Error></ErrorResponse>"
                 self.send_response(400 if refusal else 200)
                 self.send_header("Content-Type", "text/xml")
                 self.send_header("Content-Length", str(len(answer)))
@@ -75,17 +76,29 @@ class AutoScaling:
 class Switch:
     """One instance's switch, a process that may not write to any file; `shutdown` only says that it was called."""
 
-    def __init__(self, script: Path, *, shutdown: str, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        script: Path,
+        *,
+        words: tuple[str, ...],
+        shutdown: str,
+        docker: str,
+        folder: Path,
+        environment: dict[str, str],
+    ) -> None:
         self.lines: list[str] = []
         programs = folder / "programs"
         programs.mkdir()
         program = programs / "shutdown"
         program.write_text(f'#!/bin/bash\necho "shutdown $*"\n{shutdown}\n')
         program.chmod(0o755)
+        container = programs / "docker"
+        container.write_text(f"#!/bin/bash\n{docker}\n")
+        container.chmod(0o755)
         # Nowhere on this path is a real shutdown.
         path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
         self.process = subprocess.Popen(
-            ["prlimit", "--fsize=0", "bash", str(script)],
+            ["prlimit", "--fsize=0", "bash", str(script), *words],
             env={"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -132,6 +145,7 @@ class Instance:
         self.script = folder / "switch.sh"
         self.script.write_bytes(SCRIPT.read_bytes())
         self.shutdown = "exit 0"
+        self.docker = "exit 1"
         self.environment = {
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
@@ -149,11 +163,13 @@ class Instance:
         self._folder = folder
         self._switch: Switch | None = None
 
-    def start(self, **environment: str) -> Switch:
-        """Set the switch."""
+    def start(self, *words: str, **environment: str) -> Switch:
+        """Set the switch, or call its script with *words*."""
         self._switch = Switch(
             self.script,
+            words=words,
             shutdown=self.shutdown,
+            docker=self.docker,
             folder=self._folder,
             environment=self.environment | environment,
         )
@@ -354,6 +370,53 @@ def test_final_refusal_is_not_tried_again(instance: Instance, scaling: AutoScali
     # THEN
     assert lines[-1] == SHUTDOWN
     assert scaling.calls == [TERMINATE]
+
+
+MIN_SIZE = (
+    "Currently, desiredSize equals minSize (0). Terminating instance without replacement will violate group's min size "
+    "constraint."
+)
+
+
+@pytest.mark.parametrize("again", [[], ["ValidationError"]], ids=["taken", "refused"])
+def test_instance_that_weighs_more_than_is_wanted_goes_all_the_same(
+    instance: Instance, scaling: AutoScaling, again: list[str]
+) -> None:
+    """Where the capacity cannot become smaller it stays as it is; what comes in its place can go for good."""
+    # GIVEN
+    scaling.refusals = ["ValidationError", *again]
+    scaling.message = MIN_SIZE
+    # WHEN
+    lines = instance.start().until_out()
+    # THEN
+    assert lines[-1] == SHUTDOWN
+    assert scaling.calls == [TERMINATE, {**TERMINATE, "ShouldDecrementDesiredCapacity": "false"}]
+
+
+def test_instance_goes_at_once_when_it_is_told_to(aws: Aws, instance: Instance, scaling: AutoScaling) -> None:
+    """A node whose part of the run is over does not wait for its lease to end."""
+    # GIVEN a lease that is valid
+    aws.put_lease("fleet", run="run-1")
+    # WHEN
+    lines = instance.start("leave").until_out()
+    # THEN
+    assert reason(lines) == "its part of the run is over"
+    assert lines[-2:] == [TERMINATES, SHUTDOWN]
+    assert scaling.calls == [TERMINATE]
+
+
+@pytest.mark.parametrize(("code", "goes"), [(contract.EXIT_PART_OVER, True), (contract.EXIT_RELEASED, False)])
+def test_instance_goes_when_its_agent_says_that_its_part_is_over(
+    instance: Instance, scaling: AutoScaling, code: int, goes: bool
+) -> None:
+    """The container's exit code tells; with any other one the instance stays, under its other guards."""
+    # GIVEN a container that ends
+    instance.docker = f'[ "$*" = "wait cdk-horovod-node" ] && echo {code}'
+    # WHEN
+    lines = instance.start("leave-after", "cdk-horovod-node", str(contract.EXIT_PART_OVER)).until_out()
+    # THEN
+    assert (lines[-2:] == [TERMINATES, SHUTDOWN], scaling.calls == [TERMINATE]) == (goes, goes)
+    assert goes or (lines, scaling.calls) == ([], [])
 
 
 @pytest.mark.slow

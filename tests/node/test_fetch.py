@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import io
 import tarfile
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from horovod_client.source import package_source
 from horovod_node import contract
 from horovod_node.channels import fetch_channels, list_files
 from horovod_node.errors import RunError
@@ -63,13 +66,39 @@ def test_source_is_unpacked(aws: Aws, layout: Layout) -> None:
     }
 
 
+def test_source_is_compared_with_its_digest(aws: Aws, layout: Layout, tmp_path: Path) -> None:
+    """What the client packaged is taken; what lies in its place is refused."""
+    # GIVEN
+    (tmp_path / "train.py").write_bytes(b"print(1)")
+    package = package_source(tmp_path / "train.py")
+    key = contract.source_key(package.digest)
+    uri = f"s3://{aws.data_bucket}/{key}"
+    put(aws, **{key: package.archive})
+    # WHEN
+    fetch_source(aws.client("s3"), uri=uri, entry_point="train.py", into=layout.code)
+    # THEN
+    assert (layout.code / "train.py").read_bytes() == b"print(1)"
+    # AND
+    forged = archive(("train.py", b"forged"), ("more.py", b""))
+    put(aws, **{key: forged})
+    layout.create()
+    with pytest.raises(RunError) as raised:
+        fetch_source(aws.client("s3"), uri=uri, entry_point="train.py", into=layout.code)
+    found = hashlib.sha256(gzip.decompress(forged)).hexdigest()
+    assert (raised.value.error, raised.value.message) == (
+        contract.ERROR_INVALID_REQUEST,
+        f"'source' is not what was packaged: {uri} must hold an archive with the SHA-256 digest {package.digest}, but "
+        f"that of its content is {found}.",
+    )
+
+
 @pytest.mark.parametrize(
     ("member", "message"),
     [
-        (("../outside.py", b""), "would write outside of its folder: s3://.* holds '../outside.py'"),
+        (("../outside.py", b""), "s3://.* was refused: it would write outside of its folder: it holds '../outside.py'"),
         (("nets/../../outside.py", b""), "would write outside of its folder"),
         (("/tmp/outside.py", b""), "would write outside of its folder"),
-        (link("outside", "../.."), "may hold files and folders only: 'outside' in s3://.* is a link or a device"),
+        (link("outside", "../.."), "may hold files and folders only: 'outside' is a link or a device"),
         (link("train.py", "/etc/passwd"), "may hold files and folders only"),
     ],
     ids=["parent", "parent-within", "absolute", "link-up", "link-absolute"],
@@ -90,8 +119,8 @@ def test_fails_when_the_source_would_write_elsewhere(
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"PK\x03\x04 a zip file", "must be a .tar.gz archive, but s3://"),
-        (archive(("train.py", b"x" * 5000))[:-40], "must be a .tar.gz archive, but s3://"),
+        (b"PK\x03\x04 a zip file", "must be a .tar.gz of a script's folder, but s3://"),
+        (archive(("train.py", b"x" * 5000))[:-40], "must be a .tar.gz of a script's folder, but s3://"),
     ],
     ids=["zip", "cut"],
 )
@@ -101,6 +130,20 @@ def test_fails_when_the_source_is_no_archive(aws: Aws, layout: Layout, body: byt
     put(aws, source=body)
     # WHEN / THEN
     with pytest.raises(RunError, match=message) as raised:
+        fetch_source(aws.client("s3"), uri=f"s3://{aws.data_bucket}/source", entry_point="train.py", into=layout.code)
+    assert raised.value.error == contract.ERROR_INVALID_REQUEST
+
+
+@pytest.mark.parametrize("number", [0o377, 0o200])
+def test_no_damage_makes_a_second_try(aws: Aws, layout: Layout, number: int) -> None:
+    """Headers with sizes below zero or beyond everything are the request's fault, which no other node can mend."""
+    # GIVEN an archive whose header says a binary size, and is right otherwise
+    tar = bytearray(gzip.decompress(archive(("train.py", b"x" * 600))))
+    tar[124:136] = bytes([number]) + b"\xff" * 11 if number == 0o200 else bytes([number]) + b"\x00" * 11
+    tar[148:156] = b"%06o\0 " % (256 + sum(tar[:148]) + sum(tar[156:512]))
+    put(aws, source=gzip.compress(bytes(tar)))
+    # WHEN / THEN
+    with pytest.raises(RunError, match=r"must be a \.tar\.gz of") as raised:
         fetch_source(aws.client("s3"), uri=f"s3://{aws.data_bucket}/source", entry_point="train.py", into=layout.code)
     assert raised.value.error == contract.ERROR_INVALID_REQUEST
 

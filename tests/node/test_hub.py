@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from horovod_node import channel, contract
+from horovod_node import channel, contract, hub
 from horovod_node.channel import BEAT_SECONDS, KEY_BYTES, Channel
 from horovod_node.hub import Hub
 from node.addresses import new_addresses
@@ -448,3 +449,40 @@ def test_fails_when_the_port_is_taken(lab: Lab) -> None:
 
 def _connect(lab: Lab) -> Channel:
     return channel.connect(lab.address(1), contract.CHANNEL_PORT, key=KEY, source=lab.address(2))
+
+
+def stranger(lab: Lab, number: int) -> socket.socket:
+    """Connect from an address, and say nothing."""
+    leader = (lab.address(1), contract.CHANNEL_PORT)
+    return socket.create_connection(leader, timeout=SECONDS, source_address=(lab.address(number), 0))
+
+
+def serving() -> int:
+    """Count the threads that serve connections."""
+    return len([thread for thread in threading.enumerate() if thread.name == "hub-member"])
+
+
+def test_strangers_of_one_address_are_few(lab: Lab) -> None:
+    """Who connects and says nothing gets few threads, and keeps no node out."""
+    # GIVEN
+    with ExitStack() as strangers:
+        # WHEN
+        for _ in range(100):
+            strangers.enter_context(closing(stranger(lab, 9)))
+        node = lab.joined()
+        # THEN
+        assert serving() <= hub._STRANGERS_OF_AN_ADDRESS + 1
+        assert node.name in lab.names()
+
+
+def test_all_strangers_together_are_few(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a limit for all addresses, too; when strangers have gone, nodes come in again."""
+    # GIVEN
+    monkeypatch.setattr(hub, "_STRANGERS", 6)
+    with ExitStack() as strangers:
+        # WHEN the hub has greeted, or turned away, each of them
+        greetings = [strangers.enter_context(closing(stranger(lab, number))).recv(1) for number in range(10, 20)]
+        # THEN
+        assert [len(greeting) for greeting in greetings] == [1] * 6 + [0] * 4
+    assert becomes(serving, 0)
+    assert lab.joined().name in lab.names()

@@ -19,10 +19,18 @@ from horovod_node.identify import Node
 from horovod_node.interruption import Interruption
 from horovod_node.ledger import Lease, Ledger, NodeItem, Run
 from horovod_node.request import Request
-from node.emulated import REGION, Aws
+from node.emulated import REGION, Aws, id_of
 from node.rings import SETTINGS
 
-LEASE = Lease(run="run-1", attempt=2, leader_market=contract.SPOT, expires_at=2_000_000_000, ends_by=2_000_003_600)
+LEASE = Lease(
+    fleet="fleet",
+    run="run-1",
+    run_id=id_of("run-1"),
+    attempt=2,
+    leader_market=contract.SPOT,
+    expires_at=2_000_000_000,
+    ends_by=2_000_003_600,
+)
 
 
 def test_lease_tells_who_holds_the_fleet(aws: Aws) -> None:
@@ -72,7 +80,7 @@ def test_lease_is_renewed_only_as_it_was_read(aws: Aws) -> None:
     read = ledger.lease("fleet")
     assert read is not None
     # WHEN
-    renewed = [ledger.renew_lease("fleet", read, expires_at=expires_at) for expires_at in (2_000, 3_000)]
+    renewed = [ledger.renew_lease(read, expires_at=expires_at) for expires_at in (2_000, 3_000)]
     # THEN
     assert renewed == [True, False]
     after = ledger.lease("fleet")
@@ -85,7 +93,7 @@ def test_lease_that_is_gone_is_not_renewed(aws: Aws) -> None:
     # GIVEN
     ledger = aws.ledger()
     # WHEN
-    renewed = ledger.renew_lease("fleet", LEASE, expires_at=3_000)
+    renewed = ledger.renew_lease(LEASE, expires_at=3_000)
     # THEN
     assert [renewed, ledger.lease("fleet")] == [False, None]
 
@@ -94,11 +102,11 @@ def test_run_has_a_ceiling_when_its_prices_are_known(aws: Aws) -> None:
     """The state machine adds the prices to the run's item while the run is on its way."""
     # GIVEN
     ledger = aws.ledger()
-    aws.put(contract.run_key("run-1"), **{contract.VERSION: contract.CONTRACT_VERSION})
-    before = ledger.cost_ceiling("run-1")
+    aws.put(contract.run_key(id_of("run-1")), **{contract.VERSION: contract.CONTRACT_VERSION})
+    before = ledger.cost_ceiling(LEASE)
     # WHEN
     aws.put(
-        contract.run_key("run-1"),
+        contract.run_key(id_of("run-1")),
         **{
             contract.USD_PER_HOUR: 4.02,
             contract.BILLED_FROM: 1_000,
@@ -108,7 +116,7 @@ def test_run_has_a_ceiling_when_its_prices_are_known(aws: Aws) -> None:
     )
     # THEN
     assert before is None
-    assert ledger.cost_ceiling("run-1") == CostCeiling(usd_per_hour=4.02, billed_from=1_000, usd=12, at=11_746.25)
+    assert ledger.cost_ceiling(LEASE) == CostCeiling(usd_per_hour=4.02, billed_from=1_000, usd=12, at=11_746.25)
 
 
 def test_run_tells_request_and_settings(aws: Aws) -> None:
@@ -116,7 +124,7 @@ def test_run_tells_request_and_settings(aws: Aws) -> None:
     # GIVEN
     request = {"source": "s3://bucket/source.tar.gz", "entry_point": "train.py", "gpus": 4.0}
     aws.put(
-        contract.run_key("run-1"),
+        contract.run_key(id_of("run-1")),
         **{
             contract.VERSION: contract.CONTRACT_VERSION,
             contract.REQUEST_JSON: json.dumps(request),
@@ -125,7 +133,7 @@ def test_run_tells_request_and_settings(aws: Aws) -> None:
         },
     )
     # WHEN
-    run = aws.ledger().run("run-1")
+    run = aws.ledger().run(LEASE)
     # THEN
     expected = Request(
         source="s3://bucket/source.tar.gz",
@@ -142,10 +150,10 @@ def test_run_tells_request_and_settings(aws: Aws) -> None:
 def test_fails_when_the_run_is_of_another_version(aws: Aws) -> None:
     """An image that does not fit the state machine says so instead of guessing."""
     # GIVEN
-    aws.put(contract.run_key("run-1"), **{contract.VERSION: 99})
+    aws.put(contract.run_key(id_of("run-1")), **{contract.VERSION: 99})
     # WHEN / THEN
     with pytest.raises(RunError, match="state machine version 99: deploy the stack and its image together"):
-        aws.ledger().run("run-1")
+        aws.ledger().run(LEASE)
 
 
 def test_node_is_refreshed_in_place(aws: Aws, node: Node) -> None:
@@ -215,13 +223,13 @@ def test_progress_is_that_of_the_last_leader(aws: Aws) -> None:
     """What a leader told of the run is there for the next attempt's; before the first it is nothing."""
     # GIVEN
     ledger = aws.ledger()
-    before = ledger.progress(LEASE.run)
+    before = ledger.progress(LEASE)
 
     # WHEN
     ledger.put_progress(LEASE, json.dumps({"step": 7}), remove_at=0)
 
     # THEN
-    assert (before, ledger.progress(LEASE.run)) == ({}, {"step": 7})
+    assert (before, ledger.progress(LEASE)) == ({}, {"step": 7})
 
 
 def test_interruption_stays_with_the_node(aws: Aws, node: Node) -> None:
@@ -252,7 +260,7 @@ def test_nodes_are_those_of_the_attempt(aws: Aws, node: Node) -> None:
         (LEASE, "a"),
         (LEASE, "b"),
         (replace(LEASE, attempt=22), "c"),
-        (replace(LEASE, run="run-11"), "d"),
+        (replace(LEASE, run="run-11", run_id=id_of("run-11")), "d"),
     ):
         ledger.put_node(lease, replace(node, id=name), state=contract.NODE_READY, step=0, remove_at=0)
     # WHEN / THEN
@@ -289,7 +297,7 @@ def test_plan_and_tokens_are_there_once_they_are_written(aws: Aws) -> None:
     before = [ledger.leader(LEASE), ledger.plan(LEASE), ledger.task_token(LEASE, contract.TASK_SAVE)]
     # WHEN
     ledger.put_plan(LEASE, "{}", remove_at=0)
-    aws.put(contract.task_key("run-1", 2, contract.TASK_SAVE), **{contract.TOKEN: "a-token"})
+    aws.put(contract.task_key("fleet", id_of("run-1"), 2, contract.TASK_SAVE), **{contract.TOKEN: "a-token"})
     # THEN
     assert before == [None, None, None]
     assert [ledger.plan(LEASE), ledger.task_token(LEASE, contract.TASK_SAVE)] == ["{}", "a-token"]

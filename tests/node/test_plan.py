@@ -64,7 +64,7 @@ def test_plan_holds_exactly_the_ranks_that_were_asked_for(
     shuffled = list(nodes)
     order.shuffle(shuffled)
     assert plan_ring(shuffled, leader=leader, gpus=gpus, port=29400) == plan
-    assert RingPlan.from_json(plan.to_json()) == plan
+    assert RingPlan.from_text(plan.to_text()) == plan
 
 
 @given(fleets())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 from horovod.runner.http.http_server import RendezvousHTTPServer
 
+from horovod_node import rendezvous
 from horovod_node.rendezvous import LISTEN_BACKLOG, Rendezvous, _Server
 from horovod_node.ring import RingHost, RingPlan
 from node.addresses import new_addresses
@@ -77,6 +80,39 @@ def test_large_values_are_refused_before_they_are_sent(served: RingPlan) -> None
         connection.endheaders()
         # THEN
         assert connection.getresponse().status == 413
+
+
+@pytest.mark.parametrize(
+    ("lengths", "status"),
+    [(["-1"], 411), ([], 411), (["1e3"], 411), (["+1"], 411), (["²"], 411), (["1", "1"], 411), (["9" * 5000], 413)],
+)
+def test_lengths_that_are_none_are_refused(served: RingPlan, lengths: list[str], status: int) -> None:
+    """A length below zero would be read without end, and one of thousands of digits is no number for Python."""
+    # GIVEN
+    with closing(socket.create_connection((served.addresses[0], served.port), timeout=60)) as connection:
+        headers = "".join(f"Content-Length: {length}\r\n" for length in lengths)
+        # WHEN
+        connection.sendall(f"PUT /global/0 HTTP/1.0\r\n{headers}\r\n".encode() + b"x" * 100)
+        # THEN
+        assert int(connection.makefile("rb").readline().split()[1]) == status
+
+
+def test_slow_requests_end(served: RingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends a byte now and then does not hold a thread of the leader for ever."""
+    # GIVEN
+    monkeypatch.setattr(rendezvous, "_CONNECTION_SECONDS", 1.0)
+    with closing(socket.create_connection((served.addresses[0], served.port), timeout=60)) as connection:
+        # WHEN
+        connection.sendall(b"PUT /global/0 HTTP/1.0\r\nContent-Length: 1000\r\n\r\n")
+        sent = 0
+        with suppress(OSError):
+            while sent < 999:  # the whole takes ten times as long as it may
+                sent += connection.send(b"x")
+                time.sleep(0.01)
+        # THEN
+        assert sent < 999
+    # AND half a value is none
+    assert ask(served, "GET", "/global/0") == (404, b"")
 
 
 def test_backlog_is_ours() -> None:

@@ -16,8 +16,9 @@ from horovod_node.checkpoint import CheckpointFile, CheckpointName, Manifest
 from horovod_node.errors import RunError
 from horovod_node.layout import Layout
 from horovod_node.restore import Restored, restore
-from node.emulated import Aws
+from node.emulated import Aws, id_of
 
+RUN_ID = id_of("run-1")
 OLD = {"epoch-1/weights": b"one", "step": b"1"}
 NEW = {"epoch-2/weights": b"two" * 1000, "step": b"2"}
 
@@ -29,10 +30,12 @@ def layout(tmp_path: Path) -> Layout:
     return layout
 
 
-def put(aws: Aws, files: Mapping[str, bytes], *, attempt: int = 1, sequence: int = 1, run: str = "run-1") -> Manifest:
+def put(
+    aws: Aws, files: Mapping[str, bytes], *, attempt: int = 1, sequence: int = 1, run: str = id_of("run-1")
+) -> Manifest:
     """Put a checkpoint into S3 as a mirror does."""
     manifest = Manifest(
-        name=CheckpointName(run=run, attempt=attempt, sequence=sequence),
+        name=CheckpointName(run_id=run, attempt=attempt, sequence=sequence),
         step=10 * sequence,
         created_at=1_700_000_000,
         files=tuple(
@@ -57,7 +60,7 @@ def restored(aws: Aws, layout: Layout, *, resume_from: str = "", s3: object = No
         s3 or aws.client("s3"),  # type: ignore[arg-type]
         layout=layout,
         bucket=aws.model_bucket,
-        run="run-1",
+        run_id=RUN_ID,
         resume_from=resume_from,
     )
 
@@ -153,8 +156,8 @@ def test_run_without_a_checkpoint_begins_with_an_empty_folder(aws: Aws, layout: 
 def test_another_runs_checkpoint_is_resumed(aws: Aws, layout: Layout) -> None:
     """The newest of the run that the request names, until this run has one of its own."""
     # GIVEN
-    put(aws, OLD, run="run-0")
-    other = put(aws, NEW, run="run-0", sequence=2)
+    put(aws, OLD, run=id_of("run-0"))
+    other = put(aws, NEW, run=id_of("run-0"), sequence=2)
     # WHEN / THEN
     found = restored(aws, layout, resume_from="run-0")
     assert found is not None
@@ -166,17 +169,56 @@ def test_another_runs_checkpoint_is_resumed(aws: Aws, layout: Layout) -> None:
     assert (found.name, contents(layout)) == (own.name, {"step": b"3"})
 
 
+def test_run_of_the_same_name_restores_nothing_of_an_older_one(aws: Aws, layout: Layout) -> None:
+    """A name that was used before, by this training or another one in the same bucket, brings no checkpoint along."""
+    # GIVEN
+    put(aws, OLD, run="Training/run-1/20261125T110236Z")
+    put(aws, OLD, run="Other/run-1/20261126T110236Z")
+    # WHEN / THEN
+    assert restored(aws, layout) is None
+    assert contents(layout) == {}
+
+
+def test_resumes_the_newest_run_of_a_name_that_left_a_checkpoint(aws: Aws, layout: Layout) -> None:
+    """The request names a run of its own training; the run's own id is never what it resumes."""
+    # GIVEN
+    put(aws, OLD, run="Training/run-1/20261101T000000Z")
+    newest = put(aws, NEW, run="Training/run-1/20261102T000000Z").name
+    torn = put(aws, OLD, run="Training/run-1/20261103T000000Z").name
+    aws.client("s3").delete_object(Bucket=aws.model_bucket, Key=torn.manifest_key)
+    put(aws, OLD, run="Other/run-1/20261104T000000Z")
+    # WHEN
+    found = restored(aws, layout, resume_from="run-1")
+    # THEN
+    assert found is not None
+    assert (found.name, contents(layout)) == (newest, NEW)
+
+
+def test_fails_when_the_only_checkpoint_was_copied_from_another_run(aws: Aws, layout: Layout) -> None:
+    """A manifest names its run; below another run's prefix it counts for nothing."""
+    # GIVEN
+    other = put(aws, OLD, run="Training/run-0/20261101T000000Z").name
+    s3 = aws.client("s3")
+    mine = CheckpointName(run_id=RUN_ID, attempt=1, sequence=1)
+    for key in (other.manifest_key, *(other.file_key(path) for path in OLD)):
+        source = {"Bucket": aws.model_bucket, "Key": key}
+        s3.copy_object(Bucket=aws.model_bucket, Key=key.replace(other.prefix, mine.prefix), CopySource=source)
+    # WHEN / THEN
+    with pytest.raises(RunError, match=f"it is the manifest of {other.prefix}"):
+        restored(aws, layout)
+
+
 def test_fails_when_the_run_to_resume_has_no_checkpoint(aws: Aws, layout: Layout) -> None:
     """A torn one is none; the sentence names the run and where its checkpoints would be."""
     # GIVEN
-    name = put(aws, OLD, run="run-0").name
+    name = put(aws, OLD, run=id_of("run-0")).name
     aws.client("s3").delete_object(Bucket=aws.model_bucket, Key=name.manifest_key)
     # WHEN / THEN
     with pytest.raises(RunError) as raised:
         restored(aws, layout, resume_from="run-0")
     assert raised.value.error == contract.ERROR_DATA_NOT_FOUND
     assert raised.value.message == (
-        f"'resume_from' is run-0, of which there is no complete checkpoint: s3://{aws.model_bucket}/checkpoints/run-0/."
+        f"'resume_from' is run-0, of which there is no complete checkpoint: s3://{aws.model_bucket}/checkpoints/Training/run-0/."
     )
 
 
@@ -222,7 +264,7 @@ def test_fails_when_no_checkpoint_can_be_used(aws: Aws, layout: Layout) -> None:
     # WHEN / THEN
     with pytest.raises(RunError) as raised:
         restored(aws, layout)
-    address = f"s3://{aws.model_bucket}/checkpoints/run-1/0001-0000000"
+    address = f"s3://{aws.model_bucket}/checkpoints/{id_of('run-1')}/0001-0000000"
     assert raised.value.error == contract.ERROR_NODE_FAILED
     assert raised.value.message == (
         f"No checkpoint can be restored. {address}2/files/step is not what its manifest says. "
@@ -265,7 +307,10 @@ def test_fails_when_s3_refuses(aws: Aws, layout: Layout, operation: str) -> None
 
     s3.meta.events.register(f"provide-client-params.s3.{operation}", refuse)
     # WHEN / THEN
-    with pytest.raises(RunError, match=r"The checkpoint could not be read from s3://.*/checkpoints/run-1/: .*not you"):
+    with pytest.raises(
+        RunError,
+        match=r"The checkpoint could not be read from s3://.*/checkpoints/Training/run-1/20261126T110236Z/: .*not you",
+    ):
         restored(aws, layout, s3=s3)
     assert contents(layout) == NEW
     assert nothing_is_beside(layout)

@@ -22,7 +22,7 @@ STALL_NOTICE_SECONDS = 40
 
 
 def test_ring_trains_equal_weights_and_leaves_the_model(ring: Ring) -> None:
-    """Two nodes train one model: equal weights on both ranks, the archive in S3, exit when released."""
+    """Two nodes train one model: equal weights on both ranks, the archive in S3, a worker leaves, the leader when released."""
     # GIVEN
     ring.submit(steps=30)
     # WHEN
@@ -34,8 +34,8 @@ def test_ring_trains_equal_weights_and_leaves_the_model(ring: Ring) -> None:
     assert [formed["leader"], formed["gpus"]] == [{"node": "node-1", "gpus": 1}, 2]
     assert [node["node"] for node in formed["nodes"]] == ["node-1", "node-2"]
     assert (trained["ranks"], trained["steps"]) == (2, 30)
-    archive = ring.aws.client("s3").get_object(Bucket=ring.aws.model_bucket, Key=contract.model_key(ring.run))
-    assert saved == {"key": contract.model_key(ring.run), "bytes": archive["ContentLength"], "files": 2}
+    archive = ring.aws.client("s3").get_object(Bucket=ring.aws.model_bucket, Key=contract.model_key(ring.run_id))
+    assert saved == {"key": contract.model_key(ring.run_id), "bytes": archive["ContentLength"], "files": 2}
     with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
         assert sorted(tar.getnames()) == ["model.keras", "proof.json"]
         proof = json.load(tar.extractfile("proof.json") or io.StringIO())
@@ -43,10 +43,12 @@ def test_ring_trains_equal_weights_and_leaves_the_model(ring: Ring) -> None:
     assert proof["difference"] == 0.0
     assert proof["norm"] > 0
     assert proof["arguments"] == ["--steps", "30"]
+    # AND the other node left when the model was being saved
+    assert ring.agents[1].exit_code() == contract.EXIT_PART_OVER
     # WHEN
     ring.release()
     # THEN
-    assert [agent.exit_code() for agent in ring.agents] == [contract.EXIT_RELEASED] * 2
+    assert ring.agents[0].exit_code() == contract.EXIT_RELEASED
     assert [agent.left() for agent in ring.agents] == [[], []]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
+from dataclasses import replace
 
 import pytest
 from botocore.exceptions import ClientError
@@ -16,7 +18,9 @@ from horovod_node.save import save_model
 from horovod_node.task import Task
 from horovod_node.upload import PART_BYTES, FolderUpload
 from horovod_node.work import Work
-from node.emulated import Aws, TaskAnswers
+from node.emulated import Aws, TaskAnswers, id_of
+
+KEY = contract.model_key(id_of("run-1"))
 
 
 def saved(work: Work) -> dict[str, object]:
@@ -27,7 +31,7 @@ def saved(work: Work) -> dict[str, object]:
 def test_model_is_packed_as_sagemaker_packs_it(aws: Aws, work: Work, answers: TaskAnswers) -> None:
     """Paths are relative to the model folder, the answer counts files and bytes, heartbeats follow the upload."""
     # GIVEN
-    aws.put(contract.task_key("run-1", 1, contract.TASK_SAVE), **{contract.TOKEN: "a-token"})
+    aws.put(contract.task_key("fleet", id_of("run-1"), 1, contract.TASK_SAVE), **{contract.TOKEN: "a-token"})
     (work.layout.model / "1" / "variables").mkdir(parents=True)
     (work.layout.model / "1" / "saved_model.pb").write_bytes(b"graph")
     (work.layout.model / "1" / "variables" / "data").write_bytes(b"weights")
@@ -35,8 +39,8 @@ def test_model_is_packed_as_sagemaker_packs_it(aws: Aws, work: Work, answers: Ta
     # WHEN
     answer = saved(work)
     # THEN
-    archive = aws.client("s3").get_object(Bucket=aws.model_bucket, Key="runs/run-1/model.tar.gz")
-    assert answer == {"key": "runs/run-1/model.tar.gz", "bytes": archive["ContentLength"], "files": 3}
+    archive = aws.client("s3").get_object(Bucket=aws.model_bucket, Key=KEY)
+    assert answer == {"key": KEY, "bytes": archive["ContentLength"], "files": 3}
     with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
         files = {member.name: tar.extractfile(member) for member in tar if member.isfile()}
         assert {name: file.read() for name, file in files.items() if file} == {
@@ -55,7 +59,7 @@ def test_large_model_goes_in_parts(aws: Aws, work: Work) -> None:
     # WHEN
     answer = saved(work)
     # THEN
-    archive = aws.client("s3").get_object(Bucket=aws.model_bucket, Key="runs/run-1/model.tar.gz")
+    archive = aws.client("s3").get_object(Bucket=aws.model_bucket, Key=KEY)
     assert answer["bytes"] == archive["ContentLength"]
     with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
         file = tar.extractfile("weights")
@@ -79,7 +83,7 @@ def test_fails_when_s3_refuses_the_model(aws: Aws, work: Work) -> None:
     (work.layout.model / "weights").write_bytes(b"x")
     aws.client("s3").delete_bucket(Bucket=aws.model_bucket)
     # WHEN / THEN
-    with pytest.raises(RunError, match=r"could not be uploaded to s3://.*/runs/run-1/model\.tar\.gz: .*NoSuchBucket"):
+    with pytest.raises(RunError, match=rf"could not be uploaded to s3://.*/{re.escape(KEY)}: .*NoSuchBucket"):
         saved(work)
 
 
@@ -95,3 +99,62 @@ def test_fails_when_packing_fails_and_leaves_nothing(aws: Aws, work: Work) -> No
         upload.run()
     with pytest.raises(ClientError, match="404"):
         aws.client("s3").head_object(Bucket=aws.model_bucket, Key="model.tar.gz")
+
+
+def test_repeated_upload_knows_its_own_object(aws: Aws, work: Work) -> None:
+    """S3 stored the model, its answer was lost, and the repeated request is refused: that is a success."""
+    # GIVEN a request that is sent twice, the second time with the first one's conditions
+    (work.layout.model / "weights").write_bytes(b"x" * 1000)
+    sent = []
+
+    def repeat(params: dict[str, object], **_: object) -> None:
+        if not sent:
+            sent.append(params)
+            aws.client("s3").put_object(**params)
+
+    work.s3.meta.events.register("provide-client-params.s3.PutObject", repeat)
+    # WHEN
+    answer = saved(work)
+    # THEN
+    archive = aws.client("s3").get_object(Bucket=aws.model_bucket, Key=KEY)
+    assert answer == {"key": KEY, "bytes": archive["ContentLength"], "files": 1}
+
+
+def test_model_of_an_earlier_attempt_is_the_runs_model(aws: Aws, work: Work) -> None:
+    """An attempt that stored the model and was lost before it said so has done its work."""
+    # GIVEN
+    (work.layout.model / "weights").write_bytes(b"first")
+    first = saved(work)
+    # WHEN
+    (work.layout.model / "weights").write_bytes(b"second, and longer")
+    (work.layout.model / "more").write_bytes(b"")
+    aws.put_lease(work.node.fleet, run="run-1", attempt=2)
+    second = saved(replace(work, lease=replace(work.lease, attempt=2)))
+    # THEN
+    assert second == first
+
+
+@pytest.mark.parametrize("metadata", [{}, {"attempt": "1", "files": "1"}], ids=["nobody's", "this attempt's"])
+def test_model_that_is_there_is_never_replaced(aws: Aws, work: Work, metadata: dict[str, str]) -> None:
+    """What no earlier attempt of this run stored is neither taken for the model nor written over."""
+    # GIVEN
+    (work.layout.model / "weights").write_bytes(b"x")
+    s3 = aws.client("s3")
+    s3.put_object(Bucket=aws.model_bucket, Key=KEY, Body=b"forged", Metadata=metadata)
+    # WHEN / THEN
+    with pytest.raises(RunError, match=rf"{re.escape(KEY)} is there already, and this node did not store it"):
+        saved(work)
+    assert s3.get_object(Bucket=aws.model_bucket, Key=KEY)["Body"].read() == b"forged"
+
+
+def test_large_model_is_never_replaced_either(aws: Aws, work: Work) -> None:
+    """An upload in parts is refused at its end, and leaves no parts."""
+    # GIVEN
+    (work.layout.model / "weights").write_bytes(os.urandom(PART_BYTES + 5))
+    s3 = aws.client("s3")
+    s3.put_object(Bucket=aws.model_bucket, Key=KEY, Body=b"forged")
+    # WHEN / THEN
+    with pytest.raises(RunError, match="is there already"):
+        saved(work)
+    assert s3.get_object(Bucket=aws.model_bucket, Key=KEY)["Body"].read() == b"forged"
+    assert s3.list_multipart_uploads(Bucket=aws.model_bucket).get("Uploads", []) == []

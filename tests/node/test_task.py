@@ -13,7 +13,7 @@ from horovod_node.errors import ReleasedError
 from horovod_node.membership import Membership
 from horovod_node.task import Task
 from horovod_node.work import Work
-from node.emulated import Aws, TaskAnswers
+from node.emulated import Aws, TaskAnswers, id_of
 from patience import eventually
 
 
@@ -24,7 +24,7 @@ def task(work: Work) -> Task:
 
 
 def ask(aws: Aws) -> None:
-    aws.put(contract.task_key("run-1", 1, contract.TASK_TRAIN), **{contract.TOKEN: "a-token"})
+    aws.put(contract.task_key("fleet", id_of("run-1"), 1, contract.TASK_TRAIN), **{contract.TOKEN: "a-token"})
 
 
 def test_nothing_is_told_before_it_is_asked(task: Task, answers: TaskAnswers) -> None:
@@ -72,19 +72,22 @@ def test_failure_is_cut_to_what_step_functions_takes(aws: Aws, task: Task, answe
 
 
 @pytest.mark.parametrize("how", ["heartbeat", "succeed", "fail"])
-def test_leader_is_released_when_the_task_is_over(aws: Aws, task: Task, answers: TaskAnswers, how: str) -> None:
-    """A token that the state machine gave up is not tried again."""
-    # GIVEN
+def test_token_that_is_over_is_used_once(aws: Aws, work: Work, task: Task, answers: TaskAnswers, how: str) -> None:
+    """The state machine may ask again; until then nobody is told, and the end comes with the lease."""
+    # GIVEN a leader whose attempt the state machine gives up
     ask(aws)
     answers.gone.add("a-token")
-    tell = {
-        "heartbeat": task.heartbeat,
-        "succeed": lambda: task.succeed({}),
-        "fail": lambda: task.fail(contract.ERROR_NODE_FAILED, "no"),
-    }
-    # WHEN / THEN
-    with pytest.raises(ReleasedError, match="the state machine no longer waits for 'train'"):
-        tell[how]()
+    give_up = Timer(1.0, lambda: aws.delete(contract.lease_key(work.node.fleet)))
+    give_up.start()
+    # WHEN
+    if how == "heartbeat":
+        for _ in range(10):
+            task.heartbeat()
+    else:
+        with pytest.raises(ReleasedError, match="nobody holds fleet fleet any more"):
+            task.succeed({}) if how == "succeed" else task.fail(contract.ERROR_NODE_FAILED, "no")
+    give_up.join()
+    # THEN
     assert len(answers.calls) == 1
 
 
@@ -101,11 +104,11 @@ def test_waiting_for_the_question_ends_with_the_lease(aws: Aws, work: Work, task
 def ring_task(work: Work) -> Task:
     """What a leader holds before the state machine asks for the ring, which it does in each try for capacity."""
     beating = replace(work, run=replace(work.run, settings=replace(work.run.settings, heartbeat_seconds=1)))
-    return Task(beating, Membership(work), name=contract.TASK_RING, asked_again=True)
+    return Task(beating, Membership(work), name=contract.TASK_RING)
 
 
 def ask_for_ring(aws: Aws, token: str) -> None:
-    aws.put(contract.task_key("run-1", 1, contract.TASK_RING), **{contract.TOKEN: token})
+    aws.put(contract.task_key("fleet", id_of("run-1"), 1, contract.TASK_RING), **{contract.TOKEN: token})
 
 
 def test_question_that_is_asked_again_is_answered_then(aws: Aws, ring_task: Task, answers: TaskAnswers) -> None:
@@ -188,10 +191,10 @@ def test_leader_of_a_former_attempt_answers_nothing_of_the_next(
 ) -> None:
     """Each attempt has questions of its own, which no leader of another ever sees."""
     # GIVEN
-    task = Task(work, Membership(work), name=name, asked_again=name == contract.TASK_RING)
+    task = Task(work, Membership(work), name=name)
     # WHEN the run begins anew
     aws.put_lease(work.node.fleet, run="run-1", attempt=2)
-    aws.put(contract.task_key("run-1", 2, name), **{contract.TOKEN: "of attempt 2"})
+    aws.put(contract.task_key("fleet", id_of("run-1"), 2, name), **{contract.TOKEN: "of attempt 2"})
     # THEN
     task.heartbeat()
     with pytest.raises(ReleasedError, match="is held by attempt 2 of run run-1, not by attempt 1 of run run-1"):

@@ -84,7 +84,7 @@ class Killer:
             if kind == "state":
                 self.states[int(numbers[0])] = int(numbers[1])
             else:
-                name = CheckpointName(run=RUN, attempt=int(numbers[0]), sequence=int(numbers[1]))
+                name = CheckpointName(run_id=RUN, attempt=int(numbers[0]), sequence=int(numbers[1]))
                 self.acknowledged = max(name, self.acknowledged or name)
         return worked
 
@@ -93,7 +93,7 @@ class Killer:
         self._nodes += 1
         self.layout = Layout(root=self.folder / f"node-{self._nodes}")
         found = restore(
-            self.aws.client("s3"), layout=self.layout, bucket=self.aws.model_bucket, run=RUN, resume_from=""
+            self.aws.client("s3"), layout=self.layout, bucket=self.aws.model_bucket, run_id=RUN, resume_from=""
         )
         return found.name if found else None
 
@@ -119,7 +119,7 @@ class Killer:
         halves = s3.list_multipart_uploads(Bucket=bucket).get("Uploads", ())
         for half in halves:
             s3.abort_multipart_upload(Bucket=bucket, Key=half["Key"], UploadId=half["UploadId"])
-        newest = next(iter(list_checkpoints(s3, bucket=bucket, run=RUN)), None)
+        newest = next(iter(list_checkpoints(s3, bucket=bucket, run_id=RUN)), None)
         return newest is not None and not newest.complete, bool(halves)
 
 

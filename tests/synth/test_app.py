@@ -26,6 +26,9 @@ def test_settings_come_from_the_context() -> None:
             "horovod:max_gpus": "8",
             "horovod:network": "public",
             "horovod:max_cost_usd": "12.5",
+            "horovod:availability_zones": "us-west-1a,us-west-1c",
+            "horovod:endpoint_azs": "1",
+            "horovod:session_manager": "true",
             "horovod:on_demand_prices": "g6.12xlarge=4.6, g6.4xlarge=1.32",
         }
     )
@@ -37,6 +40,9 @@ def test_settings_come_from_the_context() -> None:
         max_gpus=8,
         network=NetworkMode.PUBLIC,
         max_cost_usd=12.5,
+        availability_zones=("us-west-1a", "us-west-1c"),
+        endpoint_azs=1,
+        session_manager=True,
         on_demand_prices=(("g6.12xlarge", 4.6), ("g6.4xlarge", 1.32)),
     )
     assert Settings.from_context(App().node).max_cost_usd is None
@@ -65,6 +71,8 @@ def test_fails_when_a_setting_is_wrong(key: str, value: str, sentence: str) -> N
     [
         ({"instance_types": ""}, "'instance_types' must hold at least one type, got none"),
         ({"max_gpus": 2}, "'max_gpus' must be at least 4, the largest weight, got 2"),
+        ({"image_profile": "new"}, "'horovod:image_profile' must be default or newer, got 'new'"),
+        ({"max_azs": 0}, "'max_azs' must be from 1 to 6, got 0"),
         ({"max_cost_usd": -5}, "'max_cost_usd' must be more than 0 USD, got -5.0"),
     ],
 )
@@ -93,6 +101,30 @@ def test_settings_reach_the_training(tmp_path: Path) -> None:
     assert "rate(3 minutes)" in schedules
     assert kinds.count("AWS::CloudWatch::Alarm") == 6
     assert "AWS::CloudWatch::Dashboard" not in kinds
+
+
+def test_infrastructure_settings_reach_the_template(tmp_path: Path) -> None:
+    """Two named zones, a pinned AMI, sessions, and P5 with the image that has its code."""
+    # WHEN
+    settings = {
+        "availability_zones": "us-west-1a,us-west-1c",
+        "machine_image": "ami-0123456789abcdef0",
+        "session_manager": "true",
+        "instance_types": "p5.48xlarge",
+        "on_demand_base_gpus": 8,
+        "image_profile": "newer",
+    }
+    synthesise(tmp_path / "cdk.out", settings=settings)
+    # THEN
+    template = (tmp_path / "cdk.out" / "Training.template.json").read_text()
+    subnets = [
+        each["Properties"]["AvailabilityZone"]
+        for each in json.loads(template)["Resources"].values()
+        if each["Type"] == "AWS::EC2::Subnet"
+    ]
+    assert subnets == ["us-west-1a", "us-west-1c"]
+    assert '"ImageId": "ami-0123456789abcdef0"' in template
+    assert "ssmmessages:OpenDataChannel" in template
 
 
 def test_dashboard_is_deployed_unless_told_otherwise(template: Mapping[str, Any]) -> None:

@@ -111,7 +111,7 @@ def test_block_is_scaled_in_instances(states: Mapping[str, Any]) -> None:
     # THEN
     assert [by_reference([variables], bare(each["DesiredCapacity"]))[0] for each in (start, release)] == [2, 1]
     assert [evaluate(bare(each["DesiredCapacity"]), variables) for each in (start, release)] == [2, 1]
-    assert start.keys() == {"AutoScalingGroupName", "DesiredCapacity", "VPCZoneIdentifier"}
+    assert start.keys() == {"AutoScalingGroupName", "DesiredCapacity", "VpcZoneIdentifier"}
     assert "MixedInstancesPolicy" not in states["Restore the group"]["Arguments"]
     assert [attempt["market"] for attempt in fleet["plan"]] == ["on-demand"]
 

@@ -49,6 +49,27 @@ class Fleets:
             efa=True,
         )
         self.without_efa = GpuFleet(stack, "WithoutEfa", **place, instance_types=["p4d.24xlarge"], max_gpus=16)
+        self.bounded = GpuFleet(
+            stack,
+            "Bounded",
+            **place,
+            instance_types=["g5.xlarge"],
+            max_gpus=4,
+            boundary=network.boundary,
+            session_manager=True,
+            machine_image="ami-0123456789abcdef0",
+            volume_throughput=1000,
+        )
+        narrow = TrainingNetwork(stack, "Narrow", gateway_prefix_lists=["pl-6da54004", "pl-6fa54006"])
+        self.narrow = GpuFleet(
+            stack,
+            "NarrowFleet",
+            vpc=narrow.vpc,
+            vpc_subnets=narrow.subnets,
+            instance_types=["g5.xlarge"],
+            max_gpus=4,
+            boundary=narrow.boundary,
+        )
         self.brought = GpuFleet(
             stack,
             "Brought",
@@ -110,13 +131,13 @@ def test_markets_are_those_that_were_asked_for(stacks: Stacks, fleet: str, base:
     assert group["MixedInstancesPolicy"]["InstancesDistribution"] == {
         "OnDemandBaseCapacity": base,
         "OnDemandPercentageAboveBaseCapacity": percentage,
-        "OnDemandAllocationStrategy": "lowest-price",
+        "OnDemandAllocationStrategy": "prioritized",
         "SpotAllocationStrategy": "price-capacity-optimized",
     }
 
 
 def test_group_shows_one_launch_template(stacks: Stacks) -> None:
-    """What cdk-nag is shown to check the volumes' encryption does not reach the deployed template."""
+    """What cdk-nag is shown does not reach the template, whose literal version no new machine image changes."""
     # WHEN
     group = stacks.resource("Fleets", GROUP, id="Mixed")
 
@@ -125,7 +146,7 @@ def test_group_shows_one_launch_template(stacks: Stacks) -> None:
     (template,) = stacks.resources("Fleets", TEMPLATE, id="Mixed")
     assert group["MixedInstancesPolicy"]["LaunchTemplate"]["LaunchTemplateSpecification"] == {
         "LaunchTemplateId": {"Ref": template},
-        "Version": {"Fn::GetAtt": [template, "LatestVersionNumber"]},
+        "Version": "1",
     }
 
 
@@ -137,13 +158,18 @@ def test_instances_are_locked_down(stacks: Stacks) -> None:
     # THEN
     assert data["MetadataOptions"] == {
         "HttpTokens": "required",
-        "HttpPutResponseHopLimit": 2,
-        "InstanceMetadataTags": "enabled",
+        "HttpPutResponseHopLimit": 1,
     }
     assert data["BlockDeviceMappings"] == [
         {
             "DeviceName": "/dev/xvda",
-            "Ebs": {"DeleteOnTermination": True, "Encrypted": True, "VolumeSize": 200, "VolumeType": "gp3"},
+            "Ebs": {
+                "DeleteOnTermination": True,
+                "Encrypted": True,
+                "Throughput": 500,
+                "VolumeSize": 200,
+                "VolumeType": "gp3",
+            },
         }
     ]
     assert data["InstanceInitiatedShutdownBehavior"] == "terminate"
@@ -158,6 +184,72 @@ def test_image_is_found_at_deployment(stacks: Stacks) -> None:
     # THEN
     assert parameter["Type"] == "AWS::SSM::Parameter::Value<AWS::EC2::Image::Id>"
     assert parameter["Default"].endswith("/base-oss-nvidia-driver-gpu-amazon-linux-2023/latest/ami-id")
+
+
+def test_image_can_be_pinned(stacks: Stacks) -> None:
+    """An AMI that is named is in the template as it stands, in whatever Region that is deployed."""
+    assert launch_data(stacks, "Bounded")["ImageId"] == "ami-0123456789abcdef0"
+
+
+def test_fast_volumes_have_the_operations_that_they_need(stacks: Stacks) -> None:
+    """Amazon EBS takes a quarter of a MiB/s at most for each I/O operation a second."""
+    (volume,) = launch_data(stacks, "Bounded")["BlockDeviceMappings"]
+    assert (volume["Ebs"]["Throughput"], volume["Ebs"]["Iops"]) == (1000, 4000)
+
+
+def test_credentials_are_worth_nothing_outside_the_boundary(stacks: Stacks) -> None:
+    """Every call that comes through no endpoint of the network is refused, but those that services make themselves."""
+    # WHEN
+    deny = [each for each in stacks.statements("Fleets", role="BoundedRole") if each["Effect"] == "Deny"]
+    # THEN
+    ((vpc, _),) = stacks.resources("Fleets", "AWS::EC2::VPC", id="NetworkVpc").items()
+    assert deny == [
+        {
+            "Sid": "OnlyThroughEndpoints",
+            "Effect": "Deny",
+            "Action": "*",
+            "Resource": "*",
+            "Condition": {
+                "StringNotEquals": {"aws:SourceVpc": {"Ref": vpc}},
+                "Bool": {"aws:ViaAWSService": "false"},
+            },
+        }
+    ]
+
+
+def test_https_leaves_to_the_boundary_only(stacks: Stacks) -> None:
+    """The security group names the endpoints where their addresses are known."""
+    # WHEN
+    (group,) = stacks.resources("Fleets", "AWS::EC2::SecurityGroup", id="NarrowFleetSecurityGroup").values()
+    rules = [
+        *group.get("SecurityGroupEgress", []),
+        *stacks.resources("Fleets", "AWS::EC2::SecurityGroupEgress", id="NarrowFleetSecurityGroup").values(),
+    ]
+    # THEN
+    https = [rule for rule in rules if rule.get("ToPort") == 443]
+    assert [rule for rule in rules if "CidrIp" in rule] == []
+    assert {rule["DestinationPrefixListId"] for rule in https if "DestinationPrefixListId" in rule} == {
+        "pl-6da54004",
+        "pl-6fa54006",
+    }
+    (endpoints,) = [flat(rule["DestinationSecurityGroupId"]) for rule in https if "DestinationSecurityGroupId" in rule]
+    assert endpoints.startswith("NarrowEndpointSecurityGroup")
+
+
+def test_sessions_are_for_whoever_asked(stacks: Stacks) -> None:
+    """The agent's exact actions, and none of them in another fleet."""
+    # WHEN
+    allowed = [each for each in stacks.statements("Fleets", role="BoundedRole") if each["Effect"] == "Allow"]
+    # THEN
+    assert [each["Action"] for each in allowed] == [
+        [
+            "ssm:UpdateInstanceInformation",
+            "ssmmessages:CreateControlChannel",
+            "ssmmessages:CreateDataChannel",
+            "ssmmessages:OpenControlChannel",
+            "ssmmessages:OpenDataChannel",
+        ]
+    ]
 
 
 def test_user_data_can_be_completed_later(stacks: Stacks) -> None:
@@ -254,8 +346,11 @@ def test_auto_scaling_may_use_the_given_key(stacks: Stacks) -> None:
 
 def test_only_the_missing_notifications_are_acknowledged(stacks: Stacks) -> None:
     """cdk-nag finds one thing for each group; its rule EC26, which throws on such groups, has nothing to say."""
-    names = ("Mixed", "Spot", "OnDemand", "Efa", "WithoutEfa", "Brought")
-    assert stacks.accepted == {("AwsSolutions-AS3", f"Fleets/{name}/Group/ASG") for name in names}
+    names = ("Mixed", "Spot", "OnDemand", "Efa", "WithoutEfa", "Brought", "Bounded", "NarrowFleet")
+    assert stacks.accepted == {
+        *(("AwsSolutions-AS3", f"Fleets/{name}/Group/ASG") for name in names),
+        ("AwsSolutions-IAM5[Resource::*]", "Fleets/Bounded/SessionManager/Resource"),
+    }
 
 
 def test_fleet_says_what_it_can_hold(fleets: Fleets) -> None:
@@ -320,6 +415,16 @@ def networks() -> dict[NetworkMode, TrainingNetwork]:
             NetworkMode.ISOLATED,
             {"efa": True, "capacity_plan": CapacityPlan.spot_first()},
             "'capacity_plan' must try one zone at a time, because .* 'efa' needs it, got an attempt in any zone",
+        ),
+        (
+            NetworkMode.PUBLIC,
+            {"machine_image": "amazon-linux"},
+            "'machine_image' must be a machine image or an AMI's id, ami-…, got 'amazon-linux'",
+        ),
+        (
+            NetworkMode.PUBLIC,
+            {"volume_throughput": 2000},
+            "'volume_throughput' must be from 125 to 1000 MiB/s, got 2000",
         ),
         (
             NetworkMode.PUBLIC,

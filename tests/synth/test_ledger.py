@@ -21,7 +21,7 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
         ledger = Ledger(stack, "Ledger")
         for grant in ("node", "workflow", "read"):
             role = iam.Role(stack, grant.title(), assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"))
-            options = {"fleet": "FleetA"} if grant == "node" else {}
+            options = {"fleet": "FleetA", "training": "StackTraining"} if grant == "node" else {}
             getattr(ledger, f"grant_{grant}")(role, **options)
         Ledger(Stack(app, "Kept"), "Ledger", removal_policy=RemovalPolicy.RETAIN)
 
@@ -65,11 +65,19 @@ def test_table_goes_with_its_stack(stacks: Stacks, stack: str, policy: str) -> N
     [
         (
             "Node",
-            {"GetItem", "Query"},
+            set(),
             [
                 (
+                    {"GetItem", "Query"},
+                    {
+                        "ForAllValues:StringLike": {
+                            "dynamodb:LeadingKeys": ["NODES#FleetA#*", "FLEET#FleetA", "RUN#StackTraining/*"]
+                        }
+                    },
+                ),
+                (
                     {"PutItem", "UpdateItem"},
-                    {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["RUN#*"]}},
+                    {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["NODES#FleetA#*"]}},
                 ),
                 (
                     {"UpdateItem"},
@@ -89,7 +97,7 @@ def test_table_goes_with_its_stack(stacks: Stacks, stack: str, policy: str) -> N
 def test_grant_allows_exactly(
     stacks: Stacks, role: str, unconditional: set[str], conditional: list[tuple[set[str], dict[str, Any]]]
 ) -> None:
-    """A node, which runs the user's script, writes items of runs, and of its own fleet's lease the expiry only."""
+    """A node, which runs the user's script, writes what its fleet's nodes share, and of its lease the expiry only."""
     # GIVEN
     (table,) = stacks.resources("Ledger", "AWS::DynamoDB::Table")
     anything: set[str] = set()
@@ -112,3 +120,15 @@ def test_grant_allows_exactly(
 def test_needs_no_acknowledgement(stacks: Stacks) -> None:
     """cdk-nag finds nothing at all."""
     assert stacks.accepted == frozenset()
+
+
+def test_fails_when_a_second_training_is_given_the_ledger() -> None:
+    """Nodes may read the runs of their own training; claiming it twice for the same one is no fault."""
+    # GIVEN
+    stack = Stack(App(), "Ledger")
+    ledger = Ledger(stack, "Ledger")
+    ledger.serve(stack, name="OneTraining")
+    ledger.serve(stack, name="OneTraining")
+    # WHEN / THEN
+    with pytest.raises(ValueError, match="'ledger' must serve one training, got Ledger/Ledger, which already serves"):
+        ledger.serve(stack, name="AnotherTraining")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from aws_cdk import App, Environment, Stack
 
 from cdk_horovod import NetworkMode, TrainingNetwork
+from horovod_client.account_check import ENDPOINT_SERVICES
 from validated import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
@@ -22,6 +24,15 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
             TrainingNetwork(Stack(app, mode.value), "Network", mode=mode)
         TrainingNetwork(Stack(app, "standard"), "Network")
         TrainingNetwork(Stack(app, "one"), "Network", max_azs=1)
+        TrainingNetwork(
+            Stack(app, "bounded"),
+            "Network",
+            availability_zones=["eu-west-1a", "eu-west-1c"],
+            endpoint_azs=1,
+            readable_accounts=["210987654321"],
+            gateway_prefix_lists=["pl-6da54004", "pl-6fa54006"],
+            session_manager=True,
+        )
         known = Environment(account="123456789012", region="eu-west-1")
         TrainingNetwork(Stack(app, "known", env=known), "Network", mode=NetworkMode.PUBLIC, max_azs=2)
 
@@ -141,8 +152,85 @@ def test_nothing_is_custom(stacks: Stacks, mode: str) -> None:
 
 
 def test_needs_no_acknowledgement(stacks: Stacks) -> None:
-    """cdk-nag finds nothing at all."""
-    assert stacks.accepted == frozenset()
+    """cdk-nag finds nothing at all; CDK itself accepts the fixed names of zones that a user gave (cfn-lint's W3010)."""
+    assert {rule for rule, _ in stacks.accepted} == {"W3010"}
+
+
+def policies(stacks: Stacks, stack: str) -> dict[str, Any]:
+    """Find the policy of each endpoint, by its service; None for AWS's own, which allows everything."""
+    return {
+        flat(endpoint["ServiceName"]).rpartition("Region.")[2]: endpoint.get("PolicyDocument")
+        for endpoint in stacks.resources(stack, "AWS::EC2::VPCEndpoint").values()
+    }
+
+
+def test_isolated_endpoints_carry_only_what_the_account_does_with_its_own(stacks: Stacks) -> None:
+    """Neither foreign credentials nor foreign buckets can be used from there; image layers come from ECR's bucket."""
+    # GIVEN
+    account = {"Ref": "AWS::AccountId"}
+    own = {"StringEquals": {"aws:PrincipalAccount": account, "aws:ResourceAccount": account}}
+    # WHEN
+    statements = {service: policy["Statement"] for service, policy in policies(stacks, "isolated").items()}
+    # THEN
+    layers = statements.pop("s3")
+    assert [(each["Action"], each.get("Condition")) for each in layers] == [("*", own), ("s3:GetObject", None)]
+    assert flat(layers[1]["Resource"]) == "arn:AWS::Partition:s3:::prod-AWS::Region-starport-layer-bucket/*"
+    assert statements.keys() == {"dynamodb", "ecr.api", "ecr.dkr", "logs", "states", "autoscaling"}
+    for only in statements.values():
+        assert [(each["Effect"], each["Action"], each["Condition"]) for each in only] == [("Allow", "*", own)]
+
+
+def test_endpoints_with_another_way_out_carry_everything(stacks: Stacks) -> None:
+    """Scripts that may download from the internet may read public buckets too."""
+    assert set(policies(stacks, "public").values()) == {None}
+    assert set(policies(stacks, "private-with-nat").values()) == {None}
+
+
+def test_other_accounts_can_be_read_only(stacks: Stacks) -> None:
+    """Data and images of accounts that are named come in; nothing goes out to them."""
+    for policy in policies(stacks, "bounded").values():
+        (foreign,) = [each for each in policy["Statement"] if "210987654321" in str(each)]
+        assert [action for action in foreign["Action"] if not action.split(":")[1].startswith(("Get", "List"))] == [
+            "ecr:BatchCheckLayerAvailability",
+            "ecr:BatchGetImage",
+        ]
+        assert foreign["Condition"]["StringEquals"]["aws:PrincipalAccount"] == {"Ref": "AWS::AccountId"}
+
+
+def test_zones_can_be_named(stacks: Stacks) -> None:
+    """Where counting does not reach a zone, its name does; endpoints may be in fewer zones than nodes."""
+    # WHEN
+    subnets = stacks.resources("bounded", "AWS::EC2::Subnet", id="NetworkVpcNodes")
+    placed = {
+        len(endpoint["SubnetIds"])
+        for endpoint in stacks.resources("bounded", "AWS::EC2::VPCEndpoint").values()
+        if endpoint["VpcEndpointType"] == "Interface"
+    }
+    # THEN
+    assert [subnet["AvailabilityZone"] for subnet in subnets.values()] == ["eu-west-1a", "eu-west-1c"]
+    assert placed == {1}
+
+
+def test_session_manager_has_its_endpoints(stacks: Stacks) -> None:
+    """Two more, and only for whoever asked."""
+    more = endpoints(stacks, "bounded", "Interface") - endpoints(stacks, "isolated", "Interface")
+    assert more == {"ssm", "ssmmessages"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"max_azs": 2, "endpoint_azs": 3}, "'endpoint_azs' must be from 1 to 2, the number of zones, got 3"),
+        ({"availability_zones": ["a", "a"]}, "'availability_zones' must name each zone once, got a, a"),
+        ({"readable_accounts": ["12"]}, "'readable_accounts' must be ids of AWS accounts, of 12 digits, got '12'"),
+        ({"gateway_prefix_lists": ["s3"]}, "'gateway_prefix_lists' must be ids of prefix lists, pl-…, got 's3'"),
+    ],
+)
+def test_fails_when_no_such_network_can_be(arguments: dict[str, Any], sentence: str) -> None:
+    """The error names the argument, the value, and what would do."""
+    with pytest.raises(ValueError, match="must") as refused:
+        TrainingNetwork(Stack(), "Network", **arguments)
+    assert str(refused.value) == sentence
 
 
 @pytest.mark.parametrize("max_azs", [0, 7])
@@ -150,3 +238,8 @@ def test_fails_when_there_are_no_such_zones(max_azs: int) -> None:
     """No Region has more than six zones."""
     with pytest.raises(ValueError, match=f"'max_azs' must be from 1 to 6, got {max_azs}"):
         TrainingNetwork(Stack(), "Network", max_azs=max_azs)
+
+
+def test_doctor_asks_for_the_endpoints_that_there_are(stacks: Stacks) -> None:
+    """What it looks for in a Region is what an isolated network needs there."""
+    assert endpoints(stacks, "isolated", "Interface") == set(ENDPOINT_SERVICES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +14,7 @@ from aws_cdk.assertions import Template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdk_horovod import Ledger
 from cdk_horovod.workflow.prices import look_up_prices
-from cdk_horovod.workflow.pricing import price_the_ring
 from cdk_horovod.workflow.resolved import resolved_definitions
 from horovod_local.corrections.jsonata import evaluate
 from horovod_local.price_list import get_products
@@ -37,10 +36,8 @@ Case = Mapping[str, Any]
 def states() -> Mapping[str, Any]:
     """The states that look up prices and price a ring, as they are deployed."""
     stack = Stack(App(), "Prices")
-    ledger = Ledger(stack, "Ledger")
     then = sfn.Succeed.jsonata(stack, "Train")
-    ring = price_the_ring(stack, ledger=ledger, then=then)
-    first = look_up_prices(stack, ledger=ledger, on_demand_prices=GIVEN, then=ring)
+    first = look_up_prices(stack, on_demand_prices=GIVEN, then=then)
     sfn.StateMachine(
         stack,
         "Machine",
@@ -53,9 +50,9 @@ def states() -> Mapping[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def price(states: Mapping[str, Any]) -> str:
+def price(definition: Mapping[str, Any]) -> str:
     """The expression of `$price`."""
-    return bare(states["Price the ring"]["Assign"]["price"])
+    return bare(definition["States"]["Wait for the ring"]["Assign"]["price"])
 
 
 def node(instance_type: str, market: str = contract.ON_DEMAND, zone: str = "eu-west-1a") -> dict[str, str]:
@@ -94,7 +91,7 @@ def case(
     """
     on_demand = {**{name.replace("_", "."): usd for name, usd in listed.items()}, **GIVEN}
     return {
-        "ring": {contract.NODES: list(nodes), contract.GPUS: gpus[0]},
+        "states": {"result": {contract.NODES: list(nodes), contract.GPUS: gpus[0]}},
         "price": {contract.USD_PER_HOUR: before},
         "prices": [*spot, *(list_price(name, usd) for name, usd in on_demand.items())],
         "request": {contract.MAX_COST_USD: ceiling, contract.GPUS: gpus[1]},
@@ -173,6 +170,45 @@ def test_price_of_a_ring(price: str, name: str) -> None:
     assert evaluate(price, variables) == expected
 
 
+def test_ring_without_a_ceiling_has_no_price(price: str) -> None:
+    """Nothing is watched, and nothing said."""
+    variables = case(node("g6.xlarge"))
+    variables = {**variables, "request": {contract.GPUS: 4}}
+    assert by_reference([variables], price) == [{contract.USD_PER_HOUR: 0, contract.CEILING_AT: 0}]
+
+
+@pytest.mark.parametrize(
+    "priced",
+    [known(2.5), unknown("g6.xlarge"), {contract.USD_PER_HOUR: 0, contract.CEILING_AT: 0}],
+    ids=["known", "unknown", "none"],
+)
+def test_price_is_written_with_the_question_for_the_training(
+    definition: Mapping[str, Any], priced: Mapping[str, Any]
+) -> None:
+    """The run's item has what this ring costs or why nobody knows, and nothing of what the ring before cost."""
+    # GIVEN
+    (_, write) = definition["States"]["Train"]["Arguments"]["TransactItems"]
+    variables = {"price": priced, "times": {"asked_at": ASKED_AT}}
+    # WHEN
+    (update,) = by_reference([variables], bare(write["Update"]["UpdateExpression"]))
+    (values,) = by_reference([variables], bare(write["Update"]["ExpressionAttributeValues"]))
+    # THEN the local cloud says so, too
+    assert evaluate(bare(write["Update"]["UpdateExpression"]), variables) == update
+    assert evaluate(bare(write["Update"]["ExpressionAttributeValues"]), variables) == values
+    sets, removes = update.removeprefix("SET ").split(" REMOVE ")
+    written = [assignment.split(" = ")[0].removeprefix("#") for assignment in sets.split(", ")]
+    told = {name: value for name, value in priced.items() if value}
+    assert written == [contract.STAGE, contract.TIMES_JSON, *sorted(told, key=written.index)]
+    assert {f"#{name}" for name in written} | set(removes.split(", ")) == set(
+        write["Update"]["ExpressionAttributeNames"]
+    )
+    assert values == {
+        f":{contract.STAGE}": {"S": contract.STAGE_TRAINING},
+        f":{contract.TIMES_JSON}": {"S": json.dumps(variables["times"], separators=(",", ":"))},
+        **{f":{name}": {"S": value} if name == contract.NOTICE else {"N": str(value)} for name, value in told.items()},
+    }
+
+
 types = st.sampled_from(["g5.xlarge", "g5.12xlarge", "g6.xlarge", "g6e.xlarge"])
 zones = st.sampled_from(["eu-west-1a", "eu-west-1b"])
 # Eighths of a dollar: their sums are the same in whatever order they are added.
@@ -204,7 +240,7 @@ def expected(variables: Case) -> dict[str, Any]:
     spots = {(row["instance_type"], row["zone"]): row["usd"] for row in rows if row["market"] == contract.SPOT}
     on_demand = {row["instance_type"]: row["usd"] for row in rows if row["market"] == contract.ON_DEMAND}
     usd, missing = 0.0, []
-    for each in variables["ring"][contract.NODES]:
+    for each in variables["states"]["result"][contract.NODES]:
         kind = each[contract.INSTANCE_TYPE]
         own = spots.get((kind, each[contract.ZONE])) if each[contract.MARKET] == contract.SPOT else None
         cost = own or on_demand.get(kind, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,12 +12,16 @@ from aws_cdk import App, Stack
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk.assertions import Template
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cdk_horovod import Ledger
+from cdk_horovod.workflow.accounts import MOST_LISTED, MOST_PAGES, PAGE, STILL_THERE_SECONDS
 from cdk_horovod.workflow.pricing import UNKNOWN
-from cdk_horovod.workflow.receipt import leave_a_receipt, write_the_receipt
+from cdk_horovod.workflow.receipt import UNREAD_BY_ANOTHER, UNREAD_BY_THE_RUN, write_the_receipt
 from cdk_horovod.workflow.resolved import resolved_definitions
 from cdk_horovod.workflow.search import NO_SEARCH
+from horovod_client.prices import Price, price_of
 from horovod_client.receipt import receipt_schema, render_receipt
 from horovod_local.corrections.jsonata import evaluate
 from horovod_node import contract
@@ -62,7 +66,7 @@ def times(*names: str, **more: float) -> dict[str, str]:
 def item(node: str, *, attempt: int = 1, market: str = "spot", zone: str = "eu-west-1a", **at: float) -> dict[str, Any]:
     """Write a node's item as DynamoDB's Query gives it; its times are seconds after noon."""
     return {
-        contract.SORT_KEY: {"S": contract.node_key("digits-1", attempt, node)[1]},
+        contract.SORT_KEY: {"S": contract.node_key("TrainingFleet", "digits-1", attempt, node)[1]},
         contract.NODE: {"S": node},
         contract.GPUS: {"N": "1"},
         contract.INSTANCE_TYPE: {"S": "g5.xlarge"},
@@ -78,7 +82,7 @@ def item(node: str, *, attempt: int = 1, market: str = "spot", zone: str = "eu-w
 def leads(node: str, *, attempt: int = 1) -> dict[str, Any]:
     """Write the item of an attempt's leader."""
     return {
-        contract.SORT_KEY: {"S": contract.leader_key("digits-1", attempt)[1]},
+        contract.SORT_KEY: {"S": contract.leader_key("TrainingFleet", "digits-1", attempt)[1]},
         contract.NODE: {"S": node},
     }
 
@@ -86,11 +90,16 @@ def leads(node: str, *, attempt: int = 1) -> dict[str, Any]:
 LEADER = item(
     "i-0a", market="on-demand", booted_at=42, pull_began_at=52, pulled_at=82, joined_at=85, ready_at=100, seen_at=1118
 )
-WORKER = item("i-0b", zone="eu-west-1b", booted_at=52, pull_began_at=60, pulled_at=90, joined_at=92, seen_at=1110)
+WORKER = item(
+    "i-0b", zone="eu-west-1b", booted_at=52, pull_began_at=60, pulled_at=90, joined_at=92, seen_at=1110, left_at=1114
+)
+STAYING = {name: value for name, value in WORKER.items() if name != contract.LEFT_AT}
+"""The worker of a run that was not over yet."""
 
 
 VARIABLES: Mapping[str, Any] = {
     "run": "digits-1",
+    "run_id": "Digits/digits-1/20260301T120000Z",
     "attempt": 1,
     "outcome": {"succeeded": True, "error": "", "cause": ""},
     "request": {"gpus": 2},
@@ -114,28 +123,25 @@ VARIABLES: Mapping[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def machines() -> Mapping[str, Mapping[str, Any]]:
-    """The states that write a receipt, of the run itself and of one who writes in its place."""
+def states() -> Mapping[str, Any]:
+    """The states that write a receipt."""
     stack = Stack(App(), "Receipts")
-    bucket = s3.Bucket.from_bucket_name(stack, "Models", "models")
-    ledger = Ledger(stack, "Ledger")
-    for name in ("Run", "CleanUp"):
-        end = sfn.Succeed.jsonata(stack, f"{name} ends")
-        first = (
-            write_the_receipt(stack, bucket=bucket, ledger=ledger, then=end)
-            if name == "Run"
-            else leave_a_receipt(stack, bucket=bucket, ledger=ledger, writer="clean-up", then=end, of=" in its place")
-        )
-        sfn.StateMachine(
-            stack,
-            name,
-            query_language=sfn.QueryLanguage.JSONATA,
-            definition_body=sfn.DefinitionBody.from_chainable(sfn.Chain.start(first)),
-        )
-    states: dict[str, Any] = {}
-    for definition in resolved_definitions(Template.from_stack(stack).to_json()).values():
-        states |= definition["States"]
-    return {"workflow": states, "clean-up": {name.removesuffix(" in its place"): s for name, s in states.items()}}
+    first = write_the_receipt(
+        stack,
+        bucket=s3.Bucket.from_bucket_name(stack, "Models", "models"),
+        training="Digits",
+        ledger=Ledger(stack, "Ledger"),
+        then=sfn.Succeed.jsonata(stack, "End"),
+    )
+    sfn.StateMachine(
+        stack,
+        "Machine",
+        query_language=sfn.QueryLanguage.JSONATA,
+        definition_body=sfn.DefinitionBody.from_chainable(sfn.Chain.start(first)),
+    )
+    (definition,) = resolved_definitions(Template.from_stack(stack).to_json()).values()
+    found: Mapping[str, Any] = definition["States"]
+    return found
 
 
 def both(expression: str, variables: Mapping[str, Any]) -> Any:
@@ -146,28 +152,48 @@ def both(expression: str, variables: Mapping[str, Any]) -> Any:
     return found
 
 
-def read(states: Mapping[str, Any], *items: Mapping[str, Any]) -> dict[str, Any]:
-    """Give `$ledger` as it is read from these items, in the order of a Query backwards."""
-    ordered = sorted(items, key=lambda each: str(each[contract.SORT_KEY]["S"]), reverse=True)
-    found = both(states["Read the nodes"]["Assign"]["ledger"], {"states": {"result": {"Items": ordered}}})
-    assert isinstance(found, dict)
-    return found
+def tallied(
+    states: Mapping[str, Any],
+    *items: Mapping[str, Any],
+    variables: Mapping[str, Any] = VARIABLES,
+    evaluated_by: Callable[[str, Mapping[str, Any]], Any] = both,
+) -> dict[str, Any]:
+    """Read *items* as the loop of states does, in pages of a Query backwards, and give `$tally`."""
+    reading = states["Read the nodes"]
+    tally: dict[str, Any] = dict(UNREAD_BY_ANOTHER["tally"])
+    while tally["unread"]:
+        ask, limit = tally["asks"][0], evaluate(reading["Arguments"]["Limit"], {"tally": tally})
+        ahead = sorted(
+            (item for item in items if ask <= item[contract.SORT_KEY]["S"] < tally["from"]),
+            key=lambda each: str(each[contract.SORT_KEY]["S"]),
+            reverse=True,
+        )
+        result: dict[str, Any] = {
+            "Items": ahead[:limit],
+            "Count": len(ahead[:limit]),
+            "ScannedCount": len(ahead[:limit]),
+        }
+        if len(ahead) > limit:
+            result["LastEvaluatedKey"] = {contract.SORT_KEY: result["Items"][-1][contract.SORT_KEY]}
+        tally = evaluated_by(reading["Assign"]["tally"], {**variables, "tally": tally, "states": {"result": result}})
+    return tally
 
 
 def run_receipt(states: Mapping[str, Any], *items: Mapping[str, Any], **variables: Any) -> dict[str, Any]:
     """Make out a run's receipt, with `VARIABLES` and *variables*."""
-    given = {**VARIABLES, "ledger": read(states, *items), **variables}
-    found = both(states["Make out the receipt"]["Assign"]["receipt"], given)
+    given = {**VARIABLES, **variables}
+    given = {"tally": tallied(states, *items, variables=given), **given}
+    found = both(states["Write the receipt"]["Arguments"]["Body"], given)
     assert isinstance(found, dict)
     validate_receipt(found)
     assert render_receipt(found)
     return found
 
 
-def test_receipt_of_a_run_that_went_well(machines: Mapping[str, Mapping[str, Any]]) -> None:
+def test_receipt_of_a_run_that_went_well(states: Mapping[str, Any]) -> None:
     """Every part of the time, every node, what it cost and what the same would have cost On-Demand."""
     # WHEN
-    receipt = run_receipt(machines["workflow"], LEADER, WORKER, leads("i-0a"))
+    receipt = run_receipt(states, LEADER, WORKER, leads("i-0a"))
     # THEN the parts are those of the node that joined last, and add up
     assert receipt["seconds"] == {
         "queue": 10,
@@ -179,7 +205,7 @@ def test_receipt_of_a_run_that_went_well(machines: Mapping[str, Mapping[str, Any
         "save": 8,
         "terminate": 30,
     }
-    # AND each node has its own time: the worker until it was released
+    # AND each node has its own time: the worker until it left
     assert [(node["node"], node["from"], node["until"]) for node in receipt["nodes"]] == [
         ("i-0b", iso(52), iso(1114)),
         ("i-0a", iso(42), iso(1150)),
@@ -196,18 +222,18 @@ def test_receipt_of_a_run_that_went_well(machines: Mapping[str, Mapping[str, Any
     assert (receipt["version"], receipt["image"], receipt["library_version"]) == (2, "training@sha256:abc", "0.5.0")
 
 
-def test_receipt_of_a_run_that_started_again(machines: Mapping[str, Mapping[str, Any]]) -> None:
+def test_receipt_of_a_run_that_started_again(states: Mapping[str, Any]) -> None:
     """A lost node ends with its last sign of life; who was in both attempts is one row; the loss has its own time."""
     # GIVEN
     items = [
         item("i-0a", attempt=1, market="on-demand", joined_at=100, seen_at=300),
         item("i-0b", attempt=1, joined_at=100, seen_at=400),
-        item("i-0b", attempt=2, joined_at=410, seen_at=1110),
+        item("i-0b", attempt=2, joined_at=410, seen_at=1110, left_at=1114),
         item("i-0c", attempt=2, market="on-demand", joined_at=500, seen_at=1118),
     ]
     # WHEN
     receipt = run_receipt(
-        machines["workflow"],
+        states,
         *items,
         attempt=2,
         ring={"gpus": 2, "leader": {"node": "i-0c"}, "nodes": []},
@@ -229,7 +255,7 @@ def test_receipt_of_a_run_that_started_again(machines: Mapping[str, Mapping[str,
     assert "boot" not in receipt["seconds"]
 
 
-def test_receipt_of_a_run_that_failed_in_training(machines: Mapping[str, Mapping[str, Any]]) -> None:
+def test_receipt_of_a_run_that_failed_in_training(states: Mapping[str, Any]) -> None:
     """Progress tells what the leader's answer cannot; a run with a ceiling tells it."""
     # GIVEN
     progress = {"step": 40, "ranks": 2, "resets": 0, "repeated_steps": 0, "loss": None, "trained_gpu_seconds": 700.5}
@@ -240,9 +266,9 @@ def test_receipt_of_a_run_that_failed_in_training(machines: Mapping[str, Mapping
     price = {"usd_per_hour": 4.32, "billed_from": epoch(12), "ceiling_usd": 5, "ceiling_at": epoch(4178)}
     # WHEN
     receipt = run_receipt(
-        machines["workflow"],
+        states,
         LEADER,
-        WORKER,
+        STAYING,
         told,
         outcome={"succeeded": False, "error": "TrainingFailed", "cause": "ValueError"},
         trained={"ranks": 0},
@@ -258,11 +284,14 @@ def test_receipt_of_a_run_that_failed_in_training(machines: Mapping[str, Mapping
     assert [node["until"] for node in receipt["nodes"]] == [iso(1150), iso(1150)]
 
 
-def test_receipt_without_the_ledger_or_prices(machines: Mapping[str, Mapping[str, Any]]) -> None:
-    """What could not be read is left out; nothing is made up."""
-    states = machines["workflow"]
-    # WHEN the ledger could not be read; no price is known; nothing was ever started
-    unread = run_receipt(states, ledger=evaluated(states["Read the nodes"]["Catch"][0]["Assign"]["ledger"]))
+def test_receipt_without_the_ledger_or_prices(states: Mapping[str, Any]) -> None:
+    """What could not be read is left out; nothing is made up, and the receipt says so."""
+    # GIVEN a ledger that answers none of the questions
+    unreadable = dict(UNREAD_BY_ANOTHER["tally"])
+    while unreadable["unread"]:
+        unreadable = both(states["Read the nodes"]["Catch"][0]["Assign"]["tally"], {"tally": unreadable})
+    # WHEN no price is known, or nothing was ever started
+    unread = run_receipt(states, tally=unreadable)
     unpriced = run_receipt(states, LEADER, WORKER, prices=PRICES[:2])
     refused = run_receipt(
         states,
@@ -275,69 +304,24 @@ def test_receipt_without_the_ledger_or_prices(machines: Mapping[str, Mapping[str
     )
     # THEN
     assert {"nodes", "gpu_seconds", "cost"} & (unread.keys() | refused.keys()) == set()
+    assert unread["partial"] == "The ledger could not be read to the end."
+    assert "partial" not in refused
     assert {"cost", "on_demand_prices"} & unpriced.keys() == set()
-    assert [node.get("usd") for node in unpriced["nodes"]] == [0.2124, None]
+    assert {node["node"]: node.get("usd") for node in unpriced["nodes"]} == {"i-0b": 0.2124, "i-0a": None}
     assert refused["seconds"] == {"queue": 1}
 
 
-def evaluated(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Evaluate the expressions in an `Assign`."""
-    return {
-        name: evaluate(found, {}) if isinstance(found, str) and found.startswith("{%") else found
-        for name, found in value.items()
-    }
-
-
-def test_receipt_in_place_of_a_stopped_run(machines: Mapping[str, Mapping[str, Any]]) -> None:
-    """The clean-up knows from the ledger when the nodes came, what they cost, and how far they were."""
-    states = machines["clean-up"]
-    progress = {"step": 9, "ranks": 2, "resets": 0, "repeated_steps": 1, "trained_gpu_seconds": 500}
-    own = {
-        contract.SORT_KEY: {"S": contract.RUN_SORT_KEY},
-        contract.TIMES_JSON: {"S": json.dumps(times("started_at", "reserved_at", "asked_at", "ring_at"))},
-        contract.PRICES_JSON: {"S": json.dumps(PRICES)},
-        contract.RESTARTS_JSON: {"S": "[]"},
-        contract.TTL_ATTRIBUTE: {"N": "1800000000"},
-    }
-    told = {contract.SORT_KEY: {"S": contract.PROGRESS_SORT_KEY}, contract.PROGRESS_JSON: {"S": json.dumps(progress)}}
-    # WHEN
-    execution = {
-        "arn": ARN,
-        "status": "ABORTED",
-        "error": "StoppedByUser",
-        "cause": "wrong data",
-        "input": '{"gpus": 2}',
-        "started_at": iso(0),
-        "stopped_at": iso(1112),
-    }
-    variables = {"run": "digits-1", "fleet": {"id": "Fleet"}, "execution": execution}
-    whole, bare_one = (
-        both(states["Make out the receipt"]["Assign"]["receipt"], {**variables, "ledger": read(states, *items)})
-        for items in ((LEADER, WORKER, leads("i-0a"), own, told), ())
-    )
-    # THEN
-    for receipt in (whole, bare_one):
-        validate_receipt(receipt)
-        assert render_receipt(receipt)
-    assert whole["on_demand_prices"] == [{"instance_type": "g5.xlarge", "usd_per_hour": 3.6, "source": "submitter"}]
-    assert (whole["leader"], whole["attempts"], whole["ranks"], whole["steps"]) == ("i-0a", 1, 2, 9)
-    assert whole["seconds"]["train"] == 1000
-    assert whole["gpu_seconds"]["useful"] == 450
-    assert whole["cost"]["usd"] == pytest.approx(0.2196 + 1.108)
-    assert (bare_one["seconds"], "nodes" in bare_one) == ({"queue": 1112}, False)
-
-
-def test_receipt_of_one_node_and_one_price(machines: Mapping[str, Mapping[str, Any]]) -> None:
+def test_receipt_of_one_node_and_one_price(states: Mapping[str, Any]) -> None:
     """JSONata makes no difference between a list of one and the one; the receipt does."""
     # WHEN
-    receipt = run_receipt(machines["workflow"], LEADER, prices=PRICES[2:])
+    receipt = run_receipt(states, LEADER, prices=PRICES[2:])
     # THEN
     assert [node["node"] for node in receipt["nodes"]] == ["i-0a"]
     assert receipt["cost"]["usd"] == 1.108
     assert receipt["seconds"]["capacity"] == 30
 
 
-def test_receipt_says_who_told_the_prices(machines: Mapping[str, Mapping[str, Any]]) -> None:
+def test_receipt_says_who_told_the_prices(states: Mapping[str, Any]) -> None:
     """The On-Demand price of each type that a node had, with its source; of other types there is no word."""
     # GIVEN
     others = [
@@ -346,7 +330,7 @@ def test_receipt_says_who_told_the_prices(machines: Mapping[str, Mapping[str, An
     ]
     node = {**WORKER, contract.INSTANCE_TYPE: {"S": "g5.2xlarge"}}
     # WHEN
-    receipt = run_receipt(machines["workflow"], LEADER, node, prices=[*PRICES, *others])
+    receipt = run_receipt(states, LEADER, node, prices=[*PRICES, *others])
     # THEN
     assert receipt["on_demand_prices"] == [
         {"instance_type": "g5.xlarge", "usd_per_hour": 3.6, "source": "submitter"},
@@ -360,22 +344,139 @@ def test_receipt_says_who_told_the_prices(machines: Mapping[str, Mapping[str, An
     ]
 
 
-def test_receipt_of_a_large_ring_fits(machines: Mapping[str, Mapping[str, Any]]) -> None:
-    """As many nodes as are read, and the prices of a long list of types, stay within what a state may hold."""
-    # GIVEN
-    states = machines["workflow"]
-    most = states["Read the nodes"]["Arguments"]["Limit"]
-    items = [item(f"i-{number:017x}", booted_at=52, joined_at=92, seen_at=1110) for number in range(most)]
-    prices = [
-        {"instance_type": f"g{kind}.48xlarge", "market": "spot", "zone": f"eu-west-1{zone}", "usd": 1}
-        for kind in range(30)
-        for zone in "abcdef"
-    ]
+def test_leader_and_attempts_are_read_where_nobody_knows_them(states: Mapping[str, Any]) -> None:
+    """Who writes in a run's place asks the ledger who led last, and in which attempt; a twelfth is after a ninth."""
     # WHEN
-    ledger = bare(states["Read the nodes"]["Assign"]["ledger"])
-    (found,) = by_reference([{"states": {"result": {"Items": items}}}], ledger)
-    given = {**VARIABLES, "ledger": found, "prices": [*prices, *PRICES]}
-    (receipt,) = by_reference([given], bare(states["Make out the receipt"]["Assign"]["receipt"]))
+    receipt = run_receipt(
+        states, LEADER, leads("i-0x", attempt=9), leads("i-0a", attempt=12), attempt=-1, ring={"gpus": 0}
+    )
     # THEN
-    assert len(receipt["nodes"]) == most
-    assert max(len(json.dumps(value)) for value in (found, receipt, {"Items": items})) < 256 * 1024
+    assert (receipt["leader"], receipt["attempts"]) == ("i-0a", 12)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=st.data())
+def test_accounts_of_any_run(states: Mapping[str, Any], case: st.DataObject) -> None:
+    """Whatever the nodes were, the sums are those of a plain computation over all of their items."""
+    # GIVEN nodes of some types, markets and zones in some attempts, each alive for some time
+    names = case.draw(st.lists(st.sampled_from([f"i-{number}" for number in range(6)]), min_size=1, unique=True))
+    kinds = {name: (case.draw(st.sampled_from(TYPES)), *case.draw(st.sampled_from(PLACES))) for name in names}
+    gpus = {name: case.draw(st.integers(1, 8)) for name in names}
+    items = []
+    for attempt in range(1, case.draw(st.integers(1, 3)) + 1):
+        for name in case.draw(st.lists(st.sampled_from(names), unique=True)):
+            begin = case.draw(st.integers(0, 900))
+            kind, market, zone = kinds[name]
+            more = {"left_at": begin + 90} if case.draw(st.booleans()) else {}
+            found = item(name, attempt=attempt, market=market, zone=zone, joined_at=begin, seen_at=begin + 80, **more)
+            items.append({**found, contract.INSTANCE_TYPE: {"S": kind}, contract.GPUS: {"N": str(gpus[name])}})
+    prices = case.draw(st.lists(st.sampled_from(MANY_PRICES), unique_by=str))
+    # WHEN
+    receipt = run_receipt(states, *items, prices=prices, fleet={"id": "F"}, outcome=FAILED, times=FAILED_TIMES)
+    # THEN
+    seconds = lives(items)
+    rates = {
+        name: price_of(map(as_price, prices), instance_type=k, market=m, zone=z) for name, (k, m, z) in kinds.items()
+    }
+    assert {node["node"]: node["gpus"] for node in receipt.get("nodes", [])} == {name: gpus[name] for name in seconds}
+    if seconds:
+        assert receipt["gpu_seconds"]["billed"] == sum(gpus[name] * lived for name, lived in seconds.items())
+    if seconds and None not in (rates[name] for name in seconds):
+        usd = sum(float(rates[name] or 0) * lived / 3600 for name, lived in seconds.items())
+        assert receipt["cost"]["usd"] == pytest.approx(usd, abs=1e-4)
+    else:
+        assert "cost" not in receipt
+
+
+TYPES = ("g5.xlarge", "g6.xlarge")
+PLACES = (("spot", "eu-west-1a"), ("spot", "eu-west-1b"), ("on-demand", "eu-west-1a"))
+MANY_PRICES = [
+    {"instance_type": kind, "market": market, "zone": zone, "usd": usd}
+    for kind in TYPES
+    for market, zone, usd in (
+        ("spot", "eu-west-1a", 0.5),
+        ("spot", "eu-west-1b", 0.7),
+        ("spot", "eu-west-1c", 0.9),
+        ("on-demand", "", 2.25),
+    )
+]
+FAILED = {"succeeded": False, "error": "LeaderLost", "cause": "silent"}
+FAILED_TIMES = times("started_at", "asked_at", "ring_at", failed_at=1100, terminated_at=1150)
+
+
+def as_price(row: Mapping[str, Any]) -> Price:
+    """Give a row of `$prices` as clients know it."""
+    return Price(instance_type=row["instance_type"], market=row["market"], zone=row["zone"], usd=row["usd"])
+
+
+def lives(items: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Compute for how many seconds each node was there, from the documentation alone."""
+    moments: dict[str, list[tuple[int, int, int]]] = {}
+    for each in items:
+        joined, seen, left = (int(each.get(name, {"N": "0"})["N"]) for name in ("joined_at", "seen_at", "left_at"))
+        moments.setdefault(each[contract.NODE]["S"], []).append((joined, seen, left))
+    last = max((seen for found in moments.values() for _, seen, _ in found), default=0)
+    until = {}
+    for name, found in moments.items():
+        seen, left = max(seen for _, seen, _ in found), max(left for _, _, left in found)
+        end = max(left, seen) if left else int(epoch(1150)) if seen >= last - STILL_THERE_SECONDS else seen
+        until[name] = end - min(joined for joined, _, _ in found)
+    return until
+
+
+def test_receipt_of_700_nodes_and_20_restarts_is_exact(states: Mapping[str, Any]) -> None:
+    """Each attempt loses a tenth of its nodes; the bill counts every one of them, once, and all of it fits."""
+    # GIVEN 700 nodes, in each attempt 70 others than before
+    items = []
+    for attempt in range(1, 22):
+        for place in range(700):
+            number = place if place >= 70 else 1000 * attempt + place
+            joined = 1000 * attempt - 900 if place < 70 or attempt == 1 else 1000 * attempt - 800
+            items.append(
+                item(
+                    f"i-{number:017x}",
+                    attempt=attempt,
+                    booted_at=100 if place >= 70 else joined - 10,
+                    joined_at=joined,
+                    seen_at=1000 * attempt,
+                )
+            )
+    assert len(items) == 14_700
+    # WHEN
+    reading = states["Read the nodes"]
+    given = {**VARIABLES, "outcome": FAILED, "attempt": 21, "times": {**FAILED_TIMES, "terminated_at": iso(21_030)}}
+    pages = pages_of(items)
+    cases = [{**given, "states": {**VARIABLES["states"], "result": page}} for page in pages]
+    cases[0]["tally"] = {**UNREAD_BY_THE_RUN["tally"], "asks": [contract.NODE_PREFIX]}
+    tallies = by_reference(cases, bare(reading["Assign"]["tally"]), carried="tally")
+    body = bare(states["Write the receipt"]["Arguments"]["Body"])
+    (receipt,) = by_reference([{**given, "tally": tallies[-1]}], body)
+    # THEN
+    validate_receipt(receipt)
+    assert "partial" not in receipt
+    assert (len(receipt["nodes"]), receipt["more_nodes"]["count"]) == (MOST_LISTED, 700 + 20 * 70 - MOST_LISTED)
+    billed = 630 * (21_030 - 100) + 20 * 70 * 910 + 70 * (910 + 30)
+    assert receipt["gpu_seconds"]["billed"] == billed
+    assert receipt["cost"]["usd"] == pytest.approx(billed * 0.36 / 3600, abs=0.01)
+    assert max(len(json.dumps(value)) for value in (*tallies, *pages, receipt)) < STATE_BYTES
+    assert len(pages) < MOST_PAGES
+    assert "more nodes" in render_receipt(receipt)
+
+
+STATE_BYTES = 256 * 1024
+"""Of a result and of a variable (Step Functions Developer Guide, "Service quotas")."""
+
+
+def pages_of(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give *items* as Queries backwards do."""
+    ordered = sorted(items, key=lambda each: str(each[contract.SORT_KEY]["S"]), reverse=True)
+    pages = [ordered[start : start + PAGE] for start in range(0, len(ordered), PAGE)]
+    return [
+        {
+            "Items": page,
+            "Count": len(page),
+            "ScannedCount": len(page),
+            **({} if page is pages[-1] else {"LastEvaluatedKey": {contract.SORT_KEY: page[-1][contract.SORT_KEY]}}),
+        }
+        for page in pages
+    ]

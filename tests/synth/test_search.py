@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cdk_horovod.workflow.limits import STARTS
+from horovod_local.corrections.allocation import refusal_message
 from horovod_local.corrections.jsonata import evaluate
-from horovod_local.corrections.launches import refusal_message
 from horovod_node import contract
 from reference_jsonata import bare, by_reference
 

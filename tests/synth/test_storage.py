@@ -30,12 +30,13 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
         storage = TrainingStorage(own, "Storage")
         grants = "read_data upload_source write_models mirror_checkpoints mirror_tensorboard write_receipts read_models"
         for grant in grants.split():
-            getattr(storage, f"grant_{grant}")(role(own, grant.title().replace("_", "")))
+            of_runs = {} if grant in {"read_data", "upload_source"} else {"training": "Digits"}
+            getattr(storage, f"grant_{grant}")(role(own, grant.title().replace("_", "")), **of_runs)
 
         elsewhere = Stack(app, "Elsewhere")
         node = role(elsewhere, "Node")
-        storage.grant_write_models(node)
-        storage.grant_mirror_checkpoints(node)
+        storage.grant_write_models(node, training="Digits")
+        storage.grant_mirror_checkpoints(node, training="Digits")
 
         custom = Stack(app, "Custom")
         TrainingStorage(
@@ -66,8 +67,8 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
         )
         storage.grant_read_data(role(computed, "Reader"))
         writer = role(computed, "Writer")
-        storage.grant_write_models(writer)
-        storage.grant_mirror_checkpoints(writer)
+        storage.grant_write_models(writer, training="Digits")
+        storage.grant_mirror_checkpoints(writer, training="Digits")
 
     return synthesise_validated(tmp_path_factory.mktemp("storage"), build)
 
@@ -149,8 +150,14 @@ def test_what_is_no_longer_needed_expires(stacks: Stacks, stack: str, checkpoint
         "Status": "Enabled",
         "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
     }
+    replaced = {
+        "Id": "replaced-versions",
+        "Status": "Enabled",
+        "ExpiredObjectDeleteMarker": True,
+        "NoncurrentVersionExpiration": {"NoncurrentDays": 30},
+    }
     assert found == {
-        "Data": [abandoned],
+        "Data": [abandoned, replaced],
         "Log": [abandoned, {"Id": "logs", "Status": "Enabled", "ExpirationInDays": logs}],
         "Model": [
             abandoned,
@@ -162,20 +169,15 @@ def test_what_is_no_longer_needed_expires(stacks: Stacks, stack: str, checkpoint
                 "NoncurrentVersionExpiration": {"NoncurrentDays": 1},
                 "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
             },
-            {
-                "Id": "replaced-versions",
-                "Status": "Enabled",
-                "ExpiredObjectDeleteMarker": True,
-                "NoncurrentVersionExpiration": {"NoncurrentDays": 30},
-            },
+            replaced,
         ],
     }
 
 
-def test_only_models_are_versioned(stacks: Stacks) -> None:
-    """A model that a rerun replaces can be had back; data sets are not stored twice."""
+def test_scripts_and_models_are_versioned(stacks: Stacks) -> None:
+    """What is replaced or deleted by whoever may can be had back."""
     versioned = {kind for kind, bucket in buckets(stacks, "Own").items() if "VersioningConfiguration" in bucket}
-    assert versioned == {"Model"}
+    assert versioned == {"Data", "Model"}
 
 
 @pytest.mark.parametrize(("stack", "policy"), [("Own", "Retain"), ("Custom", "Delete")])
@@ -208,40 +210,40 @@ def test_nothing_is_custom(stacks: Stacks) -> None:
         (
             "UploadSource",
             "Data",
-            {"/source/*/source.tar.gz": READ | UPLOAD},
+            {"/source/*/source.tar.gz": READ | {"s3:PutObject"}},
             {"kms:GenerateDataKey", "kms:Decrypt"},
             True,
         ),
         (
             "WriteModels",
             "Model",
-            {"/runs/*/model.tar.gz": UPLOAD},
+            {"/runs/Digits/*/model.tar.gz": READ | UPLOAD},
             {"kms:GenerateDataKey", "kms:Decrypt"},
             False,
         ),
         (
             "MirrorCheckpoints",
             "Model",
-            {"/checkpoints/*": READ | UPLOAD | {"s3:DeleteObject"}},
+            {"/checkpoints/Digits/*": READ | UPLOAD | {"s3:DeleteObject"}},
             {"kms:GenerateDataKey", "kms:Decrypt"},
             True,
         ),
         (
             "MirrorTensorboard",
             "Model",
-            {"/runs/*/tensorboard/*": UPLOAD},
+            {"/runs/Digits/*/tensorboard/*": UPLOAD},
             {"kms:GenerateDataKey", "kms:Decrypt"},
             False,
         ),
-        ("WriteReceipts", "Model", {"/runs/*/receipt.json": {"s3:PutObject"}}, {"kms:GenerateDataKey"}, False),
+        ("WriteReceipts", "Model", {"/runs/Digits/*/receipt.json": {"s3:PutObject"}}, {"kms:GenerateDataKey"}, False),
         (
             "ReadModels",
             "Model",
             {
-                "/runs/*/model.tar.gz": READ,
-                "/checkpoints/*": READ,
-                "/runs/*/receipt.json": READ,
-                "/runs/*/tensorboard/*": READ,
+                "/runs/Digits/*/model.tar.gz": READ,
+                "/checkpoints/Digits/*": READ,
+                "/runs/Digits/*/receipt.json": READ,
+                "/runs/Digits/*/tensorboard/*": READ,
             },
             {"kms:Decrypt"},
             True,
@@ -279,7 +281,10 @@ def test_nodes_list_checkpoints_only(stacks: Stacks) -> None:
     }
 
     # THEN
-    assert conditions == {"MirrorCheckpoints": [{"StringLike": {"s3:prefix": "checkpoints/*"}}], "ReadModels": [None]}
+    assert conditions == {
+        "MirrorCheckpoints": [{"StringLike": {"s3:prefix": "checkpoints/Digits/*"}}],
+        "ReadModels": [None],
+    }
 
 
 def test_findings_are_accepted_one_by_one(stacks: Stacks) -> None:
@@ -297,20 +302,20 @@ def test_findings_are_accepted_one_by_one(stacks: Stacks) -> None:
     findings = {
         ("Own/ReadData", f"<{data}.Arn>/*"),
         ("Own/UploadSource", f"<{data}.Arn>/source/*/source.tar.gz"),
-        ("Own/WriteModels", f"<{models}.Arn>/runs/*/model.tar.gz"),
-        ("Own/MirrorCheckpoints", f"<{models}.Arn>/checkpoints/*"),
-        ("Own/MirrorTensorboard", f"<{models}.Arn>/runs/*/tensorboard/*"),
-        ("Own/ReadModels", f"<{models}.Arn>/runs/*/tensorboard/*"),
-        ("Own/WriteReceipts", f"<{models}.Arn>/runs/*/receipt.json"),
-        ("Own/ReadModels", f"<{models}.Arn>/runs/*/model.tar.gz"),
-        ("Own/ReadModels", f"<{models}.Arn>/checkpoints/*"),
-        ("Own/ReadModels", f"<{models}.Arn>/runs/*/receipt.json"),
-        ("Elsewhere/Node", f"{export}/runs/*/model.tar.gz"),
-        ("Elsewhere/Node", f"{export}/checkpoints/*"),
+        ("Own/WriteModels", f"<{models}.Arn>/runs/Digits/*/model.tar.gz"),
+        ("Own/MirrorCheckpoints", f"<{models}.Arn>/checkpoints/Digits/*"),
+        ("Own/MirrorTensorboard", f"<{models}.Arn>/runs/Digits/*/tensorboard/*"),
+        ("Own/ReadModels", f"<{models}.Arn>/runs/Digits/*/tensorboard/*"),
+        ("Own/WriteReceipts", f"<{models}.Arn>/runs/Digits/*/receipt.json"),
+        ("Own/ReadModels", f"<{models}.Arn>/runs/Digits/*/model.tar.gz"),
+        ("Own/ReadModels", f"<{models}.Arn>/checkpoints/Digits/*"),
+        ("Own/ReadModels", f"<{models}.Arn>/runs/Digits/*/receipt.json"),
+        ("Elsewhere/Node", f"{export}/runs/Digits/*/model.tar.gz"),
+        ("Elsewhere/Node", f"{export}/checkpoints/Digits/*"),
         ("Imported/Node", "arn:<AWS::Partition>:s3:::my-data/*"),
         ("Computed/Reader", "arn:<AWS::Partition>:s3:::data-<AWS::AccountId>/*"),
-        ("Computed/Writer", '{"Fn::Select":[1,{"Ref":"Arns"}]}/runs/*/model.tar.gz'),
-        ("Computed/Writer", '{"Fn::Select":[1,{"Ref":"Arns"}]}/checkpoints/*'),
+        ("Computed/Writer", '{"Fn::Select":[1,{"Ref":"Arns"}]}/runs/Digits/*/model.tar.gz'),
+        ("Computed/Writer", '{"Fn::Select":[1,{"Ref":"Arns"}]}/checkpoints/Digits/*'),
     }
     assert stacks.accepted == {
         (f"AwsSolutions-IAM5[Resource::{resource}]", f"{path}/DefaultPolicy/Resource") for path, resource in findings

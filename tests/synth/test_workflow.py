@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ import pytest
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
 import asl
+from cdk_horovod.workflow.emptying import NOT_BEGUN
 from cdk_horovod.workflow.resolved import by_layer
+from horovod_local.corrections.jsonata import evaluate
 from horovod_node import contract
+from reference_jsonata import bare, by_reference
 from synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth
@@ -167,11 +171,112 @@ def test_token_tasks_hand_over_their_token_and_bound_their_wait(definition: Mapp
         assert heartbeat < timeout, name
 
 
-def test_token_tasks_are_never_retried(definition: Mapping[str, Any]) -> None:
-    """A retry would hand out a second token while a node still works for the first."""
+def test_token_tasks_are_asked_again_after_trouble_with_the_ledger_alone(definition: Mapping[str, Any]) -> None:
+    """One answer of 5xx must not lose a whole training; what a leader answers, and its silence, is never retried."""
     for name, state in states_of(definition).items():
         if str(state.get("Resource")).endswith("Token"):
-            assert "Retry" not in state, name
+            (retry,) = state["Retry"]
+            assert {error.split(".")[0] for error in retry["ErrorEquals"]} == {"DynamoDb"}, name
+            assert retry["MaxAttempts"] == 5
+            caught = [error for catch in state["Catch"] for error in catch["ErrorEquals"]]
+            assert not set(retry["ErrorEquals"]) & set(caught)
+            # The transaction is refused by none of its writes, so a cancelled one may go well.
+            items = state["Arguments"]["TransactItems"]
+            assert not any("ConditionExpression" in write for item in items for write in item.values())
+
+
+def test_state_machines_are_small(template: Mapping[str, Any]) -> None:
+    """States of each machine, those inside of maps included: what grows unseen is hard to reason about."""
+    counts = {layer: len(list(asl.all_states(definition))) for layer, definition in by_layer(template).items()}
+    assert counts["run"] <= 55, counts
+
+
+def test_what_scales_a_fleet_is_fenced_against_a_redrive(any_definition: Mapping[str, Any]) -> None:
+    """A redriven execution goes on where it ended: it scales nothing before it has made sure of the lease again."""
+    fence = "$held = ($exists($states.context.Execution.RedriveCount) ? $states.context.Execution.RedriveCount : 0) ?"
+    changing = ("updateAutoScalingGroup", "setDesiredCapacity", "suspendProcesses", "createOrUpdateTags")
+    for name, state in asl.all_states(any_definition):
+        if str(state.get("Resource")).split(":")[-1] in changing:
+            assert [part for part in asl.expressions(state["Arguments"]) if fence in part], name
+
+
+def test_capacity_alone_is_changed_by_the_call_for_capacity(template: Mapping[str, Any]) -> None:
+    """Only the run's two states that write a policy need the permission to launch; no other machine has it."""
+    updating = {
+        layer: sorted(name for name, _, action, _ in sdk_calls(definition) if action == "updateAutoScalingGroup")
+        for layer, definition in by_layer(template).items()
+    }
+    assert updating == {"run": ["Restore the group", "Start nodes"], "clean-up": [], "reaper": []}
+    launching = [
+        role["Ref"]
+        for resource in template["Resources"].values()
+        if resource["Type"] == "AWS::IAM::Policy"
+        for statement in resource["Properties"]["PolicyDocument"]["Statement"]
+        if statement["Action"] == "ec2:RunInstances"
+        for role in resource["Properties"]["Roles"]
+    ]
+    assert len(launching) == 2
+    assert all(role.startswith("TrainingStateMachineRole") for role in launching)
+    assert "etInstanceProtection" not in json.dumps(template)
+
+
+def looked(expression: str, *, running: int, wanted: int, launching: int, **emptying: int) -> tuple[str, int, int]:
+    """Evaluate `$emptying` after a look: what follows, looks in a row that saw nothing, and the next pause."""
+    instances = [{"LifecycleState": "Terminating", "ProtectedFromScaleIn": False}] * running
+    variables = {
+        "emptying": {**NOT_BEGUN, "held_at": int(time.time()), **emptying},
+        "launching": launching,
+        "states": {"result": {"AutoScalingGroups": [{"Instances": instances, "DesiredCapacity": wanted}]}},
+    }
+    (found,) = by_reference([variables], expression)
+    assert evaluate(expression, variables) == found
+    return found["step"], found["zeros"], found["pause"]
+
+
+def test_fleet_is_empty_after_two_looks_that_see_nothing(definition: Mapping[str, Any]) -> None:
+    """An instance, a wanted capacity and a launch without its instance all count; one look that sees none may err."""
+    # GIVEN
+    states = states_of(definition)
+    judged = bare(states[CONFIRM]["Assign"]["emptying"])
+    # THEN
+    assert looked(judged, running=0, wanted=0, launching=0) == ("wait", 1, 15)
+    assert looked(judged, running=0, wanted=0, launching=0, zeros=1) == ("empty", 2, 15)
+    assert looked(judged, running=0, wanted=0, launching=1, zeros=1) == ("wait", 0, 15)
+    assert looked(judged, running=3, wanted=0, launching=0, zeros=1) == ("wait", 0, 15)
+    assert looked(judged, running=0, wanted=2, launching=0, zeros=1) == ("hold", 0, 15)
+    # AND an order that is old is repeated, the lease renewed; and looks come less often with time
+    assert looked(judged, running=3, wanted=0, launching=0, held_at=0) == ("hold", 0, 15)
+    assert looked(judged, running=3, wanted=0, launching=0, looks=8) == ("wait", 0, 60)
+    # AND no way leads from the loop's choice to its next look without the pause
+    avoided = frozenset({"Wait for the nodes to go", "Nodes to start?"})
+    assert CONFIRM not in asl.reachable(states, start=states[CONFIRM]["Next"], avoiding=avoided)
+
+
+def test_launches_without_an_instance_are_counted(definition: Mapping[str, Any]) -> None:
+    """What has begun and not ended, unless it is a termination."""
+    expression = bare(states_of(definition)["Look for launches"]["Assign"]["launching"])
+    activities = [
+        {"StatusCode": code, "Description": f"{what} EC2 instance"}
+        for code in ("Successful", "Failed", "Cancelled", "WaitingForSpotInstanceId", "PreInService", "InProgress")
+        for what in ("Launching a new", "Terminating")
+    ]
+    cases: list[dict[str, Any]] = [{"states": {"result": {"Activities": found}}} for found in (activities, [])]
+    assert by_reference(cases, expression) == [evaluate(expression, case) for case in cases] == [3, 0]
+
+
+@pytest.mark.parametrize("staying", [0, 1, 3, 60])
+def test_instances_that_stay_are_ended_by_id(definition: Mapping[str, Any], staying: int) -> None:
+    """Protected ones, those in standby and those that a policy retains, ten in each turn."""
+    expression = bare(states_of(definition)[CONFIRM]["Assign"]["staying"])
+    kinds = (("InService", True), ("Standby", False), ("Terminating:Retained", False))
+    stay = [(f"i-{number}", *kinds[number % 3]) for number in range(staying)]
+    instances = [
+        {"InstanceId": name, "LifecycleState": state, "ProtectedFromScaleIn": protected}
+        for name, state, protected in [("i-going", "Terminating", False), *stay]
+    ]
+    variables = {"states": {"result": {"AutoScalingGroups": [{"Instances": instances}]}}}
+    (found,) = by_reference([variables], expression)
+    assert found == evaluate(expression, variables) == [name for name, _, _ in stay[:10]]
 
 
 def test_every_variable_is_assigned_before_it_is_read(any_definition: Mapping[str, Any]) -> None:
@@ -201,11 +306,42 @@ def test_maps_assign_no_variable_of_the_outside(any_definition: Mapping[str, Any
 def test_every_call_exists_in_the_service_models(any_definition: Mapping[str, Any]) -> None:
     """Actions, parameters, their nesting and the required ones are those of AWS's own models."""
     calls = list(sdk_calls(any_definition))
-    assert len(calls) > 10
+    assert len(calls) >= 10
     for name, service, action, arguments in calls:
         client = boto3.client(BOTOCORE_NAMES.get(service, service), region_name="us-east-1")
         operation = client.meta.service_model.operation_model(action[0].upper() + action[1:])
         assert problems(arguments, operation.input_shape, name) == []
+
+
+def step_functions_name(member: str) -> str:
+    """
+    Spell a member of a service's model as Step Functions does: as the AWS SDK for Java, in PascalCase.
+
+    The SDK for Java lowers the leading run of capitals, but for its last one before a small letter (aws-sdk-java-v2,
+    `Utils.unCapitalize`); Step Functions raises the first letter (its guide, "Learning to use AWS service SDK
+    integrations"). So RDS's `DBInstanceIdentifier` is `DbInstanceIdentifier` in definitions that AWS publishes.
+    """
+    run = re.match(r"[A-Z]+(?![a-z])|.", member)
+    assert run, "a member has a name"
+    spelt = run[0].lower() + member[run.end() :]
+    return spelt[0].upper() + spelt[1:]
+
+
+@pytest.mark.parametrize(
+    ("member", "spelt"),
+    [
+        ("VPCZoneIdentifier", "VpcZoneIdentifier"),
+        ("DBInstanceIdentifier", "DbInstanceIdentifier"),
+        ("LaunchTemplateId", "LaunchTemplateId"),
+        ("ETag", "ETag"),
+        ("executionArn", "ExecutionArn"),
+        ("BOOL", "Bool"),
+        ("S", "S"),
+    ],
+)
+def test_names_are_spelt_as_step_functions_does(member: str, spelt: str) -> None:
+    """Names that AWS's own definitions show, and that runs of others were refused or taken with."""
+    assert step_functions_name(member) == spelt
 
 
 def problems(value: Any, shape: Shape | None, place: str) -> list[str]:
@@ -213,12 +349,10 @@ def problems(value: Any, shape: Shape | None, place: str) -> list[str]:
     if isinstance(value, str) and value.startswith("{%"):
         return []
     if isinstance(shape, StructureShape):
-        # Step Functions spells members in PascalCase where a model has them in camelCase.
-        members = {member[0].upper() + member[1:]: inner for member, inner in shape.members.items()}
+        members = {step_functions_name(member): inner for member, inner in shape.members.items()}
         found = [f"{place}: no parameter {key}" for key in value if key not in members]
-        found += [
-            f"{place}: {key} is required" for key in shape.required_members if key[0].upper() + key[1:] not in value
-        ]
+        required = map(step_functions_name, shape.required_members)
+        found += [f"{place}: {key} is required" for key in required if key not in value]
         return found + [
             text
             for key, item in value.items()
@@ -238,6 +372,52 @@ def problems(value: Any, shape: Shape | None, place: str) -> list[str]:
     return [] if isinstance(value, kinds[shape.type_name]) else [f"{place}: {value!r} is no {shape.type_name}"]
 
 
+def test_every_member_of_a_result_exists(any_definition: Mapping[str, Any]) -> None:
+    """What an expression reads of an answer is there, under the name that Step Functions gives it."""
+    read = 0
+    for name, state in asl.all_states(any_definition):
+        match = re.fullmatch(SDK_INTEGRATION, str(state.get("Resource")))
+        if match is None or match[3] or match[1] == "pricing":
+            # The result of a token task is a node's answer; the Price List's products are JSON in a text.
+            continue
+        client = boto3.client(BOTOCORE_NAMES.get(match[1], match[1]), region_name="us-east-1")
+        output = client.meta.service_model.operation_model(match[2][0].upper() + match[2][1:]).output_shape
+        known = names_in(output)
+        for expression in asl.expressions([state.get("Assign", {}), state.get("Output", {})]):
+            code = re.sub(r"'[^']*'|/(?:[^/\\]|\\.)+/", "''", expression)
+            # Members of ours begin with a small letter; those of the context object are not of the result.
+            members = set(re.findall(r"\.([A-Z]\w*)", re.sub(r"\$states\.context[.\w]*", "", code)))
+            assert members <= known, name
+            read += len(members)
+            for path in re.findall(r"\$states\.result((?:\.[A-Z]\w*)+)", code):
+                assert goes_through(output, path.split(".")[1:]), (name, path)
+    assert read > 1
+
+
+def names_in(shape: Shape | None, seen: frozenset[str] = frozenset()) -> set[str]:
+    """List the names of all members below *shape*, as Step Functions spells them."""
+    if isinstance(shape, ListShape):
+        return names_in(shape.member, seen)
+    if isinstance(shape, MapShape):
+        return names_in(shape.value, seen)
+    if not isinstance(shape, StructureShape) or shape.name in seen:
+        return set()
+    found = {step_functions_name(member) for member in shape.members}
+    return found.union(*(names_in(inner, seen | {shape.name}) for inner in shape.members.values()))
+
+
+def goes_through(shape: Shape | None, path: list[str]) -> bool:
+    """Tell whether *path* leads through the members of *shape*; JSONata steps into the items of lists by itself."""
+    while isinstance(shape, ListShape):
+        shape = shape.member
+    if not path or isinstance(shape, MapShape):
+        return True
+    if not isinstance(shape, StructureShape):
+        return False
+    members = {step_functions_name(member): inner for member, inner in shape.members.items()}
+    return path[0] in members and goes_through(members[path[0]], path[1:])
+
+
 def test_every_caught_error_exists(any_definition: Mapping[str, Any]) -> None:
     """A misspelt error name in a Catch or Retry never matches, and nobody says so."""
     for name, state in asl.all_states(any_definition):
@@ -251,6 +431,9 @@ def test_every_caught_error_exists(any_definition: Mapping[str, Any]) -> None:
                     assert state["Resource"].endswith(".waitForTaskToken"), name
                     continue
                 prefix, exception = error.split(".")
+                if exception in (f"{prefix}Exception", "SdkClientException"):
+                    # The SDK's own classes: of every answer of this service, and of none at all.
+                    continue
                 service = SERVICE_ERRORS[prefix]
                 model = boto3.client(BOTOCORE_NAMES.get(service, service)).meta.service_model
                 # The SDK for Java, whose names Step Functions uses, ends every one with the same word.
@@ -272,15 +455,15 @@ def test_the_number_of_calls_does_not_depend_on_the_nodes(template: Mapping[str,
         layer: [
             name
             for name, state in asl.all_states(definition)
-            # A map over nothing sets variables.
-            if state["Type"] in ("Map", "Parallel") and state.get("Items") != "{% [] %}"
+            # A map over nothing sets variables, and one look gives ten instances to be ended by id at most.
+            if state["Type"] in ("Map", "Parallel") and state.get("Items") not in ("{% [] %}", "{% $staying %}")
         ]
         for layer, definition in by_layer(template).items()
     }
     assert maps == {
         "run": ["Check the data", "Look up On-Demand prices"],
         "clean-up": [],
-        "reaper": ["Look at every fleet", "Look at every silent waiter"],
+        "reaper": ["Look at every fleet", "Have every dead run cleaned up"],
     }
 
 

@@ -29,9 +29,9 @@ def test_mixes_models_when_told() -> None:
     assert capacity.max_nodes == 2
 
 
-def test_holds_700_nodes() -> None:
+def test_holds_600_nodes() -> None:
     """The largest fleet is as large as its description may be."""
-    assert GpuCapacity.of(["g5.xlarge"], max_gpus=700).max_nodes == 700
+    assert GpuCapacity.of(["g5.xlarge"], max_gpus=600).max_nodes == 600
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_holds_700_nodes() -> None:
         ({"max_gpus": 16.0}, "'max_gpus' must be a whole number known when the app is synthesised, got 16.0"),
         ({"max_gpus": True}, "'max_gpus' must be a whole number known when the app is synthesised, got True"),
         (
-            {"max_gpus": 2804},
-            "'max_gpus' must be at most 2800, which is 700 nodes of the smallest type, got 2804; use larger types",
+            {"max_gpus": 2404},
+            "'max_gpus' must be at most 2400, which is 600 nodes of the smallest type, got 2404; use larger types",
         ),
         ({"on_demand_base_gpus": -4}, "'on_demand_base_gpus' must be a whole number from 0, got -4"),
         ({"on_demand_base_gpus": 0.5}, "'on_demand_base_gpus' must be a whole number from 0, got 0.5"),

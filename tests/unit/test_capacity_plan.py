@@ -33,13 +33,13 @@ def told(plan: CapacityPlan, place: FleetPlace = PLACE) -> list[tuple[str, int |
 
 
 def test_spot_first_ends_on_demand() -> None:
-    """Spot in all zones, then in each of them from an empty fleet, then On-Demand for what is missing."""
+    """Spot in all zones, then in each of them, then On-Demand, from an empty fleet each."""
     assert told(CapacityPlan.spot_first()) == [
         ("Spot in any zone", 600, False),
         ("Spot in zone-a", 300, True),
         ("Spot in zone-b", 300, True),
         ("Spot in zone-c", 300, True),
-        ("On-Demand in any zone", None, False),
+        ("On-Demand in any zone", None, True),
     ]
 
 
@@ -53,7 +53,7 @@ def test_nothing_is_tried_twice() -> None:
     """In a fleet of one zone, any zone and each zone are the same."""
     assert told(CapacityPlan.spot_first(), ONE_ZONE) == [
         ("Spot in zone-a", 600, False),
-        ("On-Demand in zone-a", None, False),
+        ("On-Demand in zone-a", None, True),
     ]
 
 
@@ -61,7 +61,7 @@ def test_unknown_zones_are_not_tried_one_by_one() -> None:
     """Subnets whose zones CDK does not know are tried together."""
     assert told(CapacityPlan.spot_first(), UNKNOWN_ZONES) == [
         ("Spot in any zone", 600, False),
-        ("On-Demand in any zone", None, False),
+        ("On-Demand in any zone", None, True),
     ]
 
 
@@ -77,7 +77,7 @@ def test_one_zone_at_a_time() -> None:
 
 
 def test_plans_of_ones_own() -> None:
-    """Zones, types and time limits are taken as given; what names zones or types begins with an empty fleet."""
+    """Zones, types and time limits are taken as given; all but an attempt like those before it begin empty."""
     plan = CapacityPlan.attempts(
         [
             CapacityAttempt(market="spot", instance_types=["g5.4xlarge"], time_limit=Duration.minutes(1)),
@@ -91,7 +91,7 @@ def test_plans_of_ones_own() -> None:
         ("Spot in zone-c, zone-a", None, True),
         ("On-Demand in zone-c", None, True),
         ("On-Demand in zone-a", None, True),
-        ("On-Demand in any zone", None, False),
+        ("On-Demand in any zone", None, True),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from cdk_horovod.workflow.states import run_id
+from horovod_local.corrections.jsonata import evaluate
 from horovod_node import __version__, contract
+from reference_jsonata import by_reference
 
 FLEET = contract.FleetSize(max_gpus=32, gpu_step=4)
 MAX_RUNTIME_SECONDS = 86_400
@@ -368,21 +372,21 @@ def test_a_runs_items_share_its_partition() -> None:
     # WHEN
     keys = [
         contract.run_key("r"),
-        contract.task_key("r", 1, contract.TASK_RING),
-        contract.leader_key("r", 1),
-        contract.node_key("r", 1, "i-1"),
-        contract.plan_key("r", 1),
-        contract.failure_key("r", 1, "i-1"),
+        contract.task_key("f", "r", 1, contract.TASK_RING),
+        contract.leader_key("f", "r", 1),
+        contract.node_key("f", "r", 1, "i-1"),
+        contract.plan_key("f", "r", 1),
+        contract.failure_key("f", "r", 1, "i-1"),
     ]
 
     # THEN
     assert keys == [
         ("RUN#r", "RUN"),
-        ("RUN#r", "TASK#1#ring"),
-        ("RUN#r", "LEADER#1"),
-        ("RUN#r", "NODE#1#i-1"),
-        ("RUN#r", "PLAN#1"),
-        ("RUN#r", "FAILURE#1#i-1"),
+        ("NODES#f#r", "TASK#0001#ring"),
+        ("NODES#f#r", "LEADER#0001"),
+        ("NODES#f#r", "NODE#0001#i-1"),
+        ("NODES#f#r", "PLAN#0001"),
+        ("NODES#f#r", "FAILURE#0001#i-1"),
     ]
     assert contract.lease_key("f") == ("FLEET#f", "LEASE")
     assert contract.line_key("q") == ("QUEUE#q", "LINE")
@@ -403,3 +407,37 @@ def test_nodes_know_the_version_of_the_library() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 
     assert project["version"] == __version__
+
+
+def test_run_is_its_execution() -> None:
+    """The same name at another second, or in another training, is another run; fractions of a second are cut off."""
+    # GIVEN
+    started = datetime(2026, 11, 26, 12, 2, 36, 999_999, tzinfo=timezone(timedelta(hours=1)))
+    # WHEN
+    found = contract.run_id("StackTraining", "digits", started)
+    # THEN
+    assert found == "StackTraining/digits/20261126T110236Z"
+    assert (contract.training_of(found), contract.name_of(found)) == ("StackTraining", "digits")
+    assert found.startswith(contract.run_ids_prefix("StackTraining", "digits"))
+
+
+@pytest.mark.parametrize("fraction", ["", ".999", ".9999999"])
+def test_state_machine_and_client_identify_a_run_alike(fraction: str) -> None:
+    """The context object's StartTime comes with or without fractions of a second."""
+    # GIVEN
+    expression = run_id("StackTraining", name="$name", started="$started")
+    variables = {"name": "digits", "started": f"2026-11-26T11:02:36{fraction}Z"}
+    # WHEN
+    (by_step_functions,), here = by_reference([variables], expression), evaluate(expression, variables)
+    # THEN
+    assert (
+        by_step_functions
+        == here
+        == contract.run_id("StackTraining", "digits", datetime(2026, 11, 26, 11, 2, 36, 999_000, tzinfo=UTC))
+    )
+
+
+def test_sort_keys_are_in_the_order_of_attempts() -> None:
+    """Attempt 12 comes behind attempt 9."""
+    keys = [contract.node_key("f", "r", attempt, "i-1")[1] for attempt in (9, 12, 100)]
+    assert keys == sorted(keys)

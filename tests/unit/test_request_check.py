@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,19 @@ from hypothesis import strategies as st
 
 from cdk_horovod.workflow.request import defaults_expression, problems_expression
 from horovod_local.corrections.jsonata import evaluate
-from horovod_node.contract import REQUEST_FIELDS, FleetSize, check_request
+from horovod_node.contract import (
+    REQUEST_FIELDS,
+    REQUEST_LIMIT,
+    STARTED_BY,
+    UNUSABLE_TEXT,
+    FleetSize,
+    check_request,
+)
+from horovod_node.identify import Node
+from horovod_node.layout import Layout
+from horovod_node.rank_job import RankJob
+from horovod_node.request import Request
+from horovod_node.script_environment import script_arguments, script_environment
 
 FLEETS = [FleetSize(max_gpus=32, gpu_step=4), FleetSize(max_gpus=9, gpu_step=3)]
 LIMITS: dict[str, Any] = {"fleets": FLEETS, "max_runtime_seconds": 3600, "max_cost_usd": 250.5}
@@ -43,6 +56,17 @@ GOOD: list[dict[str, Any]] = [
     {**VALID, "on_demand_prices": {}},
     {**VALID, "on_demand_prices": {"g5.12xlarge": 5.672}},
     {**VALID, "on_demand_prices": {"p4d.24xlarge": 0.001, "u7i-12tb.224xlarge": 10_000}},
+    {**VALID, STARTED_BY: "arn:aws:states:eu-west-1:111122223333:execution:parent:a"},
+    {**VALID, STARTED_BY: {"of": ["any", "kind"]}},
+    {**VALID, "data": {".hidden": "s3://bucket/x", "a..b": "s3://bucket/x", "...": "s3://bucket/x"}},
+    {**VALID, "data": {"train": "s3://bucket/ü \u3042 \U0001f600"}},
+    {
+        **VALID,
+        "hyperparameters": {"\n": "\u0001", " ": "\\u0000 \\\\ud800", "\U0001f600": "", "\u2028": "\r"},
+    },
+    {**VALID, "hyperparameters": {"e": "é" * 19_900}},
+    {**VALID, "hyperparameters": {"e": "\U0001f600" * 9_950}},
+    {**VALID, "hyperparameters": {"e": "\u3042é\U0001f600e" * 3_980}},
 ]
 BAD: list[Any] = [
     {},
@@ -53,7 +77,30 @@ BAD: list[Any] = [
     None,
     17,
     True,
-    {**VALID, "hyperparameters": {"table": "x" * 50_000}},
+    {**VALID, "hyperparameters": {"table": "x" * 40_000}},
+    {**VALID, "hyperparameters": {"e": "é" * 20_000}},
+    {**VALID, "hyperparameters": {"e": "\U0001f600" * 10_000}},
+    {**VALID, "hyperparameters": {"e": "\u3042é\U0001f600e" * 4_000}},
+    {**VALID, "hyperparameters": {"a=b": 1, "": 2, "=": [3]}},
+    {**VALID, "hyperparameters": {"a": ["\0"]}},
+    {**VALID, "hyperparameters": {"a\0b": 1}},
+    {**VALID, "hyperparameters": {"a": {"b": "\\\0"}}},
+    {**VALID, "data": {".": "s3://bucket/x"}},
+    {**VALID, "data": {"..": "s3://bucket/x", "train": "s3://bucket/\r", "test": "s3://bucket/a\u2028b"}},
+    {**VALID, "source": "s3://bucket/a\u0085b"},
+    {**VALID, "source": "s3://bucket/key\n"},
+    {**VALID, "entry_point": "train.py\n"},
+    {**VALID, "owner": "ada\n"},
+    {**VALID, "resume_from": "other\n"},
+    {**VALID, "source": "x" * 201},
+    {**VALID, "source": "\U0001f600" * 5_000},
+    {**VALID, "x" * 30_000: 1},
+    {**VALID, "data": {"é" * 300: 1, "train": "y" * 300}},
+    {**VALID, "data": [["z" * 300]]},
+    {**VALID, **{f"unknown-{number}": number for number in range(9)}},
+    {**VALID, **{f"unknown-{number}": number for number in range(10)}},
+    {**VALID, **{f"unknown-{number}": number for number in range(11)}},
+    {f"unknown-{number}": number for number in range(1_500)},
     {**VALID, "gpu": 8},
     {**VALID, "owner": ""},
     {**VALID, "project": "a;b"},
@@ -212,6 +259,114 @@ def test_they_agree_on_any_object(requests: list[Any], limits: dict[str, Any]) -
     """No object is judged differently by the two."""
     theirs = in_the_state_machine(requests, problems_expression(**limits))
     assert theirs == ["; ".join(check_request(request, **limits)) for request in requests]
+
+
+@pytest.mark.parametrize("half", ["\\ud800", "\\udfff", "\\ude00\\ud83d", "x\\\\\\\\\\udabc"])
+def test_half_a_surrogate_pair_starts_nothing(half: str) -> None:
+    """JSON can hold a text that is no UTF-8; a whole pair is a character like others."""
+
+    # GIVEN
+    def requests(text: str) -> list[str]:
+        fields = json.dumps(VALID).removesuffix("}")
+        return [f'{fields}, "hyperparameters": {{{field}}}}}' for field in (f'"a": "{text}"', f'"{text}": 1')]
+
+    # WHEN
+    bad, good = requests(half), requests("\\ud83d\\ude00 \\\\ud800")
+    answers = in_the_state_machine_as_text(f"[{', '.join(bad + good)}]", problems_expression(**LIMITS))
+    # THEN
+    assert answers == [UNUSABLE_TEXT, UNUSABLE_TEXT, "", ""]
+    assert answers == ["; ".join(check_request(json.loads(request), **LIMITS)) for request in bad + good]
+    assert answers == [
+        evaluate(problems_expression(**LIMITS), {"states": {"input": json.loads(request)}}) for request in bad + good
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "x" * 80, "train-1_B", "", "x" * 81, "é", "a.b", "a+b", "a\n", "../a", "z" * 300]
+)
+def test_the_executions_name_is_checked(name: str) -> None:
+    """A name that Step Functions takes and the log streams, keys and receipts of a run do not is refused."""
+    # GIVEN
+    states = {"input": VALID, "context": {"Execution": {"Name": name}}}
+    # WHEN
+    ours = "; ".join(check_request(VALID, name=name, **LIMITS))
+    # THEN
+    assert evaluate(problems_expression(**LIMITS), {"states": states}) == ours
+    assert (ours == "") == (name in ("a", "x" * 80, "train-1_B"))
+
+
+def test_causes_stay_short() -> None:
+    """However many and large the wrong values are, the sentence fits into an execution's cause."""
+    longest = max(("; ".join(check_request(request, **LIMITS)) for request in BAD), key=len)
+    assert 1000 < len(longest) < 10_000
+
+
+def bytes_of(variables: Mapping[str, str]) -> int:
+    """Give the length of the longest variable as the kernel counts it, with its name and its end."""
+    return max(len(f"{name}={value}\0".encode()) for name, value in variables.items())
+
+
+LONGEST_IN_THREE_WAYS = {
+    "escaped text": {"e": "é" * 19_900},
+    "list of what repr escapes": {"e": ["\U000e0001" * 9_950]},
+    "list of backslashes": {"e": ["\\" * 19_900]},
+    "list of quotes": {"e": ["\"'" * 13_200]},
+    "quotes": {"e": '"' * 19_900},
+    "control characters": {"e": "\u0001" * 6_600},
+    "many names": {f"{number:x}": "" for number in range(4_300)},
+    "list of numbers": {"e": [1] * 19_900},
+    "list of texts": {"e": [""] * 13_200},
+    "list of nothing": {"e": [[]] * 13_200},
+    "soft hyphens": {"e": ["\u00ad" * 19_900]},
+    "objects": {"e": [{"": None}] * 3_970},
+}
+
+
+@pytest.mark.parametrize("nodes", [1, 256])
+@pytest.mark.parametrize("kind", LONGEST_IN_THREE_WAYS)
+def test_every_accepted_request_can_be_given_to_a_process(kind: str, nodes: int, tmp_path: Path) -> None:
+    """Linux takes 131,072 bytes for each variable: the largest requests stay below, however they are spelled."""
+    # GIVEN a request just below the limit
+    fields = {**VALID, "hyperparameters": LONGEST_IN_THREE_WAYS[kind]}
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    assert 0.95 * REQUEST_LIMIT < len(text.encode()) <= REQUEST_LIMIT
+    assert check_request(fields, **LIMITS) == []
+    # WHEN it is written for a rank
+    request = Request.from_json(text)
+    hosts = [f"10.123.{number // 256}.{number % 256}" for number in range(nodes)]
+    node = Node(
+        id="i-0123456789abcdef0",
+        address=hosts[0],
+        interface="ens32",
+        gpus=8,
+        instance_type="p5.48xlarge",
+        zone="eu-west-1a",
+        market="spot",
+        fleet="fleet",
+        ledger_table="ledger",
+        region="eu-west-1",
+        ml_root=tmp_path,
+        engine="ec2",
+    )
+    job = RankJob(
+        rank=0,
+        code=tmp_path,
+        entry_point=request.entry_point,
+        arguments=tuple(script_arguments(request.hyperparameters)),
+        reports=tmp_path,
+        agent=1,
+    )
+    variables = {
+        **script_environment(
+            request=request, node=node, layout=Layout(root=Path("/opt/ml")), hosts=hosts, run="x" * 80
+        ),
+        **job.to_environment(),
+    }
+    # THEN
+    assert bytes_of(variables) <= 131_072
+    # AND the kernel agrees
+    told = subprocess.run(["/usr/bin/env", "-0"], env=variables, capture_output=True, check=True).stdout
+    assert len(told.split(b"\0")) == len(variables) + 1
 
 
 def test_defaults_complete_a_request() -> None:

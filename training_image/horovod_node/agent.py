@@ -14,7 +14,7 @@ from horovod_node import contract
 from horovod_node.background import in_background
 from horovod_node.elastic_follow import ElasticFollower
 from horovod_node.elastic_lead import ElasticLeader
-from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError, exit_code
+from horovod_node.errors import LedgerUnreachableError, PartOverError, ReleasedError, RunError, exit_code
 from horovod_node.failure import NodeFailedError, as_failure, as_run_error
 from horovod_node.fetch import fetch
 from horovod_node.follow import Follower
@@ -95,7 +95,7 @@ class Agent:
                 return contract.EXIT_RELEASED
             except Exception as error:
                 return _give_up(as_run_error(error))
-            if before and (work.lease.run != before.run or work.lease.attempt <= before.attempt):
+            if before and (work.lease.run_id != before.run_id or work.lease.attempt <= before.attempt):
                 # The script and the data here are those of the run that was.
                 return contract.EXIT_RELEASED
             before = work.lease
@@ -117,7 +117,7 @@ class Agent:
             raise ReleasedError(f"nobody holds fleet {node.fleet}")
         if self._shipping is not None and lease.attempt:
             self._shipping.join(run=lease.run, node=node.id)
-        run = self._ledger.run(lease.run)
+        run = self._ledger.run(lease) if lease.run_id else None
         if run is None:
             raise ReleasedError(f"{lease.run}, which holds fleet {node.fleet}, is no run in the ledger")
         _log.info("%s joins attempt %d of run %s", node.id, lease.attempt, lease.run)
@@ -140,6 +140,9 @@ class Agent:
         except ReleasedError as reason:
             _log.info("leaving: %s", reason)
             return contract.EXIT_RELEASED, False
+        except PartOverError as reason:
+            _log.info("this node's part is over: %s", reason)
+            return contract.EXIT_PART_OVER, True
         except Exception as error:
             failed = as_run_error(error)
             code = _give_up(failed)
@@ -153,7 +156,8 @@ class Agent:
         Do the node's part of the attempt; never returns without an exception.
 
         Raises:
-            ReleasedError: If the node's part is over.
+            ReleasedError: If the fleet was released, or the attempt given up.
+            PartOverError: If the run goes on without this node.
             RunError: If the attempt failed.
         """
         if self._fetched is None:
@@ -185,7 +189,7 @@ class Agent:
                 work.s3,
                 layout=work.layout,
                 bucket=work.run.settings.model_bucket,
-                run=work.lease.run,
+                run_id=work.lease.run_id,
                 resume_from=work.run.request.resume_from,
             )
 

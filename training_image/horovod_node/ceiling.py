@@ -45,6 +45,10 @@ class CostCeiling:
         """Epoch seconds at which the checkpoints must be in S3: a tenth of the margin is left to say so."""
         return self._before(0.1)
 
+    def percent_used(self, now: float) -> float:
+        """Tell how much of the ceiling is spent *now*, in epoch seconds."""
+        return 100 * max(0.0, now - self.billed_from) / max(1.0, self.at - self.billed_from)
+
     def explain(self, now: float) -> str:
         """Say what the run had cost *now*, in epoch seconds."""
         spent = self.usd_per_hour * (now - self.billed_from) / 3600

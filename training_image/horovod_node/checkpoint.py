@@ -14,7 +14,7 @@ from horovod_node import contract
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PLACE = re.compile(r"([0-9]{4,})-([0-9]{8,})/")
 
@@ -29,19 +29,19 @@ class CheckpointName:
     Names a checkpoint. Those of one run sort as they follow each other.
 
     Args:
-        run: The run that made it.
+        run_id: The run that made it.
         attempt: The attempt of the run, from 1.
         sequence: Counts the attempt's checkpoints, from 1.
     """
 
-    run: str
+    run_id: str
     attempt: int
     sequence: int
 
     @property
     def prefix(self) -> str:
         """Prefix of everything that belongs to it."""
-        return contract.checkpoint_prefix(self.run, self.attempt, self.sequence)
+        return contract.checkpoint_prefix(self.run_id, self.attempt, self.sequence)
 
     @property
     def manifest_key(self) -> str:
@@ -124,7 +124,7 @@ class Manifest:
         return json.dumps(
             {
                 "version": MANIFEST_VERSION,
-                "run": self.name.run,
+                "run_id": self.name.run_id,
                 "attempt": self.name.attempt,
                 "sequence": self.name.sequence,
                 "step": self.step,
@@ -154,7 +154,7 @@ class Manifest:
         step = fields.get("step")
         manifest = cls(
             name=CheckpointName(
-                run=_text(fields, "run"), attempt=_number(fields, "attempt"), sequence=_number(fields, "sequence")
+                run_id=_text(fields, "run_id"), attempt=_number(fields, "attempt"), sequence=_number(fields, "sequence")
             ),
             step=None if step is None else _number(fields, "step"),
             created_at=_number(fields, "created_at"),
@@ -201,15 +201,15 @@ def check_path(path: str) -> None:
         raise ManifestError(f"a checkpoint cannot hold a file at {path!r}")
 
 
-def list_checkpoints(s3: S3Client, *, bucket: str, run: str) -> list[FoundCheckpoint]:
-    """List all checkpoints of *run*, the newest first, with those that are being written or were never finished."""
-    prefix = contract.checkpoint_prefix(run)
+def list_checkpoints(s3: S3Client, *, bucket: str, run_id: str) -> list[FoundCheckpoint]:
+    """List all checkpoints of a run, the newest first, with those that are being written or were never finished."""
+    prefix = contract.checkpoint_prefix(run_id)
     keys: dict[CheckpointName, list[str]] = {}
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", ()):
             place = _PLACE.match(item["Key"], len(prefix))
             if place:
-                name = CheckpointName(run=run, attempt=int(place[1]), sequence=int(place[2]))
+                name = CheckpointName(run_id=run_id, attempt=int(place[1]), sequence=int(place[2]))
                 keys.setdefault(name, []).append(item["Key"])
     return [
         FoundCheckpoint(name=name, complete=name.manifest_key in keys[name], keys=keys[name])
@@ -217,14 +217,36 @@ def list_checkpoints(s3: S3Client, *, bucket: str, run: str) -> list[FoundCheckp
     ]
 
 
-def complete_checkpoints(s3: S3Client, *, bucket: str, run: str) -> list[CheckpointName]:
-    """List the checkpoints of *run* that can be restored, the newest first."""
-    return [found.name for found in list_checkpoints(s3, bucket=bucket, run=run) if found.complete]
+def complete_checkpoints(s3: S3Client, *, bucket: str, run_id: str) -> list[CheckpointName]:
+    """List the checkpoints of a run that can be restored, the newest first."""
+    return [found.name for found in list_checkpoints(s3, bucket=bucket, run_id=run_id) if found.complete]
 
 
-def newest_checkpoint(s3: S3Client, *, bucket: str, run: str) -> CheckpointName | None:
-    """Name the newest checkpoint of *run* that can be restored; `None` when there is none."""
-    return next(iter(complete_checkpoints(s3, bucket=bucket, run=run)), None)
+def newest_checkpoint(s3: S3Client, *, bucket: str, run_id: str) -> CheckpointName | None:
+    """Name the newest checkpoint of a run that can be restored; `None` when there is none."""
+    return next(iter(complete_checkpoints(s3, bucket=bucket, run_id=run_id)), None)
+
+
+def resumable_checkpoints(s3: S3Client, *, bucket: str, run: str, instead_of: str) -> list[CheckpointName]:
+    """
+    List the checkpoints of another run that can be restored, the newest first.
+
+    Of several runs of this name the newest counts that left one.
+
+    Args:
+        s3: boto3 client.
+        bucket: Where checkpoints are.
+        run: The name of that run, of the same training.
+        instead_of: Id of the run that is to begin with them, which may have the same name.
+    """
+    prefix = contract.checkpoints_of(contract.training_of(instead_of), run)
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+    folders = [folder["Prefix"] for page in pages for folder in page.get("CommonPrefixes", ())]
+    run_ids = [folder.removeprefix(contract.CHECKPOINT_PREFIX).rstrip("/") for folder in folders]
+    for run_id in sorted(run_ids, reverse=True):
+        if run_id != instead_of and (found := complete_checkpoints(s3, bucket=bucket, run_id=run_id)):
+            return found
+    return []
 
 
 def read_manifest(s3: S3Client, *, bucket: str, name: CheckpointName) -> Manifest:

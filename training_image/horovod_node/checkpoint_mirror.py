@@ -57,7 +57,7 @@ class CheckpointMirror:
         s3: boto3 client.
         folder: The checkpoints' folder.
         bucket: Where the checkpoints go.
-        run: The run that makes them.
+        run_id: The run that makes them.
         attempt: The attempt of the run.
         keep: So many of the run's checkpoints stay in S3.
         step: Gives the training steps that have been made. Default: nobody knows.
@@ -71,7 +71,7 @@ class CheckpointMirror:
         *,
         folder: Path,
         bucket: str,
-        run: str,
+        run_id: str,
         attempt: int,
         keep: int,
         step: Callable[[], int | None] = lambda: None,
@@ -81,7 +81,7 @@ class CheckpointMirror:
         self._s3 = s3
         self._folder = folder
         self._bucket = bucket
-        self._run = run
+        self._run_id = run_id
         self._attempt = attempt
         self._keep = keep
         self._step = step
@@ -108,7 +108,7 @@ class CheckpointMirror:
     @property
     def address(self) -> str:
         """Where the run's checkpoints are, for people."""
-        return f"s3://{self._bucket}/{contract.checkpoint_prefix(self._run)}"
+        return f"s3://{self._bucket}/{contract.checkpoint_prefix(self._run_id)}"
 
     @property
     def folder(self) -> Path:
@@ -214,7 +214,7 @@ class CheckpointMirror:
 
     def _take_up(self) -> None:
         """Go on where an earlier agent of this attempt ended."""
-        found = list_checkpoints(self._s3, bucket=self._bucket, run=self._run)
+        found = list_checkpoints(self._s3, bucket=self._bucket, run_id=self._run_id)
         self.newest = next((checkpoint.name for checkpoint in found if checkpoint.complete), None)
         # Torn ones count, too: what is left of them belongs to no other.
         mine = [checkpoint.name.sequence for checkpoint in found if checkpoint.name.attempt == self._attempt]
@@ -232,7 +232,7 @@ class CheckpointMirror:
         assert self._sequence is not None
         started = time.monotonic()
         self._sequence += 1
-        name = CheckpointName(run=self._run, attempt=self._attempt, sequence=self._sequence)
+        name = CheckpointName(run_id=self._run_id, attempt=self._attempt, sequence=self._sequence)
         with held(self._folder, snapshot) as holding:
             upload = CheckpointUpload(
                 self._s3,
@@ -260,7 +260,7 @@ class CheckpointMirror:
             time.monotonic() - started,
         )
         try:
-            prune(self._s3, bucket=self._bucket, run=self._run, attempt=self._attempt, keep=self._keep)
+            prune(self._s3, bucket=self._bucket, run_id=self._run_id, attempt=self._attempt, keep=self._keep)
         except Exception as error:  # older checkpoints that stay do no harm; the next upload prunes again
             _log.warning("older checkpoints of %s could not be removed: %s", self.address, error)
 

@@ -39,9 +39,9 @@ def superfluous(found: Sequence[FoundCheckpoint], *, attempt: int, keep: int) ->
     ]
 
 
-def prune(s3: S3Client, *, bucket: str, run: str, attempt: int, keep: int) -> None:
+def prune(s3: S3Client, *, bucket: str, run_id: str, attempt: int, keep: int) -> None:
     """Delete what is superfluous: manifests first, so that nothing half-deleted looks complete at any moment."""
-    old = superfluous(list_checkpoints(s3, bucket=bucket, run=run), attempt=attempt, keep=keep)
+    old = superfluous(list_checkpoints(s3, bucket=bucket, run_id=run_id), attempt=attempt, keep=keep)
     if not old or not delete(s3, bucket=bucket, keys=[found.name.manifest_key for found in old if found.complete]):
         return
     delete(s3, bucket=bucket, keys=[key for found in old for key in found.keys if key != found.name.manifest_key])

@@ -1,4 +1,4 @@
-"""A follower in an elastic ring: connects to the leader, takes part, stays until released."""
+"""A follower in an elastic ring: connects to the leader, takes part, leaves when the model is being saved."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import NoReturn
 
 from horovod_node.errors import LedgerUnreachableError
 from horovod_node.every import Every
-from horovod_node.follow import LOOK_SOON_SECONDS
 from horovod_node.local_training import TURN_SECONDS
-from horovod_node.membership import Membership
+from horovod_node.membership import Membership, look_soon_seconds
 from horovod_node.restore import Restored
 from horovod_node.ring_member import ChannelPlace, RingMember
 from horovod_node.work import Work
@@ -33,18 +32,19 @@ class ElasticFollower:
 
     def follow(self, fetched: Future[Restored | None]) -> NoReturn:
         """
-        Do this node's part, then stay until released.
+        Do this node's part, then stay until it is no longer needed.
 
         Args:
             fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
 
         Raises:
             RunError: If this node's part failed, or the leader is gone.
+            PartOverError: If the training ended well.
             ReleasedError: If the fleet was released.
         """
         place = self._wait_for_leader()
         with closing(RingMember(self._work, place, fetched=fetched)) as member:
-            while True:
+            while not member.over:
                 self._membership.pace = member.pace()
                 self._membership.keep(state=member.state, step=member.step)
                 notice = self._membership.interruption
@@ -52,9 +52,10 @@ class ElasticFollower:
                     member.drain(notice.kind)
                 member.turn()
                 time.sleep(TURN_SECONDS)
+        self._membership.stay_until_saving(place.leader)
 
     def _wait_for_leader(self) -> ChannelPlace:
-        look = Every(LOOK_SOON_SECONDS)
+        look = Every(look_soon_seconds(self._work.run.request.gpus))
         while True:
             self._membership.keep()
             if look.due():

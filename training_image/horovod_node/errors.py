@@ -19,6 +19,10 @@ class ReleasedError(Exception):
     """The fleet went to another run or attempt, or the state machine gave this one up: stop, and answer nobody."""
 
 
+class PartOverError(Exception):
+    """The training ended well and the run goes on without this node: its instance is no longer needed."""
+
+
 class LedgerUnreachableError(Exception):
     """The ledger did not answer, however patiently it was asked."""
 

@@ -1,4 +1,4 @@
-"""A follower: waits for the leader's plan, runs its part of the ring, stays until released."""
+"""A follower: waits for the leader's plan, runs its part of the ring, leaves when the model is being saved."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from horovod_node.errors import LeaderLostError, LedgerUnreachableError, Release
 from horovod_node.every import Every
 from horovod_node.failure import Failure, NodeFailedError
 from horovod_node.local_training import TURN_SECONDS, LocalTraining
-from horovod_node.membership import Membership
+from horovod_node.membership import Membership, look_soon_seconds
 from horovod_node.rank_assignment import ranks_of_plan
 from horovod_node.restore import Restored
 from horovod_node.ring import RingPlan
 from horovod_node.silence import Silence
 from horovod_node.work import Work
-
-LOOK_SOON_SECONDS = 0.2
-"""Between two looks for the plan."""
 
 STAND_STILL_SECONDS = 5.0
 """Ranks of one ring stand still at the same step; their nodes notice within some two seconds of each other."""
@@ -45,13 +42,14 @@ class Follower:
 
     def follow(self, fetched: Future[Restored | None]) -> NoReturn:
         """
-        Do this node's part, then stay until released.
+        Do this node's part, then stay until it is no longer needed.
 
         Args:
             fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
 
         Raises:
             RunError: If this node's part failed, or the leader fell silent.
+            PartOverError: If the training ended well.
             ReleasedError: If the fleet was released, or the leader gave the attempt up.
         """
         while not fetched.done():
@@ -61,10 +59,10 @@ class Follower:
         plan = self._wait_for_plan()
         if plan.host(self._work.node.id) is not None:
             self._train(plan)
-        self._membership.idle()
+        self._membership.stay_until_saving(self._leader)
 
     def _wait_for_plan(self) -> RingPlan:
-        look = Every(LOOK_SOON_SECONDS)
+        look = Every(look_soon_seconds(self._work.run.request.gpus))
         while True:
             self._membership.keep(state=contract.NODE_READY)
             if look.due():
@@ -73,7 +71,7 @@ class Follower:
                 except LedgerUnreachableError:
                     plan = None
                 if plan is not None:
-                    return RingPlan.from_json(plan)
+                    return RingPlan.from_text(plan)
             time.sleep(TURN_SECONDS)
 
     def _train(self, plan: RingPlan) -> None:

@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,6 +19,10 @@ _log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 1024
 """All nodes of a fleet may connect at once."""
+_STRANGERS: Final = 1024
+"""Connections at a time whose first message has not come yet: each has a thread, for some seconds at most."""
+_STRANGERS_OF_AN_ADDRESS: Final = 16
+"""Of them from one address: a node has one connection, and may come back before the old one is seen to be gone."""
 
 
 @dataclass(kw_only=True)
@@ -92,6 +97,7 @@ class Hub:
         self._departures: list[Departure] = []
         self._failures: list[Failure] = []
         self._interruptions: list[tuple[str, str, float]] = []
+        self._strangers: Counter[str] = Counter()
         self._closed = threading.Event()
         self._listening = socket.create_server((address, port), backlog=_BACKLOG)
         for name, work in (("hub", self._accept), ("hub-beat", self._beat)):
@@ -190,23 +196,34 @@ class Hub:
     def _accept(self) -> None:
         while not self._closed.is_set():
             try:
-                connection, _ = self._listening.accept()
+                connection, (address, *_) = self._listening.accept()
             except OSError as error:
                 # Too many open files, for example: nodes must be able to come back later.
                 if not self._closed.wait(BEAT_SECONDS):
                     _log.warning("a connection was not taken: %s", error)
                 continue
-            threading.Thread(target=self._serve, args=(connection,), name="hub-member", daemon=True).start()
+            with self._lock:
+                full = self._strangers.total() >= _STRANGERS or self._strangers[address] >= _STRANGERS_OF_AN_ADDRESS
+                if not full:
+                    self._strangers[address] += 1
+            if full:  # a node tries again
+                connection.close()
+                continue
+            threading.Thread(target=self._serve, args=(connection, address), name="hub-member", daemon=True).start()
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_SECONDS):
             self.tell_all({})
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve(self, connection: socket.socket, address: str) -> None:
         member: Member | None = None
         try:
-            channel = Channel(connection, key=self._key, leads=True)
-            member = self._join(channel, channel.receive())
+            try:
+                channel = Channel(connection, key=self._key, leads=True)
+                greeting = channel.receive()
+            finally:
+                self._know(address)
+            member = self._join(channel, greeting)
             while True:
                 self._take(member, channel.receive())
         except ChannelClosedError as reason:
@@ -218,6 +235,13 @@ class Hub:
             connection.close()
             if member is not None:
                 self._lose(member, f"it speaks otherwise: {error!r}", silent=False)
+
+    def _know(self, address: str) -> None:
+        """Count a connection no longer as a stranger's: it has a signature of the ring, or has ended."""
+        with self._lock:
+            self._strangers[address] -= 1
+            if not self._strangers[address]:
+                del self._strangers[address]
 
     def _join(self, channel: Channel, greeting: Message) -> Member:
         hello: dict[str, Any] = greeting["hello"]

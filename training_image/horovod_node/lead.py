@@ -42,7 +42,7 @@ LOOK_SECONDS = 2.0
 TELL_SECONDS = 2.0
 """Between two writes of how far the training is: as often as people look."""
 LOOK_FOR_CEILING_SECONDS = 5.0
-"""Between two looks for the run's prices, which the state machine finds out while the ring already trains."""
+"""Between two looks for the ring's price; a run without a ceiling has none."""
 FAILED_SECONDS = 30.0
 """How long a failure is kept back for the newest checkpoint; the nodes cost meanwhile, so would the steps after it."""
 SAVED_SECONDS = 120.0
@@ -62,7 +62,7 @@ class Leader(ABC):
         self._work = work
         self._membership = membership
         self._ledger = work.ledger.with_patience(0)
-        self._task = Task(work, membership, name=contract.TASK_RING, asked_again=True)
+        self._task = Task(work, membership, name=contract.TASK_RING)
         self._nodes: Sequence[NodeItem] = ()
         self._silence = Silence()
         self._looked_at = time.monotonic()
@@ -99,6 +99,8 @@ class Leader(ABC):
                 answer = self._train()
                 self._membership.keep(state=contract.NODE_DONE, step=answer[contract.STEPS])
                 self._task.succeed(answer)
+            # From now on the others are not needed, and see it.
+            self._membership.keep(state=contract.NODE_SAVING)
             with self._answering_failures():
                 self._task = self._next_task(contract.TASK_SAVE)
                 self._mirror.flush()
@@ -146,7 +148,7 @@ class Leader(ABC):
         """Give the part of a receipt that says what the attempt began with; nothing when it began at the beginning."""
         if self._restored is None:
             return {}
-        return {"resumed": {"run": self._restored.name.run, "step": self._restored.step}}
+        return {"resumed": {"run": contract.name_of(self._restored.name.run_id), "step": self._restored.step}}
 
     def _repeated(self) -> dict[str, int]:
         """Give the part of a receipt that says how many steps were lost and done again; nothing if nobody knows."""
@@ -163,7 +165,7 @@ class Leader(ABC):
 
     def _continue_counts(self) -> None:
         """Go on counting where the leader of the attempt before stopped."""
-        before = self._work.ledger.progress(self._work.lease.run)
+        before = self._work.ledger.progress(self._work.lease)
         reached = int(before.get("step", 0))
         # A checkpoint of a step that nobody knew may be the newest one.
         begun_at = 0 if self._restored is None else self._restored.step
@@ -187,6 +189,7 @@ class Leader(ABC):
         """
         self._membership.pace = training.pace()
         training.metrics.ring_size = ranks
+        training.metrics.ceiling = self._cost_ceiling()
         self._progress = training.progress().get(0) or self._progress
         if self._progress is not None:
             self._lost_steps.see(self._progress)
@@ -209,7 +212,7 @@ class Leader(ABC):
             self._work.s3,
             folder=self._work.layout.checkpoints,
             bucket=settings.model_bucket,
-            run=lease.run,
+            run_id=lease.run_id,
             attempt=lease.attempt,
             keep=settings.keep_checkpoints,
             step=lambda: self._membership.step or None,
@@ -220,7 +223,7 @@ class Leader(ABC):
             self._work.s3,
             folder=self._work.layout.tensorboard,
             bucket=self._work.run.settings.model_bucket,
-            prefix=contract.tensorboard_prefix(self._work.lease.run),
+            prefix=contract.tensorboard_prefix(self._work.lease.run_id),
         )
 
     def _save_last_checkpoint(self, *, seconds: float) -> None:
@@ -277,7 +280,7 @@ class Leader(ABC):
     def _restarts_left(self) -> bool:
         """Whether the state machine would begin the run anew; if not, a ring trains on until it really breaks."""
         try:
-            return self._ledger.restarts(self._work.lease.run) < self._work.run.request.max_restarts
+            return self._ledger.restarts(self._work.lease) < self._work.run.request.max_restarts
         except LedgerUnreachableError:
             return False
 
@@ -290,10 +293,15 @@ class Leader(ABC):
             raise RunError(contract.ERROR_COST_CEILING, f"{cost} The model's upload had not ended.")
 
     def _cost_ceiling(self) -> CostCeiling | None:
-        """Give the run's ceiling, which is written once."""
-        if self._ceiling is None and self._look_for_ceiling.due():
+        """
+        Give the ceiling of this ring, which the state machine writes together with its question for the training.
+
+        Until it asks, the run's item has what the ring of an attempt before cost.
+        """
+        asked = self._task.name != contract.TASK_RING and self._task.is_asked
+        if self._ceiling is None and asked and self._look_for_ceiling.due():
             with suppress(LedgerUnreachableError):
-                self._ceiling = self._ledger.cost_ceiling(self._work.lease.run)
+                self._ceiling = self._ledger.cost_ceiling(self._work.lease)
         return self._ceiling
 
     def _look(self) -> bool:

@@ -47,7 +47,7 @@ class LeaseRenewal:
             return
         renewed = False
         try:
-            renewed = self._ledger.renew_lease(self._fleet, lease, expires_at=int(time.time()) + self._lease_seconds)
+            renewed = self._ledger.renew_lease(lease, expires_at=int(time.time()) + self._lease_seconds)
         finally:
             if not renewed:
                 self._due.hurry()

@@ -28,14 +28,18 @@ class Lease:
     A run's hold on the fleet. Leases of the same run and attempt are equal, however often they were renewed.
 
     Args:
+        fleet: The fleet that is held.
         run: Name of the run; or of what empties the fleet in place of one, `contract.CLEAN_UP` or `contract.REAPER`.
+        run_id: Which run it is; empty where there is no run.
         attempt: Counts the run's starts, from 1; 0 where there is no run.
         leader_market: Market that leaders come from, one of the contract's `MARKETS`; empty where there is no run.
         expires_at: Epoch seconds after which it holds nothing.
         ends_by: Epoch seconds of the run's hard maximum.
     """
 
+    fleet: str
     run: str
+    run_id: str
     attempt: int
     leader_market: str = field(compare=False)
     expires_at: int = field(compare=False)
@@ -113,24 +117,33 @@ class Ledger(LedgerTable):
         item = self._read(contract.lease_key(fleet))
         if item is None:
             return None
+        holder = item[contract.RUN]["S"]
+        emptied = holder in (contract.CLEAN_UP, contract.REAPER)
         return Lease(
-            run=item[contract.RUN]["S"],
+            fleet=fleet,
+            run=holder,
+            # Who empties a fleet leaves there whose it was; that run is over.
+            run_id="" if emptied else _text(item, contract.RUN_ID) or "",
             attempt=_whole(item, contract.ATTEMPT),
             leader_market=_text(item, contract.LEADER_MARKET) or "",
             expires_at=_whole(item, contract.EXPIRES_AT),
             ends_by=_whole(item, contract.ENDS_BY),
         )
 
-    def renew_lease(self, fleet: str, lease: Lease, *, expires_at: int) -> bool:
+    def renew_lease(self, lease: Lease, *, expires_at: int) -> bool:
         """
         Let *lease* expire at another time, provided that it is still as it was read; `False` if it is not.
 
-        Of the lease, a node may touch nothing but this one attribute.
+        The condition holds for no lease that is gone, so that this never makes one without an owner, and for none that
+        somebody else took meanwhile: who takes a lease sets its expiry later than it was. It names no other attribute,
+        because a node has permission for this one only: `dynamodb:Attributes` covers those of conditions as well as
+        those that are written (DynamoDB Developer Guide, "Using IAM policy conditions for fine-grained access
+        control").
         """
         return self._meets_its_condition(
             lambda: self._dynamodb.update_item(
                 TableName=self._table,
-                Key=item_key(contract.lease_key(fleet)),
+                Key=item_key(contract.lease_key(lease.fleet)),
                 UpdateExpression="SET #expires_at = :new",
                 ConditionExpression="#expires_at = :read",
                 ExpressionAttributeNames={"#expires_at": contract.EXPIRES_AT},
@@ -138,14 +151,14 @@ class Ledger(LedgerTable):
             )
         )
 
-    def run(self, run: str) -> Run | None:
+    def run(self, lease: Lease) -> Run | None:
         """
-        Read the run's item.
+        Read the item of the run that holds *lease*.
 
         Raises:
             RunError: If the state machine speaks another version of the contract than this image.
         """
-        item = self._read(contract.run_key(run))
+        item = self._read(contract.run_key(lease.run_id))
         if item is None:
             return None
         version = item[contract.VERSION]["N"]
@@ -161,9 +174,9 @@ class Ledger(LedgerTable):
             remove_at=int(item[contract.TTL_ATTRIBUTE]["N"]) if contract.TTL_ATTRIBUTE in item else 0,
         )
 
-    def cost_ceiling(self, run: str) -> CostCeiling | None:
-        """Tell when *run* will have cost its ceiling, once the state machine knows the prices."""
-        item = self._read(contract.run_key(run))
+    def cost_ceiling(self, lease: Lease) -> CostCeiling | None:
+        """Tell when the run will have cost its ceiling, once the state machine knows the prices."""
+        item = self._read(contract.run_key(lease.run_id))
         if item is None or contract.CEILING_AT not in item:
             return None
         return CostCeiling(
@@ -173,9 +186,9 @@ class Ledger(LedgerTable):
             at=float(item[contract.CEILING_AT]["N"]),
         )
 
-    def restarts(self, run: str) -> int:
-        """Tell how often *run* has begun anew, as of its present attempt's beginning."""
-        item = self._read(contract.run_key(run))
+    def restarts(self, lease: Lease) -> int:
+        """Tell how often the run has begun anew, as of its present attempt's beginning."""
+        item = self._read(contract.run_key(lease.run_id))
         return len(json.loads(_text(item, contract.RESTARTS_JSON) or "[]"))
 
     def put_node(
@@ -188,8 +201,13 @@ class Ledger(LedgerTable):
         remove_at: int,
         interruption: Interruption | None = None,
         pace: Sequence[Pace] = (),
+        leaves: bool = False,
     ) -> None:
-        """Write the node's item, or refresh it; without an *interruption* what it says of one stays as it is."""
+        """
+        Write the node's item, or refresh it; without an *interruption* what it says of one stays as it is.
+
+        With *leaves* it says that the node is no longer part of the run from now on.
+        """
         now = {"N": str(int(time.time()))}
         values: dict[str, Any] = {
             contract.NODE: {"S": node.id},
@@ -208,6 +226,8 @@ class Ledger(LedgerTable):
         if interruption is not None:
             values[contract.INTERRUPTION] = {"S": interruption.kind}
             values[contract.INTERRUPTED_AT] = {"N": str(int(interruption.at))}
+        if leaves:
+            values[contract.LEFT_AT] = now
         if pace:
             values[contract.PACE_JSON] = {"S": json.dumps(pace)}
         assignments = [f"#{name} = :{name}" for name in values]
@@ -216,7 +236,7 @@ class Ledger(LedgerTable):
         self._ask(
             lambda: self._dynamodb.update_item(
                 TableName=self._table,
-                Key=item_key(contract.node_key(lease.run, lease.attempt, node.id)),
+                Key=item_key(contract.node_key(lease.fleet, lease.run_id, lease.attempt, node.id)),
                 UpdateExpression="SET " + ", ".join(assignments),
                 ExpressionAttributeNames={f"#{name}": name for name in (*values, *firsts)},
                 ExpressionAttributeValues={f":{name}": value for name, value in values.items()},
@@ -225,18 +245,19 @@ class Ledger(LedgerTable):
 
     def nodes(self, lease: Lease) -> list[NodeItem]:
         """List the nodes that ever joined this attempt."""
-        prefix = contract.node_key(lease.run, lease.attempt, "")
+        prefix = contract.node_key(lease.fleet, lease.run_id, lease.attempt, "")
         return [_node_item(item) for item in self._list(prefix)]
 
     def node(self, lease: Lease, node: str) -> NodeItem | None:
         """Read the item of one node."""
-        item = self._read(contract.node_key(lease.run, lease.attempt, node))
+        item = self._read(contract.node_key(lease.fleet, lease.run_id, lease.attempt, node))
         return None if item is None else _node_item(item)
 
     def claim_leader(self, lease: Lease, node: str, *, remove_at: int) -> str:
         """Ask that *node* lead; answer who does, which may be another one."""
         written = self._write_once(
-            contract.leader_key(lease.run, lease.attempt), {contract.NODE: {"S": node}, **removal(remove_at)}
+            contract.leader_key(lease.fleet, lease.run_id, lease.attempt),
+            {contract.NODE: {"S": node}, **removal(remove_at)},
         )
         if written:
             return node
@@ -247,45 +268,45 @@ class Ledger(LedgerTable):
 
     def leader(self, lease: Lease) -> str | None:
         """Name the node that leads, once there is one."""
-        item = self._read(contract.leader_key(lease.run, lease.attempt))
+        item = self._read(contract.leader_key(lease.fleet, lease.run_id, lease.attempt))
         return _text(item, contract.NODE)
 
     def task_token(self, lease: Lease, task: contract.Task) -> str | None:
         """Give the token of what the state machine asks, once it asks."""
-        item = self._read(contract.task_key(lease.run, lease.attempt, task))
+        item = self._read(contract.task_key(lease.fleet, lease.run_id, lease.attempt, task))
         return _text(item, contract.TOKEN)
 
     def put_plan(self, lease: Lease, plan: str, *, remove_at: int) -> None:
-        """Publish the ring's plan, a JSON text."""
-        item = {contract.PLAN_JSON: {"S": plan}, **removal(remove_at)}
-        key = item_key(contract.plan_key(lease.run, lease.attempt))
+        """Publish the ring's plan, a text."""
+        item = {contract.PLAN: {"S": plan}, **removal(remove_at)}
+        key = item_key(contract.plan_key(lease.fleet, lease.run_id, lease.attempt))
         self._ask(lambda: self._dynamodb.put_item(TableName=self._table, Item={**key, **item}))
 
     def plan(self, lease: Lease) -> str | None:
         """Read the ring's plan, once the leader published it."""
-        item = self._read(contract.plan_key(lease.run, lease.attempt))
-        return _text(item, contract.PLAN_JSON)
+        item = self._read(contract.plan_key(lease.fleet, lease.run_id, lease.attempt))
+        return _text(item, contract.PLAN)
 
     def put_channel(self, lease: Lease, channel: str, *, remove_at: int) -> None:
         """Publish where the leader of an elastic ring takes connections, a JSON text."""
         item = {contract.CHANNEL_JSON: {"S": channel}, **removal(remove_at)}
-        key = item_key(contract.channel_key(lease.run, lease.attempt))
+        key = item_key(contract.channel_key(lease.fleet, lease.run_id, lease.attempt))
         self._ask(lambda: self._dynamodb.put_item(TableName=self._table, Item={**key, **item}))
 
     def channel(self, lease: Lease) -> str | None:
         """Read where the leader takes connections, once it published it."""
-        return _text(self._read(contract.channel_key(lease.run, lease.attempt)), contract.CHANNEL_JSON)
+        return _text(self._read(contract.channel_key(lease.fleet, lease.run_id, lease.attempt)), contract.CHANNEL_JSON)
 
-    def progress(self, run: str) -> dict[str, Any]:
-        """Read how far *run* was when a leader said so last; empty when none did."""
+    def progress(self, lease: Lease) -> dict[str, Any]:
+        """Read how far the run was when a leader said so last; empty when none did."""
         facts: dict[str, Any] = json.loads(
-            _text(self._read(contract.progress_key(run)), contract.PROGRESS_JSON) or "{}"
+            _text(self._read(contract.progress_key(lease.fleet, lease.run_id)), contract.PROGRESS_JSON) or "{}"
         )
         return facts
 
     def put_progress(self, lease: Lease, progress: str, *, remove_at: int) -> None:
         """Tell people how far the run is, a JSON text; of an attempt that was given up nothing is taken any more."""
-        key = contract.progress_key(lease.run)
+        key = contract.progress_key(lease.fleet, lease.run_id)
         self._meets_its_condition(
             lambda: self._dynamodb.put_item(
                 TableName=self._table,
@@ -304,7 +325,7 @@ class Ledger(LedgerTable):
     def put_failure(self, lease: Lease, node: str, failure: str, *, remove_at: int) -> None:
         """Record the first failure that *node* saw, a JSON text; later ones are dropped."""
         self._write_once(
-            contract.failure_key(lease.run, lease.attempt, node),
+            contract.failure_key(lease.fleet, lease.run_id, lease.attempt, node),
             {
                 contract.NODE: {"S": node},
                 contract.FAILURE_JSON: {"S": failure},
@@ -315,7 +336,7 @@ class Ledger(LedgerTable):
 
     def failures(self, lease: Lease) -> list[str]:
         """List the failures that nodes of this attempt recorded."""
-        prefix = contract.failure_key(lease.run, lease.attempt, "")
+        prefix = contract.failure_key(lease.fleet, lease.run_id, lease.attempt, "")
         return [item[contract.FAILURE_JSON]["S"] for item in self._list(prefix)]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from horovod_node import contract
-from horovod_node.errors import LedgerUnreachableError, ReleasedError
+from horovod_node.errors import LedgerUnreachableError, PartOverError, ReleasedError
 from horovod_node.every import Every
 from horovod_node.interruption import Interruption, InterruptionWatch
 from horovod_node.lease_renewal import LeaseRenewal, renewal_seconds
@@ -19,8 +20,23 @@ _log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 5.0
 """Longest time between two writes of the node's item while nothing else goes wrong."""
+LOOK_SOON_SECONDS = 0.2
+"""Time between two looks of a small run's nodes at what they wait for."""
 LEASE_SECONDS = 3.0
 """Time between two looks at the lease."""
+
+
+def look_soon_seconds(gpus: int) -> float:
+    """
+    Give the time between two looks at an item that every node of a run waits for.
+
+    All of a run's items are in one partition, of which DynamoDB reads 3,000 units a second (Developer Guide, "Burst
+    and adaptive capacity"); beyond 100 nodes, all of them together look 500 times a second.
+
+    Args:
+        gpus: Of the run, which are at least as many as its nodes.
+    """
+    return max(LOOK_SOON_SECONDS, gpus / 500)
 
 
 def refresh_seconds(settings: contract.RunSettings) -> float:
@@ -111,7 +127,34 @@ class Membership:
             self.keep()
             time.sleep(0.5)
 
-    def _write(self) -> None:
+    def stay_until_saving(self, leader: str) -> NoReturn:
+        """
+        Stay until *leader* saves the model, then note that this node leaves: from then on it would only cost.
+
+        The leader says so when the state machine has its answer to the training. Until then the attempt may still be
+        lost, and a node that stayed can begin the next one at once.
+
+        Raises:
+            PartOverError: In the end.
+            ReleasedError: If the fleet was released, or the leader gave the attempt up.
+        """
+        look = Every(LEASE_SECONDS)
+        while True:
+            self.keep()
+            if look.due():
+                try:
+                    led = self._ledger.node(self._work.lease, leader)
+                except LedgerUnreachableError:
+                    led = None
+                if led is not None and led.state == contract.NODE_FAILED:
+                    raise ReleasedError(f"leader {leader} gave the attempt up")
+                if led is not None and led.state == contract.NODE_SAVING:
+                    with suppress(LedgerUnreachableError):
+                        self._write(leaves=True)
+                    raise PartOverError(f"the training is done, and leader {leader} saves the model")
+            time.sleep(0.5)
+
+    def _write(self, *, leaves: bool = False) -> None:
         self._ledger.put_node(
             self._work.lease,
             self._work.node,
@@ -120,6 +163,7 @@ class Membership:
             remove_at=self._work.run.remove_at,
             interruption=self._interruption,
             pace=self.pace,
+            leaves=leaves,
         )
 
     def _check_lease(self) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from horovod_node import contract
+from horovod_node.ceiling import CostCeiling
 from horovod_node.every import Every
 from horovod_node.gpu_gauge import GpuGauge
 from horovod_node.progress import Progress
@@ -29,6 +30,7 @@ UNITS: Final[Mapping[str, str]] = {
     contract.METRIC_SAMPLES_PER_SECOND: "Count/Second",
     contract.METRIC_STEP_SECONDS: "Seconds",
     contract.METRIC_RING_SIZE: "Count",
+    contract.METRIC_CEILING_USED: "Percent",
     contract.METRIC_GPU_UTILIZATION: "Percent",
     contract.METRIC_GPU_MEMORY: "Percent",
     contract.METRIC_BYTES_READ: "Bytes",
@@ -94,6 +96,8 @@ class TrainingMetrics:
         self._proc = proc
         self.ring_size: int | None = None
         """Ranks of the ring, on the leader."""
+        self.ceiling: CostCeiling | None = None
+        """What the run may cost, on the leader of a run with a ceiling."""
         self._timed_steps = 0
         self._advances = 0
         self._read: dict[int, int] = {}
@@ -137,6 +141,8 @@ class TrainingMetrics:
         if self.ring_size is None or first is None:
             return {}
         values: dict[str, Value] = {contract.METRIC_RING_SIZE: self.ring_size}
+        if self.ceiling is not None:
+            values[contract.METRIC_CEILING_USED] = round(self.ceiling.percent_used(time.time()), 1)
         # Ranks that were started again count from 0 again.
         fresh = first.timed_steps - (self._timed_steps if first.timed_steps >= self._timed_steps else 0)
         self._timed_steps = first.timed_steps

@@ -56,7 +56,7 @@ class RankJob:
     def to_environment(self) -> dict[str, str]:
         """Write the job as environment variables."""
         fields = asdict(self) | {"code": str(self.code), "reports": str(self.reports)}
-        return {ENV_RANK_JOB: json.dumps(fields)}
+        return {ENV_RANK_JOB: json.dumps(fields, separators=(",", ":"), ensure_ascii=False)}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> RankJob:

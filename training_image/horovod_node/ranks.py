@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from horovod_node import contract
+from horovod_node.errors import RunError
 from horovod_node.progress import Progress
 from horovod_node.rank import STACK_SIGNAL
 from horovod_node.rank_control import ENV_CONTROL, RankLine
@@ -169,16 +172,24 @@ class _Rank:
             stale.unlink(missing_ok=True)
         job.stack.touch()
         # -P: the script's folder must not be able to stand in for a module that the rank itself needs.
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "horovod_node.rank"],
-            env={**environment, **({} if line is None else {ENV_CONTROL: str(line.ranks_end.fileno())})},
-            pass_fds=() if line is None else (line.ranks_end.fileno(),),
-            cwd=job.code,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "horovod_node.rank"],
+                env={**environment, **({} if line is None else {ENV_CONTROL: str(line.ranks_end.fileno())})},
+                pass_fds=() if line is None else (line.ranks_end.fileno(),),
+                cwd=job.code,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            # The request's check lets nothing pass that is too long or no text: what it missed, no other node can mend.
+            if isinstance(error, OSError) and error.errno != errno.E2BIG:
+                raise
+            raise RunError(
+                contract.ERROR_INVALID_REQUEST, f"A script cannot be started with this request: {error}."
+            ) from error
         if line is not None:
             line.handed_over()
         self._reader = threading.Thread(target=self._read, args=(self.process.stdout, output), daemon=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import socketserver
 import threading
 from collections.abc import Sequence
@@ -18,6 +20,12 @@ with 64 ranks none gets through in Gloo's 30 s (measured: all fail; with 4096 th
 """
 _LARGEST_VALUE_BYTES = 1024**2
 """Ranks store addresses of some hundred bytes."""
+
+_CONNECTION_SECONDS = 30.0
+"""
+How long one request may take to arrive. Ranks ask for one thing on each connection, in milliseconds. Horovod's limit of
+3 s is for each read alone, so that single bytes could hold a thread for ever.
+"""
 
 _CLOSE_SECONDS = 0.05
 """How long closing takes at most; every node of the run is paid for meanwhile."""
@@ -68,14 +76,38 @@ class _Server(RendezvousHTTPServer):  # type: ignore[misc]  # Horovod publishes 
 
 
 class BytesHandler(RendezvousHandler):  # type: ignore[misc]  # Horovod publishes no types
-    """Stores and gives bytes of limited size."""
+    """Stores and gives bytes of limited size, to whoever asks in limited time."""
+
+    def setup(self) -> None:
+        super().setup()
+        # Shut down from another thread, whatever this one waits for. One request a connection, as HTTP/1.0 has it.
+        self._limit = threading.Timer(_CONNECTION_SECONDS, self._give_up)
+        self._limit.daemon = True
+        self._limit.start()
+
+    def finish(self) -> None:
+        self._limit.cancel()
+        super().finish()
 
     def do_PUT(self) -> None:  # noqa: N802 - the name is http.server's
-        if int(self.headers.get("Content-Length") or 0) > _LARGEST_VALUE_BYTES:
+        told = self.headers.get_all("Content-Length") or []
+        # Digits alone: a negative length would read without end.
+        if len(told) != 1 or not (told[0].isascii() and told[0].isdigit()):
+            self.send_status_code(411)
+        elif len(told[0]) > len(str(_LARGEST_VALUE_BYTES)) or int(told[0]) > _LARGEST_VALUE_BYTES:
             self.send_status_code(413)
-            return
-        super().do_PUT()
+        else:
+            super().do_PUT()
 
     def do_HEAD(self) -> None:  # noqa: N802 - the name is http.server's
         # Inherited from SimpleHTTPRequestHandler, it would tell which files lie in the agent's working folder.
         self.send_status_code(405)
+
+    def _put_value(self, scope: str, key: str, value: bytes) -> None:
+        # Of a request that was cut off nothing is kept: half an address is none.
+        if len(value) == int(self.headers["Content-Length"]):
+            super()._put_value(scope, key, value)
+
+    def _give_up(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended by itself
+            self.connection.shutdown(socket.SHUT_RDWR)

@@ -26,6 +26,7 @@ from horovod_node.checkpoint import (
     ManifestError,
     complete_checkpoints,
     read_manifest,
+    resumable_checkpoints,
 )
 from horovod_node.errors import RunError
 from horovod_node.layout import Layout
@@ -78,9 +79,9 @@ class Restored:
     received_bytes: int
 
 
-def restore(s3: S3Client, *, layout: Layout, bucket: str, run: str, resume_from: str) -> Restored | None:
+def restore(s3: S3Client, *, layout: Layout, bucket: str, run_id: str, resume_from: str) -> Restored | None:
     """
-    Make the checkpoints' folder what the newest complete checkpoint of *run* says, else of *resume_from*.
+    Make the checkpoints' folder what the run's newest complete checkpoint says, else that of *resume_from*.
 
     All nodes of a ring must begin with the same: what else is in the folder goes, whether an earlier attempt left it
     on this node or, when there is no checkpoint at all, on none of the others.
@@ -89,8 +90,8 @@ def restore(s3: S3Client, *, layout: Layout, bucket: str, run: str, resume_from:
         s3: boto3 client.
         layout: The node's folders. No rank may run.
         bucket: Where checkpoints are.
-        run: The node's run.
-        resume_from: Name of a run, for a run that has no checkpoint of its own yet; '' for none.
+        run_id: The node's run. What runs of the same name left counts for nothing.
+        resume_from: Name of a run of the same training, for a run that has no checkpoint of its own yet; '' for none.
 
     Returns:
         What was restored; `None` if there is nothing, and the folder is empty.
@@ -101,7 +102,7 @@ def restore(s3: S3Client, *, layout: Layout, bucket: str, run: str, resume_from:
     unusable: dict[CheckpointName, str] = {}
     while True:
         try:
-            name = _choose(s3, bucket=bucket, run=run, resume_from=resume_from, unusable=unusable)
+            name = _choose(s3, bucket=bucket, run_id=run_id, resume_from=resume_from, unusable=unusable)
             if name is None:
                 with _replacement(layout.checkpoints):
                     return None
@@ -110,7 +111,7 @@ def restore(s3: S3Client, *, layout: Layout, bucket: str, run: str, resume_from:
             _log.warning("%s", error)
             unusable[error.name] = str(error)
         except (ClientError, BotoCoreError, Boto3Error) as error:
-            uri = f"s3://{bucket}/{contract.checkpoint_prefix(run)}"
+            uri = f"s3://{bucket}/{contract.checkpoint_prefix(run_id)}"
             raise refused("The checkpoint", uri, error) from error
         except OSError as error:
             raise RunError(
@@ -119,17 +120,17 @@ def restore(s3: S3Client, *, layout: Layout, bucket: str, run: str, resume_from:
 
 
 def _choose(
-    s3: S3Client, *, bucket: str, run: str, resume_from: str, unusable: Mapping[CheckpointName, str]
+    s3: S3Client, *, bucket: str, run_id: str, resume_from: str, unusable: Mapping[CheckpointName, str]
 ) -> CheckpointName | None:
     """Name the newest checkpoint that may be usable; S3 is asked anew each time, for a leader may be pruning."""
-    found = complete_checkpoints(s3, bucket=bucket, run=run)
+    found = complete_checkpoints(s3, bucket=bucket, run_id=run_id)
     if not found and resume_from:
-        found = complete_checkpoints(s3, bucket=bucket, run=resume_from)
+        found = resumable_checkpoints(s3, bucket=bucket, run=resume_from, instead_of=run_id)
         if not found:
             raise RunError(
                 contract.ERROR_DATA_NOT_FOUND,
                 f"'{contract.RESUME_FROM}' is {resume_from}, of which there is no complete checkpoint: "
-                f"s3://{bucket}/{contract.checkpoint_prefix(resume_from)}.",
+                f"s3://{bucket}/{contract.checkpoints_of(contract.training_of(run_id), resume_from)}.",
             )
     usable = [name for name in found if name not in unusable]
     if found and not usable:

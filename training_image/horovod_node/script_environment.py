@@ -171,4 +171,5 @@ def _variable(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return value
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    # The toolkit escapes other characters than ASCII's, which can take three times the room; scripts read the same.
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

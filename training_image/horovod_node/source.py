@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import tarfile
+import re
 import tempfile
-import zlib
-from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
@@ -27,10 +25,15 @@ UNPACKED_LIMIT_BYTES = 4 * 1024**3
 
 def fetch_source(s3: S3Client, *, uri: str, entry_point: str, into: Path) -> None:
     """
-    Unpack the archive at *uri* into the folder *into*.
+    Unpack the archive at *uri* into the empty folder *into*.
+
+    Where its key names a digest (`contract.source_key`), the content must have it, or nothing of it is used: what a
+    run trains is what its request names, whoever may write to the bucket.
 
     Raises:
-        RunError: If it is not there, too large, not a .tar.gz, wants to write elsewhere, or lacks *entry_point*.
+        RunError: If it is not there, too large, lacks *entry_point*, or `contract.unpack_archive` refuses it. All of
+            these are the request's fault: no other node and no other try would do better.
+        OSError: If the disk is full.
     """
     address = S3Address.parse(uri)
     with tempfile.TemporaryFile() as archive:
@@ -44,44 +47,22 @@ def fetch_source(s3: S3Client, *, uri: str, entry_point: str, into: Path) -> Non
         except (ClientError, BotoCoreError, Boto3Error) as error:
             raise refused("The script's archive, 'source',", uri, error) from error
         archive.seek(0)
-        _unpack(archive, uri=uri, into=into)
+        try:
+            digest = contract.unpack_archive(archive, into=into, most_bytes=UNPACKED_LIMIT_BYTES)
+        except contract.ArchiveRefused as refusal:
+            raise _refusal(
+                f"'source' must be a .tar.gz of a script's folder, but {uri} was refused: {refusal}"
+            ) from refusal
+    named = re.fullmatch(contract.SOURCE_PATTERN, address.key)
+    if named and named[1] != digest:
+        raise _refusal(
+            f"'source' is not what was packaged: {uri} must hold an archive with the SHA-256 digest {named[1]}, but "
+            f"that of its content is {digest}"
+        )
     if not (into / entry_point).is_file():
         scripts = sorted(str(path.relative_to(into)) for path in into.rglob("*.py"))
         held = f"its Python files are {', '.join(scripts[:10])}" if scripts else "it holds no Python file"
         raise _refusal(f"'entry_point' is {entry_point}, which the archive {uri} does not hold; {held}")
-
-
-def _unpack(archive: IO[bytes], *, uri: str, into: Path) -> None:
-    """Write the archive's files and folders. Debian 12's Python 3.11.2 has no extraction filters (PEP 706) for this."""
-    unpacked = 0
-    try:
-        with tarfile.open(fileobj=archive, mode="r:gz") as tar:
-            for member in tar:
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise _refusal(f"'source' would write outside of its folder: {uri} holds '{member.name}'")
-                if not (member.isreg() or member.isdir()):
-                    raise _refusal(
-                        f"'source' may hold files and folders only: '{member.name}' in {uri} is a link or a device"
-                    )
-                unpacked += member.size
-                if unpacked > UNPACKED_LIMIT_BYTES:
-                    raise _refusal(f"'source' unpacks to more than {UNPACKED_LIMIT_BYTES:,} bytes: {uri}")
-                _write(tar, member, into / path)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise _refusal(f"'source' must be a .tar.gz archive, but {uri} could not be unpacked: {error}") from error
-
-
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    if member.isdir():
-        target.mkdir(parents=True, exist_ok=True)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    content = tar.extractfile(member)
-    if content is not None:
-        with target.open("wb") as file:
-            shutil.copyfileobj(content, file)
-        target.chmod(0o755 if member.mode & 0o100 else 0o644)
 
 
 def _refusal(sentence: str) -> RunError:

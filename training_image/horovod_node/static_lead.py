@@ -16,6 +16,7 @@ from horovod_node.failure import Failure
 from horovod_node.lead import LOOK_SECONDS, LOOK_SOON_SECONDS, Leader, ring_output
 from horovod_node.ledger import NodeItem
 from horovod_node.local_training import TURN_SECONDS, LocalTraining
+from horovod_node.membership import look_soon_seconds
 from horovod_node.pace import slowest_rank
 from horovod_node.rank_assignment import ranks_of_plan
 from horovod_node.rendezvous import Rendezvous
@@ -33,14 +34,14 @@ class StaticLeader(Leader):
         plan = self._plan = self._wait_for_nodes(fetched)
         rendezvous = ring.enter_context(closing(Rendezvous(plan.addresses[0], plan.port)))
         rendezvous.init(plan.slots())
-        self._work.ledger.put_plan(self._work.lease, plan.to_json(), remove_at=self._work.run.remove_at)
+        self._work.ledger.put_plan(self._work.lease, plan.to_text(), remove_at=self._work.run.remove_at)
         self._training = ring.enter_context(LocalTraining(self._work, ranks_of_plan(self._work, plan)))
         known = {node.id: node for node in self._nodes}
         return ring_output((known[host.node] for host in plan.hosts), gpus=plan.size)
 
     def _wait_for_nodes(self, fetched: Future[Restored | None]) -> RingPlan:
         """Wait until the ready nodes have the GPUs that the request asks for."""
-        look = Every(LOOK_SOON_SECONDS)
+        look = Every(look_soon_seconds(self._work.run.request.gpus))
         while True:
             if fetched.done():
                 fetched.result()

@@ -1,4 +1,10 @@
-"""What the state machine asks of the leader: a task token to keep alive and to answer."""
+"""
+What the state machine asks of the leader: a task token to keep alive and to answer.
+
+Whatever it asks it may ask again, with another token: for the ring in each attempt of its capacity plan, and any
+question whose first writing it could not be sure of. So a token that is over is not the end. That comes with the lease,
+which the state machine gives to the next attempt or takes back when it gives an attempt up.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +17,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from horovod_node import contract
-from horovod_node.errors import LedgerUnreachableError, ReleasedError, RunError
+from horovod_node.errors import LedgerUnreachableError, RunError
 from horovod_node.every import Every
 from horovod_node.failure import cause_text
 from horovod_node.membership import Membership
@@ -35,42 +41,39 @@ class Task:
         work: What the node works on.
         membership: Kept while this waits.
         name: Which question.
-        asked_again: Whether the state machine, when it no longer waits for the answer, asks once more: it asks for the
-            ring in each attempt of its capacity plan.
     """
 
-    def __init__(self, work: Work, membership: Membership, *, name: contract.Task, asked_again: bool = False) -> None:
+    def __init__(self, work: Work, membership: Membership, *, name: contract.Task) -> None:
+        self.name = name
         self._work = work
         self._membership = membership
-        self._name = name
         self._ledger = work.ledger.with_patience(0)
-        self._asked_again = asked_again
         self._token: str | None = None
         self._gone: str | None = None
         self._look = Every(TOKEN_POLL_SECONDS)
         self._beat = Every(work.run.settings.heartbeat_seconds / 4)
 
-    def heartbeat(self) -> None:
-        """
-        Tell the state machine that there is progress; more often than a quarter of its patience it is not told.
+    @property
+    def is_asked(self) -> bool:
+        """Whether this has seen a token."""
+        return self._token is not None or self._gone is not None
 
-        Raises:
-            ReleasedError: If it no longer wants to know.
-        """
+    def heartbeat(self) -> None:
+        """Tell the state machine that there is progress; more often than a quarter of its patience it is not told."""
         if self._has_token() and self._beat.due():
             try:
                 self._work.stepfunctions.send_task_heartbeat(taskToken=self._token or "")
             except ClientError as error:
                 if not self._is_gone(error):
-                    _log.warning("heartbeat of '%s' failed: %s", self._name, error)
+                    _log.warning("heartbeat of '%s' failed: %s", self.name, error)
             except BotoCoreError as error:
-                _log.warning("heartbeat of '%s' failed: %s", self._name, error)
+                _log.warning("heartbeat of '%s' failed: %s", self.name, error)
 
     def succeed(self, output: Mapping[str, Any]) -> None:
         """Answer with *output*, a JSON object; waits for the question if it has not come yet."""
         text = json.dumps(output)
         self._answer(lambda token: self._work.stepfunctions.send_task_success(taskToken=token, output=text))
-        _log.info("answered '%s': %s", self._name, text)
+        _log.info("answered '%s': %s", self.name, text)
 
     def fail(self, error: str, message: str) -> None:
         """Answer that the run cannot succeed, with one of the contract's errors and a cause for people."""
@@ -80,15 +83,15 @@ class Task:
                 taskToken=token, error=error[:_ERROR_LIMIT], cause=cause
             )
         )
-        _log.info("answered '%s': %s", self._name, error)
+        _log.info("answered '%s': %s", self.name, error)
 
     def _has_token(self) -> bool:
         if self._token is None and self._look.due():
             try:
-                token = self._ledger.task_token(self._work.lease, self._name)
+                token = self._ledger.task_token(self._work.lease, self.name)
                 self._token = None if token == self._gone else token
             except LedgerUnreachableError as error:
-                _log.warning("no look for the token of '%s': %s", self._name, error)
+                _log.warning("no look for the token of '%s': %s", self.name, error)
         return self._token is not None
 
     def _answer(self, send: Callable[[str], object]) -> None:
@@ -106,9 +109,9 @@ class Task:
                     continue
                 if time.monotonic() > give_up_at:
                     raise RunError(
-                        contract.ERROR_NODE_FAILED, f"Step Functions did not take the answer to '{self._name}': {error}"
+                        contract.ERROR_NODE_FAILED, f"Step Functions did not take the answer to '{self.name}': {error}"
                     ) from error
-                _log.warning("answer to '%s' failed, next try in %.1f s: %s", self._name, pause, error)
+                _log.warning("answer to '%s' failed, next try in %.1f s: %s", self.name, pause, error)
                 self._wait(pause)
                 pause = min(2 * pause, 10.0)
             else:
@@ -126,15 +129,8 @@ class Task:
             time.sleep(0.1)
 
     def _is_gone(self, error: ClientError) -> bool:
-        """
-        Whether the question is no longer asked.
-
-        Raises:
-            ReleasedError: If it will not be asked again.
-        """
+        """Whether the question is no longer asked with this token; then the next one is looked for."""
         if error.response["Error"]["Code"] not in contract.TOKEN_GONE:
             return False
-        if not self._asked_again:
-            raise ReleasedError(f"the state machine no longer waits for '{self._name}'") from error
         self._gone, self._token = self._token, None
         return True

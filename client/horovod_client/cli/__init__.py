@@ -14,7 +14,7 @@ import click
 
 from horovod_client.cli import exit_codes
 from horovod_client.cli.explain import explain
-from horovod_client.cli.options import Debug
+from horovod_client.cli.options import Debug, say
 from horovod_client.errors import RunFailed
 
 PROGRAM = "cdk-horovod"
@@ -31,6 +31,7 @@ VERBS = (
     "tensorboard",
     "local",
     "doctor",
+    "prove",
     "completion",
 )
 """Each is a command of its own name in a module of its own name, loaded when it is called."""
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_codes.INTERRUPTED
     except Exception as error:  # the one boundary: nobody but us should have to read a traceback
         if debug.on:
-            traceback.print_exc()
+            say(traceback.format_exc(), err=True)
         if isinstance(error, RunFailed):
             _say(f"run '{error.run}' failed: {error.error or error.state}")
             return exit_codes.RUN_FAILED
@@ -89,4 +90,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _say(sentence: str) -> None:
     """Print one line, whatever a value inside of it holds."""
-    click.echo(f"{PROGRAM}: {' '.join(sentence.split())}", err=True)
+    say(f"{PROGRAM}: {' '.join(sentence.split())}", err=True)

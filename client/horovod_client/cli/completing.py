@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 
 import click
 from click.shell_completion import CompletionItem
+
+from horovod_node import contract
 
 RUNS_OFFERED = 50
 
@@ -21,4 +24,6 @@ def complete_run(context: click.Context, _parameter: click.Parameter, incomplete
         runs = TrainingClient.from_stack(stack, output=context.params.get("output")).runs(limit=RUNS_OFFERED)
     except Exception:  # a shell that completes has no place for an error
         return []
-    return [CompletionItem(run.name, help=run.state) for run in runs if run.name.startswith(incomplete)]
+    # An execution that was started elsewhere may have any name; a shell is offered those that the tool takes.
+    names = [(run.name, run.state) for run in runs if re.fullmatch(contract.RUN_NAME_PATTERN, run.name)]
+    return [CompletionItem(name, help=state) for name, state in names if name.startswith(incomplete)]

@@ -9,7 +9,7 @@ import click
 
 from horovod_client import amounts
 from horovod_client.cli.completing import complete_run
-from horovod_client.cli.options import print_json, training_options
+from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.columns import in_columns
 from horovod_client.errors import InvalidInput, ReceiptNotFound
@@ -63,12 +63,12 @@ def _tell_estimate(client: TrainingClient, *, gpus: int, hours: float, as_json: 
         print_json(found)
         return
     asked = f"{amounts.counted(gpus, 'GPU')} for {amounts.counted(hours, 'hour')}"
-    click.echo(f"{asked} in {found['region']}; prices of {date_of(found['prices_from'])}")
+    say(f"{asked} in {found['region']}; prices of {date_of(found['prices_from'])}")
     for fleet in found["fleets"]:
-        click.echo(f"fleet {fleet['fleet']}")
+        say(f"fleet {fleet['fleet']}")
         _print_table([ESTIMATE_COLUMNS, *(_estimate_row(kind) for kind in fleet["types"])])
     for remark in found["remarks"]:
-        click.echo(remark)
+        say(remark)
 
 
 def _estimate_row(kind: Mapping[str, Any]) -> tuple[str, ...]:
@@ -92,12 +92,12 @@ def _tell_spend(run: Run, *, as_json: bool) -> None:
         return
     if spend is None:
         reason = "it ended without a receipt" if status.ended else "it has no nodes yet, or their prices are not known"
-        click.echo(f"run {run.name}: cost not known, {reason}")
+        say(f"run {run.name}: cost not known, {reason}")
         return
     pace = "" if status.ended else f" so far, {amounts.usd(spend.usd_per_hour)} USD an hour"
-    click.echo(f"run {run.name}: {amounts.usd(spend.usd)} USD{pace}")
+    say(f"run {run.name}: {amounts.usd(spend.usd)} USD{pace}")
     if spend.ceiling_usd is not None:
-        click.echo(f"ceiling      {amounts.usd(spend.ceiling_usd)} USD")
+        say(f"ceiling      {amounts.usd(spend.ceiling_usd)} USD")
 
 
 def _tell_receipt(receipt: Mapping[str, Any], *, as_json: bool) -> None:
@@ -117,17 +117,17 @@ def _tell_receipt(receipt: Mapping[str, Any], *, as_json: bool) -> None:
             }
         )
         return
-    click.echo(f"run {receipt.get('run')}: {'cost not known' if usd is None else f'{amounts.usd(usd)} USD'}")
+    say(f"run {receipt.get('run')}: {'cost not known' if usd is None else f'{amounts.usd(usd)} USD'}")
     if costs.get("on_demand_usd") is not None:
         saved = costs.get("saved_usd")
         words = "" if saved is None else f", Spot saved {amounts.usd(saved)} USD"
-        click.echo(f"On-Demand    {amounts.usd(costs['on_demand_usd'])} USD{words}")
+        say(f"On-Demand    {amounts.usd(costs['on_demand_usd'])} USD{words}")
     if costs.get("ceiling_usd") is not None:
-        click.echo(f"ceiling      {amounts.usd(costs['ceiling_usd'])} USD")
+        say(f"ceiling      {amounts.usd(costs['ceiling_usd'])} USD")
     if seconds.get("billed") is not None:
         useful = "" if seconds.get("useful") is None else f", {seconds['useful']:.0f} useful"
         ratio = "" if seconds.get("ratio") is None else f" ({seconds['ratio']:.0%})"
-        click.echo(f"GPU seconds  {seconds['billed']:.0f} billed{useful}{ratio}")
+        say(f"GPU seconds  {seconds['billed']:.0f} billed{useful}{ratio}")
     if nodes:
         words_of = {"instance_type": "type", "usd": "USD", "on_demand_usd": "On-Demand USD"}
         header = tuple(words_of.get(name, name) for name in NODE_COLUMNS)
@@ -136,7 +136,7 @@ def _tell_receipt(receipt: Mapping[str, Any], *, as_json: bool) -> None:
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
     for line in in_columns(rows):
-        click.echo(f"  {line}")
+        say(f"  {line}")
 
 
 def _cell(value: object) -> str:

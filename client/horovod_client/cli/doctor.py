@@ -7,8 +7,9 @@ from dataclasses import asdict
 import click
 
 from horovod_client.cli import exit_codes
-from horovod_client.cli.options import debug_option, json_option, output_option, print_json
+from horovod_client.cli.options import debug_option, json_option, output_option, print_json, say
 from horovod_client.clients import new_session
+from horovod_client.errors import InvalidInput
 
 
 @click.command()
@@ -18,10 +19,15 @@ from horovod_client.clients import new_session
     show_envvar=True,
     help="Stack that has the training. Default: only the machine and the account are checked.",
 )
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Run every state of the state machines through Step Functions' TestState, which starts nothing and is free.",
+)
 @output_option
 @json_option
 @debug_option
-def doctor(*, stack: str | None, output: str | None, as_json: bool) -> None:
+def doctor(*, stack: str | None, deep: bool, output: str | None, as_json: bool) -> None:
     """Check tools, credentials, the stack and quotas, and say what to fix; exit code 1 if a run cannot work."""
     # Here and not above: botocore comes with it, and a shell waits for every import.
     from horovod_client.check import FAIL, Check
@@ -29,12 +35,15 @@ def doctor(*, stack: str | None, output: str | None, as_json: bool) -> None:
 
     session = new_session()
     checks: list[Check] = []
-    for check in Doctor(make_client=session.client, region=session.region_name).examine(stack=stack, output=output):
+    if deep and stack is None:
+        raise InvalidInput("'--deep' needs '--stack', whose state machines it tests")
+    examiner = Doctor(make_client=session.client, region=session.region_name)
+    for check in examiner.examine(stack=stack, output=output, deep=deep):
         checks.append(check)
         if not as_json:
-            click.echo(f"{check.state:4}  {check.name:14}  {check.says}")
+            say(f"{check.state:4}  {check.name:14}  {check.says}")
             if check.fix:
-                click.echo(f"{'':22}{check.fix}")
+                say(f"{'':22}{check.fix}")
     if as_json:
         print_json({"checks": [asdict(check) for check in checks]})
     if any(check.state == FAIL for check in checks):

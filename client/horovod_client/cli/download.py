@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from horovod_client.cli.completing import complete_run
-from horovod_client.cli.options import print_json, training_options
+from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.run import Run
 
@@ -21,4 +21,4 @@ def download(*, run: str, path: str | None, stack: str, output: str | None, as_j
     if as_json:
         print_json({"run": run, "model_uri": found.model_uri, "path": str(folder)})
     else:
-        click.echo(folder)
+        say(folder)

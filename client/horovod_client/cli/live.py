@@ -15,11 +15,13 @@ from rich.live import Live
 from rich.text import Text
 
 from horovod_client.cli.live_view import LINES_SHOWN, draw
+from horovod_client.cli.options import say
 from horovod_client.cli.watching import ViewLeft
 from horovod_client.describe import describe_trouble
 from horovod_client.errors import HorovodClientError, RunEnded
 from horovod_client.run import Run
 from horovod_client.status import RunStatus
+from horovod_client.terminal import printable_line
 
 DRAWS_PER_SECOND = 4
 QUESTION = "Stop the run, leave only this view, or continue watching? [s]top / [v]iew / [c]ontinue"
@@ -49,7 +51,7 @@ def follow_live(run: Run, *, poll_seconds: float, ask: Callable[[str], str] | No
         if answer == "v":
             raise ViewLeft
         if answer == "s":
-            click.echo(f"stopping run {run.name}; its nodes go, and its receipt says so")
+            say(f"stopping run {run.name}; its nodes go, and its receipt says so")
             with suppress(RunEnded):
                 run.stop("stopped by a user with Ctrl-C")
 
@@ -97,10 +99,10 @@ class _View:
 
     def _draw(self) -> RenderableType:
         if self._status is None:
-            return f"run {self._run.name}"
+            return Text(f"run {self._run.name}")
         picture = draw(self._status, now=time.time(), since=self._since, lines=tuple(self._lines))
         # The last line is empty: a terminal writes ^C at the cursor, and in a full line that would move the picture.
-        return Group(picture, Text(self._trouble, style="red"))
+        return Group(picture, Text(printable_line(self._trouble), style="red"))
 
     def _read_lines(self) -> None:
         # Lines are an extra: a log group that cannot be read must not end the view.
@@ -114,7 +116,7 @@ def _answer(ask: Callable[[str], str]) -> str:
     try:
         return ask(QUESTION)
     except (KeyboardInterrupt, click.Abort):
-        click.echo()  # the line that the question stands in
+        say()  # the line that the question stands in
         return "v"
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from horovod_client.amounts import counted
 from horovod_client.describe import describe_progress, describe_restarts, describe_spend
 from horovod_client.status import PHASE_END, PHASES, NodeStatus, RunStatus, TrainingProgress
+from horovod_client.terminal import printable, printable_line
 from horovod_client.waiting import duration, explain_waiting
 from horovod_node import contract
 
@@ -43,25 +44,27 @@ def draw(
         (status.notice, ""),
     ):
         if text:
-            parts.append(Text(text, style=style))
+            parts.append(_text(text, style=style))
     if status.progress is not None:
         parts += _progress(status.progress, ended=status.ended)
     if status.spend is not None:
-        parts.append(Text(describe_spend(status.spend, ended=status.ended)))
+        parts.append(_text(describe_spend(status.spend, ended=status.ended)))
     if status.nodes:
         parts.append(_nodes(status.nodes, now=now))
-    parts += [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in lines[-LINES_SHOWN:]]
+    parts += [
+        Text(printable_line(line), style="dim", no_wrap=True, overflow="ellipsis") for line in lines[-LINES_SHOWN:]
+    ]
     return Group(*parts)
 
 
 def _heading(status: RunStatus, *, now: float) -> Text:
-    heading = Text("run ").append(status.run, style="bold")
+    heading = Text("run ").append(printable_line(status.run), style="bold")
     if status.gpus is not None:
         heading.append(f", {counted(status.gpus, 'GPU')}")
     if status.started_at is not None and not status.ended:
         heading.append(f", for {duration(now - status.started_at)}")
     if status.ended:
-        heading.append(f", {status.state}", style="green" if status.succeeded else "red")
+        heading.append(f", {printable_line(status.state)}", style="green" if status.succeeded else "red")
     return heading
 
 
@@ -87,14 +90,10 @@ def _nodes(nodes: Sequence[NodeStatus], *, now: float) -> Table:
         # Where it is narrow, this one takes a second line: half an id, type or zone would tell nothing.
         table.add_column(column, no_wrap=column != "state", min_width=STATE_WIDTH if column == "state" else None)
     for node in nodes[:NODES_SHOWN]:
-        table.add_row(
-            node.node,
-            node.instance_type,
-            node.market,
-            node.zone,
-            _state(node),
-            "" if node.seen_at is None else duration(now - node.seen_at),
-        )
+        seen = "" if node.seen_at is None else duration(now - node.seen_at)
+        cells = (node.node, node.instance_type, node.market, node.zone, _state(node), seen)
+        # As texts: in a plain cell, rich would take square brackets for its own markup.
+        table.add_row(*(Text(printable_line(cell or "")) for cell in cells))
     if len(nodes) > NODES_SHOWN:
         table.add_row(f"and {len(nodes) - NODES_SHOWN} more")
     return table
@@ -118,4 +117,8 @@ def _progress(progress: TrainingProgress, *, ended: bool) -> Iterator[Renderable
         row = Table.grid(padding=(0, 1))
         row.add_row(ProgressBar(total=1, completed=done, width=BAR_WIDTH), Text(f"{done:.0%}{left}"))
         yield row
-    yield Text(describe_progress(progress, eta=False))
+    yield _text(describe_progress(progress, eta=False))
+
+
+def _text(words: str, *, style: str = "") -> Text:
+    return Text(printable(words), style=style)

@@ -8,9 +8,10 @@ from dataclasses import asdict
 import click
 
 from horovod_client.cli.completing import complete_run
-from horovod_client.cli.options import training_options
+from horovod_client.cli.options import say, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.run import Run
+from horovod_client.terminal import printable_json
 
 
 @click.command()
@@ -41,16 +42,16 @@ def logs(
         for line in lines:
             silent = False
             if as_json:
-                click.echo(json.dumps(asdict(line), ensure_ascii=False))
+                click.echo(printable_json(json.dumps(asdict(line), ensure_ascii=False)))
             elif every or agent or (node is not None and rank is None):
-                click.echo(f"{line.node} {line.speaker}: {line.text}")
+                say(f"{line.node} {line.speaker}: {line.text}")
             else:
-                click.echo(line.text)
+                say(line.text)
     except KeyboardInterrupt:  # how one ends to follow
         return
     if silent:
         chosen = f"{'' if rank is None else f' of rank {rank}'}{'' if node is None else f' of node {node}'}"
-        click.echo(
+        say(
             f"cdk-horovod: run '{run}' has printed no line{chosen}: --all shows every rank, --agent the nodes' agents, "
             "--follow waits for more",
             err=True,

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import click
 
-from horovod_client.cli.options import print_json, training_options
+from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.columns import in_columns
 from horovod_client.waiting import duration
@@ -26,7 +26,7 @@ def ls(*, limit: int, stack: str, output: str | None, as_json: bool) -> None:
         print_json([asdict(run) for run in runs])
         return
     if not runs:
-        click.echo("no run yet: start one with cdk-horovod train SCRIPT --gpus N")
+        say("no run yet: start one with cdk-horovod train SCRIPT --gpus N")
         return
     now = time.time()
     rows = [("run", "state", "stage", "gpus", "started", "took", "owner")]
@@ -43,4 +43,4 @@ def ls(*, limit: int, stack: str, output: str | None, as_json: bool) -> None:
         for run in runs
     ]
     for line in in_columns(rows):
-        click.echo(line)
+        say(line)

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import click
-
+from horovod_client.cli.options import say
 from horovod_client.describe import (
     describe_capacity,
     describe_progress,
@@ -46,10 +45,10 @@ def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
         for what, line in news.items():
             if line is not None and printed.get(what) != line:
                 printed[what] = line
-                click.echo(line, err=err)
+                say(line, err=err)
         if status.progress is not None and not status.ended and time.monotonic() - progress_at >= PROGRESS_SECONDS:
             progress_at = time.monotonic()
-            click.echo(f"  {describe_progress(status.progress)}", err=err)
+            say(f"  {describe_progress(status.progress)}", err=err)
 
     return print_news
 
@@ -61,7 +60,7 @@ def trouble_printer() -> Callable[[Exception], None]:
     def print_trouble(error: Exception) -> None:
         nonlocal last
         if time.monotonic() - last >= TROUBLE_SECONDS:
-            click.echo(describe_trouble(error), err=True)
+            say(describe_trouble(error), err=True)
         last = time.monotonic()
 
     return print_trouble

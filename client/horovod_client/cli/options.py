@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from horovod_client.terminal import printable, printable_json
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -51,4 +53,15 @@ def training_options(command: Command) -> Command:
 
 def print_json(document: object) -> None:
     """Print *document* for programs."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    click.echo(printable_json(json.dumps(document, indent=2, ensure_ascii=False)))
+
+
+def say(text: object = "", *, err: bool = False) -> None:
+    """
+    Print for people.
+
+    Args:
+        text: A line or several; whatever scripts and nodes wrote into it, it cannot drive the terminal.
+        err: Print to stderr.
+    """
+    click.echo(printable(str(text)), err=err)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from horovod_client.cli.completing import complete_run
-from horovod_client.cli.options import print_json, training_options
+from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.receipt import render_receipt
 from horovod_client.run import Run
@@ -20,4 +20,4 @@ def receipt(*, run: str, stack: str, output: str | None, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        click.echo(render_receipt(found))
+        say(render_receipt(found))

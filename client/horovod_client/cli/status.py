@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 
 from horovod_client.cli.completing import complete_run
-from horovod_client.cli.options import print_json, training_options
+from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.cli.watching import watch_run
 from horovod_client.client import TrainingClient
 from horovod_client.describe import describe_progress, describe_restarts, describe_spend, describe_stage
@@ -34,15 +34,15 @@ def status(*, run: str, watch: bool, stack: str, output: str | None, as_json: bo
         print_json(asdict(found))
     else:
         stage = None if found.ended else describe_stage(found)
-        click.echo(f"run {found.run}: {found.state}{f', {stage}' if stage else ''}")
+        say(f"run {found.run}: {found.state}{f', {stage}' if stage else ''}")
         for line in _details(found, now=time.time()):
-            click.echo(line)
+            say(line)
         if found.notice:
-            click.echo(found.notice)
+            say(found.notice)
         if found.cause:
-            click.echo(found.cause)
+            say(found.cause)
         if found.model_uri:
-            click.echo(found.model_uri)
+            say(found.model_uri)
     if found.ended and not found.succeeded:
         raise RunFailed(run=run, state=found.state, error=found.error, cause=found.cause)
 

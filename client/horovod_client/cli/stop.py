@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from horovod_client.cli.completing import complete_run
-from horovod_client.cli.options import print_json, training_options
+from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.run import Run
 
@@ -21,4 +21,4 @@ def stop(*, run: str, cause: str, stack: str, output: str | None, as_json: bool)
     if as_json:
         print_json({"run": found.name, "execution": found.execution_arn})
     else:
-        click.echo(f"run {found.name} stopped")
+        say(f"run {found.name} stopped")

@@ -14,7 +14,7 @@ import click
 
 from horovod_client.amounts import counted
 from horovod_client.cli.completing import complete_run
-from horovod_client.cli.options import print_json, training_options
+from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.errors import HorovodClientError
 from horovod_client.run import Run
@@ -36,7 +36,9 @@ def tensorboard(*, run: str, port: int, stack: str, output: str | None, as_json:
     found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
     status = found.status()  # a name that no run has is told before anything is started
     with tempfile.TemporaryDirectory(prefix=f"tensorboard-{run}-") as folder:
-        files = TensorBoardFiles(found.clients.s3, bucket=found.connection.model_bucket, run=run, folder=Path(folder))
+        files = TensorBoardFiles(
+            found.clients.s3, bucket=found.connection.model_bucket, run_id=found.run_id, folder=Path(folder)
+        )
         count = files.sync()
         if not count and status.ended:
             raise HorovodClientError(
@@ -46,7 +48,7 @@ def tensorboard(*, run: str, port: int, stack: str, output: str | None, as_json:
         if as_json:
             print_json({"run": run, "files": count, "url": f"http://127.0.0.1:{port}/"})
         else:
-            click.echo(f"{counted(count, 'file')} of run {run}; new ones are fetched every {SYNC_SECONDS:g} s")
+            say(f"{counted(count, 'file')} of run {run}; new ones are fetched every {SYNC_SECONDS:g} s")
         command = [program, "--logdir", folder, "--host", "127.0.0.1", "--port", str(port)]
         command += ["--reload_interval", str(int(SYNC_SECONDS))]
         # It loads TensorFlow if that is there, whose remarks on this machine's processor are nobody's question.
@@ -57,7 +59,7 @@ def tensorboard(*, run: str, port: int, stack: str, output: str | None, as_json:
                     time.sleep(SYNC_SECONDS)
                     files.sync()
             except KeyboardInterrupt:
-                click.echo("stopped", err=True)
+                say("stopped", err=True)
             finally:
                 _end(shown)
 

@@ -11,7 +11,7 @@ import click
 
 from horovod_client.cli.arguments import parse_data, parse_hyperparameters, parse_max_runtime
 from horovod_client.cli.completing import complete_run
-from horovod_client.cli.options import print_json, training_options
+from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.cli.watching import LOOK_SECONDS, watch_run
 from horovod_client.client import TrainingClient
 from horovod_client.errors import PricesMissing, ReceiptNotFound, RunFailed
@@ -122,7 +122,7 @@ def _warnings_as_lines() -> Iterator[None]:
         yield
     for each in caught:
         if issubclass(each.category, PricesMissing):
-            click.echo(f"cdk-horovod: {each.message}", err=True)
+            say(f"cdk-horovod: {each.message}", err=True)
         else:
             warnings.showwarning(each.message, each.category, each.filename, each.lineno)
 
@@ -131,8 +131,8 @@ def _print_started(run: Run, *, stack: str, as_json: bool) -> None:
     if as_json:
         print_json({"run": run.name, "execution": run.execution_arn})
     else:
-        click.echo(f"run {run.name} started")
-        click.echo(f"cdk-horovod: follow it with: cdk-horovod status {run.name} --watch --stack {stack}", err=True)
+        say(f"run {run.name} started")
+        say(f"cdk-horovod: follow it with: cdk-horovod status {run.name} --watch --stack {stack}", err=True)
 
 
 def _follow(run: Run, *, stack: str, poll_seconds: float, as_json: bool, plain: bool) -> None:
@@ -144,7 +144,7 @@ def _follow(run: Run, *, stack: str, poll_seconds: float, as_json: bool, plain: 
         _print_end(run, as_json=as_json, failure=failure)
         if failure.error != STOPPED_ERROR:
             hint = f"cdk-horovod logs {run.name} --all --stack {stack}"
-            click.echo(f"cdk-horovod: look at what its ranks printed with: {hint}", err=True)
+            say(f"cdk-horovod: look at what its ranks printed with: {hint}", err=True)
         raise
     _print_end(run, as_json=as_json, failure=None)
 
@@ -168,8 +168,8 @@ def _print_end(run: Run, *, as_json: bool, failure: RunFailed | None) -> None:
         )
         return
     if not failure:
-        click.echo(run.model_uri)
+        say(run.model_uri)
     if receipt is not None:
-        click.echo(render_receipt(receipt))
+        say(render_receipt(receipt))
     elif failure:
-        click.echo(str(failure))
+        say(str(failure))

@@ -8,6 +8,7 @@ import click
 
 from horovod_client.cli import exit_codes
 from horovod_client.cli.news import news_printer, trouble_printer
+from horovod_client.cli.options import say
 from horovod_client.run import Run
 
 LOOK_SECONDS = 2.0
@@ -54,7 +55,7 @@ def watch_run(
             follow_live(run, poll_seconds=poll_seconds)
             return
         if started:
-            click.echo(f"run {run.name} started", err=err)
+            say(f"run {run.name} started", err=err)
         run.wait(news_printer(err=err), poll_seconds=poll_seconds, on_trouble=trouble_printer())
     except (KeyboardInterrupt, ViewLeft):
         _tell_how_to_go_on(run, stack=stack)
@@ -63,7 +64,7 @@ def watch_run(
 
 def _tell_how_to_go_on(run: Run, *, stack: str) -> None:
     """Say that the run goes on, and what may be done about it."""
-    click.echo(
+    say(
         f"cdk-horovod: the run goes on; look at it with: cdk-horovod status {run.name} --stack {stack}, "
         f"stop it with: cdk-horovod stop {run.name} --stack {stack}",
         err=True,

@@ -9,11 +9,14 @@ from aws_cdk import Stack
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
+from cdk_horovod.capacity import smallest_first
 from cdk_horovod.capacity_plan import PlannedAttempt
 from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig
 from cdk_horovod.engines.group_states import GroupStates
 from cdk_horovod.fleet import GpuFleet
 from cdk_horovod.image import TrainingImageConfig
+from cdk_horovod.image_fit import check_image_fits
+from cdk_horovod.scaling_group import RESTING_VERSION
 from cdk_horovod.user_data import node_user_data
 from horovod_node import contract
 
@@ -48,11 +51,12 @@ class Ec2FleetEngine:
         Complete the fleets' user data and build the states that scale them.
 
         Raises:
-            ValueError: If a fleet already serves another training.
+            ValueError: If a fleet already serves another training, or the image has no code for its GPUs.
         """
         image = target.image.bind(scope)
         for fleet in self._fleets:
             _claim(fleet, serves=scope.node.path)
+            check_image_fits(fleet, image=target.image, instance_types=fleet.capacity.instance_types)
             _boot_nodes(fleet, image=image, target=target)
         return EngineConfig(
             fleets=tuple(
@@ -66,7 +70,7 @@ class Ec2FleetEngine:
                     node_role=fleet.role,
                     plan=tuple(_as_states_read_it(attempt, fleet=fleet) for attempt in fleet.attempts),
                     rest={
-                        "policy": _policy(fleet),
+                        **_launches(fleet),
                         "subnets": ",".join(fleet.subnet_ids),
                         "unit": fleet.gpus_of_a_unit,
                     },
@@ -90,23 +94,33 @@ def _as_states_read_it(attempt: PlannedAttempt, *, fleet: GpuFleet) -> dict[str,
         "market": attempt.market,
         "base": fleet.on_demand_base_gpus,
         "families": sorted({row.name[0] for row in attempt.instance_types}),
-        "policy": _policy(fleet, attempt),
+        **_launches(fleet, attempt),
         "subnets": ",".join(attempt.subnets),
     }
 
 
-def _policy(fleet: GpuFleet, attempt: PlannedAttempt | None = None) -> dict[str, Any]:
-    """Write the group's policy in an attempt, or at rest: whole, because an update replaces it."""
-    types = fleet.capacity.instance_types if attempt is None else attempt.instance_types
+def _launches(fleet: GpuFleet, attempt: PlannedAttempt | None = None) -> dict[str, Any]:
+    """
+    Write what the group launches in an attempt, or is set to launch while it rests.
+
+    At rest it names the version that the template names, so that nothing has changed for CloudFormation.
+    """
+    template = {
+        "LaunchTemplateId": fleet.launch_template.launch_template_id,
+        "Version": RESTING_VERSION if attempt is None else fleet.launch_template.version_number,
+    }
+    if fleet.is_block:
+        # Auto Scaling takes Capacity Blocks in groups without a mixed-instances policy only.
+        return {"template": template}
+    types = fleet.capacity.smallest_first if attempt is None else smallest_first(attempt.instance_types)
     return {
-        "LaunchTemplate": {
-            "LaunchTemplateSpecification": {
-                "LaunchTemplateId": fleet.launch_template.launch_template_id,
-                "Version": fleet.launch_template.version_number,
+        "policy": {
+            "LaunchTemplate": {
+                "LaunchTemplateSpecification": template,
+                "Overrides": [{"InstanceType": row.name, "WeightedCapacity": str(row.gpus)} for row in types],
             },
-            "Overrides": [{"InstanceType": row.name, "WeightedCapacity": str(row.gpus)} for row in types],
-        },
-        "InstancesDistribution": fleet.instances_distribution(attempt),
+            "InstancesDistribution": fleet.instances_distribution(attempt),
+        }
     }
 
 
@@ -114,18 +128,46 @@ def _launch_permissions(fleet: GpuFleet) -> tuple[iam.PolicyStatement, ...]:
     """
     Let the workflow give the group its launch template.
 
-    Auto Scaling asks whether its caller may launch what the template describes (EC2 Auto Scaling User Guide, "Control
-    Amazon EC2 launch template usage in Auto Scaling groups"): instances of this template, with its role and tags.
+    Auto Scaling asks whether its caller may launch what the template describes: instances with its role and tags (EC2
+    Auto Scaling User Guide, "Control Amazon EC2 launch template usage in Auto Scaling groups").
+
+    Every launch needs the permission for an instance, whose key `ec2:LaunchTemplate` names the template it comes from,
+    so that statement alone binds all launches to this template. The other resources of a launch have no condition: if
+    one of them did not carry the key, nothing could be launched at all. The Service Authorization Reference ("Actions,
+    resources, and condition keys for Amazon EC2") lists the keys by resource.
     """
     stack = Stack.of(fleet)
-    template = stack.format_arn(
-        service="ec2", resource="launch-template", resource_name=fleet.launch_template.launch_template_id
-    )
+
+    def arn(resource: str, *, account: str | None = None, of: str | None = "*") -> str:
+        return stack.format_arn(service="ec2", resource=resource, resource_name=of, account=account)
+
+    template = arn("launch-template", of=fleet.launch_template.launch_template_id)
     return (
         iam.PolicyStatement(
             actions=["ec2:RunInstances"],
-            resources=["*"],
+            resources=[arn("instance")],
             conditions={"ArnEquals": {"ec2:LaunchTemplate": template}},
+        ),
+        iam.PolicyStatement(
+            actions=["ec2:RunInstances"],
+            resources=[
+                template,
+                # Images and snapshots of others have no account in their ARNs.
+                arn("image", account=""),
+                arn("snapshot", account=""),
+                *(
+                    arn(kind)
+                    for kind in (
+                        "capacity-reservation",
+                        "network-interface",
+                        "placement-group",
+                        "security-group",
+                        "subnet",
+                        "volume",
+                    )
+                ),
+                stack.format_arn(service="resource-groups", resource="group", resource_name="*"),
+            ],
         ),
         iam.PolicyStatement(
             actions=["ec2:CreateTags"],

@@ -100,24 +100,27 @@ class IFleetStates(Protocol):
         """Make the empty fleet again what it was before attempts changed it."""
         ...
 
-    def protect(self, scope: Construct) -> sfn.TaskStateBase:
-        """Keep the leader when the workers go, and name it in `$protected`."""
-        ...
-
-    def release(self, scope: Construct, *, assign: Mapping[str, Any]) -> sfn.TaskStateBase:
-        """End every node but the leader, in a number of calls that does not grow with the nodes; then set *assign*."""
-        ...
-
-    def unprotect(self, scope: Construct) -> sfn.TaskStateBase:
-        """Undo the protection of the nodes in `$protected`."""
-        ...
-
     def terminate(self, scope: Construct) -> sfn.TaskStateBase:
-        """End every node; repeating it is harmless."""
+        """Let every node go; repeating it is harmless."""
         ...
 
-    def confirm(self, scope: Construct) -> sfn.TaskStateBase:
-        """Set `$running` to what is there or on its way, 0 for nothing, and `$protected` to the protected nodes."""
+    def look_for_launches(self, scope: Construct) -> sfn.TaskStateBase:
+        """Set `$launching` to the number of launches whose nodes nobody can see yet."""
+        ...
+
+    def confirm(
+        self, scope: Construct, *, judged: Callable[[str, str], Mapping[str, Any]] | None = None
+    ) -> sfn.TaskStateBase:
+        """
+        Set `$running` to what is there or wanted, 0 for nothing, and `$staying` to nodes that do not go by themselves.
+
+        Args:
+            judged: Gives what else to assign, from the expressions of `$running` and of what is wanted.
+        """
+        ...
+
+    def end(self, scope: Construct) -> sfn.TaskStateBase | sfn.Map:
+        """End the nodes in `$staying`."""
         ...
 
 

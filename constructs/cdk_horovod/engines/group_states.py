@@ -8,11 +8,20 @@ from typing import Any
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.workflow.states import call_aws, jsonata
+from cdk_horovod.workflow.states import NO_OUTPUT, REDRIVEN, call_aws, jsonata
 from horovod_node import contract
 
 UNTOLD = "unknown"
 """Value of the tags of a run whose request does not say for whom or what it is."""
+
+
+FENCED_GROUP = jsonata(
+    f"$held = {REDRIVEN} ? $fleet.group : $error('The lease was not held since this execution was redriven.')"
+)
+"""Name of the group, for who has made sure of its lease; else the state fails, and what follows makes sure first."""
+
+ENDED_AT_ONCE = 10
+"""Instances that one turn of the loop ends by their ids; later turns end the others."""
 
 
 class GroupStates:
@@ -32,10 +41,33 @@ class GroupStates:
         """Write *gpus*, an expression, in the group's own unit."""
         return jsonata(f"$ceil({gpus} / $fleet.rest.unit)" if self._blocks else gpus)
 
-    def _policy(self, expression: str) -> dict[str, Any]:
-        return {} if self._blocks else {"MixedInstancesPolicy": jsonata(expression)}
+    def _launches(self, place: str, *, fits: str | None = None) -> dict[str, Any]:
+        """
+        Write what the group launches, whole, because an update replaces it.
+
+        Args:
+            place: Expression of the object that holds it: an attempt, or the group at rest.
+            fits: Expression of the GPUs that no single node may exceed. Default: every type is offered.
+        """
+        if self._blocks:
+            return {"LaunchTemplate": jsonata(f"{place}.template")}
+        policy = f"{place}.policy"
+        if fits is not None:
+            template = f"{policy}.LaunchTemplate"
+            policy = f"""$merge([{policy}, {{'LaunchTemplate': $merge([{template}, {{
+              'Overrides': [$filter({template}.Overrides, function($type) {{
+                $number($type.WeightedCapacity) <= {fits}
+              }})]
+            }}])}}])"""
+        return {"MixedInstancesPolicy": jsonata(policy)}
 
     def start(self, scope: Construct, *, assign: Mapping[str, Any]) -> tuple[sfn.TaskStateBase, ...]:
+        """
+        Offer no type that has more GPUs than the run asks for: a run of 2 GPUs never pays for a node of 4.
+
+        Every fleet and every attempt has a type of `gpu_step` GPUs, and a run asks for a multiple of those, so at least
+        one type is always left.
+        """
         return (
             # Balancing zones terminates healthy nodes in mid-run; no CloudFormation property turns it off.
             self._call(scope, "Suspend rebalancing", "suspendProcesses", ScalingProcesses=["AZRebalance"]),
@@ -46,8 +78,8 @@ class GroupStates:
                 assign=assign,
                 retries=6,
                 DesiredCapacity=self._capacity("$request.gpus"),
-                VPCZoneIdentifier=jsonata("$search.attempt.subnets"),
-                **self._policy("$search.attempt.policy"),
+                VpcZoneIdentifier=jsonata("$search.attempt.subnets"),
+                **self._launches("$search.attempt", fits="$request.gpus"),
             ),
         )
 
@@ -70,7 +102,7 @@ class GroupStates:
             named={
                 "Tags": [
                     {
-                        "ResourceId": jsonata("$fleet.group"),
+                        "ResourceId": FENCED_GROUP,
                         "ResourceType": "auto-scaling-group",
                         "Key": key,
                         "Value": value,
@@ -103,12 +135,13 @@ class GroupStates:
             "Find out why",
             "describeScalingActivities",
             arns=["*"],  # Auto Scaling's Describe actions know no resources
+            named={"AutoScalingGroupName": jsonata("$fleet.group")},
             assign=judged(words),
             MaxRecords=50,
         )
 
     def replace(self, scope: Construct) -> sfn.TaskStateBase:
-        """A protection from scale-in does not keep an instance from being terminated by its name."""
+        """End it by its name: the group launches another one, because the capacity that it wants stays the same."""
         return self._call(
             scope,
             "Replace the leader",
@@ -124,64 +157,94 @@ class GroupStates:
             "Restore the group",
             "updateAutoScalingGroup",
             retries=1,
-            VPCZoneIdentifier=jsonata("$fleet.rest.subnets"),
-            **self._policy("$fleet.rest.policy"),
-        )
-
-    def protect(self, scope: Construct) -> sfn.TaskStateBase:
-        leader = [jsonata("$ring.leader.node")]
-        return self._call(
-            scope,
-            "Protect the leader",
-            "setInstanceProtection",
-            assign={"protected": leader},
-            InstanceIds=leader,
-            ProtectedFromScaleIn=True,
-        )
-
-    def release(self, scope: Construct, *, assign: Mapping[str, Any]) -> sfn.TaskStateBase:
-        return self._call(
-            scope,
-            "Release the workers",
-            "updateAutoScalingGroup",
-            assign=assign,
-            DesiredCapacity=self._capacity("$ring.leader.gpus"),
-        )
-
-    def unprotect(self, scope: Construct) -> sfn.TaskStateBase:
-        """A protected instance survives a capacity of 0."""
-        return self._call(
-            scope,
-            "Lift the protection",
-            "setInstanceProtection",
-            InstanceIds=jsonata("$protected"),
-            ProtectedFromScaleIn=False,
+            VpcZoneIdentifier=jsonata("$fleet.rest.subnets"),
+            **self._launches("$fleet.rest"),
         )
 
     def terminate(self, scope: Construct) -> sfn.TaskStateBase:
-        return self._call(scope, "Terminate", "updateAutoScalingGroup", DesiredCapacity=0)
+        """
+        Lower the capacity alone, which needs no permission to launch anything.
 
-    def confirm(self, scope: Construct) -> sfn.TaskStateBase:
+        Of `UpdateAutoScalingGroup` Auto Scaling may want `ec2:RunInstances` and `iam:PassRole` (its guide, "Control
+        Amazon EC2 launch template usage in Auto Scaling groups"), which the clean-up and the reaper do not have.
+        """
+        return self._call(scope, "Terminate", "setDesiredCapacity", DesiredCapacity=0, HonorCooldown=False)
+
+    def look_for_launches(self, scope: Construct) -> sfn.TaskStateBase:
+        """
+        Count launches that have begun and have not ended: until EC2 answers, the group lists no instance of them.
+
+        One page is enough: "Activities still in progress are described first" (EC2 Auto Scaling API Reference,
+        `DescribeScalingActivities`). It is at most 100 KB, for a message has up to 255 and a cause up to 1,023
+        characters.
+        """
+        return self._call(
+            scope,
+            "Look for launches",
+            "describeScalingActivities",
+            arns=["*"],  # Auto Scaling's Describe actions know no resources
+            named={"AutoScalingGroupName": jsonata("$fleet.group")},
+            assign={
+                "launching": jsonata(
+                    """$count($filter($states.result.Activities, function($activity) {
+                      $not($activity.StatusCode in ['Successful', 'Failed', 'Cancelled'])
+                      and $not($contains($string($activity.Description), 'Terminating'))
+                    }))"""
+                )
+            },
+            MaxRecords=50,
+        )
+
+    def confirm(
+        self, scope: Construct, *, judged: Callable[[str, str], Mapping[str, Any]] | None = None
+    ) -> sfn.TaskStateBase:
         """
         Look at the group itself, which knows an instance from the launch to its very end.
 
-        A desired capacity counts like an instance: what is asked for and not yet there will come.
+        A desired capacity counts like an instance: what is asked for and not yet there will come. An instance that
+        somebody protected from scale-in, or put into standby, survives a capacity of 0 ("Use instance scale-in
+        protection", "Temporarily remove instances from your Auto Scaling group" in Auto Scaling's guide), and so does
+        one that a lifecycle policy retains in `Terminating:Retained`.
         """
         instances = "$states.result.AutoScalingGroups.Instances"
+        wanted = "$sum($states.result.AutoScalingGroups.DesiredCapacity)"
+        running = f"$max([$count({instances}), {wanted}])"
         return self._describe(
             scope,
             "Confirm that nothing runs",
             assign={
-                "running": jsonata(
-                    f"$max([$count({instances}), $sum($states.result.AutoScalingGroups.DesiredCapacity)])"
+                "running": jsonata(running),
+                "staying": jsonata(
+                    f"""[($filter({instances}, function($instance) {{
+                      $instance.ProtectedFromScaleIn
+                      or $instance.LifecycleState in ['EnteringStandby', 'Standby', 'Terminating:Retained']
+                    }}).InstanceId)[[0..{ENDED_AT_ONCE - 1}]]]"""
                 ),
-                # Auto Scaling takes 50 instances a call; the loop around this lifts the others in its next turns.
-                "protected": jsonata(
-                    f"[$filter({instances}, function($instance) {{ $instance.ProtectedFromScaleIn }})"
-                    ".InstanceId[[0..49]]]"
-                ),
+                **({} if judged is None else judged(running, wanted)),
             },
         )
+
+    def end(self, scope: Construct) -> sfn.Map:
+        """
+        End each by its id, which no protection hinders; the wanted capacity of 0 keeps others from taking their place.
+
+        Not with `InstanceIds`, which the API has had since 2026 only: a parameter that Step Functions does not know
+        fails the execution beyond any Catch.
+        """
+        one = self._call(
+            scope,
+            "End one",
+            "terminateInstanceInAutoScalingGroup",
+            named={"InstanceId": jsonata("$states.input")},
+            retries=1,
+            # The capacity cannot become smaller than 0: a decrement would be refused.
+            ShouldDecrementDesiredCapacity=False,
+        )
+        each = sfn.Map.jsonata(
+            scope, "End what stays", items=sfn.ProvideItems.jsonata(jsonata("$staying")), outputs=NO_OUTPUT
+        )
+        each.item_processor(one)
+        return each
 
     def _describe(self, scope: Construct, name: str, *, assign: Mapping[str, Any]) -> sfn.TaskStateBase:
         return self._call(
@@ -210,7 +273,7 @@ class GroupStates:
             name,
             service="autoscaling",
             action=action,
-            parameters={**(named or {"AutoScalingGroupName": jsonata("$fleet.group")}), **arguments},
+            parameters={**(named or {"AutoScalingGroupName": FENCED_GROUP}), **arguments},
             resources=self._arns if arns is None else arns,
             assign=assign,
             retries=retries,

@@ -1,23 +1,195 @@
 """
-The arithmetic of a receipt, as one JSONata block: who was there and for how long, what that cost, where time went.
+The arithmetic of a receipt: who was there and for how long, what that cost, and where the time went.
 
-Before it a receipt's writer sets `$passed` (the run's `times`, all of them), `$well` (whether it succeeded), `$leads`
-(the leader, or ''), `$rows` (one for each node and attempt, see `cdk_horovod.workflow.receipt`), `$rates` (as
-`contract.PRICES_JSON`) and `$work` (`ranks`, `steps`, `repeated`, `trained`, as far as known). After it there are
-`$nodes`, `$seconds`, `$gpu_seconds`, `$bill` and `$listings`, the On-Demand prices of its nodes' types with their
-sources.
+The nodes of a run do not fit into one answer of DynamoDB, nor into one variable of Step Functions, which holds 256 KiB
+(Step Functions Developer Guide, "Service quotas"). So they are read in pages, and each page is added to `$tally`
+(`ADD_THE_PAGE`); `ACCOUNTS` then closes the books.
+
+Pages come with the newest attempt first. A machine that took part in several attempts has an item in each of them and
+must be billed once, so `$tally` remembers the machines of the last `REMEMBERED_PAGES` pages by name. That is exact as
+long as one attempt has no more than `REMEMBERED_NODES` nodes, because every machine that lives joins every attempt, and
+the items of an attempt stand in the order of the machines' names. What is older than that is settled into sums.
+
+Nothing that a node wrote can stop this. DynamoDB leaves out items whose texts are too long or whose numbers are none
+(see `cdk_horovod.workflow.receipt`), the expressions leave out texts with other characters than names have, and both
+are counted.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from cdk_horovod.workflow.rates import PRICE_OF
 from horovod_node import contract
 
 STILL_THERE_SECONDS: Final = 20
-"""A node whose last sign of life is no older than this when the nodes are released was there until then."""
+"""A node whose last sign of life is no older than this, when the last one of all nodes came, was there to the end."""
+
+PAGE: Final = 50
+"""Items of a page. `test_receipt.py` shows that a page of the largest items that pass the filter fits into a state."""
+MOST_PAGES: Final = 400
+"""20,000 items: 700 nodes in each of 21 attempts have 14,700. Each page is 7 events of an execution's 25,000."""
+REMEMBERED_PAGES: Final = 16
+REMEMBERED_NODES: Final = PAGE * REMEMBERED_PAGES
+MOST_LISTED: Final = 128
+"""Nodes that a receipt lists one by one; it counts the others together."""
+
+_NOTHING: Final = {"count": 0, "gpu_seconds": 0, "usd": 0, "on_demand_usd": 0, "unpriced": 0, "unlisted": 0}
+
+
+def unread(*asks: str) -> dict[str, object]:
+    """
+    Give `$tally` before anything was read.
+
+    Args:
+        asks: Beginnings of the sort keys that are asked for, in this order; the nodes come last.
+    """
+    return {
+        "asks": list(asks),
+        "from": f"{asks[0]}~",
+        "unread": True,
+        "failed": False,
+        "stopped": False,
+        "page": 0,
+        "left_out": 0,
+        "listed": 0,
+        "last": 0,
+        "nodes": {},
+        "settled": _NOTHING,
+        "progress": {},
+    }
+
+
+_SETTLE: Final = """
+  $settle := function($so_far, $spans) { {
+    'count': $so_far.count + $count($spans),
+    'gpu_seconds': $so_far.gpu_seconds + $sum($map($spans, function($span) { $span.g * $span.seconds })),
+    'usd': $so_far.usd + $sum($map($spans, function($span) { $exists($span.r) ? $span.seconds * $span.r / 3600 : 0 })),
+    'on_demand_usd': $so_far.on_demand_usd
+      + $sum($map($spans, function($span) { $exists($span.o) ? $span.seconds * $span.o / 3600 : 0 })),
+    'unpriced': $so_far.unpriced + $count($filter($spans, function($span) { $not($exists($span.r)) })),
+    'unlisted': $so_far.unlisted + $count($filter($spans, function($span) { $not($exists($span.o)) }))
+  } };
+"""
+"""Defines `$settle(sum, spans)`; a span has `g` (GPUs), `seconds`, `r` and `o` (its price, and that of On-Demand)."""
+
+_MILLION: Final = 1_000_000
+
+
+def _number(attribute: str) -> str:
+    return f"$number($item.{attribute}.N)"
+
+
+ADD_THE_PAGE: Final = f"""(
+  {PRICE_OF}
+  {_SETTLE}
+  $ask := $tally.asks[0];
+  $items := [$states.result.Items];
+  $page := $tally.page + 1;
+  $more := $ask = '{contract.NODE_PREFIX}' and $exists($states.result.LastEvaluatedKey.{contract.SORT_KEY}.S);
+  $stopped := $more and $page >= {MOST_PAGES};
+  $asks := $stopped ? [] : $more ? $tally.asks : [$filter($tally.asks, function($name, $place) {{ $place > 0 }})];
+
+  $name_like := function($text) {{ $type($text) = 'string' and $not($contains($text, /[^A-Za-z0-9.:-]/)) }};
+  $printable := function($text) {{ $type($text) = 'string' and $not($contains($text, /[^!-~]/)) ? $text }};
+  $is_number := function($value) {{ $type($value) = 'number' }};
+
+  $read := $ask != '{contract.NODE_PREFIX}' ? [] : [$map($items, function($item) {{ {{
+    'n': $item.{contract.NODE}.S,
+    'g': {_number(contract.GPUS)},
+    'type': $item.{contract.INSTANCE_TYPE}.S,
+    'market': $item.{contract.MARKET}.S,
+    'zone': $item.{contract.ZONE}.S,
+    'address': $item.{contract.ADDRESS}.S,
+    'interruption': $item.{contract.INTERRUPTION}.S,
+    'image': $printable($item.{contract.IMAGE}.S),
+    'version': $printable($item.{contract.LIBRARY_VERSION}.S),
+    'booted': {_number(contract.BOOTED_AT)},
+    'pull_began': {_number(contract.PULL_BEGAN_AT)},
+    'pulled': {_number(contract.PULLED_AT)},
+    'joined': {_number(contract.JOINED_AT)},
+    'left': {_number(contract.LEFT_AT)},
+    'seen': {_number(contract.SEEN_AT)}
+  }} }})];
+  $rows := [$filter($read, function($row) {{
+    $name_like($row.n) and $name_like($row.type) and $name_like($row.zone) and $name_like($row.address)
+    and $row.market in ['{contract.ON_DEMAND}', '{contract.SPOT}']
+    and ($not($exists($row.interruption)) or $name_like($row.interruption))
+    and $is_number($row.g) and $is_number($row.joined) and $is_number($row.seen)
+  }})];
+
+  $kind := function($row) {{ $row.type & ' ' & $row.market & ' ' & $row.zone }};
+  $rates := $merge([{{}}, $map($distinct([$map($rows, $kind)]), function($name) {{ (
+    $parts := $split($name, ' ');
+    {{$name: {{'r': $price_of($parts[0], $parts[1], $parts[2]), 'o': $listed($parts[0])}}}}
+  ) }})]);
+  $fresh := [$map($distinct([$rows.n]), function($name, $place) {{ (
+    $same := [$filter($rows, function($row) {{ $row.n = $name }})];
+    $node := $same[0];
+    $known := $lookup($tally.nodes, $name);
+    $new := $merge([$lookup($rates, $kind($node)), {{'g': $node.g}}, $tally.listed + $place < {MOST_LISTED} ? {{'t': {{
+      'instance_type': $node.type, 'market': $node.market, 'zone': $node.zone, 'address': $node.address,
+      'interruption': $node.interruption
+    }}}} : {{}}]);
+    {{$name: $merge([$exists($known) ? $known : $new, {{
+      'f': $round($min([$same.booted, $same.joined, $known.f])),
+      's': $round($max([$same.seen, $known.s])),
+      'l': $max([$same.left, $known.l]),
+      'p': $page
+    }}])}}
+  ) }})];
+  $all := $merge([$tally.nodes, $fresh]);
+  $is_old := function($node) {{ $node.p <= $page - {REMEMBERED_PAGES} and $not($exists($node.t)) }};
+  $old := $page > {REMEMBERED_PAGES} ? [$each($all, function($node) {{ $is_old($node) ? $node }})] : [];
+  $nodes := $count($old) = 0 ? $all : $merge([{{}}, $sift($all, function($node) {{ $not($is_old($node)) }})]);
+
+  $formed := $exists($times.ring_at) ? $toMillis($times.ring_at) / 1000 : 0;
+  $ring := [$filter($rows, function($row) {{ $row.joined <= $formed + 1 }})];
+  $latest := [$filter($ring, function($row) {{ $row.joined = $max([$ring.joined]) }})][0];
+  $slowest := $exists($latest) and ($not($exists($tally.slowest)) or $latest.joined > $tally.slowest.joined) ? {{
+    'joined': $latest.joined, 'booted': $latest.booted, 'pull_began': $latest.pull_began, 'pulled': $latest.pulled
+  }} : $tally.slowest;
+
+  $told := $ask = '{contract.PROGRESS_SORT_KEY}' ? $items[0].{contract.PROGRESS_JSON}.S;
+  $far := $exists($told) ? $parse($told);
+  $amount := function($value) {{ $is_number($value) and $value >= 0 and $value < {_MILLION * _MILLION} ? $value }};
+  $lead := $ask = '{contract.LEADER_PREFIX}' ? $items[0];
+  $attempt := $split($lead.{contract.SORT_KEY}.S, '#')[1];
+  $merge([
+    $tally,
+    {{
+      'asks': $asks,
+      'from': $more ? $states.result.LastEvaluatedKey.{contract.SORT_KEY}.S : $asks[0] & '~',
+      'unread': $count($asks) > 0,
+      'stopped': $stopped,
+      'page': $page,
+      'left_out': $tally.left_out + $states.result.ScannedCount - $states.result.Count + $count($read) - $count($rows),
+      'listed': $count([$each($nodes, function($node) {{ $exists($node.t) ? 1 }})]),
+      'last': $max([$tally.last, $rows.seen]),
+      'nodes': $nodes,
+      'settled': $count($old) = 0 ? $tally.settled : $settle($tally.settled, $map($old, function($node) {{
+        $merge([$node, {{'seconds': $max([0, $node.l - $node.f, $node.s - $node.f])}}])
+      }})),
+      'slowest': $slowest,
+      'image': $exists($tally.image) ? $tally.image : [$rows.image][0],
+      'version': $exists($tally.version) ? $tally.version : [$rows.version][0],
+      'leader': $name_like($lead.{contract.NODE}.S) ? $lead.{contract.NODE}.S : $tally.leader,
+      'attempts': $exists($attempt) and $contains($attempt, /^[0-9]+$/) and $length($attempt) < 7
+        ? $number($attempt) : $tally.attempts
+    }},
+    $exists($far) ? {{'progress': {{
+      'ranks': $amount($far.ranks),
+      'steps': $amount($far.step),
+      'repeated': $amount($far.repeated_steps),
+      'trained': $amount($far.{contract.TRAINED_GPU_SECONDS})
+    }}}} : {{}}
+  ])
+)"""
+"""The expression of `$tally` after one more answer of the ledger, `$states.result`; it reads `$prices` and `$times`."""
 
 ACCOUNTS: Final = f"""
+  {PRICE_OF}
+  {_SETTLE}
   $epoch := function($time) {{ $exists($time) ? $toMillis($time) / 1000 }};
   $iso := function($time) {{ $fromMillis($round($time * 1000)) }};
   $began := $epoch($passed.started_at);
@@ -30,45 +202,30 @@ ACCOUNTS: Final = f"""
   $stopped := $exists($passed.failed_at) ? $epoch($passed.failed_at) : $epoch($passed.stopped_at);
   $end := $epoch($passed.terminated_at);
   $broken := $exists($stopped) ? $stopped : $end;
-  $freed := $exists($passed.released_at) ? $epoch($passed.released_at) : $end;
-  $last := $exists($passed.released_at) ? $freed : $max($rows.seen);
 
-  $listed := function($type) {{
-    $max([$filter($rates, function($rate) {{
-      $rate.market = '{contract.ON_DEMAND}' and $rate.instance_type = $type
-    }}).usd])
-  }};
-  $rate_of := function($node) {{ (
-    $alike := [$filter($rates, function($rate) {{
-      $rate.market = $node.market and $rate.instance_type = $node.instance_type
-    }})];
-    $here := [$filter($alike, function($rate) {{ $rate.zone = '' or $rate.zone = $node.zone }}).usd];
-    $count($here) > 0 ? $max($here) : $count($alike) > 0 ? $max([$alike.usd]) : $listed($node.instance_type)
-  ) }};
-  $spans := [$map($distinct($rows.node), function($name) {{ (
-    $same := [$filter($rows, function($row) {{ $row.node = $name }})];
-    $node := $same[-1];
-    $from := $min([$same.from]);
-    $seen := $max([$same.seen]);
-    $stayed := $seen >= $last - {STILL_THERE_SECONDS};
-    $leader := $name = $leads;
-    $until := $max([$from, $leader and ($well or $stayed) ? $end : $stayed ? $freed : $seen]);
-    $rate := $rate_of($node);
-    $list := $listed($node.instance_type);
-    $merge([$node, {{'from': $from, 'until': $until, 'stayed': $stayed, 'rate': $rate, 'list': $list}}])
+  $spans := [$each($tally.nodes, function($node, $name) {{ (
+    $stayed := $node.s >= $tally.last - {STILL_THERE_SECONDS};
+    $until := $exists($node.l) ? $max([$node.l, $node.s])
+      : $stayed or ($well and $name = $leads) ? $end : $node.s;
+    $merge([$node, {{
+      'n': $name, 'until': $until, 'seconds': $max([0, $min([$until, $end]) - $node.f]),
+      'present': $max([$node.l, $node.s]) >= ($exists($done) ? $done : $tally.last) - {STILL_THERE_SECONDS}
+    }}])
   ) }})];
-  $nodes := [$map($spans, function($span) {{ {{
-    'node': $span.node, 'gpus': $span.gpus, 'instance_type': $span.instance_type, 'market': $span.market,
-    'zone': $span.zone, 'address': $span.address, 'from': $iso($span.from), 'until': $iso($span.until),
-    'usd_per_hour': $span.rate,
-    'usd': $exists($span.rate) ? $round(($span.until - $span.from) * $span.rate / 3600, 4),
-    'on_demand_usd': $exists($span.list) ? $round(($span.until - $span.from) * $span.list / 3600, 4),
-    'interruption': $span.interruption
-  }} }})];
+  $money := function($seconds, $rate) {{ $exists($rate) ? $round($seconds * $rate / 3600, 4) }};
+  $nodes := [$map($filter($spans, function($span) {{ $exists($span.t) }}), function($span) {{ $merge([$span.t, {{
+    'node': $span.n, 'gpus': $span.g, 'from': $iso($span.f), 'until': $iso($span.f + $span.seconds),
+    'usd_per_hour': $span.r, 'usd': $money($span.seconds, $span.r), 'on_demand_usd': $money($span.seconds, $span.o)
+  }}]) }})];
+  $sums := $settle($tally.settled, $spans);
+  $rest := $settle($tally.settled, [$filter($spans, function($span) {{ $not($exists($span.t)) }})]);
+  $more_nodes := $rest.count > 0 ? $merge([
+    {{'count': $rest.count, 'gpu_seconds': $round($rest.gpu_seconds, 1)}},
+    $rest.unpriced = 0 ? {{'usd': $round($rest.usd, 4)}} : {{}},
+    $rest.unlisted = 0 ? {{'on_demand_usd': $round($rest.on_demand_usd, 4)}} : {{}}
+  ]);
 
-  $ring := $sort([$filter($rows, function($row) {{ $exists($formed) and $row.joined <= $formed + 1 }})],
-    function($one, $other) {{ $one.joined > $other.joined }});
-  $slowest := $ring[-1];
+  $slowest := $tally.slowest;
   $within := function($time) {{ $min([$max([$time, $begin]), $formed]) }};
   $up := $exists($slowest) ? $within($exists($slowest.booted) ? $slowest.booted : $slowest.joined) : $formed;
   $pulls := $exists($slowest.pull_began) and $exists($slowest.pulled);
@@ -88,31 +245,40 @@ ACCOUNTS: Final = f"""
     'save': $exists($kept) ? $kept - $done,
     'terminate': $exists($asked) and $exists($over) ? $end - $over
   }};
-  $seconds := $merge([{{}}, $each($seconds, function($value, $part) {{ {{$part: $round($value, 3)}} }})]);
+  $seconds := $merge([{{}}, $each($seconds, function($value, $part) {{
+    {{$part: $round($max([0, $value]), 3)}}
+  }})]);
 
-  $billed := $sum([0, $map($spans, function($span) {{ $span.gpus * ($span.until - $span.from) }})]);
   $steps := $exists($work.steps) ? $work.steps : 0;
   $tried := $steps + ($exists($work.repeated) ? $work.repeated : 0);
   $useful := $exists($work.trained) ? $work.trained * ($tried > 0 ? $steps / $tried : 1);
   $gpu_seconds := {{
-    'billed': $round($billed, 1),
+    'billed': $round($sums.gpu_seconds, 1),
     'useful': $exists($useful) ? $round($useful, 1),
-    'ratio': $exists($useful) and $billed > 0 ? $round($useful / $billed, 4)
+    'ratio': $exists($useful) and $sums.gpu_seconds > 0 ? $round($useful / $sums.gpu_seconds, 4)
   }};
 
-  $there := $count($spans) > 0;
-  $priced := $there and $count([$spans.rate]) = $count($spans);
-  $usd := $priced ? $round($sum($nodes.usd), 4);
-  $full := $priced and $count([$spans.list]) = $count($spans) ? $round($sum($nodes.on_demand_usd), 4);
+  $there := $sums.count > 0;
+  $priced := $there and $sums.unpriced = 0;
+  $compared := $priced and $sums.unlisted = 0;
   $bill := {{
-    'usd': $usd,
-    'on_demand_usd': $full,
-    'saved_usd': $exists($full) ? $round($full - $usd, 4),
-    'usd_per_hour': $priced ? $round($sum([0, $filter($spans, function($span) {{ $span.stayed }}).rate]), 4)
+    'usd': $priced ? $round($sums.usd, 4),
+    'on_demand_usd': $compared ? $round($sums.on_demand_usd, 4),
+    'saved_usd': $compared ? $round($sums.on_demand_usd - $sums.usd, 4),
+    'usd_per_hour': $priced ? $round($sum([0, $filter($spans, function($span) {{ $span.present }}).r]), 4)
   }};
-  $listings := [$map($filter($rates, function($rate) {{
-    $rate.market = '{contract.ON_DEMAND}' and $rate.instance_type in $rows.instance_type
-  }}), function($rate) {{
-    {{'instance_type': $rate.instance_type, 'usd_per_hour': $rate.usd, 'source': $rate.source}}
+  $types := $distinct($nodes.instance_type);
+  $listings := [$map($filter($prices, function($price) {{
+    $price.market = '{contract.ON_DEMAND}' and $price.instance_type in $types
+  }}), function($price) {{
+    {{'instance_type': $price.instance_type, 'usd_per_hour': $price.usd, 'source': $price.source}}
   }})];
+"""
+"""
+Closes the books in a receipt's expression.
+
+Before it the expression sets `$passed` (the run's `times`, all of them), `$well` (whether it succeeded), `$leads` (the
+leader, or '') and `$work` (`ranks`, `steps`, `repeated`, `trained`, as far as known). After it there are `$nodes`,
+`$more_nodes`, `$seconds`, `$gpu_seconds`, `$there` (whether there were nodes), `$bill` and `$listings`, the On-Demand
+prices of the listed nodes' types with their sources.
 """

@@ -13,11 +13,13 @@ from constructs import Construct
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.storage import ITrainingStorage
+from cdk_horovod.workflow.emptying import NOT_BEGUN
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.pricing import UNKNOWN
+from cdk_horovod.workflow.receipt import UNREAD_BY_THE_RUN
 from cdk_horovod.workflow.request import defaults_expression, problems_expression
 from cdk_horovod.workflow.search import NO_SEARCH, fleets_with_plans
-from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata
+from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata, run_id
 from horovod_node import contract
 
 LEDGER_DAYS = 90
@@ -31,6 +33,7 @@ def check_the_request(
     limits: RunLimits,
     max_cost_usd: float | None,
     max_restarts: int,
+    queue: str,
     refused: sfn.IChainable,
     then: sfn.IChainable,
 ) -> sfn.IChainable:
@@ -40,6 +43,9 @@ def check_the_request(
         "Check the request",
         assign={
             "run": jsonata("$states.context.Execution.Name"),
+            "run_id": jsonata(
+                run_id(queue, name="$states.context.Execution.Name", started="$states.context.Execution.StartTime")
+            ),
             "attempt": 0,
             "times": {"started_at": jsonata("$states.context.Execution.StartTime")},
             "remove_at": jsonata(f"$string($floor($millis() / 1000) + {LEDGER_DAYS * 86_400})"),
@@ -56,7 +62,8 @@ def check_the_request(
             "outcome": {"succeeded": False, "error": jsonata("''"), "cause": jsonata("''")},
             "fleet": {},
             "fresh": True,
-            "protected": [],
+            "held": 0,
+            "emptying": NOT_BEGUN,
             "ring": {"gpus": 0},
             "price": UNKNOWN,
             "prices": [],
@@ -65,14 +72,13 @@ def check_the_request(
             "spent": 0,
             "trained": {"ranks": 0},
             "saved": {"bytes": 0},
+            **UNREAD_BY_THE_RUN,
         },
     )
-    refuse = sfn.Pass.jsonata(
-        scope, "Refuse the request", assign=failure(contract.ERROR_INVALID_REQUEST, "$problems"), outputs=NO_OUTPUT
-    )
-    complete = sfn.Pass.jsonata(
+    # A request without problems gets its defaults; a choice sets them where none of its rules holds.
+    valid = sfn.Choice.jsonata(
         scope,
-        "Complete the request",
+        "Request valid?",
         assign={
             "request": jsonata(
                 defaults_expression(max_runtime_seconds=longest, max_restarts=max_restarts, max_cost_usd=max_cost_usd)
@@ -84,12 +90,12 @@ def check_the_request(
         },
         outputs=NO_OUTPUT,
     )
-    refuse.next(refused)
-    complete.next(then)
     return check.next(
-        sfn.Choice.jsonata(scope, "Request valid?")
-        .when(sfn.Condition.jsonata(jsonata("$problems = ''")), complete)
-        .otherwise(refuse)
+        valid.when(
+            sfn.Condition.jsonata(jsonata("$problems != ''")),
+            refused,
+            assign=failure(contract.ERROR_INVALID_REQUEST, "$problems"),
+        ).otherwise(then)
     )
 
 
@@ -142,14 +148,14 @@ def check_the_data(
     )
     check.item_processor(look)
     check.add_catch(refused, assign=CAUGHT)
-    refuse = sfn.Pass.jsonata(
-        scope, "Refuse the data", assign=failure(contract.ERROR_DATA_NOT_FOUND, "$problems"), outputs=NO_OUTPUT
-    )
-    refuse.next(refused)
     return check.next(
         sfn.Choice.jsonata(scope, "Data there?")
-        .when(sfn.Condition.jsonata(jsonata("$problems = ''")), then)
-        .otherwise(refuse)
+        .when(
+            sfn.Condition.jsonata(jsonata("$problems != ''")),
+            refused,
+            assign=failure(contract.ERROR_DATA_NOT_FOUND, "$problems"),
+        )
+        .otherwise(then)
     )
 
 

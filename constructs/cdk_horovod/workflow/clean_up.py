@@ -2,10 +2,16 @@
 The second layer: what a run's own workflow cannot do once its execution has been stopped or has run out of time.
 
 Started by an event for every execution that did not succeed, also for those that cleaned up after themselves: then
-nothing is left to do here. It acts only on the fleet that this very execution still holds.
+nothing is left to do here. The reaper starts it in the same way, with an event of the same form, for runs that it found
+dead. It acts only on the fleet that this very execution still holds.
+
+All that it knows of the execution is in the event. It does not describe the execution: an answer that is older than the
+event would say that the run goes on.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
@@ -14,15 +20,17 @@ from constructs import Construct
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow import closing, lease, line
-from cdk_horovod.workflow.emptying import Emptying
-from cdk_horovod.workflow.execution import describe_the_execution
+from cdk_horovod.workflow.emptying import NOT_BEGUN, Emptying
 from cdk_horovod.workflow.limits import RunLimits
-from cdk_horovod.workflow.receipt import leave_a_receipt
-from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, RUN_KEY, call_aws, jsonata
+from cdk_horovod.workflow.receipt import UNREAD_BY_ANOTHER, write_the_receipt
+from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, RUN_KEY, call_aws, jsonata, now_as, run_id
 from horovod_node import contract
 
 RETRIES = 10
 """At 1, 3, 9, 27 and then 60 seconds: an outage of some seven minutes."""
+
+SOURCE_OF_THE_REAPER: Final = "cdk-horovod.reaper"
+"""`source` of an event that the reaper made up; that of EventBridge's own is `aws.states`."""
 
 
 def clean_up_definition(
@@ -33,72 +41,105 @@ def clean_up_definition(
     ledger: Ledger,
     queue: str,
     limits: RunLimits,
-    executions: list[str],
 ) -> sfn.IChainable:
     """
-    Build the graph: take the lease from the stopped run, empty its fleet, write its receipt, give the fleet back.
+    Build the graph: take the lease from the stopped run, empty its fleet, free it, and write the run's receipt.
 
-    Repeating it is harmless: whoever comes second finds that the lease is no longer the run's.
-
-    Args:
-        executions: ARNs of the executions of the run's state machine, for the permission.
+    Repeating it is harmless: whoever comes second finds that the lease is no longer the run's, and that the receipt is
+    there.
     """
     done = sfn.Succeed.jsonata(scope, "Nothing is left", outputs=NO_OUTPUT)
-    release = lease.release(scope, ledger=ledger)
-    release.add_catch(done, errors=[CONDITION_FAILED]).next(done)
     close = closing.close_a_stopped_run(scope, ledger=ledger)
-    close.add_catch(release).next(release)
-    receipt = leave_a_receipt(scope, bucket=bucket, ledger=ledger, writer="clean-up", then=close)
+    close.add_catch(done).next(done)
+    receipt = write_the_receipt(
+        scope,
+        bucket=bucket,
+        training=queue,
+        ledger=ledger,
+        then=close,
+        writer=f"$source = '{SOURCE_OF_THE_REAPER}' ? 'reaper' : 'clean-up'",
+        execution="$event.executionArn",
+    )
+    leave = line.leave_the_line(scope, ledger=ledger, queue=queue)
+    leave.add_catch(receipt).next(receipt)
+    release = lease.release(scope, ledger=ledger, assign={"times": now_as("terminated_at")})
+    release.add_catch(leave).next(leave)
     emptying = Emptying(
         scope,
         states=engine.states,
         ledger=ledger,
         hold=limits.hold,
         pause=limits.poll_interval,
-        empty=receipt,
-        lost=receipt,
+        empty=release,
+        lost=leave,
     )
     take = lease.take_from(
         scope,
         ledger=ledger,
         holder=contract.CLEAN_UP,
         condition="#execution = :stopped",
-        values={":stopped": {"S": jsonata("$execution.arn")}},
+        values={":stopped": {"S": jsonata("$event.executionArn")}},
         run="$run",
         seconds=limits.hold,
         retries=RETRIES,
     )
-    # Somebody else's, or nobody's: there is nothing to empty.
-    take.add_catch(receipt, errors=[CONDITION_FAILED]).next(emptying.terminate)
-    which = (
-        sfn.Choice.jsonata(scope, "Did it reserve a fleet?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$exists($fleet.group)")), take)
-        .otherwise(receipt)
-    )
+    # The fleet is somebody else's or nobody's, or the run never had one: there is nothing to empty.
+    take.add_catch(leave, errors=[CONDITION_FAILED]).next(emptying.terminate)
     read = _read_the_run(scope, ledger=ledger)
-    read.next(which)
-    leave = line.leave_the_line(scope, ledger=ledger, queue=queue)
-    leave.add_catch(read).next(read)
-    describe = describe_the_execution(scope, "Describe the run", arn="$arn", executions=executions, retries=RETRIES)
-    describe.next(leave)
+    read.next(take)
     begin = sfn.Pass.jsonata(
         scope,
         "Take the event",
         assign={
+            "event": jsonata("$states.input.detail"),
+            "source": jsonata("$states.input.source"),
             "run": jsonata("$states.input.detail.name"),
-            "arn": jsonata("$states.input.detail.executionArn"),
-            "fleet": {"id": jsonata("''")},
+            # EventBridge gives milliseconds (Step Functions Developer Guide, "Automating Step Functions event delivery
+            # with EventBridge").
+            "run_id": jsonata(
+                run_id(queue, name="$states.input.detail.name", started="$fromMillis($states.input.detail.startDate)")
+            ),
             "fleets": engine.fleets_in_order,
-            "protected": [],
+            "emptying": NOT_BEGUN,
+            "attempt": -1,
+            "search": {"looked": []},
+            "ring": {"gpus": 0},
+            "trained": {"ranks": 0},
+            "saved": {"bytes": 0},
+            **UNREAD_BY_ANOTHER,
         },
         outputs=NO_OUTPUT,
     )
-    return begin.next(describe)
+    return begin.next(read)
 
 
 def _read_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
-    """Find the fleet that the run was given: its item names it from the very moment on at which it had the lease."""
-    named = f"$states.result.Item.{contract.FLEET}.S"
+    """
+    Find the fleet that the run was given, and what its receipt needs.
+
+    Its item names the fleet from the very moment on at which it had the lease. Only state machines write it. A fleet
+    that is no longer the training's has no lease that could be taken here.
+    """
+    attributes = (
+        contract.FLEET,
+        contract.RECEIPT_AT,
+        contract.TIMES_JSON,
+        contract.PRICES_JSON,
+        contract.RESTARTS_JSON,
+        contract.USD_PER_HOUR,
+        contract.BILLED_FROM,
+        contract.CEILING_USD,
+    )
+    item = "$states.result.Item"
+    named = f"{item}.{contract.FLEET}.S"
+
+    def parsed(attribute: str, default: str) -> str:
+        text = f"{item}.{attribute}.S"
+        return f"$exists({text}) ? $parse({text}) : {default}"
+
+    def number(attribute: str) -> str:
+        return f"($exists({item}.{attribute}.N) ? $number({item}.{attribute}.N) : 0)"
+
     return call_aws(
         scope,
         "Read the run",
@@ -107,18 +148,52 @@ def _read_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
         parameters={
             "TableName": ledger.table.table_name,
             "Key": RUN_KEY,
-            "ProjectionExpression": "#fleet",
-            "ExpressionAttributeNames": {"#fleet": contract.FLEET},
+            "ProjectionExpression": ", ".join(f"#{name}" for name in attributes),
+            "ExpressionAttributeNames": {f"#{name}": name for name in attributes},
             "ConsistentRead": True,
         },
         resources=[ledger.table.table_arn],
         assign={
             "fleet": jsonata(
                 f"""(
-  $named := $filter($fleets, function($fleet) {{ $fleet.id = {named} }});
-  $count($named) > 0 ? $named[0] : {{'id': $exists({named}) ? {named} : ''}}
+  $ours := [$filter($fleets, function($fleet) {{ $fleet.id = {named} }})];
+  $count($ours) > 0 ? $ours[0] : {{'id': ''}}
 )"""
-            )
+            ),
+            # Of an execution that is forgotten there is no more to say than that it ended.
+            "written": jsonata(f"{number(contract.RECEIPT_AT)} > 0 or $type($event.startDate) != 'number'"),
+            "times": jsonata(
+                f"""(
+  $iso := function($time) {{ $type($time) = 'number' ? $fromMillis($time) }};
+  $merge([{parsed(contract.TIMES_JSON, "{}")}, {{
+    'started_at': $iso($event.startDate), 'stopped_at': $iso($event.stopDate)
+  }}])
+)"""
+            ),
+            "prices": jsonata(f"[{parsed(contract.PRICES_JSON, '[]')}]"),
+            "lost": jsonata(f"[{parsed(contract.RESTARTS_JSON, '[]')}]"),
+            "price": {
+                contract.USD_PER_HOUR: jsonata(number(contract.USD_PER_HOUR)),
+                contract.BILLED_FROM: jsonata(number(contract.BILLED_FROM)),
+                contract.CEILING_USD: jsonata(number(contract.CEILING_USD)),
+            },
+            "request": jsonata(
+                """(
+  $request := $type($event.input) = 'string' ? $parse($event.input);
+  $type($request) = 'object' ? $request : {}
+)"""
+            ),
+            "outcome": {
+                "succeeded": False,
+                "error": jsonata(
+                    f"""$event.status = 'TIMED_OUT' ? '{contract.ERROR_TIMED_OUT}'
+  : $type($event.error) = 'string' and $event.error != '' ? $event.error : '{contract.ERROR_ABORTED}'"""
+                ),
+                "cause": jsonata(
+                    """$event.status = 'TIMED_OUT' ? 'The execution reached its own time limit.'
+  : $type($event.cause) = 'string' and $event.cause != '' ? $event.cause : 'The execution was stopped from outside.'"""
+                ),
+            },
         },
         retries=RETRIES,
     )

@@ -8,11 +8,11 @@ from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.workflow.item_update import update_item
-from cdk_horovod.workflow.states import RUN_KEY, call_aws, failure, jsonata, key_of_the_run
+from cdk_horovod.workflow.states import NOW, RUN_KEY, call_aws, failure, jsonata, key_of_the_run
 from horovod_node import contract
 
 
-def check_the_model(scope: Construct, *, bucket: s3.IBucket) -> sfn.TaskStateBase:
+def check_the_model(scope: Construct, *, bucket: s3.IBucket, training: str) -> sfn.TaskStateBase:
     """Build the state that looks at the model in S3 itself: the node's word does not make a run succeed."""
     complete = "$states.result.ContentLength > 0 and $states.result.ContentLength = $saved.bytes"
     incomplete = failure(
@@ -27,7 +27,7 @@ def check_the_model(scope: Construct, *, bucket: s3.IBucket) -> sfn.TaskStateBas
         action="headObject",
         iam_action="s3:GetObject",
         parameters={"Bucket": bucket.bucket_name, "Key": jsonata(key_of_the_run(contract.model_key))},
-        resources=[bucket.arn_for_objects(contract.model_key("*"))],
+        resources=[bucket.arn_for_objects(contract.model_key(contract.training_prefix(training) + "*"))],
         assign={
             "outcome": {
                 "succeeded": jsonata(complete),
@@ -39,32 +39,37 @@ def check_the_model(scope: Construct, *, bucket: s3.IBucket) -> sfn.TaskStateBas
 
 
 def close_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
-    """Build the state that sets the run's last stage in the ledger."""
+    """Build the state that sets the run's last stage in the ledger, and when its receipt was written."""
     return update_item(
         scope,
         "Close the run",
         ledger=ledger,
         key=RUN_KEY,
-        update="SET #stage = :stage, #removal = :removal",
-        names={"#stage": contract.STAGE, "#removal": contract.TTL_ATTRIBUTE},
+        update="SET #stage = :stage, #removal = :removal, #written = :written",
+        names={"#stage": contract.STAGE, "#removal": contract.TTL_ATTRIBUTE, "#written": contract.RECEIPT_AT},
         values={
             ":stage": {"S": jsonata(f"$outcome.succeeded ? '{contract.STAGE_SUCCEEDED}' : '{contract.STAGE_FAILED}'")},
             ":removal": {"N": jsonata("$remove_at")},
+            ":written": {"N": jsonata(f"$written ? $string({NOW}) : '0'")},
         },
     )
 
 
-def close_a_stopped_run(scope: Construct, *, ledger: Ledger, name: str = "Close the run") -> sfn.TaskStateBase:
+def close_a_stopped_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
     """Build the state that marks a run as failed whose own execution cannot; one that has a model stays as it is."""
     return update_item(
         scope,
-        name,
+        "Close the run",
         ledger=ledger,
         key=RUN_KEY,
-        update="SET #stage = :failed",
+        update="SET #stage = :failed, #written = :written",
         condition="attribute_exists(#stage) AND #stage <> :succeeded",
-        names={"#stage": contract.STAGE},
-        values={":failed": {"S": contract.STAGE_FAILED}, ":succeeded": {"S": contract.STAGE_SUCCEEDED}},
+        names={"#stage": contract.STAGE, "#written": contract.RECEIPT_AT},
+        values={
+            ":failed": {"S": contract.STAGE_FAILED},
+            ":succeeded": {"S": contract.STAGE_SUCCEEDED},
+            ":written": {"N": jsonata(f"$written ? $string({NOW}) : '0'")},
+        },
     )
 
 

@@ -1,14 +1,16 @@
 """
 The whole run on one screen.
 
-Variables, in the order in which they come: `$run` (execution name), `$attempt` (from 1; a new one in a fleet that was
-emptied, and after a loss: no node of the one before leads it or counts in it), `$times` (ISO 8601, for the receipt),
-`$outcome` (succeeded, error, cause), `$request` (with its defaults), `$fleets` (those that fit), `$open` (those whose
-turn it is), `$fleet` (the one reserved), `$fresh` (it is to be empty before nodes start), `$search` (the search for
-capacity, see `cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved` (the leader's answers, see
-`horovod_node.contract`), `$prices` (of the fleet's types), `$price` (of the ring, if there is a ceiling), `$lost` (the
-attempts before this one), `$spent` (their seconds of training), `$restart` and `$gone` (whether an attempt that was
-lost has a next one, and the leader that it lost), `$protected` and `$running` (set by the engine's states).
+Variables, in the order in which they come: `$run` (execution name), `$run_id` (see `contract.run_id`), `$attempt` (from
+1; a new one in a fleet that was emptied, and after a loss: no node of the one before leads it or counts in it),
+`$times` (ISO 8601, for the receipt), `$outcome` (succeeded, error, cause), `$request` (with its defaults), `$fleets`
+(those that fit), `$open` (those whose turn it is), `$fleet` (the one reserved), `$fresh` (it is to be empty before
+nodes start), `$search` (the search for capacity, see `cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved`
+(the leader's answers, see `horovod_node.contract`), `$prices` (of the fleet's types), `$price` (of the ring, if there
+is a ceiling), `$lost` (the attempts before this one), `$spent` (their seconds of training), `$restart` and `$gone`
+(whether an attempt that was lost has a next one, and the leader that it lost), `$tally` and `$written` (see
+`cdk_horovod.workflow.receipt`), `$held` (see `cdk_horovod.workflow.lease`), `$emptying` (see
+`cdk_horovod.workflow.emptying`), `$running`, `$staying` and `$launching` (set by the engine's states).
 """
 
 from __future__ import annotations
@@ -28,7 +30,6 @@ from cdk_horovod.workflow.emptying import Emptying
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.outcome import LOST, attempt_lost, leader_lost, lease_lost, out_of_time
 from cdk_horovod.workflow.prices import look_up_prices
-from cdk_horovod.workflow.pricing import price_the_ring
 from cdk_horovod.workflow.receipt import write_the_receipt
 from cdk_horovod.workflow.states import CAUGHT, CONDITION_FAILED, NO_OUTPUT, jsonata, now_as
 
@@ -48,7 +49,7 @@ def run_definition(
     on_demand_prices: Mapping[str, float],
 ) -> sfn.IChainable:
     """
-    Build the run's graph: check, reserve, price, tag, start, train, save, terminate, confirm, receipt, release.
+    Build the run's graph: check, reserve, price, tag, start, train, save, terminate, confirm, release, receipt.
 
     Two loops lead back to the start of nodes: the next attempt to get capacity, and the next attempt of the run.
 
@@ -57,16 +58,17 @@ def run_definition(
     bucket, states = storage.model_bucket, engine.states
 
     # The end, which every run reaches. A step that fails here never keeps the next one from being tried.
+    # The fleet is free before the receipt is tried: whatever is wrong with that must not keep others waiting.
     end = closing.outcome(scope, bucket=bucket)
-    release = lease.release(scope, ledger=ledger)
     close = closing.close_the_run(scope, ledger=ledger)
-    receipt = write_the_receipt(scope, bucket=bucket, ledger=ledger, then=close)
-    close.add_catch(release).next(release)
-    release.add_catch(end).next(end)
+    close.add_catch(end).next(end)
+    receipt = write_the_receipt(scope, bucket=bucket, training=queue, ledger=ledger, then=close)
+    release = lease.release(scope, ledger=ledger, assign={"times": now_as("terminated_at")})
+    release.add_catch(receipt).next(receipt)
 
     # The fleet is emptied in the end, and before nodes start that must not find others, such as those of earlier runs.
     restore = states.restore(scope)
-    restore.add_catch(receipt).next(receipt)
+    restore.add_catch(release).next(release)
     begin_or_end = sfn.Choice.jsonata(scope, "Nodes to start?", outputs=NO_OUTPUT)
     emptying = Emptying(
         scope,
@@ -87,15 +89,16 @@ def run_definition(
         # The bill begins with the first start of nodes.
         assign={"search": search.ASKED, "times": jsonata("$merge([{'asked_at': $now()}, $times])")},
     )
-    protect = states.protect(scope)
-    release_workers = states.release(scope, assign={"times": now_as("released_at")})
     ring = token_tasks.wait_for_the_ring(scope, ledger=ledger)
     train = token_tasks.train(scope, ledger=ledger, limits=limits)
     save = token_tasks.save_the_model(scope, ledger=ledger, limits=limits)
-    check = closing.check_the_model(scope, bucket=bucket)
-    price = price_the_ring(scope, ledger=ledger, then=train)
-    again = _start_again(scope, states=states, ledger=ledger, limits=limits, then=hold, end=terminate, lost=receipt)
+    check = closing.check_the_model(scope, bucket=bucket, training=queue)
     look = _search_on(scope, states=states, limits=limits, then=hold, emptied=terminate, end=terminate)
+    again = _start_again(
+        scope, states=states, ledger=ledger, limits=limits, then=hold, end=terminate, lost=receipt, none=look
+    )
+    leader = token_tasks.look_for_the_leader(scope, ledger=ledger, limits=limits)
+    leader.add_catch(look).next(again)
 
     begin_or_end.when(
         sfn.Condition.jsonata(jsonata("$fresh")),
@@ -103,7 +106,7 @@ def run_definition(
         assign={"fresh": False, "attempt": jsonata("$attempt + 1")},
     ).otherwise(restore)
     hold.add_catch(receipt, errors=[CONDITION_FAILED], assign=lease_lost())
-    ring.add_catch(look, errors=[token_tasks.HEARTBEAT_MISSED, token_tasks.TIMED_OUT])
+    ring.add_catch(leader, errors=[token_tasks.HEARTBEAT_MISSED]).add_catch(look, errors=[token_tasks.TIMED_OUT])
     ring.add_catch(again, errors=list(LOST), assign=attempt_lost(limits, had_a_ring=False))
     for task in (train, save):
         task.add_catch(again, errors=[token_tasks.HEARTBEAT_MISSED], assign=leader_lost(limits))
@@ -111,22 +114,16 @@ def run_definition(
     train.add_catch(terminate, errors=[token_tasks.TIMED_OUT], assign=out_of_time())
     for task in (hold, *start, ring, train, save, check):
         task.add_catch(terminate, assign=CAUGHT)
-    # Keeping workers through the upload costs money; losing the model for it would cost more.
-    for task in (protect, release_workers):
-        task.add_catch(save)
 
-    begun = sfn.Chain.start(hold)
-    for state in (*start, ring, price):
-        begun = begun.next(state)
-    ended = sfn.Chain.start(train)
-    for state in (protect, release_workers, save, check, terminate):
-        ended = ended.next(state)
+    run = sfn.Chain.start(hold)
+    for state in (*start, ring, train, save, check, terminate):
+        run = run.next(state)
 
     record = record_the_run(scope, storage=storage, ledger=ledger, limits=limits, keep_checkpoints=keep_checkpoints)
     record.add_catch(receipt, assign=CAUGHT)
     tag = states.tag(scope)
-    tag.add_catch(emptying.confirm).next(emptying.confirm)
-    prices = look_up_prices(scope, ledger=ledger, on_demand_prices=on_demand_prices, then=tag)
+    tag.add_catch(terminate).next(terminate)
+    prices = look_up_prices(scope, on_demand_prices=on_demand_prices, then=tag)
     data = check_the_data(scope, readable=readable, refused=receipt, then=record)
     record.next(_queue(scope, engine=engine, ledger=ledger, queue=queue, limits=limits, then=prices, refused=receipt))
     return check_the_request(
@@ -135,6 +132,7 @@ def run_definition(
         limits=limits,
         max_cost_usd=max_cost_usd,
         max_restarts=max_restarts,
+        queue=queue,
         refused=receipt,
         then=data,
     )
@@ -159,11 +157,7 @@ def _search_on(
     explain = states.explain(scope, judged=search.judged)
     explain.add_catch(next_one, assign=search.judged("[]", asked=False)).next(next_one)
     look = states.look(scope, judged=lambda gpus: search.looked_at(gpus, limits=limits))
-    look.add_catch(explain, assign=search.UNSEEN).next(
-        sfn.Choice.jsonata(scope, "Nodes there?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$search.step = 'wait'")), then)
-        .otherwise(explain)
-    )
+    look.add_catch(explain, assign=search.UNSEEN).next(explain)
     return look
 
 
@@ -176,8 +170,14 @@ def _start_again(
     then: sfn.IChainable,
     end: sfn.IChainable,
     lost: sfn.IChainable,
+    none: sfn.IChainable,
 ) -> sfn.IChainable:
-    """Begin the run's next attempt on the nodes that are left, if there may be one; else end with what was lost."""
+    """
+    Begin the run's next attempt on the nodes that are left, if there may be one; else end with what was lost.
+
+    Args:
+        none: What follows where no leader was lost, because none was ever elected.
+    """
     replace = states.replace(scope)
     # It is gone already, mostly.
     replace.add_catch(then).next(then)
@@ -190,6 +190,7 @@ def _start_again(
     )
     return (
         sfn.Choice.jsonata(scope, "Start again?", outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata("$search.step = 'look'")), none)
         .when(sfn.Condition.jsonata(jsonata("$restart")), begin)
         .otherwise(end)
     )
@@ -216,14 +217,14 @@ def _queue(
         .otherwise(refused)
     )
     leave.add_catch(left).next(left)
-    first = sfn.Choice.jsonata(scope, "First in line?", outputs=NO_OUTPUT)
-    wait = line.wait_in_line(scope, interval=interval, queue_timeout=limits.queue_timeout, then=look, leave=leave)
-    first.when(sfn.Condition.jsonata(jsonata("$count($open) > 0")), reserve).otherwise(wait)
+    first = line.first_in_line(
+        scope, interval=interval, queue_timeout=limits.queue_timeout, reserve=reserve, then=look, leave=leave
+    )
     # A fleet that is taken, or cannot be asked for now, is not open: the next one, or the next look.
     reserve.add_catch(
         first,
         assign={"open": jsonata("[$filter($open, function($fleet) { $fleet.id != $open[0].id })]")},
     )
     reserve.next(leave)
-    look.add_catch(wait).next(first)
+    look.add_catch(first, assign={"open": []}).next(first)
     return look

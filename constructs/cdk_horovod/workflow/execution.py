@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.workflow.states import call_aws, jsonata
 
-DOES_NOT_EXIST = "Sfn.ExecutionDoesNotExistException"
+DOES_NOT_EXIST: Final = "Sfn.ExecutionDoesNotExistException"
 """Step Functions forgets an execution 90 days after its end (its guide, "Service quotas")."""
 
-FORGOTTEN = {"status": "FORGOTTEN"}
-"""`$execution` of one that there is no record of."""
+ENDED_WITHOUT_SUCCESS: Final = ("ABORTED", "FAILED", "TIMED_OUT")
+"""Statuses of an execution that left no model, and for which the clean-up is started."""
+
+MOMENT: Final = """function($time) {
+    $type($time) = 'number' ? ($time < 100000000000 ? 1000 * $time : $time) : $toMillis($string($time))
+  }"""
+"""
+A function that gives epoch milliseconds for a timestamp of an SDK integration.
+
+AWS's guide does not say how an integration writes one: public definitions read ISO 8601 text, and epoch milliseconds
+have been seen. Seconds are told from milliseconds by their size.
+"""
 
 
 def describe_the_execution(
-    scope: Construct, name: str, *, arn: str, executions: list[str], retries: int = 3
+    scope: Construct, name: str, *, arn: str, executions: list[str], assign: str = "execution", value: str
 ) -> sfn.TaskStateBase:
     """
-    Build the state that sets `$execution`: `arn`, `status`, `error`, `cause`, `input`, `started_at`, `stopped_at`.
+    Build the state that describes an execution and sets one variable.
 
     Args:
         name: The state's name.
         arn: Expression of the execution's ARN.
         executions: ARNs of the executions that it may be, for the permission.
-        retries: See `call_aws`.
+        assign: Name of the variable.
+        value: Expression of it, of `$states.result`.
     """
-
-    def found(member: str) -> str:
-        value = f"$states.result.{member}"
-        return f"$exists({value}) and $type({value}) = 'string' ? {value} : ''"
-
     return call_aws(
         scope,
         name,
@@ -39,19 +47,29 @@ def describe_the_execution(
         iam_action="states:DescribeExecution",
         parameters={"ExecutionArn": jsonata(arn)},
         resources=executions,
-        assign={
-            "execution": jsonata(
-                f"""{{
-  'arn': $states.result.ExecutionArn,
-  'status': $states.result.Status,
-  'error': {found("Error")},
-  'cause': {found("Cause")},
-  'input': $exists($states.result.Input) ? $states.result.Input : '{{}}',
-  'started_at': $string($states.result.StartDate),
-  'stopped_at': {found("StopDate")}
-}}"""
-            )
-        },
-        retries=retries,
+        assign={assign: jsonata(value)},
         answers=[DOES_NOT_EXIST],
     )
+
+
+EVENT: Final = f"""(
+  $moment := {MOMENT};
+  $result := $states.result;
+  $text := function($value) {{ $type($value) = 'string' ? $value }};
+  {{
+    'executionArn': $result.ExecutionArn,
+    'name': $result.Name,
+    'status': $result.Status,
+    'startDate': $moment($result.StartDate),
+    'stopDate': $exists($result.StopDate) ? $moment($result.StopDate),
+    'input': $text($result.Input),
+    'error': $text($result.Error),
+    'cause': $text($result.Cause)
+  }}
+)"""
+"""
+What DescribeExecution tells, in the form of an event's `detail`.
+
+As EventBridge gives it in a "Step Functions Execution Status Change": dates are epoch milliseconds, the input is JSON
+text (Step Functions Developer Guide, "Automating Step Functions event delivery with EventBridge").
+"""

@@ -20,7 +20,9 @@ from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.search import BEGUN_AGAIN, begun
 from cdk_horovod.workflow.states import (
     CONDITION_FAILED,
+    NO_OUTPUT,
     NOW,
+    REDRIVEN,
     RUN_KEY,
     TRANSACTION_CANCELED,
     call_aws,
@@ -35,6 +37,13 @@ LOST_CAUSE_LIMIT = 2_000
 MINE = "#execution = :execution"
 """The condition that this execution holds the lease."""
 
+HELD = {"held": jsonata(REDRIVEN)}
+"""
+`Assign` of every state that makes sure of the lease: `$held` is in which life of the execution it did so.
+
+States that scale the fleet act only where `$held` is of the present life, see `REDRIVEN`.
+"""
+
 _EXECUTION_NAME = {"#execution": contract.EXECUTION}
 _EXECUTION_VALUE = {":execution": {"S": jsonata("$states.context.Execution.Id")}}
 
@@ -43,8 +52,10 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
     """
     Build the state that takes the lease of `$open[0]`, or fails with `TRANSACTION_CANCELED`.
 
-    Free is a fleet whose lease is missing, or has been expired for so long that every node of its last holder has taken
-    itself out. The same run may take it twice: the answer of a write that succeeded can get lost.
+    Free is a fleet whose lease is missing, or names no execution, or has been expired for so long that every node of
+    its last holder has taken itself out. A lease without an execution is none of a state machine's: it is what a node
+    writes that renews a lease which is gone. The same run may take a fleet twice, because the answer of a write that
+    succeeded can get lost.
 
     Sets `$fleet`, and tells the run's item of it in the same transaction: at no time does a run hold a fleet that its
     item does not name.
@@ -58,6 +69,7 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
         "Item": {
             **fleet_key("$open[0].id"),
             contract.RUN: {"S": jsonata("$run")},
+            contract.RUN_ID: {"S": jsonata("$run_id")},
             contract.ATTEMPT: {"N": jsonata("$string($attempt)")},
             contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
             contract.ACQUIRED_AT: {"N": jsonata(f"$string({NOW})")},
@@ -65,9 +77,8 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
             contract.ENDS_BY: {"N": jsonata(f"$string({NOW} + {longest})")},
             contract.LEADER_MARKET: {"S": jsonata("$open[0].leader_market")},
         },
-        "ConditionExpression": f"attribute_not_exists(#pk) OR {MINE} OR #expiry < :abandoned",
+        "ConditionExpression": f"attribute_not_exists(#execution) OR {MINE} OR #expiry < :abandoned",
         "ExpressionAttributeNames": {
-            "#pk": contract.PARTITION_KEY,
             "#expiry": contract.EXPIRES_AT,
             **_EXECUTION_NAME,
         },
@@ -104,6 +115,7 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
             "fleet": jsonata("$open[0]"),
             "times": now_as("reserved_at"),
             "search": jsonata(begun("$open[0].plan")),
+            **HELD,
         },
         # A fleet that is taken goes to the next one at once.
         answers=[TRANSACTION_CANCELED],
@@ -126,11 +138,22 @@ def hold_to_start(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn
             ":expiry": {"N": jsonata(f"$string({NOW} + {seconds.to_seconds()})")},
             ":attempt": {"N": jsonata("$string($attempt)")},
         },
+        assign=HELD,
     )
 
 
-def hold(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn.TaskStateBase:
-    """Build the state that renews the lease of `$fleet`, or fails with `CONDITION_FAILED` if somebody else has it."""
+def hold(
+    scope: Construct, *, ledger: Ledger, seconds: Duration, assign: Mapping[str, Any] | None = None
+) -> sfn.TaskStateBase:
+    """
+    Build the state that renews the lease of `$fleet`, or fails with `CONDITION_FAILED` if somebody else has it.
+
+    Args:
+        scope: Of the state.
+        ledger: Where the lease is.
+        seconds: How long it holds then.
+        assign: Variables set then, beside `$held`.
+    """
     return _update(
         scope,
         "Hold the fleet",
@@ -138,6 +161,7 @@ def hold(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn.TaskStat
         update="SET #expiry = :expiry",
         names={"#expiry": contract.EXPIRES_AT},
         values={":expiry": {"N": jsonata(f"$string({NOW} + {seconds.to_seconds()})")}},
+        assign={**HELD, **(assign or {})},
     )
 
 
@@ -174,26 +198,22 @@ def begin_the_next_attempt(scope: Construct, *, ledger: Ledger, seconds: Duratio
   {'restarted_at': $now()}
 ])"""
             ),
-            # A protected leader that lives is found by the look at the group, and one that does not needs nothing.
-            "protected": [],
+            **HELD,
         },
     )
 
 
-def leave_to_the_next_round(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
-    """Build the state that ends this execution's hold on a fleet which is not empty yet."""
-    return _update(
-        scope,
-        "Leave the lease to the next round",
-        ledger=ledger,
-        update="SET #expiry = :expiry",
-        names={"#expiry": contract.EXPIRES_AT},
-        values={":expiry": {"N": jsonata(f"$string({NOW})")}},
-    )
+def release(
+    scope: Construct, *, ledger: Ledger, assign: Mapping[str, Any] | None = None, outputs: Any = NO_OUTPUT
+) -> sfn.TaskStateBase:
+    """
+    Build the state that gives `$fleet` back, if and only if this execution holds it.
 
-
-def release(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
-    """Build the state that gives `$fleet` back, if and only if this execution holds it."""
+    Args:
+        ledger: Where the lease is.
+        assign: Variables set then.
+        outputs: The state's output then.
+    """
     return call_aws(
         scope,
         "Release the fleet",
@@ -207,42 +227,81 @@ def release(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
             "ExpressionAttributeValues": _EXECUTION_VALUE,
         },
         resources=[ledger.table.table_arn],
+        assign=assign,
+        outputs=outputs,
         retries=8,
         answers=[CONDITION_FAILED],
     )
 
 
-def read(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
-    """Build the state that sets `$lease`: `holder`, `execution`, `expires_at` and `run`, for a missing one '' and 0."""
+def read(scope: Construct, *, ledger: Ledger, fleet: str, assign: Mapping[str, Any]) -> sfn.TaskStateBase:
+    """
+    Build the state that sets `$lease`: `there`, `holder`, `execution` and `run`; texts are '' where there is none.
+
+    It reads what state machines write. Of a lease that has other things in these attributes it only says that it is
+    `there`: with the filter no item is too large to be read.
+
+    Args:
+        ledger: Where the lease is.
+        fleet: Expression of the fleet's name.
+        assign: More variables set then.
+    """
+    attributes = (contract.RUN, contract.EXECUTION, contract.RECLAIMED_FROM)
+    item = "$states.result.Items[0]"
 
     def text(attribute: str) -> str:
-        value = f"$states.result.Item.{attribute}.S"
+        value = f"{item}.{attribute}.S"
         return f"$exists({value}) ? {value} : ''"
 
-    expiry = f"$states.result.Item.{contract.EXPIRES_AT}.N"
     return call_aws(
         scope,
         "Read the lease",
         service="dynamodb",
-        action="getItem",
+        action="query",
         parameters={
             "TableName": ledger.table.table_name,
-            "Key": fleet_key("$fleet.id"),
+            "KeyConditionExpression": "#pk = :pk AND #sk = :sk",
+            "FilterExpression": f"{_OWNED} AND {_short(contract.RUN)} "
+            f"AND (attribute_not_exists(#{contract.RECLAIMED_FROM}) OR {_short(contract.RECLAIMED_FROM)})",
+            "ProjectionExpression": ", ".join(f"#{name}" for name in attributes),
+            "ExpressionAttributeNames": {
+                "#pk": contract.PARTITION_KEY,
+                "#sk": contract.SORT_KEY,
+                **{f"#{name}": name for name in attributes},
+            },
+            "ExpressionAttributeValues": {
+                ":pk": {"S": jsonata(f"'{contract.FLEET_PREFIX}' & {fleet}")},
+                ":sk": {"S": contract.LEASE_SORT_KEY},
+                **_OWNED_VALUES,
+            },
             "ConsistentRead": True,
         },
         resources=[ledger.table.table_arn],
         assign={
             "lease": jsonata(
                 f"""{{
+  'there': $states.result.ScannedCount > 0,
   'holder': {text(contract.RUN)},
   'execution': {text(contract.EXECUTION)},
-  'expires_at': $exists({expiry}) ? $number({expiry}) : 0,
-  'run': $exists($states.result.Item.{contract.RECLAIMED_FROM}.S)
-    ? $states.result.Item.{contract.RECLAIMED_FROM}.S : {text(contract.RUN)}
+  'run': $exists({item}.{contract.RECLAIMED_FROM}.S)
+    ? {item}.{contract.RECLAIMED_FROM}.S : {text(contract.RUN)}
 }}"""
-            )
+            ),
+            **assign,
         },
     )
+
+
+def _short(attribute: str) -> str:
+    return f"(attribute_type(#{attribute}, :text) AND size(#{attribute}) <= :longest)"
+
+
+_OWNED = _short(contract.EXECUTION)
+"""The condition that a lease has an owner at all: nodes can write `expires_at` of a lease that nobody holds."""
+_OWNED_VALUES = {":text": {"S": "S"}, ":longest": {"N": "1024"}}
+"""Longer than any ARN of an execution and than any name of a run."""
+_LARGEST_NUMBER = "9" * 38 + "E87"
+"""Of DynamoDB (its Developer Guide, "Supported data types"): 38 digits, up to 9.9…E+125."""
 
 
 def take_from(
@@ -258,7 +317,7 @@ def take_from(
     retries: int = 3,
 ) -> sfn.TaskStateBase:
     """
-    Build the state that takes the lease of `$fleet` for the clean-up or the reaper.
+    Build the state that takes the lease of `$fleet` for the clean-up or the reaper; its `run_id` stays as it is.
 
     Args:
         holder: `contract.CLEAN_UP` or `contract.REAPER`.
@@ -275,7 +334,7 @@ def take_from(
         "Take the lease",
         ledger=ledger,
         update="SET #run = :holder, #execution = :execution, #expiry = :expiry, #reclaimed = :reclaimed",
-        condition=f"{MINE} OR {condition}",
+        condition=f"({MINE}) OR {condition}",
         names={
             "#run": contract.RUN,
             "#expiry": contract.EXPIRES_AT,
@@ -287,8 +346,36 @@ def take_from(
             ":reclaimed": {"S": jsonata(run)},
             **values,
         },
-        assign=assign,
+        assign={**HELD, **(assign or {})},
         retries=retries,
+    )
+
+
+def take_from_the_dead(
+    scope: Construct, *, ledger: Ledger, seconds: Duration, assign: Mapping[str, Any]
+) -> sfn.TaskStateBase:
+    """
+    Build the state that takes the lease of `$fleet` for the reaper, if nobody lives who holds it.
+
+    That is if it has no owner, or if it is still that of `$lease.execution`, which does not run any more (`$ended`) or
+    has let it expire. DynamoDB compares when it writes, so that no renewal in between is missed, and the reaper needs
+    not read the one attribute that nodes may write: one that is no number has expired.
+    """
+    return take_from(
+        scope,
+        ledger=ledger,
+        holder=contract.REAPER,
+        condition=f"(NOT {_OWNED}) OR (#execution = :seen AND ((NOT attribute_type(#expiry, :number)) OR "
+        "#expiry <= :before))",
+        values={
+            **_OWNED_VALUES,
+            ":seen": {"S": jsonata("$lease.execution")},
+            ":number": {"S": "N"},
+            ":before": {"N": jsonata(f"$ended ? '{_LARGEST_NUMBER}' : $string({NOW})")},
+        },
+        run="$lease.run",
+        seconds=seconds,
+        assign=assign,
     )
 
 

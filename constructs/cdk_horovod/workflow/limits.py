@@ -10,18 +10,21 @@ from aws_cdk import Duration
 
 from horovod_node import contract
 
-_EVENTS_OF_THE_QUEUE = 11_500
-"""The rest is for the run itself: `STARTS` starts, and an hour of looks at nodes that go away (20 events each)."""
-_EVENTS_OF_A_LOOK = 11
-"""A task makes 5, a choice or a wait 2: one of the first kind, two and one of the others."""
+MOST_EVENTS = 25_000
+"""Of one execution, which Step Functions ends then ("Service quotas" in its guide)."""
+EVENTS_OF_THE_QUEUE = 9_500
+"""The rest is for the run itself: `STARTS` starts, an hour of looks at nodes that go away, and retries."""
+_EVENTS_OF_A_LOOK = 9
+"""A task makes 5, a choice and a wait 2 each."""
 _EVENTS_OF_A_FLEET = 8
 """Trying to take it, in vain, and going on."""
 
-STARTS = 80
+STARTS = 40
 """
 How often a run asks for nodes, all attempts of its plan and all restarts together.
 
-Each is some 95 events, training and restart included; with them an execution's history has room for no more.
+Each is up to 330 events if its nodes take ten minutes to go; with them an execution's history has room for no more. A
+test counts them.
 """
 REPEATS = 1
 """How often an attempt is repeated about which EC2 only said that it was asked too often."""
@@ -115,7 +118,7 @@ class RunLimits:
         At least the poll interval, and long enough for the queue timeout to fit into an execution's history: Step
         Functions ends an execution at 25,000 events (its guide, "Service quotas").
         """
-        looks = _EVENTS_OF_THE_QUEUE // (_EVENTS_OF_A_LOOK + _EVENTS_OF_A_FLEET * fleets)
+        looks = EVENTS_OF_THE_QUEUE // (_EVENTS_OF_A_LOOK + _EVENTS_OF_A_FLEET * fleets)
         needed = math.ceil(self.queue_timeout.to_seconds() / looks)
         return Duration.seconds(max(needed, int(self.poll_interval.to_seconds())))
 

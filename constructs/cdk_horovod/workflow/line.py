@@ -68,28 +68,29 @@ def look_at_the_line(scope: Construct, *, ledger: Ledger, queue: str, interval: 
     )
 
 
-def wait_in_line(
-    scope: Construct, *, interval: Duration, queue_timeout: Duration, then: sfn.IChainable, leave: sfn.IChainable
-) -> sfn.State:
-    """Build the wait between two looks; after the queue timeout the run goes to *leave*."""
+def first_in_line(
+    scope: Construct,
+    *,
+    interval: Duration,
+    queue_timeout: Duration,
+    reserve: sfn.IChainable,
+    then: sfn.IChainable,
+    leave: sfn.IChainable,
+) -> sfn.Choice:
+    """Build the choice between *reserve*, a wait before *then*, and, after the queue timeout, *leave*."""
     allowed = queue_timeout.to_seconds()
-    give_up = sfn.Pass.jsonata(
-        scope,
-        "Give up waiting",
-        assign=failure(
-            contract.ERROR_QUEUE_TIMEOUT,
-            f"'No fleet was free for this run in {allowed} s, the queue_timeout.'",
-        ),
-        outputs=NO_OUTPUT,
-    )
-    give_up.next(leave)
     wait = sfn.Wait.jsonata(scope, "Wait in line", time=sfn.WaitTime.duration(interval), outputs=NO_OUTPUT)
     wait.next(then)
     return (
-        sfn.Choice.jsonata(scope, "Waited too long?", outputs=NO_OUTPUT)
+        sfn.Choice.jsonata(scope, "First in line?", outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata("$count($open) > 0")), reserve)
         .when(
             sfn.Condition.jsonata(jsonata(f"$millis() - $toMillis($times.started_at) > {allowed * 1000}")),
-            give_up,
+            leave,
+            assign=failure(
+                contract.ERROR_QUEUE_TIMEOUT,
+                f"'No fleet was free for this run in {allowed} s, the queue_timeout.'",
+            ),
         )
         .otherwise(wait)
     )

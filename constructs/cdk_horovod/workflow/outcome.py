@@ -44,6 +44,33 @@ def leader_lost(limits: RunLimits) -> dict[str, Any]:
     }
 
 
+def joining_leader_lost(limits: RunLimits, *, leader: str, heartbeat: str) -> dict[str, Any]:
+    """
+    What a run says whose leader, if there is one, fell silent before the ring was formed.
+
+    Without a leader no node ever came: `$search.step` then says to look for the reason, and not to start again.
+
+    Args:
+        limits: The run's.
+        leader: Expression of the leader's name, undefined if none was elected.
+        heartbeat: Expression of the seconds for which the workflow waited.
+    """
+    words = (
+        f"'No heartbeat for ' & {heartbeat} & ' s from the leader ' & {leader} & ', before the ring was formed. "
+        "Its instance or its agent died: see the log of this node.'"
+    )
+    return {
+        "outcome": jsonata(
+            f"$exists({leader}) ? {{'succeeded': false, 'error': '{contract.ERROR_LEADER_LOST}', 'cause': {words}}} "
+            ": $outcome"
+        ),
+        "times": jsonata(f"$exists({leader}) ? $merge([$times, {{'failed_at': $now()}}]) : $times"),
+        "search": jsonata(f"$merge([$search, {{'step': $exists({leader}) ? 'lost' : 'look'}}])"),
+        **_restart(limits, trained="$spent"),
+        "gone": jsonata(f"$exists({leader}) ? {leader} : ''"),
+    }
+
+
 def attempt_lost(limits: RunLimits, *, had_a_ring: bool) -> dict[str, Any]:
     """What a run says to a node's answer that the attempt is lost, one of `LOST`: the node's own words."""
     return {

@@ -20,37 +20,23 @@ from aws_cdk import Stack
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow.item_update import update_item
-from cdk_horovod.workflow.states import NO_OUTPUT, RUN_KEY, call_aws, jsonata
+from cdk_horovod.workflow.states import NO_OUTPUT, call_aws, jsonata
 from horovod_node import contract
 
 
 def look_up_prices(
-    scope: Construct, *, ledger: Ledger, on_demand_prices: Mapping[str, float], then: sfn.IChainable
+    scope: Construct, *, on_demand_prices: Mapping[str, float], then: sfn.IChainable
 ) -> sfn.TaskStateBase:
     """
-    Build the states that set `$prices`, see `contract.PRICES_JSON`, and write them into the run's item.
+    Build the states that set `$prices`, see `contract.PRICES_JSON`; the run's item has them with its first question.
 
     Args:
         scope: Of the states.
-        ledger: Where the run's item is.
         on_demand_prices: Instance type to USD an hour.
         then: What follows, whatever could be found.
     """
-    record = update_item(
-        scope,
-        "Record the prices",
-        ledger=ledger,
-        key=RUN_KEY,
-        update="SET #prices = :prices",
-        names={"#prices": contract.PRICES_JSON},
-        values={":prices": {"S": jsonata("$string([$prices])")}},
-        retries=1,
-    )
-    record.add_catch(then).next(then)
     on_demand = _look_up_on_demand_prices(scope, given=on_demand_prices)
-    on_demand.add_catch(record).next(record)
+    on_demand.add_catch(then).next(then)
     spot = _look_up_spot_prices(scope)
     spot.add_catch(on_demand).next(on_demand)
     return spot
@@ -105,6 +91,8 @@ def _look_up_on_demand_prices(scope: Construct, *, given: Mapping[str, float]) -
                     "tenancy": "Shared",
                     "preInstalledSw": "NA",
                     "capacitystatus": "Used",
+                    # Capacity Blocks are products of their own, which cost nothing an hour.
+                    "marketoption": "OnDemand",
                 }.items()
             ],
             "MaxResults": 1,

@@ -2,96 +2,109 @@
 The third layer: looks at every fleet from time to time, whatever has or has not been told.
 
 It trusts no event and no memory of its own: what it sees decides. A fleet is left alone while its lease is valid and
-its holder's execution runs. Else the reaper takes the lease, under the condition that it is still as it was read,
-returns the fleet to zero, and gives the lease back when it sees that nothing is left; if the nodes take longer, the
-next round goes on. As an Express execution it ends within five minutes, before its own lease does.
+its holder's execution runs. Else the reaper takes the lease, sets the fleet's capacity to 0, looks until nothing is
+left, and frees the fleet. If that takes longer than `PATIENCE`, a later look goes on.
+
+It keeps no accounts. For a run that is dead it starts the clean-up with an event like EventBridge's; the clean-up then
+takes the run out of the line and writes its receipt. So a receipt that cannot be written never keeps a fleet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
-from aws_cdk import Duration
+from aws_cdk import Aws, Duration
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow import closing, lease, line
-from cdk_horovod.workflow.execution import DOES_NOT_EXIST, FORGOTTEN, describe_the_execution
-from cdk_horovod.workflow.receipt import leave_a_receipt
-from cdk_horovod.workflow.states import (
-    CONDITION_FAILED,
-    NO_OUTPUT,
-    NOW,
-    call_aws,
-    jsonata,
-)
+from cdk_horovod.workflow import lease, line
+from cdk_horovod.workflow.clean_up import SOURCE_OF_THE_REAPER
+from cdk_horovod.workflow.execution import DOES_NOT_EXIST, ENDED_WITHOUT_SUCCESS, EVENT, describe_the_execution
+from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, NOW, call_aws, jsonata
 from horovod_node import contract
 
-HOLD = Duration.minutes(6)
-"""Longer than the five minutes that Step Functions gives an Express execution."""
+TIMEOUT: Final = Duration.minutes(4)
+"""Of one look; Step Functions gives an Express execution five minutes (its guide, "Service quotas")."""
+HOLD: Final = Duration.seconds(270)
+"""Longer than a look can live, so that no look scales a fleet that has gone to a run; shorter than two looks apart."""
+PATIENCE: Final = Duration.seconds(150)
+"""How long a look waits for nodes to go. The rest of its time is for retries."""
+SILENCE: Final = Duration.minutes(6)
+"""A run in the line that has not looked for so long is asked after."""
 
 ERROR_REAPER_FAILED = "ReaperFailed"
+_WORDS_KEPT: Final = 500
+"""Characters of an error's cause: an execution fails with a cause of at most 32,768."""
 
 METRIC_REAPED = "Reaped"
 """Fleets that the reaper took from the dead."""
 METRIC_CAPACITY_WITHOUT_LEASE = "CapacityWithoutLease"
 """GPUs or nodes that a fleet had, or was about to have, although nobody held it."""
-METRIC_CEILING_USED = "CeilingUsed"
-"""Percent of its ceiling that a run has cost."""
 
 
 def reaper_definition(
     scope: Construct,
     *,
     engine: EngineConfig,
-    bucket: s3.IBucket,
     ledger: Ledger,
     queue: str,
+    poll_interval: Duration,
     runs: str,
     executions: Sequence[str],
+    clean_up: str,
     training: str,
 ) -> sfn.IChainable:
     """
-    Build the graph: every fleet, then every run that waits in line and does not look any more.
+    Build the graph: every fleet, then every run that is dead, be it found in a fleet or in the line.
 
     Args:
+        engine: What provides the nodes.
+        ledger: Where leases are.
+        queue: Name of the line.
+        poll_interval: Between two looks at nodes that go.
         runs: What the ARN of a run's execution begins with; the run's name follows.
         executions: ARNs of the executions that may hold a fleet or wait for one, for the permission.
+        clean_up: ARN of the clean-up's state machine.
         training: Value of the metrics' dimension.
     """
     fleets = sfn.Map.jsonata(
         scope,
         "Look at every fleet",
-        items=sfn.ProvideItems.jsonata(jsonata("$fleets")),
-        max_concurrency=4,
-        assign={"troubles": jsonata("[$filter($states.result, function($trouble) { $trouble != '' })]")},
+        items=sfn.ProvideItems.json_array(engine.fleets_in_order),
+        # The most of an inline map (Step Functions guide, "Map state"): a fleet that takes long delays no other one.
+        max_concurrency=40,
+        assign={
+            "troubles": jsonata("[$filter($states.result, function($found) { $exists($found.trouble) }).trouble]"),
+            "dead": jsonata(
+                f"""[$map($filter($states.result, function($found) {{ $exists($found.run) }}), function($found) {{
+  {{'name': $found.run, 'arn': '{runs}' & $found.run}}
+}})]"""
+            ),
+        },
         outputs=NO_OUTPUT,
     )
     fleets.item_processor(
         _one_fleet(
             Construct(scope, "Fleet"),
             engine=engine,
-            bucket=bucket,
             ledger=ledger,
-            runs=runs,
+            poll_interval=poll_interval,
             executions=list(executions),
             training=training,
         )
     )
-    waiting = sfn.Map.jsonata(
+    dead = sfn.Map.jsonata(
         scope,
-        "Look at every silent waiter",
-        items=sfn.ProvideItems.jsonata(jsonata("$silent")),
-        max_concurrency=4,
+        "Have every dead run cleaned up",
+        items=sfn.ProvideItems.jsonata(jsonata("$dead")),
+        max_concurrency=8,
         outputs=NO_OUTPUT,
     )
-    waiting.item_processor(
-        _one_waiter(Construct(scope, "Waiter"), bucket=bucket, ledger=ledger, queue=queue, executions=list(executions))
-    )
+    dead.item_processor(_one_run(Construct(scope, "Run"), executions=list(executions), clean_up=clean_up))
     trouble = (
         sfn.Choice.jsonata(scope, "Any trouble?", outputs=NO_OUTPUT)
         .when(
@@ -100,174 +113,149 @@ def reaper_definition(
         )
         .otherwise(sfn.Succeed.jsonata(scope, "Looked at everything", outputs=NO_OUTPUT))
     )
-    waiting.add_catch(trouble).next(trouble)
+
+    def note(what: str) -> dict[str, object]:
+        return {"troubles": jsonata(f"$append($troubles, ['{what}: ' & {_WORDS}])")}
+
+    dead.add_catch(trouble, assign=note("clean-up")).next(trouble)
     read = _read_the_line(scope, ledger=ledger, queue=queue)
-    read.add_catch(trouble).next(waiting)
-    fleets.next(read)
-    begin = sfn.Pass.jsonata(scope, "List the fleets", assign={"fleets": engine.fleets_in_order}, outputs=NO_OUTPUT)
-    return begin.next(fleets)
+    read.add_catch(dead, assign=note("line")).next(dead)
+    fleets.add_catch(read, assign={"troubles": jsonata(f"[{_WORDS}]"), "dead": []}).next(read)
+    return fleets
+
+
+_WORDS: Final = f"""$states.errorOutput.Error & ' '
+  & ($type($states.errorOutput.Cause) = 'string' ? $substring($states.errorOutput.Cause, 0, {_WORDS_KEPT}) : '')"""
 
 
 def _one_fleet(
     scope: Construct,
     *,
     engine: EngineConfig,
-    bucket: s3.IBucket,
     ledger: Ledger,
-    runs: str,
+    poll_interval: Duration,
     executions: list[str],
     training: str,
 ) -> sfn.IChainable:
-    """Look at the fleet in the state's input; the output is '' or what went wrong."""
+    """
+    Look at the fleet in the state's input; the output has `trouble`, what went wrong, or `run`, whose fleet it was.
+
+    Whatever goes wrong here is noted: an iteration that fails would end the map, and with it the look at the others.
+    """
     states = engine.states
-    fine = sfn.Pass.jsonata(scope, "Fleet is fine", outputs=jsonata("''"))
-    trouble = sfn.Pass.jsonata(scope, "Note the trouble", outputs=jsonata("$fleet.id & ': ' & $trouble"))
-    note = {"trouble": jsonata("$states.errorOutput.Error & ' ' & $states.errorOutput.Cause")}
+    end = sfn.Pass.jsonata(scope, "Note what was found")
+    trouble = {"trouble": jsonata(f"$fleet.id & ': ' & {_WORDS}")}
 
-    # Bottom up: what follows is built first.
-    release = lease.release(scope, ledger=ledger)
-    release.add_catch(fine, errors=[CONDITION_FAILED]).add_catch(trouble, assign=note).next(fine)
-    close = closing.close_a_stopped_run(scope, ledger=ledger)
-    close.add_catch(release).next(release)
-    receipt = leave_a_receipt(scope, bucket=bucket, ledger=ledger, writer="reaper", then=close)
-    run_ended = (
-        sfn.Choice.jsonata(scope, "Has the run ended?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$execution.status = 'RUNNING'")), release)
-        .otherwise(receipt)
-    )
-    describe_run = describe_the_execution(scope, "Describe the run", arn=f"'{runs}' & $run", executions=executions)
-    describe_run.add_catch(release).next(run_ended)
-    stopped = (
-        sfn.Choice.jsonata(scope, "Was it a run's?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$run = ''")), release)
-        .otherwise(describe_run)
-    )
-    leave = lease.leave_to_the_next_round(scope, ledger=ledger)
-    leave.add_catch(fine, errors=[CONDITION_FAILED]).add_catch(trouble, assign=note).next(fine)
-
+    release = lease.release(scope, ledger=ledger, outputs=jsonata("$lease.run != '' ? {'run': $lease.run} : {}"))
+    release.add_catch(end, errors=[CONDITION_FAILED], outputs=NO_OUTPUT).add_catch(end, outputs=trouble).next(end)
     look = states.confirm(scope)
-    unprotect, terminate = states.unprotect(scope), states.terminate(scope)
+    wait = sfn.Wait.jsonata(
+        scope, "Wait for the nodes to go", time=sfn.WaitTime.duration(poll_interval), outputs=NO_OUTPUT
+    )
+    wait.next(look)
     report = _report(
         scope,
         "Report the find",
         training=training,
         metrics={METRIC_REAPED: ("1", "Count"), METRIC_CAPACITY_WITHOUT_LEASE: ("$found", "Count")},
     )
-    report.add_catch(look).next(look)
-    unprotect.add_catch(terminate).next(terminate)
-    terminate.add_catch(trouble, assign=note).next(report)
-    empty = (
-        sfn.Choice.jsonata(scope, "Empty now?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$running = 0")), stopped)
-        .otherwise(leave)
-    )
-    take = lease.take_from(
+    report.add_catch(wait).next(wait)
+    terminate = states.terminate(scope)
+    terminate.add_catch(end, outputs=trouble).next(report)
+    end_staying = states.end(scope)
+    end_staying.add_catch(terminate).next(terminate)
+    take = lease.take_from_the_dead(
         scope,
         ledger=ledger,
-        holder=contract.REAPER,
-        condition="attribute_not_exists(#execution) OR (#execution = :seen AND #expiry = :until)",
-        values={
-            ":seen": {"S": jsonata("$lease.execution")},
-            ":until": {"N": jsonata("$string($lease.expires_at)")},
-        },
-        run="$lease.run",
         seconds=HOLD,
-        assign={"taken": True, "run": jsonata("$lease.run"), "found": jsonata("$running")},
+        assign={
+            "taken": True,
+            "found": jsonata("$running"),
+            "empty": False,
+            "patient_until": jsonata(f"{NOW} + {PATIENCE.to_seconds()}"),
+        },
     )
-    # Somebody was quicker: a run that reserved it, or a holder that lives after all.
-    take.add_catch(fine, errors=[CONDITION_FAILED]).add_catch(trouble, assign=note)
-    take.next(
-        sfn.Choice.jsonata(scope, "Nodes protected?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$count($protected) > 0")), unprotect)
-        .otherwise(terminate)
+    # A holder that lives, or a run that reserved it meanwhile.
+    take.add_catch(end, errors=[CONDITION_FAILED], outputs=NO_OUTPUT).add_catch(end, outputs=trouble).next(end_staying)
+    describe = describe_the_execution(
+        scope,
+        "Describe the holder",
+        arn="$lease.execution",
+        executions=executions,
+        assign="ended",
+        value="$states.result.Status != 'RUNNING'",
     )
-
-    alive = _price_of_the_living(scope, ledger=ledger, training=training, then=fine)
-    judged = (
-        sfn.Choice.jsonata(scope, "Holder alive?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata(f"$execution.status = 'RUNNING' and $lease.expires_at > {NOW}")), alive)
-        .otherwise(take)
-    )
-    describe = describe_the_execution(scope, "Describe the holder", arn="$lease.execution", executions=executions)
-    describe.add_catch(judged, errors=[DOES_NOT_EXIST], assign={"execution": FORGOTTEN})
+    describe.add_catch(take, errors=[DOES_NOT_EXIST], assign={"ended": True})
     # Whose execution cannot be described may live: it is left alone until it can.
-    describe.add_catch(trouble, assign=note).next(judged)
-    lookable = (
-        sfn.Choice.jsonata(scope, "Who holds it?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$taken")), empty)
-        .when(sfn.Condition.jsonata(jsonata("$lease.holder = '' and $running = 0")), fine)
-        .when(sfn.Condition.jsonata(jsonata("$lease.holder = ''")), take)
-        # An Express execution cannot be described; its lease says when it is over.
-        .when(
-            sfn.Condition.jsonata(jsonata(f"$lease.holder = '{contract.REAPER}' and $lease.expires_at > {NOW}")),
-            fine,
-        )
-        .when(sfn.Condition.jsonata(jsonata(f"$lease.holder = '{contract.REAPER}'")), take)
+    describe.add_catch(end, outputs=trouble).next(take)
+    what = (
+        sfn.Choice.jsonata(scope, "What is to be done?", outputs=NO_OUTPUT)
+        # Two looks in a row must say so: Auto Scaling's answers may be older than what has just been asked for.
+        .when(sfn.Condition.jsonata(jsonata("$taken and $running = 0 and $empty")), release)
+        .when(sfn.Condition.jsonata(jsonata("$taken and $running = 0")), wait, assign={"empty": True})
+        .when(sfn.Condition.jsonata(jsonata(f"$taken and {NOW} < $patient_until")), wait, assign={"empty": False})
+        # Its nodes are told to go. The lease expires before the next look but one, which goes on.
+        .when(sfn.Condition.jsonata(jsonata("$taken")), end, outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata("$not($lease.there) and $running = 0")), end, outputs=NO_OUTPUT)
+        # An Express execution cannot be described: a look that died holds its fleet until the lease expires.
+        .when(sfn.Condition.jsonata(jsonata(f"$lease.holder in ['', '{contract.REAPER}']")), take)
         .otherwise(describe)
     )
-    look.add_catch(trouble, assign=note).next(lookable)
-    read = lease.read(scope, ledger=ledger)
-    read.add_catch(trouble, assign=note).next(look)
-    begin = sfn.Pass.jsonata(
+    look.add_catch(end, outputs=trouble).next(what)
+    read = lease.read(
         scope,
-        "Take the fleet",
-        assign={
-            "fleet": jsonata("$states.input"),
-            "taken": False,
-            "run": jsonata("''"),
-            "found": 0,
-        },
-        outputs=NO_OUTPUT,
+        ledger=ledger,
+        fleet="$states.input.id",
+        assign={"fleet": jsonata("$states.input"), "taken": False, "ended": False, "patient_until": 0, "empty": False},
     )
-    return begin.next(read)
-
-
-def _price_of_the_living(scope: Construct, *, ledger: Ledger, training: str, then: sfn.IChainable) -> sfn.IChainable:
-    """Tell how much of its ceiling a run has cost, if it has one."""
-
-    def number(attribute: str) -> str:
-        value = f"$states.result.Item.{attribute}.N"
-        return f"($exists({value}) ? $number({value}) : 0)"
-
-    used = f"""(
-  $from := {number(contract.BILLED_FROM)};
-  $ceiling := {number(contract.CEILING_AT)};
-  $ceiling > $from ? $round(100 * ($millis() / 1000 - $from) / ($ceiling - $from), 1) : 0
-)"""
-    read = call_aws(
-        scope,
-        "Read the run's price",
-        service="dynamodb",
-        action="getItem",
-        parameters={
-            "TableName": ledger.table.table_name,
-            "Key": {
-                contract.PARTITION_KEY: {"S": jsonata(f"'{contract.RUN_PREFIX}' & $lease.run")},
-                contract.SORT_KEY: {"S": contract.RUN_SORT_KEY},
-            },
-            "ProjectionExpression": f"{contract.BILLED_FROM}, {contract.CEILING_AT}",
-        },
-        resources=[ledger.table.table_arn],
-        assign={"used": jsonata(used)},
-    )
-    report = _report(
-        scope,
-        "Report the price",
-        training=training,
-        metrics={METRIC_CEILING_USED: ("$used", "Percent")},
-    )
-    report.add_catch(then).next(then)
-    read.add_catch(then)
-    read.next(
-        sfn.Choice.jsonata(scope, "Has it a ceiling?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$used > 0")), report)
-        .otherwise(then)
-    )
+    read.add_catch(end, outputs={"trouble": jsonata(f"$states.input.id & ': ' & {_WORDS}")}).next(look)
     return read
 
 
+def _one_run(scope: Construct, *, executions: list[str], clean_up: str) -> sfn.IChainable:
+    """Start the clean-up of the run in the state's input, `name` and `arn`, if its execution ended without success."""
+    begun = sfn.Pass.jsonata(scope, "Run is looked after", outputs=NO_OUTPUT)
+    start = call_aws(
+        scope,
+        "Start the clean-up",
+        service="sfn",
+        action="startExecution",
+        iam_action="states:StartExecution",
+        parameters={
+            "StateMachineArn": clean_up,
+            # One for a run in an hour, however many looks find it; the next hour tries again.
+            "Name": jsonata(
+                "$substring($event.name, 0, 40) & '-' "
+                f"& $substring($hash($event.executionArn & $floor({NOW} / 3600), 'SHA-256'), 0, 32)"
+            ),
+            "Input": jsonata(f"$string({{'source': '{SOURCE_OF_THE_REAPER}', 'detail': $event}})"),
+        },
+        resources=[clean_up],
+        answers=[_STARTED_ALREADY],
+    )
+    start.add_catch(begun, errors=[_STARTED_ALREADY]).next(begun)
+    describe = describe_the_execution(
+        scope, "Describe the run", arn="$states.input.arn", executions=executions, assign="event", value=EVENT
+    )
+    forgotten = {
+        "name": jsonata("$states.input.name"),
+        "executionArn": jsonata("$states.input.arn"),
+        "status": "FORGOTTEN",
+    }
+    describe.add_catch(start, errors=[DOES_NOT_EXIST], assign={"event": forgotten})
+    ended = ", ".join(f"'{status}'" for status in ENDED_WITHOUT_SUCCESS)
+    return describe.next(
+        sfn.Choice.jsonata(scope, "Did it end without success?", outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata(f"$event.status in [{ended}]")), start)
+        .otherwise(begun)
+    )
+
+
+_STARTED_ALREADY: Final = "Sfn.ExecutionAlreadyExistsException"
+
+
 def _read_the_line(scope: Construct, *, ledger: Ledger, queue: str) -> sfn.TaskStateBase:
-    """Set `$silent`: the runs that stand in line and have not looked for longer than the reaper's own hold."""
+    """Add the runs to `$dead` that wait in line and have not looked for longer than any interval between looks."""
     return call_aws(
         scope,
         "Read the line",
@@ -276,46 +264,17 @@ def _read_the_line(scope: Construct, *, ledger: Ledger, queue: str) -> sfn.TaskS
         parameters={"TableName": ledger.table.table_name, "Key": line.line_key(queue), "ConsistentRead": True},
         resources=[ledger.table.table_arn],
         assign={
-            "silent": jsonata(
+            "dead": jsonata(
                 f"""(
   $item := $exists($states.result.Item) ? $states.result.Item : {{}};
-  [$filter({line.waiters("$item")}, function($waiter) {{
-    $waiter.seen_at + {HOLD.to_seconds()} < {NOW}
-  }})]
+  $silent := $filter({line.waiters("$item")}, function($waiter) {{
+    $waiter.seen_at + {SILENCE.to_seconds()} < {NOW}
+  }});
+  [$append($dead, [$map($silent, function($waiter) {{ {{'name': $waiter.run, 'arn': $waiter.execution}} }})])]
 )"""
             )
         },
     )
-
-
-def _one_waiter(
-    scope: Construct, *, bucket: s3.IBucket, ledger: Ledger, queue: str, executions: list[str]
-) -> sfn.IChainable:
-    """Take a run out of the line that was stopped while it waited, and write its receipt."""
-    end = sfn.Pass.jsonata(scope, "Waiter is done", outputs=NO_OUTPUT)
-    leave = line.leave_the_line(scope, ledger=ledger, queue=queue, name="Take it out of the line")
-    leave.add_catch(end).next(end)
-    close = closing.close_a_stopped_run(scope, ledger=ledger, name="Close the waiter")
-    close.add_catch(leave).next(leave)
-    receipt = leave_a_receipt(scope, bucket=bucket, ledger=ledger, writer="reaper", then=close, of=" of the waiter")
-    running = (
-        sfn.Choice.jsonata(scope, "Does it run?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$execution.status = 'RUNNING'")), end)
-        .otherwise(receipt)
-    )
-    describe = describe_the_execution(scope, "Describe the waiter", arn="$arn", executions=executions)
-    describe.add_catch(leave, errors=[DOES_NOT_EXIST]).add_catch(end).next(running)
-    begin = sfn.Pass.jsonata(
-        scope,
-        "Take the waiter",
-        assign={
-            "run": jsonata("$states.input.run"),
-            "arn": jsonata("$states.input.execution"),
-            "fleet": {"id": jsonata("''")},
-        },
-        outputs=NO_OUTPUT,
-    )
-    return begin.next(describe)
 
 
 def _report(scope: Construct, name: str, *, training: str, metrics: Mapping[str, tuple[str, str]]) -> sfn.CustomState:
@@ -330,7 +289,7 @@ def _report(scope: Construct, name: str, *, training: str, metrics: Mapping[str,
         name,
         state_json={
             "Type": "Task",
-            "Resource": "arn:aws:states:::aws-sdk:cloudwatch:putMetricData",
+            "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:cloudwatch:putMetricData",
             "Arguments": {
                 "Namespace": contract.METRIC_NAMESPACE,
                 "MetricData": [

@@ -1,343 +1,270 @@
 """
-The receipt, by whoever writes it: the run's own workflow, or the clean-up or the reaper in its place.
+The receipt, by whoever writes it: the run's own workflow, or the clean-up in its place.
 
-Four states: read the ledger, make the receipt out, write it to S3, keep it in the ledger. What cannot be read is left
-out, and no error keeps what follows from following.
+Three states: one reads the ledger, page by page, one decides whether there is more to read, and one writes the receipt
+to S3. What cannot be read is left out, and the receipt says so in `partial`. No error keeps what follows from being
+tried.
 
-`$ledger` is what was read: `nodes` (`node`, `gpus`, …, and as epoch seconds `from`, `joined`, `seen`, `booted`,
-`pull_began`, `pulled`), `progress`, `leader`, `times`, `prices`, `restarts`, and of a run with a ceiling `usd_per_hour`
-and `ceiling_usd`.
+They read the same variables in both machines (see `cdk_horovod.workflow.definition`), and `$tally`, what was read so
+far (see `cdk_horovod.workflow.accounts`), and `$written`, whether the receipt is in S3.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow.accounts import ACCOUNTS
-from cdk_horovod.workflow.states import (
-    NO_OUTPUT,
-    NOW,
-    RUN_PARTITION,
-    assign_safely,
-    call_aws,
-    jsonata,
-    key_of_the_run,
-)
+from cdk_horovod.workflow.accounts import ACCOUNTS, ADD_THE_PAGE, MOST_PAGES, PAGE, unread
+from cdk_horovod.workflow.states import NO_OUTPUT, NODES_PARTITION, NOW, call_aws, jsonata, key_of_the_run
 from horovod_node import contract
 
-MOST_ITEMS = 200
-"""Items of a run that its receipt reads, the newest kinds first: each has up to a kilobyte, and a state 256 KiB."""
-KEPT_SECONDS = 30 * 86_400
-"""How long the ledger keeps the receipt of a run whose own item does not say."""
-
-NOTHING_READ = {
-    "nodes": [],
-    "progress": {},
-    "leader": jsonata("''"),
-    "times": {},
-    "prices": [],
-    "restarts": [],
+UNREAD_BY_THE_RUN: Final = {
+    "tally": unread(contract.PROGRESS_SORT_KEY, contract.NODE_PREFIX),
+    "written": False,
 }
-"""`$ledger` when it could not be read."""
+"""Variables of a run that knows its own leader."""
+UNREAD_BY_ANOTHER: Final = {
+    "tally": unread(contract.PROGRESS_SORT_KEY, contract.LEADER_PREFIX, contract.NODE_PREFIX),
+    "written": False,
+}
+"""Variables of a machine that must ask who led."""
+
+_TEXTS: Final = {
+    contract.NODE: 40,
+    contract.INSTANCE_TYPE: 32,
+    contract.MARKET: 16,
+    contract.ZONE: 32,
+    contract.ADDRESS: 46,
+    contract.INTERRUPTION: 32,
+    contract.IMAGE: 400,
+    contract.LIBRARY_VERSION: 32,
+    contract.PROGRESS_JSON: 4_000,
+}
+"""Texts of the ledger that are read, with the most characters that each may have."""
+_MOMENTS: Final = (
+    contract.BOOTED_AT,
+    contract.PULL_BEGAN_AT,
+    contract.PULLED_AT,
+    contract.JOINED_AT,
+    contract.SEEN_AT,
+    contract.LEFT_AT,
+)
+"""Epoch seconds, from a day before the run began until a day from now."""
+_MOST_GPUS: Final = 1_000
+_DAY: Final = 86_400
+
+_LARGEST_PARTS: Final = {"request": 50_000, "restarts": 40_000, "capacity": 40_000, contract.RING: 10_000}
+"""Bytes that a part of the receipt may have; with the nodes, the cause and the prices they make less than 256 KiB."""
+_CAUSE: Final = 4_000
+"""Characters that are kept of a cause of more than 16,000 bytes."""
+
+_PRICE: Final = f"$price.{contract.USD_PER_HOUR}"
 
 
-def write_the_receipt(scope: Construct, *, bucket: s3.IBucket, ledger: Ledger, then: sfn.IChainable) -> sfn.IChainable:
-    """Build the states that leave the run's record beside its model and in the ledger."""
-    price = f"$price.{contract.USD_PER_HOUR}"
-    repeated = f"$trained.{contract.RING}.repeated_steps"
-    trained = f"$trained.{contract.TRAINED_GPU_SECONDS}"
-    receipt = f"""(
-  $passed := $merge([$times, {{'terminated_at': $now()}}]);
+def _receipt(bucket: s3.IBucket, *, writer: str, execution: str) -> str:
+    model = key_of_the_run(contract.model_key)
+    return f"""(
+  $number_in := function($value) {{ $type($value) = 'number' ? $value }};
+  $gpus := [$number_in($ring.{contract.GPUS}), 0][0];
+  $ranks := [$number_in($trained.ranks), 0][0];
+  $passed := $merge([{{'terminated_at': $now()}}, $times]);
   $well := $outcome.succeeded;
-  $leads := $ring.gpus > 0 ? $ring.leader.node : '';
-  $formed_ring := $ring;
-  $rows := $ledger.nodes;
-  $rates := $prices;
-  $work := $trained.ranks > 0 ? {{
-    'ranks': $trained.ranks, 'steps': $trained.steps, 'repeated': {repeated},
-    'trained': $exists({trained}) ? {trained} : $ledger.progress.trained
-  }} : $ledger.progress;
+  $leads := $gpus > 0 ? $ring.leader.node : $exists($tally.leader) ? $tally.leader : '';
+  $trained_seconds := $number_in($trained.{contract.TRAINED_GPU_SECONDS});
+  $work := $ranks > 0 ? {{
+    'ranks': $ranks,
+    'steps': $number_in($trained.steps),
+    'repeated': $number_in($trained.{contract.RING}.repeated_steps),
+    'trained': $exists($trained_seconds) ? $trained_seconds : $tally.progress.trained
+  }} : $tally.progress;
   {ACCOUNTS}
   $spent := $exists($bill.usd) ? $bill.usd
-    : {price} > 0 ? $round(($end - $price.{contract.BILLED_FROM}) * {price} / 3600, 4);
-  $merge([
-    {{
-      'version': {contract.RECEIPT_VERSION},
-      'written_by': 'workflow',
-      'run': $run,
-      'execution': $states.context.Execution.Id,
-      'outcome': $well ? 'succeeded' : 'failed',
-      'request': $request,
-      'attempts': $attempt,
-      'times': $passed,
-      'seconds': $seconds
-    }},
+    : {_PRICE} > 0 ? $round(($end - $price.{contract.BILLED_FROM}) * {_PRICE} / 3600, 4);
+  $bytes := function($value) {{ $length($replace($string($value), /[^ -~]/, '****')) }};
+  $parts := $merge([
+    {{'request': $request}},
     $count($lost) > 0 ? {{'restarts': [$lost]}} : {{}},
-    $exists($fleet.id) ? {{'fleet': $fleet.id}} : {{}},
     $count($search.looked) > 0 ? {{'capacity': [$search.looked]}} : {{}},
-    $well ? {{}} : {{'error': $outcome.error, 'cause': $outcome.cause}},
-    $formed_ring.gpus > 0 ? {{'gpus': $formed_ring.gpus, 'leader': $leads}} : {{}},
-    $work.ranks > 0 ? {{'ranks': $work.ranks, 'steps': $work.steps}} : {{}},
-    $exists($trained.{contract.RING}) ? {{'{contract.RING}': $trained.{contract.RING}}} : {{}},
-    $there ? {{'nodes': $nodes, 'gpu_seconds': $gpu_seconds}} : {{}},
-    $exists($spent) ? {{'cost': $merge([$bill, {{'usd': $spent, 'spent_usd': $spent}}, {price} > 0 ? {{
-      'ceiling_usd': $price.{contract.CEILING_USD}, 'usd_per_hour': {price}
-    }} : {{}}])}} : {{}},
-    $formed_ring.gpus > 0 and $exists($request.{contract.MAX_COST_USD}) and {price} = 0
-      ? {{'{contract.NOTICE}': $price.{contract.NOTICE}}} : {{}},
-    $well ? {{'model': {{
-      'uri': 's3://{bucket.bucket_name}/' & {key_of_the_run(contract.model_key)},
-      'bytes': $saved.bytes, 'files': $saved.files
-    }}}} : {{}},
-    {_PRICES},
-    {_SOFTWARE}
-  ])
-)"""
-    return _write(scope, bucket=bucket, ledger=ledger, receipt=receipt, removal="$remove_at", then=then)
-
-
-def leave_a_receipt(
-    scope: Construct, *, bucket: s3.IBucket, ledger: Ledger, writer: str, then: sfn.IChainable, of: str = ""
-) -> sfn.TaskStateBase:
-    """
-    Build the states that write the receipt of a run whose own execution cannot any more, unless it is there already.
-
-    They read `$run`, `$fleet.id` and `$execution` (see `describe_the_execution`). An error never keeps *then* from
-    following.
-
-    Not PutObject's `IfNoneMatch`: a parameter that Step Functions does not know fails the execution beyond any Catch,
-    and whether it knows this one, no document says.
-
-    Args:
-        bucket: Where receipts are.
-        ledger: Where the run's items are.
-        writer: Who writes it, for its reader.
-        then: What follows in any case.
-        of: Tells these states from those of the same machine that write other receipts.
-    """
-    error = f"""$execution.status = 'TIMED_OUT' ? '{contract.ERROR_TIMED_OUT}'
-      : $execution.error != '' ? $execution.error : '{contract.ERROR_ABORTED}'"""
-    cause = """$execution.status = 'TIMED_OUT' ? 'The execution reached its own time limit.'
-      : $execution.cause != '' ? $execution.cause : 'The execution was stopped from outside.'"""
-    receipt = f"""(
-  $passed := $merge([$ledger.times, {{
-    'started_at': $execution.started_at, 'stopped_at': $execution.stopped_at, 'terminated_at': $now()
-  }}]);
-  $well := false;
-  $leads := $ledger.leader;
-  $rows := $ledger.nodes;
-  $rates := $ledger.prices;
-  $work := $ledger.progress;
-  {ACCOUNTS}
+    $type($trained.{contract.RING}) = 'object' ? {{'{contract.RING}': $trained.{contract.RING}}} : {{}}
+  ]);
+  $most := {_LARGEST_PARTS};
+  $cut := [$each($parts, function($part, $name) {{ $bytes($part) > $lookup($most, $name) ? $name }})];
+  $partial := $join([
+    $tally.left_out > 0 ? $string($tally.left_out) & ' of the items in the ledger were too large or malformed.' : [],
+    $tally.stopped ? 'Of the nodes in the ledger only the newest {MOST_PAGES * PAGE} items were read.' : [],
+    $tally.failed ? 'The ledger could not be read to the end.' : [],
+    $count($cut) > 0 ? 'Left out because they are too large: ' & $join($cut, ', ') & '.' : []
+  ], ' ');
   $merge([
     {{
       'version': {contract.RECEIPT_VERSION},
-      'written_by': '{writer}',
+      'written_by': {writer},
       'run': $run,
-      'execution': $execution.arn,
-      'outcome': 'failed',
-      'error': {error},
-      'cause': {cause},
-      'request': $parse($execution.input),
+      'execution': {execution},
+      'outcome': $well ? 'succeeded' : 'failed',
       'times': $passed,
       'seconds': $seconds
     }},
-    $fleet.id != '' ? {{'fleet': $fleet.id}} : {{}},
-    $exists($ledger.attempts) ? {{'attempts': $ledger.attempts}} : {{}},
-    $count($ledger.restarts) > 0 ? {{'restarts': [$ledger.restarts]}} : {{}},
+    $sift($parts, function($part, $name) {{ $not($name in $cut) }}),
+    $partial != '' ? {{'partial': $partial}} : {{}},
+    $attempt >= 0 ? {{'attempts': $attempt}} : $exists($tally.attempts) ? {{'attempts': $tally.attempts}} : {{}},
+    $exists($fleet.id) and $fleet.id != '' ? {{'fleet': $fleet.id}} : {{}},
+    $well ? {{}} : {{
+      'error': $outcome.error,
+      'cause': $bytes($outcome.cause) > 16000 ? $substring($outcome.cause, 0, {_CAUSE}) : $outcome.cause
+    }},
+    $gpus > 0 ? {{'gpus': $gpus}} : {{}},
     $leads != '' ? {{'leader': $leads}} : {{}},
     $work.ranks > 0 ? {{'ranks': $work.ranks, 'steps': $work.steps}} : {{}},
     $there ? {{'nodes': $nodes, 'gpu_seconds': $gpu_seconds}} : {{}},
-    $exists($bill.usd) ? {{'cost': $merge([$bill, {{'spent_usd': $bill.usd}},
-      $exists($ledger.ceiling_usd) ? {{
-        'ceiling_usd': $ledger.ceiling_usd, 'usd_per_hour': $ledger.usd_per_hour
-      }} : {{}}])}} : {{}},
-    {_PRICES},
-    {_SOFTWARE}
+    $there and $exists($more_nodes) ? {{'more_nodes': $more_nodes}} : {{}},
+    $exists($spent) ? {{'cost': $merge([$bill, {{'usd': $spent, 'spent_usd': $spent}}, {_PRICE} > 0 ? {{
+      'ceiling_usd': $price.{contract.CEILING_USD}, 'usd_per_hour': {_PRICE}
+    }} : {{}}])}} : {{}},
+    $gpus > 0 and $exists($request.{contract.MAX_COST_USD}) and {_PRICE} = 0
+      ? {{'{contract.NOTICE}': $price.{contract.NOTICE}}} : {{}},
+    $well ? {{'model': {{
+      'uri': 's3://{bucket.bucket_name}/' & {model}, 'bytes': $saved.bytes, 'files': $saved.files
+    }}}} : {{}},
+    $count($listings) > 0 ? {{'on_demand_prices': $listings}} : {{}},
+    $exists($tally.image) ? {{'image': $tally.image}} : {{}},
+    $exists($tally.version) ? {{'library_version': $tally.version}} : {{}}
   ])
 )"""
-    removal = f"($exists($ledger.remove_at) ? $ledger.remove_at : $string({NOW} + {KEPT_SECONDS}))"
-    write = _write(scope, bucket=bucket, ledger=ledger, receipt=receipt, removal=removal, then=then, of=of)
-    look = call_aws(
-        scope,
-        f"Look for the receipt{of}",
-        service="s3",
-        action="listObjectsV2",
-        iam_action="s3:ListBucket",
-        parameters={
-            "Bucket": bucket.bucket_name,
-            "Prefix": jsonata(key_of_the_run(contract.receipt_key)),
-            "MaxKeys": 1,
-        },
-        resources=[bucket.bucket_arn],
-        assign={"written": jsonata("$states.result.KeyCount > 0")},
-    )
-    look.add_catch(then).next(
-        sfn.Choice.jsonata(scope, f"Receipt there{of}?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$written")), then)
-        .otherwise(write)
-    )
-    return look
 
 
-_PRICES = "$count($listings) > 0 ? {'on_demand_prices': $listings} : {}"
-_SOFTWARE = """$count([$rows.image]) > 0 ? {'image': [$rows.image][-1]} : {},
-    $count([$rows.library_version]) > 0 ? {'library_version': [$rows.library_version][-1]} : {}"""
-
-
-def _write(
+def write_the_receipt(
     scope: Construct,
     *,
     bucket: s3.IBucket,
+    training: str,
     ledger: Ledger,
-    receipt: str,
-    removal: str,
     then: sfn.IChainable,
-    of: str = "",
-) -> sfn.IChainable:
-    """Build the states around *receipt*, its expression."""
-    keep = call_aws(
-        scope,
-        f"Keep the receipt{of}",
-        service="dynamodb",
-        action="putItem",
-        parameters={
-            "TableName": ledger.table.table_name,
-            "Item": {
-                contract.PARTITION_KEY: RUN_PARTITION,
-                contract.SORT_KEY: {"S": contract.RECEIPT_SORT_KEY},
-                contract.RECEIPT_JSON: {"S": jsonata("$string($receipt)")},
-                contract.TTL_ATTRIBUTE: {"N": jsonata(removal)},
-            },
-        },
-        resources=[ledger.table.table_arn],
-    )
-    keep.add_catch(then).next(then)
+    writer: str = "'workflow'",
+    execution: str = "$states.context.Execution.Id",
+) -> sfn.State:
+    """
+    Build the states that leave the run's record beside its model, unless `$written` says that it is there.
+
+    Args:
+        bucket: Where receipts are.
+        training: Name of the training, with which their keys begin.
+        ledger: Where the run's nodes are.
+        then: What follows in any case.
+        writer: Expression of who writes it, for its reader.
+        execution: Expression of the ARN of the run's execution.
+    """
     write = call_aws(
         scope,
-        f"Write the receipt{of}",
+        "Write the receipt",
         service="s3",
         action="putObject",
         parameters={
             "Bucket": bucket.bucket_name,
             "Key": jsonata(key_of_the_run(contract.receipt_key)),
             "ContentType": "application/json",
-            # Step Functions writes an object as JSON text.
-            "Body": jsonata("$receipt"),
+            # Step Functions writes an object as JSON text. It is made out here, in a task, whose Catch also catches
+            # what goes wrong in its arguments.
+            "Body": jsonata(_receipt(bucket, writer=writer, execution=execution)),
         },
-        resources=[bucket.arn_for_objects(contract.receipt_key("*"))],
+        resources=[bucket.arn_for_objects(contract.receipt_key(contract.training_prefix(training) + "*"))],
+        assign={"written": True},
     )
-    write.add_catch(keep).next(keep)
-    make = assign_safely(scope, f"Make out the receipt{of}", assign={"receipt": jsonata(receipt)})
-    make.add_catch(then).next(write)
-    read = _read_the_nodes(scope, f"Read the nodes{of}", ledger=ledger)
-    read.add_catch(make, assign={"ledger": NOTHING_READ}).next(make)
-    return read
+    write.add_catch(then).next(then)
+    read = _read_the_nodes(scope, ledger=ledger)
+    more = (
+        sfn.Choice.jsonata(scope, "More to read?", outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata("$written")), then)
+        .when(sfn.Condition.jsonata(jsonata("$tally.unread")), read)
+        .otherwise(write)
+    )
+    read.next(more)
+    # What cannot be read is passed over, and the next question asked.
+    read.add_catch(
+        more,
+        assign={
+            "tally": jsonata(
+                """(
+  $asks := [$filter($tally.asks, function($ask, $place) { $place > 0 })];
+  $merge([$tally, {
+    'asks': $asks, 'from': $asks[0] & '~', 'unread': $count($asks) > 0, 'failed': true
+  }])
+)"""
+            )
+        },
+    )
+    return more
 
 
-def _read_the_nodes(scope: Construct, name: str, *, ledger: Ledger) -> sfn.TaskStateBase:
-    """Set `$ledger`: one Query from the run's leaders to its own item, in the order of sort keys backwards."""
-    attributes = (
-        contract.SORT_KEY,
-        contract.NODE,
-        contract.GPUS,
-        contract.INSTANCE_TYPE,
-        contract.MARKET,
-        contract.ZONE,
-        contract.ADDRESS,
-        contract.BOOTED_AT,
-        contract.PULL_BEGAN_AT,
-        contract.PULLED_AT,
-        contract.JOINED_AT,
-        contract.SEEN_AT,
-        contract.INTERRUPTION,
-        contract.IMAGE,
-        contract.LIBRARY_VERSION,
-        contract.PROGRESS_JSON,
-        contract.TIMES_JSON,
-        contract.PRICES_JSON,
-        contract.RESTARTS_JSON,
-        contract.USD_PER_HOUR,
-        contract.CEILING_USD,
-        contract.TTL_ATTRIBUTE,
-    )
+def _read_the_nodes(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
+    """
+    Ask the ledger for one page of what `$tally.asks` begins with, newest first, and add it to `$tally`.
+
+    Nodes write what is read here, and a node runs the user's script with its own permissions. The filter passes items
+    of a known size only, whatever is in them: a result of more than 256 KiB would end the execution, and no Catch is
+    certain to help (Step Functions Developer Guide, "Handling errors", on `States.DataLimitExceeded`). A filter cannot
+    name the key attributes, so sort keys, of up to 1,024 bytes, are read of one item only.
+
+    Each query begins behind the last possible key of its kind: a query without a start could not be asked for by the
+    same expression. DynamoDB takes any key within the query's bounds, whether an item has it or not.
+    """
+    nodes = [name for name in (*_TEXTS, contract.GPUS, *_MOMENTS) if name != contract.PROGRESS_JSON]
+    projections = {
+        contract.PROGRESS_SORT_KEY: f"#{contract.PROGRESS_JSON}",
+        contract.LEADER_PREFIX: f"#{contract.NODE}, #sk",
+        contract.NODE_PREFIX: ", ".join(f"#{name}" for name in nodes),
+    }
+    passes = [
+        *(
+            f"(attribute_not_exists(#{name}) OR (attribute_type(#{name}, :text) AND size(#{name}) <= :most_{most}))"
+            for name, most in _TEXTS.items()
+        ),
+        *(
+            f"(attribute_not_exists(#{name}) OR (attribute_type(#{name}, :number) AND #{name} BETWEEN {bounds}))"
+            for name, bounds in {
+                contract.GPUS: ":none AND :most_gpus",
+                **dict.fromkeys(_MOMENTS, ":first AND :last"),
+            }.items()
+        ),
+    ]
     return call_aws(
         scope,
-        name,
+        "Read the nodes",
         service="dynamodb",
         action="query",
         parameters={
             "TableName": ledger.table.table_name,
-            "KeyConditionExpression": "#pk = :run AND #sk BETWEEN :first AND :last",
-            "ProjectionExpression": ", ".join(f"#{attribute}" for attribute in attributes),
+            "KeyConditionExpression": "#pk = :pk AND begins_with(#sk, :ask)",
+            "FilterExpression": " AND ".join(passes),
+            "ProjectionExpression": jsonata(f"$lookup({projections}, $tally.asks[0])"),
             "ExpressionAttributeNames": {
                 "#pk": contract.PARTITION_KEY,
-                **{f"#{attribute}": attribute for attribute in attributes},
+                "#sk": contract.SORT_KEY,
+                **{f"#{name}": name for name in (*nodes, contract.PROGRESS_JSON)},
             },
             "ExpressionAttributeValues": {
-                ":run": RUN_PARTITION,
-                ":first": {"S": contract.LEADER_PREFIX},
-                ":last": {"S": contract.RUN_SORT_KEY},
+                ":pk": NODES_PARTITION,
+                ":ask": {"S": jsonata("$tally.asks[0]")},
+                ":text": {"S": "S"},
+                ":number": {"S": "N"},
+                **{f":most_{most}": {"N": str(most)} for most in _TEXTS.values()},
+                ":none": {"N": "0"},
+                ":most_gpus": {"N": str(_MOST_GPUS)},
+                ":first": {"N": jsonata(f"$string($floor($toMillis($times.started_at) / 1000) - {_DAY})")},
+                ":last": {"N": jsonata(f"$string({NOW} + {_DAY})")},
+            },
+            "ExclusiveStartKey": {
+                contract.PARTITION_KEY: NODES_PARTITION,
+                contract.SORT_KEY: {"S": jsonata("$tally.from")},
             },
             "ConsistentRead": True,
             "ScanIndexForward": False,
-            "Limit": MOST_ITEMS,
+            "Limit": jsonata(f"$tally.asks[0] = '{contract.NODE_PREFIX}' ? {PAGE} : 1"),
         },
         resources=[ledger.table.table_arn],
-        assign={"ledger": jsonata(_LEDGER)},
+        assign={"tally": jsonata(ADD_THE_PAGE)},
     )
-
-
-def _number(attribute: str) -> str:
-    return f"$number($item.{attribute}.N)"
-
-
-_LEDGER = f"""(
-  $of := function($prefix) {{
-    [$filter($states.result.Items, function($item) {{
-      $substring($item.{contract.SORT_KEY}.S, 0, $length($prefix)) = $prefix
-    }})]
-  }};
-  $own := $of('{contract.RUN_SORT_KEY}')[0];
-  $leaders := $of('{contract.LEADER_PREFIX}');
-  $told := $of('{contract.PROGRESS_SORT_KEY}')[0].{contract.PROGRESS_JSON}.S;
-  $far := $exists($told) ? $parse($told) : {{}};
-  $positive := function($value) {{ $type($value) = 'number' ? $value }};
-  $parsed := function($text, $else) {{ $exists($text) ? $parse($text) : $else }};
-  {{
-    'nodes': [$map($of('{contract.NODE_PREFIX}'), function($item) {{ {{
-      'node': $split($item.{contract.SORT_KEY}.S, '#')[2],
-      'gpus': {_number(contract.GPUS)},
-      'instance_type': $item.{contract.INSTANCE_TYPE}.S,
-      'market': $item.{contract.MARKET}.S,
-      'zone': $item.{contract.ZONE}.S,
-      'address': $item.{contract.ADDRESS}.S,
-      'interruption': $item.{contract.INTERRUPTION}.S,
-      'image': $item.{contract.IMAGE}.S,
-      'library_version': $item.{contract.LIBRARY_VERSION}.S,
-      'booted': {_number(contract.BOOTED_AT)},
-      'pull_began': {_number(contract.PULL_BEGAN_AT)},
-      'pulled': {_number(contract.PULLED_AT)},
-      'joined': {_number(contract.JOINED_AT)},
-      'seen': {_number(contract.SEEN_AT)},
-      'from': $exists($item.{contract.BOOTED_AT}) ? {_number(contract.BOOTED_AT)} : {_number(contract.JOINED_AT)}
-    }} }})],
-    'progress': {{
-      'ranks': $positive($far.ranks),
-      'steps': $positive($far.step),
-      'repeated': $positive($far.repeated_steps),
-      'trained': $positive($far.{contract.TRAINED_GPU_SECONDS})
-    }},
-    'leader': $count($leaders) > 0 and $exists($leaders[0].{contract.NODE}) ? $leaders[0].{contract.NODE}.S : '',
-    'attempts': $count($leaders) > 0 ? $number($split($leaders[0].{contract.SORT_KEY}.S, '#')[1]),
-    'times': $parsed($own.{contract.TIMES_JSON}.S, {{}}),
-    'prices': [$parsed($own.{contract.PRICES_JSON}.S, [])],
-    'restarts': [$parsed($own.{contract.RESTARTS_JSON}.S, [])],
-    'usd_per_hour': $number($own.{contract.USD_PER_HOUR}.N),
-    'ceiling_usd': $number($own.{contract.CEILING_USD}.N),
-    'remove_at': $own.{contract.TTL_ATTRIBUTE}.N
-  }}
-)"""

@@ -14,6 +14,10 @@ from typing import Any
 
 from horovod_node import contract
 
+_BELOW = (r"\u0000-\u007f", r"\u0000-\u07ff", r"\u0000-\ud7ff\ue000-\uffff")
+_BYTES = " + ".join(("$length($text)", *(f"$without(/[{characters}]+/)" for characters in _BELOW)))
+"""In UTF-8: a character takes one byte, and one more from each of U+0080, U+0800 and U+10000 on."""
+
 
 def problems_expression(
     *, fleets: Sequence[contract.FleetSize], max_runtime_seconds: int, max_cost_usd: float | None = None
@@ -29,24 +33,39 @@ def problems_expression(
     known = [field.name for field in contract.REQUEST_FIELDS]
     fields = ",\n    ".join(_field_check(field) for field in contract.REQUEST_FIELDS)
     limits = ",\n    ".join(_limit_checks(fleets, max_runtime_seconds, max_cost_usd))
+    unusable = " or ".join(f"$contains($characters, {_regex(pattern)})" for pattern in contract.UNUSABLE_TEXT_PATTERNS)
     return f"""(
   $request := $states.input;
-  $shown := function($v) {{ $type($v) = 'string' ? $v : $string($v) }};
+  $shown := function($v) {{(
+    $text := $type($v) = 'string' ? $v : $string($v);
+    $length($text) <= {contract.SHOWN_LIMIT} ? $text
+      : $substring($text, 0, {contract.SHOWN_LIMIT}) & '… (' & $length($text) & ' characters)'
+  )}};
+  $name := $states.context.Execution.Name;
+  $text := $string($request);
+  $characters := $replace($text, {_regex(contract.SURROGATE_PAIR_PATTERN)}, '');
+  $without := function($characters) {{ $length($replace($text, $characters, '')) }};
   $address := function($v) {{ $type($v) = 'string' and $contains($v, {_regex(contract.S3_URI_PATTERN)}) }};
-  $known := {json.dumps(known)};
-  $names := $join($known, ', ');
-  $fields := $type($request) != 'object' ? ['the request must be an object, got ' & $shown($request)]
-    : $length($string($request)) > {contract.REQUEST_LIMIT} ? [{json.dumps(contract.REQUEST_TOO_LARGE)}] : [
+  $names_taken := {json.dumps([*known, contract.STARTED_BY])};
+  $names := {json.dumps(", ".join(known))};
+  $fields := ($exists($name) ? $not($contains($name, {_regex(contract.RUN_NAME_PATTERN)})) : false)
+      ? [{json.dumps(f"the execution's name {contract.RUN_NAME_RULE}, got ")} & $shown($name)]
+    : $type($request) != 'object' ? ['the request must be an object, got ' & $shown($request)]
+    : {unusable} ? [{json.dumps(contract.UNUSABLE_TEXT)}]
+    : {_BYTES} > {contract.REQUEST_LIMIT} ? [{json.dumps(contract.REQUEST_TOO_LARGE)}] : [
     $map(
-      $filter($keys($request), function($key) {{ $not($key in $known) }}),
-      function($key) {{ "'" & $key & "' is not a field of a request; its fields are " & $names }}
+      $filter($keys($request), function($key) {{ $not($key in $names_taken) }}),
+      function($key) {{ "'" & $shown($key) & "' is not a field of a request; its fields are " & $names }}
     ),
     {fields}
   ];
   $limits := $count($fields) > 0 ? [] : [
     {limits}
   ];
-  $join($append($fields, $limits), '; ')
+  $problems := $append($fields, $limits);
+  $more := $count($problems) - {contract.PROBLEMS_LIMIT};
+  $more <= 0 ? $join($problems, '; ')
+    : $join($problems[[0..{contract.PROBLEMS_LIMIT - 1}]], '; ') & '; and ' & $more & ' more'
 )"""
 
 
@@ -68,7 +87,8 @@ def defaults_expression(*, max_runtime_seconds: int, max_restarts: int, max_cost
     if max_cost_usd is not None:  # the most that a run may ask for is also what it gets
         defaults[contract.MAX_COST_USD] = max_cost_usd
     whole = f"{{'{contract.MIN_GPUS}': $states.input.{contract.GPUS}}}"
-    return f"$merge([{json.dumps(defaults)}, {whole}, $states.input])"
+    asked = f"$sift($states.input, function($value, $key) {{ $key != '{contract.STARTED_BY}' }})"
+    return f"$merge([{json.dumps(defaults)}, {whole}, {asked}])"
 
 
 def _field_check(field: contract.RequestField) -> str:
@@ -119,14 +139,14 @@ def _items_check(field: contract.RequestField, value: str) -> str:
     if (rule := field.items) is None:
         return "[]"
     item = f"$lookup({value}, $key)"
-    good = f"$address({item})"
+    good = f"$address({item})" if rule.rule else "true"
     if rule.least is not None and rule.most is not None:
         good = f"($type({item}) = 'number' ? {item} >= {rule.least} and {item} <= {rule.most} : false)"
     judged = (
         f"$not($contains($key, {_regex(rule.pattern)})) "
-        f'? "\'{field.name}\' has {rule.noun} named " & $key & "; {rule.spelling}" '
+        f'? "\'{field.name}\' has {rule.noun} named " & $shown($key) & "; {rule.spelling}" '
         f": $not({good}) "
-        f'? "\'{field.name}." & $key & "\' {rule.rule}, got " '
+        f'? "\'{field.name}." & $shown($key) & "\' {rule.rule}, got " '
         f"& $shown({item}) : ''"
     )
     sentences = f"$map($keys({value}), function($key) {{ {judged} }})"
@@ -157,4 +177,6 @@ def _got(name: str, rule: str, value: str) -> str:
 
 
 def _regex(pattern: str) -> str:
-    return "/" + pattern.replace("/", r"\/") + "/"
+    """Write *pattern* in JSONata; its `$` is the end alone, which precedes a last newline in some languages, too."""
+    end = r"(?![\s\S])"
+    return "/" + pattern.replace("/", r"\/").replace("$", end) + "/"

@@ -25,6 +25,12 @@ from horovod_node import contract
 NO_SEARCH: Final[Mapping[str, Any]] = {"looked": []}
 """`$search` of a run that has no fleet."""
 
+MOST_FLEETS_BYTES: Final = 160_000
+"""
+Of the fleets in a run's variable: Step Functions takes 256 KiB for all variables that one state sets ("Passing data
+between states with variables" in its guide), the request among them.
+"""
+
 WORDS_KEPT: Final = 600
 """Characters of the provider's words that are kept of each attempt: there may be many in one run."""
 
@@ -54,8 +60,13 @@ QUOTAS: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 def fleets_with_plans(engine: EngineConfig, *, limits: RunLimits) -> list[dict[str, Any]]:
-    """Write the fleets as a run's states read them: with what is tried in them, and how long that may take."""
-    return [
+    """
+    Write the fleets as a run's states read them: with what is tried in them, and how long that may take.
+
+    Raises:
+        ValueError: If they are too much for a variable.
+    """
+    fleets = [
         {
             **fleet_json,
             "plan": [_with_times(attempt, limits=limits) for attempt in fleet.plan],
@@ -64,6 +75,13 @@ def fleets_with_plans(engine: EngineConfig, *, limits: RunLimits) -> list[dict[s
         }
         for fleet, fleet_json in zip(engine.fleets, engine.fleets_in_order, strict=True)
     ]
+    size = len(json.dumps(fleets))
+    if size > MOST_FLEETS_BYTES:
+        raise ValueError(
+            f"'fleets' must be at most {MOST_FLEETS_BYTES} bytes as JSON, with all attempts of their capacity plans "
+            f"and the instance types of each, got {size}; use fewer fleets, attempts or instance types"
+        )
+    return fleets
 
 
 def longest_forming(fleets: Sequence[FleetConfig], *, limits: RunLimits) -> int:
@@ -94,12 +112,14 @@ def begun(plan: str) -> str:
 
 
 BEGUN_AGAIN: Final = (
-    # Nodes that are left are in the zone of the attempt that got them: where zones are tried one by one, it is the one
-    # to begin with.
-    "($number := $fleet.plan[0].empties ? $search.number : 1; $merge([$search, "
-    "{'number': $number, 'attempt': $fleet.plan[$number - 1], 'again': 0, 'refusal': '', 'step': 'start'}]))"
+    "$merge([$search, {'attempt': $fleet.plan[$search.number - 1], 'again': 0, 'refusal': '', 'step': 'start'}])"
 )
-"""The expression of `$search` when a run starts again."""
+"""
+The expression of `$search` when a run starts again: with the attempt that got the nodes that are left.
+
+Another one could be of another market. A group whose On-Demand base or percentage changes replaces its instances ("a
+gradual replacement of instances": CloudFormation's reference of `InstancesDistribution`), the leader among them.
+"""
 
 ASKED: Final = jsonata(f"$merge([$search, {{'since': {NOW}, 'starts': $search.starts + 1}}])")
 """`$search` when nodes have been asked for."""
@@ -161,7 +181,8 @@ def judged(messages: str, *, asked: bool = True) -> dict[str, Any]:
     """
     Write the `Assign` that decides, from the provider's own words, what follows an attempt that failed.
 
-    Capacity that is not there is looked for by the next attempt. A quota would refuse every attempt that asks for as
+    Nodes that are there and have time left are waited for, whatever was said. Capacity that is not there is looked for
+    by the next attempt. A quota would refuse every attempt that asks for as
     much of the same market, so these are passed over. Throttling says nothing about capacity, and would meet every
     other market and zone, too: the same attempt goes on. When no attempt is left, the run ends, with the words of all.
 
@@ -183,7 +204,7 @@ def judged(messages: str, *, asked: bool = True) -> dict[str, Any]:
     }
     return {
         "search": jsonata(
-            f"""(
+            f"""$search.step = 'wait' ? $search : (
   $said := $join([$distinct({messages})], ' ');
   $spot_quota := $contains($said, /{SPOT_QUOTA}/);
   $on_demand_quota := $contains($said, /{ON_DEMAND_QUOTA}/);

@@ -37,7 +37,7 @@ def call_aws(
     resources: Sequence[str],
     iam_action: str | None = None,
     assign: Mapping[str, Any] | None = None,
-    outputs: Mapping[str, Any] = NO_OUTPUT,
+    outputs: Mapping[str, Any] | str = NO_OUTPUT,
     retries: int = 3,
     answers: Sequence[str] = (),
     task_timeout: sfn.Timeout | None = None,
@@ -128,11 +128,42 @@ TRANSACTION_CANCELED = "DynamoDb.TransactionCanceledException"
 NOW = "$floor($millis() / 1000)"
 """The expression of the present time in epoch seconds."""
 
-RUN_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.RUN_PREFIX}' & $run")}
-"""Partition key of the run's items in the ledger."""
+REDRIVEN = "($exists($states.context.Execution.RedriveCount) ? $states.context.Execution.RedriveCount : 0)"
+"""
+The expression of how often somebody redrove this execution ("Accessing execution data from the Context object").
+
+A redriven execution goes on in the state in which it ended, with its variables ("Restarting state machine executions
+with redrive"), while its fleet may be somebody else's by then.
+"""
+
+RUN_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.RUN_PREFIX}' & $run_id")}
+"""Partition key of the run's items that only state machines write."""
+
+NODES_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.NODES_PREFIX}' & $fleet.id & '#' & $run_id")}
+"""Partition key of what the nodes of `$fleet` write for the run, and of what is meant for them."""
 
 RUN_KEY = {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}}
 """Key of the run's own item."""
+
+
+def run_id(training: str, *, name: str, started: str) -> str:
+    """
+    Write the expression of a run's id, as `contract.run_id` builds it.
+
+    Args:
+        training: Name of the training.
+        name: Expression of the execution's name.
+        started: Expression of its start as ISO 8601 in UTC, with or without fractions of a second: the Developer
+            Guide's examples of the context object show both ("Accessing execution data from the Context object").
+    """
+    prefix = contract.training_prefix(training)
+    # 2026-11-26T11:02:36.123Z: what follows the seconds is cut off.
+    return f"'{prefix}' & {name} & '/' & $replace($substring({started}, 0, 19), /[-:]/, '') & 'Z'"
+
+
+def attempt_digits(attempt: str) -> str:
+    """Write the expression of an attempt as it stands in sort keys."""
+    return f"$pad($string({attempt}), -{contract.ATTEMPT_DIGITS}, '0')"
 
 
 def now_as(name: str) -> str:
@@ -141,6 +172,6 @@ def now_as(name: str) -> str:
 
 
 def key_of_the_run(template: Callable[[str], str]) -> str:
-    """Write the expression of one of the contract's S3 keys for the run in `$run`."""
+    """Write the expression of one of the contract's S3 keys for the run in `$run_id`."""
     before, after = template("\0").split("\0")
-    return f"'{before}' & $run & '{after}'"
+    return f"'{before}' & $run_id & '{after}'"

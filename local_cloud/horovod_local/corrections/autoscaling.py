@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from datetime import UTC, datetime
 from typing import Any
 
-from horovod_local.corrections import launches
+from horovod_local.corrections import allocation, launches
 from horovod_local.corrections.registry import correction
 
 
 @correction(
     moto="launches the template's own type in the first subnet, On-Demand, as many as the first override's weight says",
-    aws="fills a mixed-instances policy by weights, On-Demand base first, over all overrides and subnets",
+    aws="fills a mixed-instances policy by weights, On-Demand base first, in the order of its allocation strategies",
 )
 def groups_fill_by_weight() -> None:
     from moto.autoscaling.models import FakeAutoScalingGroup
@@ -27,7 +26,10 @@ def groups_fill_by_weight() -> None:
         if self.ec2_launch_template is None:
             plain_set(self, new_capacity)
             return
+        before = getattr(self, "desired_capacity", None)
         self.desired_capacity = self.min_size if new_capacity is None else new_capacity
+        if before is not None and self.desired_capacity < before:
+            launches.scale_in(self)
         launches.settle(self)
 
     def replace(self: Any, count_needed: int, propagated_tags: dict[str, str]) -> None:
@@ -90,11 +92,33 @@ def updates_keep_what_they_do_not_name() -> None:
         if desired is None and not lowest <= (self.desired_capacity or 0) <= highest:
             # moto compares the bounds with a count of instances, AWS with the capacity.
             change["desired_capacity"] = max(lowest, min(self.desired_capacity or 0, highest))
-        if not (change.get("mixed_instances_policy") or change.get("launch_template") or change["launch_config_name"]):
+        named = change.get("mixed_instances_policy")
+        if named:
+            kept = allocation.distribution(self)
+            named["InstancesDistribution"] = {**kept, **(named.get("InstancesDistribution") or {})}
+        elif not (change.get("launch_template") or change["launch_config_name"]):
             change["mixed_instances_policy"] = _policy_of(self)
         update(self, **change)
 
     FakeAutoScalingGroup.update = update_named
+
+
+@correction(
+    moto="lets running instances be when the shares of On-Demand and Spot in a group's policy change",
+    aws="replaces those that no longer fit, one after the other, and launches before it terminates",
+)
+def changed_market_shares_replace_instances() -> None:
+    from moto.autoscaling.models import FakeAutoScalingGroup
+
+    update = FakeAutoScalingGroup.update
+
+    def update_and_replace(self: Any, **change: Any) -> None:
+        before = allocation.market_shares(self)
+        update(self, **change)
+        if self.mixed_instances_policy and allocation.market_shares(self) != before:
+            launches.replace_for_markets(self)
+
+    FakeAutoScalingGroup.update = update_and_replace
 
 
 @correction(
@@ -126,37 +150,6 @@ def stack_updates_change_groups_in_place() -> None:
 
 
 @correction(
-    moto="lowers the desired capacity by one instance, whatever it weighs, and answers an unknown instance with 500",
-    aws="lowers it by the instance's weight, never below the minimum, and refuses an instance of no group",
-)
-def terminating_one_instance_counts_its_weight() -> None:
-    from moto.autoscaling.exceptions import ValidationError
-    from moto.autoscaling.models import AutoScalingBackend
-
-    def terminate_instance(self: Any, instance_id: str, should_decrement: bool) -> Any:
-        group = next((group for group in self.autoscaling_groups.values() if _state_of(group, instance_id)), None)
-        if group is None:
-            raise ValidationError(f"Instance Id not found - No managed instance found for instance ID: {instance_id}")
-        state = _state_of(group, instance_id)
-        if should_decrement and state.lifecycle_state != launches.TERMINATING:
-            left = group.desired_capacity - launches.weight_of(state)
-            if left < group.min_size:
-                raise ValidationError(
-                    f"Currently, desiredSize equals minSize ({group.min_size}). Terminating instance without "
-                    "replacement will violate group's min size constraint. Please either set "
-                    "shouldDecrementDesiredCapacity flag to false or lower group's min size constraint."
-                )
-            group.desired_capacity = left
-        if state.lifecycle_state != launches.TERMINATING:
-            cause = "An instance was taken out of service in response to a user request."
-            launches.part_with(group, [state], cause=cause)
-        launches.settle(group)
-        return state.activity
-
-    AutoScalingBackend.terminate_instance = terminate_instance
-
-
-@correction(
     moto="replaces terminated instances at once and one for one, and writes nothing down about them",
     aws="replaces the capacity that is then missing, a while later, and lists both as scaling activities",
 )
@@ -170,57 +163,6 @@ def terminated_instances_leave_their_group() -> None:
                 launches.settle_soon(group)
 
     AutoScalingBackend.notify_terminate_instances = notify_terminate_instances
-
-
-@correction(
-    moto="answers DescribeScalingActivities with an empty list",
-    aws="lists launches and terminations, newest first, refused launches with EC2's own words as StatusMessage",
-)
-def scaling_activities_are_listed() -> None:
-    from moto.autoscaling.responses import AutoScalingResponse
-    from moto.core.responses import ActionResult
-
-    def describe_scaling_activities(self: Any) -> Any:
-        name, wanted = self._get_param("AutoScalingGroupName"), self._get_param("ActivityIds", [])
-        groups = [group for group in self.autoscaling_backend.autoscaling_groups.values() if name in (None, group.name)]
-        found = [
-            activity
-            for group in groups
-            for activity in launches.activities(group)
-            if (not wanted or activity.activity_id in wanted)
-            and all(_passes(activity, item["Name"], item["Values"]) for item in self._get_param("Filters", []))
-        ]
-        start, count = int(self._get_param("NextToken") or 0), self._get_int_param("MaxRecords") or 100
-        more = str(start + count) if len(found) > start + count else None
-        return ActionResult({"Activities": found[start : start + count], "NextToken": more})
-
-    AutoScalingResponse.describe_scaling_activities = describe_scaling_activities
-
-
-@correction(
-    moto="lets protected instances be, also when their protection is lifted from a group that is too large",
-    aws="terminates them then",
-)
-def lifting_protection_scales_in() -> None:
-    from moto.autoscaling.exceptions import ValidationError
-    from moto.autoscaling.models import AutoScalingBackend
-
-    protect = AutoScalingBackend.set_instance_protection
-
-    def set_instance_protection(
-        self: Any, group_name: str, instance_ids: list[str], protected_from_scale_in: bool | None
-    ) -> None:
-        group = self.autoscaling_groups.get(group_name)
-        if group is None:
-            raise ValidationError("AutoScalingGroup name not found - null")
-        for instance_id in instance_ids:
-            if _state_of(group, instance_id) is None:
-                raise ValidationError(f"The instance {instance_id} is not part of Auto Scaling group {group_name}.")
-        protect(self, group_name, instance_ids, protected_from_scale_in)
-        if group.ec2_launch_template is not None:
-            launches.settle(group)
-
-    AutoScalingBackend.set_instance_protection = set_instance_protection
 
 
 @correction(
@@ -238,8 +180,12 @@ def deleting_a_group_terminates_all_of_it() -> None:
             group.min_size = 0
             for state in group.instance_states:
                 state.protected_from_scale_in = False
+                if state.lifecycle_state in (launches.STANDBY, launches.RETAINED):
+                    state.lifecycle_state = launches.IN_SERVICE
+            launches.scale_in(group)
         delete(self, group_name)
         if group is not None:
+            launches.give_up_launches(group)
             launches.let_go(group, now=math.inf)
 
     AutoScalingBackend.delete_auto_scaling_group = delete_auto_scaling_group
@@ -261,10 +207,6 @@ def groups_have_their_arn_as_attribute() -> None:
     FakeAutoScalingGroup.get_cfn_attribute = get_cfn_attribute
 
 
-def _state_of(group: Any, instance_id: str) -> Any:
-    return next((state for state in group.instance_states if state.instance.id == instance_id), None)
-
-
 def _policy_of(group: Any) -> Any:
     """Repeat the policy of *group* as a request would; moto refuses a template named by both id and name."""
     policy = copy.deepcopy(group.mixed_instances_policy)
@@ -272,19 +214,6 @@ def _policy_of(group: Any) -> Any:
     if specification.get("LaunchTemplateId"):
         specification.pop("LaunchTemplateName", None)
     return policy
-
-
-def _passes(activity: launches.ScalingActivity, name: str, values: list[str]) -> bool:
-    if name == "Status":
-        return activity.status_code in values
-    moments = [moment if moment.tzinfo else moment.replace(tzinfo=UTC) for moment in map(_moment, values)]
-    if name == "StartTimeLowerBound":
-        return all(activity.start_time >= moment for moment in moments)
-    return all(activity.start_time <= moment for moment in moments)
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def _whole(value: Any) -> int | None:
@@ -295,11 +224,9 @@ CORRECTIONS = (
     groups_fill_by_weight,
     capacity_stays_within_bounds,
     updates_keep_what_they_do_not_name,
+    changed_market_shares_replace_instances,
     stack_updates_change_groups_in_place,
-    terminating_one_instance_counts_its_weight,
     terminated_instances_leave_their_group,
-    scaling_activities_are_listed,
-    lifting_protection_scales_in,
     deleting_a_group_terminates_all_of_it,
     groups_have_their_arn_as_attribute,
 )

@@ -19,11 +19,17 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from jsonata import Jsonata
+from jsonata.functions import Functions
 from jsonata.utils import Utils
 
 from horovod_local.corrections.registry import correction
 
 _DELIMITED: Final = re.compile(r"^\{%(.*)%\}$", re.DOTALL)
+
+_ESCAPED: Final = re.compile(
+    r"(?P<before>(?<!\\)(?:\\\\)*)(?P<escape>\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|\\u[0-9a-f]{4})"
+)
+"""A character that Python's `json` has escaped, after any number of whole backslashes."""
 
 _HASHES: Final = {"MD5": "md5", "SHA-1": "sha1", "SHA-256": "sha256", "SHA-384": "sha384", "SHA-512": "sha512"}
 """Algorithms of `$hash`, as Step Functions spells them, and hashlib's names."""
@@ -97,6 +103,7 @@ def _functions() -> dict[str, Any]:
         "uuid": _uuid,
         "parse": _parse,
         "eval": _refuse_eval,
+        "string": _string,
     }
     return {name: Jsonata.JLambda(function) for name, function in functions.items()}
 
@@ -140,6 +147,20 @@ def _parse(text: Any = None, *_rest: Any) -> Any:
         return _bound(json.loads(text))
     except (TypeError, ValueError) as error:
         raise QueryEvaluationError(f"threw an error during evaluation. $parse: {error}") from error
+
+
+def _string(value: Any = None, prettify: Any = False, *_rest: Any) -> Any:
+    """
+    Write characters as they are, as JSON.stringify does, which the reference implementation calls; jsonata-python
+    escapes all but ASCII's. Half of a surrogate pair is escaped by both (ECMA-262, QuoteJSONString).
+    """
+    text = Functions.string(value, prettify is True)
+    return text if text is None or isinstance(value, str) else _ESCAPED.sub(_unescaped, text)
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    character: str = json.loads(f'"{found["escape"]}"')
+    return found[0] if character < "\x7f" or "\ud800" <= character <= "\udfff" else found["before"] + character
 
 
 def _refuse_eval(*_rest: Any) -> Any:

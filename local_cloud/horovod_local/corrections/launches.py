@@ -1,33 +1,49 @@
 """
-How an Auto Scaling group of a mixed-instances policy fills itself: which type, which market, which zone, and what it
-writes down about it.
+How an Auto Scaling group of a mixed-instances policy comes to what it wants: launches, terminations, replacements.
 
-The capacity rules are those of the Auto Scaling User Guide, "Auto Scaling groups with multiple instance types and
-purchase options" and "Configure an Auto Scaling group to use instance weights"; the messages of refused launches are
-those of "Troubleshoot EC2 Auto Scaling: EC2 instance launch failures".
+Sources: Auto Scaling User Guide, "Auto Scaling groups with multiple instance types and purchase options", "Use instance
+scale-in protection to control instance termination", "Temporarily remove instances from your Auto Scaling group" and
+"Configure instance retention"; CloudFormation Template Reference, `InstancesDistribution`.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import threading
 import time
-import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from horovod_local.faults import CAPACITY, IN_FORCE, QUOTA
+from horovod_local.corrections import scaling_activities
+from horovod_local.corrections.allocation import (
+    ON_DEMAND,
+    SPOT,
+    Offer,
+    candidates,
+    on_demand_share,
+    refusal_message,
+)
+from horovod_local.corrections.scaling_activities import (
+    CANCELLED,
+    FAILED,
+    PRE_IN_SERVICE,
+    WAITING_FOR_INSTANCE,
+    ScalingActivity,
+)
+from horovod_local.faults import IN_FORCE
 
-ON_DEMAND: Final = "on-demand"
-SPOT: Final = "spot"
+PENDING: Final = "Pending"
+IN_SERVICE: Final = "InService"
+STANDBY: Final = "Standby"
 TERMINATING: Final = "Terminating"
 """Lifecycle state of an instance that still runs, and counts for no capacity any more."""
+RETAINED: Final = "Terminating:Retained"
+"""
+Of one whose termination was given up under an instance lifecycle policy: it runs, counts for no desired capacity, and
+stays until TerminateInstanceInAutoScalingGroup.
+"""
+COUNTED: Final = (PENDING, IN_SERVICE)
 
-ACTIVITIES_KEPT: Final = 200
-"""A group's newest activities; AWS keeps six weeks."""
 PAUSE_SECONDS: Final = 1.0
 """Before a group replaces what it lost, or tries again what was refused; AWS takes a minute or more."""
 
@@ -35,29 +51,16 @@ _lock: Final = threading.RLock()
 """moto takes no locks of its own, and an agent may die while a state machine scales."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Offer:
-    """One kind of instance that a group may launch, and the capacity that it counts for."""
-
-    instance_type: str
-    weight: int
-    template: dict[str, Any]
-
-
 @dataclass(kw_only=True)
-class ScalingActivity:
-    """A scaling activity; its fields are those of the API's Activity."""
+class Launch:
+    """A launch that EC2 has not answered: it counts for the group's capacity, and the group lists no instance."""
 
-    auto_scaling_group_name: str
-    description: str
-    cause: str
-    status_code: str
-    status_message: str | None = None
-    details: str = "{}"
-    progress: int = 100
-    activity_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    start_time: datetime = field(default_factory=lambda: datetime.now(UTC))
-    end_time: datetime | None = field(default_factory=lambda: datetime.now(UTC))
+    offer: Offer
+    market: str
+    subnet: str | None
+    zone: str
+    asked_at: float
+    activity: ScalingActivity
 
 
 def settle(group: Any) -> None:
@@ -70,21 +73,49 @@ def settle(group: Any) -> None:
             _terminate_surplus(group)
 
 
+def scale_in(group: Any) -> None:
+    """
+    Let the next `settle` terminate what is too much; without it, it terminates nothing.
+
+    A group does so once for each cause: a new desired capacity, or an instance that came too late. What is protected
+    then stays: "Could not scale to desired capacity because all remaining instances are protected from scale in". The
+    group has found its equilibrium, and neither lifting the protection nor asking for the same capacity is a cause.
+    """
+    group.is_too_large = True
+
+
 def settle_soon(group: Any) -> None:
     """Let *group* act after a pause: a group never replaces at once, and an agent that cannot start must not spin."""
     group.settle_at = time.monotonic() + PAUSE_SECONDS
 
 
+def replace_for_markets(group: Any) -> None:
+    """
+    Let *group* replace, one after the other, the instances that its new shares of On-Demand and Spot do not fit.
+
+    CloudFormation Template Reference, `InstancesDistribution`, on base and percentage alike: an update "means a gradual
+    replacement of instances to adjust the current On-Demand Instances; it launches new instances before terminating the
+    previous ones". The leader of a training has no say in it.
+    """
+    if group.instance_states or launches(group):
+        group.replacing, group.replace_at = True, time.monotonic() + PAUSE_SECONDS
+
+
 def pass_time(group: Any, *, now: float) -> None:
-    """Let pending and terminating instances go on whose time has come, and *group* act if its pause is over."""
+    """Let launches and instances go on whose time has come, and *group* act if its pause is over."""
     with _lock:
+        for launch in list(launches(group)):
+            if now >= launch.asked_at + IN_FORCE.faults.launch_answer_seconds:
+                _arrive(group, launch)
         for state in group.instance_states:
-            if state.lifecycle_state == "Pending" and now >= state.since + IN_FORCE.faults.launch_delay_seconds:
-                _enter_service(group, state)
+            if state.lifecycle_state == PENDING and now >= state.since + IN_FORCE.faults.launch_delay_seconds:
+                _enter_service(state)
         let_go(group, now=now)
         settle_at = getattr(group, "settle_at", None)
         if settle_at is not None and now >= settle_at:
             settle(group)
+        if getattr(group, "replacing", False) and now >= group.replace_at:
+            _replace_one(group, now=now)
 
 
 def forget(group: Any, instance_ids: Sequence[str], *, cause: str) -> list[Any]:
@@ -93,22 +124,35 @@ def forget(group: Any, instance_ids: Sequence[str], *, cause: str) -> list[Any]:
         gone = [state for state in group.instance_states if state.instance.id in instance_ids]
         group.instance_states = [state for state in group.instance_states if state not in gone]
         for state in gone:
+            _finish_launch(state, CANCELLED)
             if state.lifecycle_state == TERMINATING:
-                _finish(state.activity)
+                state.activity.finish()
             else:
-                _note_termination(group, state, cause)
+                _note_termination(group, state, cause).finish()
         return gone
 
 
-def part_with(group: Any, states: Sequence[Any], *, cause: str) -> None:
-    """Terminate instances of *group*, which counts them no more; how long they still run is a fault."""
+def part_with(group: Any, states: Sequence[Any], *, cause: str, by_id: bool = False) -> None:
+    """
+    Terminate instances of *group*, which counts them no more; how long they still run is a fault.
+
+    Args:
+        group: The group.
+        states: The instances.
+        cause: Of their activities.
+        by_id: Whether somebody asked for these instances, so that none is retained.
+    """
     now = time.monotonic()
     with _lock:
         for state in states:
+            _finish_launch(state, CANCELLED)
+            state.activity = _note_termination(group, state, cause)
+            if IN_FORCE.faults.terminations_retained and not by_id:
+                state.lifecycle_state = RETAINED
+                state.activity.finish(CANCELLED, why="The lifecycle action was abandoned; the instance is retained.")
+                continue
             state.lifecycle_state, state.since = TERMINATING, now
             state.instance._state.name, state.instance._state.code = "shutting-down", 32
-            state.activity = _note_termination(group, state, cause)
-            state.activity.status_code, state.activity.progress, state.activity.end_time = "InProgress", 0, None
         let_go(group, now=now)
 
 
@@ -126,13 +170,21 @@ def let_go(group: Any, *, now: float) -> None:
         group.instance_states = [state for state in group.instance_states if state not in gone]
         group.ec2_backend.terminate_instances([state.instance.id for state in gone])
         for state in gone:
-            _finish(state.activity)
+            state.activity.finish()
 
 
-def activities(group: Any) -> list[ScalingActivity]:
-    """Return what *group* has done, newest first."""
-    noted: list[ScalingActivity] = group.__dict__.setdefault("noted_activities", [])
-    return noted
+def give_up_launches(group: Any) -> None:
+    """Forget the launches of a group that is deleted."""
+    with _lock:
+        for launch in launches(group):
+            launch.activity.finish(CANCELLED)
+        launches(group).clear()
+
+
+def launches(group: Any) -> list[Launch]:
+    """Return the launches of *group* that EC2 has not answered."""
+    asked: list[Launch] = group.__dict__.setdefault("unanswered_launches", [])
+    return asked
 
 
 def weight_of(state: Any) -> int:
@@ -145,100 +197,60 @@ def market_of(instance: Any) -> str:
     return SPOT if instance.lifecycle == "spot" else ON_DEMAND
 
 
-def capacity(states: Sequence[Any], market: str | None = None) -> int:
-    """Add up the capacity of *states*, or of those of one *market*."""
-    return sum(
+def capacity(group: Any, market: str | None = None) -> int:
+    """Add up what *group* has and has asked for, or the part of it that is of one *market*."""
+    there = sum(
         weight_of(state)
-        for state in states
-        if state.lifecycle_state != TERMINATING and market in (None, market_of(state.instance))
+        for state in group.instance_states
+        if state.lifecycle_state in COUNTED and market in (None, market_of(state.instance))
     )
-
-
-def on_demand_share(group: Any) -> int:
-    """Return how much of the desired capacity must be On-Demand: the base, and a percentage of the rest."""
-    desired = group.desired_capacity or 0
-    policy = group.mixed_instances_policy
-    if not policy:
-        return int(desired)
-    distribution = policy.get("InstancesDistribution") or {}
-    base = int(distribution.get("OnDemandBaseCapacity") or 0)
-    percentage = int(distribution.get("OnDemandPercentageAboveBaseCapacity", 100))
-    return min(desired, base + math.ceil(max(desired - base, 0) * percentage / 100))
-
-
-def offers(group: Any) -> list[Offer]:
-    """Return the kinds of instances that *group* may launch, in its own order of preference."""
-    own = {"LaunchTemplateId": group.ec2_launch_template.id, "Version": str(group.launch_template_version)}
-    overrides = ((group.mixed_instances_policy or {}).get("LaunchTemplate") or {}).get("Overrides") or []
-    if not overrides:
-        return [Offer(instance_type=group.instance_type, weight=1, template=own)]
-    return [
-        Offer(
-            instance_type=override.get("InstanceType") or group.instance_type,
-            weight=int(override.get("WeightedCapacity") or 1),
-            template=dict(override.get("LaunchTemplateSpecification") or own),
-        )
-        for override in overrides
-    ]
+    return there + sum(launch.offer.weight for launch in launches(group) if market in (None, launch.market))
 
 
 def _launch_missing(group: Any) -> None:
     group.settle_at = None
-    while (missing := (group.desired_capacity or 0) - capacity(group.instance_states)) > 0:
-        missing_on_demand = on_demand_share(group) - capacity(group.instance_states, ON_DEMAND)
-        market = ON_DEMAND if missing_on_demand > 0 else SPOT
-        # Where Spot fills a part of what is to be On-Demand now, it stays: the capacity is there.
-        wanted = min(missing_on_demand, missing) if market == ON_DEMAND else missing
-        if not _launch_one(group, market, wanted):
+    while (group.desired_capacity or 0) > capacity(group):
+        market = ON_DEMAND if on_demand_share(group) > capacity(group, ON_DEMAND) else SPOT
+        if not _ask_for_one(group, market):
             settle_soon(group)
             return
 
 
-def _launch_one(group: Any, market: str, missing: int) -> bool:
-    """Launch the first offer that EC2 has capacity for; note each refusal. False when all are refused."""
-    for offer, subnet, zone in _candidates(group, missing):
-        refusal = next(
-            (
-                refusal
-                for refusal in IN_FORCE.faults.refused
-                if refusal.matches(instance_type=offer.instance_type, market=market, zone=zone)
-            ),
-            None,
-        )
-        if refusal is None:
-            _launch(group, offer, market, subnet, zone)
-            return True
-        _note_refusal(group, offer, market, zone, why=refusal.why)
-    return False
-
-
-def _candidates(group: Any, missing: int) -> Iterator[tuple[Offer, str | None, str]]:
-    """
-    Order what could fill *missing*: the first offer that fits, else the smallest; each in all zones, in turn.
-
-    Every launch starts at the next zone, so that zones fill evenly; when an offer is refused everywhere, the others
-    follow.
-    """
-    every = offers(group)
-    fitting = [offer for offer in every if offer.weight <= missing]
-    rest = sorted((offer for offer in every if offer.weight > missing), key=lambda offer: offer.weight)
-    subnets = [subnet for subnet in (group.vpc_zone_identifier or "").split(",") if subnet]
-    places: list[tuple[str | None, str]] = (
-        [(subnet, group.ec2_backend.get_subnet(subnet).availability_zone) for subnet in subnets]
-        if subnets
-        else [(None, zone) for zone in group.availability_zones]
+def _ask_for_one(group: Any, market: str) -> Launch | None:
+    """Ask EC2 for the first candidate that it has capacity for; note each refusal. None when all are refused."""
+    launched = len(group.instance_states) + len(launches(group))
+    cause = (
+        f"At {scaling_activities.now()} an instance was started in response to a difference between desired and actual "
+        "capacity."
     )
-    turn = len(group.instance_states) % len(places)
-    for offer, (subnet, zone) in itertools.product([*fitting, *rest], places[turn:] + places[:turn]):
-        yield offer, subnet, zone
+    for offer, subnet, zone in candidates(group, market, launched=launched):
+        kind = {"market": market, "instance_type": offer.instance_type, "zone": zone}
+        refusal = next((refusal for refusal in IN_FORCE.faults.refused if refusal.matches(**kind)), None)
+        if refusal is None:
+            activity = scaling_activities.note(
+                group, description="Launching a new EC2 instance", cause=cause, status=WAITING_FOR_INSTANCE[market]
+            )
+            launch = Launch(
+                offer=offer, market=market, subnet=subnet, zone=zone, asked_at=time.monotonic(), activity=activity
+            )
+            launches(group).append(launch)
+            if not IN_FORCE.faults.launch_answer_seconds:
+                _arrive(group, launch)
+            return launch
+        why = refusal_message(why=refusal.why, **kind)
+        description = f"Launching a new EC2 instance.  Status Reason: {why}"
+        scaling_activities.note(group, description=description, cause=cause, status=FAILED, why=why)
+    return None
 
 
-def _launch(group: Any, offer: Offer, market: str, subnet: str | None, zone: str) -> None:
+def _arrive(group: Any, launch: Launch) -> None:
+    """Take EC2's answer: the group has an instance, also one that it does not want any more, which it then ends."""
     from moto.autoscaling.models import ASG_NAME_TAG, InstanceState
 
+    offer = launch.offer
     version = group.ec2_backend._get_template_from_args(offer.template)
-    where = {"subnet_id": subnet} if subnet else {"placement": zone}
-    purchase = {"instance_market_options": {"MarketType": "spot"}} if market == SPOT else {}
+    where = {"subnet_id": launch.subnet} if launch.subnet else {"placement": launch.zone}
+    purchase = {"instance_market_options": {"MarketType": "spot"}} if launch.market == SPOT else {}
     reservation = group.ec2_backend.run_instances(
         version.image_id,
         1,
@@ -257,93 +269,94 @@ def _launch(group: Any, offer: Offer, market: str, subnet: str | None, zone: str
     state = InstanceState(instance, protected_from_scale_in=group.new_instances_protected_from_scale_in)
     state.weighted_capacity = str(offer.weight) if group.mixed_instances_policy else None
     state.image_id = version.image_id
-    state.zone = zone
+    state.zone = launch.zone
+    state.launching = launch.activity
+    state.lifecycle_state, state.since = PENDING, time.monotonic()
+    instance._state.name, instance._state.code = "pending", 0
+    launches(group).remove(launch)
     group.instance_states.append(state)
-    if IN_FORCE.faults.launch_delay_seconds:
-        instance._state.name, instance._state.code = "pending", 0
-        state.lifecycle_state, state.since = "Pending", time.monotonic()
-    else:
-        _enter_service(group, state)
+    launch.activity.description = f"Launching a new EC2 instance: {instance.id}"
+    launch.activity.status_code, launch.activity.progress = PRE_IN_SERVICE, 30
+    if not IN_FORCE.faults.launch_delay_seconds:
+        _enter_service(state)
+    if not getattr(group, "replacing", False) and capacity(group) - weight_of(state) >= (group.desired_capacity or 0):
+        scale_in(group)
+        settle(group)
 
 
-def _enter_service(group: Any, state: Any) -> None:
-    state.lifecycle_state = "InService"
+def _enter_service(state: Any) -> None:
+    state.lifecycle_state = IN_SERVICE
     state.instance._state.name, state.instance._state.code = "running", 16
-    _note(
-        group,
-        description=f"Launching a new EC2 instance: {state.instance.id}",
-        cause=f"At {_now()} an instance was started in response to a difference between desired and actual capacity.",
-        status_code="Successful",
-    )
+    _finish_launch(state)
 
 
 def _terminate_surplus(group: Any) -> None:
     """Terminate unprotected instances, Spot and the newest first, as long as the desired capacity stays covered."""
-    surplus = capacity(group.instance_states) - (group.desired_capacity or 0)
+    if not getattr(group, "is_too_large", False):
+        return
+    group.is_too_large = False
+    surplus = capacity(group) - (group.desired_capacity or 0)
     doomed: list[Any] = []
-    removable = [
-        state
-        for state in reversed(group.instance_states)
-        if not state.protected_from_scale_in and state.lifecycle_state != TERMINATING
-    ]
-    for state in sorted(removable, key=lambda state: market_of(state.instance) != SPOT):
-        if weight_of(state) <= surplus:
+    counted = [state for state in reversed(group.instance_states) if state.lifecycle_state in COUNTED]
+    for state in sorted(counted, key=lambda state: market_of(state.instance) != SPOT):
+        if weight_of(state) <= surplus and not state.protected_from_scale_in:
             doomed.append(state)
             surplus -= weight_of(state)
-    if not doomed:
-        return
-    cause = f"At {_now()} an instance was taken out of service in response to a difference between desired and "
-    part_with(group, doomed, cause=cause + "actual capacity, shrinking the capacity.")
-
-
-def refusal_message(*, why: str, market: str, instance_type: str, zone: str) -> str:
-    """Say in EC2's words *why* it refuses a launch."""
-    words = {
-        (CAPACITY, SPOT): "There is no Spot capacity available that matches your request.",
-        (CAPACITY, ON_DEMAND): (
-            f"We currently do not have sufficient {instance_type} capacity in the Availability Zone you requested "
-            f"({zone}). Our system will be working on provisioning additional capacity."
-        ),
-        (QUOTA, SPOT): "Max spot instance count exceeded.",
-        (QUOTA, ON_DEMAND): (
-            "You have requested more vCPU capacity than your current vCPU limit of 0 allows for the instance bucket "
-            "that the specified instance type belongs to. Please visit http://aws.amazon.com/contact-us/ec2-request "
-            "to request an adjustment to this limit."
-        ),
-    }
-    return f"{words.get((why, market), 'Request limit exceeded.')} Launching EC2 instance failed."
-
-
-def _note_refusal(group: Any, offer: Offer, market: str, zone: str, *, why: str) -> None:
-    message = refusal_message(why=why, market=market, instance_type=offer.instance_type, zone=zone)
-    _note(
-        group,
-        description=f"Launching a new EC2 instance.  Status Reason: {message}",
-        cause=f"At {_now()} an instance was started in response to a difference between desired and actual capacity.",
-        status_code="Failed",
-        status_message=message,
+    cause = (
+        f"At {scaling_activities.now()} an instance was taken out of service in response to a difference between "
+        "desired and actual capacity, shrinking the capacity."
     )
+    part_with(group, doomed, cause=cause)
+    if any(weight_of(state) <= surplus for state in counted if state not in doomed):
+        why = "Could not scale to desired capacity because all remaining instances are protected from scale in."
+        scaling_activities.note(
+            group,
+            description=why,
+            cause=f"At {scaling_activities.now()} group reached equilibrium.",
+            status=CANCELLED,
+            why=why,
+        )
+
+
+def _replace_one(group: Any, *, now: float) -> None:
+    """Launch what is missing of one market; once it is in service, end as much of the other. Each a while later."""
+    group.replace_at = now + PAUSE_SECONDS
+    if launches(group) or any(state.lifecycle_state == PENDING for state in group.instance_states):
+        return
+    wanted = on_demand_share(group)
+    surplus = {
+        ON_DEMAND: capacity(group, ON_DEMAND) - wanted,
+        SPOT: capacity(group, SPOT) - ((group.desired_capacity or 0) - wanted),
+    }
+    for wrong, right in ((ON_DEMAND, SPOT), (SPOT, ON_DEMAND)):
+        misfits = [
+            state
+            for state in group.instance_states
+            if state.lifecycle_state == IN_SERVICE
+            and market_of(state.instance) == wrong
+            and weight_of(state) <= surplus[wrong]
+            and not state.protected_from_scale_in
+        ]
+        if not misfits:
+            continue
+        if surplus[right] < 0 and "Launch" not in group._suspended_processes:
+            _ask_for_one(group, right)
+            return
+        if surplus[right] >= 0 and "Terminate" not in group._suspended_processes:
+            cause = (
+                f"At {scaling_activities.now()} an instance was taken out of service in response to a change of the "
+                "group's instances distribution."
+            )
+            part_with(group, misfits[:1], cause=cause)
+            return
+    group.replacing = False
+
+
+def _finish_launch(state: Any, *status: str) -> None:
+    # moto launches instances of groups without a template by itself, and notes nothing.
+    if hasattr(state, "launching"):
+        state.launching.finish(*status)
 
 
 def _note_termination(group: Any, state: Any, cause: str) -> ScalingActivity:
-    return _note(
-        group,
-        description=f"Terminating EC2 instance: {state.instance.id}",
-        cause=cause,
-        status_code="Successful",
-    )
-
-
-def _finish(activity: ScalingActivity) -> None:
-    activity.status_code, activity.progress, activity.end_time = "Successful", 100, datetime.now(UTC)
-
-
-def _note(group: Any, **what: Any) -> ScalingActivity:
-    noted = activities(group)
-    noted.insert(0, ScalingActivity(auto_scaling_group_name=group.name, **what))
-    del noted[ACTIVITIES_KEPT:]
-    return noted[0]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return scaling_activities.note(group, description=f"Terminating EC2 instance: {state.instance.id}", cause=cause)

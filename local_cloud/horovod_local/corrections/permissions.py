@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -13,7 +12,6 @@ from horovod_local.permissions import stored
 from horovod_local.permissions.conditions import NotUnderstoodError
 from horovod_local.permissions.decision import Applicable, decide
 from horovod_local.permissions.policy import Request, read_statements
-from horovod_local.faults import WORKFLOW
 from horovod_local.permissions.principals import PRINCIPALS, service
 from horovod_local.permissions.record import RECORD
 
@@ -157,46 +155,6 @@ def _documents(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 @correction(
-    moto="lets all state machines call AWS with one access key",
-    aws="calls it with credentials of the machine's own role",
-)
-def state_machines_act_as_their_role() -> None:
-    import boto3
-    from botocore.config import Config
-    from moto.settings import moto_server_port
-    from moto.stepfunctions.parser.asl.component.common.timeouts.timeout import TimeoutSeconds
-
-    # Its users have to be there to be given another one.
-    from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import state_task_service_factory  # noqa: F401
-    from moto.stepfunctions.parser.asl.utils import boto_client
-
-    original = boto_client.boto_client_for
-    keys: dict[tuple[str, str], str] = {}
-
-    def client_for(region: str, service: str, state_credentials: Any = None) -> Any:
-        key = (state_credentials.role_arn, region)
-        if key not in keys:
-            keys[key] = PRINCIPALS.assume(key[0], region=region, session="states", caller=WORKFLOW)
-        return boto3.client(
-            service_name=service,
-            region_name=region,
-            endpoint_url=f"http://localhost:{moto_server_port()}",
-            aws_access_key_id=keys[key],
-            aws_secret_access_key="local",  # noqa: S106 - good for nothing else
-            config=Config(
-                parameter_validation=False,
-                retries={"max_attempts": 0, "total_max_attempts": 1},
-                connect_timeout=TimeoutSeconds.DEFAULT_TIMEOUT_SECONDS,
-                read_timeout=TimeoutSeconds.DEFAULT_TIMEOUT_SECONDS,
-            ),
-        )
-
-    for module in list(sys.modules.values()):
-        if getattr(module, "boto_client_for", None) is original:
-            module.boto_client_for = client_for  # type: ignore[attr-defined]
-
-
-@correction(
     moto="creates a state machine with a role that is not there, does not trust Step Functions or may not log",
     aws="refuses it with AccessDeniedException",
 )
@@ -204,7 +162,7 @@ def roles_of_state_machines_are_checked() -> None:
     from moto.stepfunctions.exceptions import AWSError
     from moto.stepfunctions.parser.models import StepFunctionsParserBackend
 
-    class AccessDeniedException(AWSError):  # type: ignore[misc]  # moto is untyped
+    class AccessDeniedException(AWSError):  # type: ignore[misc]  # noqa: N818 - moto is untyped; AWS's own name
         TYPE = "AccessDeniedException"
         STATUS = 400
 
@@ -289,6 +247,5 @@ CORRECTIONS = (
     log_groups_stand_for_their_streams,
     bucket_policies_are_evaluated_once,
     policies_are_understood,
-    state_machines_act_as_their_role,
     roles_of_state_machines_are_checked,
 )

@@ -1,10 +1,11 @@
-"""In front of the services: refuses what no policy allows, and keeps a record of the statements that allowed the rest."""
+"""In front of the services: refuses what no policy allows, and records which statements allowed the rest."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 from horovod_local.api_calls import ApiCall, ErrorAnswer, read_body, read_call, refuse
 from horovod_local.api_faults import Application, StartResponse
@@ -53,7 +54,9 @@ class Permissions:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         call = read_call(environ)
         if call is None:
-            return self._aws(environ, start_response)
+            return (
+                self._aws(environ, start_response) if self._may_be_unread(environ) else _forbid(environ, start_response)
+            )
         denied = self._denied(call, environ)
         if denied is None:
             return self._aws(environ, start_response)
@@ -61,6 +64,11 @@ class Permissions:
         read_body(environ)
         start_response(denied.status, denied.headers)
         return [denied.body]
+
+    def _may_be_unread(self, environ: dict[str, Any]) -> bool:
+        """Whether a request goes on that is not signed in a header: presigned by version 2 only the administrator's."""
+        keys = parse_qs(str(environ.get("QUERY_STRING", ""))).get("AWSAccessKeyId", ())
+        return all(self._principals.who(key, account=self._account).is_administrator for key in keys)
 
     def _denied(self, call: ApiCall, environ: dict[str, Any]) -> ErrorAnswer | None:
         principal = self._principals.who(call.access_key, account=self._account)
@@ -112,6 +120,12 @@ class Permissions:
         if not principal.is_administrator:
             self._record.note(principal, f"{asked.call.service}.{asked.call.operation}", decision)
         return decision
+
+
+def _forbid(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    read_body(environ)
+    start_response("403 Forbidden", [("Content-Type", "text/plain")])
+    return [b"the local cloud evaluates no permissions for signatures of version 2\n"]
 
 
 def _own_policy(check: Check) -> Any:

@@ -1,20 +1,17 @@
 """
 Who asks: the principals of the account, and the access keys that they sign with.
 
-An access key's id alone tells who asks. Only the server and whoever got a key know it, so it is as good as the
-signature that AWS checks and moto does not.
+The id of an access key alone tells who asks; see `horovod_local.access_keys`.
 """
 
 from __future__ import annotations
 
-import secrets
+import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
-NODE_ACCESS_KEY: Final = "node-"
-"""Begins the access key of every node, before its instance's id."""
-
-_SECRET_BYTES: Final = 16
+from horovod_local.access_keys import ACCESS_KEYS, NODE_ACCESS_KEY
+from horovod_local.faults import WORKFLOW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +48,8 @@ class Principals:
 
     def __init__(self) -> None:
         self._known: dict[str, Principal] = {}
+        self._workflows: dict[tuple[str, str], str] = {}
+        self._lock = threading.Lock()
 
     def assume(self, role: str, *, region: str, session: str, caller: str = "") -> str:
         """
@@ -68,28 +67,31 @@ class Principals:
         account = role.split(":")[4]
         made = sts_backends[account][get_partition(region)].assume_role(region, session, role, "", 3600, "")
         if caller:
-            # Faults know by it who asks; nobody can know the rest of it.
-            prefix = NODE_ACCESS_KEY if caller.startswith("i-") else ""
-            made.access_key_id = f"{prefix}{caller}.{secrets.token_hex(_SECRET_BYTES)}"
+            # Faults know by the key's name who asks.
+            made.access_key_id = ACCESS_KEYS.issue((NODE_ACCESS_KEY if caller.startswith("i-") else "") + caller)
         self._known[made.access_key_id] = Principal(arn=made.arn, account=account, role=role, caller=caller)
         return str(made.access_key_id)
 
+    def workflow_key(self, role: str, *, region: str) -> str:
+        """Give the id of the access key with which state machines of *role* sign."""
+        with self._lock:
+            if (role, region) not in self._workflows:
+                self._workflows[role, region] = self.assume(role, region=region, session="states", caller=WORKFLOW)
+            return self._workflows[role, region]
+
     def who(self, access_key: str, *, account: str) -> Principal:
-        """Tell whose key it is: a session's, a user's, or else the administrator's."""
+        """Tell whose key it is: a session's, a user's, the administrator's; of nobody with any permission otherwise."""
         known = self._known.get(access_key)
         if known is None:
-            known = self._known[access_key] = _made_by_moto(access_key, account) or administrator(account)
+            is_administrator = access_key == ACCESS_KEYS.administrator
+            known = None if is_administrator else _made_by_moto(access_key, account)
+            known = self._known[access_key] = known or _user(account, is_administrator=is_administrator)
         return known
 
 
-def caller_of(access_key: str) -> str:
-    """Tell who asks, as faults name it: an instance's id, `workflow`, or else the access key."""
-    return access_key.removeprefix(NODE_ACCESS_KEY).partition(".")[0]
-
-
-def administrator(account: str) -> Principal:
-    """Name the one who deploys, and who tests: a user whose own policy allows everything."""
-    return Principal(arn=f"arn:aws:iam::{account}:user/administrator", account=account, is_administrator=True)
+def _user(account: str, *, is_administrator: bool) -> Principal:
+    name = "administrator" if is_administrator else "nobody"
+    return Principal(arn=f"arn:aws:iam::{account}:user/{name}", account=account, is_administrator=is_administrator)
 
 
 def service(name: str, *, account: str) -> Principal:

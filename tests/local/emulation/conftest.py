@@ -161,7 +161,15 @@ def stacks(cloud: LocalCloud) -> Iterator[Stacks]:
 class Fleet:
     """An Auto Scaling group of two types, of weight 4 and 1, in two zones."""
 
-    def __init__(self, cloud: LocalCloud, *, user_data: str, base: int, types: tuple[tuple[str, int], ...]) -> None:
+    def __init__(
+        self,
+        cloud: LocalCloud,
+        *,
+        user_data: str,
+        base: int,
+        types: tuple[tuple[str, int], ...],
+        strategies: tuple[str, str],
+    ) -> None:
         self.cloud = cloud
         self.api = cloud.client("autoscaling")
         self.ec2 = cloud.client("ec2")
@@ -183,13 +191,46 @@ class Fleet:
                     "LaunchTemplateSpecification": {"LaunchTemplateName": self.name, "Version": "$Latest"},
                     "Overrides": [{"InstanceType": kind, "WeightedCapacity": str(weight)} for kind, weight in types],
                 },
-                "InstancesDistribution": {"OnDemandBaseCapacity": base, "OnDemandPercentageAboveBaseCapacity": 0},
+                "InstancesDistribution": {
+                    "OnDemandBaseCapacity": base,
+                    "OnDemandPercentageAboveBaseCapacity": 0,
+                    "OnDemandAllocationStrategy": strategies[0],
+                    "SpotAllocationStrategy": strategies[1],
+                },
             },
         )
 
     def scale(self, capacity: int) -> None:
-        """Ask for *capacity*."""
+        """Ask for *capacity*, and wait until EC2 has answered."""
         self.api.update_auto_scaling_group(AutoScalingGroupName=self.name, DesiredCapacity=capacity)
+        self.wait_for_answers()
+
+    def wait_for_answers(self) -> None:
+        """Wait until every launch that was asked for has been answered."""
+        eventually(self.unanswered, lambda found: not found)
+
+    def unanswered(self) -> list[dict[str, Any]]:
+        """List the launches that were asked for and not answered."""
+        return [item for item in self.activities() if item["StatusCode"].startswith("Waiting")]
+
+    def protect(self, *instances: str, protected: bool = True) -> None:
+        """Protect *instances* from scale-in, or not any more."""
+        self.api.set_instance_protection(
+            AutoScalingGroupName=self.name, InstanceIds=list(instances), ProtectedFromScaleIn=protected
+        )
+
+    def share(self, *, base: int = 0, percentage: int = 0) -> None:
+        """Change how much of the group is On-Demand."""
+        shares = {"OnDemandBaseCapacity": base, "OnDemandPercentageAboveBaseCapacity": percentage}
+        policy = self.describe()["MixedInstancesPolicy"]["LaunchTemplate"]
+        template = {name: policy["LaunchTemplateSpecification"][name] for name in ("LaunchTemplateId", "Version")}
+        self.api.update_auto_scaling_group(
+            AutoScalingGroupName=self.name,
+            MixedInstancesPolicy={
+                "LaunchTemplate": {"LaunchTemplateSpecification": template, "Overrides": policy["Overrides"]},
+                "InstancesDistribution": shares,
+            },
+        )
 
     def describe(self) -> dict[str, Any]:
         """Describe the group."""
@@ -232,9 +273,10 @@ class Fleets:
         user_data: str = "",
         base: int = 0,
         types: tuple[tuple[str, int], ...] = (("g5.12xlarge", 4), ("g5.xlarge", 1)),
+        strategies: tuple[str, str] = ("prioritized", "price-capacity-optimized"),
     ) -> Fleet:
-        """Make a fleet at rest."""
-        self.made.append(Fleet(self._cloud, user_data=user_data, base=base, types=types))
+        """Make a fleet at rest; the *strategies* are those of On-Demand and of Spot."""
+        self.made.append(Fleet(self._cloud, user_data=user_data, base=base, types=types, strategies=strategies))
         return self.made[-1]
 
 

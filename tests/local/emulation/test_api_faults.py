@@ -36,6 +36,8 @@ def once(cloud: Any) -> Any:
             service,
             endpoint_url=cloud.endpoint,
             region_name=cloud.region,
+            aws_access_key_id=cloud.access_key,
+            aws_secret_access_key="any",
             config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
         )
 
@@ -103,7 +105,7 @@ def test_heads_have_a_status_alone(faults: Any, once: Any) -> None:
 def test_buckets_are_in_the_path_or_the_host(host: str, path: str, operation: str) -> None:
     """What a request to S3 is for follows from its address, wherever that has the bucket."""
     # GIVEN
-    credential = "Credential=node-i-1/20261123/eu-west-1/s3/aws4_request"
+    credential = "Credential=node-i-1.5f0c/20261123/eu-west-1/s3/aws4_request"
     environ = {
         "REQUEST_METHOD": "GET",
         "HTTP_HOST": host,
@@ -113,6 +115,43 @@ def test_buckets_are_in_the_path_or_the_host(host: str, path: str, operation: st
 
     # WHEN, THEN
     assert read_call(environ) == ApiCall(service="s3", operation=operation, caller="i-1", region="eu-west-1")
+
+
+def test_faults_may_be_for_one_state(faults: Any, machines: Any) -> None:
+    """A fault for a state strikes the calls of the state of that name, in a Map too, and no others."""
+    # GIVEN
+    fault = {"service": "dynamodb", "error": "InternalServerError", "status": 500}
+    faults.set_faults(Faults(failing=(ApiFault(**fault, state="Read: 2 %"),)))
+    caught = [{"ErrorEquals": ["DynamoDb.InternalServerErrorException"], "Next": "Caught"}]
+    inner = {"StartAt": "Read: 2 %", "States": {"Read: 2 %": {**READ, "End": True}}}
+    each = {"Type": "Map", "Items": [1], "ItemProcessor": inner, "Catch": caught, "Next": "Missed"}
+    states = {
+        "Read": {**READ, "Next": "Each"},
+        "Each": each,
+        "Missed": {"Type": "Fail", "Error": "Missed"},
+        "Caught": {"Type": "Succeed", "Output": "caught"},
+    }
+
+    # WHEN, THEN
+    assert machines.output({"StartAt": "Read", "States": states}) == "caught"
+
+
+def test_cancelled_transactions_name_their_reasons(faults: Any, once: Any) -> None:
+    """A transaction that a fault cancels says so as DynamoDB does: one reason for each action."""
+    # GIVEN
+    fault = {"service": "dynamodb", "operation": "TransactWriteItems", "error": "TransactionCanceledException"}
+    faults.set_faults(Faults(failing=(ApiFault(**fault, status=400),)))
+    puts = [{"Put": {"TableName": "tokens", "Item": {"pk": {"S": name}}}} for name in ("one", "two")]
+
+    # WHEN
+    client = once("dynamodb")
+    with pytest.raises(client.exceptions.TransactionCanceledException) as refused:
+        client.transact_write_items(TransactItems=puts)
+
+    # THEN
+    assert "[TransactionConflict, None]" in str(refused.value)
+    codes = [reason["Code"] for reason in refused.value.response["CancellationReasons"]]
+    assert codes == ["TransactionConflict", "None"]
 
 
 def test_faults_end_after_so_many_requests(faults: Any, once: Any) -> None:

@@ -42,7 +42,7 @@ def test_agents_know_their_instance(cloud: Any, fleets: Any) -> None:
     assert environment[contract.ENV_FLEET] == "the fleet"
     assert environment[contract.ENV_ML_ROOT] == str(folder / "ml")
     assert environment["AWS_ENDPOINT_URL"] == cloud.endpoint
-    assert environment["AWS_ACCESS_KEY_ID"] == f"node-{instance.instance_id}"
+    assert environment["AWS_ACCESS_KEY_ID"].startswith(f"node-{instance.instance_id}.")
     assert environment["AWS_SHARED_CREDENTIALS_FILE"] == os.devnull
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import json
 from typing import Any
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError
+
+from horovod_local import ApiFault, Faults
 
 SDK = "arn:aws:states:::aws-sdk:"
 
@@ -89,14 +94,112 @@ def test_errors_carry_the_service_name(
     assert "Status Code: 4" in ended["cause"]
 
 
-def test_unknown_arguments_are_refused(machines: Any) -> None:
-    """An argument that the API does not have fails the task instead of being left out."""
+def test_state_machines_have_a_key_of_their_own(cloud: Any, machines: Any) -> None:
+    """A state machine's calls are answered, and moto's own key, which everybody knows, is refused."""
+    # GIVEN
+    known = boto3.session.Session(aws_access_key_id="ak", aws_secret_access_key="sk", region_name=cloud.region)
+
     # WHEN
-    ended = machines.run(task("s3:listBuckets", {"Bukket": "tasks"}))
+    tables = machines.output(task("dynamodb:listTables", {}))["TableNames"]
+
+    # THEN
+    assert "tokens" in tables
+    with pytest.raises(ClientError, match="UnrecognizedClientException"):
+        known.client("dynamodb", endpoint_url=cloud.endpoint).list_tables()
+
+
+def test_results_have_the_names_of_the_sdk_for_java(machines: Any, fleets: Any) -> None:
+    """Arguments and results are spelt as the SDK for Java spells them, inside lists and maps too."""
+    # GIVEN
+    fleet = fleets.create()
+    subnets = fleet.describe()["VPCZoneIdentifier"]
+    item = {"pk": {"S": "java"}, "yes": {"Bool": True}, "set": {"Ss": ["a"]}, "none": {"Nul": True}}
+    key = {"TableName": "tokens", "Key": {"pk": {"S": "java"}}}
+
+    # WHEN
+    scale = {"AutoScalingGroupName": fleet.name, "VpcZoneIdentifier": subnets.split(",")[0]}
+    machines.output(task("autoscaling:updateAutoScalingGroup", scale))
+    found = machines.output(task("autoscaling:describeAutoScalingGroups", {"AutoScalingGroupNames": [fleet.name]}))[
+        "AutoScalingGroups"
+    ][0]
+    machines.output(task("dynamodb:putItem", {"TableName": "tokens", "Item": item}))
+    read = machines.output(task("dynamodb:getItem", key))
+
+    # THEN
+    assert found["VpcZoneIdentifier"] == subnets.split(",")[0]
+    assert "VPCZoneIdentifier" not in found
+    assert read["Item"] == item
+
+
+@pytest.mark.parametrize(
+    ("action", "arguments", "refusal"),
+    [
+        ("s3:listBuckets", {"Bukket": "a"}, 'The field "Bukket" is not supported by Step Functions'),
+        (
+            "autoscaling:updateAutoScalingGroup",
+            {"AutoScalingGroupName": "a", "VPCZoneIdentifier": "b"},
+            'The field "VPCZoneIdentifier" is not supported by Step Functions',
+        ),
+        (
+            "dynamodb:putItem",
+            {"TableName": "tokens", "Item": {"pk": {"BOOL": True}}},
+            'The field "BOOL" is not supported by Step Functions at /States/Only/Arguments/Item/pk',
+        ),
+        ("sfn:describeExecution", {"executionArn": "a"}, 'The field "executionArn" is not supported by Step Functions'),
+        ("dynamodb:getItem", {"TableName": "a"}, 'The field "Key" is required but was missing'),
+        ("s3:listBukkets", {}, "The resource provided arn:aws:states:::aws-sdk:s3:listBukkets is not recognized"),
+    ],
+)
+def test_unknown_arguments_are_refused(machines: Any, action: str, arguments: dict[str, Any], refusal: str) -> None:
+    """
+    A state machine that calls what there is not is not created.
+
+    The words are those of the Developer Guide's "Passing parameters to a service API in Step Functions".
+    """
+    # WHEN
+    with pytest.raises(machines.api.exceptions.InvalidDefinition) as refused:
+        machines.create(task(action, arguments))
+
+    # THEN
+    assert refusal in str(refused.value)
+
+
+def test_unknown_arguments_are_refused_in_updates(machines: Any) -> None:
+    """UpdateStateMachine refuses what CreateStateMachine does, and the machine stays as it was."""
+    # GIVEN
+    machine = machines.create({"Type": "Pass"})
+    wrong = {"QueryLanguage": "JSONata", "StartAt": "A", "States": {"A": task("s3:listBuckets", {"B": 1}, End=True)}}
+
+    # WHEN
+    with pytest.raises(machines.api.exceptions.InvalidDefinition):
+        machines.api.update_state_machine(stateMachineArn=machine, definition=json.dumps(wrong))
+
+    # THEN
+    kept = machines.api.describe_state_machine(stateMachineArn=machine)["definition"]
+    assert json.loads(kept)["StartAt"] == "Only"
+
+
+def test_computed_arguments_are_refused_when_they_are_known(machines: Any) -> None:
+    """Arguments that an expression makes are looked at when it has: the task fails with States.Runtime."""
+    # WHEN
+    ended = machines.run({"Type": "Task", "Resource": f"{SDK}s3:listBuckets", "Arguments": "{% {'Bukket': 'a'} %}"})
 
     # THEN
     assert (ended["status"], ended["error"]) == ("FAILED", "States.Runtime")
-    assert "'Bukket' is not an argument of ListBuckets" in ended["cause"]
+    assert 'The field "Bukket" is not supported by Step Functions' in ended["cause"]
+
+
+def test_error_classes_are_those_of_the_sdk_for_java(machines: Any, faults: Any) -> None:
+    """A fault of an API's model is the exception that the SDK for Java has a class of."""
+    # GIVEN
+    api = {"service": "autoscaling", "operation": "SetDesiredCapacity", "status": 400}
+    faults.set_faults(Faults(failing=(ApiFault(**api, error="ScalingActivityInProgress"),)))
+
+    # WHEN
+    ended = machines.run(task("autoscaling:setDesiredCapacity", {"AutoScalingGroupName": "any", "DesiredCapacity": 0}))
+
+    # THEN
+    assert ended["error"] == "AutoScaling.ScalingActivityInProgressException"
 
 
 def test_terminal_errors_are_not_caught(cloud: Any, machines: Any, bucket: str) -> None:

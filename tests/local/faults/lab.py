@@ -170,11 +170,15 @@ class Lab:
 
     def items(self, run: Run, prefix: str) -> Sequence[dict[str, Any]]:
         """List the items of *run* whose sort key begins with *prefix*."""
+        partition = contract.nodes_partition(self.app.fleet_of(run), run.run_id)
         found: list[dict[str, Any]] = self.cloud.client("dynamodb").query(
             TableName=self.app.training.connection.ledger_table,
             KeyConditionExpression="#pk = :pk AND begins_with(#sk, :sk)",
             ExpressionAttributeNames={"#pk": contract.PARTITION_KEY, "#sk": contract.SORT_KEY},
-            ExpressionAttributeValues={":pk": {"S": f"{contract.RUN_PREFIX}{run.name}"}, ":sk": {"S": prefix}},
+            ExpressionAttributeValues={
+                ":pk": {"S": partition},
+                ":sk": {"S": prefix},
+            },
             ConsistentRead=True,
         )["Items"]
         return found

@@ -12,6 +12,8 @@ from horovod_local import ApiFault
 from horovod_local.faults import WORKFLOW
 from patience import SECONDS
 
+SCALING = ("UpdateAutoScalingGroup", "SetDesiredCapacity")
+"""What changes a group's capacity."""
 LONG = 300
 """Seconds that a held call is late, if nothing else happens before."""
 
@@ -75,12 +77,12 @@ def _checking(lab: Lab, seconds: float | None = None) -> Run:
     return _in_state(lab, lab.start(gpus=2, seconds=seconds or 1), "Check the model")
 
 
-def _after_checking(state: str, service: str, operation: str) -> Callable[[Lab, float | None], Run]:
+def _after_checking(state: str, service: str, *operations: str) -> Callable[[Lab, float | None], Run]:
     """Hold the run at its first call of this kind after the model was checked: the same calls were made before."""
 
     def reach(lab: Lab, seconds: float | None = None) -> Run:
         run = _checking(lab, seconds)
-        lab.put(failing=(_late(service, operation, caller=WORKFLOW),))
+        lab.put(failing=tuple(_late(service, operation, caller=WORKFLOW) for operation in operations))
         return _in_state(lab, run, state)
 
     return reach
@@ -108,7 +110,7 @@ PHASES = (
     Phase(
         name="terminating",
         state="Terminate",
-        reach=_after_checking("Terminate", "autoscaling", "UpdateAutoScalingGroup"),
+        reach=_after_checking("Terminate", "autoscaling", *SCALING),
         nodes=True,
     ),
     Phase(

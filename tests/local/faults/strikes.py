@@ -1,4 +1,4 @@
-"""What goes wrong, and what must become of a run to which it happens."""
+"""What goes wrong, in the order of the matrix."""
 
 from __future__ import annotations
 
@@ -6,10 +6,30 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 
-from lab import HEARTBEAT, LAUNCH, LEASE, REAPER, STALL, Lab, until
-from phases import Phase
+from expectations import (
+    AT_ONCE,
+    BY_EVENT,
+    BY_HEARTBEAT,
+    BY_LAUNCH,
+    BY_LEASE,
+    BY_OUTAGE,
+    BY_REAPER,
+    BY_RUN,
+    BY_SILENCE,
+    OUTAGE,
+    STUBBORN,
+    SUCCESS,
+    Bound,
+    Expectation,
+    Strike,
+    release,
+)
+from group_strikes import GROUP_STRIKES
+from lab import Lab, until
+from ledger_strikes import LEDGER_STRIKES
+from phases import SCALING, Phase
 
 from horovod_client import Run
 from horovod_client.run import STOPPED_ERROR
@@ -17,81 +37,10 @@ from horovod_local import ApiFault
 from horovod_local.faults import WORKFLOW
 from horovod_node import contract
 
-SUCCESS = "succeeded"
-"""In the place of an error: the run ends with its model."""
-OUTAGE, STUBBORN = 12, 6
-"""Seconds for which the terminate call fails, and for which an instance ignores its termination."""
 TIME_LIMIT = 18
 """Of an execution: later than every phase is reached, and sooner than launch_timeout ends a run without nodes."""
 REFUSALS = 5
 """More than a state of the workflow tries by itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bound:
-    """
-    How long it may take until nothing runs any more.
-
-    Args:
-        formula: In the construct's own words.
-        seconds: The same with the lab's times.
-    """
-
-    formula: str
-    seconds: float
-
-
-AT_ONCE = Bound(formula="at once", seconds=0)
-BY_EVENT = Bound(formula="event", seconds=2)
-BY_HEARTBEAT = Bound(formula="heartbeat", seconds=HEARTBEAT)
-WORDS = 6 * min(5, HEARTBEAT / 4, STALL / 4)
-"""How long the leader waits for the other nodes' words before it says what went wrong (horovod_node.explain)."""
-BY_SILENCE = Bound(formula="3 heartbeats + 30 s", seconds=3 * HEARTBEAT + WORDS)
-BY_LAUNCH = Bound(formula="launch_timeout", seconds=LAUNCH)
-BY_LEASE = Bound(formula="lease_timeout + heartbeat", seconds=LEASE + HEARTBEAT)
-BY_REAPER = Bound(formula="2 reaper_intervals", seconds=2 * REAPER)
-BY_OUTAGE = Bound(formula="outage + pauses", seconds=OUTAGE + 14)
-BY_STUBBORNNESS = Bound(formula="its own delay", seconds=STUBBORN)
-BY_RUN = Bound(formula="end of the run", seconds=8)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expectation:
-    """
-    What must become of the run.
-
-    Args:
-        outcomes: Errors that it may end with, or `SUCCESS`; several where a race decides, and each is right.
-        bound: How long the fleet may take to be empty.
-    """
-
-    outcomes: tuple[str, ...]
-    bound: Bound
-
-
-@dataclass(frozen=True, kw_only=True)
-class Strike:
-    """
-    One fault.
-
-    Args:
-        name: As the table calls it.
-        act: Makes it happen to a run; what is left in force is the lab's.
-        expect: What must follow in a phase; None where the fault cannot happen.
-        ends_by_itself: Whether the training must end soon for the fault to be met.
-        before: Makes what must be different when the run starts, for as long as it is entered.
-    """
-
-    name: str
-    act: Callable[[Lab, Run], None]
-    expect: Callable[[Phase], Expectation | None]
-    ends_by_itself: bool = False
-    before: Callable[[Lab], AbstractContextManager[None]] = lambda _lab: nullcontext()
-
-
-def release(lab: Lab, *failing: ApiFault) -> None:
-    """Let what was held go on, under the given faults only."""
-    lab.put(failing=failing, launch_delay_seconds=0.0)
 
 
 def _stop(lab: Lab, run: Run) -> None:
@@ -235,13 +184,11 @@ def _upload_refused(phase: Phase) -> Expectation | None:
     return Expectation(outcomes=(contract.ERROR_NODE_FAILED,), bound=BY_RUN)
 
 
-_SCALING = ApiFault(
-    service="autoscaling",
-    operation="UpdateAutoScalingGroup",
-    caller=WORKFLOW,
-    error="ScalingActivityInProgress",
-    status=400,
-)
+def _scaling(**limits: float) -> tuple[ApiFault, ...]:
+    """Let no state machine change a group's capacity, within *limits*."""
+    refused = ApiFault(service="autoscaling", caller=WORKFLOW, error="ScalingActivityInProgress", status=400)
+    return tuple(replace(refused, operation=operation, **limits) for operation in SCALING)
+
 
 STRIKES = (
     Strike(name="StopExecution", act=_stop, expect=_stopped),
@@ -269,14 +216,14 @@ STRIKES = (
     ),
     Strike(name="ledger unreachable from the nodes", act=_hide_the_ledger, expect=_ledger_gone),
     Strike(
-        name=f"UpdateAutoScalingGroup fails {REFUSALS} times",
-        act=_fail(ApiFault(**{**_SCALING.__dict__, "times": REFUSALS})),
+        name=f"capacity cannot be changed {REFUSALS} times",
+        act=_fail(*_scaling(times=REFUSALS)),
         expect=_scaling_refused,
         ends_by_itself=True,
     ),
     Strike(
-        name="UpdateAutoScalingGroup fails for long",
-        act=_fail(ApiFault(**{**_SCALING.__dict__, "seconds": OUTAGE})),
+        name="capacity cannot be changed for long",
+        act=_fail(*_scaling(seconds=OUTAGE)),
         expect=_terminating_fails,
         ends_by_itself=True,
     ),
@@ -314,4 +261,6 @@ STRIKES = (
         expect=_upload_refused,
         ends_by_itself=True,
     ),
+    *LEDGER_STRIKES,
+    *GROUP_STRIKES,
 )

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+from expectations import SUCCESS, Expectation, Strike
 from lab import ONE, TWO, Lab, until
 from phases import PHASES, Phase
-from strikes import STRIKES, SUCCESS, Expectation, Strike
+from strikes import STRIKES
 from table import TABLE, Cell
 
 from horovod_client import Run
@@ -27,7 +28,8 @@ IN_EVERY_TEST = {
     ("training", "clean-up rule lost, StopExecution"),
     ("training", "leader's agent hangs"),
     ("training", "ledger unreachable from the nodes"),
-    ("terminating", "UpdateAutoScalingGroup fails 5 times"),
+    ("terminating", "capacity cannot be changed 5 times"),
+    ("queueing", "DynamoDB fails once in every state"),
     ("writing the receipt", "StopExecution"),
 }
 """The others take their time: `make test-slow`."""

@@ -287,7 +287,7 @@ class RandomFaults(RuleBasedStateMachine):
 
     def _has_come_to_the_line(self, run: Run) -> bool:
         """Whether more tells of *run* than its execution's events: a place in line, a fleet, or a receipt."""
-        reserved = contract.FLEET in (self.lab.app.item(contract.run_key(run.name)) or {})
+        reserved = contract.FLEET in (self.lab.app.item(contract.run_key(run.run_id)) or {})
         return reserved or run.name in self.lab.app.line() or bool(receipt_of(run))
 
     def _comes_to(self, what: str, *, after: float) -> bool:

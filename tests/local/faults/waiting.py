@@ -78,7 +78,7 @@ def wait_of(lab: Lab, run: Run) -> Wait:
             seen = {name.removeprefix(contract.PLACE_PREFIX) for name in line if name.startswith(contract.PLACE_PREFIX)}
             place = int(line[contract.PLACE_PREFIX + run.name]["N"])
             looks.append(Look(asked=asked, answered=event["timestamp"], seen=frozenset(seen)))
-    item = lab.app.item(contract.run_key(run.name)) or {}
+    item = lab.app.item(contract.run_key(run.run_id)) or {}
     reserved = item.get(contract.FLEET, {}).get("S")
     return Wait(
         run=run.name,

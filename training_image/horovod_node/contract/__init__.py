@@ -7,12 +7,14 @@ standard library, so that `cdk synth`, the client and the training image can sha
 
 - `environment`: what user data puts into a node's environment.
 - `node`: engines, markets, ports, states, interruptions.
+- `run_id`: what tells a run from every other one.
 - `ledger`, `attributes`: keys of the ledger's items, and what they hold.
 - `settings`, `request`, `request_check`: what a run was asked to do, and the rules for asking.
 - `prices`: who may tell what an instance costs, and within which bounds.
 - `tasks`: the state machine's tasks that wait for a node, and the node's answers.
 - `errors`, `exit_codes`: how a run fails, and how an agent ends.
 - `s3_keys`, `connection`: where things are in the buckets, and how a client finds it all.
+- `archive`: how the archives of scripts and models are unpacked.
 - `logs`, `metrics`, `tags`: the names under which CloudWatch and AWS Billing show a run.
 
 Stacks, images and clients are not replaced at the same moment. A name that those who do not know it may ignore can be
@@ -24,8 +26,15 @@ from typing import Final
 
 # Each alias would become an import statement of its own.
 # isort: off
+from horovod_node.contract.archive import (
+    ARCHIVE_ENTRIES_LIMIT as ARCHIVE_ENTRIES_LIMIT,
+    ARCHIVE_NAME_LIMIT as ARCHIVE_NAME_LIMIT,
+    ArchiveRefused as ArchiveRefused,
+    unpack_archive as unpack_archive,
+)
 from horovod_node.contract.attributes import (
     RUN as RUN,
+    RUN_ID as RUN_ID,
     ATTEMPT as ATTEMPT,
     EXECUTION as EXECUTION,
     FLEET as FLEET,
@@ -44,6 +53,7 @@ from horovod_node.contract.attributes import (
     SETTINGS_JSON as SETTINGS_JSON,
     CREATED_AT as CREATED_AT,
     STAGE as STAGE,
+    RECEIPT_AT as RECEIPT_AT,
     TIMES_JSON as TIMES_JSON,
     PRICES_JSON as PRICES_JSON,
     CAPACITY_JSON as CAPACITY_JSON,
@@ -69,14 +79,14 @@ from horovod_node.contract.attributes import (
     PACE_JSON as PACE_JSON,
     INTERRUPTION as INTERRUPTION,
     INTERRUPTED_AT as INTERRUPTED_AT,
+    LEFT_AT as LEFT_AT,
     TOKEN as TOKEN,
-    PLAN_JSON as PLAN_JSON,
+    PLAN as PLAN,
     CHANNEL_JSON as CHANNEL_JSON,
     PROGRESS_JSON as PROGRESS_JSON,
     TRAINED_GPU_SECONDS as TRAINED_GPU_SECONDS,
     FAILURE_JSON as FAILURE_JSON,
     FAILED_AT as FAILED_AT,
-    RECEIPT_JSON as RECEIPT_JSON,
     RECEIPT_VERSION as RECEIPT_VERSION,
     STAGE_QUEUED as STAGE_QUEUED,
     STAGE_STARTING as STAGE_STARTING,
@@ -148,6 +158,7 @@ from horovod_node.contract.errors import (
 )
 from horovod_node.contract.exit_codes import (
     EXIT_OK as EXIT_OK,
+    EXIT_PART_OVER as EXIT_PART_OVER,
     EXIT_TRAINING_FAILED as EXIT_TRAINING_FAILED,
     EXIT_USAGE as EXIT_USAGE,
     EXIT_NODE_FAILED as EXIT_NODE_FAILED,
@@ -161,6 +172,7 @@ from horovod_node.contract.ledger import (
     FLEET_PREFIX as FLEET_PREFIX,
     QUEUE_PREFIX as QUEUE_PREFIX,
     RUN_PREFIX as RUN_PREFIX,
+    NODES_PREFIX as NODES_PREFIX,
     LEASE_SORT_KEY as LEASE_SORT_KEY,
     LINE_SORT_KEY as LINE_SORT_KEY,
     RUN_SORT_KEY as RUN_SORT_KEY,
@@ -172,7 +184,7 @@ from horovod_node.contract.ledger import (
     PROGRESS_SORT_KEY as PROGRESS_SORT_KEY,
     FAILURE_PREFIX as FAILURE_PREFIX,
     BOOT_PREFIX as BOOT_PREFIX,
-    RECEIPT_SORT_KEY as RECEIPT_SORT_KEY,
+    ATTEMPT_DIGITS as ATTEMPT_DIGITS,
     CLEAN_UP as CLEAN_UP,
     REAPER as REAPER,
     lease_key as lease_key,
@@ -186,7 +198,7 @@ from horovod_node.contract.ledger import (
     progress_key as progress_key,
     failure_key as failure_key,
     boot_key as boot_key,
-    receipt_item_key as receipt_item_key,
+    nodes_partition as nodes_partition,
 )
 from horovod_node.contract.logs import (
     LOG_AGENT as LOG_AGENT,
@@ -204,6 +216,7 @@ from horovod_node.contract.metrics import (
     METRIC_GPU_UTILIZATION as METRIC_GPU_UTILIZATION,
     METRIC_GPU_MEMORY as METRIC_GPU_MEMORY,
     METRIC_BYTES_READ as METRIC_BYTES_READ,
+    METRIC_CEILING_USED as METRIC_CEILING_USED,
 )
 from horovod_node.contract.node import (
     ENGINE_EC2 as ENGINE_EC2,
@@ -217,6 +230,7 @@ from horovod_node.contract.node import (
     SWITCH_FILE as SWITCH_FILE,
     NODE_JOINED as NODE_JOINED,
     NODE_READY as NODE_READY,
+    NODE_SAVING as NODE_SAVING,
     NODE_TRAINING as NODE_TRAINING,
     NODE_DRAINING as NODE_DRAINING,
     NODE_DONE as NODE_DONE,
@@ -258,10 +272,18 @@ from horovod_node.contract.request import (
     REQUEST_FIELDS as REQUEST_FIELDS,
     REQUEST_LIMIT as REQUEST_LIMIT,
     REQUEST_TOO_LARGE as REQUEST_TOO_LARGE,
+    UNUSABLE_TEXT as UNUSABLE_TEXT,
+    UNUSABLE_TEXT_PATTERNS as UNUSABLE_TEXT_PATTERNS,
+    SURROGATE_PAIR_PATTERN as SURROGATE_PAIR_PATTERN,
+    SHOWN_LIMIT as SHOWN_LIMIT,
+    PROBLEMS_LIMIT as PROBLEMS_LIMIT,
+    STARTED_BY as STARTED_BY,
     S3_URI_PATTERN as S3_URI_PATTERN,
     S3_URI_RULE as S3_URI_RULE,
     CHANNEL_PATTERN as CHANNEL_PATTERN,
+    HYPERPARAMETER_PATTERN as HYPERPARAMETER_PATTERN,
     RUN_NAME_PATTERN as RUN_NAME_PATTERN,
+    RUN_NAME_RULE as RUN_NAME_RULE,
     ENTRY_POINT_PATTERN as ENTRY_POINT_PATTERN,
 )
 from horovod_node.contract.request_check import (
@@ -269,12 +291,26 @@ from horovod_node.contract.request_check import (
     gpus_rule as gpus_rule,
     check_request as check_request,
 )
+from horovod_node.contract.run_id import (
+    run_id as run_id,
+    run_ids_prefix as run_ids_prefix,
+    name_of as name_of,
+    training_of as training_of,
+    training_prefix as training_prefix,
+)
 from horovod_node.contract.s3_keys import (
+    RUNS_PREFIX as RUNS_PREFIX,
+    runs_of as runs_of,
+    SOURCE_PATTERN as SOURCE_PATTERN,
+    MODEL_ATTEMPT as MODEL_ATTEMPT,
+    MODEL_FILES as MODEL_FILES,
+    MODEL_UPLOAD as MODEL_UPLOAD,
     source_key as source_key,
     model_key as model_key,
     tensorboard_prefix as tensorboard_prefix,
     CHECKPOINT_PREFIX as CHECKPOINT_PREFIX,
     checkpoint_prefix as checkpoint_prefix,
+    checkpoints_of as checkpoints_of,
     CHECKPOINT_MANIFEST as CHECKPOINT_MANIFEST,
     CHECKPOINT_FILES as CHECKPOINT_FILES,
     receipt_key as receipt_key,
@@ -308,5 +344,5 @@ from horovod_node.contract.tasks import (
 
 # isort: on
 
-CONTRACT_VERSION: Final = 3
+CONTRACT_VERSION: Final = 4
 """Also in a run's item (`VERSION`) and in the connection (`CONNECTION_VERSION`)."""

@@ -7,6 +7,8 @@ from typing import Final
 EXIT_OK: Final = 0
 EXIT_TRAINING_FAILED: Final = 1
 """The user's script failed."""
+EXIT_PART_OVER: Final = 10
+"""The run goes on without this node: its instance is to take itself out at once."""
 EXIT_USAGE: Final = 2
 """The environment is incomplete or contradictory."""
 EXIT_NODE_FAILED: Final = 70

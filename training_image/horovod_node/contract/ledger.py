@@ -1,19 +1,25 @@
 """
-The ledger: one DynamoDB table, with partition key `pk` and sort key `sk`, both strings.
+The ledger: one DynamoDB table of one training, with partition key `pk` and sort key `sk`, both strings.
 
-  pk            sk                       what
-  FLEET#fleet   LEASE                    who holds the fleet, and until when
-  QUEUE#queue   LINE                     the runs that wait, as two attributes each: PLACE#run and WAITER#run
-  RUN#run       RUN                      the request, the settings, the stage, the price
-  RUN#run       TASK#attempt#task        a task token of the state machine, waiting for a node's answer
-  RUN#run       LEADER#attempt           the node that leads (conditional write: there is one)
-  RUN#run       NODE#attempt#node        a node: address, GPUs, market, zone, state, steps, last sign of life
-  RUN#run       PLAN#attempt             the ring: hosts in rank order
-  RUN#run       CHANNEL#attempt          of an elastic ring: where the leader's channel is, and its key
-  RUN#run       PROGRESS                 how far the training is, for people; written by the leader
-  RUN#run       FAILURE#attempt#node     the first failure that a node saw
-  RUN#run       BOOT#node                a machine that pulls the image, before its agent is there
-  RUN#run       RECEIPT                  the receipt, as it is in S3
+  pk                     sk                       what
+  FLEET#fleet            LEASE                    who holds the fleet, and until when
+  QUEUE#queue            LINE                     the runs that wait, two attributes each: PLACE#run and WAITER#run
+  RUN#run_id             RUN                      the request, the settings, the stage, the price
+  NODES#fleet#run_id     TASK#attempt#task        a task token of the state machine, waiting for a node's answer
+  NODES#fleet#run_id     LEADER#attempt           the node that leads (conditional write: there is one)
+  NODES#fleet#run_id     NODE#attempt#node        a node: address, GPUs, market, zone, state, steps, last sign of life
+  NODES#fleet#run_id     PLAN#attempt             the ring: hosts in rank order
+  NODES#fleet#run_id     CHANNEL#attempt          of an elastic ring: where the leader's channel is, and its key
+  NODES#fleet#run_id     PROGRESS                 how far the training is, for people; written by the leader
+  NODES#fleet#run_id     FAILURE#attempt#node     the first failure that a node saw
+  NODES#fleet#run_id     BOOT#node                a machine that pulls the image, before its agent is there
+
+The partition says who may write. RUN# belongs to the state machines; nodes only read it. A fleet's nodes read and write
+the NODES# partitions of their own fleet and no other's: a node runs the user's script with its own permissions, and
+what is in there lets its holder answer for the run. IAM knows partition keys (`dynamodb:LeadingKeys`), not sort keys.
+
+`run_id` is that of `horovod_node.contract.run_id`. Attempts have at least four digits, so that sort keys are in the
+order of attempts.
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ TTL_ATTRIBUTE: Final = "remove_at"
 FLEET_PREFIX: Final = "FLEET#"
 QUEUE_PREFIX: Final = "QUEUE#"
 RUN_PREFIX: Final = "RUN#"
+NODES_PREFIX: Final = "NODES#"
 LEASE_SORT_KEY: Final = "LEASE"
 LINE_SORT_KEY: Final = "LINE"
 RUN_SORT_KEY: Final = "RUN"
@@ -41,7 +48,8 @@ CHANNEL_PREFIX: Final = "CHANNEL#"
 PROGRESS_SORT_KEY: Final = "PROGRESS"
 FAILURE_PREFIX: Final = "FAILURE#"
 BOOT_PREFIX: Final = "BOOT#"
-RECEIPT_SORT_KEY: Final = "RECEIPT"
+ATTEMPT_DIGITS: Final = 4
+"""Of an attempt in a sort key, with leading zeros."""
 
 CLEAN_UP: Final = "#clean-up"
 REAPER: Final = "#reaper"
@@ -58,51 +66,55 @@ def line_key(queue: str) -> tuple[str, str]:
     return f"{QUEUE_PREFIX}{queue}", LINE_SORT_KEY
 
 
-def run_key(run: str) -> tuple[str, str]:
-    """Name the item of *run*."""
-    return f"{RUN_PREFIX}{run}", RUN_SORT_KEY
+def run_key(run_id: str) -> tuple[str, str]:
+    """Name the item of a run."""
+    return f"{RUN_PREFIX}{run_id}", RUN_SORT_KEY
 
 
-def task_key(run: str, attempt: int, task: Task) -> tuple[str, str]:
+def nodes_partition(fleet: str, run_id: str) -> str:
+    """Name the partition of what the nodes of *fleet* write for a run, and of what is meant for them."""
+    return f"{NODES_PREFIX}{fleet}#{run_id}"
+
+
+def task_key(fleet: str, run_id: str, attempt: int, task: Task) -> tuple[str, str]:
     """Name the item that carries the task token of *task*."""
-    return f"{RUN_PREFIX}{run}", f"{TASK_PREFIX}{attempt}#{task}"
+    return nodes_partition(fleet, run_id), f"{TASK_PREFIX}{_padded(attempt)}#{task}"
 
 
-def leader_key(run: str, attempt: int) -> tuple[str, str]:
+def leader_key(fleet: str, run_id: str, attempt: int) -> tuple[str, str]:
     """Name the item that the leader of *attempt* wrote, under a condition, before it led."""
-    return f"{RUN_PREFIX}{run}", f"{LEADER_PREFIX}{attempt}"
+    return nodes_partition(fleet, run_id), f"{LEADER_PREFIX}{_padded(attempt)}"
 
 
-def node_key(run: str, attempt: int, node: str) -> tuple[str, str]:
-    """Name the item of one node."""
-    return f"{RUN_PREFIX}{run}", f"{NODE_PREFIX}{attempt}#{node}"
+def node_key(fleet: str, run_id: str, attempt: int, node: str) -> tuple[str, str]:
+    """Name the item of one node; with '' for *node*, what those of *attempt* begin with."""
+    return nodes_partition(fleet, run_id), f"{NODE_PREFIX}{_padded(attempt)}#{node}"
 
 
-def plan_key(run: str, attempt: int) -> tuple[str, str]:
+def plan_key(fleet: str, run_id: str, attempt: int) -> tuple[str, str]:
     """Name the item that holds the ring's plan."""
-    return f"{RUN_PREFIX}{run}", f"{PLAN_PREFIX}{attempt}"
+    return nodes_partition(fleet, run_id), f"{PLAN_PREFIX}{_padded(attempt)}"
 
 
-def channel_key(run: str, attempt: int) -> tuple[str, str]:
+def channel_key(fleet: str, run_id: str, attempt: int) -> tuple[str, str]:
     """Name the item through which the nodes of an elastic ring find their leader's channel."""
-    return f"{RUN_PREFIX}{run}", f"{CHANNEL_PREFIX}{attempt}"
+    return nodes_partition(fleet, run_id), f"{CHANNEL_PREFIX}{_padded(attempt)}"
 
 
-def progress_key(run: str) -> tuple[str, str]:
+def progress_key(fleet: str, run_id: str) -> tuple[str, str]:
     """Name the item that tells how far the training is."""
-    return f"{RUN_PREFIX}{run}", PROGRESS_SORT_KEY
+    return nodes_partition(fleet, run_id), PROGRESS_SORT_KEY
 
 
-def failure_key(run: str, attempt: int, node: str) -> tuple[str, str]:
-    """Name the item of the first failure that *node* saw."""
-    return f"{RUN_PREFIX}{run}", f"{FAILURE_PREFIX}{attempt}#{node}"
+def failure_key(fleet: str, run_id: str, attempt: int, node: str) -> tuple[str, str]:
+    """Name the item of the first failure that *node* saw; with '' for *node*, what those of *attempt* begin with."""
+    return nodes_partition(fleet, run_id), f"{FAILURE_PREFIX}{_padded(attempt)}#{node}"
 
 
-def boot_key(run: str, node: str) -> tuple[str, str]:
+def boot_key(fleet: str, run_id: str, node: str) -> tuple[str, str]:
     """Name the item through which a machine that has no agent yet gives a sign of life."""
-    return f"{RUN_PREFIX}{run}", f"{BOOT_PREFIX}{node}"
+    return nodes_partition(fleet, run_id), f"{BOOT_PREFIX}{node}"
 
 
-def receipt_item_key(run: str) -> tuple[str, str]:
-    """Name the item that holds the receipt of *run*."""
-    return f"{RUN_PREFIX}{run}", RECEIPT_SORT_KEY
+def _padded(attempt: int) -> str:
+    return f"{attempt:0{ATTEMPT_DIGITS}d}"

@@ -31,10 +31,21 @@ NODE_DRAINING: Final = "draining"
 """EC2 will take it away: it leaves the ring at the next commit, and no new ring takes it."""
 NODE_DONE: Final = "done"
 """All its ranks ended with exit code 0."""
+NODE_SAVING: Final = "saving"
+"""The leader brings the model to S3; the state machine has its answer to the training, so no other node is needed."""
 NODE_LEFT: Final = "left"
 """It left the ring in order, before EC2 took it away."""
 NODE_FAILED: Final = "failed"
-NODE_STATES: Final = (NODE_JOINED, NODE_READY, NODE_TRAINING, NODE_DRAINING, NODE_DONE, NODE_LEFT, NODE_FAILED)
+NODE_STATES: Final = (
+    NODE_JOINED,
+    NODE_READY,
+    NODE_TRAINING,
+    NODE_DRAINING,
+    NODE_DONE,
+    NODE_SAVING,
+    NODE_LEFT,
+    NODE_FAILED,
+)
 
 INTERRUPTION_NOTICE: Final = "instance-action"
 """EC2 takes the Spot instance back in about two minutes (instance metadata, `spot/instance-action`)."""

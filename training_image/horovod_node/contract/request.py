@@ -20,15 +20,15 @@ class ItemRule:
         noun: What a key names, for people.
         pattern: Regular expression that a key matches.
         spelling: How to write a key, for people.
-        rule: What a value must be, for people.
-        least: Smallest number that a value may be. Default: a value is an `s3://bucket/key` address.
+        rule: What a value must be, for people. Default: a value may be anything.
+        least: Smallest number that a value may be. Default: a value with a rule is an `s3://bucket/key` address.
         most: Largest number that a value may be.
     """
 
     noun: str
     pattern: str
     spelling: str
-    rule: str
+    rule: str = ""
     least: float | None = None
     most: float | None = None
 
@@ -75,11 +75,19 @@ PROJECT: Final = "project"
 MOST_RESTARTS: Final = 20
 """A run that is lost more often than this will not end well."""
 
-S3_URI_PATTERN: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$"
-"""Bucket naming rules of S3 (3 to 63 of these characters), then a key or prefix."""
+S3_URI_PATTERN: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"
+"""
+Bucket naming rules of S3 (3 to 63 of these characters), then a key or prefix without control characters, which S3 tells
+to avoid (S3 User Guide, "Naming Amazon S3 objects"), and which regular expressions of different languages take for
+different things.
+"""
 S3_URI_RULE: Final = "must be an address like s3://bucket/key"
-CHANNEL_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
-"""SageMaker's rule for channel names (CreateTrainingJob, Channel.ChannelName)."""
+CHANNEL_PATTERN: Final = r"^(?![.]{1,2}$)[A-Za-z0-9_.-]{1,64}$"
+"""
+SageMaker's rule for channel names (CreateTrainingJob, Channel.ChannelName), without the two that are no folder's name.
+"""
+HYPERPARAMETER_PATTERN: Final = r"^[^=]+$"
+"""A name becomes a part of an environment variable's name, which ends at the first equals sign (environ(7))."""
 
 REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
     RequestField(
@@ -123,6 +131,11 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         name=HYPERPARAMETERS,
         kind="object",
         required=False,
+        items=ItemRule(
+            noun="a hyperparameter",
+            pattern=HYPERPARAMETER_PATTERN,
+            spelling="use at least one character, and no '='",
+        ),
         meaning="Given to the script as --name value and as SM_HPS.",
     ),
     RequestField(
@@ -180,15 +193,40 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
     ),
 )
 
-REQUEST_LIMIT: Final = 50_000
+STARTED_BY: Final = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
 """
-Characters of a request as JSON. Step Functions takes five times as much, but what describes an execution holds the
-request once more, escaped, and must still fit into a state of the clean-up (262,144 bytes).
+A field that every request may have and that is ignored: with it, Step Functions shows a run below the execution that
+started it (Developer Guide, "Start workflow executions from a task state in Step Functions").
+"""
+
+REQUEST_LIMIT: Final = 40_000
+"""
+Bytes of a request as JSON in UTF-8. Linux takes no argument and no environment variable of more than 131,072 bytes
+(execve(2), MAX_ARG_STRLEN: 32 pages), and a script gets its hyperparameters as one variable, written up to three times
+as long as they were. Step Functions takes more, but what describes an execution holds the request once more, escaped,
+and must still fit into a state of the clean-up (262,144 bytes).
 """
 REQUEST_TOO_LARGE: Final = (
-    f"the request must be at most {REQUEST_LIMIT} characters of JSON: "
+    f"the request must be at most {REQUEST_LIMIT} bytes of JSON in UTF-8: "
     "put large hyperparameters into a file of their own"
 )
+UNUSABLE_TEXT_PATTERNS: Final = (
+    r"(^|[^\x5c])(\x5c\x5c)*\x5cu(0000|d[89a-f][0-9a-f]{2})",
+    r"[\ud800-\udfff]",
+)
+"""
+How JSON writes what no process can be given: NUL, which ends a text in C, and half of a surrogate pair, which is no
+UTF-8. Some programs escape such a half, and some do not. A whole pair is taken out first (`SURROGATE_PAIR_PATTERN`).
+"""
+SURROGATE_PAIR_PATTERN: Final = r"[\ud800-\udbff][\udc00-\udfff]"
+UNUSABLE_TEXT: Final = (
+    "the request must not hold a NUL character or half of a surrogate pair: no script can be given one"
+)
+SHOWN_LIMIT: Final = 200
+"""Characters of a wrong value that are shown: an execution's cause has room for 32,768."""
+PROBLEMS_LIMIT: Final = 10
+"""Of a request's problems, so many are listed."""
+RUN_NAME_RULE: Final = "must be 1 to 80 letters, digits, '-' and '_'"
 RUN_NAME_PATTERN: Final = r"^[A-Za-z0-9_-]{1,80}$"
 """What Step Functions takes as an execution's name and CloudWatch Logs can log; safe in ledger and S3 keys, too."""
 ENTRY_POINT_PATTERN: Final = r"^(?!/)(?!.*\.\.)[A-Za-z0-9_./-]+\.py$"

@@ -16,14 +16,20 @@ from horovod_node.contract.request import (
     MAX_RUNTIME_SECONDS,
     MIN_GPUS,
     OWNER,
+    PROBLEMS_LIMIT,
     PROJECT,
     REQUEST_FIELDS,
     REQUEST_LIMIT,
     REQUEST_TOO_LARGE,
     RESUME_FROM,
     RUN_NAME_PATTERN,
+    RUN_NAME_RULE,
     S3_URI_PATTERN,
     S3_URI_RULE,
+    SHOWN_LIMIT,
+    STARTED_BY,
+    UNUSABLE_TEXT,
+    UNUSABLE_TEXT_PATTERNS,
     ItemRule,
     RequestField,
 )
@@ -55,7 +61,12 @@ def gpus_rule(fleets: Sequence[FleetSize]) -> str:
 
 
 def check_request(
-    request: Any, *, fleets: Sequence[FleetSize], max_runtime_seconds: int, max_cost_usd: float | None = None
+    request: Any,
+    *,
+    fleets: Sequence[FleetSize],
+    max_runtime_seconds: int,
+    max_cost_usd: float | None = None,
+    name: str | None = None,
 ) -> list[str]:
     """
     List what is wrong with *request*, in the words that the state machine uses; empty when nothing is.
@@ -68,16 +79,30 @@ def check_request(
         fleets: The fleets that the run may get, at least one.
         max_runtime_seconds: The construct's limit.
         max_cost_usd: The construct's limit. Default: none.
+        name: The execution's name. Default: it is not checked.
     """
+    if name is not None and not re.fullmatch(RUN_NAME_PATTERN, name):
+        return [f"the execution's name {RUN_NAME_RULE}, got {_shown(name)}"]
     if not isinstance(request, dict):
         return [f"the request must be an object, got {_shown(request)}"]
-    if len(_shown(request)) > REQUEST_LIMIT:
+    text = _text(request)
+    if any(re.search(pattern, text) for pattern in UNUSABLE_TEXT_PATTERNS):
+        return [UNUSABLE_TEXT]
+    if len(text.encode()) > REQUEST_LIMIT:
         return [REQUEST_TOO_LARGE]
+    problems = _problems(request, fleets=fleets, max_runtime_seconds=max_runtime_seconds, max_cost_usd=max_cost_usd)
+    more = len(problems) - PROBLEMS_LIMIT
+    return problems if more <= 0 else [*problems[:PROBLEMS_LIMIT], f"and {more} more"]
+
+
+def _problems(
+    request: dict[str, Any], *, fleets: Sequence[FleetSize], max_runtime_seconds: int, max_cost_usd: float | None
+) -> list[str]:
     known = [field.name for field in REQUEST_FIELDS]
     problems = [
-        f"'{name}' is not a field of a request; its fields are {', '.join(known)}"
+        f"'{_shown(name)}' is not a field of a request; its fields are {', '.join(known)}"
         for name in request
-        if name not in known
+        if name not in known and name != STARTED_BY
     ]
     for field in REQUEST_FIELDS:
         if field.name not in request:
@@ -105,13 +130,13 @@ def _check_field(field: RequestField, value: Any) -> list[str]:
         if not isinstance(value, str):
             return [f"'{field.name}' must be a string, got {_shown(value)}"]
         if field.s3_uri and not re.fullmatch(S3_URI_PATTERN, value):
-            return [f"'{field.name}' {S3_URI_RULE}, got {value}"]
+            return [f"'{field.name}' {S3_URI_RULE}, got {_shown(value)}"]
         if field.name == RESUME_FROM and not re.fullmatch(RUN_NAME_PATTERN, value):
-            return [f"'{field.name}' must be a run's name, got {value}"]
+            return [f"'{field.name}' must be a run's name, got {_shown(value)}"]
         if field.name in (OWNER, PROJECT) and not re.fullmatch(TAG_PATTERN, value):
-            return [f"'{field.name}' {TAG_RULE}, got {value}"]
+            return [f"'{field.name}' {TAG_RULE}, got {_shown(value)}"]
         if field.name == ENTRY_POINT and not re.fullmatch(ENTRY_POINT_PATTERN, value):
-            return [f"'{field.name}' must be a relative path of a .py file, got {value}"]
+            return [f"'{field.name}' must be a relative path of a .py file, got {_shown(value)}"]
         return []
     if field.kind == "whole number":
         if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
@@ -134,19 +159,27 @@ def _check_field(field: RequestField, value: Any) -> list[str]:
     problems = []
     for key, item in value.items():
         if not re.fullmatch(rule.pattern, key):
-            problems.append(f"'{field.name}' has {rule.noun} named {key}; {rule.spelling}")
+            problems.append(f"'{field.name}' has {rule.noun} named {_shown(key)}; {rule.spelling}")
         elif not _is_good(item, rule):
-            problems.append(f"'{field.name}.{key}' {rule.rule}, got {_shown(item)}")
+            problems.append(f"'{field.name}.{_shown(key)}' {rule.rule}, got {_shown(item)}")
     return problems
 
 
 def _is_good(item: Any, rule: ItemRule) -> bool:
+    if not rule.rule:
+        return True
     if rule.least is None or rule.most is None:
         return isinstance(item, str) and re.fullmatch(S3_URI_PATTERN, item) is not None
     return isinstance(item, int | float) and not isinstance(item, bool) and rule.least <= item <= rule.most
 
 
 def _shown(value: Any) -> str:
+    """Write the beginning of *value*."""
+    text = _text(value)
+    return text if len(text) <= SHOWN_LIMIT else f"{text[:SHOWN_LIMIT]}… ({len(text)} characters)"
+
+
+def _text(value: Any) -> str:
     """Write *value* as JSONata's `$string` does: strings bare, everything else as compact JSON."""
     if isinstance(value, str):
         return value

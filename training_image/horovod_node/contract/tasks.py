@@ -34,4 +34,4 @@ CAUSE_LIMIT: Final = 32_768
 """Characters of a cause that Step Functions takes (SendTaskFailure)."""
 
 TOKEN_GONE: Final = ("TaskTimedOut", "TaskDoesNotExist", "InvalidToken")
-"""Codes that answer a token whose task is over: the node must stop, not retry."""
+"""Codes that answer a token whose task is over: it is never used again."""

@@ -1,0 +1,427 @@
+"""
+Shows how a run's control plane grows with its nodes: the real state machines and the real agents, training stubbed.
+
+    python benchmarks/scale.py [--nodes 2 16 64 256 700] [--train 20]
+
+For each number of nodes the app is deployed into a local cloud of its own and runs one training. The instances have no
+processes: two processes of this program act all agents, the leader alone in one, as threads that run
+`horovod_node.agent` against the local cloud's ledger and buckets. Only the ranks are stubbed: they count a step every
+tenth of a second for `--train` seconds.
+
+One machine cannot answer what 700 nodes ask in a second. So time itself runs slower with more nodes, for the agents
+(the clock that they pause by) and for the state machine (its pauses and limits): every figure "a second" is of that
+slower time, in which the agents ask as often as on EC2. What the ledger's requests cost in DynamoDB's units is worked
+out from the sizes of requests and answers (DynamoDB Developer Guide, "DynamoDB read and write operations": 4 KB a unit
+for a consistent read, 1 KB a unit for a write).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+HERE: Final = Path(__file__).resolve().parent
+NODES_AT_FULL_SPEED: Final = 16
+"""So many nodes ask no more than a local cloud on one core answers."""
+INSTANCE_TYPE: Final = "g5.xlarge"
+LIMITS: Final = {
+    "history events": "25,000 an execution",
+    "payload": "262,144 bytes",
+    "read units a second": "3,000 a partition",
+    "write units a second": "1,000 a partition",
+}
+"""AWS's: Step Functions Developer Guide, "Service quotas"; DynamoDB Developer Guide, "Burst and adaptive capacity"."""
+
+
+def main() -> None:
+    """Run the simulation for each number of nodes, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[2, 16, 64, 256, 700])
+    parser.add_argument("--train", type=float, default=20.0, help="seconds of training")
+    parser.add_argument("--act", nargs=2, metavar=("SLOWNESS", "WHO"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.act:
+        act(slowness=float(options.act[0]), who=options.act[1], train_seconds=options.train)
+        return
+    rows = []
+    for nodes in options.nodes:
+        rows.append(simulate(nodes, train_seconds=options.train))
+        print(json.dumps(rows[-1]), flush=True)
+    print_table(rows)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the figures as a table in Markdown, one column for each number of nodes."""
+    print("\n| | " + " | ".join(f"{row['nodes']} nodes" for row in rows) + " | AWS's limit |")
+    print("|---" * (len(rows) + 2) + "|")
+    for name in rows[0]:
+        if name != "nodes":
+            print(f"| {name} | " + " | ".join(str(row[name]) for row in rows) + f" | {LIMITS.get(name, '')} |")
+
+
+# -- The run, in the process that the user started -------------------------------------------------------------------
+
+
+def simulate(nodes: int, *, train_seconds: float) -> dict[str, Any]:
+    """Run one training of *nodes* nodes and return its figures."""
+    from horovod_local import Faults, LocalCloud
+
+    slowness = max(1.0, nodes / NODES_AT_FULL_SPEED)
+    with tempfile.TemporaryDirectory() as folder, LocalCloud(home=Path(folder) / "cloud") as cloud:
+        synthesise(Path(folder) / "cdk.out", nodes=nodes, slowness=slowness)
+        cloud.deploy(Path(folder) / "cdk.out", tell=lambda _line: None)
+        cloud.set_faults(Faults(agents_start=False, switches_start=False))
+        script = Path(folder) / "train.py"
+        script.write_text("import horovod.tensorflow as hvd\n\nhvd.init()\n")
+        training = cloud.training()
+        run = training.fit(script, gpus=nodes)
+        actors = {
+            who: subprocess.Popen(
+                [sys.executable, __file__, "--act", str(slowness), who, "--train", str(train_seconds)],
+                cwd=folder,
+                env=cloud.environment() | {"CDK_HOROVOD_SIMULATED_TABLE": training.connection.ledger_table},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for who in ("leader", "followers")
+        }
+        known: set[str] = set()
+        while not (status := run.status()).ended:
+            for instance in cloud.instances():
+                if instance.instance_id not in known:
+                    known.add(instance.instance_id)
+                    actor = actors["leader" if instance.market == "on-demand" else "followers"]
+                    facts = {
+                        "id": instance.instance_id,
+                        "number": len(known),
+                        "type": instance.instance_type,
+                        "zone": instance.zone,
+                        "market": instance.market,
+                        "gpus": instance.gpus,
+                        "fleet": training.connection.fleets[0].id,
+                        "group": training.connection.fleets[0].group,
+                        "training": training.connection.queue,
+                    }
+                    print(json.dumps(facts), file=actor.stdin, flush=True)
+            time.sleep(0.5)
+        told = {who: json.loads(actor.communicate()[0].splitlines()[-1]) for who, actor in actors.items()}
+        if not status.succeeded:
+            raise SystemExit(f"the run of {nodes} nodes ended as {status}")
+        figures = history_figures(cloud.client("stepfunctions"), run.execution_arn, slowness=slowness)
+        receipt = run.receipt()
+    requests = sum((Counter(part["requests"]) for part in told.values()), Counter())
+    return {
+        "nodes": nodes,
+        "time runs slower by": slowness,
+        **figures,
+        "nodes in the receipt": len(receipt["nodes"]),
+        "first node joins to ring, s": round(_between(told, "joined", "formed"), 1),
+        "requests to DynamoDB a second": _peak(told, "dynamodb"),
+        "read units a second": _peak(told, "read units"),
+        "write units a second": _peak(told, "write units"),
+        "requests to S3 a second": _peak(told, "s3"),
+        "requests to Auto Scaling a second": _peak(told, "autoscaling"),
+        "requests of all nodes": sum(requests.values()),
+        "the leader's memory, MB": round(told["leader"]["memory"] / 1e6),
+    }
+
+
+def _between(told: Mapping[str, Any], first: str, last: str) -> float:
+    begins = [part["marks"][first] for part in told.values() if first in part["marks"]]
+    ends = [part["marks"][last] for part in told.values() if last in part["marks"]]
+    return float(max(ends) - min(begins))
+
+
+def _peak(told: Mapping[str, Any], what: str) -> int:
+    seconds: Counter[str] = Counter()
+    for part in told.values():
+        seconds.update(part["seconds"].get(what, {}))
+    return max(seconds.values(), default=0)
+
+
+def history_figures(stepfunctions: Any, execution_arn: str, *, slowness: float) -> dict[str, Any]:
+    """Read from the execution's history what the state machine did and carried."""
+    pages = stepfunctions.get_paginator("get_execution_history").paginate(executionArn=execution_arn)
+    events = [event for page in pages for event in page["events"]]
+    entered = [event for event in events if event["type"].endswith("StateEntered")]
+    carried: Counter[str] = Counter()
+    state = ""
+    for event in events:
+        state = event.get("stateEnteredEventDetails", {}).get("name", state)
+        for name, details in event.items():
+            if name.endswith("EventDetails"):
+                for value in details.values():
+                    texts = value.values() if isinstance(value, dict) else [value]
+                    largest = max((len(text.encode()) for text in texts if isinstance(text, str)), default=0)
+                    carried[state] = max(carried[state], largest)
+    terminated = next(e for e in entered if e["stateEnteredEventDetails"]["name"] == "Terminate")
+    confirmed = [e for e in entered if e["stateEnteredEventDetails"]["name"] == "Confirm that nothing runs"][-1]
+    where, payload = carried.most_common(1)[0]
+    return {
+        "state transitions": len(entered),
+        "history events": len(events),
+        "payload": payload,
+        "largest in": where,
+        "Terminate to confirmed, s": round(
+            (confirmed["timestamp"] - terminated["timestamp"]).total_seconds() / slowness, 1
+        ),
+    }
+
+
+def synthesise(out: Path, *, nodes: int, slowness: float) -> None:
+    """Write the cloud assembly of one training with one fleet, all of its times slowed down."""
+    import aws_cdk as cdk
+    from aws_cdk import Duration
+
+    from cdk_horovod import (
+        CapacityPlan,
+        Engine,
+        GpuFleet,
+        HorovodTraining,
+        TrainingImage,
+        TrainingNetwork,
+        TrainingStorage,
+    )
+
+    def slowly(seconds: float) -> Duration:
+        return Duration.seconds(math.ceil(seconds * slowness))
+
+    app = cdk.App(outdir=str(out))
+    stack = cdk.Stack(app, "Training")
+    network = TrainingNetwork(stack, "Network")
+    fleet = GpuFleet(
+        stack,
+        "Fleet",
+        vpc=network.vpc,
+        vpc_subnets=network.subnets,
+        instance_types=[INSTANCE_TYPE],
+        max_gpus=nodes,
+        on_demand_base_gpus=1,
+        capacity_plan=CapacityPlan.spot_first(any_zone=slowly(600), each_zone=slowly(300)),
+    )
+    HorovodTraining(
+        stack,
+        "Horovod",
+        storage=TrainingStorage(stack, "Storage"),
+        image=TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:none"),
+        engine=Engine.ec2(fleet),
+        heartbeat=slowly(60),
+        launch_timeout=slowly(900),
+        start_timeout=slowly(1800),
+        first_step_timeout=slowly(1800),
+        stall_timeout=slowly(600),
+        lease_timeout=Duration.hours(4),
+        poll_interval=slowly(15),
+    )
+    app.synth()
+
+
+# -- The agents, in processes of their own ---------------------------------------------------------------------------
+
+
+class Meter:
+    """Counts what clients ask, by the second."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests: Counter[str] = Counter()
+        self.seconds: dict[str, Counter[str]] = {}
+        self.marks: dict[str, float] = {}
+
+    def watch(self, client: Any) -> Any:
+        """Count the requests of *client*, a boto3 client."""
+        client.meta.events.register("after-call", self._count)
+        return client
+
+    def mark(self, name: str, *, first: bool = False) -> None:
+        """Remember the time at which something happened last, or first."""
+        with self._lock:
+            if not (first and name in self.marks):
+                self.marks[name] = epoch_seconds()
+
+    def _count(self, *, http_response: Any, parsed: Any, model: Any, **_: Any) -> None:
+        service, operation = model.service_model.service_name, model.name
+        second = str(int(epoch_seconds()))
+        answered = len(http_response.content) if service == "dynamodb" else 0
+        with self._lock:
+            self.requests[f"{service} {operation}"] += 1
+            self._add(service, second, 1)
+            if operation in ("GetItem", "Query"):
+                self._add("read units", second, max(1, math.ceil(answered / 4096)))
+            elif service == "dynamodb":
+                self._add("write units", second, 1)
+
+    def _add(self, what: str, second: str, amount: int) -> None:
+        self.seconds.setdefault(what, Counter())[second] += amount
+
+
+class StubbedTraining:
+    """Stands for `horovod_node.local_training.LocalTraining`: ranks that count a step every tenth of a second."""
+
+    seconds_of_training: float = 0.0
+    meter: Meter
+
+    def __init__(self, work: Any, _assignment: Any) -> None:
+        self._work = work
+        self._begun = time.monotonic()
+        self.metrics = type("Metrics", (), {"ring_size": 0})()
+        self.lines: dict[int, Any] = {}
+        self.meter.mark("formed")
+
+    def __enter__(self) -> StubbedTraining:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        (self._work.layout.model / "model.txt").write_text("a model\n")
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    @property
+    def step(self) -> int:
+        return int(10 * min(self.seconds, self.seconds_of_training))
+
+    @property
+    def done(self) -> bool:
+        return self.seconds >= self.seconds_of_training
+
+    def progress(self) -> dict[int, Any]:
+        from horovod_node.progress import Progress
+
+        return {0: Progress(step=self.step, advances=self.step)}
+
+    def pace(self) -> tuple[()]:
+        return ()
+
+    def failure(self) -> None:
+        return None
+
+
+_real_monotonic, _real_sleep, _real_time = time.monotonic, time.sleep, time.time
+_slowness = 1.0
+
+
+def epoch_seconds() -> float:
+    """Give the time in slow seconds, the same in all processes."""
+    return _real_time() / _slowness
+
+
+def act(*, slowness: float, who: str, train_seconds: float) -> None:
+    """Act the nodes that standard input names, until it closes and all have ended; print what they asked."""
+    global _slowness
+    _slowness = slowness
+    # What agents and SDK pause by; sockets and locks keep the machine's own time.
+    time.monotonic = lambda: _real_monotonic() / slowness
+    time.sleep = lambda seconds: _real_sleep(seconds * slowness)
+    import boto3
+    from botocore.config import Config
+
+    from horovod_node import follow, static_lead
+
+    meter = StubbedTraining.meter = Meter()
+    StubbedTraining.seconds_of_training = train_seconds
+    for module in (follow, static_lead):
+        module.LocalTraining = StubbedTraining  # type: ignore[attr-defined]
+    config = Config(max_pool_connections=64, retries={"mode": "standard", "total_max_attempts": 5}, read_timeout=120)
+    session = boto3.session.Session()
+    clients = {
+        name: meter.watch(session.client(name, config=config))  # type: ignore[call-overload]
+        for name in ("dynamodb", "s3", "stepfunctions", "autoscaling")
+    }
+    threads = []
+    for facts in _lines_of_standard_input():
+        thread = threading.Thread(target=act_node, args=(facts, clients, meter, slowness), daemon=True)
+        thread.start()
+        threads.append(thread)
+    for thread in threads:
+        thread.join(timeout=600)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(
+        json.dumps(
+            {
+                "who": who,
+                "requests": meter.requests,
+                "seconds": meter.seconds,
+                "marks": meter.marks,
+                "memory": memory,
+            }
+        ),
+        flush=True,
+    )
+
+
+def _lines_of_standard_input() -> Iterator[dict[str, Any]]:
+    for line in sys.stdin:
+        yield json.loads(line)
+
+
+def act_node(facts: Mapping[str, Any], clients: Mapping[str, Any], meter: Meter, slowness: float) -> None:
+    """Run one agent from joining to leaving, then what its instance does when its part is over."""
+    import os
+
+    from horovod_node import contract
+    from horovod_node.agent import Agent
+    from horovod_node.identify import Node
+    from horovod_node.ledger import Ledger
+
+    class SlowLedger(Ledger):
+        """Tells the agent the limits in its own seconds."""
+
+        def with_patience(self, seconds: float) -> SlowLedger:
+            return SlowLedger(self._dynamodb, table=self._table, patience_seconds=seconds)
+
+        def run(self, *arguments: Any) -> Any:
+            run = super().run(*arguments)
+            if run is None:
+                return None
+            settings = run.settings
+            quick = {
+                name: getattr(settings, name) / slowness
+                for name in ("heartbeat_seconds", "first_step_seconds", "stall_seconds")
+            }
+            return dataclasses.replace(run, settings=dataclasses.replace(settings, **quick))
+
+    number = int(facts["number"])
+    node = Node(
+        id=facts["id"],
+        # Only the leader listens; the others' addresses are never asked.
+        address=f"127.{64 + number // 250}.{os.getpid() % 250 + 1}.{number % 250 + 1}",
+        interface="lo",
+        gpus=int(facts["gpus"]),
+        instance_type=facts["type"],
+        zone=facts["zone"],
+        market=facts["market"],
+        fleet=facts["fleet"],
+        ledger_table=os.environ["CDK_HOROVOD_SIMULATED_TABLE"],
+        region=os.environ["AWS_REGION"],
+        ml_root=Path.cwd() / "ml" / facts["id"],
+        engine=contract.ENGINE_LOCAL,
+        training=facts["training"],
+    )
+    meter.mark("joined", first=True)
+    agent = Agent(
+        node,
+        ledger=SlowLedger(clients["dynamodb"], table=node.ledger_table),
+        s3=clients["s3"],
+        stepfunctions=clients["stepfunctions"],
+    )
+    agent.take_part()
+
+
+if __name__ == "__main__":
+    main()

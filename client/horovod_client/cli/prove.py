@@ -1,0 +1,118 @@
+"""`cdk-horovod prove`: the whole drill, in an account or in the local cloud."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from horovod_client.cli import exit_codes
+from horovod_client.cli.options import debug_option, json_option, print_json, say
+from horovod_client.clients import new_session
+from horovod_client.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from horovod_client.proof.place import Place
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Do not ask before anything is deployed that costs money.")
+@click.option("--instance-type", default="g4dn.xlarge", show_default=True, help="Of both nodes; with one GPU.")
+@click.option("--image", default="training_image", show_default=True, help="Dockerfile's folder, or image in ECR.")
+@click.option("--limit-usd", default=5.0, show_default=True, help="Refuse to begin when the estimate is above this.")
+@click.option("--delete-data", is_flag=True, help="Delete the drill's buckets and key, too, instead of naming them.")
+@click.option("--local", "locally", is_flag=True, help="The same drill in the local cloud: nothing is proven of AWS.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Folder for the report. Default: the current one.",
+)
+@json_option
+@debug_option
+def prove(
+    *,
+    yes: bool,
+    instance_type: str,
+    image: str,
+    limit_usd: float,
+    delete_data: bool,
+    locally: bool,
+    report: Path,
+    as_json: bool,
+) -> None:
+    """
+    Prove in your account what cannot be proven without one: deploy, train, stop, interrupt, destroy, report.
+
+    Run it in a checkout of the repository. Exit code 1 if a step failed.
+    """
+    from horovod_client.proof.drill import RUN_USD, Drill, estimate_usd
+
+    examples = Path("examples/digits")
+    if not (examples / "train.py").is_file():
+        raise InvalidInput("there is no examples/digits/train.py here: run this in a checkout of cdk-horovod")
+    tell = _to_stderr
+    with _local_place(RUN_USD) if locally else _account(instance_type, image, RUN_USD) as place:
+        usd = estimate_usd(place.on_demand_usd())
+        tell(f"{place.name}: about {usd:.2f} USD, and at most {limit_usd:.2f} USD")
+        if usd > limit_usd:
+            raise InvalidInput(f"'--limit-usd' is {limit_usd}, but the drill would cost about {usd:.2f} USD")
+        if not (yes or locally):
+            click.confirm("Deploy, run and destroy it now?", abort=True, err=True)
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([sys.executable, str(examples / "make_data.py"), folder], check=True)
+            drill = Drill(
+                place=place,
+                examples=examples,
+                data=Path(folder) / "digits.npz",
+                limit_usd=limit_usd,
+                delete_data=delete_data,
+                tell=tell,
+            )
+            found = drill.run()
+    paths = found.write(report)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        say(found.to_markdown())
+    tell(f"report: {' and '.join(map(str, paths))}")
+    if not found.passed:
+        raise click.exceptions.Exit(exit_codes.RUN_FAILED)
+
+
+@contextmanager
+def _account(instance_type: str, image: str, max_cost_usd: float) -> Iterator[Place]:
+    from horovod_client.proof.aws import AwsPlace
+
+    yield AwsPlace(
+        session=new_session(),
+        instance_type=instance_type,
+        image=image,
+        max_cost_usd=max_cost_usd,
+        tell=_to_stderr,
+    )
+
+
+@contextmanager
+def _local_place(max_cost_usd: float) -> Iterator[Place]:
+    if find_spec("horovod_local") is None or find_spec("moto") is None:
+        raise InvalidInput("the local cloud is not installed: pip install 'cdk-horovod[local]'")
+    proving = import_module("horovod_local.proving")
+    cloud_module = import_module("horovod_local.cloud")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        cloud_module.LocalCloud(schedule_speed=proving.SCHEDULE_SPEED) as cloud,
+    ):
+        yield proving.LocalPlace(cloud=cloud, folder=Path(folder), max_cost_usd=max_cost_usd)
+
+
+def _to_stderr(line: str) -> None:
+    say(line, err=True)

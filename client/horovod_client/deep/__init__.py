@@ -1,0 +1,1 @@
+"""Every state of a deployed training, run through Step Functions' TestState: nothing is started."""

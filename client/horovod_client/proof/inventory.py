@@ -1,0 +1,141 @@
+"""What the drill's stack has, and what of it lives: as CloudFormation, EC2 and Auto Scaling say."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Final
+
+from horovod_client.connection import Connection
+from horovod_client.proof import claims
+from horovod_client.proof.place import STACK, Place
+from horovod_node import contract
+
+ALIVE: Final = ["pending", "running", "stopping", "stopped", "shutting-down"]
+KEPT: Final = {"AWS::S3::Bucket": "bucket", "AWS::KMS::Key": "key"}
+"""What stays when the stack is deleted, because data are in it or under it."""
+KEY_DAYS: Final = 7
+"""The shortest time after which KMS deletes a key (ScheduleKeyDeletion)."""
+
+
+class Inventory:
+    """
+    Looks at a deployed drill.
+
+    What it has is read once: it is asked for when the stack is gone, too.
+
+    Args:
+        place: Where it is.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    @property
+    def resources(self) -> int:
+        """Count the stack's resources."""
+        return len(self._resources)
+
+    @property
+    def buckets(self) -> list[str]:
+        """Name the stack's buckets."""
+        return [name for kind, name in self.kept() if kind == "bucket"]
+
+    @cached_property
+    def rules(self) -> dict[str, str]:
+        """Name the rules of the clean-up and of the reaper, by the steps that switch them off."""
+        events = self._place.client("events")
+        found = {}
+        for resource in self._of("AWS::Events::Rule"):
+            # A rule's physical id is its name on the default bus; elsewhere the bus comes first.
+            name = resource.rpartition("|")[2]
+            rule = events.describe_rule(Name=name)
+            targets = events.list_targets_by_rule(Rule=name)["Targets"]
+            if not any(":stateMachine:" in target["Arn"] for target in targets):
+                continue
+            found[claims.REAPER if rule.get("ScheduleExpression") else claims.STOP] = name
+        return found
+
+    def instances(self) -> list[str]:
+        """List every instance of the groups that lives, as EC2 says and as Auto Scaling says."""
+        groups = self._place.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=self._groups)
+        listed = {item["InstanceId"] for group in groups["AutoScalingGroups"] for item in group["Instances"]}
+        filters = [
+            {"Name": "tag:aws:autoscaling:groupName", "Values": self._groups},
+            {"Name": "instance-state-name", "Values": ALIVE},
+        ]
+        pages = self._place.client("ec2").get_paginator("describe_instances").paginate(Filters=filters)
+        living = {item["InstanceId"] for page in pages for place in page["Reservations"] for item in place["Instances"]}
+        return sorted(listed | living)
+
+    def spot_instances(self) -> list[str]:
+        """List the Spot Instances among them."""
+        living = self.instances()
+        if not living:
+            return []
+        places = self._place.client("ec2").describe_instances(InstanceIds=living)["Reservations"]
+        instances = [item for place in places for item in place["Instances"]]
+        return [item["InstanceId"] for item in instances if item.get("InstanceLifecycle") == "spot"]
+
+    def desired(self) -> int:
+        """Tell the capacity that the groups are to have."""
+        groups = self._place.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=self._groups)
+        return sum(group["DesiredCapacity"] for group in groups["AutoScalingGroups"])
+
+    def leases(self, connection: Connection) -> list[str]:
+        """
+        Name the runs that hold a fleet.
+
+        Args:
+            connection: The stack's training.
+        """
+        dynamodb, held = self._place.client("dynamodb"), []
+        for fleet in connection.fleets:
+            partition, sort = contract.lease_key(fleet.id)
+            key = {contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}}
+            table = connection.ledger_table
+            item = dynamodb.get_item(TableName=table, Key=key, ConsistentRead=True).get("Item")
+            if item is not None:
+                held.append(item.get(contract.RUN, {}).get("S", "somebody"))
+        return held
+
+    def set_to_zero(self) -> None:
+        """Have the groups end all of their instances, those that are protected too."""
+        autoscaling = self._place.client("autoscaling")
+        for group in self._groups:
+            autoscaling.set_desired_capacity(AutoScalingGroupName=group, DesiredCapacity=0, HonorCooldown=False)
+
+    def kept(self) -> list[tuple[str, str]]:
+        """List what stays when the stack is deleted, as (kind, name)."""
+        return [(KEPT[kind], name) for kind, name in self._resources if kind in KEPT]
+
+    def delete(self, kept: list[tuple[str, str]]) -> list[str]:
+        """Delete the buckets of *kept* with all that is in them, and have KMS delete the keys; name them."""
+        s3, kms = self._place.client("s3"), self._place.client("kms")
+        for kind, name in kept:
+            if kind == "bucket":
+                for page in s3.get_paginator("list_object_versions").paginate(Bucket=name):
+                    items = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+                    objects = [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in items]
+                    if objects:
+                        s3.delete_objects(Bucket=name, Delete={"Objects": objects, "Quiet": True})
+                s3.delete_bucket(Bucket=name)
+        for kind, name in kept:
+            if kind == "key":
+                kms.schedule_key_deletion(KeyId=name, PendingWindowInDays=KEY_DAYS)
+        return [name for _, name in kept]
+
+    @property
+    def _groups(self) -> list[str]:
+        return self._of("AWS::AutoScaling::AutoScalingGroup")
+
+    def _of(self, kind: str) -> list[str]:
+        return [name for found, name in self._resources if found == kind]
+
+    @cached_property
+    def _resources(self) -> list[tuple[str, str]]:
+        pages: Any = self._place.client("cloudformation").get_paginator("list_stack_resources")
+        return [
+            (item["ResourceType"], item.get("PhysicalResourceId", ""))
+            for page in pages.paginate(StackName=STACK)
+            for item in page["StackResourceSummaries"]
+        ]

@@ -1,0 +1,140 @@
+"""The dated report of a drill: what was seen, for people (Markdown) and programs (JSON)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from horovod_client.proof.claims import CLAIMS, Claim
+
+PASSED: Final = "passed"
+FAILED: Final = "failed"
+NOT_RUN: Final = "not run"
+
+
+@dataclass(kw_only=True)
+class StepReport:
+    """
+    What became of one step.
+
+    Args:
+        name: Of `claims.STEPS`.
+        state: `PASSED`, `FAILED` or `NOT_RUN`.
+        began_at: When it began, ISO 8601 in UTC; empty when it did not.
+        seconds: How long it took.
+        seen: What was seen: names, ids, values.
+        said: On failure, the words of AWS or of the check that failed.
+        emulated: What the local cloud played in it.
+    """
+
+    name: str
+    state: str = NOT_RUN
+    began_at: str = ""
+    seconds: float = 0.0
+    seen: dict[str, Any] = field(default_factory=dict)
+    said: str = ""
+    emulated: str = ""
+
+
+@dataclass(kw_only=True)
+class Report:
+    """
+    A drill.
+
+    Args:
+        place: Where it was: the account and Region, or the local cloud.
+        local: Whether it was the local cloud.
+        began_at: When it began.
+        estimate_usd: What it was said to cost.
+        limit_usd: What it may cost.
+        steps: One for each step.
+        left: What is left behind, each with what to do about it.
+    """
+
+    place: str
+    local: bool
+    began_at: str
+    estimate_usd: float
+    limit_usd: float
+    steps: list[StepReport]
+    left: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every step passed."""
+        return all(step.state == PASSED for step in self.steps)
+
+    def state_of(self, claim: Claim) -> str:
+        """Tell in a word or a clause what the drill says of *claim*."""
+        if claim.step is None:
+            return f"not covered by this drill, because {claim.because}"
+        state = next(step.state for step in self.steps if step.name == claim.step)
+        if state == PASSED:
+            return "emulated" if self.local and claim.emulated else "proven"
+        return state
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as a JSON object."""
+        return {
+            **asdict(self),
+            "passed": self.passed,
+            "claims": [
+                {"id": claim.id, "says": claim.says, "step": claim.step, "state": self.state_of(claim)}
+                for claim in CLAIMS
+            ],
+        }
+
+    def to_markdown(self) -> str:
+        """Write the report for people."""
+        lines = [
+            f"# Proof of {self.began_at[:10]}",
+            "",
+            f"Where: {self.place}. Began {self.began_at}. Estimate {self.estimate_usd:.2f} USD, "
+            f"limit {self.limit_usd:.2f} USD.",
+            "",
+            f"**{'Every step passed.' if self.passed else 'Not every step passed.'}**",
+            "",
+            "| step | state | began | seconds | seen |",
+            "|---|---|---|---|---|",
+        ]
+        for step in self.steps:
+            seen = ", ".join(f"{name} {_shown(value)}" for name, value in step.seen.items())
+            notes = "; ".join(
+                part for part in (seen, step.said, step.emulated and f"emulated: {step.emulated}") if part
+            )
+            lines.append(f"| {step.name} | {step.state} | {step.began_at} | {step.seconds:.0f} | {_cell(notes)} |")
+        lines += ["", "| claim | |", "|---|---|"]
+        lines += [f"| {_cell(claim.says)} | {_cell(self.state_of(claim))} |" for claim in CLAIMS]
+        lines += ["", "What is left:", ""]
+        lines += [f"- {item}" for item in self.left] or ["- nothing"]
+        return "\n".join(lines) + "\n"
+
+    def write(self, folder: Path) -> tuple[Path, Path]:
+        """Write both forms into *folder*, named by the time of the drill, and return their paths."""
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"prove-{self.began_at[:19].replace(':', '').replace('-', '')}Z"
+        markdown, document = folder / f"{stem}.md", folder / f"{stem}.json"
+        markdown.write_text(self.to_markdown(), encoding="utf-8")
+        document.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return markdown, document
+
+
+def now_text() -> str:
+    """Tell the time, ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return " ".join(map(str, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,71 @@
+"""What may pass through the VPC endpoints of a network from which nothing else leads out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aws_cdk import Stack
+from aws_cdk import aws_iam as iam
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from constructs import Construct
+
+_READING: Final = (
+    "s3:GetObject",
+    "s3:ListBucket",
+    "ecr:BatchCheckLayerAvailability",
+    "ecr:GetDownloadUrlForLayer",
+    "ecr:BatchGetImage",
+)
+"""What nodes do in buckets and repositories of other accounts that they may read from."""
+
+
+def perimeter(scope: Construct, *, readable_accounts: Sequence[str]) -> list[iam.PolicyStatement]:
+    """
+    Let an endpoint carry only calls that this account's principals make on this account's resources.
+
+    Credentials of another account that somebody brought into the network, calls without credentials, and resources of
+    another account are refused. An endpoint policy grants nothing by itself; roles still need their own permissions
+    (AWS PrivateLink Guide, "Control access to VPC endpoints using endpoint policies"). The form is that of AWS's own
+    examples for all services (aws-samples/data-perimeter-policy-examples, default_endpoint_policy.json), with the
+    account in place of the organisation.
+
+    Args:
+        scope: Its stack's account is the one that is meant.
+        readable_accounts: Ids of other accounts whose buckets and repositories may be read.
+    """
+    account = Stack.of(scope).account
+    statements = [
+        _allow(["*"], conditions={"aws:PrincipalAccount": account, "aws:ResourceAccount": account}),
+    ]
+    if readable_accounts:
+        conditions: dict[str, str | list[str]] = {
+            "aws:PrincipalAccount": account,
+            "aws:ResourceAccount": list(readable_accounts),
+        }
+        statements.append(_allow(_READING, conditions=conditions))
+    return statements
+
+
+def image_layers(scope: Construct) -> iam.PolicyStatement:
+    """
+    Let an endpoint of S3 carry image layers out of the bucket in which Amazon ECR has them, signed by ECR itself.
+
+    Source: Amazon ECR User Guide, "Amazon ECR interface VPC endpoints", "Minimum Amazon S3 bucket permissions".
+    """
+    stack = Stack.of(scope)
+    bucket = f"arn:{stack.partition}:s3:::prod-{stack.region}-starport-layer-bucket"
+    return _allow(["s3:GetObject"], resource=f"{bucket}/*")
+
+
+def _allow(
+    actions: Sequence[str], *, resource: str = "*", conditions: Mapping[str, str | Sequence[str]] | None = None
+) -> iam.PolicyStatement:
+    return iam.PolicyStatement(
+        principals=[iam.AnyPrincipal()],
+        actions=list(actions),
+        resources=[resource],
+        conditions={"StringEquals": dict(conditions)} if conditions else None,
+    )

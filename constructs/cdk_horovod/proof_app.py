@@ -1,0 +1,116 @@
+"""
+The stack of the drill `cdk-horovod prove`: `python -m cdk_horovod.proof_app SETTINGS`, an app for the CDK CLI.
+
+SETTINGS is a JSON object of `ProofSettings`. The cloud assembly goes where the CDK CLI says, else to `cdk.out`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import aws_cdk as cdk
+from aws_cdk import Duration
+
+from cdk_horovod.capacity_plan import CapacityPlan
+from cdk_horovod.engines import Engine
+from cdk_horovod.fleet import GpuFleet
+from cdk_horovod.image import TrainingImage
+from cdk_horovod.network import NetworkMode, TrainingNetwork
+from cdk_horovod.storage import TrainingStorage
+from cdk_horovod.training import HorovodTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofSettings:
+    """
+    What the drill sets.
+
+    Args:
+        stack: Name of the stack.
+        instance_type: Type of its instances, of one GPU.
+        image: Folder with the Dockerfile, or the address of an image in ECR.
+        usd_per_hour: On-Demand price of an instance.
+        max_cost_usd: Most that a run may cost.
+        heartbeat: Seconds after which a silent leader is given up.
+        lease: Seconds that a node stays without a valid lease.
+        reaper_minutes: Between two looks of the reaper.
+        start: Seconds after which the ring must be there.
+        poll: Seconds between two looks at nodes that go away.
+    """
+
+    stack: str
+    instance_type: str
+    image: str
+    usd_per_hour: float
+    max_cost_usd: float
+    heartbeat: int
+    lease: int
+    reaper_minutes: int
+    start: int
+    poll: int
+
+
+def build(app: cdk.App, settings: ProofSettings) -> None:
+    """
+    Add the drill's stack to *app*: two GPUs, public subnets without anything at rest, buckets that stay.
+
+    Args:
+        app: The app.
+        settings: See `ProofSettings`.
+    """
+    stack = cdk.Stack(
+        app,
+        settings.stack,
+        description="cdk-horovod prove: may be deleted at any time",
+        tags={"cdk-horovod:proof": settings.stack},
+    )
+    network = TrainingNetwork(stack, "Network", mode=NetworkMode.PUBLIC)
+    fleet = GpuFleet(
+        stack,
+        "Fleet",
+        vpc=network.vpc,
+        vpc_subnets=network.subnets,
+        instance_types=[settings.instance_type],
+        max_gpus=2,
+        on_demand_base_gpus=1,
+        capacity_plan=CapacityPlan.spot_first(
+            any_zone=Duration.seconds(settings.start // 4), each_zone=Duration.seconds(settings.start // 8)
+        ),
+    )
+    image = settings.image
+    HorovodTraining(
+        stack,
+        "Training",
+        storage=TrainingStorage(stack, "Storage"),
+        image=TrainingImage.from_uri(image) if ".dkr.ecr." in image else TrainingImage.from_asset(image),
+        engine=Engine.ec2(fleet),
+        max_cost_usd=settings.max_cost_usd,
+        on_demand_prices={settings.instance_type: settings.usd_per_hour},
+        # A run that hangs ends soon, and a drill that is forgotten costs little.
+        max_runtime=Duration.hours(1),
+        queue_timeout=Duration.hours(1),
+        heartbeat=Duration.seconds(settings.heartbeat),
+        lease_timeout=Duration.seconds(settings.lease),
+        reaper_interval=Duration.minutes(settings.reaper_minutes),
+        launch_timeout=Duration.seconds(settings.start // 2),
+        start_timeout=Duration.seconds(settings.start),
+        first_step_timeout=Duration.seconds(settings.start),
+        stall_timeout=Duration.seconds(settings.start // 2),
+        save_timeout=Duration.minutes(20),
+        poll_interval=Duration.seconds(settings.poll),
+    )
+
+
+def main() -> None:
+    """Synthesise the app."""
+    values: dict[str, Any] = json.loads(sys.argv[1])
+    app = cdk.App()
+    build(app, ProofSettings(**values))
+    app.synth()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Images whose TensorFlow has no code for a fleet's GPUs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from aws_cdk import Stack
+from aws_cdk.assertions import Annotations, Match
+
+from cdk_horovod import NEWER_PROFILE, TrainingImage
+from cdk_horovod.gpu_types import GPU_INSTANCE_TYPES, gpu_instance_type
+from cdk_horovod.image_fit import check_image_fits
+
+pytestmark = pytest.mark.synth
+
+FOLDER = Path(__file__).parents[2] / "training_image"
+HOPPER = ["p5.4xlarge", "p5.48xlarge", "p5e.48xlarge", "p5en.48xlarge"]
+
+
+def warnings(image: TrainingImage, *names: str) -> list[str]:
+    """Check *image* for types of these *names*, and list what CDK would warn of."""
+    stack = Stack()
+    check_image_fits(stack, image=image, instance_types=[gpu_instance_type(name) for name in names])
+    return [str(each.entry.data) for each in Annotations.from_stack(stack).find_warning("*", Match.any_value())]
+
+
+@pytest.mark.parametrize("name", HOPPER)
+def test_default_image_is_refused_on_hopper(name: str) -> None:
+    """Its TensorFlow would compile for half an hour on each new node, longer than the first step may take."""
+    with pytest.raises(ValueError, match="TensorFlow") as refused:
+        warnings(TrainingImage.from_asset(FOLDER), name)
+    assert str(refused.value).startswith(f"'image' must have TensorFlow 2.17 or newer for {name}, got 2.15.1, which ")
+
+
+def test_newer_profile_fits_every_type() -> None:
+    """Nothing is said of an image that has the code."""
+    assert warnings(TrainingImage.from_asset(FOLDER, build_args=NEWER_PROFILE), *GPU_INSTANCE_TYPES) == []
+
+
+def test_default_image_fits_every_other_type() -> None:
+    """Nor of the default image anywhere else."""
+    assert warnings(TrainingImage.from_asset(FOLDER), *(GPU_INSTANCE_TYPES.keys() - set(HOPPER))) == []
+
+
+def test_unknown_image_is_warned_of_on_hopper(tmp_path: Path) -> None:
+    """What an image in ECR, or of another Dockerfile, has in it cannot be seen at synthesis."""
+    # GIVEN
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    uri = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/train:1"
+    for image in (TrainingImage.from_asset(tmp_path), TrainingImage.from_uri(uri)):
+        # WHEN
+        (warning,) = warnings(image, "p5.48xlarge", "g5.xlarge")
+        # THEN
+        assert warning.startswith("p5.48xlarge need an image with TensorFlow 2.17 or newer")
+        assert warnings(image, "g5.xlarge") == []
+
+
+def test_horovod_is_compiled_for_every_gpu() -> None:
+    """Each type of the table finds code in the image, V100 included."""
+    (listed,) = re.findall(r"^ARG HOROVOD_BUILD_CUDA_CC_LIST=(\S+)$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
+    compiled = set(map(int, listed.split(",")))
+    assert {row.gpu.compute_capability for row in GPU_INSTANCE_TYPES.values()} == compiled
+
+
+def test_newer_profile_is_the_dockerfiles() -> None:
+    """The build arguments are those of the Dockerfile's table."""
+    (row,) = re.findall(r"^#   newer +(\S+) +(\S+)", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
+    assert dict(NEWER_PROFILE) == {"REQUIREMENTS": row[0], "TF_USE_LEGACY_KERAS": row[1]}
+
+
+def test_cuda_comes_by_digest() -> None:
+    """NVIDIA takes tags away and builds them anew."""
+    assert re.search(r"^ARG CUDA_IMAGE=\S+@sha256:[0-9a-f]{64}$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)

@@ -1,0 +1,202 @@
+"""
+The .tar.gz archives that cross borders: a script goes to the nodes, a model comes back. Whoever unpacks trusts nobody.
+
+An archive is read as a stream, header by header, and nothing of it decides how much memory or disk is taken.
+`tarfile.extractall(filter="data")` is no substitute: links in very long paths leave its folder (CVE-2025-4517, fixed
+in Python 3.11.13, 3.12.11 and 3.13.4), and Debian 12's Python 3.11.2 has no filters at all (PEP 706).
+
+Format: POSIX.1-2001 pax, "ustar Interchange Format" and "pax Header Block"; GNU's long names. `tarfile` writes these.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import os
+import tarfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+ARCHIVE_ENTRIES_LIMIT: Final = 100_000
+"""Files and folders that an archive may hold: each takes an inode and some time, however small it is."""
+ARCHIVE_NAME_LIMIT: Final = 1024
+"""Bytes of a path in an archive: those of a key in S3, and few enough for every file system below any folder."""
+
+_HEADERS_LIMIT_BYTES: Final = 16 * 1024**2
+"""Of all pax headers and long names together. One that `tarfile` writes takes 1 or 2 kB, and few files need one."""
+_PADDING_LIMIT_BYTES: Final = 16 * 1024**2
+"""Behind the end of a tar archive: its last record is filled up, by 10 kB unless somebody chose otherwise."""
+_BLOCK: Final = tarfile.BLOCKSIZE
+_COPY_BYTES: Final = 1024**2
+_OF_THE_ARCHIVE: Final = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
+"""What a file system says to names that cannot be, or cannot be together; a full disk is not the archive's fault."""
+
+
+class ArchiveRefused(ValueError):  # noqa: N818 - it says what happened, as the errors of a run do
+    """An archive is damaged, or holds what must not be unpacked; trying again changes nothing."""
+
+
+def unpack_archive(archive: IO[bytes], *, into: Path, most_bytes: int) -> str:
+    """
+    Write the regular files and the folders of a .tar.gz, and refuse one that holds anything else.
+
+    Files get the permissions of new files, executable if they were; owner, times, and set-user-id bits are not taken.
+
+    Args:
+        archive: Only read, and only forwards.
+        into: An empty folder that nobody else writes to. After an error it holds a part of the archive.
+        most_bytes: Bytes that the files may have together.
+
+    Returns:
+        SHA-256 of the archive before compression, in hexadecimal digits.
+
+    Raises:
+        ArchiveRefused: If the archive is damaged, would write outside of *into*, holds a link or a device, or is larger
+            than *most_bytes*, `ARCHIVE_ENTRIES_LIMIT` or `ARCHIVE_NAME_LIMIT` allow.
+        OSError: If *into* cannot be written.
+    """
+    return _Unpacking(archive, into=into, most_bytes=most_bytes).run()
+
+
+class _Unpacking:
+    def __init__(self, archive: IO[bytes], *, into: Path, most_bytes: int) -> None:
+        self._stream = gzip.GzipFile(fileobj=archive, mode="rb")
+        self._into = into
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._entries = 0
+        self._header_bytes = 0
+        self._folders = {into}
+        self._digest = hashlib.sha256()
+
+    def run(self) -> str:
+        name: str | None = None
+        size: int | None = None
+        while (header := self._header()) is not None:
+            if header.size < 0:
+                raise ArchiveRefused("a header says that its content has less than no bytes")
+            if header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
+                name, size = _read_pax(self._extension(header), name=name, size=size)
+            elif header.type == tarfile.GNUTYPE_LONGNAME:
+                name = _text(self._extension(header).rstrip(b"\0"))
+            elif header.type in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
+                self._extension(header)
+            else:
+                self._unpack(header, name=header.name if name is None else name, size=size)
+                name = size = None
+        # The rest is padding; behind it, gzip checks all that was read.
+        if len(self._read(_PADDING_LIMIT_BYTES, whole=False)) == _PADDING_LIMIT_BYTES:
+            raise ArchiveRefused("it goes on behind its end")
+        return self._digest.hexdigest()
+
+    def _header(self) -> tarfile.TarInfo | None:
+        block = self._read(_BLOCK)
+        if not any(block):  # the end of an archive is two blocks of zeros
+            return None
+        try:
+            return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except (tarfile.TarError, ValueError) as error:
+            raise ArchiveRefused(f"a header cannot be read: {error}") from error
+
+    def _extension(self, header: tarfile.TarInfo) -> bytes:
+        """Read what says more about the next file."""
+        self._header_bytes += header.size
+        if self._header_bytes > _HEADERS_LIMIT_BYTES:
+            raise ArchiveRefused(f"its headers have more than {_HEADERS_LIMIT_BYTES:,} bytes")
+        return self._read(header.size + -header.size % _BLOCK)[: header.size]
+
+    def _unpack(self, header: tarfile.TarInfo, *, name: str, size: int | None) -> None:
+        path = self._path(name)
+        if header.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE) or header.type == tarfile.GNUTYPE_SPARSE:
+            raise ArchiveRefused(f"it may hold files and folders only: '{name}' is a link or a device")
+        try:
+            if header.type == tarfile.DIRTYPE:
+                self._make_folder(path)
+            else:
+                self._write(path, size=header.size if size is None else size, mode=header.mode)
+        except OSError as error:
+            if error.errno not in _OF_THE_ARCHIVE:
+                raise
+            raise ArchiveRefused(f"'{name}' cannot be written: {error.strerror}") from error
+
+    def _write(self, path: Path, *, size: int, mode: int) -> None:
+        if path == self._into:
+            raise ArchiveRefused("it holds a file without a name")
+        self._bytes += size
+        if self._bytes > self._most_bytes:
+            raise ArchiveRefused(f"its files have more than {self._most_bytes:,} bytes together")
+        self._make_folder(path.parent)
+        self._count()
+        permissions = 0o777 if mode & 0o100 else 0o666  # less the process's umask, as for every new file
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+        with os.fdopen(os.open(path, flags, permissions), "wb") as file:
+            for start in range(0, size, _COPY_BYTES):
+                file.write(self._read(min(size - start, _COPY_BYTES)))
+        self._read(-size % _BLOCK)
+
+    def _path(self, name: str) -> Path:
+        path, native = PurePosixPath(name), Path(name)
+        # Elsewhere than on POSIX, other characters separate folders and name disks.
+        if path.is_absolute() or ".." in path.parts or native.anchor or ".." in native.parts:
+            raise ArchiveRefused(f"it would write outside of its folder: it holds '{name}'")
+        if "\0" in name:
+            raise ArchiveRefused(f"it holds a name with a NUL character: {name!r}")
+        if len(os.fsencode(name)) > ARCHIVE_NAME_LIMIT:
+            raise ArchiveRefused(f"it holds a name of more than {ARCHIVE_NAME_LIMIT:,} bytes: '{name[:80]}…'")
+        return self._into / native
+
+    def _make_folder(self, path: Path) -> None:
+        missing = []
+        while path not in self._folders:
+            missing.append(path)
+            path = path.parent
+        for folder in reversed(missing):
+            self._count()
+            # Not exist_ok: what is there already and was not made here as a folder is a file of this archive.
+            folder.mkdir()
+            self._folders.add(folder)
+
+    def _count(self) -> None:
+        self._entries += 1
+        if self._entries > ARCHIVE_ENTRIES_LIMIT:
+            raise ArchiveRefused(f"it holds more than {ARCHIVE_ENTRIES_LIMIT:,} files and folders")
+
+    def _read(self, count: int, *, whole: bool = True) -> bytes:
+        """Read *count* bytes; the end of the archive comes too early unless *whole* is false."""
+        data = b""
+        try:
+            while len(data) < count and (part := self._stream.read(count - len(data))):
+                data += part
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise ArchiveRefused(f"it is not a whole .tar.gz: {error}") from error
+        if whole and len(data) < count:
+            raise ArchiveRefused("it ends in the middle")
+        self._digest.update(data)
+        return data
+
+
+def _read_pax(records: bytes, *, name: str | None, size: int | None) -> tuple[str | None, int | None]:
+    """Take the next file's name and size out of a pax header: lines of `LENGTH KEY=VALUE`."""
+    while records and records[0]:
+        digits, _, _ = records[:20].partition(b" ")
+        if not digits.isdigit() or not len(digits) + 1 < int(digits) <= len(records):
+            raise ArchiveRefused("a pax header cannot be read: a record has a wrong length")
+        record, records = records[len(digits) + 1 : int(digits)], records[int(digits) :]
+        key, equals, value = record.removesuffix(b"\n").partition(b"=")
+        if not equals:
+            raise ArchiveRefused("a pax header cannot be read: a record has no value")
+        if key.startswith(b"GNU.sparse"):
+            raise ArchiveRefused("it may hold files and folders only: one of its files is sparse")
+        if key == b"path":
+            name = _text(value)
+        elif key == b"size":
+            if not value.isdigit() or len(value) > 20:
+                raise ArchiveRefused("a pax header cannot be read: a size is no number")
+            size = int(value)
+    return name, size
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
