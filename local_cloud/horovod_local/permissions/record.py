@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import defaultdict
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from horovod_local.permissions.decision import Decision
 from horovod_local.permissions.policy import DENY, Statement
@@ -80,7 +80,7 @@ def unused(statements: list[dict[str, Any]]) -> list[str]:
 
 
 def _by_pattern(
-    used: dict[_Key, list[str]], statement: Statement, *, place: int, patterns: tuple[str, ...]
+    used: dict[_Key, list[str]], statement: Statement, *, place: Literal[2, 3], patterns: tuple[str, ...]
 ) -> dict[str, list[str]]:
     by_pattern: dict[str, set[str]] = {pattern: set() for pattern in patterns}
     for key, who in used.items():
