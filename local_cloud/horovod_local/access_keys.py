@@ -14,6 +14,8 @@ from typing import Any, Final
 
 KEY_FILE: Final = "access-key"
 """In the home folder of a cloud: the administrator's key."""
+NODE_ACCESS_KEY: Final = "node-"
+"""Begins the access key of every node, before its instance's id."""
 _RANDOM_BYTES: Final = 16
 
 
@@ -24,8 +26,6 @@ class AccessKeys:
         self._known: set[str] = set()
         self.administrator = self.issue("local")
         """The key of whoever started the cloud: deploys, tests and looks into everything."""
-        self.workflow = self.issue("workflow")
-        """The key of the state machines."""
 
     def issue(self, name: str) -> str:
         """Make a key that nobody can guess; it begins with *name*, by which logs and faults know who asks."""
@@ -40,6 +40,12 @@ class AccessKeys:
     def knows(self, key: str) -> bool:
         """Whether *key* was given out here, or by the cloud's own IAM and STS."""
         return key in self._known or _is_motos(key)
+
+
+def caller_of(access_key: str) -> str:
+    """Tell who asks, as faults name it: an instance's id, `workflow`, or else the access key's name."""
+    # What follows the name is random, so that nobody can guess the key.
+    return access_key.removeprefix(NODE_ACCESS_KEY).partition(".")[0]
 
 
 def write_key(home: Path, key: str) -> None:

@@ -12,15 +12,49 @@ import io
 import json
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, unquote
 
-from horovod_local.machine import NODE_ACCESS_KEY
+from horovod_local.access_keys import caller_of
 
 _CREDENTIAL: Final = re.compile(r"Credential=([^/,]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 _BOTO3_NAMES: Final = {"states": "stepfunctions", "monitoring": "cloudwatch"}
 """Names that services sign with, where boto3 has another."""
+_S3_SUBRESOURCES: Final = frozenset(
+    [
+        "accelerate",
+        "acl",
+        "analytics",
+        "attributes",
+        "cors",
+        "encryption",
+        "intelligent-tiering",
+        "inventory",
+        "legal-hold",
+        "lifecycle",
+        "location",
+        "logging",
+        "metrics",
+        "notification",
+        "object-lock",
+        "ownershipControls",
+        "policy",
+        "policyStatus",
+        "publicAccessBlock",
+        "replication",
+        "requestPayment",
+        "restore",
+        "retention",
+        "select",
+        "tagging",
+        "torrent",
+        "versioning",
+        "versions",
+        "website",
+    ]
+)
+"""In the query of requests that are about something else than an object itself; their operations are not told."""
 _STATE_AGENT: Final = "horovod-local-state/"
 _RPC_PATH: Final = re.compile(r"^/service/[^/]+/operation/([^/]+)$")
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -37,6 +71,7 @@ class ApiCall:
         caller: The instance's id for a node, `workflow` for a state machine; else the access key's name.
         region: That the request was signed for.
         state: Name of the state of a state machine that asks; empty if none does.
+        access_key: Id of the access key that signed it.
     """
 
     service: str
@@ -44,6 +79,7 @@ class ApiCall:
     caller: str
     region: str
     state: str = ""
+    access_key: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +93,23 @@ class ErrorAnswer:
 
 def read_call(environ: dict[str, Any]) -> ApiCall | None:
     """Find out which call the request of the WSGI *environ* is, leaving its body to be read; None if it is unsigned."""
-    signed = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
+    query = parse_qs(str(environ.get("QUERY_STRING", "")))
+    # A presigned address has in its query what is a header else.
+    presigned = "".join(f"Credential={credential}" for credential in query.get("X-Amz-Credential", ()))
+    signed = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION") or presigned)
     if signed is None:
         return None
     key, region, scope = signed.groups()
-    # What follows the name is random, so that nobody can guess the key.
-    caller = key.removeprefix(NODE_ACCESS_KEY).partition(".")[0]
     service = _BOTO3_NAMES.get(scope, scope)
     operation = _s3_operation(environ) if service == "s3" else _operation(environ)
-    return ApiCall(service=service, operation=operation, caller=caller, region=region, state=_state(environ))
+    return ApiCall(
+        service=service,
+        operation=operation,
+        caller=caller_of(key),
+        region=region,
+        state=_state(environ),
+        access_key=key,
+    )
 
 
 def state_agent(state: str) -> str:
@@ -100,7 +144,7 @@ def refuse(call: ApiCall, *, method: str, code: str, status: int, message: str, 
             body = f"<Error>{error}<RequestId>{request}</RequestId></Error>"
         case "ec2":
             body = f"<Response><Errors><Error>{error}</Error></Errors><RequestID>{request}</RequestID></Response>"
-        case "autoscaling" | "cloudformation" | "sns":
+        case "autoscaling" | "cloudformation" | "iam" | "sns" | "sts":
             fault = "Receiver" if status >= 500 else "Sender"
             body = (
                 f"<ErrorResponse><Error><Type>{fault}</Type>{error}</Error><RequestId>{request}</RequestId>"
@@ -136,9 +180,13 @@ def _s3_operation(environ: dict[str, Any]) -> str:
     in_path = host in ("localhost", "127.0.0.1")
     has_key = bool(path.partition("/")[2] if in_path else path)
     query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    if _S3_SUBRESOURCES & set(query):
+        return ""
     if not has_key:
         if method == "GET":
-            return "ListObjectsV2" if query.get("list-type") == ["2"] else ""
+            return "ListObjectsV2" if query.get("list-type") == ["2"] else "ListObjects"
+        if method == "POST":
+            return "DeleteObjects" if "delete" in query else ""
         return {"HEAD": "HeadBucket", "PUT": "" if query else "CreateBucket"}.get(method, "")
     if "uploadId" in query:
         return {

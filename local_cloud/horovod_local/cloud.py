@@ -71,7 +71,8 @@ class LocalCloud:
         self._node_python = node_python
         self._schedule_speed = schedule_speed
         self._server: subprocess.Popen[bytes] | None = None
-        self._clients: dict[tuple[str, str], Any] = {}
+        self._clients: dict[tuple[str, str, str | None], Any] = {}
+        self._sessions: dict[str, str] = {}
 
     def __enter__(self) -> LocalCloud:
         self.start()
@@ -120,6 +121,7 @@ class LocalCloud:
         """End the server and every node; what the `with` block does last."""
         server, self._server = self._server, None
         self._clients.clear()
+        self._sessions.clear()
         if server is None:
             return
         if server.stdin is not None:
@@ -159,27 +161,57 @@ class LocalCloud:
             tell=tell,
         )
 
-    def client(self, service: str, *, region: str | None = None) -> Any:
-        """Return a boto3 client of *service* that talks to this cloud and to nothing else; the same one every time."""
-        key = (service, region or self.region)
+    def client(self, service: str, *, region: str | None = None, role_arn: str | None = None) -> Any:
+        """
+        Return a boto3 client of *service* that talks to this cloud and to nothing else; the same one every time.
+
+        Args:
+            service: As boto3 calls it.
+            region: Default: the cloud's.
+            role_arn: Role to act as, which must trust the account. Default: the administrator.
+
+        Raises:
+            ClientError: `AccessDenied`, if the role does not trust the account.
+        """
+        key = (service, region or self.region, role_arn)
         if key not in self._clients:
-            self._clients[key] = client(service, endpoint=self.endpoint, region=key[1], access_key=self.access_key)
+            access_key = self._session_key(role_arn) if role_arn else self.access_key
+            self._clients[key] = client(service, endpoint=self.endpoint, region=key[1], access_key=access_key)
         return self._clients[key]
 
-    def training(self, stack: str = "Training") -> TrainingClient:
+    def _session_key(self, role_arn: str) -> str:
+        """Assume the role, once, and return the id of the session's access key."""
+        if role_arn not in self._sessions:
+            assumed = self.client("sts").assume_role(RoleArn=role_arn, RoleSessionName="local")
+            self._sessions[role_arn] = str(assumed["Credentials"]["AccessKeyId"])
+        return self._sessions[role_arn]
+
+    def permissions(self) -> dict[str, Any]:
+        """
+        Tell what became of the deployed permissions until now, as JSON.
+
+        `statements` are all statements of all policies; each pattern of an action or a resource has those who were
+        allowed something by it. `denials` are the requests of roles, users and nodes that were denied, and why.
+        """
+        answer: dict[str, Any] = self._ask("GET", "permissions")
+        return answer
+
+    def training(self, stack: str = "Training", *, role_arn: str | None = None) -> TrainingClient:
         """
         Connect to a training that was deployed here, as `TrainingClient.from_stack` does on AWS.
 
         Args:
             stack: Name of its stack.
+            role_arn: Role to act as, as in `client`.
 
         Raises:
             ConnectionNotFound: If there is no such stack, or no training in it.
         """
         services = ("cloudformation", "stepfunctions", "s3", "dynamodb", "logs", "autoscaling", "ec2")
         # As `AwsClients` would: there is no such endpoint in most Regions.
-        pricing = self.client("pricing", region=pricing_region(self.region))
-        return TrainingClient.from_stack(stack, pricing=pricing, **{name: self.client(name) for name in services})
+        pricing = self.client("pricing", region=pricing_region(self.region), role_arn=role_arn)
+        clients = {name: self.client(name, role_arn=role_arn) for name in services}
+        return TrainingClient.from_stack(stack, pricing=pricing, **clients)
 
     def environment(self) -> dict[str, str]:
         """Make the environment for a process that is to work in this cloud: this process's own, without its AWS."""

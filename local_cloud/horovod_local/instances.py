@@ -16,12 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from horovod_local.access_keys import ACCESS_KEYS
 from horovod_local.corrections import launches
 from horovod_local.errors import LocalCloudError
 from horovod_local.faults import IN_FORCE
 from horovod_local.instance_metadata import InstanceMetadata
-from horovod_local.machine import NODE_ACCESS_KEY, LocalInstance, Machine
+from horovod_local.machine import LocalInstance, Machine
+from horovod_local.permissions.principals import PRINCIPALS
+from horovod_local.permissions.stored import role_of_profile
 from horovod_local.spot_events import emit_interruption_warning, emit_rebalance_recommendation
 from horovod_local.user_data import written_files
 from horovod_node import contract
@@ -209,13 +210,16 @@ class InstanceDriver(threading.Thread):
             group=group.name,
             log=str(self._home / "instances" / instance.id / "node.log"),
         )
+        role = _role(group, account=account, region=region)
         machine = Machine(
             facts=facts,
             account=account,
             region=region,
             number=number,
             endpoint=self._endpoint,
-            access_key=ACCESS_KEYS.issue(NODE_ACCESS_KEY + instance.id),
+            access_key=PRINCIPALS.assume(role, region=region, session=instance.id, caller=instance.id)
+            if role
+            else None,
         )
         machine.boot(
             files=written_files(instance.user_data.decode() if instance.user_data else ""),
@@ -251,6 +255,15 @@ def _groups() -> Iterator[tuple[str, str, Any]]:
         for region, backend in list(regions.items()):
             for group in list(backend.autoscaling_groups.values()):
                 yield account, region, group
+
+
+def _role(group: Any, *, account: str, region: str) -> str:
+    """Find the ARN of the role that the launch template of *group* gives to instances; empty if it gives none."""
+    from moto.utilities.utils import get_partition
+
+    template = group.ec2_launch_template
+    profile = template.get_version(group.launch_template_version).data.get("IamInstanceProfile") if template else None
+    return role_of_profile(profile or {}, account=account, partition=get_partition(region))
 
 
 def _terminate(machine: Machine) -> None:

@@ -43,8 +43,6 @@ RESTART_SECONDS: Final = 1.0
 """Before a switch that ended is started again."""
 CONTAINER_VARIABLE: Final = "CDK_HOROVOD_LOCAL_CONTAINER"
 """In the environment of the agent and of all that it starts, with the instance's id: what ends with the agent."""
-NODE_ACCESS_KEY: Final = "node-"
-"""Begins the access key of every node, before its instance's id: the cloud knows by it who asks."""
 
 _COMMANDS: Final = Path(__file__).with_name("machine_commands")
 """Programs of an instance that this machine must not run, or runs otherwise."""
@@ -96,11 +94,18 @@ class Machine:
         region: Of the instance.
         number: Last number of its address.
         endpoint: Address of the local cloud.
-        access_key: Of what runs on the instance.
+        access_key: Of the role in the instance's profile; none if it has no profile, and so no credentials.
     """
 
     def __init__(
-        self, *, facts: LocalInstance, account: str, region: str, number: int, endpoint: str, access_key: str
+        self,
+        *,
+        facts: LocalInstance,
+        account: str,
+        region: str,
+        number: int,
+        endpoint: str,
+        access_key: str | None,
     ) -> None:
         self.account = account
         self.region = region

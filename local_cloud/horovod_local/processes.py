@@ -15,12 +15,18 @@ CLOUD_VARIABLE: Final = "CDK_HOROVOD_LOCAL_CLOUD"
 _PROCESSES: Final = Path("/proc")
 
 
-def fake_credentials(endpoint: str, *, access_key: str) -> dict[str, str]:
-    """Name the local cloud, and credentials that are good for nothing else, as AWS's own variables."""
+def fake_credentials(endpoint: str, *, access_key: str | None) -> dict[str, str]:
+    """
+    Name the local cloud, and credentials that are good for nothing else, as AWS's own variables.
+
+    Args:
+        endpoint: Address of the local cloud.
+        access_key: Id of the access key; none: no credentials.
+    """
+    credentials = {} if access_key is None else {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": "local"}
     return {
         "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": access_key,
-        "AWS_SECRET_ACCESS_KEY": "local",
+        **credentials,
         "AWS_EC2_METADATA_DISABLED": "true",
         # A profile of the user's own would bring real credentials and endpoints along.
         "AWS_CONFIG_FILE": os.devnull,

@@ -11,9 +11,7 @@ ACCEPTED_WITHOUT_EFFECT: Final = {
     "AWS::EC2::PlacementGroup": "there is one machine",
     "AWS::EC2::SecurityGroupEgress": "the network is not emulated",
     "AWS::Logs::MetricFilter": "no log line reaches it",
-    "AWS::S3::BucketPolicy": "permissions are not checked",
-    "AWS::SNS::TopicPolicy": "permissions are not checked",
-    "AWS::SQS::QueuePolicy": "permissions are not checked",
+    "AWS::SQS::QueuePolicy": "nobody whose permissions are checked asks for a queue",
 }
 """
 Type to the reason why a run does not notice. Every other type that moto does not create is an error: a template that

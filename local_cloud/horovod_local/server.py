@@ -23,6 +23,9 @@ from horovod_local.errors import LocalCloudError
 from horovod_local.faults import IN_FORCE, Faults
 from horovod_local.instances import InstanceDriver
 from horovod_local.machine import METADATA_PATH, OWN_PATH
+from horovod_local.permissions.gate import Permissions
+from horovod_local.permissions.principals import PRINCIPALS
+from horovod_local.permissions.record import RECORD
 from horovod_local.price_list import PriceList
 from horovod_local.schedules import Schedules
 
@@ -81,7 +84,8 @@ def serve(
     config.default_user_config["stepfunctions"] = {"execute_state_machine": True}
     os.environ["MOTO_ACCOUNT_ID"] = account
     aws = PriceList(DomainDispatcherApplication(create_backend_app))
-    requests = _OwnRequests(ApiFaults(aws, box=IN_FORCE))
+    checked = Permissions(aws, principals=PRINCIPALS, record=RECORD, account=account)
+    requests = _OwnRequests(ApiFaults(checked, box=IN_FORCE), account=account)
     door = Door(requests, keys=ACCESS_KEYS, port=listening.getsockname()[1])
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     # It repeats every failed state with its whole definition; the execution's history has the failure in one line.
@@ -115,8 +119,9 @@ class _OwnRequests:
 
     driver: InstanceDriver
 
-    def __init__(self, aws: Application) -> None:
+    def __init__(self, aws: Application, *, account: str) -> None:
         self._aws = aws
+        self._account = account
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         path = str(environ.get("PATH_INFO", ""))
@@ -148,6 +153,8 @@ class _OwnRequests:
                 return _found(self.driver.recommend_rebalance(instance_id), instance_id)
             case "POST", ["instances", instance_id, "drop"]:
                 return _found(self.driver.drop(instance_id), instance_id)
+            case "GET", ["permissions"]:
+                return "200 OK", {"statements": RECORD.statements(self._account), "denials": RECORD.denials()}
             case "GET", ["faults"]:
                 return "200 OK", IN_FORCE.faults.to_json()
             case "PUT", ["faults"]:

@@ -21,6 +21,7 @@ from horovod_local.corrections import (
     jsonata,
     limits,
     metrics,
+    permissions,
     prices,
     resources,
     scaling_requests,
@@ -52,6 +53,7 @@ ALL: Final[tuple[Correction, ...]] = (
     *scaling_requests.CORRECTIONS,
     *metrics.CORRECTIONS,
     *prices.CORRECTIONS,
+    *permissions.CORRECTIONS,
 )
 
 _applied: list[Correction] = []

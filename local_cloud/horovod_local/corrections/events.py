@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from horovod_local.corrections.express import EXPRESS
+from horovod_local.corrections.permissions import may_deliver
 from horovod_local.corrections.registry import correction
 
 DETAIL_BYTES: Final = 248 * 1024
@@ -68,6 +69,10 @@ def rules_start_state_machines_and_publish() -> None:
         own = [target for target in self.targets if _service(target) in _OWN_TARGETS]
         for target in own:
             try:
+                why_not = may_deliver(self.arn, target, account=self.account_id, region=self.region_name)
+                if why_not:
+                    _log.error("rule %s did not reach %s: %s", self.name, target["Arn"], why_not)
+                    continue
                 _deliver(target["Arn"], _body(target, _as_delivered(original_event)))
             except Exception:
                 # On AWS too a target that takes no delivery is no concern of who sent the event, or of other targets.

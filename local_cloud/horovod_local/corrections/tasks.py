@@ -14,9 +14,9 @@ from botocore.exceptions import HTTPClientError
 from botocore.model import ListShape, OperationModel, Shape, StructureShape
 
 from horovod_client import java_names
-from horovod_local.access_keys import ACCESS_KEYS
 from horovod_local.api_calls import state_agent
 from horovod_local.corrections.registry import correction
+from horovod_local.permissions.principals import PRINCIPALS
 
 TERMINAL_ERRORS: Final = ("States.Runtime", "States.DataLimitExceeded")
 """What States.ALL does not stand for (Developer Guide, "Handling errors in Step Functions workflows")."""
@@ -57,13 +57,14 @@ def state_machines_have_a_key_of_their_own() -> None:
     evaluate_execution = StateTaskService._eval_execution
 
     def evaluate(self: Any, env: Any) -> None:
-        asking.state = self.name
+        asking.state, asking.role = self.name, env.aws_execution_details.role_arn
         evaluate_execution(self, env)
 
     def client(*, config: Config, **arguments: Any) -> Any:
         # Faults may be for one state alone.
         named = config.merge(Config(user_agent_extra=state_agent(asking.state)))
-        return boto3.client(**{**arguments, "aws_access_key_id": ACCESS_KEYS.workflow}, config=named)
+        key = PRINCIPALS.workflow_key(asking.role, region=arguments["region_name"])
+        return boto3.client(**{**arguments, "aws_access_key_id": key}, config=named)
 
     StateTaskService._eval_execution = evaluate
     # The module makes its clients by this name alone.

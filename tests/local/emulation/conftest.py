@@ -13,6 +13,7 @@ from horovod_local import LocalCloud
 from patience import eventually
 
 ROLE = "arn:aws:iam::123456789012:role/any"
+SERVICES = ("ec2.amazonaws.com", "events.amazonaws.com", "states.amazonaws.com")
 SDK = "arn:aws:states:::aws-sdk:"
 
 
@@ -24,7 +25,20 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     node.write_text('#!/bin/bash\neval "$TEST_COMMAND"\n', encoding="utf-8")
     node.chmod(0o755)
     with LocalCloud(home=home, node_python=str(node), schedule_speed=60) as cloud:
+        make_role(cloud)
         yield cloud
+
+
+def make_role(cloud: LocalCloud) -> None:
+    """Make the role `any`: services may assume it, and it may do everything."""
+    iam = cloud.client("iam")
+    trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": list(SERVICES)}}
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    version = {"Version": "2012-10-17"}
+    iam.create_role(RoleName="any", AssumeRolePolicyDocument=json.dumps({**version, "Statement": trust}))
+    iam.put_role_policy(
+        RoleName="any", PolicyName="all", PolicyDocument=json.dumps({**version, "Statement": everything})
+    )
 
 
 class Machines:

@@ -98,8 +98,8 @@ def test_heads_have_a_status_alone(faults: Any, once: Any) -> None:
     [
         ("localhost:5000", "/bucket/key/more", "GetObject"),
         ("bucket.localhost:5000", "/key", "GetObject"),
-        ("bucket.localhost:5000", "/", ""),
-        ("localhost:5000", "/bucket", ""),
+        ("bucket.localhost:5000", "/", "ListObjects"),
+        ("localhost:5000", "/bucket", "ListObjects"),
     ],
 )
 def test_buckets_are_in_the_path_or_the_host(host: str, path: str, operation: str) -> None:

@@ -215,7 +215,9 @@ def test_events(cloud: Any, machines: Any, spot: Any, act: str, kind: str, detai
     machine = machines.create({"Type": "Pass"})
     pattern = {"source": ["aws.ec2"], "detail-type": [kind], "detail": {"instance-id": [spot.instance_id]}}
     events.put_rule(Name=rule, EventPattern=json.dumps(pattern))
-    events.put_targets(Rule=rule, Targets=[{"Id": "machine", "Arn": machine, "RoleArn": "arn:aws:iam::1:role/any"}])
+    events.put_targets(
+        Rule=rule, Targets=[{"Id": "machine", "Arn": machine, "RoleArn": "arn:aws:iam::123456789012:role/any"}]
+    )
 
     # WHEN
     getattr(cloud, act)(spot.instance_id)

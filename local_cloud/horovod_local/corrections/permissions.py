@@ -1,0 +1,251 @@
+"""Permissions: policies of resources, policies that cannot be evaluated, and who a service acts as."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from horovod_local.corrections.registry import correction
+from horovod_local.corrections.templates import AcceptedResource
+from horovod_local.permissions import stored
+from horovod_local.permissions.conditions import NotUnderstoodError
+from horovod_local.permissions.decision import Applicable, decide
+from horovod_local.permissions.policy import Request, read_statements
+from horovod_local.permissions.principals import PRINCIPALS, service
+from horovod_local.permissions.record import RECORD
+
+STATES: Final = "states.amazonaws.com"
+EVENTS: Final = "events.amazonaws.com"
+LOG_DELIVERY: Final = (
+    "logs:CreateLogDelivery",
+    "logs:GetLogDelivery",
+    "logs:UpdateLogDelivery",
+    "logs:DeleteLogDelivery",
+    "logs:ListLogDeliveries",
+    "logs:PutResourcePolicy",
+    "logs:DescribeResourcePolicies",
+    "logs:DescribeLogGroups",
+)
+"""Step Functions Developer Guide, "Using CloudWatch Logs to log execution history in Step Functions"."""
+
+
+@correction(
+    moto="makes no bucket policy and no topic policy that is a resource of a template",
+    aws="puts it on the bucket or the topics, and takes it away with the stack",
+)
+def resource_policies_are_made() -> None:
+    from moto.cloudformation import parsing
+    from moto.s3.models import s3_backends
+    from moto.sns.models import sns_backends
+    from moto.utilities.utils import get_partition
+
+    class BucketPolicy(AcceptedResource):
+        @classmethod
+        def create_from_cloudformation_json(
+            cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **_kwargs: Any
+        ) -> BucketPolicy:
+            properties = cloudformation_json["Properties"]
+            backend = s3_backends[account_id][get_partition(region_name)]
+            backend.put_bucket_policy(properties["Bucket"], json.dumps(properties["PolicyDocument"]).encode())
+            return cls(properties["Bucket"], resource_name)
+
+        @classmethod
+        def update_from_cloudformation_json(cls, original_resource: Any, **change: Any) -> Any:
+            return cls.create_from_cloudformation_json(original_resource.arn, **_known(change))
+
+        def delete(self, account_id: str, region_name: str) -> None:
+            s3_backends[account_id][get_partition(region_name)].delete_bucket_policy(self.name)
+
+    class TopicPolicy(AcceptedResource):
+        @classmethod
+        def create_from_cloudformation_json(
+            cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **_kwargs: Any
+        ) -> TopicPolicy:
+            properties = cloudformation_json["Properties"]
+            for arn in properties["Topics"]:
+                sns_backends[account_id][region_name].topics[arn].policy = json.dumps(properties["PolicyDocument"])
+            return cls(resource_name, resource_name)
+
+        @classmethod
+        def update_from_cloudformation_json(cls, original_resource: Any, **change: Any) -> Any:
+            return cls.create_from_cloudformation_json(original_resource.name, **_known(change))
+
+    made = {"AWS::S3::BucketPolicy": BucketPolicy, "AWS::SNS::TopicPolicy": TopicPolicy}
+    resource_class_from_type = parsing.resource_class_from_type
+
+    def with_policies(resource_type: str) -> Any:
+        return made.get(resource_type) or resource_class_from_type(resource_type)
+
+    parsing.resource_class_from_type = with_policies
+
+
+def _known(change: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: change[name] for name in ("cloudformation_json", "account_id", "region_name")}
+
+
+@correction(
+    moto="gives the ARN of a template's log group without what stands for its streams",
+    aws='ends it with ":*", so that a policy on it is about the streams, too',
+)
+def log_groups_stand_for_their_streams() -> None:
+    from moto.logs.models import LogGroup
+
+    get_cfn_attribute = LogGroup.get_cfn_attribute
+
+    def attribute(self: Any, attribute_name: str) -> Any:
+        # CloudFormation Template Reference, AWS::Logs::LogGroup, return values.
+        return f"{self.arn}:*" if attribute_name == "Arn" else get_cfn_attribute(self, attribute_name)
+
+    LogGroup.get_cfn_attribute = attribute
+
+
+@correction(
+    moto="evaluates a bucket policy for some requests, without its conditions and principals",
+    aws="evaluates all of it for all requests; here `horovod_local.permissions` does",
+)
+def bucket_policies_are_evaluated_once() -> None:
+    from moto.iam.access_control import PermissionResult
+    from moto.s3.models import FakeBucket
+
+    FakeBucket.get_permission = lambda *_asked: PermissionResult.NEUTRAL
+
+
+@correction(
+    moto="takes policies with any element, operator or key",
+    aws="evaluates them all; here a template with one that is not evaluated is refused",
+)
+def policies_are_understood() -> None:
+    from moto.cloudformation import parsing
+    from moto.cloudformation.exceptions import ValidationError
+
+    load = parsing.ResourceMap.load
+    build_resource_diff = parsing.ResourceMap.build_resource_diff
+
+    def check(template: Mapping[str, Any]) -> None:
+        for name, resource in template.get("Resources", {}).items():
+            for document in _documents(resource.get("Properties", {})):
+                try:
+                    read_statements(document, name=name)
+                except NotUnderstoodError as error:
+                    raise ValidationError(message=f"{error}: the local cloud cannot tell what it permits") from error
+
+    def check_and_load(self: Any) -> None:
+        check(self._template)
+        load(self)
+
+    def check_and_compare(self: Any, other_template: dict[str, Any], parameters: Any = None) -> Any:
+        check(other_template)
+        return build_resource_diff(self, other_template, parameters)
+
+    parsing.ResourceMap.load = check_and_load
+    parsing.ResourceMap.build_resource_diff = check_and_compare
+
+
+def _documents(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Walk the policies within a resource's properties."""
+    if isinstance(value, dict):
+        if "Statement" in value:
+            yield value
+        for item in value.values():
+            yield from _documents(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _documents(item)
+
+
+@correction(
+    moto="creates a state machine with a role that is not there, does not trust Step Functions or may not log",
+    aws="refuses it with AccessDeniedException",
+)
+def roles_of_state_machines_are_checked() -> None:
+    from moto.stepfunctions.exceptions import AWSError
+    from moto.stepfunctions.parser.models import StepFunctionsParserBackend
+
+    class AccessDeniedException(AWSError):  # type: ignore[misc]  # noqa: N818 - moto is untyped; AWS's own name
+        TYPE = "AccessDeniedException"
+        STATUS = 400
+
+    create_state_machine = StepFunctionsParserBackend.create_state_machine
+
+    def create(self: Any, name: str, definition: str, roleArn: str, **kwargs: Any) -> Any:  # noqa: N803 - moto's name
+        role = roleArn
+        arn = f"arn:{self.partition}:states:{self.region_name}:{self.account_id}:stateMachine:{name}"
+        if not may_assume(STATES, role, source=arn, account=self.account_id):
+            raise AccessDeniedException(
+                "Neither the global service principal states.amazonaws.com, nor the regional one is authorized to "
+                "assume the provided role."
+            )
+        level = (kwargs.get("loggingConfiguration") or {}).get("level", "OFF")
+        if level != "OFF" and not _may_deliver_logs(role, account=self.account_id, region=self.region_name):
+            raise AccessDeniedException("The state machine IAM Role is not authorized to access the Log Destination")
+        return create_state_machine(self, name=name, definition=definition, roleArn=role, **kwargs)
+
+    StepFunctionsParserBackend.create_state_machine = create
+
+
+def may_assume(principal: str, role: str, *, source: str, account: str) -> bool:
+    """
+    Whether *role* trusts a service.
+
+    Args:
+        principal: Such as `events.amazonaws.com`.
+        role: ARN.
+        source: ARN of the resource on whose behalf the service asks.
+        account: Of that resource.
+    """
+    return _allows(
+        Request(
+            principal=service(principal, account=account),
+            action="sts:AssumeRole",
+            resource=role,
+            context={"aws:sourcearn": (source,), "aws:sourceaccount": (account,)},
+        ),
+        operation="sts.AssumeRole",
+    )
+
+
+def _may_deliver_logs(role: str, *, account: str, region: str) -> bool:
+    principal = PRINCIPALS.who(PRINCIPALS.assume(role, region=region, session="states"), account=account)
+    return all(
+        _allows(Request(principal=principal, action=action, resource="*", context={}), operation=action)
+        for action in LOG_DELIVERY
+    )
+
+
+def _allows(request: Request, *, operation: str) -> bool:
+    own = None if request.resource == "*" else stored.resource_policy(request.resource)
+    decision = decide(request, Applicable(identity=stored.identity_policies(request.principal), resource=own))
+    RECORD.note(request.principal, operation, decision)
+    return decision.is_allowed
+
+
+def may_deliver(rule: str, target: Mapping[str, Any], *, account: str, region: str) -> str:
+    """
+    Tell why EventBridge may not deliver to a target of *rule*, by the rule's ARN; empty if it may.
+
+    Source: EventBridge User Guide, "Using identity-based policies for Amazon EventBridge" (state machines are started
+    with the target's role) and "Using resource-based policies for Amazon EventBridge" (topics let the service in).
+    """
+    arn = str(target["Arn"])
+    context = {"aws:sourcearn": (rule,), "aws:sourceaccount": (account,), "aws:securetransport": ("true",)}
+    if arn.split(":")[2] == "sns":
+        request = Request(
+            principal=service(EVENTS, account=account), action="sns:Publish", resource=arn, context=context
+        )
+        return "" if _allows(request, operation="events.Deliver") else f"the topic {arn} does not let {EVENTS} publish"
+    role = target.get("RoleArn")
+    if not role or not may_assume(EVENTS, role, source=rule, account=account):
+        return f"the role {role} does not trust {EVENTS}"
+    principal = PRINCIPALS.who(PRINCIPALS.assume(role, region=region, session="events"), account=account)
+    request = Request(principal=principal, action="states:StartExecution", resource=arn, context=context)
+    return "" if _allows(request, operation="events.Deliver") else f"the role {role} may not start {arn}"
+
+
+CORRECTIONS = (
+    resource_policies_are_made,
+    log_groups_stand_for_their_streams,
+    bucket_policies_are_evaluated_once,
+    policies_are_understood,
+    roles_of_state_machines_are_checked,
+)
