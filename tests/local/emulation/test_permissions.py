@@ -51,16 +51,51 @@ def error_of(call: Callable[..., Any], **arguments: Any) -> tuple[str, int, str]
 @pytest.mark.parametrize(
     ("service", "operation", "arguments", "action", "code", "status"),
     [
-        ("dynamodb", "get_item", {"TableName": "t", "Key": {"pk": {"S": "1"}}}, "dynamodb:GetItem", "AccessDeniedException", 400),
+        (
+            "dynamodb",
+            "get_item",
+            {"TableName": "t", "Key": {"pk": {"S": "1"}}},
+            "dynamodb:GetItem",
+            "AccessDeniedException",
+            400,
+        ),
         ("s3", "get_object", {"Bucket": "b", "Key": "k"}, "s3:GetObject", "AccessDenied", 403),
-        ("autoscaling", "describe_auto_scaling_groups", {}, "autoscaling:DescribeAutoScalingGroups", "AccessDenied", 403),
+        (
+            "autoscaling",
+            "describe_auto_scaling_groups",
+            {},
+            "autoscaling:DescribeAutoScalingGroups",
+            "AccessDenied",
+            403,
+        ),
         ("ec2", "describe_instances", {}, "ec2:DescribeInstances", "UnauthorizedOperation", 403),
         ("cloudformation", "describe_stacks", {}, "cloudformation:DescribeStacks", "AccessDenied", 403),
-        ("logs", "put_log_events", {"logGroupName": "g", "logStreamName": "s", "logEvents": []}, "logs:PutLogEvents", "AccessDeniedException", 400),
-        ("sns", "publish", {"TopicArn": "arn:aws:sns:eu-west-1:123456789012:t", "Message": "m"}, "sns:Publish", "AuthorizationError", 403),
-        ("cloudwatch", "put_metric_data", {"Namespace": "n", "MetricData": []}, "cloudwatch:PutMetricData", "AccessDenied", 403),
+        (
+            "logs",
+            "put_log_events",
+            {"logGroupName": "g", "logStreamName": "s", "logEvents": []},
+            "logs:PutLogEvents",
+            "AccessDeniedException",
+            400,
+        ),
+        (
+            "sns",
+            "publish",
+            {"TopicArn": "arn:aws:sns:eu-west-1:123456789012:t", "Message": "m"},
+            "sns:Publish",
+            "AuthorizationError",
+            403,
+        ),
+        (
+            "cloudwatch",
+            "put_metric_data",
+            {"Namespace": "n", "MetricData": []},
+            "cloudwatch:PutMetricData",
+            "AccessDenied",
+            403,
+        ),
     ],
-)  # fmt: skip
+)
 def test_denied_requests_fail_as_their_services_say(
     cloud: Any, make_role: MakeRole, service: str, operation: str, arguments: Any, action: str, code: str, status: int
 ) -> None:
@@ -125,7 +160,7 @@ def test_missing_objects_are_forbidden_to_whoever_may_not_list(cloud: Any, make_
     assert error_of(lister.get_object, Bucket="unlisted", Key="none")[:2] == ("NoSuchKey", 404)
 
 
-def test_resource_policies_are_made(cloud: Any, stacks: Any, make_role: MakeRole) -> None:
+def test_resource_policies_are_made(cloud: Any, stacks: Any) -> None:
     """A template's bucket policy is on the bucket: what it denies is denied to the administrator, too."""
     # GIVEN
     deny = {
@@ -199,7 +234,7 @@ def test_roles_of_state_machines_are_checked(cloud: Any, make_role: MakeRole) ->
     assert message.startswith("Neither the global service principal states.amazonaws.com, nor")
 
 
-def test_state_machines_act_as_their_role(cloud: Any, machines: Any, make_role: MakeRole) -> None:
+def test_state_machines_act_as_their_role(machines: Any, make_role: MakeRole) -> None:
     """A call that the machine's role may not make fails the task with the service's exception, and its message."""
     # GIVEN
     role = make_role(allow("s3:GetObject"), trusted={"Service": "states.amazonaws.com"})
