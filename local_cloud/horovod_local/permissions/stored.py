@@ -117,7 +117,8 @@ def _policies_of(holder: Any) -> Iterator[Policy]:
     for name, text in list(holder.policies.items()):
         yield read_policy(f"{holder.name}/{name}", _text(text))
     for managed in list(holder.managed_policies.values()):
-        yield read_policy(f"{holder.name}/{managed.name}", _text(managed.document))
+        versions = {version.version_id: version.document for version in managed.versions}
+        yield read_policy(f"{holder.name}/{managed.name}", _text(versions[managed.default_version_id]))
 
 
 def _user_and_groups(principal: Principal) -> list[Any]:

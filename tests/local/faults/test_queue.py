@@ -236,7 +236,8 @@ class Reservations:
         self._lab = lab
         self._stepfunctions = lab.cloud.client("stepfunctions")
         training = lab.app.training.connection.state_machine
-        deployed = json.loads(self._stepfunctions.describe_state_machine(stateMachineArn=training)["definition"])
+        described = self._stepfunctions.describe_state_machine(stateMachineArn=training)
+        deployed = json.loads(described["definition"])
         reserve = {key: value for key, value in deployed["States"]["Reserve a fleet"].items() if key != "Catch"}
         reserve.pop("Next")
         variables = {
@@ -257,7 +258,7 @@ class Reservations:
         self.arn = self._stepfunctions.create_state_machine(
             name="reservations",
             definition=json.dumps(definition),
-            roleArn="arn:aws:iam::123456789012:role/reservations",
+            roleArn=described["roleArn"],
         )["stateMachineArn"]
 
     def __enter__(self) -> Reservations:
