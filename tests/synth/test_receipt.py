@@ -146,11 +146,22 @@ def states() -> Mapping[str, Any]:
 
 
 def both(expression: str, variables: Mapping[str, Any]) -> Any:
-    """Evaluate by the reference and by the local cloud, which must agree but for the time of day."""
+    """Evaluate by the reference and by the local cloud, which must agree but for the time of day and a last digit."""
     text = bare(expression).replace("$now()", f"'{iso(1150)}'")
     (found,) = by_reference([variables], text)
-    assert evaluate(text, variables) == found
+    assert alike(evaluate(text, variables), found)
     return found
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Compare JSON values; amounts of money that lie between two may be rounded to either."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, float) or isinstance(other, float):
+        return bool(one == pytest.approx(other, abs=1.01e-4))
+    return bool(one == other)
 
 
 def tallied(
