@@ -17,6 +17,7 @@ def training_in(stack: Stack) -> HorovodTraining:
         "Fleet",
         vpc=network.vpc,
         vpc_subnets=network.subnets,
+        boundary=network.boundary,
         instance_types=["g5.xlarge"],
         max_gpus=8,
         on_demand_base_gpus=1,

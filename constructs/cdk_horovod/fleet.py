@@ -14,7 +14,8 @@ from cdk_horovod.capacity import GpuCapacity
 from cdk_horovod.capacity_plan import CapacityPlan, FleetPlace, PlannedAttempt, plan_attempts
 from cdk_horovod.capacity_reservation import CapacityReservation
 from cdk_horovod.efa import EFA_ENVIRONMENT, common_efa_interfaces, network_interfaces, warn_of_unused_adapters
-from cdk_horovod.machine_image import PinnedImage
+from cdk_horovod.machine_image import machine_image_of
+from cdk_horovod.root_volume import refuse_throughput, root_volume
 from cdk_horovod.scaling_group import scaling_group
 from cdk_horovod.session_manager import let_people_log_in
 from cdk_horovod.volume_key import let_auto_scaling_use
@@ -35,9 +36,6 @@ DEEP_LEARNING_AMI: Final = (
 Systems Manager parameter with the newest AWS Deep Learning Base GPU AMI (Amazon Linux 2023): NVIDIA driver, container
 toolkit, Docker and EFA installed. Source: AWS Deep Learning AMIs Developer Guide, "Finding a DLAMI ID".
 """
-
-_GP3_IOPS: Final = 3000
-"""I/O operations a second that every gp3 volume has."""
 
 
 class GpuFleet(Construct):
@@ -121,9 +119,7 @@ class GpuFleet(Construct):
         volume_throughput:
             Of the root volume, in MiB/s, from 125 to 1000. With the 125 of every gp3 volume, writing an image of 8 GB
             takes more than a minute of idle GPUs; what is above costs 0.04 USD a month for each MiB/s, so 500 costs
-            0.02 USD an hour of a node (Amazon EBS pricing, 2026, us-east-1). Above 750 the volume gets four I/O
-            operations a second for each MiB/s, which Amazon EBS demands (Amazon EBS User Guide, "General Purpose SSD
-            volumes").
+            0.02 USD an hour of a node (Amazon EBS pricing, 2026, us-east-1).
             Default: 500.
 
         encryption_key:
@@ -187,8 +183,7 @@ class GpuFleet(Construct):
         )
         if machine_image is None:
             capacity.refuse_types_without_driver()
-        if not 125 <= volume_throughput <= 1000:
-            raise ValueError(f"'volume_throughput' must be from 125 to 1000 MiB/s, got {volume_throughput}")
+        refuse_throughput(volume_throughput)
         adapters = common_efa_interfaces(capacity.instance_types) if efa else 0
         super().__init__(scope, id)
         subnets = select_subnets(vpc, vpc_subnets)
@@ -231,7 +226,7 @@ class GpuFleet(Construct):
         self.launch_template = ec2.LaunchTemplate(
             self,
             "LaunchTemplate",
-            machine_image=_machine_image(machine_image),
+            machine_image=machine_image_of(machine_image, newest=DEEP_LEARNING_AMI),
             user_data=self.user_data,
             role=self.role,
             security_group=self.security_group,
@@ -246,17 +241,11 @@ class GpuFleet(Construct):
             instance_initiated_shutdown_behavior=ec2.InstanceInitiatedShutdownBehavior.TERMINATE,
             placement_group=self._cluster_placement_group() if efa else None,
             block_devices=[
-                ec2.BlockDevice(
-                    device_name=root_device_name,
-                    volume=ec2.BlockDeviceVolume.ebs(
-                        (volume_size or Size.gibibytes(200)).to_gibibytes(),
-                        volume_type=ec2.EbsDeviceVolumeType.GP3,
-                        throughput=volume_throughput,
-                        iops=4 * volume_throughput if 4 * volume_throughput > _GP3_IOPS else None,
-                        encrypted=True,
-                        kms_key=encryption_key,
-                        delete_on_termination=True,
-                    ),
+                root_volume(
+                    root_device_name,
+                    size=volume_size or Size.gibibytes(200),
+                    throughput=volume_throughput,
+                    encryption_key=encryption_key,
                 )
             ],
         )
@@ -407,9 +396,3 @@ class GpuFleet(Construct):
             network_interfaces(adapters, security_group_id=self.security_group.security_group_id),
         )
         template.add_property_deletion_override("LaunchTemplateData.SecurityGroupIds")
-
-
-def _machine_image(given: ec2.IMachineImage | str | None) -> ec2.IMachineImage:
-    if isinstance(given, str):
-        return PinnedImage(given)
-    return given or ec2.MachineImage.from_ssm_parameter(DEEP_LEARNING_AMI)

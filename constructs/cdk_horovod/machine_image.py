@@ -1,4 +1,4 @@
-"""A machine image that stays the same at every deployment."""
+"""The machine image of the nodes: the newest, or one that stays the same at every deployment."""
 
 from __future__ import annotations
 
@@ -34,3 +34,19 @@ class PinnedImage:
         return ec2.MachineImageConfig(
             image_id=self._ami_id, os_type=ec2.OperatingSystemType.LINUX, user_data=ec2.UserData.for_linux()
         )
+
+
+def machine_image_of(given: ec2.IMachineImage | str | None, *, newest: str) -> ec2.IMachineImage:
+    """
+    Give the image that was asked for.
+
+    Args:
+        given: An image, or an AMI's id.
+        newest: Systems Manager parameter with the id of the image that serves if none is given.
+
+    Raises:
+        ValueError: If *given* is a text but no AMI's id.
+    """
+    if isinstance(given, str):
+        return PinnedImage(given)
+    return given or ec2.MachineImage.from_ssm_parameter(newest)

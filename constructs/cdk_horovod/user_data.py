@@ -63,14 +63,20 @@ def node_user_data(*, image_uri: str, environment: Mapping[str, str], log_group_
         "NODE_ENV_FILE": contract.NODE_ENV_FILE,
         "SWITCH_FILE": contract.SWITCH_FILE,
         "EXIT_PART_OVER": str(contract.EXIT_PART_OVER),
-        "DEAD_MANS_SWITCH": _SWITCH.read_text(encoding="utf-8").rstrip("\n"),
+        "DEAD_MANS_SWITCH": without_comments(_SWITCH.read_text(encoding="utf-8")).rstrip("\n"),
         "ENVIRONMENT": "\n".join(f"{name}={value}" for name, value in environment.items()),
         "ML_ROOT": contract.DEFAULT_ML_ROOT,
     }
     # In one pass, so that nothing inside a value is taken for one of the script's own words.
-    script = re.sub(r"@([A-Z_]+)@", lambda word: words[word[1]], _SCRIPT.read_text(encoding="utf-8"))
+    script = re.sub(r"@([A-Z_]+)@", lambda word: words[word[1]], without_comments(_SCRIPT.read_text(encoding="utf-8")))
     # `UserData.for_linux` begins with a shebang of its own.
     return script.splitlines()[1:]
+
+
+def without_comments(script: str) -> str:
+    """Leave out the lines that are a comment, but the first: EC2 takes no more than 16 KB of user data."""
+    first, *lines = script.splitlines(keepends=True)
+    return first + "".join(line for line in lines if not line.lstrip().startswith("#"))
 
 
 def _check(argument: str, value: str, pattern: re.Pattern[str], rule: str) -> None:

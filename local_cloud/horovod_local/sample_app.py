@@ -48,6 +48,7 @@ def synthesise(out: Path) -> None:
         "Fleet",
         vpc=network.vpc,
         vpc_subnets=network.subnets,
+        boundary=network.boundary,
         instance_types=[INSTANCE_TYPE],
         max_gpus=GPUS,
         on_demand_base_gpus=1,

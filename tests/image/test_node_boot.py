@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import cdk_horovod
-from cdk_horovod.user_data import node_user_data
+from cdk_horovod.user_data import node_user_data, without_comments
 from horovod_node import contract
 from horovod_node.ledger_table import item_key
 from image.instance import Instance
@@ -127,7 +127,8 @@ def test_sets_the_dead_mans_switch_first(instance: Instance) -> None:
     # THEN
     switch = instance.changes / contract.SWITCH_FILE[1:]
     assert booted.returncode == 1
-    assert switch.read_text() == Path(cdk_horovod.__file__).with_name("dead_mans_switch.sh").read_text()
+    script = Path(cdk_horovod.__file__).with_name("dead_mans_switch.sh").read_text()
+    assert switch.read_text() == without_comments(script)
     assert instance.changes.joinpath("etc/systemd/system/cdk-horovod-dead-mans-switch.service").exists()
     assert instance.recorded() == [*SET_SWITCH, NO_UNIT, START_DOCKER]
 

@@ -124,7 +124,7 @@ class Deployment:
     def model(self, run: Run) -> dict[str, bytes]:
         """Read the files of the run's model."""
         answer = self.cloud.client("s3").get_object(
-            Bucket=self.training.connection.model_bucket, Key=contract.model_key(run.run_id)
+            Bucket=run.connection.model_bucket, Key=contract.model_key(run.run_id)
         )
         with tarfile.open(fileobj=io.BytesIO(answer["Body"].read())) as archive:
             files = {member.name: archive.extractfile(member) for member in archive.getmembers() if member.isfile()}

@@ -378,11 +378,11 @@ MIN_SIZE = (
 )
 
 
-@pytest.mark.parametrize("again", [[], ["ValidationError"]], ids=["taken", "refused"])
+@pytest.mark.parametrize("again", [[], ["ScalingActivityInProgress"]], ids=["taken", "refused"])
 def test_instance_that_weighs_more_than_is_wanted_goes_all_the_same(
     instance: Instance, scaling: AutoScaling, again: list[str]
 ) -> None:
-    """Where the capacity cannot become smaller it stays as it is; what comes in its place can go for good."""
+    """Where the capacity cannot become smaller it stays as it is; if that is refused, too, it tries again."""
     # GIVEN
     scaling.refusals = ["ValidationError", *again]
     scaling.message = MIN_SIZE
@@ -390,7 +390,8 @@ def test_instance_that_weighs_more_than_is_wanted_goes_all_the_same(
     lines = instance.start().until_out()
     # THEN
     assert lines[-1] == SHUTDOWN
-    assert scaling.calls == [TERMINATE, {**TERMINATE, "ShouldDecrementDesiredCapacity": "false"}]
+    keeping = {**TERMINATE, "ShouldDecrementDesiredCapacity": "false"}
+    assert scaling.calls == [TERMINATE, keeping, *([TERMINATE] if again else [])]
 
 
 def test_instance_goes_at_once_when_it_is_told_to(aws: Aws, instance: Instance, scaling: AutoScaling) -> None:

@@ -22,7 +22,7 @@ STALL_NOTICE_SECONDS = 40
 
 
 def test_ring_trains_equal_weights_and_leaves_the_model(ring: Ring) -> None:
-    """Two nodes train one model: equal weights on both ranks, the archive in S3, a worker leaves, the leader when released."""
+    """Two nodes train one model with equal weights and store it; the worker leaves, and the leader when released."""
     # GIVEN
     ring.submit(steps=30)
     # WHEN

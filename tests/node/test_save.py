@@ -7,6 +7,7 @@ import os
 import re
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
@@ -49,6 +50,34 @@ def test_model_is_packed_as_sagemaker_packs_it(aws: Aws, work: Work, answers: Ta
             "metrics.json": b"{}",
         }
     assert answers.heartbeats("a-token")
+
+
+def test_model_holds_files_where_the_script_left_links(aws: Aws, work: Work, tmp_path: Path) -> None:
+    """Who downloads a model takes no links: what they point to is packed, and one that leads nowhere or back is not."""
+    # GIVEN a folder with every kind of link, as libraries that store weights once leave them
+    blobs = tmp_path / "blobs"
+    (blobs / "deep").mkdir(parents=True)
+    (blobs / "deep" / "b").write_bytes(b"weights")
+    (work.layout.model / "file").symlink_to(blobs / "deep" / "b")
+    (work.layout.model / "folder").symlink_to(blobs)
+    (work.layout.model / "back").symlink_to(work.layout.model)
+    (work.layout.model / "nowhere").symlink_to("gone")
+    (work.layout.model / "twice").write_bytes(b"same")
+    os.link(work.layout.model / "twice", work.layout.model / "twice-again")
+    os.mkfifo(work.layout.model / "pipe")
+    # WHEN
+    FolderUpload(aws.client("s3"), folder=work.layout.model, bucket=aws.model_bucket, key=KEY).run()
+    # THEN the client's own reader takes it
+    body = aws.client("s3").get_object(Bucket=aws.model_bucket, Key=KEY)["Body"].read()
+    (tmp_path / "downloaded").mkdir()
+    contract.unpack_archive(io.BytesIO(body), into=tmp_path / "downloaded", most_bytes=1000)
+    found = {path.relative_to(tmp_path / "downloaded"): path for path in (tmp_path / "downloaded").rglob("*")}
+    assert {str(name): path.read_bytes() for name, path in found.items() if path.is_file()} == {
+        "file": b"weights",
+        "folder/deep/b": b"weights",
+        "twice": b"same",
+        "twice-again": b"same",
+    }
 
 
 def test_large_model_goes_in_parts(aws: Aws, work: Work) -> None:

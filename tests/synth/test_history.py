@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import asl
+from cdk_horovod.workflow.accounts import MOST_PAGES
 from cdk_horovod.workflow.emptying import HOLD_AGAIN_SECONDS, LATE_PAUSE_SECONDS, SOON, ZEROS
 from cdk_horovod.workflow.limits import EVENTS_OF_THE_QUEUE, MOST_EVENTS, STARTS
 from horovod_node import contract
@@ -20,6 +21,8 @@ NOT_FORMED = ("Look for the leader", "Start again?", "See what is there", "Find 
 LOOK = ("Wait for the nodes to go", "Look for launches", "Confirm that nothing runs", "Anything running?")
 HOLD = ("Hold the fleet", "Terminate")
 RESTART = ("Train", "Start again?", "Begin the next attempt", "Leader to replace?", "Replace the leader")
+EVENTS_OF_A_PAGE = 7
+"""Of the nodes that a receipt reads: a task and a choice."""
 POLL_SECONDS = 15
 """Between two looks at first: the construct's `poll_interval`."""
 
@@ -53,5 +56,5 @@ def test_history_has_room_for_every_start(definition: Mapping[str, Any]) -> None
     # THEN
     assert lost < vain < 330
     assert contract.MOST_RESTARTS < STARTS
-    run = STARTS * vain + emptied(states, minutes=60)
+    run = STARTS * vain + emptied(states, minutes=60) + MOST_PAGES * EVENTS_OF_A_PAGE
     assert EVENTS_OF_THE_QUEUE + run + 500 < MOST_EVENTS

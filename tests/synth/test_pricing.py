@@ -242,7 +242,11 @@ def expected(variables: Case) -> dict[str, Any]:
     usd, missing = 0.0, []
     for each in variables["states"]["result"][contract.NODES]:
         kind = each[contract.INSTANCE_TYPE]
-        own = spots.get((kind, each[contract.ZONE])) if each[contract.MARKET] == contract.SPOT else None
+        spot = {zone: usd for (name, zone), usd in spots.items() if name == kind}
+        own = None
+        if spot and each[contract.MARKET] == contract.SPOT:
+            # A zone without a price is as dear as the dearest one.
+            own = spot.get(each[contract.ZONE], max(spot.values()))
         cost = own or on_demand.get(kind, 0)
         if not cost:
             missing.append(kind)

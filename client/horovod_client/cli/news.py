@@ -46,9 +46,13 @@ def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
             if line is not None and printed.get(what) != line:
                 printed[what] = line
                 say(line, err=err)
-        if status.progress is not None and not status.ended and time.monotonic() - progress_at >= PROGRESS_SECONDS:
+        if status.progress is None or status.ended or time.monotonic() - progress_at < PROGRESS_SECONDS:
+            return
+        progress = f"  {describe_progress(status.progress)}"
+        if printed.get("progress") != progress:
+            printed["progress"] = progress
             progress_at = time.monotonic()
-            say(f"  {describe_progress(status.progress)}", err=err)
+            say(progress, err=err)
 
     return print_news
 

@@ -11,6 +11,7 @@ event would say that the run goes on.
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 from aws_cdk import aws_s3 as s3
@@ -19,11 +20,11 @@ from constructs import Construct
 
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow import closing, lease, line
+from cdk_horovod.workflow import closing, foreign_lease, lease, line
 from cdk_horovod.workflow.emptying import NOT_BEGUN, Emptying
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.receipt import UNREAD_BY_ANOTHER, write_the_receipt
-from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, RUN_KEY, call_aws, jsonata, now_as, run_id
+from cdk_horovod.workflow.states import CONDITION_FAILED, call_aws, jsonata, now_as, run_id
 from horovod_node import contract
 
 RETRIES = 10
@@ -48,9 +49,10 @@ def clean_up_definition(
     Repeating it is harmless: whoever comes second finds that the lease is no longer the run's, and that the receipt is
     there.
     """
-    done = sfn.Succeed.jsonata(scope, "Nothing is left", outputs=NO_OUTPUT)
+    # The last state has no Catch: what it leaves undone, the reaper finds.
+    leave = line.leave_the_line(scope, ledger=ledger, queue=queue, retries=RETRIES)
     close = closing.close_a_stopped_run(scope, ledger=ledger)
-    close.add_catch(done).next(done)
+    close.add_catch(leave).next(leave)
     receipt = write_the_receipt(
         scope,
         bucket=bucket,
@@ -60,10 +62,8 @@ def clean_up_definition(
         writer=f"$source = '{SOURCE_OF_THE_REAPER}' ? 'reaper' : 'clean-up'",
         execution="$event.executionArn",
     )
-    leave = line.leave_the_line(scope, ledger=ledger, queue=queue)
-    leave.add_catch(receipt).next(receipt)
     release = lease.release(scope, ledger=ledger, assign={"times": now_as("terminated_at")})
-    release.add_catch(leave).next(leave)
+    release.add_catch(receipt).next(receipt)
     emptying = Emptying(
         scope,
         states=engine.states,
@@ -71,9 +71,9 @@ def clean_up_definition(
         hold=limits.hold,
         pause=limits.poll_interval,
         empty=release,
-        lost=leave,
+        lost=receipt,
     )
-    take = lease.take_from(
+    take = foreign_lease.take_from(
         scope,
         ledger=ledger,
         holder=contract.CLEAN_UP,
@@ -84,38 +84,16 @@ def clean_up_definition(
         retries=RETRIES,
     )
     # The fleet is somebody else's or nobody's, or the run never had one: there is nothing to empty.
-    take.add_catch(leave, errors=[CONDITION_FAILED]).next(emptying.terminate)
-    read = _read_the_run(scope, ledger=ledger)
-    read.next(take)
-    begin = sfn.Pass.jsonata(
-        scope,
-        "Take the event",
-        assign={
-            "event": jsonata("$states.input.detail"),
-            "source": jsonata("$states.input.source"),
-            "run": jsonata("$states.input.detail.name"),
-            # EventBridge gives milliseconds (Step Functions Developer Guide, "Automating Step Functions event delivery
-            # with EventBridge").
-            "run_id": jsonata(
-                run_id(queue, name="$states.input.detail.name", started="$fromMillis($states.input.detail.startDate)")
-            ),
-            "fleets": engine.fleets_in_order,
-            "emptying": NOT_BEGUN,
-            "attempt": -1,
-            "search": {"looked": []},
-            "ring": {"gpus": 0},
-            "trained": {"ranks": 0},
-            "saved": {"bytes": 0},
-            **UNREAD_BY_ANOTHER,
-        },
-        outputs=NO_OUTPUT,
-    )
-    return begin.next(read)
+    take.add_catch(receipt, errors=[CONDITION_FAILED]).next(emptying.terminate)
+    return _read_the_run(scope, engine=engine, ledger=ledger, training=queue).next(take)
 
 
-def _read_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
+_EVENT: Final = "$states.input.detail"
+
+
+def _read_the_run(scope: Construct, *, engine: EngineConfig, ledger: Ledger, training: str) -> sfn.TaskStateBase:
     """
-    Find the fleet that the run was given, and what its receipt needs.
+    Take what the event tells, and find the fleet that the run was given and what else its receipt needs.
 
     Its item names the fleet from the very moment on at which it had the lease. Only state machines write it. A fleet
     that is no longer the training's has no lease that could be taken here.
@@ -131,6 +109,9 @@ def _read_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
         contract.CEILING_USD,
     )
     item = "$states.result.Item"
+    # EventBridge gives milliseconds (Step Functions Developer Guide, "Automating Step Functions event delivery with
+    # EventBridge").
+    id_of_the_run = run_id(training, name=f"{_EVENT}.name", started=f"$fromMillis({_EVENT}.startDate)")
     named = f"{item}.{contract.FLEET}.S"
 
     def parsed(attribute: str, default: str) -> str:
@@ -147,26 +128,40 @@ def _read_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
         action="getItem",
         parameters={
             "TableName": ledger.table.table_name,
-            "Key": RUN_KEY,
+            "Key": {
+                contract.PARTITION_KEY: {"S": jsonata(f"'{contract.RUN_PREFIX}' & {id_of_the_run}")},
+                contract.SORT_KEY: {"S": contract.RUN_SORT_KEY},
+            },
             "ProjectionExpression": ", ".join(f"#{name}" for name in attributes),
             "ExpressionAttributeNames": {f"#{name}": name for name in attributes},
             "ConsistentRead": True,
         },
         resources=[ledger.table.table_arn],
         assign={
+            "event": jsonata(_EVENT),
+            "source": jsonata("$states.input.source"),
+            "run": jsonata(f"{_EVENT}.name"),
+            "run_id": jsonata(id_of_the_run),
+            "emptying": NOT_BEGUN,
+            "attempt": -1,
+            "search": {"looked": []},
+            "ring": {"gpus": 0},
+            "trained": {"ranks": 0},
+            "saved": {"bytes": 0},
+            **UNREAD_BY_ANOTHER,
             "fleet": jsonata(
                 f"""(
-  $ours := [$filter($fleets, function($fleet) {{ $fleet.id = {named} }})];
+  $ours := [$filter({json.dumps(engine.fleets_in_order)}, function($fleet) {{ $fleet.id = {named} }})];
   $count($ours) > 0 ? $ours[0] : {{'id': ''}}
 )"""
             ),
             # Of an execution that is forgotten there is no more to say than that it ended.
-            "written": jsonata(f"{number(contract.RECEIPT_AT)} > 0 or $type($event.startDate) != 'number'"),
+            "written": jsonata(f"{number(contract.RECEIPT_AT)} > 0 or $type({_EVENT}.startDate) != 'number'"),
             "times": jsonata(
                 f"""(
   $iso := function($time) {{ $type($time) = 'number' ? $fromMillis($time) }};
   $merge([{parsed(contract.TIMES_JSON, "{}")}, {{
-    'started_at': $iso($event.startDate), 'stopped_at': $iso($event.stopDate)
+    'started_at': $iso({_EVENT}.startDate), 'stopped_at': $iso({_EVENT}.stopDate)
   }}])
 )"""
             ),
@@ -179,21 +174,30 @@ def _read_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
             },
             "request": jsonata(
                 """(
-  $request := $type($event.input) = 'string' ? $parse($event.input);
+  $text := $states.input.detail.input;
+  $request := $type($text) = 'string' ? $parse($text);
   $type($request) = 'object' ? $request : {}
 )"""
             ),
             "outcome": {
                 "succeeded": False,
-                "error": jsonata(
-                    f"""$event.status = 'TIMED_OUT' ? '{contract.ERROR_TIMED_OUT}'
-  : $type($event.error) = 'string' and $event.error != '' ? $event.error : '{contract.ERROR_ABORTED}'"""
-                ),
+                "error": jsonata(_told("error", contract.ERROR_TIMED_OUT, contract.ERROR_ABORTED)),
                 "cause": jsonata(
-                    """$event.status = 'TIMED_OUT' ? 'The execution reached its own time limit.'
-  : $type($event.cause) = 'string' and $event.cause != '' ? $event.cause : 'The execution was stopped from outside.'"""
+                    _told(
+                        "cause",
+                        "The execution reached its own time limit.",
+                        "The execution was stopped from outside.",
+                    )
                 ),
             },
         },
         retries=RETRIES,
     )
+
+
+def _told(member: str, timed_out: str, stopped: str) -> str:
+    """Write the expression of what the event tells as *member*; a stopped execution may have been given nothing."""
+    return f"""(
+  $told := {_EVENT}.{member};
+  {_EVENT}.status = 'TIMED_OUT' ? '{timed_out}' : $type($told) = 'string' and $told != '' ? $told : '{stopped}'
+)"""

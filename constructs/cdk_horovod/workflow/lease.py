@@ -128,7 +128,7 @@ def hold_to_start(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn
 
     A fleet that was emptied gets another attempt: who led it, and all who were counted in it, are gone.
     """
-    return _update(
+    return update_lease(
         scope,
         "Hold the fleet to start",
         ledger=ledger,
@@ -154,7 +154,7 @@ def hold(
         seconds: How long it holds then.
         assign: Variables set then, beside `$held`.
     """
-    return _update(
+    return update_lease(
         scope,
         "Hold the fleet",
         ledger=ledger,
@@ -172,7 +172,7 @@ def begin_the_next_attempt(scope: Construct, *, ledger: Ledger, seconds: Duratio
     From then on whoever led the lost attempt can neither renew the lease nor lead again; nodes that live see the new
     attempt and join it. Fails with `CONDITION_FAILED` if somebody else has the fleet.
     """
-    return _update(
+    return update_lease(
         scope,
         "Begin the next attempt",
         ledger=ledger,
@@ -234,151 +234,6 @@ def release(
     )
 
 
-def read(scope: Construct, *, ledger: Ledger, fleet: str, assign: Mapping[str, Any]) -> sfn.TaskStateBase:
-    """
-    Build the state that sets `$lease`: `there`, `holder`, `execution` and `run`; texts are '' where there is none.
-
-    It reads what state machines write. Of a lease that has other things in these attributes it only says that it is
-    `there`: with the filter no item is too large to be read.
-
-    Args:
-        ledger: Where the lease is.
-        fleet: Expression of the fleet's name.
-        assign: More variables set then.
-    """
-    attributes = (contract.RUN, contract.EXECUTION, contract.RECLAIMED_FROM)
-    item = "$states.result.Items[0]"
-
-    def text(attribute: str) -> str:
-        value = f"{item}.{attribute}.S"
-        return f"$exists({value}) ? {value} : ''"
-
-    return call_aws(
-        scope,
-        "Read the lease",
-        service="dynamodb",
-        action="query",
-        parameters={
-            "TableName": ledger.table.table_name,
-            "KeyConditionExpression": "#pk = :pk AND #sk = :sk",
-            "FilterExpression": f"{_OWNED} AND {_short(contract.RUN)} "
-            f"AND (attribute_not_exists(#{contract.RECLAIMED_FROM}) OR {_short(contract.RECLAIMED_FROM)})",
-            "ProjectionExpression": ", ".join(f"#{name}" for name in attributes),
-            "ExpressionAttributeNames": {
-                "#pk": contract.PARTITION_KEY,
-                "#sk": contract.SORT_KEY,
-                **{f"#{name}": name for name in attributes},
-            },
-            "ExpressionAttributeValues": {
-                ":pk": {"S": jsonata(f"'{contract.FLEET_PREFIX}' & {fleet}")},
-                ":sk": {"S": contract.LEASE_SORT_KEY},
-                **_OWNED_VALUES,
-            },
-            "ConsistentRead": True,
-        },
-        resources=[ledger.table.table_arn],
-        assign={
-            "lease": jsonata(
-                f"""{{
-  'there': $states.result.ScannedCount > 0,
-  'holder': {text(contract.RUN)},
-  'execution': {text(contract.EXECUTION)},
-  'run': $exists({item}.{contract.RECLAIMED_FROM}.S)
-    ? {item}.{contract.RECLAIMED_FROM}.S : {text(contract.RUN)}
-}}"""
-            ),
-            **assign,
-        },
-    )
-
-
-def _short(attribute: str) -> str:
-    return f"(attribute_type(#{attribute}, :text) AND size(#{attribute}) <= :longest)"
-
-
-_OWNED = _short(contract.EXECUTION)
-"""The condition that a lease has an owner at all: nodes can write `expires_at` of a lease that nobody holds."""
-_OWNED_VALUES = {":text": {"S": "S"}, ":longest": {"N": "1024"}}
-"""Longer than any ARN of an execution and than any name of a run."""
-_LARGEST_NUMBER = "9" * 38 + "E87"
-"""Of DynamoDB (its Developer Guide, "Supported data types"): 38 digits, up to 9.9…E+125."""
-
-
-def take_from(
-    scope: Construct,
-    *,
-    ledger: Ledger,
-    holder: str,
-    condition: str,
-    values: Mapping[str, Any],
-    run: str,
-    seconds: Duration,
-    assign: Mapping[str, Any] | None = None,
-    retries: int = 3,
-) -> sfn.TaskStateBase:
-    """
-    Build the state that takes the lease of `$fleet` for the clean-up or the reaper; its `run_id` stays as it is.
-
-    Args:
-        holder: `contract.CLEAN_UP` or `contract.REAPER`.
-        condition: When it may; `#run`, `#execution` and `#expiry` name the lease's attributes. Taking what this
-            execution holds already is always allowed.
-        values: Of the condition.
-        run: Expression of the run that held the fleet, or of ''.
-        seconds: How long nobody else may take it.
-        assign: Variables set then.
-        retries: See `call_aws`.
-    """
-    return _update(
-        scope,
-        "Take the lease",
-        ledger=ledger,
-        update="SET #run = :holder, #execution = :execution, #expiry = :expiry, #reclaimed = :reclaimed",
-        condition=f"({MINE}) OR {condition}",
-        names={
-            "#run": contract.RUN,
-            "#expiry": contract.EXPIRES_AT,
-            "#reclaimed": contract.RECLAIMED_FROM,
-        },
-        values={
-            ":holder": {"S": holder},
-            ":expiry": {"N": jsonata(f"$string({NOW} + {seconds.to_seconds()})")},
-            ":reclaimed": {"S": jsonata(run)},
-            **values,
-        },
-        assign={**HELD, **(assign or {})},
-        retries=retries,
-    )
-
-
-def take_from_the_dead(
-    scope: Construct, *, ledger: Ledger, seconds: Duration, assign: Mapping[str, Any]
-) -> sfn.TaskStateBase:
-    """
-    Build the state that takes the lease of `$fleet` for the reaper, if nobody lives who holds it.
-
-    That is if it has no owner, or if it is still that of `$lease.execution`, which does not run any more (`$ended`) or
-    has let it expire. DynamoDB compares when it writes, so that no renewal in between is missed, and the reaper needs
-    not read the one attribute that nodes may write: one that is no number has expired.
-    """
-    return take_from(
-        scope,
-        ledger=ledger,
-        holder=contract.REAPER,
-        condition=f"(NOT {_OWNED}) OR (#execution = :seen AND ((NOT attribute_type(#expiry, :number)) OR "
-        "#expiry <= :before))",
-        values={
-            **_OWNED_VALUES,
-            ":seen": {"S": jsonata("$lease.execution")},
-            ":number": {"S": "N"},
-            ":before": {"N": jsonata(f"$ended ? '{_LARGEST_NUMBER}' : $string({NOW})")},
-        },
-        run="$lease.run",
-        seconds=seconds,
-        assign=assign,
-    )
-
-
 def fleet_key(fleet: str) -> dict[str, dict[str, str]]:
     """Write the key of a lease as DynamoDB takes it; *fleet* is the expression of the fleet's name."""
     return {
@@ -387,7 +242,7 @@ def fleet_key(fleet: str) -> dict[str, dict[str, str]]:
     }
 
 
-def _update(
+def update_lease(
     scope: Construct,
     name: str,
     *,

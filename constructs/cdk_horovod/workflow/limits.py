@@ -13,13 +13,13 @@ from horovod_node import contract
 MOST_EVENTS = 25_000
 """Of one execution, which Step Functions ends then ("Service quotas" in its guide)."""
 EVENTS_OF_THE_QUEUE = 9_500
-"""The rest is for the run itself: `STARTS` starts, an hour of looks at nodes that go away, and retries."""
+"""The rest is for the run itself: `STARTS` starts, an hour of looks at nodes that go away, its receipt, and retries."""
 _EVENTS_OF_A_LOOK = 9
 """A task makes 5, a choice and a wait 2 each."""
 _EVENTS_OF_A_FLEET = 8
 """Trying to take it, in vain, and going on."""
 
-STARTS = 40
+STARTS = 32
 """
 How often a run asks for nodes, all attempts of its plan and all restarts together.
 

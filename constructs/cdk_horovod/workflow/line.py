@@ -96,9 +96,17 @@ def first_in_line(
     )
 
 
-def leave_the_line(scope: Construct, *, ledger: Ledger, queue: str, name: str = "Leave the line") -> sfn.TaskStateBase:
+def leave_the_line(scope: Construct, *, ledger: Ledger, queue: str, retries: int = 3) -> sfn.TaskStateBase:
     """Build the state that takes the run out of the line; repeating it is harmless."""
-    return update_item(scope, name, ledger=ledger, key=line_key(queue), update="REMOVE #place, #waiter", names=_NAMES)
+    return update_item(
+        scope,
+        "Leave the line",
+        ledger=ledger,
+        key=line_key(queue),
+        update="REMOVE #place, #waiter",
+        names=_NAMES,
+        retries=retries,
+    )
 
 
 def line_key(queue: str) -> dict[str, dict[str, str]]:

@@ -21,7 +21,7 @@ from constructs import Construct
 
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow import lease, line
+from cdk_horovod.workflow import foreign_lease, lease, line
 from cdk_horovod.workflow.clean_up import SOURCE_OF_THE_REAPER
 from cdk_horovod.workflow.execution import DOES_NOT_EXIST, ENDED_WITHOUT_SUCCESS, EVENT, describe_the_execution
 from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, NOW, call_aws, jsonata
@@ -164,7 +164,7 @@ def _one_fleet(
     terminate.add_catch(end, outputs=trouble).next(report)
     end_staying = states.end(scope)
     end_staying.add_catch(terminate).next(terminate)
-    take = lease.take_from_the_dead(
+    take = foreign_lease.take_from_the_dead(
         scope,
         ledger=ledger,
         seconds=HOLD,
@@ -194,7 +194,7 @@ def _one_fleet(
         .when(sfn.Condition.jsonata(jsonata("$taken and $running = 0 and $empty")), release)
         .when(sfn.Condition.jsonata(jsonata("$taken and $running = 0")), wait, assign={"empty": True})
         .when(sfn.Condition.jsonata(jsonata(f"$taken and {NOW} < $patient_until")), wait, assign={"empty": False})
-        # Its nodes are told to go. The lease expires before the next look but one, which goes on.
+        # Its nodes are told to go. When the lease of this look has expired, a later one goes on.
         .when(sfn.Condition.jsonata(jsonata("$taken")), end, outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$not($lease.there) and $running = 0")), end, outputs=NO_OUTPUT)
         # An Express execution cannot be described: a look that died holds its fleet until the lease expires.
@@ -202,7 +202,7 @@ def _one_fleet(
         .otherwise(describe)
     )
     look.add_catch(end, outputs=trouble).next(what)
-    read = lease.read(
+    read = foreign_lease.read(
         scope,
         ledger=ledger,
         fleet="$states.input.id",

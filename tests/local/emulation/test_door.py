@@ -48,9 +48,9 @@ def launch_template(name: str) -> str:
 
 
 def templates(cloud: Any) -> set[str]:
-    """List the names of the launch templates."""
-    found = cloud.client("ec2").describe_launch_templates()["LaunchTemplates"]
-    return {item["LaunchTemplateName"] for item in found}
+    """List the names of all launch templates, also of those that other tests left."""
+    pages = cloud.client("ec2").get_paginator("describe_launch_templates").paginate()
+    return {item["LaunchTemplateName"] for page in pages for item in page["LaunchTemplates"]}
 
 
 @pytest.mark.parametrize("key", ["", "local", "ak", "testing", "node-i-1", "AKIAIOSFODNN7EXAMPLE"])

@@ -216,14 +216,14 @@ def test_reaper_takes_a_silent_waiter_out_of_the_line(lab: Lab) -> None:
         lab.switch("reaper", on=True)
         # THEN
         assert until(SECONDS, lambda: lab.app.line() == [waiting.name])
-        receipt = stopped.receipt()
+        receipt = eventually(lambda: receipt_of(stopped))
         assert (receipt["written_by"], receipt["outcome"], receipt["error"], receipt["cause"]) == (
             "reaper",
             "failed",
             STOPPED_ERROR,
             "stopped by a user",
         )
-        assert stopped.status().stage == contract.STAGE_FAILED
+        assert until(SECONDS, lambda: stopped.status().stage == contract.STAGE_FAILED)
     assert wait(waiting).succeeded
 
 
