@@ -44,11 +44,18 @@ What a run here proves:
 - groups fill by weight, market and allocation strategy, scale to zero, respect protection and standby, and replace what
   they lose, and what a new market policy does not want. EC2 answers a launch a moment later, or much later;
 - quotas that a run could meet: payloads, histories, items, pages, transactions, expressions;
-- nodes, ring, training, model and receipt: these are the real programs and the real library.
+- nodes, ring, training, model and receipt: these are the real programs and the real library;
+- the permissions suffice: every request of a state machine, a rule, a node, its switch or its script, and of a client
+  that acts as a role (`LocalCloud.client(…, role_arn=…)`), is checked against the deployed policies of identities,
+  buckets, keys, topics and VPC endpoints, with their conditions, as IAM documents it; what AWS would deny is denied.
+  `LocalCloud.permissions` tells which statements were used, and what was denied. The administrator, who deploys and
+  tests, may do whatever no policy denies.
 
 What it does not prove:
 
-- permissions: no IAM policy, bucket policy, key policy or endpoint policy is checked, nothing is encrypted;
+- what AWS checks and its documentation does not say; permissions boundaries, organisations and other accounts; what
+  services do for themselves: logs of buckets, flow logs, traces, alarms, pulling an image (`tests/local` lists the
+  statements that nothing here uses). Requests count as made over TLS, and nothing is encrypted;
 - the network: no route, security group, endpoint or name is used, all nodes are one machine;
 - what an instance boots: images, user data (the files that it writes are read, not written), systemd, the container,
   GPUs, EFA; and version 2 of the AWS CLI, which machine images have, for here it is version 1;

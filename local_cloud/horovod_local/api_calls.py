@@ -182,6 +182,8 @@ def _s3_operation(environ: dict[str, Any]) -> str:
     query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
     if _S3_SUBRESOURCES & set(query):
         return ""
+    if in_path and not path:
+        return "ListBuckets" if method == "GET" else ""
     if not has_key:
         if method == "GET":
             return "ListObjectsV2" if query.get("list-type") == ["2"] else "ListObjects"

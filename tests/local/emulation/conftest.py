@@ -30,7 +30,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
 
 
 def make_role(cloud: LocalCloud) -> None:
-    """Make the role `any`: services may assume it, and it may do everything."""
+    """Make the role `any`, and an instance profile of it: services may assume it, and it may do everything."""
     iam = cloud.client("iam")
     trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": list(SERVICES)}}
     everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
@@ -39,6 +39,8 @@ def make_role(cloud: LocalCloud) -> None:
     iam.put_role_policy(
         RoleName="any", PolicyName="all", PolicyDocument=json.dumps({**version, "Statement": everything})
     )
+    iam.create_instance_profile(InstanceProfileName="any")
+    iam.add_role_to_instance_profile(InstanceProfileName="any", RoleName="any")
 
 
 class Machines:
@@ -178,7 +180,12 @@ class Fleet:
         self.zones = sorted(subnet["AvailabilityZone"] for subnet in subnets)
         self.ec2.create_launch_template(
             LaunchTemplateName=self.name,
-            LaunchTemplateData={"ImageId": "ami-1", "InstanceType": "g5.xlarge", "UserData": user_data},
+            LaunchTemplateData={
+                "ImageId": "ami-1",
+                "InstanceType": "g5.xlarge",
+                "UserData": user_data,
+                "IamInstanceProfile": {"Name": "any"},
+            },
         )
         self.api.create_auto_scaling_group(
             AutoScalingGroupName=self.name,

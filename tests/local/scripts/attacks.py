@@ -65,7 +65,7 @@ far = {"N": "9999999999"}
 tries = {
     "set its ceiling": lambda: update(run_key, contract.CEILING_AT, {"N": "1"}),
     "rewrite its request": lambda: update(run_key, contract.REQUEST_JSON, {"S": "{}"}),
-    "write its receipt item": lambda: put(contract.receipt_item_key(run_id), receipt_json="{}"),
+    "write beside its item": lambda: put((run_key[0], "RECEIPT"), receipt_json="{}"),
     "write its progress": lambda: put(contract.progress_key(fleet, run_id), progress_json="{}"),
     "write a node of it": lambda: put(contract.node_key(fleet, run_id, 1, "i-forged"), node="i-forged"),
     "lead it": lambda: put(contract.leader_key(fleet, run_id, 2), node="i-forged"),

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from horovod_local.permissions.requests.asked import Asked, Check, Reader
+from horovod_local.permissions.requests.asked import Asked, Check, Reader, on_nothing
 
 _EXPRESSIONS: Final = (
     "ConditionExpression",
@@ -147,6 +147,7 @@ READERS: Final[dict[str, Reader]] = {
     "BatchGetItem": _batch_get,
     "BatchWriteItem": _batch_write,
     "DescribeTable": _on_table("DescribeTable"),
+    "ListTables": on_nothing("dynamodb:ListTables"),
     "TransactGetItems": _transaction,
     "TransactWriteItems": _transaction,
 }

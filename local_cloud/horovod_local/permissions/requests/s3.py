@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, unquote
 
 from horovod_local.api_calls import read_body
-from horovod_local.permissions.requests.asked import Asked, Check, Reader
+from horovod_local.permissions.requests.asked import Asked, Check, Reader, on_nothing
 
 _KEY_IN_BODY: Final = re.compile(rb"<Key>(.*?)</Key>", re.DOTALL)
 
@@ -155,6 +155,7 @@ READERS: Final[dict[str, Reader]] = {
     "GetObject": _get,
     "HeadBucket": _on_bucket("ListBucket"),
     "HeadObject": _get,
+    "ListBuckets": on_nothing("s3:ListAllMyBuckets"),
     "ListObjects": _list,
     "ListObjectsV2": _list,
     "ListParts": _on_object("ListMultipartUploadParts"),
