@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,8 +47,10 @@ RULES = {"clean-up": "CleanUpRule", "reaper": "ReaperSchedule"}
 """Layer to a part of its EventBridge rule's name."""
 
 
-def synthesise_lab(out: Path) -> None:
-    """Write the cloud assembly of a training over two fleets, of one GPU and of two."""
+def synthesise_lab(
+    out: Path, *, extend: Callable[[HorovodTraining], None] = lambda _training: None, **options: Any
+) -> None:
+    """Write the cloud assembly of a training over two fleets, of one GPU and of two; with *options* of its own."""
     app = App(outdir=str(out))
     stack = Stack(app, "Training")
     network = TrainingNetwork(stack, "Network")
@@ -66,7 +68,12 @@ def synthesise_lab(out: Path) -> None:
         )
         for name, gpus in (("One", 1), ("Two", 2))
     ]
-    HorovodTraining(
+    settings: dict[str, Any] = {
+        # What a fault ends is to stay ended; restarts have tests of their own.
+        "max_restarts": 0,
+        **options,
+    }
+    training = HorovodTraining(
         stack,
         "Training",
         storage=TrainingStorage(stack, "Storage"),
@@ -83,9 +90,9 @@ def synthesise_lab(out: Path) -> None:
         lease_timeout=Duration.seconds(LEASE),
         reaper_interval=Duration.minutes(REAPER_MINUTES),
         poll_interval=Duration.seconds(POLL),
-        # What a fault ends is to stay ended; restarts have tests of their own.
-        max_restarts=0,
+        **settings,
     )
+    extend(training)
     app.synth()
 
 
