@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from aws_cdk import CfnOutput, Stack
@@ -39,8 +37,7 @@ NOT_EMULATED: Final = {
 
 RARE: Final = {
     r".*(Abort|ListMultipart\w*) ?.*": "only an upload in parts that fails, or is taken up again, needs them",
-    r".* (arn:aws:ec2:.*:(capacity-reservation|placement-group|snapshot)/.*|arn:aws:resource-groups:.*)":
-        "only fleets with reservations, EFA or images of their own have them",
+    r".* (arn:aws:ec2:.*:(capacity-reservation|placement-group|snapshot)/.*|arn:aws:resource-groups:.*)": "only fleets with reservations, EFA or images of their own have them",
 }
 """What deployments or faults need that are not tried here, by pattern, and which."""
 
