@@ -1,4 +1,4 @@
-"""Which statements of the deployed policies runs need: what none of these runs used stands in a table, with a reason."""
+"""Which statements of the deployed policies runs need; those that none of these runs used are explained in a table."""
 
 from __future__ import annotations
 
