@@ -37,7 +37,9 @@ NOT_EMULATED: Final = {
 
 RARE: Final = {
     r".*(Abort|ListMultipart\w*) ?.*": "only an upload in parts that fails, or is taken up again, needs them",
-    r".* (arn:aws:ec2:.*:(capacity-reservation|placement-group|snapshot)/.*|arn:aws:resource-groups:.*)": "only fleets with reservations, EFA or images of their own have them",
+    r".* (arn:aws:ec2:.*:(capacity-reservation|placement-group|snapshot)/.*|arn:aws:resource-groups:.*)": (
+        "only fleets with reservations, EFA or images of their own have them"
+    ),
 }
 """What deployments or faults need that are not tried here, by pattern, and which."""
 
