@@ -113,6 +113,15 @@ def test_rules_start_state_machines_and_publish(cloud: Any, machines: Any, queue
     sns = cloud.client("sns")
     topic = sns.create_topic(Name=f"topic-{uuid.uuid4()}")["TopicArn"]
     sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn_of(cloud, queue))
+    # Without a policy of its own a topic lets nobody but the account publish.
+    let_in = {
+        "Effect": "Allow",
+        "Principal": {"Service": "events.amazonaws.com"},
+        "Action": "sns:Publish",
+        "Resource": topic,
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": let_in})
+    sns.set_topic_attributes(TopicArn=topic, AttributeName="Policy", AttributeValue=policy)
     machine = machines.create({"Type": "Pass"})
     source = f"source-{uuid.uuid4()}"
     rule(cloud, {"source": [source]}, Arn=machine, RoleArn=ROLE)
