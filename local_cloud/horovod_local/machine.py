@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from horovod_local.access_keys import ACCESS_KEYS
 from horovod_local.instance_metadata import InstanceMetadata
 from horovod_local.processes import (
     CLOUD_VARIABLE,
@@ -41,6 +42,8 @@ METADATA_PATH: Final = f"{OWN_PATH}metadata/"
 """Below it and an instance's id is what 169.254.169.254 serves on EC2."""
 RESTART_SECONDS: Final = 1.0
 """Before a switch that ended is started again."""
+POWER_KEY_VARIABLE: Final = "CDK_HOROVOD_LOCAL_POWER_KEY"
+"""In the environment of the switch: the key with which `shutdown` powers the instance off, whatever role it has."""
 CONTAINER_VARIABLE: Final = "CDK_HOROVOD_LOCAL_CONTAINER"
 """In the environment of the agent and of all that it starts, with the instance's id: what ends with the agent."""
 
@@ -115,6 +118,7 @@ class Machine:
         self._facts = facts
         self._taken_back_at: float | None = None
         self._endpoint = endpoint
+        self._power_key = ACCESS_KEYS.issue(f"power-{facts.instance_id}")
         self._access_key = access_key
         self._folder = Path(facts.log).parent
         self._environment: dict[str, str] = {}
@@ -236,6 +240,7 @@ class Machine:
             ["bash", str(self._switch_script), *words],
             log=self._folder / "switch.log",
             PATH=os.pathsep.join(path),
+            **{POWER_KEY_VARIABLE: self._power_key},
             # Version 1 of the AWS CLI, which is the one here, knows the region by this name alone.
             AWS_DEFAULT_REGION=region,
         )

@@ -183,7 +183,10 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
         ({"hyperparameters": {"a": float("nan")}}, "'hyperparameters' cannot be written as JSON: Out of range float"),
         ({"hyperparameters": {"a": {1, 2}}}, "'hyperparameters' cannot be written as JSON: Object of type set"),
         ({"hyperparameters": {"a": "\ud800"}}, "'hyperparameters' cannot be written as JSON: 'utf-8' codec"),
-        ({"hyperparameters": {"a": "x" * 262_144}}, "the request must be at most 50000 characters of JSON: put large"),
+        (
+            {"hyperparameters": {"a": "x" * 262_144}},
+            "the request must be at most 40000 bytes of JSON in UTF-8",
+        ),
         ({"data": {"train": "/tmp"}}, r"'data.train' must be in S3, got the local path '/tmp': copy it there"),
         ({"data": {"train": "s3:/bucket/x"}}, "'data.train' must be an address like s3://bucket/folder/, got 's3:/bu"),
         ({"data": {"train": ""}}, "'data.train' must be an address like s3://bucket/folder/, got ''"),

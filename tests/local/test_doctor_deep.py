@@ -15,7 +15,7 @@ from horovod_client.deep.examine import examine_states
 from horovod_local import LocalCloud
 from synthesis import synthesise
 
-pytestmark = pytest.mark.local
+pytestmark = [pytest.mark.slow, pytest.mark.local]
 
 
 @pytest.fixture(scope="module")

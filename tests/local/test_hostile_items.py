@@ -14,7 +14,7 @@ from horovod_node import contract
 from patience import SECONDS
 from receipts import validate_receipt
 
-pytestmark = pytest.mark.local
+pytestmark = [pytest.mark.slow, pytest.mark.local]
 
 LONG = "x" * 300_000
 """More than Step Functions takes as a result."""

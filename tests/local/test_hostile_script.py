@@ -18,6 +18,9 @@ ATTACKS = 20
 """That `scripts/attacks.py` tries."""
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.local]
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Deploy a training of two fleets."""

@@ -99,7 +99,7 @@ def mirror_until_killed(s3: S3Client, task: Task) -> None:
         s3,
         folder=folder,
         bucket=task.bucket,
-        run=task.run,
+        run_id=task.run,
         attempt=task.attempt,
         keep=2,
         look_seconds=0.02,

@@ -43,10 +43,12 @@ def test_agent_leaves_when_the_lease_names_another_run(alone: Ring) -> None:
     assert alone.agents[0].left() == []
 
 
-def test_leader_leaves_when_its_task_is_over(alone: Ring) -> None:
-    """A heartbeat that nobody waits for ends the leader: the state machine gave the attempt up."""
-    # WHEN
+def test_leader_whose_question_is_gone_leaves_with_its_lease(alone: Ring) -> None:
+    """A question that nobody asks may be asked again; the leader leaves when the fleet is no longer its run's."""
+    # GIVEN
     alone.answers.gone.add(alone.token(contract.TASK_TRAIN))
+    # WHEN
+    alone.release()
     # THEN
     assert alone.agents[0].exit_code() == contract.EXIT_RELEASED
     assert alone.agents[0].left() == []

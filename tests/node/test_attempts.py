@@ -37,12 +37,14 @@ def test_leader_leads_the_next_attempt_in_the_same_process(pair: Ring) -> None:
     """A node of a static ring is lost: the leader says so, forms the ring with another, and goes on counting."""
     # GIVEN
     ledger = pair.aws.ledger()
-    wait_for("trained seconds", lambda: ledger.progress(pair.run).get(contract.TRAINED_GPU_SECONDS))
+    lease = ledger.lease(pair.fleet)
+    assert lease is not None
+    wait_for("trained seconds", lambda: ledger.progress(lease).get(contract.TRAINED_GPU_SECONDS))
     pair.agents[1].kill()
     failed = pair.answer(contract.TASK_TRAIN)
     assert failed["error"] == contract.ERROR_NODE_FAILED, failed
     assert pair.agents[0].left(pair.agents[0].process.pid) == [pair.agents[0].process.pid]
-    before = ledger.progress(pair.run)
+    before = ledger.progress(lease)
     # WHEN
     pair.begin_anew()
     pair.start(nodes=1)
@@ -56,7 +58,7 @@ def test_leader_leads_the_next_attempt_in_the_same_process(pair: Ring) -> None:
     # THEN what was trained adds up, and the steps of the attempt that was lost are repeated
     spent = before[contract.TRAINED_GPU_SECONDS]
     after = wait_for(
-        "more of it", lambda: (told := ledger.progress(pair.run))[contract.TRAINED_GPU_SECONDS] > spent and told
+        "more of it", lambda: (told := ledger.progress(lease))[contract.TRAINED_GPU_SECONDS] > spent and told
     )
     assert (after["repeated_steps"], after["at"] > before["at"]) == (before["step"], True)
     # WHEN

@@ -13,6 +13,7 @@ from horovod_node import contract
 from horovod_node.ceiling import CostCeiling
 from horovod_node.layout import Layout
 from horovod_node.restore import restore
+from node.emulated import id_of
 from node.rings import Ring
 
 COST = r"The run's instances cost 36\.00 USD an hour and had cost ([\d.]+) USD at 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ; "
@@ -66,7 +67,7 @@ def test_small_amounts_are_told_to_three_digits() -> None:
 def restored(ring: Ring, folder: Path) -> tuple[str, dict[str, bytes]]:
     """Restore the run's newest checkpoint as a run does that resumes it; give its address, too."""
     layout, bucket = Layout(root=folder), ring.aws.model_bucket
-    found = restore(ring.aws.client("s3"), layout=layout, bucket=bucket, run="another", resume_from=ring.run)
+    found = restore(ring.aws.client("s3"), layout=layout, bucket=bucket, run_id=id_of("another"), resume_from=ring.run)
     assert found is not None
     return found.name.uri(bucket), {path.name: path.read_bytes() for path in layout.checkpoints.iterdir()}
 

@@ -76,7 +76,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def restored(aws: Aws, root: Path, *, run: str = "run-1") -> dict[str, bytes]:
     """Restore into a fresh folder and read it."""
     layout = Layout(root=root)
-    restore(aws.client("s3"), layout=layout, bucket=aws.model_bucket, run=run, resume_from="")
+    restore(aws.client("s3"), layout=layout, bucket=aws.model_bucket, run_id=run, resume_from="")
     return contents(layout.checkpoints)
 
 

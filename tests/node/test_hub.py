@@ -471,7 +471,9 @@ def test_strangers_of_one_address_are_few(lab: Lab) -> None:
             strangers.enter_context(closing(stranger(lab, 9)))
         node = lab.joined()
         # THEN
-        assert serving() <= hub._STRANGERS_OF_AN_ADDRESS + 1
+        # Of one that was turned away, the thread may still be ending.
+        most = hub._STRANGERS_OF_AN_ADDRESS + 1
+        assert eventually(serving, lambda number: number <= most) <= most
         assert node.name in lab.names()
 
 

@@ -98,20 +98,19 @@ def test_block_is_taken_by_the_launch_template(stacks: Stacks) -> None:
 
 
 def test_block_is_scaled_in_instances(states: Mapping[str, Any]) -> None:
-    """Two nodes of 8 GPUs are a capacity of 2, their leader is 1; a group without a policy is sent none."""
+    """Two nodes of 8 GPUs are a capacity of 2; a group without a policy is sent its launch template alone."""
     # GIVEN
     (fleet,) = states["Check the request"]["Assign"]["fleets"]
     variables = {
         "request": {"gpus": 16},
-        "ring": {"leader": {"gpus": 8}},
         "fleet": fleet,
         "search": {"attempt": fleet["plan"][0]},
     }
-    start, release = states["Start nodes"]["Arguments"], states["Release the workers"]["Arguments"]
+    start = states["Start nodes"]["Arguments"]
     # THEN
-    assert [by_reference([variables], bare(each["DesiredCapacity"]))[0] for each in (start, release)] == [2, 1]
-    assert [evaluate(bare(each["DesiredCapacity"]), variables) for each in (start, release)] == [2, 1]
-    assert start.keys() == {"AutoScalingGroupName", "DesiredCapacity", "VpcZoneIdentifier"}
+    assert by_reference([variables], bare(start["DesiredCapacity"])) == [2]
+    assert evaluate(bare(start["DesiredCapacity"]), variables) == 2
+    assert start.keys() == {"AutoScalingGroupName", "DesiredCapacity", "LaunchTemplate", "VpcZoneIdentifier"}
     assert "MixedInstancesPolicy" not in states["Restore the group"]["Arguments"]
     assert [attempt["market"] for attempt in fleet["plan"]] == ["on-demand"]
 

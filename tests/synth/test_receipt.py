@@ -436,6 +436,7 @@ def lives(items: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return until
 
 
+@pytest.mark.slow
 def test_receipt_of_700_nodes_and_20_restarts_is_exact(states: Mapping[str, Any]) -> None:
     """Each attempt loses a tenth of its nodes; the bill counts every one of them, once, and all of it fits."""
     # GIVEN 700 nodes, in each attempt 70 others than before

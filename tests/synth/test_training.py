@@ -139,35 +139,54 @@ def test_nodes_may_answer_only_their_own_workflow(stacks: Stacks) -> None:
 
 
 def test_workflow_scales_only_its_own_fleet(stacks: Stacks) -> None:
-    """What ends instances names the one group, and no instance can be ended otherwise."""
+    """What ends instances names the one group; the run's machine alone may change what the group launches."""
+    # GIVEN
     (group,) = stacks.resources("Team", "AWS::AutoScaling::AutoScalingGroup")
-    for machine in ("TrainingStateMachine", "TrainingCleanUpStateMachine", "TrainingReaperStateMachine"):
+    ending = {"autoscaling:setDesiredCapacity", "autoscaling:terminateInstanceInAutoScalingGroup"}
+    starting = {
+        "autoscaling:createOrUpdateTags",
+        "autoscaling:suspendProcesses",
+        "autoscaling:updateAutoScalingGroup",
+    }
+    for machine, actions in {
+        "TrainingStateMachine": ending | starting,
+        "TrainingCleanUpStateMachine": ending,
+        "TrainingReaperStateMachine": ending,
+    }.items():
+        # WHEN
         workflow = allowed(stacks, machine)
         scaling = {action for action in workflow if action.startswith("autoscaling:") and "describe" not in action}
-        assert {"autoscaling:updateAutoScalingGroup", "autoscaling:setInstanceProtection"} <= scaling
+        launching = {action for action in workflow if action.startswith(("ec2:", "iam:"))}
+        # THEN
+        assert scaling == actions
         for action in scaling:
             assert set(workflow[action]) == {group}, (machine, action)
-        launching = {action for action in workflow if action.startswith(("ec2:", "iam:"))}
-        assert launching <= {"ec2:describeSpotPriceHistory", *LAUNCHING}
+        assert launching == ({"ec2:describeSpotPriceHistory", *LAUNCHING} if starting <= actions else set())
 
 
 def test_workflow_may_launch_only_what_its_fleet_launches(stacks: Stacks) -> None:
     """Auto Scaling asks for these permissions of whoever gives a group its launch template."""
     # WHEN
-    conditions = {
-        statement["Action"]: (statement["Resource"], statement["Condition"])
+    statements = [
+        (statement["Action"], statement["Resource"], statement.get("Condition"))
         for statement in stacks.statements("Team", role="TrainingStateMachine")
         if statement["Action"] in LAUNCHING
-    }
-    # THEN
+    ]
+    # THEN every launch takes an instance, and an instance of this template only
     (template,) = stacks.resources("Team", "AWS::EC2::LaunchTemplate")
     (role,) = stacks.resources("Team", "AWS::IAM::Role", id="TrainingFleet")
-    resource, condition = conditions["ec2:RunInstances"]
-    assert resource == "*"
-    assert flat(condition["ArnEquals"]["ec2:LaunchTemplate"]).endswith(f":launch-template/{template}")
-    assert conditions["ec2:CreateTags"] == ("*", {"StringEquals": {"ec2:CreateAction": "RunInstances"}})
-    resource, condition = conditions["iam:PassRole"]
-    assert (flat(resource), condition) == (role, {"StringLike": {"iam:PassedToService": "ec2.amazonaws.com*"}})
+    instances, others, tags, passing = statements
+    assert [action for action, _, _ in statements] == [
+        "ec2:RunInstances",
+        "ec2:RunInstances",
+        "ec2:CreateTags",
+        "iam:PassRole",
+    ]
+    assert flat(instances[1]).endswith(":instance/*")
+    assert flat(instances[2]["ArnEquals"]["ec2:LaunchTemplate"]).endswith(f":launch-template/{template}")
+    assert not any(flat(resource).endswith((":instance/*", "*:*")) for resource in others[1])
+    assert tags[1:] == ("*", {"StringEquals": {"ec2:CreateAction": "RunInstances"}})
+    assert (flat(passing[1]), passing[2]) == (role, {"StringLike": {"iam:PassedToService": "ec2.amazonaws.com*"}})
 
 
 def test_metrics_go_to_one_namespace_only(stacks: Stacks) -> None:

@@ -42,7 +42,7 @@ SCHEMA = {
             "propertyNames": {"pattern": r"\A[A-Za-z0-9_.-]{1,64}\Z"},
             "additionalProperties": {"type": "string", "pattern": S3_URI},
         },
-        "hyperparameters": {"type": "object"},
+        "hyperparameters": {"type": "object", "propertyNames": {"pattern": "^[^=]+$"}},
         "min_gpus": {"type": "integer", "minimum": 1},
         "max_restarts": {"type": "integer", "minimum": 0, "maximum": 20},
         "resume_from": {"type": "string", "pattern": r"\A[A-Za-z0-9_-]{1,80}\Z"},

@@ -76,6 +76,9 @@ class Permissions:
         method = environ["REQUEST_METHOD"]
         try:
             for check in checks(asked):
+                if check.resource != "*" and check.resource.count(":") < 5:
+                    # No ARN: there is nothing that could be permitted, and the service says what is wrong.
+                    return None
                 decision = self._decide(principal, asked, check)
                 if not decision.is_allowed:
                     code, status = _CODES.get(call.service, ("AccessDeniedException", 400))

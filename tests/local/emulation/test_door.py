@@ -7,6 +7,7 @@ browser on it.
 
 from __future__ import annotations
 
+import json
 import socket
 import stat
 import urllib.parse
@@ -175,8 +176,14 @@ def test_keys_of_the_cloud_s_own_iam_are_good(cloud: Any) -> None:
     iam, name = cloud.client("iam"), f"user-{uuid.uuid4()}"
     iam.create_user(UserName=name)
     key = iam.create_access_key(UserName=name)["AccessKey"]
-    role = {"RoleArn": f"arn:aws:iam::{cloud.account}:role/any", "RoleSessionName": "session"}
-    session = cloud.client("sts").assume_role(**role)["Credentials"]
+    version = {"Version": "2012-10-17"}
+    trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"AWS": f"arn:aws:iam::{cloud.account}:root"}}
+    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps({**version, "Statement": trust}))["Role"]
+    listing = {"Effect": "Allow", "Action": "dynamodb:ListTables", "Resource": "*"}
+    policy = {"PolicyName": "list", "PolicyDocument": json.dumps({**version, "Statement": listing})}
+    iam.put_user_policy(UserName=name, **policy)
+    iam.put_role_policy(RoleName=name, **policy)
+    session = cloud.client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="session")["Credentials"]
 
     # WHEN
     answers = [

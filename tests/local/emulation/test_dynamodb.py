@@ -16,6 +16,7 @@ WRITERS = 12
 ITEMS = 12
 
 
+@pytest.mark.slow
 def test_writes_are_atomic(cloud: LocalCloud) -> None:
     """Whoever lists items while others write them sees whole items, and of many conditional writers one wins."""
     # GIVEN a table, and what a node writes about itself

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 HALF = 150 * 1024
 
 
+@pytest.mark.slow
 def test_histories_have_a_limit(machines: Any) -> None:
     """An execution whose history has 25,000 events fails, although every state of it would go on."""
     # GIVEN a loop
