@@ -242,6 +242,7 @@ class Reservations:
         reserve.pop("Next")
         variables = {
             "run": "{% $states.context.Execution.Name %}",
+            "run_id": "{% 'Training/' & $states.context.Execution.Name & '/20261126T110236Z' %}",
             "attempt": 1,
             "request": {contract.MAX_RUNTIME_SECONDS: 60, contract.MAX_RESTARTS: 0},
             "times": {},

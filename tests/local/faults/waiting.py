@@ -143,10 +143,11 @@ def queue_of(lab: Lab, *, interval: int = POLL, timeout: int = QUEUE_TIMEOUT) ->
     definition = json.loads(deployed)
     states = definition["States"]
     states["Wait in line"]["Seconds"] = interval
+    give_up = states["First in line?"]["Choices"][1]
     for holder, name, text, deployed_as, wanted in (
         (states["Look at the line"]["Assign"], "open", "seen_at + {} >", LOOKS_MISSED * POLL, LOOKS_MISSED * interval),
-        (states["Waited too long?"]["Choices"][0], "Condition", "> {} ", QUEUE_TIMEOUT * 1000, timeout * 1000),
-        (states["Give up waiting"]["Assign"]["outcome"], "cause", "in {} s", QUEUE_TIMEOUT, timeout),
+        (give_up, "Condition", "> {} ", QUEUE_TIMEOUT * 1000, timeout * 1000),
+        (give_up["Assign"]["outcome"], "cause", "in {} s", QUEUE_TIMEOUT, timeout),
     ):
         assert text.format(deployed_as) in holder[name]
         holder[name] = holder[name].replace(text.format(deployed_as), text.format(wanted))
