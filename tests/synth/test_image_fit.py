@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from aws_cdk import Stack
+from aws_cdk import Stack, cloud_assembly_schema
 from aws_cdk.assertions import Annotations, Match
 
 from cdk_horovod import NEWER_PROFILE, TrainingImage
@@ -23,7 +23,9 @@ def warnings(image: TrainingImage, *names: str) -> list[str]:
     """Check *image* for types of these *names*, and list what CDK would warn of."""
     stack = Stack()
     check_image_fits(stack, image=image, instance_types=[gpu_instance_type(name) for name in names])
-    return [str(each.entry.data) for each in Annotations.from_stack(stack).find_warning("*", Match.any_value())]
+    found = Annotations.from_stack(stack).find_warning("*", Match.any_value())
+    entries: list[cloud_assembly_schema.MetadataEntry] = [each.entry for each in found]
+    return [str(entry.data) for entry in entries]
 
 
 @pytest.mark.parametrize("name", HOPPER)

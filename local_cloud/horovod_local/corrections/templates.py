@@ -259,6 +259,30 @@ def deleted_stacks_stay_deleted() -> None:
 
 
 @correction(
+    moto="deletes a stack's resources in any order: a bucket, and then its policy, which fails",
+    aws="deletes what depends on a resource before the resource itself",
+)
+def stacks_are_deleted_in_order() -> None:
+    from moto.cloudformation.parsing import ResourceMap
+
+    delete_in_any_order = ResourceMap.delete
+
+    def delete(self: Any) -> None:
+        # moto creates what a resource refers to first, and keeps that order.
+        for name in reversed(list(self._parsed_resources)):
+            declared = self._resource_json_map.get(name, {"DeletionPolicy": "Retain"})
+            if declared.get("DeletionPolicy") == "Retain" or self._parsed_resources[name] is None:
+                continue
+            # What cannot go yet is left to moto's own passes, which report the error.
+            with contextlib.suppress(Exception):
+                self._delete_resource(self._parsed_resources[name], declared)
+                del self._parsed_resources[name]
+        delete_in_any_order(self)
+
+    ResourceMap.delete = delete
+
+
+@correction(
     moto="fails the second deployment of a stack whose parameters have defaults",
     aws="keeps the previous value, or the default",
 )
@@ -310,6 +334,7 @@ CORRECTIONS = (
     changes_are_made_or_refused,
     failed_stacks_roll_back,
     deleted_stacks_stay_deleted,
+    stacks_are_deleted_in_order,
     updates_keep_default_parameters,
     ssm_parameters_are_resolved,
 )

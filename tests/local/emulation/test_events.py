@@ -41,6 +41,12 @@ def rule(cloud: Any, pattern: dict[str, Any], **target: Any) -> str:
     return name
 
 
+def publishing(topic: Any) -> dict[str, Any]:
+    """A statement that lets EventBridge publish: without a policy of its own, a topic lets only its account."""
+    principal = {"Service": "events.amazonaws.com"}
+    return {"Effect": "Allow", "Principal": principal, "Action": "sns:Publish", "Resource": topic}
+
+
 def test_executions_emit_status_events(cloud: Any, machines: Any, queue: str) -> None:
     """An execution that starts and fails emits RUNNING and FAILED, with its error and cause."""
     # GIVEN
@@ -113,14 +119,7 @@ def test_rules_start_state_machines_and_publish(cloud: Any, machines: Any, queue
     sns = cloud.client("sns")
     topic = sns.create_topic(Name=f"topic-{uuid.uuid4()}")["TopicArn"]
     sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn_of(cloud, queue))
-    # Without a policy of its own a topic lets nobody but the account publish.
-    let_in = {
-        "Effect": "Allow",
-        "Principal": {"Service": "events.amazonaws.com"},
-        "Action": "sns:Publish",
-        "Resource": topic,
-    }
-    policy = json.dumps({"Version": "2012-10-17", "Statement": let_in})
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [publishing(topic)]})
     sns.set_topic_attributes(TopicArn=topic, AttributeName="Policy", AttributeValue=policy)
     machine = machines.create({"Type": "Pass"})
     source = f"source-{uuid.uuid4()}"
@@ -231,6 +230,13 @@ def test_schedules_fire_by_time(cloud: Any, stacks: Any, machines: Any, queue: s
         "Type": "AWS::SNS::Subscription",
         "Properties": {"TopicArn": {"Ref": "Topic"}, "Protocol": "sqs", "Endpoint": arn_of(cloud, queue)},
     }
+    let_in = {
+        "Type": "AWS::SNS::TopicPolicy",
+        "Properties": {
+            "Topics": [{"Ref": "Topic"}],
+            "PolicyDocument": {"Version": "2012-10-17", "Statement": [publishing({"Ref": "Topic"})]},
+        },
+    }
     targets = [
         {"Id": "Machine", "Arn": machine, "RoleArn": ROLE},
         {"Id": "Topic", "Arn": {"Ref": "Topic"}, "Input": '{"said": "input"}'},
@@ -243,7 +249,7 @@ def test_schedules_fire_by_time(cloud: Any, stacks: Any, machines: Any, queue: s
     # WHEN
     stack = stacks.create(
         {
-            "Resources": {"Topic": topic, "Subscription": subscription, "Schedule": schedule},
+            "Resources": {"Topic": topic, "LetIn": let_in, "Subscription": subscription, "Schedule": schedule},
             "Outputs": {"Name": {"Value": {"Ref": "Schedule"}}, "Arn": {"Value": {"Fn::GetAtt": ["Schedule", "Arn"]}}},
         }
     )

@@ -110,6 +110,25 @@ def test_changes_are_made_or_refused(stacks: Any) -> None:
         stacks.api.update_stack(StackName=stack["StackName"], TemplateBody=json.dumps(template("after")))
 
 
+def test_stacks_are_deleted_in_order(stacks: Any) -> None:
+    """CloudFormation User Guide, DependsOn attribute: what depends on a resource is deleted before it."""
+    # GIVEN ten chances to take a bucket away before its policy
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObjectAcl", "Resource": "*"}
+    resources: dict[str, Any] = {}
+    for index in range(10):
+        resources[f"Bucket{index}"] = {"Type": "AWS::S3::Bucket"}
+        document = {"Version": "2012-10-17", "Statement": [deny]}
+        properties = {"Bucket": {"Ref": f"Bucket{index}"}, "PolicyDocument": document}
+        resources[f"Policy{index}"] = {"Type": "AWS::S3::BucketPolicy", "Properties": properties}
+    stack = stacks.create({"Resources": resources})
+
+    # WHEN
+    stacks.api.delete_stack(StackName=stack["StackName"])
+
+    # THEN
+    assert stacks.describe(stack["StackId"])["StackStatus"] == "DELETE_COMPLETE"
+
+
 def test_deleted_stacks_stay_deleted(cloud: Any, stacks: Any) -> None:
     """Describing a deleted stack finds no outputs, and makes nothing."""
     # GIVEN
