@@ -85,10 +85,10 @@ class Ledger(Construct):
             training: Name of its training in the ids of runs.
         """
         lease, _ = contract.lease_key(fleet)
-        shared = f"{contract.NODES_PREFIX}{fleet}#*"
+        shared = [f"{prefix}{fleet}#*" for prefix in (contract.NODES_PREFIX, contract.SECRETS_PREFIX)]
         runs = f"{contract.RUN_PREFIX}{contract.training_prefix(training)}*"
-        read = self._grant(grantee, _READ, {"ForAllValues:StringLike": {_LEADING_KEYS: [shared, lease, runs]}})
-        write = self._grant(grantee, _WRITE, {"ForAllValues:StringLike": {_LEADING_KEYS: [shared]}})
+        read = self._grant(grantee, _READ, {"ForAllValues:StringLike": {_LEADING_KEYS: [*shared, lease, runs]}})
+        write = self._grant(grantee, _WRITE, {"ForAllValues:StringLike": {_LEADING_KEYS: shared}})
         attributes = [contract.PARTITION_KEY, contract.SORT_KEY, contract.EXPIRES_AT]
         renew = self._grant(
             grantee,
@@ -104,8 +104,12 @@ class Ledger(Construct):
         return self._grant(grantee, (*_READ, *_WRITE, "dynamodb:DeleteItem"))
 
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow to look at runs and leases, as a client does."""
-        return self._grant(grantee, (*_READ, "dynamodb:BatchGetItem"))
+        """Allow to look at runs, nodes, lines and leases, as a client does, but not at nodes' secrets."""
+        shown = (contract.FLEET_PREFIX, contract.QUEUE_PREFIX, contract.RUN_PREFIX, contract.NODES_PREFIX)
+        keys = [f"{prefix}*" for prefix in shown]
+        return self._grant(
+            grantee, (*_READ, "dynamodb:BatchGetItem"), {"ForAllValues:StringLike": {_LEADING_KEYS: keys}}
+        )
 
     def _grant(
         self, grantee: iam.IGrantable, actions: tuple[str, ...], conditions: Mapping[str, Any] | None = None

@@ -139,7 +139,7 @@ def test_switches_end_a_run_whose_leader_hangs(given: Deployment) -> None:
     ceiling_at = ceiling_of(given, run)
     nodes = given.cloud.instances()
     late = ApiFault(
-        service="autoscaling", operation="UpdateAutoScalingGroup", caller=WORKFLOW, error=None, delay_seconds=200
+        service="autoscaling", operation="SetDesiredCapacity", caller=WORKFLOW, error=None, delay_seconds=200
     )
     given.cloud.set_faults(Faults(failing=(late,)))
     # WHEN

@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 from aws_cdk import CfnOutput, Stack
 from aws_cdk import aws_iam as iam
+from botocore.exceptions import ClientError
 from deployment import SCRIPTS, Deployment, wait
 from lab import REAPER, SCHEDULE_SPEED, Lab, synthesise_lab, until
 
@@ -148,3 +149,23 @@ def test_every_statement_is_used_or_explained(lab: Lab, tmp_path: Path) -> None:
     idle = {name for name, who in parts(told["statements"]).items() if not who}
     assert sorted(name for name in idle if not any(re.fullmatch(reason, name) for reason in REASONS)) == []
     assert [reason for reason in REASONS if not any(re.fullmatch(reason, name) for name in idle)] == []
+
+
+def test_watchers_see_no_token(lab: Lab) -> None:
+    """Who may look at a run, start or stop one, reads nothing with which to answer for it."""
+    # GIVEN
+    run = lab.start(gpus=1, seconds=600)
+    assert until(SECONDS, lambda: lab.steps_of(run) > 0)
+    key = contract.task_key(lab.app.fleet_of(run), run.run_id, 1, contract.TASK_TRAIN)
+    read = {
+        "TableName": lab.app.training.connection.ledger_table,
+        "Key": {contract.PARTITION_KEY: {"S": key[0]}, contract.SORT_KEY: {"S": key[1]}},
+    }
+    assert contract.TOKEN in lab.cloud.client("dynamodb").get_item(**read)["Item"]
+    # WHEN, THEN
+    for kind in GRANTS:
+        watcher = lab.cloud.client("dynamodb", role_arn=role_of(lab, kind))
+        with pytest.raises(ClientError, match="AccessDenied"):
+            watcher.get_item(**read)
+    run.stop()
+    assert until(SECONDS, lambda: lab.app.lease() is None)

@@ -71,13 +71,18 @@ def test_table_goes_with_its_stack(stacks: Stacks, stack: str, policy: str) -> N
                     {"GetItem", "Query"},
                     {
                         "ForAllValues:StringLike": {
-                            "dynamodb:LeadingKeys": ["NODES#FleetA#*", "FLEET#FleetA", "RUN#StackTraining/*"]
+                            "dynamodb:LeadingKeys": [
+                                "NODES#FleetA#*",
+                                "SECRETS#FleetA#*",
+                                "FLEET#FleetA",
+                                "RUN#StackTraining/*",
+                            ]
                         }
                     },
                 ),
                 (
                     {"PutItem", "UpdateItem"},
-                    {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["NODES#FleetA#*"]}},
+                    {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["NODES#FleetA#*", "SECRETS#FleetA#*"]}},
                 ),
                 (
                     {"UpdateItem"},
@@ -91,7 +96,16 @@ def test_table_goes_with_its_stack(stacks: Stacks, stack: str, policy: str) -> N
             ],
         ),
         ("Workflow", {"GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"}, []),
-        ("Read", {"BatchGetItem", "GetItem", "Query"}, []),
+        (
+            "Read",
+            set(),
+            [
+                (
+                    {"BatchGetItem", "GetItem", "Query"},
+                    {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["FLEET#*", "QUEUE#*", "RUN#*", "NODES#*"]}},
+                )
+            ],
+        ),
     ],
 )
 def test_grant_allows_exactly(

@@ -388,8 +388,8 @@ def test_does_not_change_what_it_checks(request: dict[str, Any]) -> None:
     assert json.dumps(request) == before
 
 
-def test_a_runs_items_share_its_partition() -> None:
-    """Everything about a run lies under one partition key, so that one query reads it."""
+def test_what_nodes_tell_shares_a_partition() -> None:
+    """One query reads what a run's nodes tell, and the partition says who may: the tokens lie apart."""
     # WHEN
     keys = [
         contract.run_key("r"),
@@ -397,16 +397,18 @@ def test_a_runs_items_share_its_partition() -> None:
         contract.leader_key("f", "r", 1),
         contract.node_key("f", "r", 1, "i-1"),
         contract.plan_key("f", "r", 1),
+        contract.channel_key("f", "r", 1),
         contract.failure_key("f", "r", 1, "i-1"),
     ]
 
     # THEN
     assert keys == [
         ("RUN#r", "RUN"),
-        ("NODES#f#r", "TASK#0001#ring"),
+        ("SECRETS#f#r", "TASK#0001#ring"),
         ("NODES#f#r", "LEADER#0001"),
         ("NODES#f#r", "NODE#0001#i-1"),
         ("NODES#f#r", "PLAN#0001"),
+        ("SECRETS#f#r", "CHANNEL#0001"),
         ("NODES#f#r", "FAILURE#0001#i-1"),
     ]
     assert contract.lease_key("f") == ("FLEET#f", "LEASE")

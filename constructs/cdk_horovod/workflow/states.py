@@ -140,7 +140,10 @@ RUN_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.RUN_PREFIX}' & $run_i
 """Partition key of the run's items that only state machines write."""
 
 NODES_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.NODES_PREFIX}' & $fleet.id & '#' & $run_id")}
-"""Partition key of what the nodes of `$fleet` write for the run, and of what is meant for them."""
+"""Partition key of what the nodes of `$fleet` write for the run."""
+
+SECRETS_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.SECRETS_PREFIX}' & $fleet.id & '#' & $run_id")}
+"""Partition key of what only the nodes of `$fleet` may see: the run's task tokens."""
 
 RUN_KEY = {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}}
 """Key of the run's own item."""

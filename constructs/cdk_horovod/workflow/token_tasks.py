@@ -15,7 +15,16 @@ from cdk_horovod.workflow import pricing
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.outcome import joining_leader_lost
 from cdk_horovod.workflow.search import CAPACITY_JSON, FORMED
-from cdk_horovod.workflow.states import NODES_PARTITION, NOW, RUN_KEY, attempt_digits, call_aws, jsonata, now_as
+from cdk_horovod.workflow.states import (
+    NODES_PARTITION,
+    NOW,
+    RUN_KEY,
+    SECRETS_PARTITION,
+    attempt_digits,
+    call_aws,
+    jsonata,
+    now_as,
+)
 from horovod_node import contract
 
 HEARTBEAT_MISSED = "States.HeartbeatTimeout"
@@ -165,7 +174,7 @@ def _ask_the_leader(
     told = {contract.STAGE: stage, contract.TIMES_JSON: jsonata("$string($times)"), **(tell or {})}
     table = ledger.table.table_name
     token = {
-        contract.PARTITION_KEY: NODES_PARTITION,
+        contract.PARTITION_KEY: SECRETS_PARTITION,
         contract.SORT_KEY: {"S": jsonata(f"'{contract.TASK_PREFIX}' & {attempt_digits('$attempt')} & '#{task}'")},
         contract.TOKEN: {"S": jsonata("$states.context.Task.Token")},
         contract.TTL_ATTRIBUTE: {"N": jsonata("$remove_at")},

@@ -173,6 +173,7 @@ from horovod_node.contract.ledger import (
     QUEUE_PREFIX as QUEUE_PREFIX,
     RUN_PREFIX as RUN_PREFIX,
     NODES_PREFIX as NODES_PREFIX,
+    SECRETS_PREFIX as SECRETS_PREFIX,
     LEASE_SORT_KEY as LEASE_SORT_KEY,
     LINE_SORT_KEY as LINE_SORT_KEY,
     RUN_SORT_KEY as RUN_SORT_KEY,
@@ -199,6 +200,7 @@ from horovod_node.contract.ledger import (
     failure_key as failure_key,
     boot_key as boot_key,
     nodes_partition as nodes_partition,
+    secrets_partition as secrets_partition,
 )
 from horovod_node.contract.logs import (
     LOG_AGENT as LOG_AGENT,

@@ -5,18 +5,19 @@ The ledger: one DynamoDB table of one training, with partition key `pk` and sort
   FLEET#fleet            LEASE                    who holds the fleet, and until when
   QUEUE#queue            LINE                     the runs that wait, two attributes each: PLACE#run and WAITER#run
   RUN#run_id             RUN                      the request, the settings, the stage, the price
-  NODES#fleet#run_id     TASK#attempt#task        a task token of the state machine, waiting for a node's answer
   NODES#fleet#run_id     LEADER#attempt           the node that leads (conditional write: there is one)
   NODES#fleet#run_id     NODE#attempt#node        a node: address, GPUs, market, zone, state, steps, last sign of life
   NODES#fleet#run_id     PLAN#attempt             the ring: hosts in rank order
-  NODES#fleet#run_id     CHANNEL#attempt          of an elastic ring: where the leader's channel is, and its key
   NODES#fleet#run_id     PROGRESS                 how far the training is, for people; written by the leader
   NODES#fleet#run_id     FAILURE#attempt#node     the first failure that a node saw
   NODES#fleet#run_id     BOOT#node                a machine that pulls the image, before its agent is there
+  SECRETS#fleet#run_id   TASK#attempt#task        a task token of the state machine, waiting for a node's answer
+  SECRETS#fleet#run_id   CHANNEL#attempt          of an elastic ring: where the leader's channel is, and its key
 
-The partition says who may write. RUN# belongs to the state machines; nodes only read it. A fleet's nodes read and write
-the NODES# partitions of their own fleet and no other's: a node runs the user's script with its own permissions, and
-what is in there lets its holder answer for the run. IAM knows partition keys (`dynamodb:LeadingKeys`), not sort keys.
+The partition says who may read and write. RUN# belongs to the state machines; nodes only read it. A fleet's nodes read
+and write the NODES# and SECRETS# partitions of their own fleet and no other's: a node runs the user's script with its
+own permissions. Whoever reads SECRETS# can answer for the run or join its ring, so people who watch runs do not read
+it. IAM knows partition keys (`dynamodb:LeadingKeys`), not sort keys.
 
 `run_id` is that of `horovod_node.contract.run_id`. Attempts have at least four digits, so that sort keys are in the
 order of attempts.
@@ -37,6 +38,7 @@ FLEET_PREFIX: Final = "FLEET#"
 QUEUE_PREFIX: Final = "QUEUE#"
 RUN_PREFIX: Final = "RUN#"
 NODES_PREFIX: Final = "NODES#"
+SECRETS_PREFIX: Final = "SECRETS#"
 LEASE_SORT_KEY: Final = "LEASE"
 LINE_SORT_KEY: Final = "LINE"
 RUN_SORT_KEY: Final = "RUN"
@@ -76,9 +78,14 @@ def nodes_partition(fleet: str, run_id: str) -> str:
     return f"{NODES_PREFIX}{fleet}#{run_id}"
 
 
+def secrets_partition(fleet: str, run_id: str) -> str:
+    """Name the partition of what lets the nodes of *fleet*, and nobody else, act for a run."""
+    return f"{SECRETS_PREFIX}{fleet}#{run_id}"
+
+
 def task_key(fleet: str, run_id: str, attempt: int, task: Task) -> tuple[str, str]:
     """Name the item that carries the task token of *task*."""
-    return nodes_partition(fleet, run_id), f"{TASK_PREFIX}{_padded(attempt)}#{task}"
+    return secrets_partition(fleet, run_id), f"{TASK_PREFIX}{_padded(attempt)}#{task}"
 
 
 def leader_key(fleet: str, run_id: str, attempt: int) -> tuple[str, str]:
@@ -98,7 +105,7 @@ def plan_key(fleet: str, run_id: str, attempt: int) -> tuple[str, str]:
 
 def channel_key(fleet: str, run_id: str, attempt: int) -> tuple[str, str]:
     """Name the item through which the nodes of an elastic ring find their leader's channel."""
-    return nodes_partition(fleet, run_id), f"{CHANNEL_PREFIX}{_padded(attempt)}"
+    return secrets_partition(fleet, run_id), f"{CHANNEL_PREFIX}{_padded(attempt)}"
 
 
 def progress_key(fleet: str, run_id: str) -> tuple[str, str]:
