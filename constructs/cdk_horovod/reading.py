@@ -23,7 +23,7 @@ def permit_reading(grantee: iam.IGrantable, *, machine: sfn.StateMachine, log_gr
     """
     for actions, resource in (
         (["states:ListExecutions"], machine.state_machine_arn),
-        (["logs:DescribeLogStreams", "logs:FilterLogEvents", "logs:GetLogEvents"], log_group.log_group_arn),
+        (["logs:DescribeLogStreams", "logs:GetLogEvents"], log_group.log_group_arn),
         (["autoscaling:DescribeAutoScalingGroups", "ec2:DescribeSpotPriceHistory", "pricing:GetProducts"], "*"),
     ):
         iam.Grant.add_to_principal(grantee=grantee, actions=actions, resource_arns=[resource])

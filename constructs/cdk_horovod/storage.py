@@ -51,8 +51,11 @@ class ITrainingStorage(Protocol):
     def grant_write_receipts(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
         """Allow *grantee* to store the receipts of runs, and nothing else in the bucket."""
 
+    def grant_check_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
+        """Allow *grantee* to see whether a run's model is there, and how large it is."""
+
     def grant_read_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
-        """Allow *grantee* to list the model bucket and read models and receipts."""
+        """Allow *grantee* to list the model bucket and read what runs left there."""
 
 
 class TrainingStorage(StorageGrants):

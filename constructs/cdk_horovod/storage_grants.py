@@ -143,12 +143,28 @@ class StorageGrants(Construct):
             reason="A receipt is stored under its run's id, which is not known before.",
         )
 
+    def grant_check_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
+        """
+        Allow *grantee* to see whether a run's model is there, and how large it is.
+
+        S3 knows no smaller permission than to read it. Listing is part of it because S3 answers "forbidden" instead of
+        "not found" for a missing object to whoever may not list.
+        """
+        return _grant(
+            grantee,
+            self.model_bucket,
+            actions=["s3:GetObject"],
+            paths=[_models(training)],
+            key_actions=["kms:Decrypt"],
+            list_bucket=True,
+            reason="A model is stored under its run's id, which is not known before.",
+        )
+
     def grant_read_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
         """
         Allow *grantee* to list the model bucket and read what the runs of a training left there.
 
-        Listing is part of it because S3 answers "forbidden" instead of "not found" for a missing object to whoever
-        may not list.
+        Listing is part of it for the reason that `grant_check_models` gives.
         """
         return _grant(
             grantee,

@@ -235,7 +235,7 @@ class HorovodTraining(Construct):
 
     def grant_read(self, grantee: iam.IGrantable) -> None:
         """Let *grantee* see runs: status, ledger, logs, receipts, models, and what instances cost."""
-        self._grant_on_executions(grantee, "states:DescribeExecution", "states:GetExecutionHistory")
+        self._grant_on_executions(grantee, "states:DescribeExecution")
         grantee.grant_principal.add_to_principal_policy(
             iam.PolicyStatement(actions=["cloudformation:DescribeStacks"], resources=[Stack.of(self).stack_id])
         )
@@ -331,7 +331,7 @@ class HorovodTraining(Construct):
         # Every state brought the permission of its own call; these add the buckets' key.
         for machine in (self.state_machine, self.clean_up.state_machine):
             self._storage.grant_write_receipts(machine, training=self.queue)
-        self._storage.grant_read_models(self.state_machine, training=self.queue)
+        self._storage.grant_check_models(self.state_machine, training=self.queue)
         for statement in self.engine.statements:
             self.state_machine.add_to_role_policy(statement)
             for resource in statement.resources:

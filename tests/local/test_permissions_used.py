@@ -18,6 +18,7 @@ from lab import REAPER, SCHEDULE_SPEED, Lab, synthesise_lab, until
 
 from cdk_horovod import HorovodTraining
 from horovod_client import Run, TrainingClient
+from horovod_client.tensorboard_files import TensorBoardFiles
 from horovod_local import LocalCloud
 from horovod_local.permissions.policy import DENY
 from horovod_node import contract
@@ -37,11 +38,30 @@ OWNERS: Final = {
     r"^May": "client",
 }
 """Parts of policies' names to whose they are."""
-RANDOM: Final = r":eu-west-1|:123456789012|(?<=[a-zA-Z0-9])-[A-Za-z0-9]{12}(?=[:/]|$)|[0-9a-f]{8}-[0-9a-f-]{27}"
-"""What ARNs have of one deployment."""
+RANDOM: Final = (
+    r":eu-west-1|:123456789012|(?<=[a-zA-Z0-9])-[A-Za-z0-9]{12}(?=[:/]|$)|[0-9a-f]{8}-[0-9a-f-]{27}"
+    r"|(?<=Fleet)(One|Two)|(?<=GroupASG)[0-9A-F]{8}|(?<=bucket)[0-9a-f]{8}"
+)
+"""What ARNs have of one deployment, and of one of its fleets."""
 
 REASONS: Final = {
-    "logs:(CreateLogStream|DescribeLogStreams|PutLogEvents) of flow logs": "VPC itself writes flow logs",
+    r"(flow logs|trust): .*": "VPC writes flow logs, and services take on roles, without a request that is seen here",
+    r"bucket: (s3:PutObject|arn:aws:s3:::training-storagelogbucket/.*)": "S3 itself delivers its access logs",
+    r"(run|clean-up|reaper): xray:.*": "Step Functions itself sends traces",
+    r"(node: .*ecr.*|node: \*|endpoint: .*)": "Docker pulls the image; here nodes are processes",
+    r"node: s3:(AbortMultipartUpload|ListMultipartUploadParts)": "an upload in parts that fails takes its parts back",
+    r"node: sts:AssumeRole": "EC2 takes on the node's role",
+    r"run: arn:aws:(ec2:(capacity-reservation|placement-group|:snapshot)|resource-groups:group)/\*": (
+        "a launch asks for what it touches; this fleet has no reservation, and its volumes come from an image"
+    ),
+    r"run: pricing:getProducts": "the Price List API has no endpoint in this Region; elsewhere the run asks it",
+    r"run: kms:Decrypt": "KMS is not acted here",
+    r"run: arn:aws:s3:::training-storagemodelbucket": "only who may list hears that a model is missing; none is here",
+    r"run: dynamodb:getItem": "only of a ring that does not form in time is it asked who leads it",
+    r"reaper: arn:aws:states:execution:Training-TrainingCleanUpStateMachine.*": (
+        "a lease that the clean-up holds is reaped when that execution does not run any more"
+    ),
+    r"client: .*/checkpoints/.*": "people fetch the checkpoint of a run that failed with tools of their own",
 }
 """What none of the runs here uses, by pattern, and why the deployment has it."""
 
@@ -58,7 +78,7 @@ def grant(training: HorovodTraining) -> None:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A training of two fleets, with roles that were granted what clients need."""
     out = tmp_path_factory.mktemp("used") / "cdk.out"
-    synthesise_lab(out, extend=grant, max_restarts=1)
+    synthesise_lab(out, extend=grant, max_restarts=1, keep_checkpoints=1)
     with LocalCloud(home=tmp_path_factory.mktemp("used-cloud"), schedule_speed=SCHEDULE_SPEED) as cloud:
         cloud.deploy(out, tell=lambda _line: None)
         yield Lab(app=Deployment(cloud=cloud))
@@ -76,6 +96,17 @@ def as_role(lab: Lab, kind: str) -> TrainingClient:
     return lab.cloud.training(role_arn=role_of(lab, kind))
 
 
+def protect(lab: Lab) -> None:
+    """Protect every instance from scale-in, as a person may: a capacity of 0 does not end it."""
+    api = lab.cloud.client("autoscaling")
+    for group in api.describe_auto_scaling_groups()["AutoScalingGroups"]:
+        ids = [instance["InstanceId"] for instance in group["Instances"]]
+        if ids:
+            api.set_instance_protection(
+                AutoScalingGroupName=group["AutoScalingGroupName"], InstanceIds=ids, ProtectedFromScaleIn=True
+            )
+
+
 def succeed(lab: Lab, folder: Path) -> None:
     """Train, and look at everything that a client can look at: with the permission to start alone, then to read."""
     client = as_role(lab, "start")
@@ -88,22 +119,50 @@ def succeed(lab: Lab, folder: Path) -> None:
         hyperparameters={"seconds": 10},
         max_cost_usd=100,
     )
-    assert wait(run).state == "SUCCEEDED"
     reader = Run.from_id(run.name, client=as_role(lab, "read"))
+    # Looked at from the start: while nodes come, a status asks the group for them.
+    assert until(SECONDS, lambda: len(reader.status().nodes) == 2 and lab.steps_of(run) > 0)
+    protect(lab)
+    assert wait(run).state == "SUCCEEDED"
     assert reader.status().state == "SUCCEEDED"
     assert reader.receipt()["outcome"] == "succeeded"
     reader.download_model(folder / "model")
     assert list(reader.logs())
     assert reader.cost() is not None
     assert as_role(lab, "read").runs()
+    files = TensorBoardFiles(
+        lab.cloud.client("s3", role_arn=role_of(lab, "read")),
+        bucket=lab.app.training.connection.model_bucket,
+        run_id=run.run_id,
+        folder=folder,
+    )
+    assert files.sync() == 1
+
+
+def be_switched_off(lab: Lab) -> None:
+    """Stop a run whose nodes nobody but their switches ends."""
+    for layer in ("clean-up", "reaper"):
+        lab.switch(layer, on=False)
+    run = lab.start(gpus=1, seconds=600)
+    assert until(SECONDS, lambda: lab.steps_of(run) > 0)
+    run.stop()
+    assert until(SECONDS, lambda: not lab.app.instances_left())
+    lab.heal()
+    assert until(SECONDS + 2 * REAPER, lambda: lab.app.lease() is None)
+
+
+def fail(lab: Lab) -> None:
+    """Run a script that raises."""
+    assert wait(lab.app.start("raises.py", gpus=1)).state == "FAILED"
 
 
 def restart(lab: Lab) -> None:
-    """Lose the leader once it has left a checkpoint, and start again from it."""
+    """Lose the leader once it has left a second checkpoint and pruned the first, and start again from it."""
     run = lab.app.start("leaves_everything.py", gpus=1, hyperparameters={"seconds": 30}, max_restarts=1)
     models, prefix = lab.app.training.connection.model_bucket, contract.CHECKPOINT_PREFIX
     s3 = lab.cloud.client("s3")
-    assert until(SECONDS, lambda: run.run_id in str(s3.list_objects_v2(Bucket=models, Prefix=prefix)))
+    second = f"{run.run_id}/0001-00000002/"
+    assert until(SECONDS, lambda: second in str(s3.list_objects_v2(Bucket=models, Prefix=prefix)))
     lab.cloud.lose(lab.leader_of(run).instance_id)
     assert wait(run).state == "SUCCEEDED"
 
@@ -114,6 +173,7 @@ def stop(lab: Lab, *, layers: tuple[str, ...]) -> None:
         lab.switch(layer, on=layer in layers)
     run = lab.start(gpus=1, seconds=600)
     assert until(SECONDS, lambda: lab.steps_of(run) > 0)
+    protect(lab)
     may_stop = lab.cloud.client("stepfunctions", role_arn=role_of(lab, "stop"))
     may_stop.stop_execution(executionArn=run.execution_arn)
     assert until(SECONDS + 2 * REAPER, lambda: lab.app.lease() is None)
@@ -136,9 +196,11 @@ def parts(statements: list[dict[str, Any]]) -> dict[str, set[str]]:
 
 
 def test_every_statement_is_used_or_explained(lab: Lab, tmp_path: Path) -> None:
-    """Success, restart, a stop with either layer: no request is denied, and what nothing used has a reason."""
+    """Success, failure, restart, a stop with each layer: no request is denied, and what nothing used has a reason."""
     # WHEN
     succeed(lab, tmp_path)
+    fail(lab)
+    be_switched_off(lab)
     restart(lab)
     stop(lab, layers=("clean-up",))
     stop(lab, layers=("reaper",))

@@ -13,16 +13,19 @@ from horovod_node.errors import ReleasedError
 from horovod_node.lease_renewal import LeaseRenewal, renewal_seconds
 from horovod_node.ledger import Lease
 from horovod_node.membership import Membership
+from horovod_node.task import Task
 from horovod_node.work import Work
-from node.emulated import Aws
+from node.emulated import Aws, TaskAnswers
 from node.rings import SETTINGS
+from patience import eventually
 
 
 @pytest.fixture
 def leader(work: Work) -> Membership:
-    """The standing of a node that leads."""
+    """The standing of a node that leads and is asked for an answer."""
     membership = Membership(work)
     membership.lead()
+    membership.is_asked = True
     return membership
 
 
@@ -43,6 +46,36 @@ def test_leader_renews_the_lease(aws: Aws, work: Work, leader: Membership) -> No
     # THEN
     seconds = work.run.settings.lease_seconds
     assert before + seconds <= lease_of(work).expires_at <= after + seconds
+
+
+def test_lease_ends_with_the_questions(aws: Aws, work: Work, leader: Membership, answers: TaskAnswers) -> None:
+    """A stopped execution asks nothing any more: its leader leaves the lease to expire, until it is asked again."""
+    # GIVEN a leader that was asked for the training, until the execution was stopped
+    beating = replace(work, run=replace(work.run, settings=replace(work.run.settings, heartbeat_seconds=1)))
+    task = Task(beating, leader, name=contract.TASK_TRAIN)
+    key = contract.task_key(work.node.fleet, work.lease.run_id, 1, contract.TASK_TRAIN)
+    aws.put(key, **{contract.TOKEN: "first"})
+    answers.gone.add("first")
+    eventually(lambda: (task.heartbeat(), answers.calls)[1])
+    # WHEN
+    aws.put_lease(work.node.fleet, run="run-1", expires_at=1_000)
+    leader.keep()
+    # THEN
+    assert lease_of(work).expires_at == 1_000
+    # WHEN
+    aws.put(key, **{contract.TOKEN: "second"})
+
+    def renewed() -> bool:
+        task.heartbeat()
+        leader.keep()
+        return lease_of(work).expires_at > time.time()
+
+    # THEN
+    assert eventually(renewed)
+    # WHEN the second question is answered
+    task.succeed({})
+    # THEN
+    assert not leader.is_asked
 
 
 def test_follower_renews_nothing(aws: Aws, work: Work) -> None:

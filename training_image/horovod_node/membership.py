@@ -67,6 +67,11 @@ class Membership:
         """Training steps of the node's slowest rank."""
         self.pace: Sequence[Pace] = ()
         """What a step costs each rank of this node; written with the next refresh."""
+        self.is_asked = False
+        """
+        Whether the state machine waits for an answer of this node, as far as it knows. An execution that was stopped
+        asks nothing any more, and nobody else may be there to take its lease: so the lease ends with the questions.
+        """
         self._heard_at = time.monotonic()
 
     @property
@@ -75,7 +80,7 @@ class Membership:
         return self._watch.interruption
 
     def lead(self) -> None:
-        """Renew the run's lease from now on, too."""
+        """Renew the run's lease from now on, too, as long as the state machine waits for this node."""
         self._renewal = LeaseRenewal(self._ledger, fleet=self._work.node.fleet, settings=self._work.run.settings)
 
     def keep(self, *, state: str | None = None, step: int | None = None) -> None:
@@ -174,5 +179,5 @@ class Membership:
             raise ReleasedError(
                 f"fleet {self._work.node.fleet} is held by {lease.holder}, not by {self._work.lease.holder}"
             )
-        if self._renewal is not None:
+        if self._renewal is not None and self.is_asked:
             self._renewal.renew(lease)

@@ -2,8 +2,9 @@
 What the state machine asks of the leader: a task token to keep alive and to answer.
 
 Whatever it asks it may ask again, with another token: for the ring in each attempt of its capacity plan, and any
-question whose first writing it could not be sure of. So a token that is over is not the end. That comes with the lease,
-which the state machine gives to the next attempt or takes back when it gives an attempt up.
+question whose first writing it could not be sure of. So a token that is over is not the end. That comes with the lease:
+the state machine gives it to the next attempt, or takes it back when it gives an attempt up. If it was stopped it does
+neither, and the lease expires, because a leader renews it only while it knows of a question that is open.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class Task:
             try:
                 token = self._ledger.task_token(self._work.lease, self.name)
                 self._token = None if token == self._gone else token
+                self._membership.is_asked = self._token is not None
             except LedgerUnreachableError as error:
                 _log.warning("no look for the token of '%s': %s", self.name, error)
         return self._token is not None
@@ -115,6 +117,7 @@ class Task:
                 self._wait(pause)
                 pause = min(2 * pause, 10.0)
             else:
+                self._membership.is_asked = False
                 return
 
     def _wait_for_token(self) -> None:
@@ -133,4 +136,5 @@ class Task:
         if error.response["Error"]["Code"] not in contract.TOKEN_GONE:
             return False
         self._gone, self._token = self._token, None
+        self._membership.is_asked = False
         return True

@@ -17,7 +17,7 @@ until, step = time.monotonic() + arguments.seconds, 0
 while time.monotonic() < until:
     step += 1
     steps.report(step)
-    if step % 10 == 1:
+    if step % 50 == 1:
         print(f"step {step}", flush=True)
         # A checkpoint takes the place of the one before, in the bucket, too.
         for path in checkpoints.glob("step-*"):
