@@ -18,6 +18,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # The notices and the version check of the CDK CLI go to the network.
 export CDK_DISABLE_VERSION_CHECK := 1
 
+FAULTS := tests/local/faults/test_matrix.py tests/local/faults/test_layers.py
+
 # One compiled Horovod for each combination of what it was compiled with.
 HOROVOD_KEY := $(shell cat training_image/build_horovod.sh <(grep -E '^(tensorflow-cpu|cmake)==' requirements/dev.txt) \
 	| sha256sum | cut -c1-16)
@@ -36,11 +38,11 @@ test: setup lint types ## Everything but the slow lane
 test-fast: setup ## Tests of plain Python: no synthesis, ring, local cloud or image; under a minute
 	pytest -q -m "not slow and not ring and not local and not synth"
 
-test-slow: setup system-packages ## Image build, Keras 3 proof, real CDK CLI: takes long
-	pytest -m slow
+test-slow: setup system-packages ## Image build, Keras 3 proof, real CDK CLI and all else that takes long, but for `faults`
+	pytest -n 2 --dist loadfile -m slow $(FAULTS:%=--ignore=%)
 
 faults: setup ## Every fault in every phase of a run, and each layer alone; writes docs/fault-matrix.md
-	FAULT_MATRIX=docs/fault-matrix.md pytest tests/local/faults/test_matrix.py tests/local/faults/test_layers.py
+	FAULT_MATRIX=docs/fault-matrix.md pytest -n 2 --dist worksteal $(FAULTS)
 	@cat docs/fault-matrix.md
 
 lint: setup ## Style

@@ -88,7 +88,9 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
         app.assert_nothing_is_left()
 
 
-@pytest.mark.parametrize("prices", ["given", "brought", pytest.param("looked_up", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "prices", ["given", *(pytest.param(name, marks=pytest.mark.slow) for name in ("brought", "looked_up"))]
+)
 def test_run_that_reaches_its_ceiling_keeps_its_checkpoints(
     prices: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -166,6 +166,33 @@ def test_run_that_reserves_while_the_reaper_looks_is_left_alone(lab: Lab) -> Non
     run.stop()
 
 
+@pytest.mark.slow
+def test_run_that_ends_while_the_reaper_looks_is_not_reaped(lab: Lab) -> None:
+    """The reaper has seen whose the fleet is, and the run frees it before the reaper finds that it has ended."""
+    # GIVEN a reaper that read the run's lease, and waits for the group's description
+    run = lab.start(gpus=2, seconds=20)
+    assert until(SECONDS, lambda: lab.steps_of(run) > 0)
+    late = ApiFault(
+        service="autoscaling",
+        operation="DescribeAutoScalingGroups",
+        caller=WORKFLOW,
+        times=2,
+        error=None,
+        delay_seconds=200,
+    )
+    lab.put(failing=(late,))
+    time.sleep(2 * REAPER)
+    lab.switch("reaper", on=False)
+    before = len(put(lab, METRIC_REAPED))
+    # WHEN the run ends by itself
+    assert wait(run).state == "SUCCEEDED"
+    lab.put(failing=())
+    # THEN nobody takes what is free
+    time.sleep(SOME_LOOKS)
+    assert is_free(lab, TWO)
+    assert len(put(lab, METRIC_REAPED)) == before
+
+
 def falls_silent(lab: Lab) -> bool:
     """Tell whether the reaper comes to say nothing for some looks: one look may end long after the next has begun."""
 

@@ -85,7 +85,8 @@ def test_follower_takes_part_in_the_next_attempt_in_the_same_process(pair: Ring)
     assert joined(pair, 2, 2)
 
 
-@pytest.mark.parametrize("what", ["another run", pytest.param("nobody", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["another run", "nobody"])
 def test_agent_that_waits_for_the_next_attempt_leaves_with_the_lease(pair: Ring, what: str) -> None:
     """When the fleet goes to somebody else there is no next attempt: the exit code is that of the failure."""
     # GIVEN

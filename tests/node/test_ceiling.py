@@ -73,6 +73,7 @@ def restored(ring: Ring, folder: Path) -> tuple[str, dict[str, bytes]]:
 
 
 @pytest.mark.ring
+@pytest.mark.slow
 def test_ring_stops_before_its_ceiling_with_a_last_checkpoint(ring: Ring, tmp_path: Path) -> None:
     """Rank 0 writes its last checkpoint after SIGTERM, with the ring still whole; then all nodes stop."""
     # GIVEN

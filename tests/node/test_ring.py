@@ -178,6 +178,7 @@ def test_leader_that_is_killed_takes_all_ranks_along(ring: Ring) -> None:
     assert ring.answers.answer(ring.token(contract.TASK_TRAIN)) is None
 
 
+@pytest.mark.slow
 def test_follower_that_is_killed_is_the_reason(ring: Ring) -> None:
     """After SIGKILL to a follower's agent the cause is that node, not what the other ranks said of their ring."""
     # GIVEN

@@ -77,7 +77,7 @@ def clean_up_definition(
         scope,
         ledger=ledger,
         holder=contract.CLEAN_UP,
-        condition="#execution = :stopped",
+        condition=f"{lease.MINE} OR #execution = :stopped",
         values={":stopped": {"S": jsonata("$event.executionArn")}},
         run="$run",
         seconds=limits.hold,

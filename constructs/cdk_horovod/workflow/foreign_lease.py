@@ -107,7 +107,7 @@ def take_from(
     Args:
         holder: `contract.CLEAN_UP` or `contract.REAPER`.
         condition: When it may; `#run`, `#execution` and `#expiry` name the lease's attributes. Taking what this
-            execution holds already is always allowed.
+            execution holds already must be allowed (`lease.MINE`).
         values: Of the condition.
         run: Expression of the run that held the fleet, or of ''.
         seconds: How long nobody else may take it.
@@ -119,7 +119,7 @@ def take_from(
         "Take the lease",
         ledger=ledger,
         update="SET #run = :holder, #execution = :execution, #expiry = :expiry, #reclaimed = :reclaimed",
-        condition=f"({MINE}) OR {condition}",
+        condition=condition,
         names={
             "#run": contract.RUN,
             "#expiry": contract.EXPIRES_AT,
@@ -142,16 +142,17 @@ def take_from_the_dead(
     """
     Build the state that takes the lease of `$fleet` for the reaper, if nobody lives who holds it.
 
-    That is if it has no owner, or if it is still that of `$lease.execution`, which does not run any more (`$ended`) or
-    has let it expire. DynamoDB compares when it writes, so that no renewal in between is missed, and the reaper needs
-    not read the one attribute that nodes may write: one that is no number has expired.
+    That is if it has no owner and had none when it was read, or if it is still that of `$lease.execution`, which does
+    not run any more (`$ended`) or has let it expire. DynamoDB compares when it writes, so that no renewal in between is
+    missed, and the reaper needs not read the one attribute that nodes may write: one that is no number has expired. Nor
+    does it take a fleet whose run freed it between the two.
     """
+    still = f"({_OWNED} AND #execution = :seen AND ((NOT attribute_type(#expiry, :number)) OR #expiry <= :before))"
     return take_from(
         scope,
         ledger=ledger,
         holder=contract.REAPER,
-        condition=f"(NOT {_OWNED}) OR (#execution = :seen AND ((NOT attribute_type(#expiry, :number)) OR "
-        "#expiry <= :before))",
+        condition=jsonata(f"'({MINE}) OR {still}' & ($lease.execution = '' ? ' OR (NOT {_OWNED})' : '')"),
         values={
             **_OWNED_VALUES,
             ":seen": {"S": jsonata("$lease.execution")},

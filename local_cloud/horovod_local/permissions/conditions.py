@@ -30,6 +30,7 @@ KEYS: Final = MULTIVALUED_KEYS | {
     "aws:securetransport",
     "aws:sourceaccount",
     "aws:sourcearn",
+    "aws:sourceowner",
     "aws:sourcevpc",
     "aws:sourcevpce",
     "aws:userid",

@@ -151,6 +151,9 @@ def _global_keys(principal: Principal, region: str, check: Check) -> Context:
         "aws:resourceaccount": (owner or principal.account,),
         # The local cloud speaks HTTP on loopback in the place of HTTPS.
         "aws:securetransport": ("true",),
+        # In the policy that every topic has from the start; services that act for themselves do not send it (Amazon SNS
+        # Developer Guide, "Example cases for Amazon SNS access control").
+        "aws:sourceowner": (principal.account,),
         "aws:viaawsservice": (str(bool(check.via)).lower(),),
     }
     if check.via:

@@ -239,7 +239,8 @@ def test_roles_are_assumed_only_if_they_trust_the_account(cloud: Any, make_role:
 
 
 def test_statements_know_who_used_them(cloud: Any, make_role: MakeRole) -> None:
-    """The record has each pattern of a statement with those whom it allowed something."""
+    """The record has each pattern of a statement with those whom it allowed something, beside those of any topic."""
+    cloud.client("sns").create_topic(Name="with-the-policy-that-every-topic-has")
     role = make_role(allow("ec2:Describe*", "ec2:RunInstances"))
     cloud.client("ec2", role_arn=role).describe_instances()
     name = role.rpartition("/")[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lab import Lab, deployed_lab
@@ -13,7 +14,7 @@ from strikes import STRIKES
 from table import TABLE
 
 CELLS = "faults/cells"
-"""Key in pytest's cache."""
+"""Key in pytest's cache, and in what a worker of pytest-xdist hands on."""
 
 
 @pytest.fixture(scope="session")
@@ -32,12 +33,22 @@ def lab(deployed: Lab) -> Iterator[Lab]:
     deployed.switch("reaper", on=False)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker saw, where pytest-xdist has several."""
+    TABLE.take(getattr(node, "workeroutput", {}).get(CELLS, {}))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """
-    Write the table where FAULT_MATRIX says, if every test of the session passed.
+    Write the table where FAULT_MATRIX says, if every test of the session passed; a worker hands on what it saw.
 
     What a session saw is kept for one that repeats a part: `pytest --last-failed`, `pytest -k …`.
     """
+    handed_on = getattr(session.config, "workeroutput", None)
+    if handed_on is not None:
+        handed_on[CELLS] = TABLE.to_json()
+        return
     place, cache = os.environ.get("FAULT_MATRIX"), session.config.cache
     if not place or cache is None:
         return

@@ -19,6 +19,9 @@ others off is in the second table. What the bounds mean: [termination.md](termin
 """
 
 
+LAYERS: Final = ("Catch", "clean-up", "reaper", "dead-man's switch")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """
@@ -48,7 +51,7 @@ class Layer:
     What one layer did with all others off.
 
     Args:
-        name: The layer.
+        name: The layer, one of `LAYERS`.
         strike: What it was tried with.
         ended: How the run ended.
         bound: Within which nothing was left, as a formula.
@@ -80,7 +83,7 @@ class Table:
         return {"cells": self._cells, "layers": self._layers}
 
     def take(self, known: Mapping[str, Mapping[str, str]]) -> None:
-        """Take what an earlier session knew."""
+        """Take what an earlier session knew, or another worker; what is known here counts."""
         self._cells = {**known.get("cells", {}), **self._cells}
         self._layers = {**known.get("layers", {}), **self._layers}
 
@@ -91,8 +94,13 @@ class Table:
             row = [self._cells.get(f"{strike}|{phase}", "-") for phase in phases]
             lines.append(f"| **{strike}** | " + " | ".join(row) + " |")
         lines += ["", "## Each layer alone", "", "| layer | tried with | the run ended | bound |", "|---|---|---|---|"]
-        lines += [f"| {tried} | {seen} |" for tried, seen in self._layers.items()]
+        lines += [f"| {tried} | {seen} |" for tried, seen in sorted(self._layers.items(), key=_place)]
         return HEAD + "\n".join(lines) + "\n"
+
+
+def _place(row: tuple[str, str]) -> tuple[int, str]:
+    tried, _ = row
+    return LAYERS.index(tried.partition(" | ")[0]), tried
 
 
 TABLE: Final = Table()
