@@ -133,7 +133,7 @@ def _leader_gone(phase: Phase) -> Expectation | None:
     if not phase.nodes:
         return None
     if phase.name == "joining":
-        return Expectation(outcomes=(contract.ERROR_RING_NOT_FORMED,), bound=BY_LAUNCH)
+        return Expectation(outcomes=(contract.ERROR_LEADER_LOST,), bound=BY_LAUNCH)
     if phase.state in ("Train", "Save the model"):
         return Expectation(outcomes=(contract.ERROR_LEADER_LOST,), bound=BY_HEARTBEAT)
     return Expectation(outcomes=(SUCCESS,), bound=AT_ONCE)
