@@ -134,11 +134,11 @@ give_sign() {
     --table-name '@LEDGER_TABLE@' --key '{"pk": {"S": "FLEET#@FLEET@"}, "sk": {"S": "LEASE"}}' \
     --query 'Item.[run.S, run_id.S]' --output text)
   # Nobody's, or that of what empties the fleet.
-  [[ -n $run && $run != None && $run != '#'* ]] || return 0
+  [[ -n $run_id && $run_id != None && $run != '#'* ]] || return 0
   token=$(metadata api/token --request PUT --header 'X-aws-ec2-metadata-token-ttl-seconds: 60')
   instance_type=$(metadata meta-data/instance-type --header "X-aws-ec2-metadata-token: $token")
   zone=$(metadata meta-data/placement/availability-zone --header "X-aws-ec2-metadata-token: $token")
-  printf -v item '"%s": {"S": "%s"}, ' pk "NODES#@FLEET@#$run_id" sk "BOOT#$node" node "$node" \
+  printf -v item '"%s": {"S": "%s"}, ' pk 'NODES#@FLEET@#'"$run_id" sk "BOOT#$node" node "$node" \
     state 'pulling the image' instance_type "$instance_type" zone "$zone"
   printf -v item '{%s"booted_at": {"N": "%s"}, "seen_at": {"N": "%s"}, "remove_at": {"N": "%s"}}' "$item" \
     "$booted_at" "$EPOCHSECONDS" $((EPOCHSECONDS + 86400))

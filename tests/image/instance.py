@@ -29,7 +29,7 @@ case "${0##*/} $1" in
   'aws ecr') echo a-password ;;
   'docker login') cat > /received; touch "$DOCKER_CONFIG/config.json" ;;
   'docker image') echo "${last%:*}@sha256:0123" ;;
-  'aws dynamodb') [ "$2" != get-item ] || echo run-1 ;;
+  'aws dynamodb') [ "$2" != get-item ] || echo run-1 Training/run-1/20261126T110236Z ;;
   'curl '*) case "$last" in
     http://169.254.169.254/latest/api/token) echo a-token ;;
     http://169.254.169.254/latest/meta-data/instance-type) echo g5.xlarge ;;

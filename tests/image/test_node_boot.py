@@ -38,6 +38,10 @@ LOGIN = [
     ["docker", "login", "--username", "AWS", "--password-stdin", REGISTRY],
 ]
 PULL = ["docker", "pull", "--quiet", IMAGE]
+WAIT_FOR_ITS_PART = [
+    ["systemctl", "daemon-reload"],
+    ["systemctl", "start", "cdk-horovod-part-over.service"],
+]
 
 
 def inspect(image: str = IMAGE) -> list[str]:
@@ -104,7 +108,7 @@ def test_starts_the_node(instance: Instance) -> None:
     assert (booted.returncode, booted.stderr) == (0, "cdk-horovod: node started\n")
     assert instance.recorded()[:4] == [*SET_SWITCH, NO_UNIT, START_DOCKER]
     assert sorted(instance.recorded()[4:6]) == LOGIN  # two ends of a pipe start together
-    assert instance.recorded()[6:] == [PULL, inspect(), run_call(logs=logs)]
+    assert instance.recorded()[6:] == [PULL, inspect(), run_call(logs=logs), *WAIT_FOR_ITS_PART]
     assert (instance.changes / "received").read_text() == "a-password\n"
 
 
@@ -167,7 +171,7 @@ def test_needs_no_login_elsewhere(instance: Instance) -> None:
 
     pull = ["docker", "pull", "--quiet", image]
     digest = "registry.example:5000/node@sha256:0123"
-    started = [pull, inspect(image), run_call(image=image, digest=digest)]
+    started = [pull, inspect(image), run_call(image=image, digest=digest), *WAIT_FOR_ITS_PART]
     assert instance.recorded() == [*SET_SWITCH, NO_UNIT, START_DOCKER, *started]
 
 
@@ -190,7 +194,7 @@ def test_image_without_a_digest_goes_by_its_name(instance: Instance) -> None:
     instance.boot(user_data())
 
     # THEN
-    assert instance.recorded()[-1] == run_call(digest=IMAGE)
+    assert instance.recorded()[-3] == run_call(digest=IMAGE)
 
 
 def test_gives_a_sign_while_it_pulls(instance: Instance) -> None:
@@ -205,7 +209,7 @@ def test_gives_a_sign_while_it_pulls(instance: Instance) -> None:
     item = json.loads(write[write.index("--item") + 1])
     seen_at = int(item["seen_at"]["N"])
     assert item == {
-        **item_key(contract.boot_key("run-1", "i-0123456789abcdef0")),
+        **item_key(contract.boot_key("c8a1 $HOME", "Training/run-1/20261126T110236Z", "i-0123456789abcdef0")),
         contract.NODE: {"S": "i-0123456789abcdef0"},
         contract.STATE: {"S": "pulling the image"},
         contract.INSTANCE_TYPE: {"S": "g5.xlarge"},
@@ -262,7 +266,7 @@ def test_hands_over_efa_devices(instance: Instance, adapters: str) -> None:
     """Each EFA device that the instance has goes into the container, whose image must know what to do with it."""
     instance.boot(user_data())
 
-    assert instance.recorded()[6:] == [PULL, inspect(), run_call(efa=adapters)]
+    assert instance.recorded()[6:] == [PULL, inspect(), run_call(efa=adapters), *WAIT_FOR_ITS_PART]
 
 
 def test_hands_over_efa_software(instance: Instance, adapters: str, efa_software: str) -> None:
@@ -275,7 +279,13 @@ def test_hands_over_efa_software(instance: Instance, adapters: str, efa_software
 
     # THEN
     assert booted.returncode == 0
-    assert instance.recorded()[6:] == [PULL, inspect(), LOOK_INTO_IMAGE, run_call(efa=f"{adapters} {efa_software}")]
+    assert instance.recorded()[6:] == [
+        PULL,
+        inspect(),
+        LOOK_INTO_IMAGE,
+        run_call(efa=f"{adapters} {efa_software}"),
+        *WAIT_FOR_ITS_PART,
+    ]
 
 
 @pytest.mark.usefixtures("efa_software")
@@ -283,7 +293,7 @@ def test_leaves_an_image_its_own_efa_software(instance: Instance, adapters: str)
     """Nothing is laid over what an image brings."""
     instance.boot(user_data())
 
-    assert instance.recorded()[6:] == [PULL, inspect(), LOOK_INTO_IMAGE, run_call(efa=adapters)]
+    assert instance.recorded()[6:] == [PULL, inspect(), LOOK_INTO_IMAGE, run_call(efa=adapters), *WAIT_FOR_ITS_PART]
 
 
 @pytest.mark.usefixtures("efa_software")
@@ -291,7 +301,7 @@ def test_hands_over_nothing_without_adapters(instance: Instance) -> None:
     """The AMI has the software on every instance type; only those with adapters use it."""
     instance.boot(user_data())
 
-    assert instance.recorded()[6:] == [PULL, inspect(), run_call()]
+    assert instance.recorded()[6:] == [PULL, inspect(), run_call(), *WAIT_FOR_ITS_PART]
 
 
 def test_any_user_can_write_the_ml_folder(instance: Instance) -> None:
@@ -316,7 +326,7 @@ def test_uses_the_volume_that_the_ami_mounted(instance: Instance) -> None:
 
     # THEN
     assert instance.recorded()[3] == ["systemctl", "start", "dlami-nvme.service"]
-    assert instance.recorded()[-1] == run_call(ml_root="/opt/dlami/nvme/ml")
+    assert instance.recorded()[-3] == run_call(ml_root="/opt/dlami/nvme/ml")
     assert booted.stdout == "1777\n"
 
 
@@ -326,7 +336,7 @@ def test_formats_and_mounts_a_bare_disk(instance: Instance) -> None:
     booted = instance.boot(user_data(), after="findmnt --noheadings --output FSTYPE /opt/ml; stat --format=%a /opt/ml")
 
     assert booted.stdout == "ext4\n1777\n"
-    assert instance.recorded()[-1] == run_call()
+    assert instance.recorded()[-3] == run_call()
 
 
 @pytest.mark.usefixtures("disk")
@@ -348,7 +358,16 @@ def test_tries_again_when_the_registry_is_busy(instance: Instance) -> None:
     booted = instance.boot(user_data())
 
     # THEN
-    assert instance.recorded()[6:] == [PULL, ["sleep", "2"], PULL, ["sleep", "4"], PULL, inspect(), run_call()]
+    assert instance.recorded()[6:] == [
+        PULL,
+        ["sleep", "2"],
+        PULL,
+        ["sleep", "4"],
+        PULL,
+        inspect(),
+        run_call(),
+        *WAIT_FOR_ITS_PART,
+    ]
     assert booted.stderr.splitlines() == [
         f"cdk-horovod: could not pull {IMAGE}; next try in 2 s",
         f"cdk-horovod: could not pull {IMAGE}; next try in 4 s",
