@@ -140,17 +140,7 @@ def test_run_between_its_lease_and_its_nodes_is_left_alone(lab: Lab, state: str,
 def test_run_that_reserves_while_the_reaper_looks_is_left_alone(lab: Lab) -> None:
     """The reaper has seen a fleet without a lease and is about to take it when a run gets it: the run wins."""
     # GIVEN a reaper that read that nobody holds the fleet, and waits for the group's description
-    late = ApiFault(
-        service="autoscaling",
-        operation="DescribeAutoScalingGroups",
-        caller=WORKFLOW,
-        times=2,
-        error=None,
-        delay_seconds=200,
-    )
-    lab.put(failing=(late,))
-    time.sleep(2 * REAPER)
-    lab.switch("reaper", on=False)
+    hold_a_look(lab)
     before = len(put(lab, METRIC_REAPED))
     # WHEN a run reserves it, and its nodes are there by the time the description comes
     run = lab.start(gpus=2)
@@ -172,6 +162,19 @@ def test_run_that_ends_while_the_reaper_looks_is_not_reaped(lab: Lab) -> None:
     # GIVEN a reaper that read the run's lease, and waits for the group's description
     run = lab.start(gpus=2, seconds=20)
     assert until(SECONDS, lambda: lab.steps_of(run) > 0)
+    hold_a_look(lab)
+    before = len(put(lab, METRIC_REAPED))
+    # WHEN the run ends by itself
+    assert wait(run).state == "SUCCEEDED"
+    lab.put(failing=())
+    # THEN nobody takes what is free
+    time.sleep(SOME_LOOKS)
+    assert is_free(lab, TWO)
+    assert len(put(lab, METRIC_REAPED)) == before
+
+
+def hold_a_look(lab: Lab) -> None:
+    """Let one look of the reaper read the leases and wait for the groups' descriptions, and begin no other."""
     late = ApiFault(
         service="autoscaling",
         operation="DescribeAutoScalingGroups",
@@ -183,14 +186,6 @@ def test_run_that_ends_while_the_reaper_looks_is_not_reaped(lab: Lab) -> None:
     lab.put(failing=(late,))
     time.sleep(2 * REAPER)
     lab.switch("reaper", on=False)
-    before = len(put(lab, METRIC_REAPED))
-    # WHEN the run ends by itself
-    assert wait(run).state == "SUCCEEDED"
-    lab.put(failing=())
-    # THEN nobody takes what is free
-    time.sleep(SOME_LOOKS)
-    assert is_free(lab, TWO)
-    assert len(put(lab, METRIC_REAPED)) == before
 
 
 def falls_silent(lab: Lab) -> bool:
