@@ -7,6 +7,7 @@ host name stands in the repository. What it needs for that goes into the root, n
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -36,11 +37,18 @@ def base_root() -> Path:
     """Give the cached root file system of `SUITE`, made on first use (about a minute); callers must not change it."""
     require("debootstrap")
     root = CACHE / "debootstrap" / SUITE
-    if root.exists():
-        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    # Two test processes come here at once. Without the lock, one removes what the other is just making.
+    with root.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            _make(root)
+    return root
+
+
+def _make(root: Path) -> None:
     partial = root.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
     # ca-certificates, because the Dockerfile installs it and would otherwise replace the host's.
     command = ["debootstrap", "--variant=minbase", "--include=ca-certificates", SUITE, str(partial), _mirror()]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -49,7 +57,6 @@ def base_root() -> Path:
     shutil.rmtree(partial / "var/cache/apt/archives", ignore_errors=True)
     _reach_like_host(partial)
     partial.rename(root)
-    return root
 
 
 def _mirror() -> str:
