@@ -71,7 +71,7 @@ def test_fails_when_a_setting_is_wrong(key: str, value: str, sentence: str) -> N
     [
         ({"instance_types": ""}, "'instance_types' must hold at least one type, got none"),
         ({"max_gpus": 2}, "'max_gpus' must be at least 4, the largest weight, got 2"),
-        ({"image_profile": "new"}, "'horovod:image_profile' must be default or newer, got 'new'"),
+        ({"image_profile": "new"}, "'horovod:image_profile' must be default, newer or torch, got 'new'"),
         ({"max_azs": 0}, "'max_azs' must be from 1 to 6, got 0"),
         ({"max_cost_usd": -5}, "'max_cost_usd' must be more than 0 USD, got -5.0"),
     ],
