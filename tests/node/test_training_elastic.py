@@ -26,7 +26,8 @@ class Ring:
 
     def keep_training(self, *outcomes: Any) -> Any:
         """Train in a loop whose rounds end like *outcomes*."""
-        from horovod_node.training.elastic import HostUpdates, keep_training
+        from horovod_node.training.elastic import keep_training
+        from horovod_node.training_base.elastic import HostUpdates
 
         ends = iter(outcomes)
 
@@ -82,7 +83,7 @@ def test_lost_ring_goes_back_to_the_last_commit(ring: Ring) -> None:
 
 def test_changed_ring_loses_nothing(ring: Ring) -> None:
     """All ranks left at the same step, with the same state."""
-    from horovod_node.training.elastic import RingChanged
+    from horovod_node.training_base.elastic import RingChanged
 
     assert ring.keep_training(RingChanged(), "trained") == "trained"
     assert ring.events == ["sync", "form anew", "sync"]

@@ -9,13 +9,14 @@ nothing to do with the ring, it returns `None`: the training ends in the middle,
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import tensorflow as tf
 
 from horovod_node.training import ring
+from horovod_node.training_base import elastic
+from horovod_node.training_base.elastic import HostUpdates
 
 Answer = TypeVar("Answer")
 
@@ -26,30 +27,6 @@ _OF_HOROVOD = re.compile(r"Horovod(?:[A-Z]\w*| has been shut down)|, in horovod_
 The name of an operation that was not named otherwise (`HorovodAllreduce`), the function that made it in TensorFlow's
 account of where, or the transport's own words. Not the bare word: it is in the paths of this package.
 """
-
-
-class RingChanged(Exception):  # noqa: N818 - no error: all ranks leave at the same step, and nothing is lost
-    """Nodes have come, or are about to go."""
-
-
-class HostUpdates:
-    """Hears from Horovod that the ring is about to change; on rank 0, which tells the others when they commit."""
-
-    def __init__(self) -> None:
-        self._news = threading.Event()
-
-    @property
-    def pending(self) -> bool:
-        """Whether there is something to tell."""
-        return self._news.is_set()
-
-    def on_hosts_updated(self, timestamp: float, update_res: Any) -> None:  # noqa: ARG002 - the signature is Horovod's
-        """Take Horovod's word for it; called by another thread."""
-        self._news.set()
-
-    def clear(self) -> None:
-        """Forget what the ring that was formed since takes care of."""
-        self._news.clear()
 
 
 def is_lost_ring(error: BaseException) -> bool:
@@ -66,40 +43,7 @@ def is_lost_ring(error: BaseException) -> bool:
 def keep_training(
     train: Callable[[], Answer], *, sync: Callable[[], None], restore: Callable[[], None], updates: HostUpdates
 ) -> Answer:
-    """
-    Train to the end, on one ring after another.
-
-    A ring that breaks costs what was done since the last commit; one that changes in order costs nothing. In a ring
-    that cannot change, an error is an error.
-
-    Args:
-        train: Trains; begins where the state is.
-        sync: Makes the state the same on all ranks, and commits it.
-        restore: Goes back to the last commit.
-        updates: What *train* raises `RingChanged` for.
-
-    Returns:
-        What *train* returned at last.
-    """
-    if not ring.is_elastic():
-        sync()
-        return train()
-    from horovod.common.elastic import notification_manager
-
-    notification_manager.init()
-    notification_manager.register_listener(updates)
-    try:
-        while True:
-            try:
-                sync()
-                return train()
-            except RingChanged:
-                pass
-            except Exception as error:
-                if not is_lost_ring(error):
-                    raise
-                restore()
-            ring.form_anew()
-            updates.clear()
-    finally:
-        notification_manager.remove_listener(updates)
+    """Train to the end, on one ring of TensorFlow after another (`training_base.elastic`)."""
+    return elastic.keep_training(
+        train, sync=sync, restore=restore, updates=updates, ring=ring, is_lost_ring=is_lost_ring
+    )

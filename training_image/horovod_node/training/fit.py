@@ -14,15 +14,17 @@ import tensorflow as tf
 from horovod_node import step_times, steps
 from horovod_node.training import optimizer as optimizers
 from horovod_node.training import ring
-from horovod_node.training.checkpoints import CHECKPOINT_SECONDS, Checkpoints, checkpoint_folder
-from horovod_node.training.commits import CommitSchedule
-from horovod_node.training.elastic import HostUpdates, RingChanged, is_lost_ring, keep_training
+from horovod_node.training.checkpoint_format import ArrayFormat
+from horovod_node.training.elastic import is_lost_ring, keep_training
 from horovod_node.training.keras_callbacks import ring_callbacks
-from horovod_node.training.position import Position
-from horovod_node.training.report import Report
-from horovod_node.training.state import FitOverError, TrainingState
-from horovod_node.training.stop import StopRequest
+from horovod_node.training.state import TrainingState
 from horovod_node.training.work import Leg, Work, divide
+from horovod_node.training_base.checkpoints import CHECKPOINT_SECONDS, Checkpoints, checkpoint_folder
+from horovod_node.training_base.commits import CommitSchedule
+from horovod_node.training_base.elastic import FitOverError, HostUpdates, RingChanged
+from horovod_node.training_base.position import Position
+from horovod_node.training_base.report import Report
+from horovod_node.training_base.stop import StopRequest
 
 _last = Position(fit=0)
 """Where the script's last call of `fit` ended."""
@@ -110,7 +112,7 @@ def fit(
         state,
         epochs=epochs,
         schedule=CommitSchedule(commit_every),
-        checkpoints=Checkpoints(folder, state.describe()) if folder and ring.rank() == 0 else None,
+        checkpoints=Checkpoints(folder, ArrayFormat(state.describe())) if folder and ring.rank() == 0 else None,
         checkpoint_every=checkpoint_every,
     )
     listed = [callbacks] if callbacks is not None and not isinstance(callbacks, list | tuple) else callbacks or []
@@ -206,7 +208,14 @@ class _Training:
         if self._stop.came and ring.rank() == 0:
             self._state.commit()
             self._leave()
-        self._report.tell(self._state.position, leg=self._leg, taken=taken, epoch_steps=self._epoch_steps, logs=logs)
+        self._report.tell(
+            self._state.position,
+            leg=self._leg,
+            taken=taken,
+            epoch_steps=self._epoch_steps,
+            ranks=ring.size(),
+            logs=logs,
+        )
         # What is kept at an epoch's last step is kept as the next one's beginning, when callbacks have seen its end.
         if taken < self._leg.steps:
             self._keep()
