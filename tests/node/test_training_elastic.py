@@ -26,8 +26,9 @@ class Ring:
 
     def keep_training(self, *outcomes: Any) -> Any:
         """Train in a loop whose rounds end like *outcomes*."""
-        from horovod_node.training.elastic import keep_training
-        from horovod_node.training_base.elastic import HostUpdates
+        from horovod_node.training import ring
+        from horovod_node.training.elastic import is_lost_ring
+        from horovod_node.training_base.elastic import HostUpdates, keep_training
 
         ends = iter(outcomes)
 
@@ -42,6 +43,8 @@ class Ring:
             sync=lambda: self.events.append("sync"),
             restore=lambda: self.events.append("restore"),
             updates=HostUpdates(),
+            ring=ring,
+            is_lost_ring=is_lost_ring,
         )
 
 

@@ -1,5 +1,5 @@
 """
-Training on while the ring changes.
+Which errors mean that the ring was lost.
 
 `hvd.elastic.run` is not used. Horovod 0.28.1's version for TensorFlow turns TensorFlow's `UnknownError` into a lost
 ring when it names one of three operations; for every other one, a grouped allreduce for example, or an error that has
@@ -9,16 +9,10 @@ nothing to do with the ring, it returns `None`: the training ends in the middle,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TypeVar
 
 import tensorflow as tf
 
 from horovod_node.training import ring
-from horovod_node.training_base import elastic
-from horovod_node.training_base.elastic import HostUpdates
-
-Answer = TypeVar("Answer")
 
 _RING_ERRORS = (tf.errors.UnknownError, tf.errors.AbortedError, tf.errors.CancelledError)
 """What Horovod's operations fail with when the ring breaks. They answer mismatched tensors with others."""
@@ -37,13 +31,4 @@ def is_lost_ring(error: BaseException) -> bool:
 
     return isinstance(error, HorovodInternalError) or (
         isinstance(error, _RING_ERRORS) and _OF_HOROVOD.search(str(error)) is not None
-    )
-
-
-def keep_training(
-    train: Callable[[], Answer], *, sync: Callable[[], None], restore: Callable[[], None], updates: HostUpdates
-) -> Answer:
-    """Train to the end, on one ring of TensorFlow after another (`training_base.elastic`)."""
-    return elastic.keep_training(
-        train, sync=sync, restore=restore, updates=updates, ring=ring, is_lost_ring=is_lost_ring
     )
