@@ -42,6 +42,11 @@ if [ "${WITH_NCCL:-0}" = 1 ]; then
   cuda=$("$python" -c 'import pathlib, nvidia
 for nvcc in (nvcc for path in nvidia.__path__ for nvcc in pathlib.Path(path).glob("cu*/bin/nvcc")):
     print(nvcc.parents[1])')
+  if [ -n "$cuda" ]; then
+    # The wheels of a toolkit lack names that its compiler and cmake look for.
+    ln -sfn lib "$cuda/lib64"
+    (cd "$cuda/lib" && ln -sf libcudart.so.* libcudart.so)
+  fi
   export HOROVOD_CUDA_HOME=${HOROVOD_CUDA_HOME:-${cuda:-/usr/local/cuda}}
   export HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED
   export HOROVOD_NCCL_INCLUDE="$nccl/include" HOROVOD_NCCL_LIB="$nccl/lib"

@@ -64,6 +64,7 @@ class Checkpoints:
     def __init__(self, folder: Path, values: Format) -> None:
         self._folder = folder
         self._values = values
+        self._unreadable: tuple[type[Exception], ...] = (*_UNREADABLE, *values.unreadable)
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
 
@@ -114,7 +115,7 @@ class Checkpoints:
                     # Of an earlier call: this one has none yet. Of a later one: only how far it is matters.
                     return Commit(position=position, values=[]) if position.fit > fit else None
                 values = self._values.read(path, facts)
-            except (*_UNREADABLE, *self._values.unreadable) as error:
+            except self._unreadable as error:
                 print(f"checkpoint {path.name} cannot be read ({error}); trying the one before", file=sys.stderr)
                 continue
             self._values.compare(path.name, facts)
