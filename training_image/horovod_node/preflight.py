@@ -110,8 +110,8 @@ def is_elastic(source: str) -> bool:
     """
     Whether the script with this *source* shows that it can go on when ranks are lost.
 
-    It does with `horovod_node.training`, with `horovod_node.torch_training`, and with Horovod's own `hvd.elastic`. One that
-    mentions elasticity in any other way is believed: it may import a module that does it.
+    It does with `horovod_node.training` and `horovod_node.torch_training`, and with Horovod's own `hvd.elastic`. One
+    that mentions elasticity in any other way is believed: it may import a module that does it.
     """
     if "elastic" in source:
         return True

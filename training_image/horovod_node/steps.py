@@ -60,6 +60,7 @@ class StepCounter:
         self._lock = threading.Lock()
         self._optimizers: list[weakref.ref[Any]] = []
         self._torch = TorchSteps()
+        self._torch_changes = 0
         self._seen: dict[int, int] = {}
         self._reported = 0
         self._progress = Progress()
@@ -117,6 +118,7 @@ class StepCounter:
         }
         # Below zero, where no optimizer of Keras has its number.
         taken |= {-1 - number: step for number, step in enumerate(self._torch.read())}
+        changes = self._torch.changes()
         steps, compute, wait, recent = step_times.OF_THIS_PROCESS.read()
         with self._lock:
             for number, step in taken.items():
@@ -124,6 +126,9 @@ class StepCounter:
                 if step != self._seen.get(number, 0):
                     self._seen[number] = step
                     self._note(self._progress.step if self._told else max(step, self._progress.step))
+            if changes > self._torch_changes:
+                self._note(self._progress.step)
+            self._torch_changes = changes
             self._average.see(steps, compute, wait)
             if self._average.compute is not None:
                 self._progress = replace(
