@@ -1,4 +1,4 @@
-"""Plain `horovod.torch` scripts: steps are counted, rings train equal weights, lose nodes, and are told where they hang."""
+"""Plain `horovod.torch` scripts: steps are counted, rings train equal weights, lose nodes, and hangs are named."""
 
 from __future__ import annotations
 

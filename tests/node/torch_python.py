@@ -11,7 +11,5 @@ def torch_python() -> str:
     """Give it; `make test-slow` makes it and names it."""
     named = os.environ.get("HOROVOD_TORCH_PYTHON")
     if not named:
-        pytest.fail(
-            "HOROVOD_TORCH_PYTHON must name a Python with PyTorch and Horovod; run make test-slow", pytrace=False
-        )
+        pytest.fail("HOROVOD_TORCH_PYTHON names no Python with PyTorch and Horovod: run make test-slow", pytrace=False)
     return named
