@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aws_cdk import App
 
-from cdk_horovod import NetworkMode
+from cdk_horovod import TORCH_PROFILE, NetworkMode
 from stacks.settings import Settings
 from synthesis import synthesise
 
@@ -86,9 +86,10 @@ def test_wrong_settings_end_the_app_in_one_line(settings: dict[str, object], sen
 
 
 def test_settings_reach_the_training(tmp_path: Path) -> None:
-    """The ceiling is in what clients read, the reaper's clock in its rule, and the alarms are deployed with them."""
+    """The ceiling is in what clients read, the reaper's clock in its rule, and alarms and image are as they were asked."""
     # WHEN
-    synthesise(tmp_path / "cdk.out", settings={"max_cost_usd": 12.5, "reaper_minutes": 3, "dashboard": "false"})
+    settings = {"max_cost_usd": 12.5, "reaper_minutes": 3, "dashboard": "false", "image_profile": "torch"}
+    synthesise(tmp_path / "cdk.out", settings=settings)
     # THEN
     template = json.loads((tmp_path / "cdk.out" / "Training.template.json").read_text())
     kinds = [resource["Type"] for resource in template["Resources"].values()]
@@ -101,6 +102,8 @@ def test_settings_reach_the_training(tmp_path: Path) -> None:
     assert "rate(3 minutes)" in schedules
     assert kinds.count("AWS::CloudWatch::Alarm") == 6
     assert "AWS::CloudWatch::Dashboard" not in kinds
+    (image,) = json.loads((tmp_path / "cdk.out" / "Training.assets.json").read_text())["dockerImages"].values()
+    assert image["source"]["dockerBuildArgs"] == dict(TORCH_PROFILE)
 
 
 def test_infrastructure_settings_reach_the_template(tmp_path: Path) -> None:
