@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from horovod_node.progress import Progress
+from node.horovodrun import run_on_two_ranks
 from node.rings import SCRIPTS, Agent, Ring, wait_for
 from node.test_torch import digits, environment, python
 
@@ -38,6 +40,51 @@ def begin(
 def progress(agent: Agent, rank: int = 0) -> Progress:
     """Read what a rank reported last."""
     return Progress.read(agent.ml_root / "ranks" / f"rank-{rank}.progress")
+
+
+def test_gradients_are_averaged(python: str) -> None:
+    """Ranks with other data end with equal weights, and with those that all ranks' data lead to on one."""
+    # WHEN
+    ended = run_on_two_ranks(SCRIPTS / "torch_average.py", python=python, environment=environment(python))
+    # THEN
+    assert ended.returncode == 0, ended.stderr
+    ranks = [json.loads(line) for line in re.findall(r"result \d (.*)$", ended.stdout, re.MULTILINE)]
+    assert len(ranks) == 2
+    cases = {"sgd", "adam", "unscaled", "function", "schedule", "clipped", "accumulated"}
+    for rank in ranks:
+        assert {name: found["apart"] for name, found in rank.items()} == dict.fromkeys(cases, 0.0)
+        for name, found in rank.items():
+            assert found["from_expected"] < 1e-5, name
+            assert found["moved"] > 0.005, name
+            # The groups keep one GPU's rate, which the schedule alone has changed.
+            assert found["rate"] == pytest.approx(0.01 * 0.9**8 if name == "schedule" else 0.01), name
+
+
+def test_epoch_is_divided_whatever_happens_to_the_ring(python: str) -> None:
+    """Each example once, by three ranks and then by two, in an order of its own; what cannot be divided is refused."""
+    # WHEN
+    ended = subprocess.run(
+        [python, str(SCRIPTS / "torch_divide.py")],
+        env=environment(python),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # THEN
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    examples = [number for part in ("first", "rest") for rank in found[part] for batch in rank for number in batch]
+    assert len(examples) == len(set(examples)) == 22  # of 23: one is less than two ranks can share
+    assert (found["same"], found["other"]) == (True, True)
+    assert found["in order"] == [[[0, 2, 4, 6], [8, 10, 12, 14]], [[1, 3, 5, 7], [9, 11, 13, 15]]]
+    assert found["own"] == [[[0], [1], [2]], [[10], [11], [12]]]
+    assert found["own rest"] == [[[2]], [[12]]]
+    assert [words.partition(",")[0] for words in found["refused"]] == [
+        "TypeError: a DataLoader of an IterableDataset",
+        "TypeError: a DataLoader with the sampler WeightedRandomSampler cannot be divided: leave the sampler out",
+        "TypeError: 'data' must be a DataLoader",
+        "ValueError: 'steps_per_epoch' must be given: how many batches the function's data have is not known",
+    ]
 
 
 def test_static_ring_divides_an_epoch(ring: Ring, python: str) -> None:

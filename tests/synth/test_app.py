@@ -86,7 +86,7 @@ def test_wrong_settings_end_the_app_in_one_line(settings: dict[str, object], sen
 
 
 def test_settings_reach_the_training(tmp_path: Path) -> None:
-    """The ceiling is in what clients read, the reaper's clock in its rule, and alarms and image are as they were asked."""
+    """The ceiling is in what clients read, the reaper's clock in its rule; alarms and image are as asked."""
     # WHEN
     settings = {"max_cost_usd": 12.5, "reaper_minutes": 3, "dashboard": "false", "image_profile": "torch"}
     synthesise(tmp_path / "cdk.out", settings=settings)
