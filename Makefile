@@ -84,7 +84,7 @@ lock: setup ## Resolve the dependencies anew, without index addresses
 		--omit-lockfile-registry-resolved --no-audit --no-fund
 
 ##@ Set-up
-.PHONY: setup system-packages clean help
+.PHONY: setup torch system-packages clean help
 setup: $(VENV)/ready node_modules/ready ## Virtual environment, Node, CDK CLI, Horovod (compiled once, then cached)
 
 $(VENV)/bin/uv:
@@ -129,6 +129,9 @@ node_modules/ready: package-lock.json $(VENV)/packages
 	@echo "Installing the CDK CLI and asl-validator"
 	@node $(NODE_WHEEL)/lib/node_modules/npm/bin/npm-cli.js ci --no-audit --no-fund --loglevel=error >/dev/null
 	@touch $@
+
+torch: $(TORCH)/ready ## An environment with PyTorch and Horovod; prints its Python, for the local cloud's --node-python
+	@echo $(TORCH)/run/bin/python
 
 system-packages: ## What the slow lane needs from the system; installed when you are root on Debian
 	@missing=""; for tool in debootstrap buildah; do command -v "$$tool" >/dev/null || missing="$$missing $$tool"; done; \
