@@ -79,6 +79,8 @@ def test_epoch_is_divided_whatever_happens_to_the_ring(python: str) -> None:
     assert found["in order"] == [[[0, 2, 4, 6], [8, 10, 12, 14]], [[1, 3, 5, 7], [9, 11, 13, 15]]]
     assert found["own"] == [[[0], [1], [2]], [[10], [11], [12]]]
     assert found["own rest"] == [[[2]], [[12]]]
+    # AND an evaluation is no step, and yet an advance
+    assert found["evaluated"] == [23, 0, 3]
     assert [words.partition(",")[0] for words in found["refused"]] == [
         "TypeError: a DataLoader of an IterableDataset",
         "TypeError: a DataLoader with the sampler WeightedRandomSampler cannot be divided: leave the sampler out",

@@ -1,10 +1,14 @@
 """Divides an epoch's examples among ranks that are only imagined, and prints who gets what."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
+from horovod_node import steps
+from horovod_node import torch_training as training
 from horovod_node.torch_training import ring
 from horovod_node.torch_training.work import divide
 from horovod_node.training_base.position import Position
@@ -45,6 +49,9 @@ again, _ = taken(shuffled, size=3, position=Position(order=5), steps=2)
 other, _ = taken(shuffled, size=3, position=Position(order=5, epoch=1), steps=2)
 in_order = divide(DataLoader(data, batch_size=4, drop_last=True), steps_per_epoch=None)
 own = divide(lambda rank, _size: [[torch.tensor([10 * rank + n])] for n in range(4)], steps_per_epoch=6)
+counter = steps.StepCounter(Path(tempfile.mkdtemp()) / "progress")
+steps.install(counter)
+evaluated = [batch[0].tolist() for batch in training.evaluating(DataLoader(data, batch_size=10))]
 print(
     json.dumps(
         {
@@ -55,6 +62,7 @@ print(
             "in order": taken(in_order, size=2, position=Position())[0],
             "own": taken(own, size=2, position=Position())[0],
             "own rest": taken(own, size=2, position=Position(done=4))[0],
+            "evaluated": [sum(map(len, evaluated)), counter.relay().step, counter.relay().advances],
             "refused": [
                 refusal(DataLoader(Stream())),
                 refusal(DataLoader(data, sampler=WeightedRandomSampler([1.0] * 23, 23))),

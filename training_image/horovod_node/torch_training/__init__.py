@@ -12,9 +12,9 @@ What a PyTorch script adds to train on a ring of GPUs that come and go; on one m
 `horovod.torch` alone: nothing else here needs this package. For Keras there is `horovod_node.training`.
 """
 
-from horovod_node.torch_training.fit import fit
+from horovod_node.torch_training.fit import evaluating, fit
 from horovod_node.torch_training.optimizer import distributed
 from horovod_node.torch_training.ring import rank, size, start
 from horovod_node.torch_training.save import save
 
-__all__ = ["distributed", "fit", "rank", "save", "size", "start"]
+__all__ = ["distributed", "evaluating", "fit", "rank", "save", "size", "start"]

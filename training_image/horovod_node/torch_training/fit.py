@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from horovod_node import steps
 from horovod_node.torch_training import ring
 from horovod_node.torch_training.optimizer import is_distributed
 from horovod_node.torch_training.state import Part, StateFormat, TrainingState
@@ -21,6 +22,10 @@ from horovod_node.training_base.position import Position
 
 _last = Position(fit=0)
 """Where the script's last call of `fit` ended."""
+_current: TrainingState | None = None
+"""Of the call that goes on."""
+
+Batch = TypeVar("Batch")
 
 
 def fit(
@@ -70,7 +75,7 @@ def fit(
         TypeError: If the optimizer does not average, or the data cannot be divided.
         ValueError: If an argument is out of range, or the checkpoint is another model's.
     """
-    global _last
+    global _current, _last
     for name, value in (
         ("epochs", epochs),
         ("steps_per_epoch", steps_per_epoch),
@@ -97,8 +102,23 @@ def fit(
     )
     work = divide(data, steps_per_epoch=steps_per_epoch)
     training = _Training(step, work, kept, keeper, epochs=epochs, on_epoch_end=on_epoch_end)
-    keeper.run(training.train, finish=lambda: None)
+    _current = kept
+    try:
+        keeper.run(training.train, finish=lambda: None)
+    finally:
+        _current = None
     _last = kept.position
+
+
+def evaluating(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """
+    Go through the *batches* of an evaluation, of which each shows that this rank does not stand still.
+
+    A ring fails in which no step is taken for as long as `stall_seconds`; an evaluation may take longer.
+    """
+    for batch in batches:
+        yield batch
+        steps.tell(step=(_last if _current is None else _current.position).step)
 
 
 class _Training:
