@@ -44,6 +44,7 @@ KEYS: Final = MULTIVALUED_KEYS | {
     "ec2:launchtemplate",
     "ec2:sourceinstancearn",
     "iam:passedtoservice",
+    "kms:calleraccount",
     "kms:viaservice",
     "s3:delimiter",
     "s3:if-match",

@@ -156,6 +156,9 @@ def _global_keys(principal: Principal, region: str, check: Check) -> Context:
         "aws:sourceowner": (principal.account,),
         "aws:viaawsservice": (str(bool(check.via)).lower(),),
     }
+    if check.action.startswith("kms:"):
+        # AWS KMS Developer Guide, "AWS KMS condition keys".
+        keys["kms:calleraccount"] = (principal.account,)
     if check.via:
         return keys
     return {**keys, **{name: (value,) for name, value in stored.instance_facts(principal).items()}}
