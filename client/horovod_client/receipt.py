@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from horovod_client.amounts import counted, usd
+from horovod_client.amounts import byte_size, counted, usd
 from horovod_client.columns import in_columns
 from horovod_client.errors import HorovodClientError
 from horovod_node import contract
@@ -80,7 +80,7 @@ def _facts(receipt: Mapping[str, Any]) -> Iterator[str]:
     model = receipt.get("model")
     if model:
         size = model.get("bytes")
-        details = ", ".join([*([] if size is None else [_size(size)]), *_counted((model.get("files"), "file"))])
+        details = ", ".join([*([] if size is None else [byte_size(size)]), *_counted((model.get("files"), "file"))])
         yield f"model       {model.get('uri', 'unknown')}{f' ({details})' if details else ''}"
     ring = _counted((receipt.get("gpus"), "GPU"), (receipt.get("ranks"), "rank"), (receipt.get("steps"), "step"))
     attempts = _counted((receipt.get("attempts"), "attempt"))
@@ -216,11 +216,3 @@ def _remarks(receipt: Mapping[str, Any]) -> Iterator[str]:
 
 def _counted(*facts: tuple[int | None, str]) -> list[str]:
     return [counted(number, noun) for number, noun in facts if number is not None]
-
-
-def _size(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

@@ -13,7 +13,8 @@ from os import PathLike, fspath
 from pathlib import Path, PurePosixPath
 
 from horovod_client.errors import InvalidInput
-from horovod_client.folder import IGNORE_FILE, code_files
+from horovod_client.folder import IGNORE_FILE, PACKAGE, code_files
+from horovod_client.tree import check_file, check_name, shown
 
 SOURCE_LIMIT_BYTES = 256 * 1024**2
 """Our own limit: every node downloads the code before it trains, and code is small; what is not is usually data."""
@@ -46,18 +47,26 @@ def package_source(entry_point: str | PathLike[str], *, source_dir: str | PathLi
         source_dir: Folder to package, without what its `.gitignore` names. Default: the script alone.
 
     Raises:
-        InvalidInput: If the script or a file of the folder cannot be read, the script is not Python, or the folder is
-            larger than `SOURCE_LIMIT_BYTES`.
+        InvalidInput: If the script or a file of the folder cannot be read or packaged, the script is not Python, or the
+            folder is larger than `SOURCE_LIMIT_BYTES`.
     """
     try:
         if source_dir is None:
             script = Path(entry_point)
+            check_name(script, purpose=PACKAGE)
+            if script.is_dir():
+                raise InvalidInput(
+                    f"'entry_point' must be a script, got the folder '{script}': name the script in it, and the folder "
+                    "as 'source_dir' if the script needs more of it"
+                )
+            check_file(script, purpose=PACKAGE)
             files = {script.name: script}
             name = script.name
         else:
             folder = Path(source_dir)
             if not folder.is_dir():
-                raise InvalidInput(f"'source_dir' must be a folder, got '{folder}'")
+                what = "is a file" if folder.exists() else "is not there"
+                raise InvalidInput(f"'source_dir' must be a folder, got '{shown(folder)}', which {what}")
             resolved = folder.resolve()
             files = {path.relative_to(resolved).as_posix(): path for path in code_files(folder)}
             name = str(PurePosixPath(Path(entry_point).as_posix()))
@@ -66,7 +75,8 @@ def package_source(entry_point: str | PathLike[str], *, source_dir: str | PathLi
         _check_syntax(name, files[name].read_bytes())
         archive = _tar((name, path) for name, path in sorted(files.items()))
     except OSError as error:
-        raise InvalidInput(f"cannot read '{error.filename or fspath(entry_point)}': {error.strerror}") from error
+        path = shown(Path(error.filename or fspath(entry_point)))
+        raise InvalidInput(f"cannot read '{path}': {error.strerror}") from error
     return SourcePackage(
         archive=gzip.compress(archive, mtime=0), digest=hashlib.sha256(archive).hexdigest(), entry_point=name
     )

@@ -146,17 +146,71 @@ def test_packages_the_file_behind_a_link(write_files: WriteFiles, tmp_path: Path
     assert contents(package) == {"train.py": b"t", "shared.py": b"s"}
 
 
-def test_fails_when_a_link_leads_to_a_folder(write_files: WriteFiles, tmp_path: Path) -> None:
-    """A link to a folder might lead in circles: it is refused, unless it is ignored."""
+def test_packages_the_folder_behind_a_link(write_files: WriteFiles, tmp_path: Path) -> None:
+    """A link to a folder becomes the folder, which `.gitignore` speaks of like any other, also from inside."""
     # GIVEN
-    folder = write_files({"train.py": "t"})
-    (folder / "loop").symlink_to(tmp_path)
+    folder = write_files({"train.py": "t", ".gitignore": "data/\n"})
+    for name, text in {"lib/model.py": "m", "lib/.gitignore": "*.h5\n", "lib/old.h5": "", "data/digits": ""}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (folder / "lib").symlink_to(tmp_path / "lib")
+    (folder / "data").symlink_to(tmp_path / "data")
+
+    # WHEN
+    package = package_source("lib/model.py", source_dir=folder)
 
     # THEN
-    with pytest.raises(InvalidInput, match=r"^cannot package '.*/loop', which is neither a file nor a folder: remove"):
+    assert set(contents(package)) == {".gitignore", "lib/.gitignore", "lib/model.py", "train.py"}
+
+
+def test_packages_folders_that_lie_deep(write_files: WriteFiles) -> None:
+    """Folders may lie deeper than Python calls functions."""
+    # GIVEN
+    folder = write_files({"train.py": "t"})
+    name = f"{'d/' * 500}x"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("x")
+
+    # THEN
+    assert set(contents(package_source("train.py", source_dir=folder))) == {name, "train.py"}
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: path.symlink_to("/nowhere"), "which is a link to '/nowhere', which is not there"),
+        (lambda path: path.symlink_to(".."), "which is a link back to '{above}', the folder that it lies in"),
+        (os.mkfifo, "which is a named pipe, which has no content to copy"),
+    ],
+)
+def test_refuses_what_cannot_be_packaged(write_files: WriteFiles, make: Callable[[Path], None], sentence: str) -> None:
+    """Links without an end or a target, and what is no file, are refused with what to do, unless they are ignored."""
+    # GIVEN
+    folder = write_files({"train.py": "t"})
+    make(folder / "odd")
+
+    # THEN
+    with pytest.raises(InvalidInput) as refused:
         package_source("train.py", source_dir=folder)
-    (folder / ".gitignore").write_text("loop\n")
+    what = sentence.format(above=folder.parent)
+    assert str(refused.value) == f"cannot package '{folder}/odd', {what}: remove it or name it in .gitignore"
+    (folder / ".gitignore").write_text("odd\n")
     assert set(contents(package_source("train.py", source_dir=folder))) == {".gitignore", "train.py"}
+
+
+def test_refuses_a_name_that_is_not_utf_8(write_files: WriteFiles) -> None:
+    """Its name could not be told to anybody; its bytes are spelled."""
+    # GIVEN
+    folder = write_files({"train.py": "t"})
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.py"))
+    odd.write_text("x")
+
+    # THEN
+    sentence = rf"^cannot package '{folder}/caf\\xe9.py', whose name is not UTF-8, as names in S3 must be: rename it$"
+    with pytest.raises(InvalidInput, match=sentence):
+        package_source("train.py", source_dir=folder)
+    with pytest.raises(InvalidInput, match=sentence):
+        package_source(odd)
 
 
 @pytest.mark.parametrize(
@@ -185,9 +239,9 @@ def test_fails_when_the_script_cannot_be_read(tmp_path: Path) -> None:
     """A script that is missing, or no file, or a folder that is none, is named."""
     with pytest.raises(InvalidInput, match=r"^cannot read '.*/missing.py': No such file or directory$"):
         package_source(tmp_path / "missing.py")
-    with pytest.raises(InvalidInput, match=rf"^cannot read '{tmp_path}': Is a directory$"):
+    with pytest.raises(InvalidInput, match=rf"^'entry_point' must be a script, got the folder '{tmp_path}': name the "):
         package_source(tmp_path)
-    with pytest.raises(InvalidInput, match=r"^'source_dir' must be a folder, got '.*/missing'$"):
+    with pytest.raises(InvalidInput, match=r"^'source_dir' must be a folder, got '.*/missing', which is not there$"):
         package_source("train.py", source_dir=tmp_path / "missing")
 
 
