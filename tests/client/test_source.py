@@ -16,6 +16,7 @@ import pytest
 
 from horovod_client import InvalidInput
 from horovod_client.source import SOURCE_LIMIT_BYTES, SourcePackage, package_source
+from horovod_node import contract
 
 WriteFiles = Callable[[dict[str, str]], Path]
 
@@ -218,17 +219,23 @@ def test_refuses_a_name_that_is_not_utf_8(write_files: WriteFiles) -> None:
     [
         ("other.py", r"'entry_point' must be a file in 'source_dir' \('.*'\), got 'other.py'"),
         ("jobs", r"'entry_point' must be a file in 'source_dir' \('.*'\), got 'jobs'"),
+        ("model.h5", r"'entry_point' must be a Python file, whose name ends with .py, got 'model.h5'"),
+        (
+            "code/jobs/train.py",
+            r"'entry_point' must be a file in .* got '.*': give its path in that folder, 'jobs/train.py'",
+        ),
         ("draft.py", r"'entry_point' must be packaged, but a .gitignore ignores it or .*, got 'draft.py'"),
         ("../outside.py", r"'entry_point' must be packaged, but .* it is outside '.*', got '../outside.py'"),
     ],
 )
 def test_fails_when_the_script_is_not_in_the_package(
-    write_files: WriteFiles, tmp_path: Path, entry_point: str, sentence: str
+    write_files: WriteFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry_point: str, sentence: str
 ) -> None:
     """A script that would be missing on the nodes is named, with the reason."""
     # GIVEN
-    folder = write_files({".gitignore": "draft.py\n", "draft.py": "", "jobs/train.py": ""})
+    folder = write_files({".gitignore": "draft.py\n", "draft.py": "", "jobs/train.py": "", "model.h5": ""})
     (tmp_path / "outside.py").write_text("")
+    monkeypatch.chdir(tmp_path)
 
     # THEN
     with pytest.raises(InvalidInput, match=f"^{sentence}$"):
@@ -256,5 +263,47 @@ def test_fails_when_the_folder_holds_data(write_files: WriteFiles) -> None:
     with pytest.raises(
         InvalidInput,
         match=r"^'source_dir' must hold at most 256 MiB of code, got 256 MiB, most of it in 'digits.npz': keep data in",
+    ):
+        package_source("train.py", source_dir=folder)
+
+
+@pytest.mark.parametrize("name", ["my train.py", "größe (2)..v2.py", "\u3042/train's.py", "-m.py"])
+def test_names_that_a_disk_takes_are_packaged(write_files: WriteFiles, tmp_path: Path, name: str) -> None:
+    """A node unpacks the script under the very name that it has here, and the request may hold it."""
+    # GIVEN
+    folder = write_files({name: "print(1)"})
+    (tmp_path / "node").mkdir()
+
+    # WHEN
+    package = package_source(name, source_dir=folder)
+    digest = contract.unpack_archive(io.BytesIO(package.archive), into=tmp_path / "node", most_bytes=1000)
+
+    # THEN
+    assert digest == package.digest
+    assert (tmp_path / "node" / package.entry_point).read_text() == "print(1)"
+    request = {"source": "s3://bucket/key", "entry_point": package.entry_point, "gpus": 1}
+    fleets = [contract.FleetSize(max_gpus=1, gpu_step=1)]
+    assert contract.check_request(request, fleets=fleets, max_runtime_seconds=1) == []
+
+
+def test_refuses_what_nodes_would_not_unpack(write_files: WriteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that is too long, and too many files, are refused before a node is paid for."""
+    # GIVEN
+    folder = write_files({"train.py": "t", "a/b/c.py": "c"})
+    monkeypatch.setattr(contract, "ARCHIVE_ENTRIES_LIMIT", 4)
+    assert set(contents(package_source("train.py", source_dir=folder))) == {"train.py", "a/b/c.py"}
+
+    # THEN
+    (folder / "more.py").touch()
+    with pytest.raises(
+        InvalidInput, match=r"^'source_dir' must hold at most 4 files and folders, got 5: keep data in S3"
+    ):
+        package_source("train.py", source_dir=folder)
+    (folder / "more.py").unlink()
+    deep = folder.joinpath(*["d" * 200] * 5, "deep" * 6)
+    deep.parent.mkdir(parents=True)
+    deep.touch()
+    with pytest.raises(
+        InvalidInput, match=r"^cannot package 'd+/.*', whose path has more than 1,024 bytes: shorten it,"
     ):
         package_source("train.py", source_dir=folder)
