@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from horovod_client.errors import InvalidInput
@@ -79,6 +79,7 @@ def upload_data(
     bucket: str,
     s3: S3Client,
     watcher: Watcher = lambda _progress: None,
+    dry_run: bool = False,
 ) -> str:
     """
     Upload a file or a folder, unless the very same is there, and give the S3 address of the folder that holds it.
@@ -94,9 +95,11 @@ def upload_data(
         bucket: Takes the files.
         s3: Client of the bucket's Region.
         watcher: Told how far it is, from several threads, but not at the same time. Default: nobody is told.
+        dry_run: Upload nothing; the data must be there already. Default: what is missing is uploaded.
 
     Raises:
-        InvalidInput: If there is no file, or one that cannot be read or uploaded, or one changes meanwhile.
+        InvalidInput: If there is no file, or one that cannot be read or uploaded, or one changes meanwhile; with
+            *dry_run*, if something is missing.
     """
     told = _Telling(watcher, channel=channel)
     try:
@@ -106,6 +109,11 @@ def upload_data(
         address = f"s3://{bucket}/{prefix}"
         there = dict(_sizes(s3, bucket=bucket, prefix=prefix))
         missing = [file for file in files if there.get(prefix + file.name) != file.size]
+        if missing and dry_run:
+            raise InvalidInput(
+                f"'data.{channel}' is not in S3 yet, and a dry run uploads nothing: train once without it, or give the "
+                "S3 address of data that is there"
+            )
         if missing:
             told.begin("uploading", total_bytes=sum(file.size for file in missing), files=len(missing), address=address)
             _send(missing, bucket=bucket, prefix=prefix, s3=s3, told=told)
@@ -135,12 +143,13 @@ def _find(path: Path, *, channel: str) -> list[_File]:
 def _read(files: Sequence[_File], *, told: _Telling) -> list[_File]:
     """Tell the content of each file by its digest."""
     told.begin("reading", total_bytes=sum(file.size for file in files), files=len(files))
+    stopped = Event()
 
     def read(file: _File) -> _File:
         digest = hashlib.sha256()
         try:
             with file.path.open("rb") as opened:
-                while piece := opened.read(_READ_BYTES):
+                while not stopped.is_set() and (piece := opened.read(_READ_BYTES)):
                     digest.update(piece)
                     told.add(len(piece))
         except OSError as error:  # one of reading does not say of which file
@@ -151,7 +160,8 @@ def _read(files: Sequence[_File], *, told: _Telling) -> list[_File]:
     with ThreadPoolExecutor(_READERS) as readers:
         try:
             return list(readers.map(read, files))
-        except BaseException:
+        except BaseException:  # Ctrl-C, too: what is being read may be large
+            stopped.set()
             readers.shutdown(cancel_futures=True)
             raise
 

@@ -168,13 +168,17 @@ def _train(**options: Any) -> None:
     contents = look_into(cloud)
     training = contents.training(stack=options["stack"], output=options["output"])
     data = parse_data(options["data"])
-    if not options["dry_run"]:
-        with upload_shown(plain=options["plain"]) as watcher:
-            for channel, address in data.items():
-                if "://" not in address:
-                    data[channel] = upload_data(
-                        address, channel=channel, bucket=training.data_bucket, s3=cloud.client("s3"), watcher=watcher
-                    )
+    with upload_shown(plain=options["plain"]) as watcher:
+        for channel, address in data.items():
+            if "://" not in address:
+                data[channel] = upload_data(
+                    address,
+                    channel=channel,
+                    bucket=training.data_bucket,
+                    s3=cloud.client("s3"),
+                    watcher=watcher,
+                    dry_run=options["dry_run"],
+                )
     try:
         with _environment(cloud):
             click.get_current_context().invoke(

@@ -347,6 +347,43 @@ def test_data_that_cannot_be_read_is_named(upload: Upload, data: Path) -> None:
         upload(data)
 
 
+def test_ends_at_once_when_it_is_stopped(account: Account, bucket: str, tmp_path: Path) -> None:
+    """Who stops it, as with Ctrl-C, does not wait until large files are read to their ends."""
+    # GIVEN
+    for name in ("a", "b", "c"):
+        with (tmp_path / name).open("wb") as sparse:
+            sparse.truncate(2 * 1024**3)
+    read = 0
+
+    def stop(progress: DataProgress) -> None:
+        nonlocal read
+        read = progress.done_bytes
+        if read:
+            raise KeyboardInterrupt
+
+    # WHEN
+    with pytest.raises(KeyboardInterrupt):
+        upload_data(tmp_path, channel="train", bucket=bucket, s3=account.s3, watcher=stop)
+
+    # THEN
+    assert read < 2 * 1024**3
+
+
+def test_dry_run_uploads_nothing(account: Account, bucket: str, upload: Upload, data: Path) -> None:
+    """Data that is there already has its address; what is not there is refused with what to do."""
+    # WHEN
+    with pytest.raises(
+        InvalidInput, match=r"^'data.train' is not in S3 yet, and a dry run uploads nothing: train once"
+    ):
+        upload_data(data, channel="train", bucket=bucket, s3=account.s3, dry_run=True)
+
+    # THEN
+    assert account.keys(bucket) == set()
+    upload(data)
+    address = upload_data(data, channel="train", bucket=bucket, s3=account.s3, dry_run=True)
+    assert account.keys(bucket) == {f"{S3Address.parse(address).key}{name}" for name in ("labels", "one/a.txt")}
+
+
 def test_tells_how_far_it_is(account: Account, bucket: str, data: Path) -> None:
     """All bytes are told twice, as they are read and as they are sent, and the second time only as they are read."""
 
