@@ -144,7 +144,7 @@ def check_data_exists(data: Mapping[str, str], *, s3: S3Client) -> None:
         try:
             there = _holds_a_file(s3, bucket=bucket, key=key)
         except s3.exceptions.NoSuchBucket as error:
-            raise InvalidInput(f"'data.{channel}' is in a bucket that does not exist: {uri}") from error
+            raise InvalidInput(f"'data.{channel}' is in a bucket that does not exist: {uri}; check its name") from error
         except s3.exceptions.ClientError as error:
             if code_of(error) not in DENIED:
                 raise

@@ -382,7 +382,7 @@ def test_prints_status_and_receipt_for_programs(
         (["--gpus", "4", "--max-runtime", ""], "'--max-runtime' must be a time like 24h, 1h30m or 90s, got ''"),
         (
             ["--gpus", "4", "--data", "train=s3://a/b", "--data", "train=s3://c/d"],
-            "'--data' names the channel 'train' twice: s3://a/b and s3://c/d",
+            "'--data' names the channel 'train' twice, s3://a/b and s3://c/d: name each, as in test=s3://c/d",
         ),
         (["--gpus", "4", "--stack", "Nowhere"], "there is no stack 'Nowhere' in eu-west-1: check name and AWS_REGION"),
         (["--gpus", "4", "--colour", "red"], "No such option '--colour': see cdk-horovod train --help"),

@@ -428,6 +428,25 @@ def test_prints_little_where_there_is_no_terminal(
     ]
 
 
+def test_says_that_a_stopped_upload_goes_on(
+    account: Account, bucket: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who presses Ctrl-C learns that nothing is lost."""
+
+    # WHEN
+    def stopped() -> None:
+        with upload_shown() as watcher:
+            upload_data(data, channel="train", bucket=bucket, s3=account.s3, watcher=watcher)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+
+    # THEN
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "the upload was stopped: the same command goes on with what is missing"
+
+
 SHOW = """
 import time
 from horovod_client.cli.upload_progress import upload_shown

@@ -141,7 +141,7 @@ def test_renders_what_a_run_cost(receipt: dict[str, Any]) -> None:
 
     # THEN
     assert render_receipt(priced).splitlines()[4] == ("cost        7.40 USD, ceiling 12.50 USD, 7.23 USD an hour")
-    assert render_receipt(cheap).splitlines()[3:5] == ["cost        0.0012 USD", "on-demand   0.0012 USD"]
+    assert render_receipt(cheap).splitlines()[4:6] == ["cost        0.0012 USD", "on-demand   0.0012 USD"]
     assert render_receipt(unknown).splitlines()[-1] == "notice      The ceiling of 5 USD is not watched."
 
 

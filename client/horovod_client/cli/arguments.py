@@ -32,7 +32,10 @@ def parse_data(values: Iterable[str]) -> dict[str, str]:
         if not equals or "/" in name:  # the address alone; its key may hold '=', as in year=2024/
             name, address = DEFAULT_CHANNEL, value
         if name in data:
-            raise InvalidInput(f"'--data' names the channel '{name}' twice: {data[name]} and {address}")
+            raise InvalidInput(
+                f"'--data' names the channel '{name}' twice, {data[name]} and {address}: name each, as in "
+                f"test={address}"
+            )
         data[name] = address
     return data
 

@@ -19,9 +19,20 @@ def upload_shown(*, plain: bool = False) -> Iterator[Watcher]:
     Args:
         plain: Print lines in any case.
     """
-    if plain or not sys.stderr.isatty():
-        yield _say
-        return
+    try:
+        if plain or not sys.stderr.isatty():
+            yield _say
+        else:
+            with _bars() as draw:
+                yield draw
+    except KeyboardInterrupt:
+        say("the upload was stopped: the same command goes on with what is missing", err=True)
+        raise
+
+
+@contextmanager
+def _bars() -> Iterator[Watcher]:
+    """Draw how far the upload is, and keep a line of each that has ended."""
     # rich loads as long as all the rest: only who uploads in a terminal waits for it.
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
