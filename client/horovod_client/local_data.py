@@ -103,7 +103,7 @@ def upload_data(
     """
     told = _Telling(watcher, channel=channel)
     try:
-        files = _read(_find(Path(path).expanduser(), channel=channel), told=told)
+        files = _read(_find(path, channel=channel), told=told)
         prefix = f"{PREFIX}{_digest(files)}/"
         _check_keys(files, prefix=prefix)
         address = f"s3://{bucket}/{prefix}"
@@ -124,11 +124,12 @@ def upload_data(
     return address
 
 
-def _find(path: Path, *, channel: str) -> list[_File]:
-    if not path.exists() and not path.is_symlink():
+def _find(given: str | os.PathLike[str], *, channel: str) -> list[_File]:
+    path = Path(given).expanduser()
+    if not os.fspath(given) or not (path.exists() or path.is_symlink()):  # pathlib takes '' for the present folder
         raise InvalidInput(
             f"'data.{channel}' must be a file or a folder of this machine, or an address like s3://bucket/folder/, got "
-            f"'{shown(path)}', which is not there"
+            f"'{shown(path) if os.fspath(given) else ''}', which is not there"
         )
     check_name(path, purpose=UPLOAD)
     if not path.is_dir():

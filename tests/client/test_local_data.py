@@ -215,6 +215,8 @@ def test_refuses_what_holds_nothing(upload: Upload, data: Path) -> None:
         upload(data / "nothing")
     with pytest.raises(InvalidInput, match=r"^'data.train' must be a file or a folder of this machine, or an address "):
         upload(data / "missing")
+    with pytest.raises(InvalidInput, match=r"^'data.train' must be .*, got '', which is not there$"):
+        upload("")
 
 
 def test_uploads_many_files_once(account: Account, bucket: str, data: Path) -> None:
