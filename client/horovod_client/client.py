@@ -304,7 +304,9 @@ class TrainingClient:
         try:
             stepfunctions.start_execution(**execution)
         except stepfunctions.exceptions.ExecutionAlreadyExists as error:
-            raise InvalidInput(f"'name' must be new, but there is a run '{run.name}' already") from error
+            raise InvalidInput(
+                f"'name' must be new, but there is a run '{run.name}' already: choose another one, or leave it out"
+            ) from error
         return run
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
+import posixpath
 import tarfile
 import warnings
 from collections.abc import Iterable
@@ -13,7 +15,9 @@ from os import PathLike, fspath
 from pathlib import Path, PurePosixPath
 
 from horovod_client.errors import InvalidInput
-from horovod_client.folder import IGNORE_FILE, code_files
+from horovod_client.folder import IGNORE_FILE, PACKAGE, code_files
+from horovod_client.tree import check_file, check_name, shown
+from horovod_node import contract
 
 SOURCE_LIMIT_BYTES = 256 * 1024**2
 """Our own limit: every node downloads the code before it trains, and code is small; what is not is usually data."""
@@ -46,27 +50,39 @@ def package_source(entry_point: str | PathLike[str], *, source_dir: str | PathLi
         source_dir: Folder to package, without what its `.gitignore` names. Default: the script alone.
 
     Raises:
-        InvalidInput: If the script or a file of the folder cannot be read, the script is not Python, or the folder is
-            larger than `SOURCE_LIMIT_BYTES`.
+        InvalidInput: If the script or a file of the folder cannot be read or packaged, the script is not Python, or the
+            folder is larger than `SOURCE_LIMIT_BYTES`.
     """
     try:
         if source_dir is None:
             script = Path(entry_point)
+            check_name(script, purpose=PACKAGE)
+            if script.is_dir():
+                raise InvalidInput(
+                    f"'entry_point' must be a script, got the folder '{script}': name the script in it, and the folder "
+                    "as 'source_dir' if the script needs more of it"
+                )
+            check_file(script, purpose=PACKAGE)
             files = {script.name: script}
             name = script.name
         else:
             folder = Path(source_dir)
             if not folder.is_dir():
-                raise InvalidInput(f"'source_dir' must be a folder, got '{folder}'")
+                what = "is a file" if folder.exists() else "is not there"
+                raise InvalidInput(f"'source_dir' must be a folder, got '{shown(folder)}', which {what}")
             resolved = folder.resolve()
             files = {path.relative_to(resolved).as_posix(): path for path in code_files(folder)}
-            name = str(PurePosixPath(Path(entry_point).as_posix()))
+            name = posixpath.normpath(Path(entry_point).as_posix())
             _check_entry_point(name, folder=folder, packaged=files)
+        if not name.endswith(".py"):
+            raise InvalidInput(f"'entry_point' must be a Python file, whose name ends with .py, got '{name}'")
+        _check_names(files)
         _check_size(files)
         _check_syntax(name, files[name].read_bytes())
         archive = _tar((name, path) for name, path in sorted(files.items()))
     except OSError as error:
-        raise InvalidInput(f"cannot read '{error.filename or fspath(entry_point)}': {error.strerror}") from error
+        path = shown(Path(error.filename or fspath(entry_point)))
+        raise InvalidInput(f"cannot read '{path}': {error.strerror}") from error
     return SourcePackage(
         archive=gzip.compress(archive, mtime=0), digest=hashlib.sha256(archive).hexdigest(), entry_point=name
     )
@@ -79,7 +95,10 @@ def _check_entry_point(name: str, *, folder: Path, packaged: Iterable[str]) -> N
         raise InvalidInput(
             f"'entry_point' must be packaged, but a {IGNORE_FILE} ignores it or it is outside '{folder}', got '{name}'"
         )
-    raise InvalidInput(f"'entry_point' must be a file in 'source_dir' ('{folder}'), got '{name}'")
+    script = Path(name)
+    inside = script.is_file() and script.resolve().is_relative_to(folder.resolve())
+    hint = f": give its path in that folder, '{script.resolve().relative_to(folder.resolve())}'" if inside else ""
+    raise InvalidInput(f"'entry_point' must be a file in 'source_dir' ('{folder}'), got '{name}'{hint}")
 
 
 def _check_syntax(name: str, code: bytes) -> None:
@@ -91,6 +110,23 @@ def _check_syntax(name: str, code: bytes) -> None:
         line = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         reason = error.msg if isinstance(error, SyntaxError) else error
         raise InvalidInput(f"'entry_point' must be Python, but '{name}' has an error{line}: {reason}") from error
+
+
+def _check_names(files: Iterable[str]) -> None:
+    """Refuse here what nodes would refuse to unpack."""
+    entries = set()
+    for name in files:
+        if len(os.fsencode(name)) > contract.ARCHIVE_NAME_LIMIT:
+            raise InvalidInput(
+                f"cannot package '{name}', whose path has more than {contract.ARCHIVE_NAME_LIMIT:,} bytes: shorten it, "
+                f"or name it in {IGNORE_FILE}"
+            )
+        entries |= {name, *map(str, PurePosixPath(name).parents)}
+    if len(entries) - 1 > contract.ARCHIVE_ENTRIES_LIMIT:  # of the parents, one is the folder itself
+        raise InvalidInput(
+            f"'source_dir' must hold at most {contract.ARCHIVE_ENTRIES_LIMIT:,} files and folders, got "
+            f"{len(entries) - 1:,}: keep data in S3 and name it in {IGNORE_FILE}"
+        )
 
 
 def _check_size(files: dict[str, Path]) -> None:

@@ -224,3 +224,22 @@ def test_rank_without_its_agent_does_not_start(job: RankJob) -> None:
     ended = run(orphan, "print('trained')")
     # THEN
     assert (ended.returncode, ended.stdout) == (contract.EXIT_RELEASED, "")
+
+
+@pytest.mark.parametrize("name", ["my train.py", "größe (2)..v2.py", "-m.py"])
+def test_script_may_have_any_name(job: RankJob, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A name that a disk takes is one of a script, also for the processes that it spawns, and in the C locale."""
+    # GIVEN
+    monkeypatch.setenv("LC_ALL", "C")
+    named = RankJob(**{**vars(job), "entry_point": name})
+    # WHEN
+    ended = run(
+        named,
+        "import multiprocessing, os, sys\n"
+        "def child(): print(os.path.basename(sys.argv[0]), flush=True)\n"
+        "if __name__ == '__main__':\n"
+        "    process = multiprocessing.get_context('spawn').Process(target=child)\n"
+        "    process.start(); process.join(); sys.exit(process.exitcode)\n",
+    )
+    # THEN
+    assert (ended.returncode, ended.stdout) == (0, f"{name}\n"), ended.stderr

@@ -33,8 +33,8 @@ SCHEMA = {
         "source": {"type": "string", "pattern": S3_URI},
         "entry_point": {
             "type": "string",
-            "pattern": r"\A[A-Za-z0-9_.-][A-Za-z0-9_./-]*\.py\Z",
-            "not": {"pattern": r"\.\."},
+            "pattern": r"\A[^/\n][^\n]*\.py\Z",
+            "not": {"pattern": r"(\A|/)\.\./"},
         },
         "gpus": {"type": "integer", "minimum": 1, "maximum": FLEET.max_gpus, "multipleOf": FLEET.gpu_step},
         "data": {
@@ -88,7 +88,9 @@ field_values = {
             "/train.py",
             "../train.py",
             "a..b.py",
+            "a/../b.py",
             "t r.py",
+            "jobs 2/größe.py",
         ]
     ),
     "gpus": st.integers(-4, 40) | st.sampled_from([4.0, 4.5, True, 1e308, float("nan"), float("inf"), -float("inf")]),
@@ -175,6 +177,7 @@ def test_accepts_the_required_fields_alone() -> None:
         {"hyperparameters": {}},
         {"hyperparameters": {"anything": {"goes": [None, "here"]}}},
         {"entry_point": "jobs/digits/train_v2.1.py"},
+        {"entry_point": "my jobs/größe (2)..v2.py"},
         {"source": "s3://my.data-bucket/a key with spaces/ü.tar.gz"},
         {"data": {"a.B-c_9": "s3://bucket/prefix", "c" * 64: "s3://bucket/prefix"}},
     ],
@@ -195,6 +198,10 @@ def test_accepts_the_edges(changes: dict[str, Any]) -> None:
         ({"source": "s3://bucket/k\n"}, "'source' must be an address like s3://bucket/key, got s3://bucket/k\n"),
         ({"entry_point": ["train.py"]}, "'entry_point' must be a string, got [\"train.py\"]"),
         ({"entry_point": "/train.py"}, "'entry_point' must be a relative path of a .py file, got /train.py"),
+        (
+            {"entry_point": "jobs/../../train.py"},
+            "'entry_point' must be a relative path of a .py file, got jobs/../../train.py",
+        ),
         ({"entry_point": "../train.py"}, "'entry_point' must be a relative path of a .py file, got ../train.py"),
         ({"entry_point": "train.sh"}, "'entry_point' must be a relative path of a .py file, got train.sh"),
         ({"entry_point": "train.py\n"}, "'entry_point' must be a relative path of a .py file, got train.py\n"),
@@ -225,9 +232,12 @@ def test_accepts_the_edges(changes: dict[str, Any]) -> None:
         ({"data": {"train": None}}, "'data.train' must be an address like s3://bucket/key, got null"),
         (
             {"data": {"two words": "s3://bucket/key"}},
-            "'data' has a channel named two words; use letters, digits, '.', '_' and '-'",
+            "'data' has a channel named two words; use letters (a-z, A-Z), digits, '.', '_' and '-'",
         ),
-        ({"data": {"": "s3://bucket/key"}}, "'data' has a channel named ; use letters, digits, '.', '_' and '-'"),
+        (
+            {"data": {"": "s3://bucket/key"}},
+            "'data' has a channel named ; use letters (a-z, A-Z), digits, '.', '_' and '-'",
+        ),
         ({"hyperparameters": [1]}, "'hyperparameters' must be an object, got [1]"),
         ({"hyperparameters": "ü"}, "'hyperparameters' must be an object, got ü"),
         ({"max_runtime_seconds": "1h"}, "'max_runtime_seconds' must be a whole number, got 1h"),

@@ -122,7 +122,7 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         items=ItemRule(
             noun="a channel",
             pattern=CHANNEL_PATTERN,
-            spelling="use letters, digits, '.', '_' and '-'",
+            spelling="use letters (a-z, A-Z), digits, '.', '_' and '-'",
             rule=S3_URI_RULE,
         ),
         meaning="Channel name to S3 prefix; each becomes SM_CHANNEL_<NAME>.",
@@ -226,8 +226,11 @@ SHOWN_LIMIT: Final = 200
 """Characters of a wrong value that are shown: an execution's cause has room for 32,768."""
 PROBLEMS_LIMIT: Final = 10
 """Of a request's problems, so many are listed."""
-RUN_NAME_RULE: Final = "must be 1 to 80 letters, digits, '-' and '_'"
+RUN_NAME_RULE: Final = "must be 1 to 80 letters (a-z, A-Z), digits, '-' and '_'"
 RUN_NAME_PATTERN: Final = r"^[A-Za-z0-9_-]{1,80}$"
 """What Step Functions takes as an execution's name and CloudWatch Logs can log; safe in ledger and S3 keys, too."""
-ENTRY_POINT_PATTERN: Final = r"^(?!/)(?!.*\.\.)[A-Za-z0-9_./-]+\.py$"
-"""A relative path of a Python file that does not leave the archive."""
+ENTRY_POINT_PATTERN: Final = r"^(?!/)(?!(.*/)?\.\./)[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+\.py$"
+"""
+A relative path of a Python file that does not leave the archive. Nodes and Python take any name that a disk does; of
+control characters, regular expressions of different languages think differently.
+"""
