@@ -14,7 +14,7 @@ import runpy
 import signal
 import sys
 
-from horovod_node import contract, preflight, step_times, steps
+from horovod_node import contract, preflight, steps
 from horovod_node.after_import import AfterImport
 from horovod_node.rank_control import AgentLine
 from horovod_node.rank_job import RankJob
@@ -37,8 +37,7 @@ def main() -> int:
     counter = steps.StepCounter(job.progress)
     steps.install(counter)
     agent = AgentLine.from_environment(os.environ)
-    hooks = {**counter.hooks(), **preflight.hooks(), **step_times.OF_THIS_PROCESS.hooks()}
-    AfterImport({**hooks, **(agent.hooks() if agent else {})}).install()
+    AfterImport({**counter.hooks(), **preflight.hooks(), **(agent.hooks() if agent else {})}).install()
     counter.start()
     if agent is not None:
         agent.start()
