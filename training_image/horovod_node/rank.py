@@ -7,6 +7,7 @@ the training steps (`steps`) and a report of the exception that ends it (`script
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import os
@@ -86,9 +87,11 @@ def run_script(job: RankJob) -> int:
 
 def _report(job: RankJob, error: BaseException, code: int) -> int:
     failure = describe(error, code=job.code, exit_code=code)
-    failure.write(job.failure)
     if not isinstance(error, SystemExit):
         print(failure.traceback, file=sys.stderr, flush=True)
+    # Printed first, written then: on a full disk, the rank's last lines still tell.
+    with contextlib.suppress(OSError):
+        failure.write(job.failure)
     return code
 
 

@@ -148,8 +148,10 @@ class StepCounter:
 
     def _write(self) -> None:
         if self._progress != self._written:
-            self._progress.write(self._file)
-            self._written = self._progress
+            # The disk may be full for a while. The training goes on, and the next look writes.
+            with contextlib.suppress(OSError):
+                self._progress.write(self._file)
+                self._written = self._progress
 
     def _relay_forever(self) -> None:
         pause = _UNTIL_FIRST_STEP_SECONDS
