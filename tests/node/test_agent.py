@@ -77,9 +77,12 @@ def test_rank_dies_with_its_agent(alone: Ring) -> None:
 @pytest.mark.parametrize(
     ("end", "words"),
     [
-        ("exit", "ended with exit code 3: SystemExit: 3"),
+        ("exit", "ended with exit code 3: SystemExit: 3\n\nIts last lines:\ncounting from 1\nthe last line\n\nTrace"),
+        ("told", "ended with exit code 4: SystemExit: 4\n\nIt left in {failure}:\nthe labels are of 2019\n\nIts"),
+        ("usage", "ended with exit code 2: SystemExit: 2\n\nIts last lines:\ncounting from 1\nusage: "),
         ("message", "ended with exit code 1: SystemExit: no data is left"),
-        ("vanish", "ended with exit code 9 and no exception.\n\nIts last lines:\ncounting from 1\nthe last line"),
+        ("garbled", "ended with exit code 1: ValueError: no label for caf\\udce9.jpg\n\nTraceback"),
+        ("vanish", "ended with exit code 9.\n\nIts last lines:\ncounting from 1\nthe last line"),
         ("killed", "was killed by SIGKILL, as Linux does when memory runs out."),
         ("crash", "was killed by SIGSEGV.\n\nIts last lines:\ncounting from 1\nFatal Python error: Segmentation fault"),
     ],
@@ -94,7 +97,8 @@ def test_run_fails_with_the_scripts_own_end(ring: Ring, end: str, words: str) ->
     failed = ring.asked(contract.TASK_TRAIN)
     # THEN
     assert failed["error"] == contract.ERROR_TRAINING_FAILED
-    assert failed["cause"].startswith(f"Rank 0 on node-1 ({ring.agents[0].address}) {words}")
+    failure = ring.agents[0].ml_root / "output" / "failure"
+    assert failed["cause"].startswith(f"Rank 0 on node-1 ({ring.agents[0].address}) {words}".format(failure=failure))
     assert ring.agents[0].exit_code() == contract.EXIT_TRAINING_FAILED
     assert ring.agents[0].left() == []
 

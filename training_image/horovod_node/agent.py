@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NoReturn
 
@@ -266,10 +268,23 @@ def _leave_failed(work: Work, failed: RunError) -> None:
     """Leave word of the failure, in the ledger for the leader and in SageMaker's file for people."""
     failure = as_failure(failed, node=work.node.id, address=work.node.address)
     ledger = work.ledger.with_patience(0)
-    try:
-        work.layout.failure.write_text(f"{failed.error}: {failed.message}\n")
-        ledger.put_failure(work.lease, work.node.id, failure.to_json(), remove_at=work.run.remove_at)
-        ledger.put_node(work.lease, work.node, state=contract.NODE_FAILED, step=0, remove_at=work.run.remove_at)
-    except Exception as error:
-        # Whatever keeps it from being recorded must not hide it: the exit code still tells.
-        _log.error("the failure could not be recorded: %s", error)
+    # The ledger first: the run waits for its word, and a disk that is full or gone must not keep it.
+    records: tuple[Callable[[], object], ...] = (
+        lambda: ledger.put_failure(work.lease, work.node.id, failure.to_json(), remove_at=work.run.remove_at),
+        lambda: ledger.put_node(
+            work.lease, work.node, state=contract.NODE_FAILED, step=0, remove_at=work.run.remove_at
+        ),
+        lambda: _tell_people(work.layout.failure, f"{failed.error}: {failed.message}\n"),
+    )
+    for record in records:
+        try:
+            record()
+        except Exception as error:
+            # Whatever keeps it from being recorded must not hide it: the exit code still tells.
+            _log.error("the failure could not be recorded: %s", error)
+
+
+def _tell_people(file: Path, reason: str) -> None:
+    """Write SageMaker's file for the reason, unless the script has told its own."""
+    with contextlib.suppress(FileExistsError), file.open("x", encoding="utf-8", errors="backslashreplace") as words:
+        words.write(reason)

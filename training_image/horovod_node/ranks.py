@@ -21,13 +21,12 @@ from horovod_node.progress import Progress
 from horovod_node.rank import STACK_SIGNAL
 from horovod_node.rank_control import ENV_CONTROL, RankLine
 from horovod_node.rank_job import RankJob
-from horovod_node.rank_output import RankOutput, print_line
+from horovod_node.rank_output import RankOutput, print_line, read_lines
 from horovod_node.script_failure import ScriptFailure
 
 STOP_SECONDS = 5.0
 """Between SIGTERM and SIGKILL; half of what `docker stop` gives the agent itself."""
 TAIL_LINES = 60
-_LONGEST_LINE = 16_384
 _STACK_SECONDS = 2.0
 """How long ranks may take to say where they stand."""
 _STACK_LOOK_SECONDS = 0.2
@@ -214,8 +213,11 @@ class _Rank:
     def failure(self) -> RankEnd | None:
         code = self.poll()
         report = ScriptFailure.read(self.job.failure)
-        # The report comes first: a process may take its time to end, with threads of the script still at work.
         if report is None and code in (None, 0):
+            return None
+        # The report comes first: a process may take its time to end, with threads of the script still at work. One that
+        # says nothing itself is worth a moment's wait for the lines that do.
+        if report is not None and report.silent and code is None and time.time() - report.at < _OUTPUT_SECONDS:
             return None
         return RankEnd(
             rank=self.number,
@@ -244,7 +246,6 @@ class _Rank:
             os.killpg(self.process.pid, number)
 
     def _read(self, stream: IO[bytes], output: RankOutput) -> None:
-        while line := stream.readline(_LONGEST_LINE):
-            text = line.decode(errors="replace").rstrip("\r\n") + "\n"
-            self._tail.append(text)
-            output(self.number, text)
+        for line in read_lines(stream):
+            self._tail.append(line)
+            output(self.number, line)

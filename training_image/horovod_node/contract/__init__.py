@@ -30,6 +30,7 @@ from horovod_node.contract.archive import (
     ARCHIVE_ENTRIES_LIMIT as ARCHIVE_ENTRIES_LIMIT,
     ARCHIVE_NAME_LIMIT as ARCHIVE_NAME_LIMIT,
     ArchiveRefused as ArchiveRefused,
+    check_archive as check_archive,
     unpack_archive as unpack_archive,
 )
 from horovod_node.contract.attributes import (
