@@ -155,6 +155,8 @@ from horovod_node.contract.errors import (
     ERROR_PREFLIGHT as ERROR_PREFLIGHT,
     ERROR_NODE_FAILED as ERROR_NODE_FAILED,
     ERROR_MODEL_MISSING as ERROR_MODEL_MISSING,
+    ERROR_STORAGE_REFUSED as ERROR_STORAGE_REFUSED,
+    ERROR_DISK_FULL as ERROR_DISK_FULL,
 )
 from horovod_node.contract.exit_codes import (
     EXIT_OK as EXIT_OK,
@@ -274,6 +276,8 @@ from horovod_node.contract.request import (
     REQUEST_FIELDS as REQUEST_FIELDS,
     REQUEST_LIMIT as REQUEST_LIMIT,
     REQUEST_TOO_LARGE as REQUEST_TOO_LARGE,
+    REQUEST_TOO_DEEP as REQUEST_TOO_DEEP,
+    DEPTH_LIMIT as DEPTH_LIMIT,
     UNUSABLE_TEXT as UNUSABLE_TEXT,
     UNUSABLE_TEXT_PATTERNS as UNUSABLE_TEXT_PATTERNS,
     SURROGATE_PAIR_PATTERN as SURROGATE_PAIR_PATTERN,
@@ -288,6 +292,7 @@ from horovod_node.contract.request import (
     RUN_NAME_RULE as RUN_NAME_RULE,
     ENTRY_POINT_PATTERN as ENTRY_POINT_PATTERN,
 )
+from horovod_node.contract.json_text import jsonata_text as jsonata_text
 from horovod_node.contract.request_check import (
     FleetSize as FleetSize,
     gpus_rule as gpus_rule,
