@@ -7,9 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+
 from horovod_node import contract
 from horovod_node.background import in_background
 from horovod_node.errors import RunError
+from horovod_node.s3 import refused
 from horovod_node.task import Task
 from horovod_node.upload import UPLOAD_ERRORS, FolderUpload, TakenError
 from horovod_node.work import Work
@@ -58,6 +62,8 @@ def save_model(work: Work, task: Task, *, keep: Callable[[], None]) -> dict[str,
         uploading.result()
     except TakenError as taken:
         return {contract.KEY: key, **_of_an_earlier_attempt(taken, attempt=work.lease.attempt)}
+    except (ClientError, BotoCoreError, Boto3Error) as error:
+        raise refused("The model", f"s3://{bucket}/{key}", error, to="written") from error
     except UPLOAD_ERRORS as error:
         raise RunError(
             contract.ERROR_NODE_FAILED, f"The model could not be uploaded to s3://{bucket}/{key}: {error}"
