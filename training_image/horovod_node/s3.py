@@ -56,7 +56,7 @@ def refused(what: str, uri: str, error: ClientError | BotoCoreError | Boto3Error
         what: The thing in question, for people: the beginning of a sentence.
         uri: Address of the object or prefix.
         error: What S3 answered.
-        to: What was to be done with it: `read` or `written`.
+        to: What was to be done with it: `read` or `uploaded`.
     """
     code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
     if code in _MISSING and to == "read":
@@ -70,8 +70,8 @@ def refused(what: str, uri: str, error: ClientError | BotoCoreError | Boto3Error
     if code in _DENIED:
         return RunError(
             contract.ERROR_STORAGE_REFUSED,
-            f"{what} cannot be {to}: S3 denies this training's nodes {uri} ({error}). Let their role use it: name the "
-            "bucket in 'data_buckets' of HorovodTraining; a policy of the bucket or of its key may deny, too.",
+            f"{what} cannot be {to}: S3 denies this training's nodes {uri} ({error}). Let their role use it (for data: "
+            "'data_buckets' of HorovodTraining); a policy of the bucket or of its key may deny, too.",
         )
     if code.startswith(_KMS) and code not in _KMS_MAY_RECOVER:
         return RunError(
@@ -79,8 +79,11 @@ def refused(what: str, uri: str, error: ClientError | BotoCoreError | Boto3Error
             f"{what} cannot be {to}: KMS denies the key of {uri} ({error}). The key must exist and be enabled, and the "
             "nodes' role must be allowed to use it.",
         )
-    sentence = f"{what} could not be {to} at {uri}: {error}"
-    return RunError(contract.ERROR_STORAGE_REFUSED if code in _PERMANENT else contract.ERROR_NODE_FAILED, sentence)
+    for_good = code in _PERMANENT or code in _MISSING
+    return RunError(
+        contract.ERROR_STORAGE_REFUSED if for_good else contract.ERROR_NODE_FAILED,
+        f"{what} could not be {to} {'from' if to == 'read' else 'to'} {uri}: {error}",
+    )
 
 
 def unwritten(what: str, folder: Path, error: OSError) -> RunError:

@@ -63,7 +63,7 @@ def save_model(work: Work, task: Task, *, keep: Callable[[], None]) -> dict[str,
     except TakenError as taken:
         return {contract.KEY: key, **_of_an_earlier_attempt(taken, attempt=work.lease.attempt)}
     except (ClientError, BotoCoreError, Boto3Error) as error:
-        raise refused("The model", f"s3://{bucket}/{key}", error, to="written") from error
+        raise refused("The model", f"s3://{bucket}/{key}", error, to="uploaded") from error
     except UPLOAD_ERRORS as error:
         raise RunError(
             contract.ERROR_NODE_FAILED, f"The model could not be uploaded to s3://{bucket}/{key}: {error}"
