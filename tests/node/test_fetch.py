@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
@@ -322,14 +321,18 @@ def test_an_archived_object_ends_the_run(aws: Aws, layout: Layout, storage_class
 
 def test_a_denied_object_ends_the_run(aws: Aws, layout: Layout) -> None:
     """The sentence names the object and where to look for its permission."""
-    # GIVEN a bucket whose policy denies one object
+    # GIVEN an object that the node's role may list and not read
     put(aws, **{"shut/a": b"x", "shut/b": b"x"})
-    deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": f"arn:aws:s3:::{aws.data_bucket}/shut/b"}
-    policy = json.dumps({"Version": "2012-10-17", "Statement": [deny]})
-    aws.client("s3").put_bucket_policy(Bucket=aws.data_bucket, Policy=policy)
+    s3 = aws.client("s3")
+
+    def deny(params: dict[str, object], **_: object) -> None:
+        if params["Key"] == "shut/b":
+            raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadObject")
+
+    s3.meta.events.register("provide-client-params.s3.HeadObject", deny)
     # WHEN / THEN
     with pytest.raises(RunError) as raised:
-        fetch_channels(aws.client("s3"), data={"train": f"s3://{aws.data_bucket}/shut"}, layout=layout)
+        fetch_channels(s3, data={"train": f"s3://{aws.data_bucket}/shut"}, layout=layout)
     assert raised.value.error == contract.ERROR_STORAGE_REFUSED
     assert f"S3 denies this training's nodes s3://{aws.data_bucket}/shut/b" in raised.value.message
     assert "'data_buckets' of HorovodTraining" in raised.value.message

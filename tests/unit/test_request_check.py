@@ -21,11 +21,11 @@ from horovod_node.contract import (
     REQUEST_LIMIT,
     REQUEST_TOO_LARGE,
     STARTED_BY,
+    UNUSABLE_NUMBER,
     UNUSABLE_TEXT,
     FleetSize,
     check_request,
 )
-from horovod_node.contract.request import NUMBER_TOO_LARGE
 from horovod_node.identify import Node
 from horovod_node.layout import Layout
 from horovod_node.rank_job import RankJob
@@ -310,8 +310,8 @@ def test_what_all_accept_reaches_a_process_as_it_was(given_ones: list[dict[str, 
 @pytest.mark.parametrize("number", [10**400, -(10**400), float("inf"), float("nan")])
 def test_the_client_names_a_number_that_nobody_can_count_to(number: float) -> None:
     """Such a number is refused in a sentence wherever it stands, and so is a whole number of 400 digits."""
-    assert check_request({**VALID, "hyperparameters": {"a": [number]}}, **LIMITS) == [NUMBER_TOO_LARGE]
-    assert check_request([number], **LIMITS) == [NUMBER_TOO_LARGE]
+    assert check_request({**VALID, "hyperparameters": {"a": [number]}}, **LIMITS) == [UNUSABLE_NUMBER]
+    assert check_request([number], **LIMITS) == [UNUSABLE_NUMBER]
 
 
 def test_digits_count_as_they_were_written() -> None:

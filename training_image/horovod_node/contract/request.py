@@ -239,7 +239,7 @@ REQUEST_TOO_LARGE: Final = (
 DEPTH_LIMIT: Final = 200
 """Objects and lists inside one another. Python's JSON takes some 1,000 levels, less what has been called already."""
 REQUEST_TOO_DEEP: Final = f"the request must be nested at most {DEPTH_LIMIT} levels deep"
-NUMBER_TOO_LARGE: Final = "the request must not hold a number that is infinite or beyond 1.7e308"
+UNUSABLE_NUMBER: Final = "the request must hold finite numbers only, of at most 1.7e308"
 UNUSABLE_TEXT_PATTERNS: Final = (
     r"(^|[^\x5c])(\x5c\x5c)*\x5cu(0000|d[89a-f][0-9a-f]{2})",
     r"[\ud800-\udfff]",

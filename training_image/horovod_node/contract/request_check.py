@@ -15,7 +15,6 @@ from horovod_node.contract.request import (
     MAX_COST_USD,
     MAX_RUNTIME_SECONDS,
     MIN_GPUS,
-    NUMBER_TOO_LARGE,
     PROBLEMS_LIMIT,
     REQUEST_FIELDS,
     REQUEST_LIMIT,
@@ -25,6 +24,7 @@ from horovod_node.contract.request import (
     RUN_NAME_RULE,
     SHOWN_LIMIT,
     STARTED_BY,
+    UNUSABLE_NUMBER,
     UNUSABLE_TEXT,
     UNUSABLE_TEXT_PATTERNS,
     ItemRule,
@@ -85,7 +85,7 @@ def check_request(
     except RecursionError:
         return [REQUEST_TOO_DEEP]
     except (OverflowError, ValueError):
-        return [NUMBER_TOO_LARGE]
+        return [UNUSABLE_NUMBER]
     if not isinstance(request, dict):
         return [f"the request must be an object, got {_shown(request)}"]
     if any(re.search(pattern, text) for pattern in UNUSABLE_TEXT_PATTERNS):
