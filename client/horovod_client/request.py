@@ -133,7 +133,7 @@ def check_data_exists(data: Mapping[str, str], *, s3: S3Client) -> None:
     Who starts a run need not be allowed to list its data: the nodes are, and look again.
 
     Args:
-        data: S3 address of each channel: a folder, with or without its closing slash, or one object.
+        data: S3 address of each channel: a folder, with or without its closing slash, a whole bucket, or one object.
         s3: Client to list with.
 
     Raises:
@@ -183,15 +183,12 @@ def check_checkpoint_exists(run: str, *, training: str, bucket: str, s3: S3Clien
 
 def _holds_a_file(s3: S3Client, *, bucket: str, key: str) -> bool:
     """Judge as `horovod_node.channels` does, which a test compares; a prefix that is no folder holds nothing."""
-    folder = key if key.endswith("/") else f"{key}/"
-    empty = True
+    folder = key if key.endswith("/") or not key else f"{key}/"
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder):
-        keys = [item["Key"] for item in page.get("Contents", ())]
         # Consoles make a "folder" out of an empty object whose key ends with a slash.
-        if any(not found.endswith("/") for found in keys):
+        if any(not item["Key"].endswith("/") for item in page.get("Contents", ())):
             return True
-        empty = empty and not keys
-    if not empty or key.endswith("/"):
+    if folder == key:
         return False
     # Of all keys that begin like this one, the key itself comes first.
     first = s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)

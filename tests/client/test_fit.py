@@ -219,7 +219,10 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
         ),
         ({"data": {"train": "s3:/bucket/x"}}, "'data.train' must be an address like s3://bucket/folder/, got 's3:/bu"),
         ({"data": {"train": ""}}, "'data.train' must be an address like s3://bucket/folder/, got ''"),
-        ({"data": {"train": "gs://bucket/digits"}}, "'data.train' must be an address like s3://bucket/key, got gs:"),
+        (
+            {"data": {"train": "gs://bucket/digits"}},
+            "'data.train' must be an address like s3://bucket/folder/, got",
+        ),
         ({"data": {"two words": "s3://bucket/key"}}, "'data' has a channel named two words; use letters"),
         ({"data": {"train": "s3://no-such-bucket/digits"}}, "'data.train' is in a bucket that does not exist: s3:"),
         ({"name": "two words"}, "'name' must be 1 to 80 letters .a-z, A-Z., digits, '-' and '_', got 'two words'"),

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+
 from horovod_node import contract
 from horovod_node.background import in_background
 from horovod_node.errors import RunError
 from horovod_node.read_back import READ_ERRORS, ReadBack
+from horovod_node.s3 import refused
 from horovod_node.task import Task
 from horovod_node.upload import UPLOAD_ERRORS, FolderUpload, TakenError, entries
 from horovod_node.work import Work
@@ -67,6 +71,8 @@ def save_model(work: Work, task: Task, *, keep: Callable[[], None]) -> dict[str,
         answer[contract.BYTES] = upload.sent_bytes
     except TakenError as taken:
         answer |= _of_an_earlier_attempt(taken, attempt=work.lease.attempt)
+    except (ClientError, BotoCoreError, Boto3Error) as error:
+        raise refused("The model", f"s3://{bucket}/{key}", error, to="uploaded") from error
     except UPLOAD_ERRORS as error:
         raise RunError(
             contract.ERROR_NODE_FAILED, f"The model could not be uploaded to s3://{bucket}/{key}: {error}"
@@ -79,6 +85,8 @@ def save_model(work: Work, task: Task, *, keep: Callable[[], None]) -> dict[str,
             contract.ERROR_MODEL_MISSING,
             f"The model is at s3://{bucket}/{key}, but 'cdk-horovod download' could not unpack it: {error}.",
         ) from error
+    except (ClientError, BotoCoreError) as error:
+        raise refused("The model", f"s3://{bucket}/{key}", error) from error
     except READ_ERRORS as error:
         raise RunError(
             contract.ERROR_NODE_FAILED, f"The model could not be read back from s3://{bucket}/{key}: {error}"

@@ -9,7 +9,7 @@ standard library, so that `cdk synth`, the client and the training image can sha
 - `node`: engines, markets, ports, states, interruptions.
 - `run_id`: what tells a run from every other one.
 - `ledger`, `attributes`: keys of the ledger's items, and what they hold.
-- `settings`, `request`, `request_check`: what a run was asked to do, and the rules for asking.
+- `settings`, `request`, `request_check`, `json_text`: what a run was asked to do, and the rules for asking.
 - `prices`: who may tell what an instance costs, and within which bounds.
 - `tasks`: the state machine's tasks that wait for a node, and the node's answers.
 - `errors`, `exit_codes`: how a run fails, and how an agent ends.
@@ -156,6 +156,8 @@ from horovod_node.contract.errors import (
     ERROR_PREFLIGHT as ERROR_PREFLIGHT,
     ERROR_NODE_FAILED as ERROR_NODE_FAILED,
     ERROR_MODEL_MISSING as ERROR_MODEL_MISSING,
+    ERROR_STORAGE_REFUSED as ERROR_STORAGE_REFUSED,
+    ERROR_DISK_FULL as ERROR_DISK_FULL,
 )
 from horovod_node.contract.exit_codes import (
     EXIT_OK as EXIT_OK,
@@ -275,6 +277,9 @@ from horovod_node.contract.request import (
     REQUEST_FIELDS as REQUEST_FIELDS,
     REQUEST_LIMIT as REQUEST_LIMIT,
     REQUEST_TOO_LARGE as REQUEST_TOO_LARGE,
+    REQUEST_TOO_DEEP as REQUEST_TOO_DEEP,
+    DEPTH_LIMIT as DEPTH_LIMIT,
+    UNUSABLE_NUMBER as UNUSABLE_NUMBER,
     UNUSABLE_TEXT as UNUSABLE_TEXT,
     UNUSABLE_TEXT_PATTERNS as UNUSABLE_TEXT_PATTERNS,
     SURROGATE_PAIR_PATTERN as SURROGATE_PAIR_PATTERN,
@@ -283,12 +288,15 @@ from horovod_node.contract.request import (
     STARTED_BY as STARTED_BY,
     S3_URI_PATTERN as S3_URI_PATTERN,
     S3_URI_RULE as S3_URI_RULE,
+    S3_FOLDER_PATTERN as S3_FOLDER_PATTERN,
+    S3_FOLDER_RULE as S3_FOLDER_RULE,
     CHANNEL_PATTERN as CHANNEL_PATTERN,
     HYPERPARAMETER_PATTERN as HYPERPARAMETER_PATTERN,
     RUN_NAME_PATTERN as RUN_NAME_PATTERN,
     RUN_NAME_RULE as RUN_NAME_RULE,
     ENTRY_POINT_PATTERN as ENTRY_POINT_PATTERN,
 )
+from horovod_node.contract.json_text import jsonata_text as jsonata_text
 from horovod_node.contract.request_check import (
     FleetSize as FleetSize,
     gpus_rule as gpus_rule,
