@@ -69,7 +69,7 @@ def test_success_leaves_the_model_and_no_instances(app: Deployment) -> None:
     assert all(node["until"] >= node["from"] for node in receipt["nodes"])
     seconds, passed = receipt["seconds"], receipt["times"]
     waited = datetime.fromisoformat(passed["ring_at"]) - datetime.fromisoformat(passed["asked_at"])
-    parts = [seconds.get(part, 0) for part in ("capacity", "boot", "pull", "join")]
+    parts = [seconds.get(part, 0) for part in ("capacity", "boot", "pull", "join", "install")]
     assert sum(parts) == pytest.approx(waited.total_seconds(), abs=0.01)
     # AND instances of its fleet are tagged with it
     assert tags_of_the_fleet(app) == {

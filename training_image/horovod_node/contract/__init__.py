@@ -29,6 +29,8 @@ from typing import Final
 from horovod_node.contract.archive import (
     ARCHIVE_ENTRIES_LIMIT as ARCHIVE_ENTRIES_LIMIT,
     ARCHIVE_NAME_LIMIT as ARCHIVE_NAME_LIMIT,
+    REQUIREMENTS_FILE as REQUIREMENTS_FILE,
+    WHEELS_FOLDER as WHEELS_FOLDER,
     ArchiveRefused as ArchiveRefused,
     unpack_archive as unpack_archive,
 )
@@ -73,6 +75,8 @@ from horovod_node.contract.attributes import (
     PULL_BEGAN_AT as PULL_BEGAN_AT,
     PULLED_AT as PULLED_AT,
     JOINED_AT as JOINED_AT,
+    INSTALL_BEGAN_AT as INSTALL_BEGAN_AT,
+    INSTALLED_AT as INSTALLED_AT,
     READY_AT as READY_AT,
     IMAGE as IMAGE,
     LIBRARY_VERSION as LIBRARY_VERSION,
@@ -153,6 +157,7 @@ from horovod_node.contract.errors import (
     ERROR_TRAINING_FAILED as ERROR_TRAINING_FAILED,
     ERROR_TRAINING_STALLED as ERROR_TRAINING_STALLED,
     ERROR_PREFLIGHT as ERROR_PREFLIGHT,
+    ERROR_REQUIREMENTS as ERROR_REQUIREMENTS,
     ERROR_NODE_FAILED as ERROR_NODE_FAILED,
     ERROR_MODEL_MISSING as ERROR_MODEL_MISSING,
 )
