@@ -1,9 +1,9 @@
 """
 The script's `requirements.txt`: installed once a node, into an environment that only this run's ranks see.
 
-SageMaker's training toolkit runs `pip install . -r requirements.txt` in the unpacked source folder and installs into the
-image's own Python (aws/sagemaker-training-toolkit, `modules.py`). Here that Python belongs to another user, and in the
-local cloud to several runs at once. So a node makes a virtual environment that sees the image's packages behind its own:
+SageMaker's training toolkit runs pip with this file in the unpacked source folder, and installs into the image's own
+Python (aws/sagemaker-training-toolkit, `modules.py`). Here that Python belongs to another user, and in the local cloud
+to several runs at once. So a node makes a virtual environment that sees the image's packages behind its own:
 
 - A requirement that the image meets is met.
 - Another version than the image's is installed in front of it. pip uninstalls nothing that lies outside of the
@@ -47,13 +47,14 @@ _log = logging.getLogger(__name__)
 
 _TENSORFLOW: Final = ("tensorflow", "tensorflow-cpu", "tensorflow-gpu")
 """Distributions of the one package `tensorflow`; an image has one of them, and any other would hide it."""
+_QUIETLY: Final = ("--no-input", "--disable-pip-version-check", "--progress-bar=off")
 _TAIL_LINES: Final = 100
 _WORDS_WITHOUT_ERROR: Final = 20
 """Of pip's last lines, so many are its words where none of them is marked as an error."""
 _UNREACHABLE: Final = re.compile(
     r"connection error:|error: connection-failed|Max retries exceeded|Retry\(total=0,|Read timed out"
 )
-"""How pip's log tells, from release 23.0 to 26.3, that an index or a file could not be reached however often it tried."""
+"""How the log of pip 23 to 26 tells that an index or a file could not be reached, however often it tried."""
 _CONFLICT: Final = "ResolutionImpossible"
 """The error of pip's resolver for requirements that cannot be met together; no index can mend it."""
 
@@ -165,12 +166,10 @@ class Requirements:
         """Run pip once, with what it prints among the agent's lines; `None` if it succeeded."""
         log = self._layout.environment / "pip.log"
         log.unlink(missing_ok=True)
-        process = self._start(
-            # -P: the script's folder must not be able to stand in for a module that pip needs.
-            [rank_python(self._layout), "-P", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-            + ["--progress-bar", "off", "--log", str(log), *sources, "--constraint", str(self._constraints)]
-            + ["--requirement", contract.REQUIREMENTS_FILE, *self._kept]
-        )
+        # -P: the script's folder must not be able to stand in for a module that pip needs.
+        pip = (rank_python(self._layout), "-P", "-m", "pip", "install", *_QUIETLY, f"--log={log}")
+        constraint = f"--constraint={self._constraints}"
+        process = self._start([*pip, *sources, constraint, f"--requirement={contract.REQUIREMENTS_FILE}", *self._kept])
         tail: deque[str] = deque(maxlen=_TAIL_LINES)
         assert process.stdout is not None
         with process.stdout:
@@ -188,6 +187,7 @@ class Requirements:
         return _Refusal(
             exit_code=exit_code,
             words=words,
+            # Requirements that cannot be met together stay so, whatever an index would have said.
             unreachable=_CONFLICT not in words and _UNREACHABLE.search(told) is not None,
         )
 
@@ -213,9 +213,9 @@ class Requirements:
         summary = (
             f"{contract.REQUIREMENTS_FILE} could not be installed on node {node.id} ({node.address}): pip {ended}."
         )
-        if refusal.is_conflict:
+        if refusal.is_conflict and _is_with_the_image(refusal.words):
             kept = " and ".join(f"{name} {version}" for name, version in self._kept.items())
-            summary += f" The image's {kept} stay as they are, because Horovod is compiled for this image's framework."
+            summary += f" The image's {kept} and what they depend on must stay, because Horovod is compiled for them."
         elif refusal.unreachable:
             summary += (
                 " It could not reach the package index. Where the network leads to none, put the wheels of all "
@@ -234,11 +234,8 @@ class Requirements:
 
 def compiled_packages() -> dict[str, str]:
     """Give Horovod and what it is compiled for, by name with their versions, as far as this Python has them."""
-    found = {}
-    for name in ("horovod", *_TENSORFLOW, "torch"):
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    versions = {name: _version(name) for name in ("horovod", *_TENSORFLOW, "torch")}
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def _aliases(kept: Mapping[str, str]) -> dict[str, str]:
@@ -267,6 +264,19 @@ def rank_variables(layout: Layout, environment: Mapping[str, str]) -> dict[str, 
         "VIRTUAL_ENV": str(layout.environment),
         "PATH": os.pathsep.join(filter(None, (programs, environment.get("PATH")))),
     }
+
+
+def _is_with_the_image(conflict: str) -> bool:
+    """Whether one side of a conflict, in pip's words, is a package of the image and not the requirements alone."""
+    dependents = re.findall(r"^\s+(\S+) (\S+) depends on ", conflict, flags=re.MULTILINE)
+    return "(constraint)" in conflict or any(_version(name) == version for name, version in dependents)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _last_words(lines: Sequence[str]) -> str:
