@@ -300,6 +300,19 @@ def test_index_adds_what_the_wheels_lack(node: Node, layout: Layout, index: Inde
     assert "/simple/far/" in index.asked
 
 
+def test_index_has_the_version_that_the_wheels_lack(node: Node, layout: Layout, index: Index, tmp_path: Path) -> None:
+    """Wheels that do not go together are no reason to fail where an index has one that does."""
+    # GIVEN
+    write_wheel(wheels(layout), "near", files={"near.py": "import far"}, requires=["far>=2"])
+    write_wheel(wheels(layout), "far", "1.0", files={"far.py": "print('far 1')"})
+    write_wheel(tmp_path / "index", "far", "2.0", files={"far.py": "print('far 2')"})
+    require(layout, "near", "far")
+    # WHEN
+    Requirements(node, layout=layout).install()
+    # THEN
+    assert rank(layout, "-c", "import near") == ["far 2"]
+
+
 def test_settings_of_pip_count(node: Node, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`PIP_*` variables of the image lead to an index of its own, and so do lines of the file."""
     # GIVEN

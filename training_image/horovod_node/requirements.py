@@ -59,6 +59,10 @@ _CONFLICT: Final = "ResolutionImpossible"
 """The error of pip's resolver for requirements that cannot be met together; no index can mend it."""
 
 
+_CONSTRAINT: Final = "(constraint)"
+"""How pip marks the version that must stay, among the sides of a conflict."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Installation:
     """
@@ -84,6 +88,11 @@ class _Refusal:
     @property
     def is_conflict(self) -> bool:
         return _CONFLICT in self.words
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the conflict is with a version that must stay; no other wheel of an index would be of use."""
+        return self.is_conflict and _CONSTRAINT in self.words
 
 
 class Requirements:
@@ -121,7 +130,7 @@ class Requirements:
         self._make_environment()
         wheels = ("--find-links", contract.WHEELS_FOLDER) if (code / contract.WHEELS_FOLDER).is_dir() else ()
         refusal = self._pip("--no-index", *wheels) if wheels else self._pip()
-        if wheels and refusal is not None and not refusal.is_conflict:
+        if wheels and refusal is not None and not refusal.is_certain:
             _log.info("the wheels in '%s' do not suffice; asking the package index, too", contract.WHEELS_FOLDER)
             refusal = self._pip(*wheels)
         if refusal is not None:
@@ -269,7 +278,7 @@ def rank_variables(layout: Layout, environment: Mapping[str, str]) -> dict[str, 
 def _is_with_the_image(conflict: str) -> bool:
     """Whether one side of a conflict, in pip's words, is a package of the image and not the requirements alone."""
     dependents = re.findall(r"^\s+(\S+) (\S+) depends on ", conflict, flags=re.MULTILINE)
-    return "(constraint)" in conflict or any(_version(name) == version for name, version in dependents)
+    return _CONSTRAINT in conflict or any(_version(name) == version for name, version in dependents)
 
 
 def _version(name: str) -> str | None:
