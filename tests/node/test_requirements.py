@@ -311,6 +311,7 @@ def test_index_has_the_version_that_the_wheels_lack(node: Node, layout: Layout, 
     Requirements(node, layout=layout).install()
     # THEN
     assert rank(layout, "-c", "import near") == ["far 2"]
+    assert "/simple/far/" in index.asked
 
 
 def test_settings_of_pip_count(node: Node, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,9 +56,7 @@ _UNREACHABLE: Final = re.compile(
 )
 """How the log of pip 23 to 26 tells that an index or a file could not be reached, however often it tried."""
 _CONFLICT: Final = "ResolutionImpossible"
-"""The error of pip's resolver for requirements that cannot be met together; no index can mend it."""
-
-
+"""The error of pip's resolver for requirements that cannot be met together."""
 _CONSTRAINT: Final = "(constraint)"
 """How pip marks the version that must stay, among the sides of a conflict."""
 
