@@ -20,6 +20,7 @@ PARTS = {
     "boot": "booting",
     "pull": "pulling the image",
     "join": "joining",
+    "install": "installing requirements.txt",
     "train": "training",
     "save": "saving",
     "terminate": "terminating",

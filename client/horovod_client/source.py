@@ -47,7 +47,9 @@ def package_source(entry_point: str | PathLike[str], *, source_dir: str | PathLi
 
     Args:
         entry_point: The training script; with *source_dir*, its path inside that folder.
-        source_dir: Folder to package, without what its `.gitignore` names. Default: the script alone.
+        source_dir:
+            Folder to package, without what its `.gitignore` names. Wheels in its folder `wheels` are packaged all the
+            same if it has a `requirements.txt`, which nodes install from them. Default: the script alone.
 
     Raises:
         InvalidInput: If the script or a file of the folder cannot be read or packaged, the script is not Python, or the
@@ -72,6 +74,10 @@ def package_source(entry_point: str | PathLike[str], *, source_dir: str | PathLi
                 raise InvalidInput(f"'source_dir' must be a folder, got '{shown(folder)}', which {what}")
             resolved = folder.resolve()
             files = {path.relative_to(resolved).as_posix(): path for path in code_files(folder)}
+            if contract.REQUIREMENTS_FILE in files:
+                # Many a .gitignore names this folder, as what a build leaves; here it is what a node installs.
+                wheels = (resolved / contract.WHEELS_FOLDER).glob("*.whl")
+                files |= {path.relative_to(resolved).as_posix(): path for path in wheels if path.is_file()}
             name = posixpath.normpath(Path(entry_point).as_posix())
             _check_entry_point(name, folder=folder, packaged=files)
         if not name.endswith(".py"):

@@ -53,6 +53,21 @@ def test_packages_a_folder(write_files: WriteFiles) -> None:
     assert contents(package) == {"jobs/train.py": b"print(1)", "model.py": b"x = 1"}
 
 
+@pytest.mark.parametrize(("requirements", "packaged"), [(True, True), (False, False)])
+def test_packages_ignored_wheels_for_requirements(write_files: WriteFiles, requirements: bool, packaged: bool) -> None:
+    """Nodes install the folder's requirements.txt from its wheels, which many a .gitignore names."""
+    # GIVEN
+    files = {"train.py": "t", ".gitignore": "wheels/\n", "wheels/a-1.0-py3-none-any.whl": "a", "wheels/log.txt": "l"}
+    folder = write_files(files | ({"requirements.txt": "a"} if requirements else {}))
+
+    # WHEN
+    package = package_source("train.py", source_dir=folder)
+
+    # THEN
+    wheels = {name for name in contents(package) if name.startswith("wheels/")}
+    assert wheels == ({"wheels/a-1.0-py3-none-any.whl"} if packaged else set())
+
+
 def test_packages_the_same_files_into_the_same_bytes(write_files: WriteFiles) -> None:
     """Times, owners and the order of creation change nothing; the digest is of the files, not of the compression."""
     # GIVEN

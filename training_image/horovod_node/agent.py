@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from horovod_node import contract
 from horovod_node.background import in_background
+from horovod_node.channels import fetch_channels
 from horovod_node.elastic_follow import ElasticFollower
 from horovod_node.elastic_lead import ElasticLeader
 from horovod_node.errors import LedgerUnreachableError, PartOverError, ReleasedError, RunError, exit_code
 from horovod_node.failure import NodeFailedError, as_failure, as_run_error
-from horovod_node.fetch import fetch
 from horovod_node.follow import Follower
 from horovod_node.identify import Node
 from horovod_node.interruption import InterruptionWatch
@@ -28,7 +28,9 @@ from horovod_node.log_shipping import LogShipping
 from horovod_node.membership import Membership
 from horovod_node.preflight import NOT_ELASTIC, installed_keras, is_elastic, refusal
 from horovod_node.rank_output import RankOutput, print_line
+from horovod_node.requirements import Installation, Requirements
 from horovod_node.restore import Restored, restore
+from horovod_node.source import fetch_source
 from horovod_node.static_lead import StaticLeader
 from horovod_node.work import Work
 
@@ -72,7 +74,9 @@ class Agent:
         self._stepfunctions = stepfunctions
         self._shipping = shipping
         self._output = output
-        self._fetched: Future[None] | None = None
+        self._layout = Layout(root=node.ml_root)
+        self._requirements = Requirements(node, layout=self._layout)
+        self._fetched: Future[Installation | None] | None = None
         # One for all attempts: a notice is the node's.
         self._watch = InterruptionWatch.of(node, os.environ)
         self._restoring = Lock()
@@ -88,6 +92,12 @@ class Agent:
             The process's exit code.
         """
         self._watch.start()
+        try:
+            return self._take_part()
+        finally:
+            self._requirements.stop()
+
+    def _take_part(self) -> int:
         before: Lease | None = None
         while True:
             try:
@@ -127,7 +137,7 @@ class Agent:
             node=node,
             lease=lease,
             run=run,
-            layout=Layout(root=node.ml_root),
+            layout=self._layout,
             ledger=self._ledger,
             s3=self._s3,
             stepfunctions=self._stepfunctions,
@@ -168,10 +178,10 @@ class Agent:
             work.layout.renew()
         if self._fetched is None or (self._fetched.done() and self._fetched.exception()):
             # What S3 refused in the attempt before, it may give now.
-            self._fetched = in_background(lambda: prepare(work, os.environ))
+            self._fetched = in_background(lambda: prepare(work, self._requirements, os.environ))
         fetched = self._fetched
         prepared = in_background(lambda: self._restore(work, fetched))
-        membership = Membership(work, watch=self._watch)
+        membership = Membership(work, watch=self._watch, fetched=fetched)
         membership.keep()
         elastic = work.run.request.is_elastic
         leader = elect(work, membership)
@@ -182,7 +192,7 @@ class Agent:
             ElasticFollower(work, membership).follow(prepared)
         Follower(work, membership, leader=leader).follow(prepared)
 
-    def _restore(self, work: Work, fetched: Future[None]) -> Restored | None:
+    def _restore(self, work: Work, fetched: Future[Installation | None]) -> Restored | None:
         """Wait for the script and the data, and bring the checkpoint that this attempt begins with."""
         fetched.result()
         # Of an attempt that was given up, it may still go on.
@@ -214,21 +224,34 @@ class Agent:
             time.sleep(_LOOK_SECONDS)
 
 
-def prepare(work: Work, environment: Mapping[str, str]) -> None:
+def prepare(work: Work, requirements: Requirements, environment: Mapping[str, str]) -> Installation | None:
     """
-    Bring the script and the data here, and look whether the script can train in this image.
+    Bring the script here, look whether it can train in this image, install what it requires, and bring the data.
+
+    In this order: what cannot succeed is known before the data, which may take hours.
+
+    Returns:
+        When the script's requirements were installed; `None` if it has none.
 
     Raises:
-        RunError: If anything is missing, or the preflight refuses the script.
+        RunError: If anything is missing, the preflight refuses the script, or its requirements cannot be installed.
     """
-    request = work.run.request
-    fetch(work.s3, request=request, layout=work.layout)
-    source = (work.layout.code / request.entry_point).read_text(errors="replace")
+    request, layout = work.run.request, work.layout
+    started = time.monotonic()
+    layout.renew_code()
+    fetch_source(work.s3, uri=request.source, entry_point=request.entry_point, into=layout.code)
+    source = (layout.code / request.entry_point).read_text(errors="replace")
     reason = refusal(source, installed_keras(environment))
     if reason is None and request.is_elastic and not is_elastic(source):
         reason = NOT_ELASTIC
     if reason is not None:
         raise RunError(contract.ERROR_PREFLIGHT, f"{request.entry_point} was not started. {reason}")
+    _log.info("fetched the script in %.1f s", time.monotonic() - started)
+    installation = requirements.install()
+    started = time.monotonic()
+    received = fetch_channels(work.s3, data=request.data, layout=layout)
+    _log.info("fetched %s bytes of data in %.1f s", f"{received:,}", time.monotonic() - started)
+    return installation
 
 
 def grace_seconds(work: Work) -> float:

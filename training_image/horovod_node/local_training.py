@@ -43,7 +43,13 @@ class LocalTraining:
         self._work = work
         settings = work.run.settings
         self._started = time.monotonic()
-        self._ranks = Ranks(assignment.jobs, assignment.environments, output=work.output, elastic=assignment.elastic)
+        self._ranks = Ranks(
+            assignment.jobs,
+            assignment.environments,
+            output=work.output,
+            python=assignment.python,
+            elastic=assignment.elastic,
+        )
         self._watch = StepWatch(
             first_step_seconds=settings.first_step_seconds, stall_seconds=settings.stall_seconds, now=self._started
         )

@@ -65,6 +65,7 @@ class Ranks:
         jobs: What each rank is to do.
         environments: Each rank's environment, in the same order.
         output: Takes every line that they print.
+        python: The Python that runs them. Default: the agent's own.
         elastic: Whether the ranks wait in `hvd.init()` until they are told of their ring.
     """
 
@@ -74,12 +75,13 @@ class Ranks:
         environments: Sequence[Mapping[str, str]],
         *,
         output: RankOutput = print_line,
+        python: str = sys.executable,
         elastic: bool = False,
     ) -> None:
         self._ranks: list[_Rank] = []
         try:
             for job, environment in zip(jobs, environments, strict=True):
-                self._ranks.append(_Rank(job, environment, output, RankLine() if elastic else None))
+                self._ranks.append(_Rank(job, environment, output, python, RankLine() if elastic else None))
         except BaseException:
             self.stop()
             raise
@@ -161,7 +163,9 @@ class Ranks:
 class _Rank:
     """One rank's process."""
 
-    def __init__(self, job: RankJob, environment: Mapping[str, str], output: RankOutput, line: RankLine | None) -> None:
+    def __init__(
+        self, job: RankJob, environment: Mapping[str, str], output: RankOutput, python: str, line: RankLine | None
+    ) -> None:
         self.job = job
         self.line = line
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -173,7 +177,7 @@ class _Rank:
         # -P: the script's folder must not be able to stand in for a module that the rank itself needs.
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "horovod_node.rank"],
+                [python, "-P", "-m", "horovod_node.rank"],
                 env={**environment, **({} if line is None else {ENV_CONTROL: str(line.ranks_end.fileno())})},
                 pass_fds=() if line is None else (line.ranks_end.fileno(),),
                 cwd=job.code,

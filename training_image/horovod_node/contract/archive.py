@@ -25,6 +25,11 @@ ARCHIVE_ENTRIES_LIMIT: Final = 100_000
 ARCHIVE_NAME_LIMIT: Final = 1024
 """Bytes of a path in an archive: those of a key in S3, and few enough for every file system below any folder."""
 
+REQUIREMENTS_FILE: Final = "requirements.txt"
+"""At the top of a script's archive: what each node installs before its ranks start."""
+WHEELS_FOLDER: Final = "wheels"
+"""Beside `REQUIREMENTS_FILE`: wheels that are installed without any package index."""
+
 _HEADERS_LIMIT_BYTES: Final = 16 * 1024**2
 """Of all pax headers and long names together. One that `tarfile` writes takes 1 or 2 kB, and few files need one."""
 _PADDING_LIMIT_BYTES: Final = 16 * 1024**2
