@@ -37,6 +37,7 @@ def build_request(
     max_cost_usd: float | None = None,
     max_restarts: int | None = None,
     resume_from: str | None = None,
+    model_required: bool = True,
     owner: str | None = None,
     project: str | None = None,
 ) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def build_request(
         max_cost_usd: Most that the run's instances may cost.
         max_restarts: How often it may start again.
         resume_from: Name of the run whose checkpoint it begins with.
+        model_required: Whether it fails when its script leaves no model.
         owner: Who it is for.
         project: What it is for.
 
@@ -90,6 +92,7 @@ def build_request(
         contract.MAX_COST_USD: max_cost_usd,
         contract.MAX_RESTARTS: max_restarts,
         contract.RESUME_FROM: resume_from,
+        contract.MODEL: None if model_required else contract.MODEL_OPTIONAL,
         contract.OWNER: owner,
         contract.PROJECT: project,
     }

@@ -19,6 +19,7 @@ from horovod_client.folder import IGNORE_FILE, PACKAGE, code_files
 from horovod_client.tree import check_file, check_name, shown
 from horovod_node import contract
 
+_WAYS_TO_LEAVE_A_MODEL = (b"SM_MODEL_DIR", b"/opt/ml", b"model_dir", b"model-dir", b"horovod_node")
 SOURCE_LIMIT_BYTES = 256 * 1024**2
 """Our own limit: every node downloads the code before it trains, and code is small; what is not is usually data."""
 
@@ -34,11 +35,38 @@ class SourcePackage:
             SHA-256 of the archive before compression, in hexadecimal digits. Not of *archive*: the same files compress
             to other bytes with another release of zlib, and would be stored again.
         entry_point: Path of the training script inside the archive.
+        text: All of its Python, for `doubts`.
     """
 
     archive: bytes = field(repr=False)
     digest: str
     entry_point: str
+    text: bytes = field(default=b"", repr=False, compare=False)
+
+    def doubts(self, *, gpus: int, model_required: bool) -> list[str]:
+        """
+        Say in a sentence each what the run would find out only after its nodes were paid for.
+
+        Only words are looked for: a package that the script imports may do what the script does not name. So these are
+        no errors.
+
+        Args:
+            gpus: GPUs of the ring.
+            model_required: Whether the run fails without a model.
+        """
+        doubts = []
+        if gpus > 1 and b"horovod" not in self.text:
+            doubts.append(
+                f"'{self.entry_point}' does not name Horovod: unless a package does it, each of the {gpus} ranks "
+                "trains alone, and the model is that of rank 0"
+            )
+        if model_required and not any(words in self.text for words in _WAYS_TO_LEAVE_A_MODEL):
+            doubts.append(
+                f"'{self.entry_point}' does not name SM_MODEL_DIR: unless a package saves a model there, the run "
+                "fails as ModelMissing when it has trained; start it with --no-model (model_required=False) if none is "
+                "wanted"
+            )
+        return doubts
 
 
 def package_source(entry_point: str | PathLike[str], *, source_dir: str | PathLike[str] | None = None) -> SourcePackage:
@@ -90,7 +118,10 @@ def package_source(entry_point: str | PathLike[str], *, source_dir: str | PathLi
         path = shown(Path(error.filename or fspath(entry_point)))
         raise InvalidInput(f"cannot read '{path}': {error.strerror}") from error
     return SourcePackage(
-        archive=gzip.compress(archive, mtime=0), digest=hashlib.sha256(archive).hexdigest(), entry_point=name
+        archive=gzip.compress(archive, mtime=0),
+        digest=hashlib.sha256(archive).hexdigest(),
+        entry_point=name,
+        text=b"\n".join(path.read_bytes() for inside, path in files.items() if inside.endswith(".py")),
     )
 
 

@@ -142,7 +142,17 @@ def test_prints_the_exact_request_of_a_dry_run(
     checkpoint = f"{contract.checkpoints_of(client.connection.queue, 'before')}20261126T110236Z/manifest.json"
     account.s3.put_object(Bucket=client.connection.model_bucket, Key=checkpoint)
     arguments = ["--gpus", "4", "--data", data, "--hyperparameters", f"@{parameters}", "--max-runtime", "1h30m"]
-    arguments += ["--max-cost-usd", "12.5", "--min-gpus", "4", "--max-restarts", "0", "--resume-from", "before"]
+    arguments += [
+        "--max-cost-usd",
+        "12.5",
+        "--min-gpus",
+        "4",
+        "--max-restarts",
+        "0",
+        "--resume-from",
+        "before",
+        "--no-model",
+    ]
 
     # WHEN
     code = main(["train", str(script), *arguments, "--name", "cli-dry", "--dry-run"])
@@ -157,6 +167,7 @@ def test_prints_the_exact_request_of_a_dry_run(
     assert request["max_runtime_seconds"] == 5400
     assert request["max_cost_usd"] == 12.5
     assert (request["min_gpus"], request["max_restarts"], request["resume_from"]) == (4, 0, "before")
+    assert request["model"] == "optional"
     assert "cli-dry" not in account.runs()
 
 

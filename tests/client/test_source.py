@@ -322,3 +322,26 @@ def test_refuses_what_nodes_would_not_unpack(write_files: WriteFiles, monkeypatc
         InvalidInput, match=r"^cannot package 'd+/.*', whose path has more than 1,024 bytes: shorten it,"
     ):
         package_source("train.py", source_dir=folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus", "model_required", "doubts"),
+    [
+        ("import horovod.torch, os; os.environ['SM_MODEL_DIR']", 2, True, []),
+        ("from horovod_node import training; training.save(1)", 2, True, []),
+        ("print('trained')", 2, True, ["does not name Horovod", "does not name SM_MODEL_DIR"]),
+        ("print('trained')", 1, True, ["does not name SM_MODEL_DIR"]),
+        ("print('trained')", 1, False, []),
+    ],
+)
+def test_script_that_may_train_in_vain_is_doubted(
+    tmp_path: Path, text: str, gpus: int, model_required: bool, doubts: list[str]
+) -> None:
+    """It is said before a GPU is paid for, and only said: a package may do it."""
+    # GIVEN
+    script = tmp_path / "train.py"
+    script.write_text(text)
+    # WHEN
+    said = package_source(script).doubts(gpus=gpus, model_required=model_required)
+    # THEN
+    assert [words for words, doubt in zip(doubts, said, strict=True) if words in doubt] == doubts

@@ -151,6 +151,19 @@ def test_fails_when_the_model_folder_is_empty(work: Work) -> None:
     assert raised.value.error == contract.ERROR_MODEL_MISSING
 
 
+def test_run_that_needs_no_model_stores_an_empty_one(aws: Aws, work: Work) -> None:
+    """What a benchmark leaves is its output; the state machine still finds an object."""
+    # GIVEN
+    relaxed = replace(work, run=replace(work.run, request=replace(work.run.request, model_required=False)))
+    # WHEN
+    answer = saved(relaxed)
+    # THEN
+    archive = aws.client("s3").get_object(Bucket=aws.model_bucket, Key=KEY)
+    assert answer == {"key": KEY, "bytes": archive["ContentLength"], "files": 0}
+    with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
+        assert tar.getnames() == []
+
+
 def test_fails_when_s3_refuses_the_model(aws: Aws, work: Work) -> None:
     """The error says where the model should have gone, and S3's reason."""
     # GIVEN

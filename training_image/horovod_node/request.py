@@ -24,6 +24,7 @@ class Request:
         data: Channel name to S3 prefix.
         hyperparameters: Name to JSON value.
         resume_from: Name of the run whose newest checkpoint this one begins with; '' for none.
+        model_required: Whether the run fails when the script leaves no model.
     """
 
     source: str
@@ -34,6 +35,7 @@ class Request:
     data: Mapping[str, str]
     hyperparameters: Mapping[str, Any]
     resume_from: str = ""
+    model_required: bool = True
 
     @property
     def is_elastic(self) -> bool:
@@ -54,4 +56,5 @@ class Request:
             data=dict(fields.get(contract.DATA) or {}),
             hyperparameters=dict(fields.get(contract.HYPERPARAMETERS) or {}),
             resume_from=fields.get(contract.RESUME_FROM) or "",
+            model_required=fields.get(contract.MODEL) != contract.MODEL_OPTIONAL,
         )

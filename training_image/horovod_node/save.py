@@ -30,7 +30,7 @@ def save_model(work: Work, task: Task, *, keep: Callable[[], None]) -> dict[str,
     Upload the model folder as SageMaker does, and read it back as who downloads it will; with a heartbeat for progress.
 
     A model is never replaced. Where an earlier attempt of the run stored one, and was lost before it could say so, that
-    one is the run's model.
+    one is the run's model. Of a run that needs no model and left none, an empty archive is stored.
 
     Args:
         work: What the node works on.
@@ -46,10 +46,11 @@ def save_model(work: Work, task: Task, *, keep: Callable[[], None]) -> dict[str,
     """
     folder, bucket = work.layout.model, work.run.settings.model_bucket
     files = sum(1 for path, _ in entries(folder) if path.is_file())
-    if not files:
+    if not files and work.run.request.model_required:
         raise RunError(
             contract.ERROR_MODEL_MISSING,
-            f"The script ended well but left no file in SM_MODEL_DIR ({folder}) on rank 0's node, {work.node.id}.",
+            f"The script ended well but left no file in SM_MODEL_DIR ({folder}) on rank 0's node, {work.node.id}. Save "
+            "the model there on rank 0, or start the run with --no-model.",
         )
     key = contract.model_key(work.lease.run_id)
     metadata = {contract.MODEL_ATTEMPT: str(work.lease.attempt), contract.MODEL_FILES: str(files)}

@@ -71,6 +71,9 @@ HYPERPARAMETERS: Final = "hyperparameters"
 MIN_GPUS: Final = "min_gpus"
 MAX_RESTARTS: Final = "max_restarts"
 RESUME_FROM: Final = "resume_from"
+MODEL: Final = "model"
+MODEL_REQUIRED: Final = "required"
+MODEL_OPTIONAL: Final = "optional"
 MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
 MAX_COST_USD: Final = "max_cost_usd"
 ON_DEMAND_PRICES: Final = "on_demand_prices"
@@ -176,6 +179,14 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         pattern=RUN_NAME_PATTERN,
         rule="must be a run's name",
         meaning="Name of a run whose newest checkpoint this one begins with.",
+    ),
+    RequestField(
+        name=MODEL,
+        kind="string",
+        required=False,
+        pattern=f"^({MODEL_REQUIRED}|{MODEL_OPTIONAL})$",
+        rule=f"must be {MODEL_REQUIRED} or {MODEL_OPTIONAL}",
+        meaning="Whether a run fails whose script leaves nothing in SM_MODEL_DIR. Default: required, so it does.",
     ),
     RequestField(
         name=MAX_RUNTIME_SECONDS,
