@@ -131,7 +131,7 @@ def simulate(nodes: int, *, train_seconds: float) -> dict[str, Any]:
         "nodes": nodes,
         "time runs slower by": slowness,
         **figures,
-        "nodes in the receipt": len(receipt["nodes"]),
+        "nodes listed in the receipt": len(receipt["nodes"]),
         "first node joins to ring, s": round(_between(told, "joined", "formed"), 1),
         "requests to DynamoDB a second": _peak(told, "dynamodb"),
         "read units a second": _peak(told, "read units"),

@@ -24,6 +24,7 @@ from horovod_client.errors import (
     RunEnded,
     RunFailed,
     RunNotFound,
+    ScriptDoubtful,
 )
 from horovod_client.log_line import LogLine
 from horovod_client.receipt import receipt_schema, render_receipt
@@ -56,6 +57,7 @@ __all__ = [
     "RunNotFound",
     "RunStatus",
     "RunSummary",
+    "ScriptDoubtful",
     "Spend",
     "TrainingClient",
     "TrainingProgress",

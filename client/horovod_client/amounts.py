@@ -1,6 +1,8 @@
-"""How amounts are written for people: of money, and of things."""
+"""How amounts are written for people: of money, of things, of bytes, and when something was."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 
 def usd(amount: float) -> str:
@@ -23,3 +25,29 @@ def counted(number: float, noun: str) -> str:
     """
     digits = f"{number:g}" if isinstance(number, float) else str(number)
     return f"{digits} {noun}{'' if number == 1 else 's'}"
+
+
+def byte_size(number: float) -> str:
+    """
+    Write a size: `512 B`, `3.2 GB`.
+
+    Args:
+        number: Bytes.
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def moment(at: float) -> str:
+    """
+    Write when something was, in UTC and saying so, as every time that is printed for people: `2025-03-01 10:00 UTC`.
+
+    Runs, receipts and logs of one training are read in several zones, and AWS's own records are in UTC.
+
+    Args:
+        at: Epoch seconds.
+    """
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"

@@ -15,7 +15,7 @@ from horovod_client.clients import AwsClients, InjectedClients, new_session
 from horovod_client.connection import Connection, find_connection
 from horovod_client.cost_estimate import CostEstimate, estimate, fitting_fleets
 from horovod_client.error_codes import code_of
-from horovod_client.errors import InvalidInput, PricesMissing
+from horovod_client.errors import InvalidInput, PricesMissing, ScriptDoubtful
 from horovod_client.request import build_request, check_checkpoint_exists, check_data_exists, write_request
 from horovod_client.run import Run, checked_name
 from horovod_client.runs import RunSummary, list_runs
@@ -128,6 +128,7 @@ class TrainingClient:
         max_cost_usd: float | None = None,
         max_restarts: int | None = None,
         resume_from: str | None = None,
+        model_required: bool = True,
         owner: str | None = None,
         project: str | None = None,
         source_dir: str | PathLike[str] | None = None,
@@ -148,6 +149,7 @@ class TrainingClient:
         max_cost_usd: float | None = None,
         max_restarts: int | None = None,
         resume_from: str | None = None,
+        model_required: bool = True,
         owner: str | None = None,
         project: str | None = None,
         source_dir: str | PathLike[str] | None = None,
@@ -167,6 +169,7 @@ class TrainingClient:
         max_cost_usd: float | None = None,
         max_restarts: int | None = None,
         resume_from: str | None = None,
+        model_required: bool = True,
         owner: str | None = None,
         project: str | None = None,
         source_dir: str | PathLike[str] | None = None,
@@ -178,7 +181,8 @@ class TrainingClient:
 
         Everything is checked before the code is uploaded and before anything is started. In a Region in which the
         state machine cannot ask for On-Demand prices, they are looked up here and go with the request: the ceiling and
-        the receipt need them. If that is in vain, a `PricesMissing` says why and the run goes on.
+        the receipt need them. If that is in vain, a `PricesMissing` says why and the run goes on. A
+        `ScriptDoubtful` tells of a script that names neither Horovod nor SM_MODEL_DIR.
 
         Args:
             entry_point: The training script; with *source_dir*, its path inside that folder.
@@ -207,6 +211,9 @@ class TrainingClient:
             resume_from:
                 Name of a run of the same training whose newest checkpoint this one begins with.
                 Default: it begins with its own, which is none at first.
+            model_required:
+                Whether the run fails when its script leaves nothing in SM_MODEL_DIR. A benchmark needs no model.
+                Default: it fails.
             owner:
                 Who the run is for, which becomes a tag of its instances.
                 Default: none.
@@ -238,6 +245,7 @@ class TrainingClient:
             max_cost_usd=max_cost_usd,
             max_restarts=max_restarts,
             resume_from=resume_from,
+            model_required=model_required,
             owner=owner,
             project=project,
         )
@@ -258,6 +266,8 @@ class TrainingClient:
         if prices:
             request[contract.ON_DEMAND_PRICES] = prices
             execution["input"] = write_request(request, connection=self.connection)
+        for doubt in package.doubts(gpus=gpus, model_required=model_required):
+            warnings.warn(doubt, ScriptDoubtful, stacklevel=2)
         if dry_run:
             return execution
         self._upload_once(package)
@@ -304,7 +314,9 @@ class TrainingClient:
         try:
             stepfunctions.start_execution(**execution)
         except stepfunctions.exceptions.ExecutionAlreadyExists as error:
-            raise InvalidInput(f"'name' must be new, but there is a run '{run.name}' already") from error
+            raise InvalidInput(
+                f"'name' must be new, but there is a run '{run.name}' already: choose another one, or leave it out"
+            ) from error
         return run
 
 

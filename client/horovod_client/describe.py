@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from horovod_client import amounts
-from horovod_client.status import RunStatus, Spend, TrainingProgress
+from horovod_client.status import PHASE_CAPACITY, RunStatus, Spend, TrainingProgress
 from horovod_client.waiting import duration, explain_waiting
+from horovod_node import contract
 
 
 def describe_run(status: RunStatus, *, now: float) -> str:
@@ -34,9 +35,14 @@ def describe_stage(status: RunStatus) -> str | None:
     """
     Name the stage, and in the queue how many runs come first; None while there is no stage.
 
+    Nodes join when they are there. The state machine begins to wait for that as soon as it has asked for capacity; for
+    people the run is still starting then.
+
     Args:
         status: What the run is doing.
     """
+    if status.phase == PHASE_CAPACITY:
+        return contract.STAGE_STARTING
     before = (status.place or 1) - 1
     if not before:
         return status.stage
@@ -51,7 +57,7 @@ def describe_capacity(status: RunStatus) -> str | None:
         status: What the run is doing.
     """
     search = status.capacity
-    if search is None:
+    if search is None or status.phase != PHASE_CAPACITY:
         return None
     refusal = f"; EC2 said: {search.refusal}" if search.refusal else ""
     return f"waiting for capacity: attempt {search.number} of {search.of}, {search.attempt}{refusal}"

@@ -36,6 +36,10 @@ class PricesUnknown(HorovodClientError):
     """A user asked for an estimate, and not one price could be had."""
 
 
+class ScriptDoubtful(UserWarning):
+    """A user started a run whose script may not do what a run is for; it goes on."""
+
+
 class PricesMissing(UserWarning):
     """A user started a run whose prices nobody could tell: it goes on, but nobody may watch its ceiling."""
 

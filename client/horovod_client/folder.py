@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pathspec import GitIgnoreSpec
 
-from horovod_client.errors import InvalidInput
+from horovod_client.tree import Purpose, walk_files
 
-IGNORE_FILE = ".gitignore"
-NEVER_PACKAGED = (".git", "__pycache__")
+IGNORE_FILE: Final = ".gitignore"
+NEVER_PACKAGED: Final = (".git", "__pycache__")
+PACKAGE: Final = Purpose(verb="package", remedy=f"remove it or name it in {IGNORE_FILE}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +32,42 @@ def code_files(folder: Path) -> Iterator[Path]:
     Walk the files of *folder* that git would add, in a fixed order.
 
     As in git, the nearest `.gitignore` that speaks of a file decides, those above *folder* count up to the top of the
-    repository, and nothing below an ignored folder comes back. `.git` and `__pycache__` are always left out.
+    repository, and nothing below an ignored folder comes back. `.git` and `__pycache__` are always left out. Unlike in
+    git, links are followed: what they point to would not be there on the nodes.
 
     Args:
         folder: Where to start.
 
     Raises:
-        InvalidInput: If there is something that is neither a file nor a folder, such as a link to a folder.
+        InvalidInput: If there is something that cannot be packaged, as `walk_files` says.
         OSError: If a folder or a `.gitignore` cannot be read.
     """
     folder = folder.resolve()
-    yield from _walk(folder, [found for above in _folders_above(folder) for found in _ignore_file(above)])
+    return walk_files(folder, purpose=PACKAGE, leaves_out=_Ignored(folder))
+
+
+class _Ignored:
+    """Whether git would leave a path out; the `.gitignore` of each folder is read once."""
+
+    def __init__(self, top: Path) -> None:
+        above = [found for folder in _folders_above(top) for found in _ignore_file(folder)]
+        self._files = {top: [*above, *_ignore_file(top)]}
+
+    def __call__(self, path: Path, *, is_folder: bool) -> bool:
+        return path.name in NEVER_PACKAGED or self._is_named(path, is_folder=is_folder)
+
+    def _is_named(self, path: Path, *, is_folder: bool) -> bool:
+        for ignore_file in reversed(self._files_for(path.parent)):
+            ignored = ignore_file.ignores(path, is_folder=is_folder)
+            if ignored is not None:
+                return ignored
+        return False
+
+    def _files_for(self, folder: Path) -> list[_IgnoreFile]:
+        """List those that speak of what lies in *folder*; a walk comes to the folder around it first."""
+        if folder not in self._files:
+            self._files[folder] = [*self._files[folder.parent], *_ignore_file(folder)]
+        return self._files[folder]
 
 
 def _folders_above(folder: Path) -> list[Path]:
@@ -57,27 +84,3 @@ def _ignore_file(folder: Path) -> list[_IgnoreFile]:
         return []
     lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     return [_IgnoreFile(folder=folder, patterns=GitIgnoreSpec.from_lines(lines))]
-
-
-def _walk(folder: Path, above: Sequence[_IgnoreFile]) -> Iterator[Path]:
-    ignore_files = [*above, *_ignore_file(folder)]
-    for path in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        is_folder = path.is_dir() and not path.is_symlink()
-        if path.name in NEVER_PACKAGED or _ignored(path, is_folder=is_folder, ignore_files=ignore_files):
-            continue
-        if is_folder:
-            yield from _walk(path, ignore_files)
-        elif path.is_file():
-            yield path
-        else:
-            raise InvalidInput(
-                f"cannot package '{path}', which is neither a file nor a folder: remove it or name it in {IGNORE_FILE}"
-            )
-
-
-def _ignored(path: Path, *, is_folder: bool, ignore_files: Sequence[_IgnoreFile]) -> bool:
-    for ignore_file in reversed(ignore_files):
-        ignored = ignore_file.ignores(path, is_folder=is_folder)
-        if ignored is not None:
-            return ignored
-    return False

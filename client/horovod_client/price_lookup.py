@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from horovod_client.amounts import moment
 from horovod_client.markets import MARKET_NAMES
 from horovod_client.price_cache import CachedPrices, PriceCache
 from horovod_client.prices import Price, Prices
@@ -168,7 +169,7 @@ def _remarks(types: Iterable[str], market: str, reason: str, cached: Mapping[str
     """Say which prices are missing and which are old, and why: one sentence for types of which the same is true."""
     names_by_date: dict[str | None, list[str]] = {}
     for name in types:
-        date = date_of(cached[name].at) if name in cached else None
+        date = moment(cached[name].at) if name in cached else None
         names_by_date.setdefault(date, []).append(name)
     remarks = []
     for date, names in names_by_date.items():
@@ -176,8 +177,3 @@ def _remarks(types: Iterable[str], market: str, reason: str, cached: Mapping[str
         known = "not known" if date is None else f"of {date}"
         remarks.append(f"{what} {known} for {', '.join(names)}: {reason}")
     return remarks
-
-
-def date_of(at: float) -> str:
-    """Write epoch seconds as a date and time (UTC)."""
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
-from horovod_client.amounts import counted, usd
+from horovod_client.amounts import byte_size, counted, moment, usd
 from horovod_client.columns import in_columns
 from horovod_client.errors import HorovodClientError
 from horovod_node import contract
@@ -19,6 +20,7 @@ PARTS = {
     "boot": "booting",
     "pull": "pulling the image",
     "join": "joining",
+    "install": "installing requirements.txt",
     "train": "training",
     "save": "saving",
     "terminate": "terminating",
@@ -26,7 +28,7 @@ PARTS = {
 """Parts of a receipt's `seconds` in the order of a run, each with its words."""
 
 NODE_TIMES = ("from", "until", "usd")
-"""Columns that are left out when no node has them; times are UTC."""
+"""Columns that are left out when no node has them."""
 
 TELLERS = {
     contract.PRICE_OF_CONSTRUCT: "as the stack was given them",
@@ -77,10 +79,13 @@ def _outcome(receipt: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _facts(receipt: Mapping[str, Any]) -> Iterator[str]:
+    started = (receipt.get("times") or {}).get("started_at")
+    if started:
+        yield f"started     {moment(datetime.fromisoformat(started).timestamp())}"
     model = receipt.get("model")
     if model:
         size = model.get("bytes")
-        details = ", ".join([*([] if size is None else [_size(size)]), *_counted((model.get("files"), "file"))])
+        details = ", ".join([*([] if size is None else [byte_size(size)]), *_counted((model.get("files"), "file"))])
         yield f"model       {model.get('uri', 'unknown')}{f' ({details})' if details else ''}"
     ring = _counted((receipt.get("gpus"), "GPU"), (receipt.get("ranks"), "rank"), (receipt.get("steps"), "step"))
     attempts = _counted((receipt.get("attempts"), "attempt"))
@@ -176,8 +181,8 @@ def _cell(node: Mapping[str, Any], column: str) -> str:
     if column == "usd" and value != "":
         return usd(value)
     if column in ("from", "until"):
-        # The day is the receipt's; what counts in a row is the time of day.
-        return str(value)[11:19]
+        # The day is the receipt's; what counts in a row is the time of day, which receipts write in UTC.
+        return f"{str(value)[11:19]} UTC" if value else ""
     return str(value)
 
 
@@ -216,11 +221,3 @@ def _remarks(receipt: Mapping[str, Any]) -> Iterator[str]:
 
 def _counted(*facts: tuple[int | None, str]) -> list[str]:
     return [counted(number, noun) for number, noun in facts if number is not None]
-
-
-def _size(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

@@ -6,12 +6,15 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import timedelta
+from os import PathLike, fspath
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from horovod_client.connection import Connection
 from horovod_client.error_codes import DENIED, code_of
 from horovod_client.errors import InvalidInput
+from horovod_client.tree import shown
 from horovod_client.waiting import duration
 from horovod_node import contract
 
@@ -34,6 +37,7 @@ def build_request(
     max_cost_usd: float | None = None,
     max_restarts: int | None = None,
     resume_from: str | None = None,
+    model_required: bool = True,
     owner: str | None = None,
     project: str | None = None,
 ) -> dict[str, Any]:
@@ -51,16 +55,32 @@ def build_request(
         max_cost_usd: Most that the run's instances may cost.
         max_restarts: How often it may start again.
         resume_from: Name of the run whose checkpoint it begins with.
+        model_required: Whether it fails when its script leaves no model.
         owner: Who it is for.
         project: What it is for.
 
     Raises:
-        InvalidInput: If *max_runtime* is a number: of hours or of seconds, it does not say.
+        InvalidInput: If *data* or *hyperparameters* is no mapping, such as a list, or *max_runtime* is a number: of
+            hours or of seconds, it does not say.
     """
     request: dict[str, Any] = {contract.SOURCE: source, contract.ENTRY_POINT: entry_point, contract.GPUS: gpus}
     if data is not None:
-        request[contract.DATA] = {DEFAULT_CHANNEL: data} if isinstance(data, str) else data
+        channels = {DEFAULT_CHANNEL: data} if isinstance(data, str | PathLike) else data
+        if not isinstance(channels, Mapping):
+            raise InvalidInput(
+                "'data' must be an address like s3://bucket/folder/, or a dict of one for each channel, such as "
+                f"{{'train': 's3://bucket/folder/'}}, got {_shown(data)}"
+            )
+        request[contract.DATA] = {
+            channel: fspath(address) if isinstance(address, PathLike) else address
+            for channel, address in channels.items()
+        }
     if hyperparameters is not None:
+        if not isinstance(hyperparameters, Mapping):
+            raise InvalidInput(
+                f"'hyperparameters' must be a dict of names to values, such as {{'epochs': 3}}, got "
+                f"{_shown(hyperparameters)}"
+            )
         request[contract.HYPERPARAMETERS] = hyperparameters
     if max_runtime is not None:
         if not isinstance(max_runtime, timedelta):
@@ -72,6 +92,7 @@ def build_request(
         contract.MAX_COST_USD: max_cost_usd,
         contract.MAX_RESTARTS: max_restarts,
         contract.RESUME_FROM: resume_from,
+        contract.MODEL: None if model_required else contract.MODEL_OPTIONAL,
         contract.OWNER: owner,
         contract.PROJECT: project,
     }
@@ -115,7 +136,7 @@ def check_data_exists(data: Mapping[str, str], *, s3: S3Client) -> None:
     Who starts a run need not be allowed to list its data: the nodes are, and look again.
 
     Args:
-        data: S3 address of each channel: a folder, with or without its closing slash, or one object.
+        data: S3 address of each channel: a folder, with or without its closing slash, a whole bucket, or one object.
         s3: Client to list with.
 
     Raises:
@@ -126,7 +147,7 @@ def check_data_exists(data: Mapping[str, str], *, s3: S3Client) -> None:
         try:
             there = _holds_a_file(s3, bucket=bucket, key=key)
         except s3.exceptions.NoSuchBucket as error:
-            raise InvalidInput(f"'data.{channel}' is in a bucket that does not exist: {uri}") from error
+            raise InvalidInput(f"'data.{channel}' is in a bucket that does not exist: {uri}; check its name") from error
         except s3.exceptions.ClientError as error:
             if code_of(error) not in DENIED:
                 raise
@@ -165,15 +186,12 @@ def check_checkpoint_exists(run: str, *, training: str, bucket: str, s3: S3Clien
 
 def _holds_a_file(s3: S3Client, *, bucket: str, key: str) -> bool:
     """Judge as `horovod_node.channels` does, which a test compares; a prefix that is no folder holds nothing."""
-    folder = key if key.endswith("/") else f"{key}/"
-    empty = True
+    folder = key if key.endswith("/") or not key else f"{key}/"
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder):
-        keys = [item["Key"] for item in page.get("Contents", ())]
         # Consoles make a "folder" out of an empty object whose key ends with a slash.
-        if any(not found.endswith("/") for found in keys):
+        if any(not item["Key"].endswith("/") for item in page.get("Contents", ())):
             return True
-        empty = empty and not keys
-    if not empty or key.endswith("/"):
+    if folder == key:
         return False
     # Of all keys that begin like this one, the key itself comes first.
     first = s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
@@ -183,21 +201,52 @@ def _holds_a_file(s3: S3Client, *, bucket: str, key: str) -> bool:
 def _check_json(name: str, value: object) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidInput(f"'{name}' must be a finite number, got {value}")
+    error = _json_error(value)
+    if error is None:
+        return
+    if isinstance(value, dict):  # name the one that is wrong
+        for key, item in value.items():
+            if wrong := _json_error(item):
+                name, value, error = f"{name}.{key}", item, wrong
+                break
+    match error:
+        case UnicodeEncodeError():
+            raise InvalidInput(f"'{name}' must be text that UTF-8 can write, got {_shown(value)}") from error
+        case TypeError() if not isinstance(value, dict | list | tuple):
+            raise InvalidInput(
+                f"'{name}' must be what JSON can say (text, a number, True, False, None, a list or a dict), got "
+                f"{_shown(value)}, a {type(value).__name__}: convert it"
+            ) from error
+        case ValueError() if isinstance(value, float):
+            raise InvalidInput(f"'{name}' must be a finite number, which JSON can say, got {value}") from error
+    raise InvalidInput(f"'{name}' cannot be written as JSON: {error}") from error
+
+
+def _json_error(value: object) -> Exception | None:
     try:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"'{name}' cannot be written as JSON: {error}") from error
+        return error
+    return None
+
+
+def _shown(value: object) -> str:
+    """Write a value as Python does, without characters that no terminal takes."""
+    text = ascii(value)
+    return text if len(text) <= contract.SHOWN_LIMIT else f"{text[: contract.SHOWN_LIMIT]}…"
 
 
 def _check_data_is_in_s3(data: object, *, data_bucket: str) -> None:
     for channel, address in data.items() if isinstance(data, dict) else ():
         if not isinstance(address, str) or "://" in address:
             continue
-        if not address or not Path(address).exists():  # a slip of the fingers, such as s3:/bucket/folder
+        path = Path(address).expanduser()
+        if not address or not path.exists():  # a slip of the fingers, such as s3:/bucket/folder
             raise InvalidInput(f"'data.{channel}' must be an address like s3://bucket/folder/, got '{address}'")
         raise InvalidInput(
-            f"'data.{channel}' must be in S3, got the local path '{address}': copy it there, for example with "
-            f"aws s3 cp --recursive {address} s3://{data_bucket}/data/{channel}/"
+            f"'data.{channel}' must be in S3, got the local path '{shown(path)}': copy it there, for example with "
+            f"aws s3 {'sync' if path.is_dir() else 'cp'} {quote(address)} s3://{data_bucket}/data/{channel}/ "
+            "(the local cloud, cdk-horovod local train, takes local paths)"
         )
 
 

@@ -6,12 +6,12 @@ import json
 from typing import TYPE_CHECKING, cast
 
 from aws_cdk import Acknowledgment, Stack, Token, Validations
+from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from aws_cdk import aws_iam as iam
     from constructs import IConstruct
 
 
@@ -31,26 +31,27 @@ def acknowledge(construct: IConstruct, *, rule: str, reason: str) -> None:
     Validations.of(construct).acknowledge(Acknowledgment(id=finding, reason=reason))
 
 
-def acknowledge_objects(grantee: iam.IGrantable, *, owner: IConstruct, arn: str, path: str, reason: str) -> None:
+def acknowledge_objects(
+    grantee: iam.IGrantable | iam.Policy, *, owner: IConstruct, arn: str, path: str, reason: str
+) -> None:
     """
     Accept that a policy of *grantee* names all objects below one path.
 
     The finding is accepted for exactly this resource, in the policies of exactly this principal.
 
     Args:
-        grantee: Who was granted the permission.
+        grantee: Who was granted the permission, or the policy that grants it.
         owner: The bucket.
         arn: The bucket's ARN, without a path.
         path: What follows the ARN: `/source/*`.
         reason: Why the finding does no harm, for the reviewer.
     """
+    holder = grantee if isinstance(grantee, iam.Policy) else grantee.grant_principal
     # A principal that is no construct has no policy in a template, and so no finding.
-    if not Construct.is_construct(grantee.grant_principal):
+    if not Construct.is_construct(holder):
         return
-    principal = cast("IConstruct", grantee.grant_principal)
-    acknowledge(
-        principal, rule=f"IAM5[Resource::{_as_seen_from(principal, owner=owner, arn=arn)}{path}]", reason=reason
-    )
+    reader = cast("IConstruct", holder)
+    acknowledge(reader, rule=f"IAM5[Resource::{_as_seen_from(reader, owner=owner, arn=arn)}{path}]", reason=reason)
 
 
 def _as_seen_from(reader: IConstruct, *, owner: IConstruct, arn: str) -> str:

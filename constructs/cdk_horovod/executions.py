@@ -21,7 +21,7 @@ def executions_of(machine: sfn.StateMachine) -> str:
     )
 
 
-def accept_executions(grantee: iam.IGrantable, machine: sfn.StateMachine) -> None:
+def accept_executions(grantee: iam.IGrantable | iam.Policy, machine: sfn.StateMachine) -> None:
     """Accept that a policy of *grantee* names all executions of *machine*."""
     acknowledge_objects(
         grantee,
@@ -48,3 +48,20 @@ def permit_workflow(machine: sfn.StateMachine, *, reads: Sequence[sfn.StateMachi
     )
     for read in reads:
         accept_executions(machine.role, read)
+
+
+def permit_own_executions(machine: sfn.StateMachine) -> None:
+    """
+    Let the executions of *machine* describe themselves.
+
+    The role's own policy is there before the machine is; this one names the machine, and so comes after it.
+    """
+    policy = iam.Policy(
+        machine,
+        "OwnExecutions",
+        statements=[
+            iam.PolicyStatement(actions=["states:DescribeExecution"], resources=[f"{executions_of(machine)}:*"])
+        ],
+        roles=[machine.role],
+    )
+    accept_executions(policy, machine)

@@ -15,7 +15,7 @@ from constructs import Construct
 from cdk_horovod.acknowledgements import acknowledge_objects
 from cdk_horovod.clean_up import CleanUp
 from cdk_horovod.engines import EngineTarget, IEngine
-from cdk_horovod.executions import accept_executions, executions_of, permit_workflow
+from cdk_horovod.executions import accept_executions, executions_of, permit_own_executions, permit_workflow
 from cdk_horovod.image import TrainingImage
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.node_metrics import node_metric
@@ -345,6 +345,7 @@ class HorovodTraining(Construct):
                         "the condition that binds it to the fleet's launch template, and no launch is without one.",
                     )
         permit_workflow(self.state_machine)
+        permit_own_executions(self.state_machine)
 
     def _connection_json(self) -> str:
         ceiling = {} if self._max_cost_usd is None else {contract.CONNECTION_MAX_COST_USD: self._max_cost_usd}

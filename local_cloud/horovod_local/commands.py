@@ -20,7 +20,9 @@ from horovod_client.amounts import counted
 from horovod_client.cli.arguments import parse_data
 from horovod_client.cli.options import debug_option, json_option, print_json
 from horovod_client.cli.train import train as train_on_aws
+from horovod_client.cli.upload_progress import upload_shown
 from horovod_client.errors import RunFailed
+from horovod_client.local_data import upload_data
 from horovod_client.waiting import duration
 from horovod_local import background
 from horovod_local.assembly import read_assembly
@@ -29,7 +31,6 @@ from horovod_local.cloud import DEFAULT_REGION
 from horovod_local.contents import Contents, look_into
 from horovod_local.deploy import deploy
 from horovod_local.errors import LocalCloudError
-from horovod_local.local_data import put_in_bucket
 from horovod_local.processes import without_aws
 from horovod_local.requirements import check_node_python, sample_assembly
 
@@ -167,11 +168,17 @@ def _train(**options: Any) -> None:
     contents = look_into(cloud)
     training = contents.training(stack=options["stack"], output=options["output"])
     data = parse_data(options["data"])
-    if not options["dry_run"]:
-        data = {
-            channel: put_in_bucket(address, channel=channel, bucket=training.data_bucket, s3=cloud.client("s3"))
-            for channel, address in data.items()
-        }
+    with upload_shown(plain=options["plain"]) as watcher:
+        for channel, address in data.items():
+            if "://" not in address:
+                data[channel] = upload_data(
+                    address,
+                    channel=channel,
+                    bucket=training.data_bucket,
+                    s3=cloud.client("s3"),
+                    watcher=watcher,
+                    dry_run=options["dry_run"],
+                )
     try:
         with _environment(cloud):
             click.get_current_context().invoke(

@@ -102,7 +102,7 @@ def client(account: Account) -> TrainingClient:
 def script(tmp_path: Path) -> Path:
     """Write a training script, whose text is this test's own."""
     path = tmp_path / "train.py"
-    path.write_text(f"print({str(tmp_path)!r})\n")
+    path.write_text(f"print({str(tmp_path)!r})  # as one that averages by horovod and saves to SM_MODEL_DIR\n")
     return path
 
 

@@ -142,7 +142,17 @@ def test_prints_the_exact_request_of_a_dry_run(
     checkpoint = f"{contract.checkpoints_of(client.connection.queue, 'before')}20261126T110236Z/manifest.json"
     account.s3.put_object(Bucket=client.connection.model_bucket, Key=checkpoint)
     arguments = ["--gpus", "4", "--data", data, "--hyperparameters", f"@{parameters}", "--max-runtime", "1h30m"]
-    arguments += ["--max-cost-usd", "12.5", "--min-gpus", "4", "--max-restarts", "0", "--resume-from", "before"]
+    arguments += [
+        "--max-cost-usd",
+        "12.5",
+        "--min-gpus",
+        "4",
+        "--max-restarts",
+        "0",
+        "--resume-from",
+        "before",
+        "--no-model",
+    ]
 
     # WHEN
     code = main(["train", str(script), *arguments, "--name", "cli-dry", "--dry-run"])
@@ -157,6 +167,7 @@ def test_prints_the_exact_request_of_a_dry_run(
     assert request["max_runtime_seconds"] == 5400
     assert request["max_cost_usd"] == 12.5
     assert (request["min_gpus"], request["max_restarts"], request["resume_from"]) == (4, 0, "before")
+    assert request["model"] == "optional"
     assert "cli-dry" not in account.runs()
 
 
@@ -174,7 +185,7 @@ def test_follows_a_detached_run_by_its_name(
     assert codes == [0, 0, 0, 1, 2, 2]
     assert captured.out.splitlines() == [
         "run cli-detached started",
-        "run cli-detached: RUNNING, joining",
+        "run cli-detached: RUNNING, starting",
         "waiting for nodes",
         "run cli-detached stopped",
         "run cli-detached: ABORTED",
@@ -232,9 +243,9 @@ def test_prints_where_a_run_looks_for_capacity(
 
     # THEN
     assert capsys.readouterr().out.splitlines() == [
-        "run cli-capacity: RUNNING, joining",
+        "run cli-capacity: RUNNING, starting",
         "waiting for capacity: attempt 1 of 5 (Spot in any zone) for 3 min",
-        "run cli-capacity: RUNNING, joining",
+        "run cli-capacity: RUNNING, starting",
         "waiting for capacity: attempt 2 of 5 (Spot in eu-west-1a) for 3 min; "
         "EC2 said: There is no Spot capacity available.",
         "run cli-capacity: RUNNING, training",
@@ -276,8 +287,10 @@ def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> N
         RunStatus(run="r", state="RUNNING", stage="queued", place=2),
         RunStatus(run="r", state="RUNNING", stage="queued", phase="queue", place=2, holders=(held,)),
         RunStatus(run="r", state="RUNNING", stage="queued", phase="queue", place=2, holders=(held,)),
-        RunStatus(run="r", state="RUNNING", stage="joining", capacity=search),
-        RunStatus(run="r", state="RUNNING", stage="joining", capacity=search),
+        RunStatus(run="r", state="RUNNING", stage="starting", phase="capacity"),
+        RunStatus(run="r", state="RUNNING", stage="joining", phase="capacity", capacity=search),
+        RunStatus(run="r", state="RUNNING", stage="joining", phase="capacity", capacity=search),
+        RunStatus(run="r", state="RUNNING", stage="joining", phase="boot", capacity=search),
         RunStatus(run="r", state="RUNNING", stage="training", notice="No price is known."),
         RunStatus(run="r", state="RUNNING", stage="training", notice="No price is known.", restarts=(lost,)),
         RunStatus(run="r", state="SUCCEEDED", stage="succeeded", notice="No price is known."),
@@ -293,8 +306,9 @@ def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> N
         "queued, 2 runs before it",
         "queued, 1 run before it",
         "waiting for a fleet: place 2 in the line, run other holds Big",
-        "joining",
+        "starting",
         "waiting for capacity: attempt 1 of 2, Spot in any zone",
+        "joining",
         "training",
         "No price is known.",
         "started again 1 time: LeaderLost: No heartbeat.",
@@ -379,7 +393,7 @@ def test_prints_status_and_receipt_for_programs(
         (["--gpus", "4", "--max-runtime", ""], "'--max-runtime' must be a time like 24h, 1h30m or 90s, got ''"),
         (
             ["--gpus", "4", "--data", "train=s3://a/b", "--data", "train=s3://c/d"],
-            "'--data' names the channel 'train' twice: s3://a/b and s3://c/d",
+            "'--data' names the channel 'train' twice, s3://a/b and s3://c/d: name each, as in test=s3://c/d",
         ),
         (["--gpus", "4", "--stack", "Nowhere"], "there is no stack 'Nowhere' in eu-west-1: check name and AWS_REGION"),
         (["--gpus", "4", "--colour", "red"], "No such option '--colour': see cdk-horovod train --help"),

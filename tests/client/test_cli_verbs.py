@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 import time
 from importlib.metadata import version
@@ -54,6 +55,7 @@ def test_lists_runs(account: Account, client: TrainingClient, script: Path, caps
     assert codes == [0, 0]
     assert header.split() == ["run", "state", "stage", "gpus", "started", "took", "owner"]
     assert row.split()[:3] == ["verbs-listed", "RUNNING", "training"]
+    assert re.search(r"  \d{4}-\d\d-\d\d \d\d:\d\d UTC  ", row)
     (listed,) = json.loads("\n".join(document))
     assert (listed["name"], listed["stage"]) == ("verbs-listed", "training")
     # AND a run that is over has an end and no stage

@@ -15,7 +15,7 @@ from horovod_node.s3 import S3Address
 from training_account import Account
 
 KEYS = ("digits/x", "digits", "digits/", "digits-old/x", "dig/deep/x", "dig/deep/", "digits//x")
-ADDRESSES = ("digits", "digits/", "dig", "dig/", "digi", "digits/x", "digits/x/", "dig/deep", "digits//")
+ADDRESSES = ("", "digits", "digits/", "dig", "dig/", "digi", "digits/x", "digits/x/", "dig/deep", "digits//")
 
 bucket_numbers = itertools.count()
 
@@ -51,6 +51,9 @@ def new_bucket(account: Account, keys: set[str]) -> str:
         ({"digits/"}, "digits/", False),
         ({"digits/", "digits/a/"}, "digits", False),
         ({"digits/", "digits/x"}, "digits", True),
+        ({"digits/", "digits"}, "digits", True),
+        ({"x"}, "", True),
+        ({"x/"}, "", False),
         (set(), "digits", False),
     ],
 )

@@ -154,7 +154,9 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
     client.fit(script, gpus=4, name="digits-taken")
 
     # THEN
-    with pytest.raises(InvalidInput, match=r"^'name' must be new, but there is a run 'digits-taken' already$"):
+    with pytest.raises(
+        InvalidInput, match=r"^'name' must be new, but there is a run 'digits-taken' already: choose another"
+    ):
         client.fit(script, gpus=8, name="digits-taken")
 
 
@@ -179,27 +181,61 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
         ({"max_cost_usd": 500.5}, "'max_cost_usd' must be at most 500, got 500.5"),
         ({"max_cost_usd": "5"}, "'max_cost_usd' must be a number, got 5"),
         ({"max_cost_usd": float("inf")}, "'max_cost_usd' must be a finite number, got inf"),
-        ({"hyperparameters": [1]}, r"'hyperparameters' must be an object, got \[1\]"),
-        ({"hyperparameters": {"a": float("nan")}}, "'hyperparameters' cannot be written as JSON: Out of range float"),
-        ({"hyperparameters": {"a": {1, 2}}}, "'hyperparameters' cannot be written as JSON: Object of type set"),
-        ({"hyperparameters": {"a": "\ud800"}}, "'hyperparameters' cannot be written as JSON: 'utf-8' codec"),
+        (
+            {"hyperparameters": [1]},
+            r"'hyperparameters' must be a dict of names to values, such as \{'epochs': 3\}, got \[1\]$",
+        ),
+        (
+            {"hyperparameters": {"b": 1, "a": float("nan")}},
+            "'hyperparameters.a' must be a finite number, which JSON can",
+        ),
+        ({"max_cost_usd": float("nan")}, "'max_cost_usd' must be a finite number, got nan"),
+        (
+            {"hyperparameters": {"a": {1, 2}}},
+            r"'hyperparameters.a' must be what JSON can say \(.*\), got \{1, 2\}, a set: convert it$",
+        ),
+        ({"hyperparameters": {"a": [{1, 2}]}}, "'hyperparameters.a' cannot be written as JSON: Object of type set"),
+        ({"hyperparameters": {"a": "\ud800"}}, r"'hyperparameters.a' must be text that UTF-8 can write, got '.ud800'$"),
+        ({"hyperparameters": {("a", 1): 2}}, "'hyperparameters' cannot be written as JSON: keys must be str"),
+        (
+            {"data": ["s3://a/b/", "s3://a/c/"]},
+            r"'data' must be an address like s3://bucket/folder/, or a dict .* \{'train': .*\}, got \['s3://a/b/', 's",
+        ),
+        (
+            {"project": "Größe"},
+            r"'project' must be 1 to 128 letters \(a-z, A-Z\), digits, spaces and any of .*, got Grö",
+        ),
         (
             {"hyperparameters": {"a": "x" * 262_144}},
             "the request must be at most 40000 bytes of JSON in UTF-8",
         ),
-        ({"data": {"train": "/tmp"}}, r"'data.train' must be in S3, got the local path '/tmp': copy it there"),
+        (
+            {"data": {"train": "/tmp"}},
+            "'data.train' must be in S3, got the local path '/tmp': copy it there, .* with aws s3 sync /tmp s3:",
+        ),
+        (
+            {"data": Path("/etc/passwd")},
+            "'data.training' must be in S3, got the local path '/etc/passwd': copy .* with aws s3 cp /etc/passwd s3://",
+        ),
         ({"data": {"train": "s3:/bucket/x"}}, "'data.train' must be an address like s3://bucket/folder/, got 's3:/bu"),
         ({"data": {"train": ""}}, "'data.train' must be an address like s3://bucket/folder/, got ''"),
-        ({"data": {"train": "gs://bucket/digits"}}, "'data.train' must be an address like s3://bucket/key, got gs:"),
+        (
+            {"data": {"train": "gs://bucket/digits"}},
+            "'data.train' must be an address like s3://bucket/folder/, got",
+        ),
         ({"data": {"two words": "s3://bucket/key"}}, "'data' has a channel named two words; use letters"),
         ({"data": {"train": "s3://no-such-bucket/digits"}}, "'data.train' is in a bucket that does not exist: s3:"),
-        ({"name": "two words"}, "'name' must be 1 to 80 letters, digits, '-' and '_', got 'two words'"),
-        ({"name": ""}, "'name' must be 1 to 80 letters, digits, '-' and '_', got ''"),
+        ({"name": "two words"}, "'name' must be 1 to 80 letters .a-z, A-Z., digits, '-' and '_', got 'two words'"),
+        ({"name": ""}, "'name' must be 1 to 80 letters .a-z, A-Z., digits, '-' and '_', got ''"),
         (
             {"code": "import os\ndef f(:\n"},
             "'entry_point' must be Python, but 'train.py' has an error in line 2: invalid",
         ),
         ({"code": "nul\0"}, "'entry_point' must be Python, but 'train.py' has an error: source code string cannot con"),
+        (
+            {"entry_point": "/etc/passwd"},
+            "'entry_point' must be a Python file, whose name ends with .py, got 'passwd'$",
+        ),
         ({"entry_point": "missing.py"}, "cannot read 'missing.py': No such file or directory"),
     ],
 )

@@ -23,3 +23,16 @@ def test_progress_is_printed_when_it_is_new(
     # THEN
     said = capsys.readouterr().out.splitlines()
     assert said == ["training", "  step 1, 2 ranks", "  step 2, 2 ranks", "saving", "terminating"]
+
+
+def test_time_that_is_left_is_no_news(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """While a ring is formed anew it makes no step, and the same one with other time left is not told again."""
+    # GIVEN
+    monkeypatch.setattr(news, "PROGRESS_SECONDS", 0.0)
+    print_news = news.news_printer(err=False)
+    # WHEN
+    for step, left in ((1, 50.0), (1, 60.0), (1, 70.0), (2, 40.0)):
+        progress = TrainingProgress(step=step, steps=9, eta_seconds=left)
+        print_news(RunStatus(run="r", state="RUNNING", stage="training", progress=progress))
+    # THEN
+    assert capsys.readouterr().out.splitlines() == ["training", "  step 1/9, 50 s left", "  step 2/9, 40 s left"]

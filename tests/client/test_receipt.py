@@ -14,13 +14,14 @@ def test_renders_a_run_that_went_well(receipt: dict[str, Any]) -> None:
     """Outcome, model, ring, nodes and times, each where the eye expects it."""
     assert render_receipt(receipt).splitlines() == [
         "run digits-1 succeeded",
+        "started     2025-03-01 10:00 UTC",
         "model       s3://models/runs/digits-1/model.tar.gz (1.2 MB, 3 files)",
         "ring        8 GPUs, 8 ranks, 1200 steps, 1 attempt on fleet TrainingFleet",
         "cost        7.40 USD, 7.23 USD an hour",
         "on-demand   10.00 USD, Spot saved 2.60 USD (26%)",
-        "  node  gpus  type           market     zone        from      until     usd",
-        "  i-0a  4     g5.12xlarge    on-demand  eu-west-1a  10:00:45  11:02:34  5.15  leads",
-        "  i-0b  4     g4dn.12xlarge  spot       eu-west-1b  10:00:50  11:02:05  2.25",
+        "  node  gpus  type           market     zone        from          until         usd",
+        "  i-0a  4     g5.12xlarge    on-demand  eu-west-1a  10:00:45 UTC  11:02:34 UTC  5.15  leads",
+        "  i-0b  4     g4dn.12xlarge  spot       eu-west-1b  10:00:50 UTC  11:02:05 UTC  2.25",
         "GPU time    29000 GPU-seconds billed, 26100 useful, 90%",
         "       2.5 s  in queue",
         "      40.0 s  waiting for capacity",
@@ -49,10 +50,11 @@ def test_renders_a_run_that_failed(receipt: dict[str, Any]) -> None:
     lines = render_receipt(receipt).splitlines()
 
     # THEN
-    assert lines[:4] == [
+    assert lines[:5] == [
         "run digits-1 failed: TrainingFailed",
         "  Traceback:",
         "  ValueError: no digits",
+        "started     2025-03-01 10:00 UTC",
         "ring        8 GPUs, 1 attempt on fleet TrainingFleet",
     ]
     assert lines[-4:] == [
@@ -86,7 +88,7 @@ def test_renders_what_became_of_the_ring(receipt: dict[str, Any]) -> None:
     # WHEN
     lines = render_receipt(receipt).splitlines()
     # THEN
-    assert lines[8:12] == [
+    assert lines[9:13] == [
         "  elastic: 4 to 8 GPUs, formed anew 2 times, 7 steps done twice",
         "  resumed from a checkpoint of run digits-0, step 600",
         "  i-0b had notice of its end (instance-action), and left in order",
@@ -101,7 +103,7 @@ def test_undisturbed_ring_is_told_in_a_few_words(receipt: dict[str, Any]) -> Non
     slowest = {"rank": 1, "node": "i-0b", "instance_type": "g5.xlarge", "seconds_per_step": 0.12, "cost": 0.004}
     ring = {"elastic": True, "resets": 1, "smallest": 8, "largest": 8, "repeated_steps": 1, "slowest": slowest}
     # THEN
-    assert render_receipt(receipt | {"ring": ring}).splitlines()[8:9] == [
+    assert render_receipt(receipt | {"ring": ring}).splitlines()[9:10] == [
         "  elastic: 8 GPUs, formed anew 1 time, 1 step done twice"
     ]
     assert "slowest" not in render_receipt(receipt | {"ring": ring})
@@ -125,6 +127,7 @@ def test_renders_a_run_that_never_had_a_node() -> None:
     assert render_receipt(receipt).splitlines() == [
         "run digits-2 failed: QueueTimeout",
         "  the fleet was held by run digits-1",
+        "started     2025-03-01 10:00 UTC",
         "ring        none, 0 attempts on fleet TrainingFleet",
     ]
 
@@ -137,8 +140,8 @@ def test_renders_what_a_run_cost(receipt: dict[str, Any]) -> None:
     unknown = receipt | {"notice": "The ceiling of 5 USD is not watched."}
 
     # THEN
-    assert render_receipt(priced).splitlines()[3] == ("cost        7.40 USD, ceiling 12.50 USD, 7.23 USD an hour")
-    assert render_receipt(cheap).splitlines()[3:5] == ["cost        0.0012 USD", "on-demand   0.0012 USD"]
+    assert render_receipt(priced).splitlines()[4] == ("cost        7.40 USD, ceiling 12.50 USD, 7.23 USD an hour")
+    assert render_receipt(cheap).splitlines()[4:6] == ["cost        0.0012 USD", "on-demand   0.0012 USD"]
     assert render_receipt(unknown).splitlines()[-1] == "notice      The ceiling of 5 USD is not watched."
 
 
@@ -188,6 +191,7 @@ def test_renders_a_run_that_was_stopped(writer: str) -> None:
     assert render_receipt(receipt).splitlines() == [
         "run digits-3 failed: StoppedByUser",
         "  wrong data",
+        "started     2025-03-01 10:00 UTC",
         "fleet       TrainingFleet",
         "      12.0 s  in queue",
         "      48.0 s  waiting for capacity",

@@ -206,7 +206,9 @@ def test_fails_when_there_is_no_such_run(client: TrainingClient) -> None:
     """A run that the training never had is named; a name that cannot be one is refused before AWS is asked."""
     with pytest.raises(RunNotFound, match=r"^there is no run 'never' of the last 90 days: cdk-horovod ls "):
         Run.from_id("never", client=client).status()
-    with pytest.raises(InvalidInput, match=r"^'name' must be 1 to 80 letters, digits, '-' and '_', got 'a run'$"):
+    with pytest.raises(
+        InvalidInput, match=r"^'name' must be 1 to 80 letters .a-z, A-Z., digits, '-' and '_', got 'a run'$"
+    ):
         Run.from_id("a run", client=client)
     with pytest.raises(InvalidInput, match=r"^'client' or 'stack' must be given, got neither$"):
         Run.from_id("never")

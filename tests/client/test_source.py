@@ -16,6 +16,7 @@ import pytest
 
 from horovod_client import InvalidInput
 from horovod_client.source import SOURCE_LIMIT_BYTES, SourcePackage, package_source
+from horovod_node import contract
 
 WriteFiles = Callable[[dict[str, str]], Path]
 
@@ -50,6 +51,21 @@ def test_packages_a_folder(write_files: WriteFiles) -> None:
     # THEN
     assert package.entry_point == "jobs/train.py"
     assert contents(package) == {"jobs/train.py": b"print(1)", "model.py": b"x = 1"}
+
+
+@pytest.mark.parametrize(("requirements", "packaged"), [(True, True), (False, False)])
+def test_packages_ignored_wheels_for_requirements(write_files: WriteFiles, requirements: bool, packaged: bool) -> None:
+    """Nodes install the folder's requirements.txt from its wheels, which many a .gitignore names."""
+    # GIVEN
+    files = {"train.py": "t", ".gitignore": "wheels/\n", "wheels/a-1.0-py3-none-any.whl": "a", "wheels/log.txt": "l"}
+    folder = write_files(files | ({"requirements.txt": "a"} if requirements else {}))
+
+    # WHEN
+    package = package_source("train.py", source_dir=folder)
+
+    # THEN
+    wheels = {name for name in contents(package) if name.startswith("wheels/")}
+    assert wheels == ({"wheels/a-1.0-py3-none-any.whl"} if packaged else set())
 
 
 def test_packages_the_same_files_into_the_same_bytes(write_files: WriteFiles) -> None:
@@ -146,17 +162,71 @@ def test_packages_the_file_behind_a_link(write_files: WriteFiles, tmp_path: Path
     assert contents(package) == {"train.py": b"t", "shared.py": b"s"}
 
 
-def test_fails_when_a_link_leads_to_a_folder(write_files: WriteFiles, tmp_path: Path) -> None:
-    """A link to a folder might lead in circles: it is refused, unless it is ignored."""
+def test_packages_the_folder_behind_a_link(write_files: WriteFiles, tmp_path: Path) -> None:
+    """A link to a folder becomes the folder, which `.gitignore` speaks of like any other, also from inside."""
     # GIVEN
-    folder = write_files({"train.py": "t"})
-    (folder / "loop").symlink_to(tmp_path)
+    folder = write_files({"train.py": "t", ".gitignore": "data/\n"})
+    for name, text in {"lib/model.py": "m", "lib/.gitignore": "*.h5\n", "lib/old.h5": "", "data/digits": ""}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (folder / "lib").symlink_to(tmp_path / "lib")
+    (folder / "data").symlink_to(tmp_path / "data")
+
+    # WHEN
+    package = package_source("lib/model.py", source_dir=folder)
 
     # THEN
-    with pytest.raises(InvalidInput, match=r"^cannot package '.*/loop', which is neither a file nor a folder: remove"):
+    assert set(contents(package)) == {".gitignore", "lib/.gitignore", "lib/model.py", "train.py"}
+
+
+def test_packages_folders_that_lie_deep(write_files: WriteFiles) -> None:
+    """Folders may lie deeper than Python calls functions."""
+    # GIVEN
+    folder = write_files({"train.py": "t"})
+    name = f"{'d/' * 500}x"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("x")
+
+    # THEN
+    assert set(contents(package_source("train.py", source_dir=folder))) == {name, "train.py"}
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: path.symlink_to("/nowhere"), "which is a link to '/nowhere', which is not there"),
+        (lambda path: path.symlink_to(".."), "which is a link back to '{above}', the folder that it lies in"),
+        (os.mkfifo, "which is a named pipe, which has no content to copy"),
+    ],
+)
+def test_refuses_what_cannot_be_packaged(write_files: WriteFiles, make: Callable[[Path], None], sentence: str) -> None:
+    """Links without an end or a target, and what is no file, are refused with what to do, unless they are ignored."""
+    # GIVEN
+    folder = write_files({"train.py": "t"})
+    make(folder / "odd")
+
+    # THEN
+    with pytest.raises(InvalidInput) as refused:
         package_source("train.py", source_dir=folder)
-    (folder / ".gitignore").write_text("loop\n")
+    what = sentence.format(above=folder.parent)
+    assert str(refused.value) == f"cannot package '{folder}/odd', {what}: remove it or name it in .gitignore"
+    (folder / ".gitignore").write_text("odd\n")
     assert set(contents(package_source("train.py", source_dir=folder))) == {".gitignore", "train.py"}
+
+
+def test_refuses_a_name_that_is_not_utf_8(write_files: WriteFiles) -> None:
+    """Its name could not be told to anybody; its bytes are spelled."""
+    # GIVEN
+    folder = write_files({"train.py": "t"})
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.py"))
+    odd.write_text("x")
+
+    # THEN
+    sentence = rf"^cannot package '{folder}/caf\\xe9.py', whose name is not UTF-8, as names in S3 must be: rename it$"
+    with pytest.raises(InvalidInput, match=sentence):
+        package_source("train.py", source_dir=folder)
+    with pytest.raises(InvalidInput, match=sentence):
+        package_source(odd)
 
 
 @pytest.mark.parametrize(
@@ -164,17 +234,23 @@ def test_fails_when_a_link_leads_to_a_folder(write_files: WriteFiles, tmp_path: 
     [
         ("other.py", r"'entry_point' must be a file in 'source_dir' \('.*'\), got 'other.py'"),
         ("jobs", r"'entry_point' must be a file in 'source_dir' \('.*'\), got 'jobs'"),
+        ("model.h5", r"'entry_point' must be a Python file, whose name ends with .py, got 'model.h5'"),
+        (
+            "code/jobs/train.py",
+            r"'entry_point' must be a file in .* got '.*': give its path in that folder, 'jobs/train.py'",
+        ),
         ("draft.py", r"'entry_point' must be packaged, but a .gitignore ignores it or .*, got 'draft.py'"),
         ("../outside.py", r"'entry_point' must be packaged, but .* it is outside '.*', got '../outside.py'"),
     ],
 )
 def test_fails_when_the_script_is_not_in_the_package(
-    write_files: WriteFiles, tmp_path: Path, entry_point: str, sentence: str
+    write_files: WriteFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry_point: str, sentence: str
 ) -> None:
     """A script that would be missing on the nodes is named, with the reason."""
     # GIVEN
-    folder = write_files({".gitignore": "draft.py\n", "draft.py": "", "jobs/train.py": ""})
+    folder = write_files({".gitignore": "draft.py\n", "draft.py": "", "jobs/train.py": "", "model.h5": ""})
     (tmp_path / "outside.py").write_text("")
+    monkeypatch.chdir(tmp_path)
 
     # THEN
     with pytest.raises(InvalidInput, match=f"^{sentence}$"):
@@ -185,9 +261,9 @@ def test_fails_when_the_script_cannot_be_read(tmp_path: Path) -> None:
     """A script that is missing, or no file, or a folder that is none, is named."""
     with pytest.raises(InvalidInput, match=r"^cannot read '.*/missing.py': No such file or directory$"):
         package_source(tmp_path / "missing.py")
-    with pytest.raises(InvalidInput, match=rf"^cannot read '{tmp_path}': Is a directory$"):
+    with pytest.raises(InvalidInput, match=rf"^'entry_point' must be a script, got the folder '{tmp_path}': name the "):
         package_source(tmp_path)
-    with pytest.raises(InvalidInput, match=r"^'source_dir' must be a folder, got '.*/missing'$"):
+    with pytest.raises(InvalidInput, match=r"^'source_dir' must be a folder, got '.*/missing', which is not there$"):
         package_source("train.py", source_dir=tmp_path / "missing")
 
 
@@ -204,3 +280,68 @@ def test_fails_when_the_folder_holds_data(write_files: WriteFiles) -> None:
         match=r"^'source_dir' must hold at most 256 MiB of code, got 256 MiB, most of it in 'digits.npz': keep data in",
     ):
         package_source("train.py", source_dir=folder)
+
+
+@pytest.mark.parametrize("name", ["my train.py", "größe (2)..v2.py", "\u3042/train's.py", "-m.py"])
+def test_names_that_a_disk_takes_are_packaged(write_files: WriteFiles, tmp_path: Path, name: str) -> None:
+    """A node unpacks the script under the very name that it has here, and the request may hold it."""
+    # GIVEN
+    folder = write_files({name: "print(1)"})
+    (tmp_path / "node").mkdir()
+
+    # WHEN
+    package = package_source(name, source_dir=folder)
+    digest = contract.unpack_archive(io.BytesIO(package.archive), into=tmp_path / "node", most_bytes=1000)
+
+    # THEN
+    assert digest == package.digest
+    assert (tmp_path / "node" / package.entry_point).read_text() == "print(1)"
+    request = {"source": "s3://bucket/key", "entry_point": package.entry_point, "gpus": 1}
+    fleets = [contract.FleetSize(max_gpus=1, gpu_step=1)]
+    assert contract.check_request(request, fleets=fleets, max_runtime_seconds=1) == []
+
+
+def test_refuses_what_nodes_would_not_unpack(write_files: WriteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that is too long, and too many files, are refused before a node is paid for."""
+    # GIVEN
+    folder = write_files({"train.py": "t", "a/b/c.py": "c"})
+    monkeypatch.setattr(contract, "ARCHIVE_ENTRIES_LIMIT", 4)
+    assert set(contents(package_source("train.py", source_dir=folder))) == {"train.py", "a/b/c.py"}
+
+    # THEN
+    (folder / "more.py").touch()
+    with pytest.raises(
+        InvalidInput, match=r"^'source_dir' must hold at most 4 files and folders, got 5: keep data in S3"
+    ):
+        package_source("train.py", source_dir=folder)
+    (folder / "more.py").unlink()
+    deep = folder.joinpath(*["d" * 200] * 5, "deep" * 6)
+    deep.parent.mkdir(parents=True)
+    deep.touch()
+    with pytest.raises(
+        InvalidInput, match=r"^cannot package 'd+/.*', whose path has more than 1,024 bytes: shorten it,"
+    ):
+        package_source("train.py", source_dir=folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus", "model_required", "doubts"),
+    [
+        ("import horovod.torch, os; os.environ['SM_MODEL_DIR']", 2, True, []),
+        ("from horovod_node import training; training.save(1)", 2, True, []),
+        ("print('trained')", 2, True, ["does not name Horovod", "does not name SM_MODEL_DIR"]),
+        ("print('trained')", 1, True, ["does not name SM_MODEL_DIR"]),
+        ("print('trained')", 1, False, []),
+    ],
+)
+def test_script_that_may_train_in_vain_is_doubted(
+    tmp_path: Path, text: str, gpus: int, model_required: bool, doubts: list[str]
+) -> None:
+    """It is said before a GPU is paid for, and only said: a package may do it."""
+    # GIVEN
+    script = tmp_path / "train.py"
+    script.write_text(text)
+    # WHEN
+    said = package_source(script).doubts(gpus=gpus, model_required=model_required)
+    # THEN
+    assert [words for words, doubt in zip(doubts, said, strict=True) if words in doubt] == doubts

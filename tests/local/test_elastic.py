@@ -52,8 +52,12 @@ def undisturbed(lab: ElasticLab) -> float:
     return float(facts(lab.model(run))["accuracy"])
 
 
-def start(lab: ElasticLab, *, gpus: int = 3, min_gpus: int = 1, **options: Any) -> Run:
-    hyperparameters = {"commit-every": COMMIT_EVERY, "checkpoint-every": CHECKPOINT_EVERY}
+def start(lab: ElasticLab, *, gpus: int = 3, min_gpus: int = 1, step_seconds: float = 0.1, **options: Any) -> Run:
+    hyperparameters = {
+        "commit-every": COMMIT_EVERY,
+        "checkpoint-every": CHECKPOINT_EVERY,
+        "step-seconds": step_seconds,
+    }
     return lab.start("learns_digits.py", gpus=gpus, min_gpus=min_gpus, hyperparameters=hyperparameters, **options)
 
 
@@ -165,7 +169,8 @@ def test_loss_of_all_spot_nodes_at_once(lab: ElasticLab, undisturbed: float) -> 
 def test_static_run_begins_anew_when_a_node_is_lost(lab: ElasticLab, undisturbed: float) -> None:
     """A ring that cannot change loses a node: all of it begins anew from the newest checkpoint, leader included."""
     # GIVEN
-    run = start(lab, min_gpus=3, max_restarts=1)
+    # The ledger hears of steps and checkpoints seconds later: a faster training would be over by then.
+    run = start(lab, min_gpus=3, max_restarts=1, step_seconds=0.4)
     lab.wait_for_step(run, 32, nodes=3)
     leader = lab.leader(run)
     kept = lab.wait_for_checkpoint(run)

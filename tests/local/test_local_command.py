@@ -114,6 +114,31 @@ def test_up_says_that_the_nodes_of_a_running_cloud_have_another_python(shell: Sh
 
 
 @pytest.mark.slow
+def test_data_of_this_machine_is_uploaded_once(shell: Shell) -> None:
+    """A folder with a link in it goes to the data bucket before the run starts, and a second run finds it there."""
+    # GIVEN
+    assert shell.run("local", "up")[0] == 0
+    (shell.folder / "data").mkdir()
+    (shell.folder / "data" / "digits").symlink_to(DIGITS)
+    arguments = ["--gpus", "1", "--detach", "--data", "train=data"]
+    # WHEN
+    refused = shell.run("local", "train", __file__, *arguments, "--dry-run")
+    told = [shell.run("local", "train", __file__, *arguments, "--name", name) for name in ("first", "second")]
+    # THEN
+    assert refused[0] == 2
+    assert "'data.train' is not in S3 yet, and a dry run uploads nothing: train once without it" in refused[1]
+    assert [code for code, _ in told] == [0, 0]
+    (first, second) = (printed.splitlines() for _, printed in told)
+    address = first[0].rpartition(" ")[2]
+    assert first[0].startswith("data.train: uploading ")
+    assert first[1:3] == ["data.train: uploaded", "run first started"]
+    assert second[0].startswith("data.train: the same ")
+    assert second[0].endswith(f" are at {address} already")
+    code, printed = shell.run("local", "train", __file__, *arguments, "--dry-run")
+    assert (code, f'\\"data\\":{{\\"train\\":\\"{address}\\"}}' in printed) == (0, True)
+
+
+@pytest.mark.slow
 def test_cloud_of_another_version_can_be_ended(shell: Shell) -> None:
     """What it left is not understood: every verb names the one that ends it, and that one does."""
     # GIVEN

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from deployment import HEARTBEAT_SECONDS, SCRIPTS, SETTINGS, Deployment, facts, wait
@@ -17,6 +18,7 @@ from horovod_node import contract
 from patience import eventually
 from receipts import validate_receipt
 from synthesis import synthesise
+from wheel_files import write_wheel
 
 pytestmark = pytest.mark.local
 
@@ -69,7 +71,7 @@ def test_success_leaves_the_model_and_no_instances(app: Deployment) -> None:
     assert all(node["until"] >= node["from"] for node in receipt["nodes"])
     seconds, passed = receipt["seconds"], receipt["times"]
     waited = datetime.fromisoformat(passed["ring_at"]) - datetime.fromisoformat(passed["asked_at"])
-    parts = [seconds.get(part, 0) for part in ("capacity", "boot", "pull", "join")]
+    parts = [seconds.get(part, 0) for part in ("capacity", "boot", "pull", "join", "install")]
     assert sum(parts) == pytest.approx(waited.total_seconds(), abs=0.01)
     # AND instances of its fleet are tagged with it
     assert tags_of_the_fleet(app) == {
@@ -98,6 +100,47 @@ def tags_of_the_fleet(app: Deployment) -> dict[str, str]:
         for tag in group["Tags"]
         if tag["PropagateAtLaunch"] and tag["Key"].startswith(contract.RUN_TAG.partition(":")[0])
     }
+
+
+def test_script_finds_what_its_requirements_name(app: Deployment, tmp_path: Path) -> None:
+    """Both nodes install a wheel of the source folder before the ranks start; the receipt says how long that took."""
+    # GIVEN a script that needs a package, and a folder with its wheel
+    script = (SCRIPTS / "trains_briefly.py").read_text()
+    (tmp_path / "train.py").write_text(f"import greeting\n{script}\nprint(greeting.WORDS)\n")
+    (tmp_path / "requirements.txt").write_text("greeting>=1\nnumpy\ntensorflow\n")
+    write_wheel(tmp_path / "wheels", "greeting", files={"greeting.py": "WORDS = 'out of the wheel'"})
+    # WHEN
+    run = app.training.fit("train.py", source_dir=tmp_path, gpus=2)
+    ended = wait(run)
+    # THEN
+    assert (ended.state, ended.error, ended.cause) == ("SUCCEEDED", None, None)
+    assert facts(app.model(run))["ranks"] == 2
+    lines = app.logs(run)
+    assert sorted(line for stream in lines for line in lines[stream] if "out of the wheel" in line) == [
+        "out of the wheel",
+        "out of the wheel",
+    ]
+    installed = [line for stream in lines for line in lines[stream] if "Successfully installed greeting-1.0" in line]
+    assert len(installed) == 2
+    # AND
+    receipt = run.receipt()
+    validate_receipt(receipt)
+    assert 0 < receipt["seconds"]["install"] < 60
+
+
+def test_requirements_that_cannot_be_met_end_the_run(app: Deployment, tmp_path: Path) -> None:
+    """Another TensorFlow than the image's is refused in pip's words, and no rank starts."""
+    # GIVEN
+    (tmp_path / "train.py").write_text("raise SystemExit('never')")
+    (tmp_path / "requirements.txt").write_text("--no-index\ntensorflow==99.0\n")
+    # WHEN
+    run = app.training.fit("train.py", source_dir=tmp_path, gpus=2)
+    ended = wait(run)
+    # THEN
+    assert (ended.state, ended.error) == ("FAILED", contract.ERROR_REQUIREMENTS)
+    assert ended.cause is not None
+    assert ended.cause.startswith("requirements.txt could not be installed on node i-")
+    assert "The user requested tensorflow==99.0" in ended.cause
 
 
 def test_failing_script_tells_its_traceback(app: Deployment) -> None:

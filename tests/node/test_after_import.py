@@ -59,3 +59,14 @@ def test_missing_module_is_missing_as_ever(package: str) -> None:
     # WHEN / THEN
     with pytest.raises(ModuleNotFoundError, match=f"No module named '{package}.no_such'"):
         __import__(f"{package}.no_such")
+
+
+def test_hook_that_fails_leaves_the_import_as_it_was(package: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A release of Keras that looks different trains all the same, and the log says what was not watched."""
+    # GIVEN
+    AfterImport({f"{package}.optimizers": lambda module: module.NoSuchClass}).install()  # type: ignore[dict-item]
+    # WHEN
+    module = __import__(f"{package}.optimizers", fromlist=["Optimizer"])
+    # THEN
+    assert module.Optimizer.__name__ == "Optimizer"
+    assert f"does not know this {package}.optimizers" in capsys.readouterr().err

@@ -111,7 +111,11 @@ def test_new_state_is_mirrored_by_itself(
 
 
 def test_hidden_files_links_and_devices_are_left_out(
-    aws: Aws, folder: Path, mirrored: Callable[..., CheckpointMirror], tmp_path: Path
+    aws: Aws,
+    folder: Path,
+    mirrored: Callable[..., CheckpointMirror],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A script writes under a hidden name and renames; what lies elsewhere is not brought in by a link."""
     # GIVEN
@@ -123,11 +127,41 @@ def test_hidden_files_links_and_devices_are_left_out(
     (folder / "link").symlink_to(tmp_path / "secret")
     (folder / "above").symlink_to(tmp_path)
     os.mkfifo(folder / "pipe")
+    (folder / "back").symlink_to(folder)
     (folder / "weights").write_bytes(b"whole")
     # WHEN
     assert result(mirrored().flush()) == named(1, 1)
     # THEN
     assert restored(aws, tmp_path / "other") == {"weights": b"whole"}
+    # AND the log says which, once
+    said = [record.getMessage() for record in caplog.records if "SM_CHECKPOINT_DIR" in record.getMessage()]
+    assert sorted(said) == [
+        "no checkpoint holds 'above' of SM_CHECKPOINT_DIR: "
+        f"it is a link to {tmp_path.resolve()}, outside of the folder",
+        "no checkpoint holds 'back' of SM_CHECKPOINT_DIR: it is a link that leads back to where it is",
+        "no checkpoint holds 'link' of SM_CHECKPOINT_DIR: "
+        f"it is a link to {(tmp_path / 'secret').resolve()}, outside of the folder",
+        "no checkpoint holds 'pipe' of SM_CHECKPOINT_DIR: it is neither a file nor a folder",
+    ]
+
+
+def test_links_inside_of_the_folder_come_back_as_files(
+    aws: Aws, folder: Path, mirrored: Callable[..., CheckpointMirror], tmp_path: Path
+) -> None:
+    """Libraries name their newest checkpoint by a link; and names may have any letters and spaces."""
+    # GIVEN
+    (folder / "epoch\u00a0=7, Ü").mkdir()
+    (folder / "epoch\u00a0=7, Ü" / "weights").write_bytes(b"whole")
+    (folder / "last").symlink_to("epoch\u00a0=7, Ü", target_is_directory=True)
+    (folder / "last.ckpt").symlink_to(folder / "last" / "weights")
+    # WHEN
+    assert result(mirrored().flush()) == named(1, 1)
+    # THEN
+    assert restored(aws, tmp_path / "other") == {
+        "epoch\u00a0=7, Ü/weights": b"whole",
+        "last/weights": b"whole",
+        "last.ckpt": b"whole",
+    }
 
 
 def test_nothing_is_uploaded_when_nothing_changed(
@@ -327,7 +361,11 @@ def test_name_that_no_key_can_have_is_told(folder: Path, mirrored: Callable[...,
     # WHEN
     error = mirror.flush().exception(timeout=SECONDS)
     # THEN
-    assert str(error) == mirror.trouble == "a checkpoint cannot hold a file at 'we\\nights'"
+    assert (
+        str(error)
+        == mirror.trouble
+        == ("a checkpoint cannot hold a file at 'we\\nights': rename it, without control characters and in UTF-8")
+    )
 
 
 def test_notice_spares_the_second_look(folder: Path, mirrored: Callable[..., CheckpointMirror]) -> None:
@@ -409,7 +447,8 @@ def test_last_checkpoint_is_told_in_a_sentence(
     older = f" The newest that is in S3 is {address}0001-00000001/."
     (folder / "we\nights").write_bytes(b"2")
     assert said(mirror) == (
-        f"The checkpoints could not be uploaded to {address}: a checkpoint cannot hold a file at 'we\\nights'.{older}"
+        f"The checkpoints could not be uploaded to {address}: a checkpoint cannot hold a file at 'we\\nights': "
+        f"rename it, without control characters and in UTF-8.{older}"
     )
     monkeypatch.setattr(checkpoint_mirror, "STILL_SECONDS", 600)
     assert said(mirror, seconds=-1) == (

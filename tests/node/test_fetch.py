@@ -5,17 +5,19 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
 
 import pytest
+from botocore.exceptions import ClientError
 
 from horovod_client.source import package_source
 from horovod_node import contract
 from horovod_node.channels import fetch_channels, list_files
 from horovod_node.errors import RunError
 from horovod_node.layout import Layout
-from horovod_node.s3 import S3Address
+from horovod_node.s3 import S3Address, refused, unwritten
 from horovod_node.source import fetch_source
 from node.emulated import Aws
 
@@ -253,7 +255,8 @@ def test_fails_when_a_channel_is_empty(aws: Aws, layout: Layout, key: str) -> No
     ("keys", "message"),
     [
         (["set/../../outside"], "would be written outside of its folder"),
-        (["set//absolute"], "would be written outside of its folder"),
+        (["set/."], "would be written outside of its folder"),
+        ([f"set/{'é' * 128}.jpg"], "of which a part is no name of a file: that has at most 255 bytes"),
         (["set/a", "set/a/b"], "cannot be a folder"),
         (["set/a//b", "set/a/b"], "holds more than one key that would become 'a/b'"),
     ],
@@ -267,3 +270,117 @@ def test_fails_when_keys_are_no_paths(aws: Aws, layout: Layout, keys: list[str],
         fetch_channels(aws.client("s3"), data={"train": f"s3://{aws.data_bucket}/set"}, layout=layout)
     assert raised.value.error == contract.ERROR_INVALID_REQUEST
     assert [path for path in layout.root.rglob("*") if path.is_file()] == []
+
+
+def test_doubled_slashes_are_data(aws: Aws, layout: Layout) -> None:
+    """S3 takes a key with an empty part; on the disk it lies where a path with such a part leads."""
+    # GIVEN
+    put(aws, **{"set//a": b"1", "set/deep//b": b"2", "set//": b"", f"set/{'x' * 255}": b"3"})
+    # WHEN
+    fetch_channels(aws.client("s3"), data={"train": f"s3://{aws.data_bucket}/set"}, layout=layout)
+    # THEN
+    folder = layout.channel("train")
+    assert {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == {
+        "a": b"1",
+        "deep/b": b"2",
+        "x" * 255: b"3",
+    }
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_whole_bucket_may_be_a_channel(aws: Aws, layout: Layout, slash: str) -> None:
+    """The address of a bucket brings every object in it."""
+    # GIVEN
+    put(aws, **{"a": b"1", "deep/b": b"2"})
+    # WHEN
+    fetch_channels(aws.client("s3"), data={"train": f"s3://{aws.data_bucket}{slash}"}, layout=layout)
+    # THEN
+    assert (layout.channel("train") / "a").read_bytes() == b"1"
+    assert (layout.channel("train") / "deep/b").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
+def test_an_archived_object_ends_the_run(aws: Aws, layout: Layout, storage_class: str) -> None:
+    """The sentence names the object, and what makes it readable; nothing else was downloaded before."""
+    # GIVEN
+    put(aws, **{f"cold/{number}": b"x" for number in range(40)})
+    aws.client("s3").put_object(Bucket=aws.data_bucket, Key="cold/z", Body=b"x", StorageClass=storage_class)
+    # WHEN / THEN
+    with pytest.raises(RunError) as raised:
+        fetch_channels(aws.client("s3"), data={"train": f"s3://{aws.data_bucket}/cold"}, layout=layout)
+    assert (raised.value.error, raised.value.message) == (
+        contract.ERROR_STORAGE_REFUSED,
+        f"Data channel 'train' is archived: s3://{aws.data_bucket}/cold/z cannot be read before it is restored or "
+        "copied to another storage class, for example with aws s3api restore-object or aws s3 cp.",
+    )
+    # AND once it is restored, it is data
+    aws.client("s3").restore_object(Bucket=aws.data_bucket, Key="cold/z", RestoreRequest={"Days": 1})
+    fetch_channels(aws.client("s3"), data={"train": f"s3://{aws.data_bucket}/cold"}, layout=layout)
+    assert (layout.channel("train") / "z").read_bytes() == b"x"
+
+
+def test_a_denied_object_ends_the_run(aws: Aws, layout: Layout) -> None:
+    """The sentence names the object and where to look for its permission."""
+    # GIVEN an object that the node's role may list and not read
+    put(aws, **{"shut/a": b"x", "shut/b": b"x"})
+    s3 = aws.client("s3")
+
+    def deny(params: dict[str, object], **_: object) -> None:
+        if params["Key"] == "shut/b":
+            raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadObject")
+
+    s3.meta.events.register("provide-client-params.s3.HeadObject", deny)
+    # WHEN / THEN
+    with pytest.raises(RunError) as raised:
+        fetch_channels(s3, data={"train": f"s3://{aws.data_bucket}/shut"}, layout=layout)
+    assert raised.value.error == contract.ERROR_STORAGE_REFUSED
+    assert f"S3 denies this training's nodes s3://{aws.data_bucket}/shut/b" in raised.value.message
+    assert "'data_buckets' of HorovodTraining" in raised.value.message
+
+
+def client_error(code: str) -> ClientError:
+    """Make S3's answer with an error code."""
+    return ClientError({"Error": {"Code": code, "Message": "said S3"}}, "GetObject")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("403", contract.ERROR_STORAGE_REFUSED),
+        ("AccessDenied", contract.ERROR_STORAGE_REFUSED),
+        ("KMS.DisabledException", contract.ERROR_STORAGE_REFUSED),
+        ("KMS.NotFoundException", contract.ERROR_STORAGE_REFUSED),
+        ("KeyTooLongError", contract.ERROR_STORAGE_REFUSED),
+        ("PermanentRedirect", contract.ERROR_STORAGE_REFUSED),
+        ("NoSuchKey", contract.ERROR_DATA_NOT_FOUND),
+        ("KMS.ThrottlingException", contract.ERROR_NODE_FAILED),
+        ("SlowDown", contract.ERROR_NODE_FAILED),
+        ("InternalError", contract.ERROR_NODE_FAILED),
+        ("ExpiredToken", contract.ERROR_NODE_FAILED),
+        ("PreconditionFailed", contract.ERROR_NODE_FAILED),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(code: str, error: str) -> None:
+    """Of the run's errors only NodeFailed has a next attempt: what S3 will never give has another name."""
+    told = refused("Data channel 'train'", "s3://bucket/key", client_error(code))
+    assert (told.error, "s3://bucket/key" in told.message) == (error, True)
+
+
+def test_data_that_the_disk_cannot_hold_ends_the_run(aws: Aws, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room is looked at before the first byte comes; a disk that fills up while they come is told alike."""
+    # GIVEN
+    put(aws, **{"big/a": b"x" * 600, "big/b": b"x" * 600})
+    data = {"train": f"s3://{aws.data_bucket}/big"}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2000, 1000, 1000))
+    # WHEN / THEN
+    with pytest.raises(RunError) as raised:
+        fetch_channels(aws.client("s3"), data=data, layout=layout)
+    assert (raised.value.error, raised.value.message) == (
+        contract.ERROR_DISK_FULL,
+        f"Data channel 'train' does not fit on the node's disk at {layout.channel('train')}: it has 1,200 bytes to "
+        "come and 1,000 bytes of room. Take instance types with more local storage, or give the fleet a larger volume.",
+    )
+    # AND
+    with pytest.raises(OSError, match="No space left") as full, Path("/dev/full").open("wb", buffering=0) as device:
+        device.write(b"x")
+    assert unwritten("The checkpoint", layout.checkpoints, full.value).error == contract.ERROR_DISK_FULL

@@ -19,6 +19,7 @@ from horovod_node.identify import Node
 from horovod_node.interruption import Interruption
 from horovod_node.ledger import Lease, Ledger, NodeItem, Run
 from horovod_node.request import Request
+from horovod_node.requirements import Installation
 from node.emulated import REGION, Aws, id_of
 from node.rings import SETTINGS
 
@@ -210,12 +211,29 @@ def test_node_tells_how_it_came_up(aws: Aws, node: Node) -> None:
     assert item[contract.READY_AT] == first[contract.READY_AT] == first[contract.SEEN_AT]
 
 
+def test_node_tells_when_it_installed_requirements(aws: Aws, node: Node) -> None:
+    """The times stay in the node's item when it is refreshed, for the receipt."""
+    # GIVEN
+    ledger = aws.ledger()
+    installation = Installation(began_at=1_700_000_000.04, ended_at=1_700_000_012.5)
+
+    # WHEN
+    ledger.put_node(LEASE, node, state=contract.NODE_READY, step=0, remove_at=0, installation=installation)
+    ledger.put_node(LEASE, node, state=contract.NODE_TRAINING, step=1, remove_at=0)
+
+    # THEN
+    (item,) = aws.client("dynamodb").scan(TableName=aws.table)["Items"]
+    assert float(item[contract.INSTALL_BEGAN_AT]["N"]) == 1_700_000_000
+    assert float(item[contract.INSTALLED_AT]["N"]) == 1_700_000_012.5
+
+
 def test_node_that_knows_nothing_of_its_boot_says_nothing(aws: Aws, node: Node) -> None:
     """Times and image are left out where nobody told them, and a node that is not ready has no such time."""
     aws.ledger().put_node(LEASE, node, state=contract.NODE_JOINED, step=0, remove_at=0)
 
     (item,) = aws.client("dynamodb").scan(TableName=aws.table)["Items"]
     times = {contract.BOOTED_AT, contract.PULL_BEGAN_AT, contract.PULLED_AT, contract.READY_AT, contract.IMAGE}
+    times |= {contract.INSTALL_BEGAN_AT, contract.INSTALLED_AT}
     assert times & item.keys() == set()
 
 

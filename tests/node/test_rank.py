@@ -165,6 +165,41 @@ def test_exit_code_is_the_scripts(job: RankJob, end: str, code: int, printed: st
 
 
 @pytest.mark.parametrize(
+    ("script", "summary"),
+    [
+        ("import os\nraise ValueError(os.fsdecode(b'no caf\\xe9.jpg'))", "ValueError: no caf\\udce9.jpg"),
+        (
+            "class Odd(Exception):\n    def __str__(self): raise RuntimeError\nraise Odd",
+            "Odd: <exception str() failed>",
+        ),
+    ],
+    ids=["unencodable", "unprintable"],
+)
+def test_exception_that_cannot_be_printed_is_told(job: RankJob, script: str, summary: str) -> None:
+    """As Python's own traceback on standard error has it."""
+    # WHEN
+    ended = run(job, script)
+    # THEN
+    failure = ScriptFailure.read(job.failure)
+    assert failure is not None
+    assert failure.summary == summary
+    assert failure.traceback.splitlines()[-1] == summary
+    assert failure.traceback in ended.stderr
+    # AND every file and the ledger take it
+    assert failure.traceback.encode()
+
+
+def test_rank_that_cannot_write_its_report_still_prints_it(job: RankJob) -> None:
+    """A disk may be full, or the script may have removed the folder: the last lines hold the reason."""
+    # WHEN
+    ended = run(job, f"import shutil\nshutil.rmtree({str(job.reports)!r})\nraise ValueError('no label')")
+    # THEN
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("ValueError: no label\n")
+    assert "horovod_node" not in ended.stderr
+
+
+@pytest.mark.parametrize(
     "error",
     [
         "horovod.common.exceptions.HorovodInternalError('anything')",
@@ -224,3 +259,22 @@ def test_rank_without_its_agent_does_not_start(job: RankJob) -> None:
     ended = run(orphan, "print('trained')")
     # THEN
     assert (ended.returncode, ended.stdout) == (contract.EXIT_RELEASED, "")
+
+
+@pytest.mark.parametrize("name", ["my train.py", "größe (2)..v2.py", "-m.py"])
+def test_script_may_have_any_name(job: RankJob, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A name that a disk takes is one of a script, also for the processes that it spawns, and in the C locale."""
+    # GIVEN
+    monkeypatch.setenv("LC_ALL", "C")
+    named = RankJob(**{**vars(job), "entry_point": name})
+    # WHEN
+    ended = run(
+        named,
+        "import multiprocessing, os, sys\n"
+        "def child(): print(os.path.basename(sys.argv[0]), flush=True)\n"
+        "if __name__ == '__main__':\n"
+        "    process = multiprocessing.get_context('spawn').Process(target=child)\n"
+        "    process.start(); process.join(); sys.exit(process.exitcode)\n",
+    )
+    # THEN
+    assert (ended.returncode, ended.stdout) == (0, f"{name}\n"), ended.stderr

@@ -309,9 +309,10 @@ def test_fails_when_s3_refuses(aws: Aws, layout: Layout, operation: str) -> None
     # WHEN / THEN
     with pytest.raises(
         RunError,
-        match=r"The checkpoint could not be read from s3://.*/checkpoints/Training/run-1/20261126T110236Z/: .*not you",
-    ):
+        match=r"The checkpoint cannot be read: .* s3://.*/checkpoints/Training/run-1/20261126T110236Z/ .*not you",
+    ) as raised:
         restored(aws, layout, s3=s3)
+    assert raised.value.error == contract.ERROR_STORAGE_REFUSED
     assert contents(layout) == NEW
     assert nothing_is_beside(layout)
 

@@ -80,6 +80,51 @@ def test_model_holds_files_where_the_script_left_links(aws: Aws, work: Work, tmp
     }
 
 
+def test_model_behind_a_link_is_found(work: Work, tmp_path: Path) -> None:
+    """A script may link the folder that it wrote: files are counted as they are packed."""
+    # GIVEN
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "weights").write_bytes(b"x")
+    (work.layout.model / "1").symlink_to(tmp_path / "exported")
+    # WHEN / THEN
+    assert saved(work)["files"] == 1
+
+
+def test_packing_is_progress(aws: Aws, work: Work) -> None:
+    """Of files that shrink to nothing, gigabytes are read before the first byte is sent: heartbeats follow both."""
+    # GIVEN
+    (work.layout.model / "zeros").touch()
+    os.truncate(work.layout.model / "zeros", PART_BYTES)
+    upload = FolderUpload(aws.client("s3"), folder=work.layout.model, bucket=aws.model_bucket, key=KEY)
+    # WHEN
+    upload.run()
+    # THEN
+    assert upload.sent_bytes < PART_BYTES < upload.packed_bytes
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["/".join(["a" * 200] * 6)], "it holds a name of more than 1,024 bytes"),
+        ([f"{number}" for number in range(11)], "it holds more than 10 files"),
+    ],
+    ids=["long", "many"],
+)
+def test_model_that_nobody_could_unpack_is_told(
+    work: Work, names: list[str], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The archive is read back before the run succeeds, and stays where it is for other tools."""
+    # GIVEN
+    monkeypatch.setattr("horovod_node.contract.archive.ARCHIVE_ENTRIES_LIMIT", 10)
+    for name in names:
+        (work.layout.model / name).parent.mkdir(parents=True, exist_ok=True)
+        (work.layout.model / name).touch()
+    # WHEN / THEN
+    with pytest.raises(RunError, match=f"'cdk-horovod download' could not unpack it: {reason}") as raised:
+        saved(work)
+    assert raised.value.error == contract.ERROR_MODEL_MISSING
+
+
 def test_large_model_goes_in_parts(aws: Aws, work: Work) -> None:
     """A model of several parts arrives whole."""
     # GIVEN random bytes, which gzip cannot shrink
@@ -104,6 +149,19 @@ def test_fails_when_the_model_folder_is_empty(work: Work) -> None:
     with pytest.raises(RunError, match="left no file in SM_MODEL_DIR") as raised:
         saved(work)
     assert raised.value.error == contract.ERROR_MODEL_MISSING
+
+
+def test_run_that_needs_no_model_stores_an_empty_one(aws: Aws, work: Work) -> None:
+    """What a benchmark leaves is its output; the state machine still finds an object."""
+    # GIVEN
+    relaxed = replace(work, run=replace(work.run, request=replace(work.run.request, model_required=False)))
+    # WHEN
+    answer = saved(relaxed)
+    # THEN
+    archive = aws.client("s3").get_object(Bucket=aws.model_bucket, Key=KEY)
+    assert answer == {"key": KEY, "bytes": archive["ContentLength"], "files": 0}
+    with tarfile.open(fileobj=io.BytesIO(archive["Body"].read()), mode="r:gz") as tar:
+        assert tar.getnames() == []
 
 
 def test_fails_when_s3_refuses_the_model(aws: Aws, work: Work) -> None:

@@ -179,32 +179,3 @@ def test_fails_when_the_checkpoint_is_another_models(tmp_path: Path) -> None:
     assert train(tmp_path, "--die-at-step", "13") == -signal.SIGKILL
     # WHEN / THEN
     assert train(tmp_path, "--units", "17") == 1
-
-
-def test_horovods_own_scripts_are_measured_too(tmp_path: Path) -> None:
-    """Without the helper, in plain Horovod, what a step costs is known as well."""
-    program = """
-import horovod_node.step_times as step_times
-from horovod_node.after_import import AfterImport
-AfterImport(step_times.OF_THIS_PROCESS.hooks()).install()
-import runpy, sys
-sys.argv = ["average", "6"]
-import horovod.tensorflow.keras as hvd, tensorflow as tf, numpy as np
-hvd.init()
-model = tf.keras.Sequential([tf.keras.layers.Input((8,)), tf.keras.layers.Dense(3)])
-model.compile(hvd.DistributedOptimizer(tf.keras.optimizers.SGD(0.05)), "mse")
-model.fit(np.ones((64, 8)), np.ones((64, 3)), batch_size=8, verbose=0)
-times = step_times.OF_THIS_PROCESS
-*sums, recent = times.read()
-print("measured", *sums, len(recent), sum(recent))
-"""
-    script = tmp_path / "plain.py"
-    script.write_text(program)
-    ended = run_on_two_ranks(script, environment=environment())
-    assert ended.returncode == 0, ended.stderr
-    measured = re.findall(r"measured (\d+) (\S+) (\S+) (\d+) (\S+)", ended.stdout)
-    assert [(int(steps), int(single)) for steps, _, _, single, _ in measured] == [(7, 7), (7, 7)]
-    for _, compute, wait, _, together in measured:
-        assert float(compute) > 0
-        assert float(wait) > 0
-        assert float(together) == pytest.approx(float(compute) + float(wait), abs=1e-4)

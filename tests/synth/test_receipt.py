@@ -234,6 +234,35 @@ def test_receipt_of_a_run_that_went_well(states: Mapping[str, Any]) -> None:
     assert (receipt["version"], receipt["image"], receipt["library_version"]) == (2, "training@sha256:abc", "0.5.0")
 
 
+@pytest.mark.parametrize(
+    ("began", "ended", "join", "install"),
+    [
+        (93, 103.5, 11.5, 10.5),
+        # In an attempt before this one.
+        (-60, -50, 22, 0),
+    ],
+)
+def test_receipt_tells_of_requirements(
+    states: Mapping[str, Any], began: float, ended: float, join: float, install: float
+) -> None:
+    """Installing a script's requirements.txt is a part of its own, and no part of joining."""
+    # GIVEN
+    installing = {
+        contract.INSTALL_BEGAN_AT: {"N": str(epoch(began))},
+        contract.INSTALLED_AT: {"N": str(epoch(ended))},
+    }
+    # WHEN
+    receipt = run_receipt(states, LEADER, {**WORKER, **installing})
+    # THEN
+    assert {part: receipt["seconds"][part] for part in ("pull", "join", "install", "train")} == {
+        "pull": 30,
+        "join": join,
+        "install": install,
+        "train": 1000,
+    }
+    assert f"{install:10.1f} s  installing requirements.txt" in render_receipt(receipt)
+
+
 def test_receipt_of_a_run_that_started_again(states: Mapping[str, Any]) -> None:
     """A lost node ends with its last sign of life; who was in both attempts is one row; the loss has its own time."""
     # GIVEN

@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from cdk_horovod.workflow.request import defaults_expression, problems_expression
 from horovod_local.corrections.jsonata import evaluate
 from horovod_node.contract import (
+    DEPTH_LIMIT,
     REQUEST_FIELDS,
     REQUEST_LIMIT,
+    REQUEST_TOO_LARGE,
     STARTED_BY,
+    UNUSABLE_NUMBER,
     UNUSABLE_TEXT,
     FleetSize,
     check_request,
@@ -38,11 +41,22 @@ SEVERAL_LIMITS: list[dict[str, Any]] = [
 ]
 VALID: dict[str, Any] = {"source": "s3://bucket/source.tar.gz", "entry_point": "train.py", "gpus": 8}
 
+
+def nested(levels: int) -> dict[str, Any]:
+    """Make a request of so many objects and lists inside one another, with brackets in its texts."""
+    value: Any = {'"]{\\"': "}["}
+    for level in range(levels - 3):
+        value = [value] if level % 2 else {"a": value, "b": "]"}
+    return {**VALID, "hyperparameters": {"deep": value}}
+
+
 GOOD: list[dict[str, Any]] = [
     VALID,
     {**VALID, "data": {"train": "s3://bucket/train/", "test": "s3://bucket/test/"}},
     {**VALID, "hyperparameters": {"epochs": 3, "nested": {"a": [1, None]}}, "max_runtime_seconds": 3600},
     {**VALID, "entry_point": "jobs/train.py"},
+    {**VALID, "entry_point": "my jobs/train \u3042 (2)..v2.py"},
+    {**VALID, "entry_point": "..train.py"},
     {**VALID, "data": {}},
     {**VALID, "gpus": 32},
     {**VALID, "gpus": 9},
@@ -64,6 +78,9 @@ GOOD: list[dict[str, Any]] = [
         **VALID,
         "hyperparameters": {"\n": "\u0001", " ": "\\u0000 \\\\ud800", "\U0001f600": "", "\u2028": "\r"},
     },
+    {**VALID, "data": {"all": "s3://bucket", "everything": "s3://bucket/", "odd": "s3://bucket//a//b/"}},
+    {**VALID, "hyperparameters": {"seed": 1764145000123456789, "rate": 0.1234567890123456, "most": 1.7e308}},
+    nested(DEPTH_LIMIT),
     {**VALID, "hyperparameters": {"e": "é" * 19_900}},
     {**VALID, "hyperparameters": {"e": "\U0001f600" * 9_950}},
     {**VALID, "hyperparameters": {"e": "\u3042é\U0001f600e" * 3_980}},
@@ -81,6 +98,11 @@ BAD: list[Any] = [
     {**VALID, "hyperparameters": {"e": "é" * 20_000}},
     {**VALID, "hyperparameters": {"e": "\U0001f600" * 10_000}},
     {**VALID, "hyperparameters": {"e": "\u3042é\U0001f600e" * 4_000}},
+    nested(DEPTH_LIMIT + 1),
+    {**VALID, "hyperparameters": {"many": [1e15] * 2_500}},
+    {**VALID, "data": {"train": "s3://", "b": "s3://bu", "c": "s3://bucket\n", "d": "bucket/", "e": "s3://Bucket/a"}},
+    {**VALID, "source": "s3://bucket/"},
+    {**VALID, "gpus": 1764145000123456789, "max_cost_usd": 0.1234567890123456 * 10**9},
     {**VALID, "hyperparameters": {"a=b": 1, "": 2, "=": [3]}},
     {**VALID, "hyperparameters": {"a": ["\0"]}},
     {**VALID, "hyperparameters": {"a\0b": 1}},
@@ -122,6 +144,10 @@ BAD: list[Any] = [
     {**VALID, "source": "s3://B/key"},
     {**VALID, "entry_point": "/etc/passwd.py"},
     {**VALID, "entry_point": "../train.py"},
+    {**VALID, "entry_point": "a/../train.py"},
+    {**VALID, "entry_point": "train\u0007.py"},
+    {**VALID, "entry_point": "train.py.py\u2028"},
+    {**VALID, "project": "Gr\u00f6\u00dfe"},
     {**VALID, "entry_point": "train.sh"},
     {**VALID, "entry_point": ""},
     {**VALID, "max_runtime_seconds": 3601},
@@ -223,6 +249,8 @@ values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-100, 100)
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.decimals(-1000, 1000, places=2).map(float)
     | st.sampled_from(["", "train.py", "s3://bucket/key", "é'\"x"]),
     lambda inner: (
@@ -259,6 +287,45 @@ def test_they_agree_on_any_object(requests: list[Any], limits: dict[str, Any]) -
     """No object is judged differently by the two."""
     theirs = in_the_state_machine(requests, problems_expression(**limits))
     assert theirs == ["; ".join(check_request(request, **limits)) for request in requests]
+
+
+texts = st.text(max_size=6) | st.text("=\0\u3042a-", max_size=3)
+hyperparameters = st.dictionaries(texts, values | texts | st.lists(texts, max_size=2), max_size=4)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(hyperparameters, min_size=40, max_size=50))
+def test_what_all_accept_reaches_a_process_as_it_was(given_ones: list[dict[str, Any]]) -> None:
+    """Client, state machine and local cloud judge alike, and the kernel takes what they accept; no digit is lost."""
+    # GIVEN
+    requests = [{**VALID, "hyperparameters": each} for each in given_ones]
+    # WHEN
+    ours = ["; ".join(check_request(request, **LIMITS)) for request in requests]
+    # THEN
+    assert in_the_state_machine(requests, problems_expression(**LIMITS)) == ours
+    assert [evaluate(problems_expression(**LIMITS), {"states": {"input": request}}) for request in requests] == ours
+    # AND
+    for request, said in zip(requests, ours, strict=True):
+        if said == "":
+            variables = variables_of(Request.from_json(json.dumps(request, ensure_ascii=False)), hosts=["10.0.0.1"])
+            told = subprocess.run(["/usr/bin/env", "-0"], env=variables, capture_output=True, check=True).stdout
+            passed = dict(line.split("=", 1) for line in told.decode().rstrip("\0").split("\0"))
+            assert json.loads(passed["SM_HPS"]) == request["hyperparameters"]
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), float("inf"), float("nan")])
+def test_the_client_names_a_number_that_nobody_can_count_to(number: float) -> None:
+    """Such a number is refused in a sentence wherever it stands, and so is a whole number of 400 digits."""
+    assert check_request({**VALID, "hyperparameters": {"a": [number]}}, **LIMITS) == [UNUSABLE_NUMBER]
+    assert check_request([number], **LIMITS) == [UNUSABLE_NUMBER]
+
+
+def test_digits_count_as_they_were_written() -> None:
+    """A number that a state machine writes with an exponent counts with all the digits that the script is given."""
+    # GIVEN
+    request = {**VALID, "hyperparameters": {"many": [10**300] * 140}}
+    # THEN
+    assert check_request(request, **LIMITS) == [REQUEST_TOO_LARGE]
 
 
 @pytest.mark.parametrize("half", ["\\ud800", "\\udfff", "\\ude00\\ud83d", "x\\\\\\\\\\udabc"])
@@ -301,6 +368,37 @@ def test_causes_stay_short() -> None:
     assert 1000 < len(longest) < 10_000
 
 
+def variables_of(request: Request, *, hosts: list[str]) -> dict[str, str]:
+    """Write the environment of the first rank."""
+    root = Path("/opt/ml")
+    node = Node(
+        id="i-0123456789abcdef0",
+        address=hosts[0],
+        interface="ens32",
+        gpus=8,
+        instance_type="p5.48xlarge",
+        zone="eu-west-1a",
+        market="spot",
+        fleet="fleet",
+        ledger_table="ledger",
+        region="eu-west-1",
+        ml_root=root,
+        engine="ec2",
+    )
+    job = RankJob(
+        rank=0,
+        code=root,
+        entry_point=request.entry_point,
+        arguments=tuple(script_arguments(request.hyperparameters)),
+        reports=root,
+        agent=1,
+    )
+    return {
+        **script_environment(request=request, node=node, layout=Layout(root=root), hosts=hosts, run="x" * 80),
+        **job.to_environment(),
+    }
+
+
 def bytes_of(variables: Mapping[str, str]) -> int:
     """Give the length of the longest variable as the kernel counts it, with its name and its end."""
     return max(len(f"{name}={value}\0".encode()) for name, value in variables.items())
@@ -319,12 +417,17 @@ LONGEST_IN_THREE_WAYS = {
     "list of nothing": {"e": [[]] * 13_200},
     "soft hyphens": {"e": ["\u00ad" * 19_900]},
     "objects": {"e": [{"": None}] * 3_970},
+    "numbers with exponents": {"e": [1e15] * 2_090},
+    "numbers with a point": {"e": [1.0] * 9_900},
+    "numbers of 300 digits": {"e": [10**300] * 131},
+    "numbers of 17 digits": {"e": [0.12345678901234567] * 1_990},
+    "small numbers": {"e": [1e-7] * 6_600},
 }
 
 
 @pytest.mark.parametrize("nodes", [1, 256])
 @pytest.mark.parametrize("kind", LONGEST_IN_THREE_WAYS)
-def test_every_accepted_request_can_be_given_to_a_process(kind: str, nodes: int, tmp_path: Path) -> None:
+def test_every_accepted_request_can_be_given_to_a_process(kind: str, nodes: int) -> None:
     """Linux takes 131,072 bytes for each variable: the largest requests stay below, however they are spelled."""
     # GIVEN a request just below the limit
     fields = {**VALID, "hyperparameters": LONGEST_IN_THREE_WAYS[kind]}
@@ -332,36 +435,8 @@ def test_every_accepted_request_can_be_given_to_a_process(kind: str, nodes: int,
     assert 0.95 * REQUEST_LIMIT < len(text.encode()) <= REQUEST_LIMIT
     assert check_request(fields, **LIMITS) == []
     # WHEN it is written for a rank
-    request = Request.from_json(text)
     hosts = [f"10.123.{number // 256}.{number % 256}" for number in range(nodes)]
-    node = Node(
-        id="i-0123456789abcdef0",
-        address=hosts[0],
-        interface="ens32",
-        gpus=8,
-        instance_type="p5.48xlarge",
-        zone="eu-west-1a",
-        market="spot",
-        fleet="fleet",
-        ledger_table="ledger",
-        region="eu-west-1",
-        ml_root=tmp_path,
-        engine="ec2",
-    )
-    job = RankJob(
-        rank=0,
-        code=tmp_path,
-        entry_point=request.entry_point,
-        arguments=tuple(script_arguments(request.hyperparameters)),
-        reports=tmp_path,
-        agent=1,
-    )
-    variables = {
-        **script_environment(
-            request=request, node=node, layout=Layout(root=Path("/opt/ml")), hosts=hosts, run="x" * 80
-        ),
-        **job.to_environment(),
-    }
+    variables = variables_of(Request.from_json(text), hosts=hosts)
     # THEN
     assert bytes_of(variables) <= 131_072
     # AND the kernel agrees

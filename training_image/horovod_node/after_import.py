@@ -18,7 +18,8 @@ class AfterImport(importlib.abc.MetaPathFinder):
     them, and would cost seconds that a script without TensorFlow need not pay.
 
     Args:
-        hooks: Full module name to what is called with the module, once.
+        hooks: Full module name to what is called with the module, once. One that fails is reported and forgotten: the
+            script's import succeeds as it would without it.
     """
 
     def __init__(self, hooks: Mapping[str, Callable[[ModuleType], None]]) -> None:
@@ -28,7 +29,7 @@ class AfterImport(importlib.abc.MetaPathFinder):
         """Watch imports from now on; hooks of modules that are there already run at once."""
         for name in list(self._hooks):
             if name in sys.modules:
-                self._hooks.pop(name)(sys.modules[name])
+                _run(self._hooks.pop(name), sys.modules[name])
         sys.meta_path.insert(0, self)
 
     def find_spec(
@@ -50,7 +51,14 @@ class AfterImport(importlib.abc.MetaPathFinder):
 
         def execute_and_hook(module: ModuleType) -> None:
             execute(module)
-            hook(module)
+            _run(hook, module)
 
         loader.exec_module = execute_and_hook  # type: ignore[method-assign]  # this one loader, not its class
         return spec
+
+
+def _run(hook: Callable[[ModuleType], None], module: ModuleType) -> None:
+    try:
+        hook(module)
+    except Exception as error:
+        print(f"cdk-horovod does not know this {module.__name__}, and leaves it as it is: {error!r}", file=sys.stderr)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NoReturn
 
 from horovod_node import contract
 from horovod_node.background import in_background
+from horovod_node.channels import fetch_channels
 from horovod_node.elastic_follow import ElasticFollower
 from horovod_node.elastic_lead import ElasticLeader
 from horovod_node.errors import LedgerUnreachableError, PartOverError, ReleasedError, RunError, exit_code
 from horovod_node.failure import NodeFailedError, as_failure, as_run_error
-from horovod_node.fetch import fetch
 from horovod_node.follow import Follower
 from horovod_node.identify import Node
 from horovod_node.interruption import InterruptionWatch
@@ -26,7 +28,9 @@ from horovod_node.log_shipping import LogShipping
 from horovod_node.membership import Membership
 from horovod_node.preflight import NOT_ELASTIC, installed_keras, is_elastic, refusal
 from horovod_node.rank_output import RankOutput, print_line
+from horovod_node.requirements import Installation, Requirements
 from horovod_node.restore import Restored, restore
+from horovod_node.source import fetch_source
 from horovod_node.static_lead import StaticLeader
 from horovod_node.work import Work
 
@@ -70,7 +74,9 @@ class Agent:
         self._stepfunctions = stepfunctions
         self._shipping = shipping
         self._output = output
-        self._fetched: Future[None] | None = None
+        self._layout = Layout(root=node.ml_root)
+        self._requirements = Requirements(node, layout=self._layout)
+        self._fetched: Future[Installation | None] | None = None
         # One for all attempts: a notice is the node's.
         self._watch = InterruptionWatch.of(node, os.environ)
         self._restoring = Lock()
@@ -86,6 +92,12 @@ class Agent:
             The process's exit code.
         """
         self._watch.start()
+        try:
+            return self._take_part()
+        finally:
+            self._requirements.stop()
+
+    def _take_part(self) -> int:
         before: Lease | None = None
         while True:
             try:
@@ -125,7 +137,7 @@ class Agent:
             node=node,
             lease=lease,
             run=run,
-            layout=Layout(root=node.ml_root),
+            layout=self._layout,
             ledger=self._ledger,
             s3=self._s3,
             stepfunctions=self._stepfunctions,
@@ -166,10 +178,10 @@ class Agent:
             work.layout.renew()
         if self._fetched is None or (self._fetched.done() and self._fetched.exception()):
             # What S3 refused in the attempt before, it may give now.
-            self._fetched = in_background(lambda: prepare(work, os.environ))
+            self._fetched = in_background(lambda: prepare(work, self._requirements, os.environ))
         fetched = self._fetched
         prepared = in_background(lambda: self._restore(work, fetched))
-        membership = Membership(work, watch=self._watch)
+        membership = Membership(work, watch=self._watch, fetched=fetched)
         membership.keep()
         elastic = work.run.request.is_elastic
         leader = elect(work, membership)
@@ -180,7 +192,7 @@ class Agent:
             ElasticFollower(work, membership).follow(prepared)
         Follower(work, membership, leader=leader).follow(prepared)
 
-    def _restore(self, work: Work, fetched: Future[None]) -> Restored | None:
+    def _restore(self, work: Work, fetched: Future[Installation | None]) -> Restored | None:
         """Wait for the script and the data, and bring the checkpoint that this attempt begins with."""
         fetched.result()
         # Of an attempt that was given up, it may still go on.
@@ -212,21 +224,34 @@ class Agent:
             time.sleep(_LOOK_SECONDS)
 
 
-def prepare(work: Work, environment: Mapping[str, str]) -> None:
+def prepare(work: Work, requirements: Requirements, environment: Mapping[str, str]) -> Installation | None:
     """
-    Bring the script and the data here, and look whether the script can train in this image.
+    Bring the script here, look whether it can train in this image, install what it requires, and bring the data.
+
+    In this order: what cannot succeed is known before the data, which may take hours.
+
+    Returns:
+        When the script's requirements were installed; `None` if it has none.
 
     Raises:
-        RunError: If anything is missing, or the preflight refuses the script.
+        RunError: If anything is missing, the preflight refuses the script, or its requirements cannot be installed.
     """
-    request = work.run.request
-    fetch(work.s3, request=request, layout=work.layout)
-    source = (work.layout.code / request.entry_point).read_text(errors="replace")
+    request, layout = work.run.request, work.layout
+    started = time.monotonic()
+    layout.renew_code()
+    fetch_source(work.s3, uri=request.source, entry_point=request.entry_point, into=layout.code)
+    source = (layout.code / request.entry_point).read_text(errors="replace")
     reason = refusal(source, installed_keras(environment))
     if reason is None and request.is_elastic and not is_elastic(source):
         reason = NOT_ELASTIC
     if reason is not None:
         raise RunError(contract.ERROR_PREFLIGHT, f"{request.entry_point} was not started. {reason}")
+    _log.info("fetched the script in %.1f s", time.monotonic() - started)
+    installation = requirements.install()
+    started = time.monotonic()
+    received = fetch_channels(work.s3, data=request.data, layout=layout)
+    _log.info("fetched %s bytes of data in %.1f s", f"{received:,}", time.monotonic() - started)
+    return installation
 
 
 def grace_seconds(work: Work) -> float:
@@ -266,10 +291,23 @@ def _leave_failed(work: Work, failed: RunError) -> None:
     """Leave word of the failure, in the ledger for the leader and in SageMaker's file for people."""
     failure = as_failure(failed, node=work.node.id, address=work.node.address)
     ledger = work.ledger.with_patience(0)
-    try:
-        work.layout.failure.write_text(f"{failed.error}: {failed.message}\n")
-        ledger.put_failure(work.lease, work.node.id, failure.to_json(), remove_at=work.run.remove_at)
-        ledger.put_node(work.lease, work.node, state=contract.NODE_FAILED, step=0, remove_at=work.run.remove_at)
-    except Exception as error:
-        # Whatever keeps it from being recorded must not hide it: the exit code still tells.
-        _log.error("the failure could not be recorded: %s", error)
+    # The ledger first: the run waits for its word, and a disk that is full or gone must not keep it.
+    records: tuple[Callable[[], object], ...] = (
+        lambda: ledger.put_failure(work.lease, work.node.id, failure.to_json(), remove_at=work.run.remove_at),
+        lambda: ledger.put_node(
+            work.lease, work.node, state=contract.NODE_FAILED, step=0, remove_at=work.run.remove_at
+        ),
+        lambda: _tell_people(work.layout.failure, f"{failed.error}: {failed.message}\n"),
+    )
+    for record in records:
+        try:
+            record()
+        except Exception as error:
+            # Whatever keeps it from being recorded must not hide it: the exit code still tells.
+            _log.error("the failure could not be recorded: %s", error)
+
+
+def _tell_people(file: Path, reason: str) -> None:
+    """Write SageMaker's file for the reason, unless the script has told its own."""
+    with contextlib.suppress(FileExistsError), file.open("x", encoding="utf-8", errors="backslashreplace") as words:
+        words.write(reason)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,15 +21,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 from horovod_node import contract
 from horovod_node.errors import RunError
 from horovod_node.layout import Layout
-from horovod_node.s3 import S3Address, refused
+from horovod_node.s3 import ARCHIVES, S3Address, refused, unwritten
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
 
 FILES_AT_ONCE = 16
 """Downloads at a time; one S3 connection brings some 50-100 MB/s, an instance takes many."""
 _PARTS_AT_ONCE = 4
 """Ranges of one large file at a time."""
+_NAME_MAX = 255
+"""Bytes of a file's name on Linux (limits.h); a key, of at most 1,024 bytes, is never too long a path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +45,14 @@ class RemoteFile:
         path: Where it goes, relative to the channel's folder.
         size: In bytes.
         etag: S3's tag of the content.
+        archived: Whether its storage class is one of those that must be restored; a copy may have been.
     """
 
     key: str
     path: PurePosixPath
     size: int
     etag: str
+    archived: bool = False
 
 
 @dataclass
@@ -80,8 +87,9 @@ def fetch_channels(s3: S3Client, *, data: Mapping[str, str], layout: Layout) -> 
     """
     Download every channel into its folder, and give the number of bytes that came over the network.
 
-    A channel's address names a folder (`s3://bucket/digits`, with or without a closing slash) or one object. A file
-    that is there already, of the same size and with the same ETag when it was written, is not downloaded again.
+    A channel's address names a folder (`s3://bucket/digits`, with or without a closing slash), a whole bucket or one
+    object. A file that is there already, of the same size and with the same ETag when it was written, is not downloaded
+    again.
 
     Raises:
         RunError: If a channel is empty or not there, or a key would leave the channel's folder.
@@ -100,9 +108,12 @@ def _fetch_channel(s3: S3Client, *, name: str, uri: str, layout: Layout) -> int:
         raise RunError(contract.ERROR_DATA_NOT_FOUND, f"{what} is empty: {uri} holds no object.")
     _check_paths(files, what=what, uri=uri)
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_others(folder, keep={folder / file.path for file in files})
     marks = _Marks(file=layout.fetched / f"{name}.jsonl")
     missing = [file for file in files if not marks.holds(file, folder / file.path)]
+    # Those that S3 may refuse come first: nobody pays for a download that ends with them.
+    missing.sort(key=lambda file: not file.archived)
+    _remove_others(folder, keep={folder / file.path for file in files} - {folder / file.path for file in missing})
+    _check_room(missing, folder=folder, what=what)
     transfer = TransferConfig(max_concurrency=_PARTS_AT_ONCE)
     # A killed download leaves its half here, where no script looks.
     halves = layout.fetched / f"{name}.halves"
@@ -111,7 +122,10 @@ def _fetch_channel(s3: S3Client, *, name: str, uri: str, layout: Layout) -> int:
 
     def download(number: int, file: RemoteFile) -> None:
         half, local = halves / str(number), folder / file.path
-        s3.download_file(address.bucket, file.key, str(half), Config=transfer)
+        try:
+            s3.download_file(address.bucket, file.key, str(half), Config=transfer)
+        except (ClientError, BotoCoreError, Boto3Error) as error:
+            raise refused(what, f"s3://{address.bucket}/{file.key}", error) from error
         local.parent.mkdir(parents=True, exist_ok=True)
         half.replace(local)
         marks.add(file)
@@ -121,38 +135,43 @@ def _fetch_channel(s3: S3Client, *, name: str, uri: str, layout: Layout) -> int:
         downloads = [executor.submit(download, number, file) for number, file in enumerate(missing)]
         for done in wait(downloads, return_when=FIRST_EXCEPTION).done:
             done.result()
-    except (ClientError, BotoCoreError, Boto3Error) as error:
-        raise refused(what, uri, error) from error
     except OSError as error:
-        raise RunError(contract.ERROR_NODE_FAILED, f"{what} could not be written to {folder}: {error}") from error
+        raise unwritten(what, folder, error) from error
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
     return sum(file.size for file in missing)
 
 
 def list_files(s3: S3Client, address: S3Address) -> Iterator[RemoteFile]:
-    """List the objects of a channel; none when there is nothing."""
-    prefix = address.key if address.key.endswith("/") else f"{address.key}/"
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=address.bucket, Prefix=prefix)
+    """
+    List the objects of a channel; none when there is nothing.
+
+    A key is a path whose doubled slashes count once, as file systems have it.
+    """
+    prefix = address.key if address.key.endswith("/") or not address.key else f"{address.key}/"
     empty = True
-    for page in pages:
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=address.bucket, Prefix=prefix):
         for item in page.get("Contents", ()):
-            empty = False
             # Consoles make a "folder" out of an empty object whose key ends with a slash.
             if not item["Key"].endswith("/"):
-                yield RemoteFile(
-                    key=item["Key"],
-                    path=PurePosixPath(item["Key"].removeprefix(prefix)),
-                    size=item["Size"],
-                    etag=item["ETag"],
-                )
-    if empty and not address.key.endswith("/"):
+                empty = False
+                yield _remote_file(item, path=item["Key"].removeprefix(prefix).lstrip("/"))
+    if empty and prefix != address.key:
         # Of all keys that begin like this one, the key itself comes first.
         first = s3.list_objects_v2(Bucket=address.bucket, Prefix=address.key, MaxKeys=1)
         for item in first.get("Contents", ()):
             if item["Key"] == address.key:
-                name = PurePosixPath(PurePosixPath(address.key).name)
-                yield RemoteFile(key=item["Key"], path=name, size=item["Size"], etag=item["ETag"])
+                yield _remote_file(item, path=PurePosixPath(address.key).name)
+
+
+def _remote_file(item: ObjectTypeDef, *, path: str) -> RemoteFile:
+    return RemoteFile(
+        key=item["Key"],
+        path=PurePosixPath(path),
+        size=item["Size"],
+        etag=item["ETag"],
+        archived=item.get("StorageClass") in ARCHIVES,
+    )
 
 
 def _check_paths(files: list[RemoteFile], *, what: str, uri: str) -> None:
@@ -160,25 +179,38 @@ def _check_paths(files: list[RemoteFile], *, what: str, uri: str) -> None:
     paths = Counter(file.path for file in files)
     for file in files:
         if paths[file.path] > 1:
-            raise RunError(
-                contract.ERROR_INVALID_REQUEST,
-                f"{what} cannot be a folder: {uri} holds more than one key that would become '{file.path}'.",
-            )
-        if file.path.is_absolute() or ".." in file.path.parts:
+            raise _no_folder(what, f"{uri} holds more than one key that would become '{file.path}'")
+        if ".." in file.path.parts or not file.path.parts:
             raise RunError(
                 contract.ERROR_INVALID_REQUEST,
                 f"{what} would be written outside of its folder: {uri} holds the key '{file.key}'.",
             )
+        if "\0" in file.key or any(len(os.fsencode(part)) > _NAME_MAX for part in file.path.parts):
+            raise _no_folder(
+                what,
+                f"{uri} holds the key '{file.key}', of which a part is no name of a file: that has at most {_NAME_MAX} "
+                "bytes and no NUL. Give that object another key",
+            )
         for parent in file.path.parents:
             if parent in paths:
-                raise RunError(
-                    contract.ERROR_INVALID_REQUEST,
-                    f"{what} cannot be a folder: {uri} holds both '{parent}' and '{file.path}'.",
-                )
+                raise _no_folder(what, f"{uri} holds both '{parent}' and '{file.path}'")
+
+
+def _no_folder(what: str, why: str) -> RunError:
+    return RunError(contract.ERROR_INVALID_REQUEST, f"{what} cannot be a folder: {why}.")
+
+
+def _check_room(missing: list[RemoteFile], *, folder: Path, what: str) -> None:
+    """See that the disk can hold it all before hours are spent on most of it."""
+    size, free = sum(file.size for file in missing), shutil.disk_usage(folder).free
+    if size > free:
+        raise unwritten(
+            what, folder, OSError(errno.ENOSPC, f"it has {size:,} bytes to come and {free:,} bytes of room")
+        )
 
 
 def _remove_others(folder: Path, *, keep: set[Path]) -> None:
-    """Take out what an earlier start left and S3 no longer has."""
+    """Take out what an earlier start left, and S3 no longer has or has in another version."""
     for path in folder.rglob("*"):
         if path.is_file() and path not in keep:
             path.unlink()

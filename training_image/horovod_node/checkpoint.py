@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from horovod_node import contract
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MANIFEST_VERSION = 2
+PATH_LIMIT: Final = 768
+"""Bytes of a file's path: with the longest names of a training and a run, its key has fewer than S3's 1,024."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PLACE = re.compile(r"([0-9]{4,})-([0-9]{8,})/")
 
@@ -194,11 +197,18 @@ def check_path(path: str) -> None:
     Refuse the path of a file that a checkpoint cannot hold.
 
     Raises:
-        ManifestError: If it would leave the folder, is hidden, or has characters that no S3 key should have.
+        ManifestError: If it would leave the folder, is hidden, or is none that a key of S3 can have.
     """
-    parts = path.split("/")
-    if not path.isprintable() or any(part.startswith(".") or not part for part in parts):
-        raise ManifestError(f"a checkpoint cannot hold a file at {path!r}")
+    if any(part.startswith(".") or not part for part in path.split("/")):
+        raise ManifestError(f"a checkpoint cannot hold a file at {path!r}: no part of its path may begin with a dot")
+    # S3 takes any name in UTF-8 (S3 User Guide, "Naming Amazon S3 objects"). Control characters are none that a
+    # listing, which is XML, could hold; halves of surrogate pairs stand for bytes that are not UTF-8.
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
+        raise ManifestError(
+            f"a checkpoint cannot hold a file at {path!r}: rename it, without control characters and in UTF-8"
+        )
+    if len(path.encode()) > PATH_LIMIT:
+        raise ManifestError(f"a checkpoint cannot hold a file whose path has more than {PATH_LIMIT} bytes: {path!r}")
 
 
 def list_checkpoints(s3: S3Client, *, bucket: str, run_id: str) -> list[FoundCheckpoint]:

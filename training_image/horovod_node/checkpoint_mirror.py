@@ -94,6 +94,7 @@ class CheckpointMirror:
         self._sequence: int | None = None
         self._mirrored: Snapshot | None = None
         self._seen: Snapshot = ()
+        self._left_out: set[str] = set()
         self._restless_since: float | None = None
         self._failures = 0
         self._flushes: list[Future[CheckpointName | None]] = []
@@ -182,7 +183,7 @@ class CheckpointMirror:
         """Upload what the folder holds if it is new, and was the same at the last look or is known to be whole."""
         whole = self._whole.is_set()
         self._whole.clear()
-        snapshot = look(self._folder)
+        snapshot = look(self._folder, left_out=self._say_left_out)
         if self._is_mirrored(snapshot):
             self._restless_since = None
         elif whole or snapshot == self._seen:
@@ -195,7 +196,7 @@ class CheckpointMirror:
     def _flush(self) -> None:
         """Upload what the folder holds as soon as it holds still."""
         while True:
-            snapshot = look(self._folder)
+            snapshot = look(self._folder, left_out=self._say_left_out)
             if self._is_mirrored(snapshot):
                 return None
             if self._stopped.wait(STILL_SECONDS):
@@ -271,6 +272,11 @@ class CheckpointMirror:
         if since is not None and time.monotonic() - since > RESTLESS_SECONDS:
             return min(_RESTLESS_LOOK_SECONDS, self._look_seconds)
         return self._look_seconds
+
+    def _say_left_out(self, path: str, why: str) -> None:
+        if path not in self._left_out:
+            self._left_out.add(path)
+            _log.warning("no checkpoint holds %r of SM_CHECKPOINT_DIR: %s", path, why)
 
     def _trouble(self, sentence: str) -> None:
         if sentence != self.trouble:

@@ -27,6 +27,11 @@ class Layout:
         return self.root / "code"
 
     @property
+    def environment(self) -> Path:
+        """The Python environment with what the script's requirements.txt names; not SageMaker's."""
+        return self.root / "environment"
+
+    @property
     def input(self) -> Path:
         """Everything that the run was given."""
         return self.root / "input"
@@ -81,9 +86,15 @@ class Layout:
         return self.input / "data" / name
 
     def create(self) -> None:
-        """Make the folders. Data and checkpoints of an earlier start stay; its code, model and output go."""
-        shutil.rmtree(self.code, ignore_errors=True)
+        """Make the folders. Data and checkpoints of an earlier start stay; all else of it goes."""
+        for stale in (self.code, self.environment):
+            shutil.rmtree(stale, ignore_errors=True)
         self.renew()
+
+    def renew_code(self) -> None:
+        """Make the script's folder empty: an attempt before may have unpacked the archive and failed later."""
+        shutil.rmtree(self.code, ignore_errors=True)
+        self.code.mkdir(parents=True)
 
     def renew(self) -> None:
         """Take out what an earlier attempt of the same run left, but for its script, its data and its checkpoints."""

@@ -17,6 +17,7 @@ from horovod_node.identify import Node
 from horovod_node.interruption import Interruption
 from horovod_node.ledger_table import LedgerTable, item_key, removal
 from horovod_node.request import Request
+from horovod_node.requirements import Installation
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -201,6 +202,7 @@ class Ledger(LedgerTable):
         remove_at: int,
         interruption: Interruption | None = None,
         pace: Sequence[Pace] = (),
+        installation: Installation | None = None,
         leaves: bool = False,
     ) -> None:
         """
@@ -228,6 +230,9 @@ class Ledger(LedgerTable):
             values[contract.INTERRUPTED_AT] = {"N": str(int(interruption.at))}
         if leaves:
             values[contract.LEFT_AT] = now
+        if installation is not None:
+            values[contract.INSTALL_BEGAN_AT] = {"N": f"{installation.began_at:.1f}"}
+            values[contract.INSTALLED_AT] = {"N": f"{installation.ended_at:.1f}"}
         if pace:
             values[contract.PACE_JSON] = {"S": json.dumps(pace)}
         assignments = [f"#{name} = :{name}" for name in values]

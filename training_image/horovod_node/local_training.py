@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.1
 """Pause between two looks at the ranks, which cost system calls only."""
+_FAILURE_FILE_LIMIT = 1024
+"""Characters; Amazon SageMaker API Reference, `FailureReason` of `DescribeTrainingJob`."""
 RING_LOSS_SECONDS = 2.0
 """How long after the first lost ring a rank of this node may still say that it was the one who failed."""
 
@@ -41,7 +43,13 @@ class LocalTraining:
         self._work = work
         settings = work.run.settings
         self._started = time.monotonic()
-        self._ranks = Ranks(assignment.jobs, assignment.environments, output=work.output, elastic=assignment.elastic)
+        self._ranks = Ranks(
+            assignment.jobs,
+            assignment.environments,
+            output=work.output,
+            python=assignment.python,
+            elastic=assignment.elastic,
+        )
         self._watch = StepWatch(
             first_step_seconds=settings.first_step_seconds, stall_seconds=settings.stall_seconds, now=self._started
         )
@@ -166,6 +174,8 @@ class LocalTraining:
         if end.report is not None:
             summary = f"{who} ended with exit code {end.exit_code}: {end.report.summary}"
             details = end.report.traceback
+            if end.report.silent:
+                details = f"{self._left_words()}{_last_lines(end.tail)}\n\n{details}"
             if end.report.origin == ORIGIN_RING:
                 origin = "ring"
                 summary = f"{who} lost the other ranks: {end.report.summary}"
@@ -174,7 +184,7 @@ class LocalTraining:
                 summary = f"{who} was not allowed to train: {end.report.summary}"
         else:
             summary = f"{who} {_how(end.exit_code)}."
-            details = f"Its last lines:\n{end.tail}" if end.tail else ""
+            details = _last_lines(end.tail)
             if lost_the_ring(end.tail):
                 origin = "ring"
             elif end.exit_code < 0:
@@ -184,11 +194,20 @@ class LocalTraining:
             origin=origin,
             # The ledger's items end at 400 KB, and an exception's message may be a whole batch.
             summary=cause_text(summary),
-            details=cause_text(details.rstrip()),
+            details=cause_text(details.strip()),
             node=self._work.node.id,
             rank=end.rank,
             at=end.at,
         )
+
+    def _left_words(self) -> str:
+        """Read what the script left in SageMaker's file for the reason of a failure, which takes 1,024 characters."""
+        try:
+            with self._work.layout.failure.open(errors="backslashreplace") as file:
+                words = file.read(_FAILURE_FILE_LIMIT).strip()
+        except OSError:
+            return ""
+        return f"It left in {self._work.layout.failure}:\n{words}\n\n" if words else ""
 
     def _stall_failure(self, stalled: list[int]) -> Failure:
         now, first = time.monotonic(), self._ranks.number(stalled[0])
@@ -219,9 +238,13 @@ class LocalTraining:
         )
 
 
+def _last_lines(tail: str) -> str:
+    return f"Its last lines:\n{tail.rstrip()}" if tail.strip() else ""
+
+
 def _how(exit_code: int) -> str:
     if exit_code >= 0:
-        return f"ended with exit code {exit_code} and no exception"
+        return f"ended with exit code {exit_code}"
     try:
         name = signal.Signals(-exit_code).name
     except ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import NoReturn
 
@@ -14,6 +15,7 @@ from horovod_node.every import Every
 from horovod_node.interruption import Interruption, InterruptionWatch
 from horovod_node.lease_renewal import LeaseRenewal, renewal_seconds
 from horovod_node.ledger import Pace
+from horovod_node.requirements import Installation
 from horovod_node.work import Work
 
 _log = logging.getLogger(__name__)
@@ -51,9 +53,17 @@ class Membership:
     Args:
         work: What the node works on.
         watch: Hears of interruptions, which are written down at once. Default: there are none.
+        fetched: Done when the node has the script and the data; tells when the script's requirements were installed.
+            Default: nothing is told of that.
     """
 
-    def __init__(self, work: Work, *, watch: InterruptionWatch | None = None) -> None:
+    def __init__(
+        self,
+        work: Work,
+        *,
+        watch: InterruptionWatch | None = None,
+        fetched: Future[Installation | None] | None = None,
+    ) -> None:
         settings = work.run.settings
         self._work = work
         self._ledger = work.ledger.with_patience(0)
@@ -61,6 +71,7 @@ class Membership:
         self._lease = Every(min(LEASE_SECONDS, settings.heartbeat_seconds / 4, renewal_seconds(settings)))
         self._renewal: LeaseRenewal | None = None
         self._watch = watch or InterruptionWatch(None)
+        self._fetched = fetched
         self._interruption: Interruption | None = None
         self._state = contract.NODE_JOINED
         self.step = 0
@@ -168,8 +179,13 @@ class Membership:
             remove_at=self._work.run.remove_at,
             interruption=self._interruption,
             pace=self.pace,
+            installation=self._installation(),
             leaves=leaves,
         )
+
+    def _installation(self) -> Installation | None:
+        fetched = self._fetched
+        return None if fetched is None or not fetched.done() or fetched.exception() else fetched.result()
 
     def _check_lease(self) -> None:
         lease = self._ledger.lease(self._work.node.fleet)

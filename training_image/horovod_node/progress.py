@@ -15,8 +15,8 @@ class Progress:
     """
     How far a rank is.
 
-    Only `step` and `advances` are known of every script. The others are `None` until they are, and stay so in a script
-    that does not train with `horovod_node.training`; the two times are also measured in plain Horovod scripts.
+    Only `step`, `advances` and the steps' seconds are known of every script. The others are `None` until they are, and
+    stay so in a script that does not train with `horovod_node.training`.
 
     Args:
         step: Training steps since the start of the whole training, for people; goes back when steps are lost.

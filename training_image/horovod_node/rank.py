@@ -7,6 +7,7 @@ the training steps (`steps`) and a report of the exception that ends it (`script
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import os
@@ -14,7 +15,7 @@ import runpy
 import signal
 import sys
 
-from horovod_node import contract, preflight, step_times, steps
+from horovod_node import contract, preflight, steps
 from horovod_node.after_import import AfterImport
 from horovod_node.rank_control import AgentLine
 from horovod_node.rank_job import RankJob
@@ -37,8 +38,7 @@ def main() -> int:
     counter = steps.StepCounter(job.progress)
     steps.install(counter)
     agent = AgentLine.from_environment(os.environ)
-    hooks = {**counter.hooks(), **preflight.hooks(), **step_times.OF_THIS_PROCESS.hooks()}
-    AfterImport({**hooks, **(agent.hooks() if agent else {})}).install()
+    AfterImport({**counter.hooks(), **preflight.hooks(), **(agent.hooks() if agent else {})}).install()
     counter.start()
     if agent is not None:
         agent.start()
@@ -87,9 +87,11 @@ def run_script(job: RankJob) -> int:
 
 def _report(job: RankJob, error: BaseException, code: int) -> int:
     failure = describe(error, code=job.code, exit_code=code)
-    failure.write(job.failure)
     if not isinstance(error, SystemExit):
         print(failure.traceback, file=sys.stderr, flush=True)
+    # Printed first, written then: on a full disk, the rank's last lines still tell.
+    with contextlib.suppress(OSError):
+        failure.write(job.failure)
     return code
 
 

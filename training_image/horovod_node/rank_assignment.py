@@ -11,6 +11,7 @@ from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
 
 from horovod_node import contract
 from horovod_node.rank_job import RankJob
+from horovod_node.requirements import rank_python, rank_variables
 from horovod_node.ring import RingPlan, gloo_timeout_seconds
 from horovod_node.script_environment import script_arguments, script_environment, write_config
 from horovod_node.work import Work
@@ -26,12 +27,14 @@ class RankAssignment:
         environments: Each rank's environment, in the same order.
         elastic: Whether they wait for their ring, and may be in several, one after the other.
         ring: The ring, in words.
+        python: The Python that runs them.
     """
 
     jobs: tuple[RankJob, ...]
     environments: tuple[Mapping[str, str], ...]
     elastic: bool
     ring: str
+    python: str
 
     def __str__(self) -> str:
         ranks = ", ".join(str(job.rank) for job in self.jobs)
@@ -56,6 +59,7 @@ def ranks_of_plan(work: Work, plan: RingPlan) -> RankAssignment:
         ),
         elastic=False,
         ring=f"of {plan.size}",
+        python=rank_python(work.layout),
     )
 
 
@@ -76,6 +80,7 @@ def ranks_in_standby(work: Work, *, leader: str) -> RankAssignment:
         environments=tuple({**shared, **job.to_environment()} for job in jobs),
         elastic=True,
         ring="in standby",
+        python=rank_python(work.layout),
     )
 
 
@@ -101,6 +106,7 @@ def _shared(work: Work, *, hosts: Sequence[str]) -> dict[str, str]:
     write_config(request=request, node=node, layout=work.layout, hosts=hosts)
     return {
         **os.environ,
+        **rank_variables(work.layout, os.environ),
         **script_environment(request=request, node=node, layout=work.layout, hosts=hosts, run=work.lease.run),
         "PYTHONUNBUFFERED": "1",
     }

@@ -21,13 +21,12 @@ from horovod_node.progress import Progress
 from horovod_node.rank import STACK_SIGNAL
 from horovod_node.rank_control import ENV_CONTROL, RankLine
 from horovod_node.rank_job import RankJob
-from horovod_node.rank_output import RankOutput, print_line
+from horovod_node.rank_output import RankOutput, print_line, read_lines
 from horovod_node.script_failure import ScriptFailure
 
 STOP_SECONDS = 5.0
 """Between SIGTERM and SIGKILL; half of what `docker stop` gives the agent itself."""
 TAIL_LINES = 60
-_LONGEST_LINE = 16_384
 _STACK_SECONDS = 2.0
 """How long ranks may take to say where they stand."""
 _STACK_LOOK_SECONDS = 0.2
@@ -66,6 +65,7 @@ class Ranks:
         jobs: What each rank is to do.
         environments: Each rank's environment, in the same order.
         output: Takes every line that they print.
+        python: The Python that runs them. Default: the agent's own.
         elastic: Whether the ranks wait in `hvd.init()` until they are told of their ring.
     """
 
@@ -75,12 +75,13 @@ class Ranks:
         environments: Sequence[Mapping[str, str]],
         *,
         output: RankOutput = print_line,
+        python: str = sys.executable,
         elastic: bool = False,
     ) -> None:
         self._ranks: list[_Rank] = []
         try:
             for job, environment in zip(jobs, environments, strict=True):
-                self._ranks.append(_Rank(job, environment, output, RankLine() if elastic else None))
+                self._ranks.append(_Rank(job, environment, output, python, RankLine() if elastic else None))
         except BaseException:
             self.stop()
             raise
@@ -162,7 +163,9 @@ class Ranks:
 class _Rank:
     """One rank's process."""
 
-    def __init__(self, job: RankJob, environment: Mapping[str, str], output: RankOutput, line: RankLine | None) -> None:
+    def __init__(
+        self, job: RankJob, environment: Mapping[str, str], output: RankOutput, python: str, line: RankLine | None
+    ) -> None:
         self.job = job
         self.line = line
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -174,7 +177,7 @@ class _Rank:
         # -P: the script's folder must not be able to stand in for a module that the rank itself needs.
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "horovod_node.rank"],
+                [python, "-P", "-m", "horovod_node.rank"],
                 env={**environment, **({} if line is None else {ENV_CONTROL: str(line.ranks_end.fileno())})},
                 pass_fds=() if line is None else (line.ranks_end.fileno(),),
                 cwd=job.code,
@@ -214,8 +217,11 @@ class _Rank:
     def failure(self) -> RankEnd | None:
         code = self.poll()
         report = ScriptFailure.read(self.job.failure)
-        # The report comes first: a process may take its time to end, with threads of the script still at work.
         if report is None and code in (None, 0):
+            return None
+        # The report comes first: a process may take its time to end, with threads of the script still at work. One that
+        # says nothing itself is worth a moment's wait for the lines that do.
+        if report is not None and report.silent and code is None and time.time() - report.at < _OUTPUT_SECONDS:
             return None
         return RankEnd(
             rank=self.number,
@@ -244,7 +250,6 @@ class _Rank:
             os.killpg(self.process.pid, number)
 
     def _read(self, stream: IO[bytes], output: RankOutput) -> None:
-        while line := stream.readline(_LONGEST_LINE):
-            text = line.decode(errors="replace").rstrip("\r\n") + "\n"
-            self._tail.append(text)
-            output(self.number, text)
+        for line in read_lines(stream):
+            self._tail.append(line)
+            output(self.number, line)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from horovod_node import contract
-from horovod_node.errors import RunError
-
-DEPTH_LIMIT: Final = 200
-"""Levels of a request. Python's own limit is about 1,000, less what has been called already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +24,7 @@ class Request:
         data: Channel name to S3 prefix.
         hyperparameters: Name to JSON value.
         resume_from: Name of the run whose newest checkpoint this one begins with; '' for none.
+        model_required: Whether the run fails when the script leaves no model.
     """
 
     source: str
@@ -38,6 +35,7 @@ class Request:
     data: Mapping[str, str]
     hyperparameters: Mapping[str, Any]
     resume_from: str = ""
+    model_required: bool = True
 
     @property
     def is_elastic(self) -> bool:
@@ -46,20 +44,8 @@ class Request:
 
     @classmethod
     def from_json(cls, text: str) -> Request:
-        """
-        Read the request out of the ledger's JSON text.
-
-        Raises:
-            RunError: If it is nested so deeply that Python's JSON cannot take it to the script.
-        """
-        try:
-            fields = json.loads(text)
-            _check_depth(fields)
-        except RecursionError as error:
-            raise RunError(
-                contract.ERROR_INVALID_REQUEST,
-                f"'{contract.HYPERPARAMETERS}' must be nested at most {DEPTH_LIMIT} levels deep.",
-            ) from error
+        """Read the request out of the ledger's JSON text."""
+        fields = json.loads(text)
         return cls(
             source=fields[contract.SOURCE],
             entry_point=fields[contract.ENTRY_POINT],
@@ -70,19 +56,5 @@ class Request:
             data=dict(fields.get(contract.DATA) or {}),
             hyperparameters=dict(fields.get(contract.HYPERPARAMETERS) or {}),
             resume_from=fields.get(contract.RESUME_FROM) or "",
+            model_required=fields.get(contract.MODEL) != contract.MODEL_OPTIONAL,
         )
-
-
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(DEPTH_LIMIT):
-        level = [inner for each in level for inner in _inside(each)]
-        if not level:
-            return
-    raise RecursionError
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()

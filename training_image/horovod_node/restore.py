@@ -30,7 +30,7 @@ from horovod_node.checkpoint import (
 )
 from horovod_node.errors import RunError
 from horovod_node.layout import Layout
-from horovod_node.s3 import refused
+from horovod_node.s3 import refused, unwritten
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -114,9 +114,7 @@ def restore(s3: S3Client, *, layout: Layout, bucket: str, run_id: str, resume_fr
             uri = f"s3://{bucket}/{contract.checkpoint_prefix(run_id)}"
             raise refused("The checkpoint", uri, error) from error
         except OSError as error:
-            raise RunError(
-                contract.ERROR_NODE_FAILED, f"The checkpoint could not be written to {layout.checkpoints}: {error}"
-            ) from error
+            raise unwritten("The checkpoint", layout.checkpoints, error) from error
 
 
 def _choose(

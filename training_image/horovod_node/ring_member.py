@@ -115,7 +115,7 @@ class RingMember:
         Raises:
             NodeFailedError: If the script failed here, or stands still; the leader knows it then.
             LeaderLostError: If the leader cannot be reached any more.
-            RunError: If the script or the data could not be brought here.
+            RunError: If the script or the data could not be brought here, or its requirements not be installed.
         """
         self._take_messages()
         if self._channel is None:
@@ -123,7 +123,7 @@ class RingMember:
             return
         if not self._fetched.done():
             return
-        self._fetched.result()
+        self._check_requirements()
         if self.over:
             # Ranks that were never needed wait still.
             self.stop()
@@ -137,6 +137,15 @@ class RingMember:
                 self._offer()
             return
         self._look_at_ranks(self.training)
+
+    def _check_requirements(self) -> None:
+        try:
+            self._fetched.result()
+        except NodeFailedError as error:
+            if error.failure.error == contract.ERROR_REQUIREMENTS:
+                # No other node could install them either.
+                self._report(error.failure)
+            raise
 
     def drain(self, kind: str) -> None:
         """Leave the ring at its next commit, because EC2 will take this node away: *kind* says how it knows."""

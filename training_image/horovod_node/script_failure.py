@@ -48,6 +48,8 @@ class ScriptFailure:
         traceback: From the script's first frame on.
         exit_code: What the process ends with.
         at: Epoch seconds.
+        silent: Whether the exception itself says nothing: `SystemExit` with a number. What the script printed before
+            is its reason then, as with `argparse`.
     """
 
     origin: str
@@ -55,9 +57,15 @@ class ScriptFailure:
     traceback: str
     exit_code: int
     at: float
+    silent: bool = False
 
     def write(self, file: Path) -> None:
-        """Replace *file*, so that a reader never sees half of it."""
+        """
+        Replace *file*, so that a reader never sees half of it.
+
+        Raises:
+            OSError: If the disk is full, for example.
+        """
         half = file.with_suffix(".half")
         half.write_text(json.dumps(asdict(self)))
         half.replace(file)
@@ -84,11 +92,21 @@ def describe(error: BaseException, *, code: Path, exit_code: int) -> ScriptFailu
     lines = traceback.format_exception(type(error), error, _scripts_frames(error.__traceback__, code))
     return ScriptFailure(
         origin=_origin(error),
-        summary=_summary(error),
-        traceback="".join(lines).rstrip(),
+        summary=encodable(_summary(error)),
+        traceback=encodable("".join(lines).rstrip()),
         exit_code=exit_code,
         at=time.time(),
+        silent=isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)),
     )
+
+
+def encodable(text: str) -> str:
+    """
+    Write halves of surrogate pairs as Python does on standard error, `\\udce9`.
+
+    `os.fsdecode` makes them of names that are not UTF-8, and neither files nor the ledger take them.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def lost_the_ring(words: str) -> bool:
@@ -101,17 +119,25 @@ def _summary(error: BaseException) -> str:
     name = (
         kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
     )
-    words = [line for line in str(error).splitlines() if line.strip() and not line[0].isspace()]
+    words = [line for line in _words(error).splitlines() if line.strip() and not line[0].isspace()]
     if not words:
         return name
     # TensorFlow tells first where the failing node was defined; what happened comes last.
     return f"{name}: {words[-1] if words[0] == _GRAPH_ERROR else words[0]}"
 
 
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        # The traceback module's own words for it.
+        return "<exception str() failed>"
+
+
 def _origin(error: BaseException) -> str:
     if isinstance(error, PreflightError):
         return ORIGIN_PREFLIGHT
-    if type(error).__name__ in _RING_EXCEPTIONS or lost_the_ring(str(error)):
+    if type(error).__name__ in _RING_EXCEPTIONS or lost_the_ring(_words(error)):
         return ORIGIN_RING
     return ORIGIN_SCRIPT
 

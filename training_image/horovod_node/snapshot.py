@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,14 +45,20 @@ Snapshot: TypeAlias = Sequence[FileState]
 """The files of a folder, in the order of their paths."""
 
 
-def look(folder: Path) -> Snapshot:
+def look(folder: Path, *, left_out: Callable[[str, str], object] = lambda _path, _why: None) -> Snapshot:
     """
     List the files of *folder* that belong into a checkpoint.
 
-    What is hidden is left out, so that a script can write under a hidden name and rename; so are links and devices,
-    which would bring in what lies elsewhere, and empty folders.
+    A link to what is in the folder stands for that, as `last.ckpt` does for the newest checkpoint in some libraries;
+    it comes back as a file. What is hidden is left out, so that a script can write under a hidden name and rename; so
+    are empty folders.
+
+    Args:
+        folder: Where the script writes.
+        left_out: Told of what else cannot be kept, its path and why: a link that leads nowhere, back, or out of the
+            folder; a device.
     """
-    return sorted(_walk(folder, ""), key=lambda file: file.path)
+    return sorted(_walk(folder, "", root=folder.resolve(), left_out=left_out), key=lambda file: file.path)
 
 
 @contextmanager
@@ -72,7 +78,8 @@ def held(folder: Path, snapshot: Snapshot) -> Iterator[Path]:
             for file in snapshot:
                 link = holding / file.path
                 link.parent.mkdir(parents=True, exist_ok=True)
-                link.hardlink_to(folder / file.path)
+                # Resolved: the kernel would make a second name of a link.
+                link.hardlink_to((folder / file.path).resolve())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ChangedError(_BETWEEN_LOOKS) from error
         # Before and after the links were made the folder was the same: it was so in between, and the links show it.
@@ -92,7 +99,7 @@ def _prefix(folder: Path) -> str:
     return f".{folder.name}-held-"
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[FileState]:
+def _walk(folder: Path, prefix: str, *, root: Path, left_out: Callable[[str, str], object]) -> Iterator[FileState]:
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):  # gone since it was listed: the next look finds it gone, too
@@ -101,10 +108,28 @@ def _walk(folder: Path, prefix: str) -> Iterator[FileState]:
         if entry.name.startswith("."):
             continue
         path = prefix + entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(folder / entry.name, f"{path}/")
-        elif entry.is_file(follow_symlinks=False):
+        reason = _leads_astray(Path(entry.path), root=root) if entry.is_symlink() else ""
+        if reason:
+            left_out(path, reason)
+        elif entry.is_dir():
+            yield from _walk(folder / entry.name, f"{path}/", root=root, left_out=left_out)
+        elif entry.is_file():
             try:
-                yield FileState.of(path, entry.stat(follow_symlinks=False))
+                yield FileState.of(path, entry.stat())
             except FileNotFoundError:
                 continue
+        elif entry.is_symlink() or os.path.lexists(entry.path):
+            left_out(path, "it is neither a file nor a folder")
+
+
+def _leads_astray(link: Path, *, root: Path) -> str:
+    """Tell why a checkpoint cannot hold what *link* stands for; '' when it can."""
+    try:
+        target = link.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a circle, before Python 3.13
+        return "it is a link that leads nowhere"
+    if not target.is_relative_to(root):
+        return f"it is a link to {target}, outside of the folder"
+    if link.parent.resolve().is_relative_to(target):
+        return "it is a link that leads back to where it is"
+    return ""

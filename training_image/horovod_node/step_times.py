@@ -5,17 +5,15 @@ In a ring every rank is as slow as the slowest: the wall clock of a step says no
 do. They are taken inside the training function, around the averaging, and added up in one small variable on the CPU;
 nothing is read or written in Python while the training runs.
 
-Scripts that use `horovod_node.training` are measured by it. In others Horovod's own `DistributedOptimizer` and
-`DistributedGradientTape` are, through `hooks`.
+Only `horovod_node.training` measures: the graph of its optimizer is its own. Any other graph is the user's, who may
+trace it twice, compile it with XLA, or export it. Nothing is added to that (ADR 16).
 """
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Final
 
 Average = Callable[[list[Any]], Sequence[Any]]
@@ -75,25 +73,6 @@ class StepTimes:
         steps = int(totals[_STEPS])
         recent = tuple(round(float(seconds), 6) for seconds in totals[len(totals) - min(steps, RECENT_STEPS) :])
         return steps, float(totals[_COMPUTE]), float(totals[_WAIT]), recent
-
-    def hooks(self) -> dict[str, Callable[[ModuleType], None]]:
-        """Give what must happen after the import of which module, so that plain Horovod scripts are measured too."""
-        return {"horovod.tensorflow": self._measure_horovod}
-
-    def _measure_horovod(self, module: Any) -> None:
-        make = module._make_allreduce_grads_fn
-
-        @functools.wraps(make)
-        def make_measured(*args: Any, **kwargs: Any) -> Callable[..., Any]:
-            average = make(*args, **kwargs)
-
-            @functools.wraps(average)
-            def measured(gradients: Sequence[Any], *rest: Any, **options: Any) -> Any:
-                return self.around(lambda present: average(present, *rest, **options), gradients)
-
-            return measured
-
-        module._make_allreduce_grads_fn = make_measured
 
     def _variable(self, tf: Any) -> Any:
         if self._totals is None:

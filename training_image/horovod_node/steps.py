@@ -9,6 +9,9 @@ from the other ranks, so the count may be one ahead, and no more.
 That thread is no pulse. It passes on what the training did: when no step is applied, it has nothing to say, however
 well the thread itself is. Heartbeats follow these numbers, so a hung ring loses its heartbeats.
 
+The thread also sees how long steps take: between two of its looks, in the mean. `horovod_node.training` measures each
+step by itself (`step_times`), and its word counts.
+
 PyTorch's optimizers are counted as they step (`torch_steps`). A script with neither says how far it is:
 `horovod_node.steps.report(step)`. The training helpers tell more, with `tell`, and from then on their word for the step
 counts: an optimizer knows nothing of the steps that went before a restart.
@@ -16,9 +19,12 @@ counts: an optimizer knows nothing of the steps that went before a restart.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +73,7 @@ class StepCounter:
         self._written = Progress()
         self._told = False
         self._average = step_times.MovingAverage()
+        self._between = StepsBetweenLooks()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._relay_forever, name="steps", daemon=True)
 
@@ -138,6 +145,11 @@ class StepCounter:
                     timed_steps=steps,
                     step_seconds=recent,
                 )
+            elif not self._told:
+                self._between.see(self._progress.step, at=time.monotonic())
+                self._progress = replace(
+                    self._progress, timed_steps=self._between.steps, step_seconds=tuple(self._between.recent)
+                )
             self._write()
             return self._progress
 
@@ -146,8 +158,10 @@ class StepCounter:
 
     def _write(self) -> None:
         if self._progress != self._written:
-            self._progress.write(self._file)
-            self._written = self._progress
+            # The disk may be full for a while. The training goes on, and the next look writes.
+            with contextlib.suppress(OSError):
+                self._progress.write(self._file)
+                self._written = self._progress
 
     def _relay_forever(self) -> None:
         pause = _UNTIL_FIRST_STEP_SECONDS
@@ -163,10 +177,35 @@ class StepCounter:
         @functools.wraps(make)
         def make_and_remember(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             make(optimizer, *args, **kwargs)
-            with self._lock:
+            # An optimizer that cannot be watched is still the script's optimizer.
+            with contextlib.suppress(TypeError), self._lock:
                 self._optimizers.append(weakref.ref(optimizer))
 
         optimizer_class.__init__ = make_and_remember
+
+
+class StepsBetweenLooks:
+    """Seconds of single steps, as they are known from a count that is looked at now and then."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        """Steps that were measured."""
+        self.recent: deque[float] = deque(maxlen=step_times.RECENT_STEPS)
+        """Seconds of each of the last of them, the newest last."""
+        self._step = 0
+        self._at: float | None = None
+
+    def see(self, step: int, *, at: float) -> None:
+        """Take the count as it is *at* these seconds of a steady clock."""
+        new, since = step - self._step, self._at
+        if new == 0:
+            return
+        self._step, self._at = step, at
+        # The first steps contain the building of the graph, and a count that went back was begun anew.
+        if since is None or new < 0:
+            return
+        self.steps += new
+        self.recent.extend([round((at - since) / new, 6)] * min(new, step_times.RECENT_STEPS))
 
 
 def _iterations(optimizer: Any) -> int:

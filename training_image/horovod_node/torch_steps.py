@@ -13,6 +13,7 @@ PyTorch calls hooks of all optimizers around each `step()`. Ours count, and touc
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable
@@ -80,7 +81,9 @@ class TorchSteps:
         @functools.wraps(make)
         def make_and_remember(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             make(optimizer, *args, **kwargs)
-            self._made.append((weakref.ref(optimizer), _version(optimizer)))
+            # An optimizer that cannot be watched is still the script's optimizer.
+            with contextlib.suppress(TypeError):
+                self._made.append((weakref.ref(optimizer), _version(optimizer)))
 
         module.Optimizer.__init__ = make_and_remember
         module.register_optimizer_step_pre_hook(before)

@@ -7,11 +7,11 @@ import logging
 import os
 import tarfile
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
@@ -82,6 +82,8 @@ class FolderUpload:
         self._metadata = {**(metadata or {}), contract.MODEL_UPLOAD: uuid.uuid4().hex}
         self.sent_bytes = 0
         """Bytes of the archive that were handed to S3."""
+        self.packed_bytes = 0
+        """Bytes of the archive before compression: of files that shrink well, many come before the first is sent."""
 
     def run(self) -> None:
         """
@@ -159,26 +161,52 @@ class FolderUpload:
         with (
             os.fdopen(write_end, "wb") as pipe,
             gzip.GzipFile(fileobj=pipe, mode="wb", compresslevel=_GZIP_LEVEL) as packed,
-            tarfile.open(fileobj=packed, mode="w|") as tar,
+            tarfile.open(fileobj=cast("IO[bytes]", _Counted(packed, self)), mode="w|") as tar,
         ):
             # Of a link goes what it points to, for who unpacks takes files and folders only; so no second name of a
             # file is a link either.
             tar.dereference = True
-            _add(tar, self._folder, name="", above=())
+            for path, inside in entries(self._folder):
+                tar.add(path, arcname=inside, recursive=False)
 
 
-def _add(tar: tarfile.TarFile, folder: Path, *, name: str, above: tuple[Path, ...]) -> None:
-    """Add what is in *folder*, at *name*; *above* are the real folders on the way to it."""
+def entries(folder: Path) -> Iterator[tuple[Path, str]]:
+    """
+    List what is packed of *folder*: files and folders, and what links stand for.
+
+    Args:
+        folder: Where they are.
+
+    Returns:
+        Each one's path, and its path in the archive.
+    """
+    yield from _entries(folder, name="", above=())
+
+
+def _entries(folder: Path, *, name: str, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
+    """List what is in *folder*, at *name*; *above* are the real folders on the way to it."""
     above = (*above, folder.resolve())
     for path in sorted(folder.iterdir()):
         inside = f"{name}{path.name}"
         if path.is_dir() and path.resolve() not in above:
-            tar.add(path, arcname=inside, recursive=False)
-            _add(tar, path, name=f"{inside}/", above=above)
+            yield path, inside
+            yield from _entries(path, name=f"{inside}/", above=above)
         elif path.is_file():
-            tar.add(path, arcname=inside)
+            yield path, inside
         else:
             _log.warning("%s is left out: it is neither a file nor a folder, or leads back to where it is", path)
+
+
+class _Counted:
+    """Where the packing writes to."""
+
+    def __init__(self, packed: gzip.GzipFile, upload: FolderUpload) -> None:
+        self._packed = packed
+        self._upload = upload
+
+    def write(self, data: bytes) -> int:
+        self._upload.packed_bytes += len(data)
+        return self._packed.write(data)
 
 
 class _Checked:

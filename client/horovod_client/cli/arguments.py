@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from horovod_client.errors import InvalidInput
 from horovod_client.request import DEFAULT_CHANNEL
+
+SHOWN: Final = 200
+"""Characters of a wrong value that are shown."""
 
 
 def parse_data(values: Iterable[str]) -> dict[str, str]:
@@ -29,7 +32,10 @@ def parse_data(values: Iterable[str]) -> dict[str, str]:
         if not equals or "/" in name:  # the address alone; its key may hold '=', as in year=2024/
             name, address = DEFAULT_CHANNEL, value
         if name in data:
-            raise InvalidInput(f"'--data' names the channel '{name}' twice: {data[name]} and {address}")
+            raise InvalidInput(
+                f"'--data' names the channel '{name}' twice, {data[name]} and {address}: name each, as in "
+                f"test={address}"
+            )
         data[name] = address
     return data
 
@@ -44,22 +50,29 @@ def parse_hyperparameters(value: str) -> dict[str, Any]:
     Raises:
         InvalidInput: If the file cannot be read or the text is not a JSON object.
     """
-    text = value
+    text: str | bytes = value
     if value.startswith("@"):
         try:
-            text = Path(value[1:]).read_text(encoding="utf-8")
+            # As bytes: json then takes UTF-8, -16 and -32, with or without the mark that editors of Windows begin with.
+            text = Path(value[1:]).read_bytes()
         except OSError as error:
             raise InvalidInput(f"'--hyperparameters' cannot be read from '{value[1:]}': {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise InvalidInput(f"'--hyperparameters' must be UTF-8 text, got '{value[1:]}': {error}") from error
+    got = f"got '{value}'" if len(value) <= SHOWN else f"got '{value[:SHOWN]}…' ({len(value)} characters)"
     try:
         hyperparameters = json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         raise InvalidInput(
-            f"'--hyperparameters' must be JSON, like '{{\"epochs\": 3}}', got '{value}': {error}"
+            f"'--hyperparameters' must be a file of UTF-8 text, {got}, which is none from byte {error.start + 1} on: "
+            "save it as UTF-8"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        file = Path(value)
+        hint = f"; write '@{value}' to read that file" if len(value) <= SHOWN and file.is_file() else ""
+        raise InvalidInput(
+            f"'--hyperparameters' must be JSON, like '{{\"epochs\": 3}}', {got}: {error}{hint}"
         ) from error
     if not isinstance(hyperparameters, dict):
-        raise InvalidInput(f"'--hyperparameters' must be a JSON object, like '{{\"epochs\": 3}}', got '{value}'")
+        raise InvalidInput(f"'--hyperparameters' must be a JSON object, like '{{\"epochs\": 3}}', {got}")
     return hyperparameters
 
 

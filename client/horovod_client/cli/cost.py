@@ -56,14 +56,12 @@ def _with_costs(receipt: dict[str, Any], *, client: TrainingClient) -> dict[str,
 
 
 def _tell_estimate(client: TrainingClient, *, gpus: int, hours: float, as_json: bool) -> None:
-    from horovod_client.price_lookup import date_of
-
     found = client.estimate(gpus=gpus, hours=hours).to_json()
     if as_json:
         print_json(found)
         return
     asked = f"{amounts.counted(gpus, 'GPU')} for {amounts.counted(hours, 'hour')}"
-    say(f"{asked} in {found['region']}; prices of {date_of(found['prices_from'])}")
+    say(f"{asked} in {found['region']}; prices of {amounts.moment(found['prices_from'])}")
     for fleet in found["fleets"]:
         say(f"fleet {fleet['fleet']}")
         _print_table([ESTIMATE_COLUMNS, *(_estimate_row(kind) for kind in fleet["types"])])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from datetime import datetime
 
 import click
 
+from horovod_client.amounts import moment
 from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.columns import in_columns
@@ -36,7 +36,7 @@ def ls(*, limit: int, stack: str, output: str | None, as_json: bool) -> None:
             run.state,
             run.stage if run.stage and run.ended_at is None else "",  # the last stage of a run repeats its state
             "" if run.gpus is None else str(run.gpus),
-            f"{datetime.fromtimestamp(run.started_at):%Y-%m-%d %H:%M}",
+            moment(run.started_at),
             duration((run.ended_at or now) - run.started_at),
             run.owner or "",
         )

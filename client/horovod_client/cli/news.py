@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from horovod_client.cli.options import say
@@ -14,7 +15,7 @@ from horovod_client.describe import (
     describe_stage,
     describe_trouble,
 )
-from horovod_client.status import RunStatus
+from horovod_client.status import RunStatus, TrainingProgress
 from horovod_client.waiting import explain_queue
 
 PROGRESS_SECONDS: Final = 10.0
@@ -31,10 +32,11 @@ def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
         err: Print to stderr.
     """
     printed: dict[str, str] = {}
+    told: TrainingProgress | None = None
     progress_at = -PROGRESS_SECONDS
 
     def print_news(status: RunStatus) -> None:
-        nonlocal progress_at
+        nonlocal told, progress_at
         news = {
             "restarts": describe_restarts(status),
             "stage": describe_stage(status),
@@ -48,11 +50,11 @@ def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
                 say(line, err=err)
         if status.progress is None or status.ended or time.monotonic() - progress_at < PROGRESS_SECONDS:
             return
-        progress = f"  {describe_progress(status.progress)}"
-        if printed.get("progress") != progress:
-            printed["progress"] = progress
-            progress_at = time.monotonic()
-            say(progress, err=err)
+        # The time that is left follows from the rest, and goes on while a run only saves or waits.
+        progress = replace(status.progress, eta_seconds=None)
+        if progress != told:
+            told, progress_at = progress, time.monotonic()
+            say(f"  {describe_progress(status.progress)}", err=err)
 
     return print_news
 

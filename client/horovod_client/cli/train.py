@@ -14,10 +14,13 @@ from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.cli.watching import LOOK_SECONDS, watch_run
 from horovod_client.client import TrainingClient
-from horovod_client.errors import PricesMissing, ReceiptNotFound, RunFailed
+from horovod_client.errors import PricesMissing, ReceiptNotFound, RunFailed, ScriptDoubtful
 from horovod_client.receipt import render_receipt
 from horovod_client.run import STOPPED_ERROR, Run
 from horovod_client.status import SUCCEEDED
+
+_TOLD = (PricesMissing, ScriptDoubtful)
+"""Warnings of the client, which the tool prints as lines of its own."""
 
 
 @click.command()
@@ -44,6 +47,7 @@ from horovod_client.status import SUCCEEDED
 @click.option(
     "--resume-from", metavar="RUN", shell_complete=complete_run, help="Begin with the newest checkpoint of another run."
 )
+@click.option("--no-model", is_flag=True, help="The run succeeds even if the script leaves nothing in SM_MODEL_DIR.")
 @click.option("--owner", help="Who the run is for: a tag of its instances, for cost allocation.")
 @click.option("--project", help="What the run is for: a tag of its instances, for cost allocation.")
 @click.option(
@@ -75,6 +79,7 @@ def train(
     max_cost_usd: float | None,
     max_restarts: int | None,
     resume_from: str | None,
+    no_model: bool,
     owner: str | None,
     project: str | None,
     source_dir: str | None,
@@ -97,6 +102,7 @@ def train(
         "max_cost_usd": max_cost_usd,
         "max_restarts": max_restarts,
         "resume_from": resume_from,
+        "model_required": not no_model,
         "owner": owner,
         "project": project,
         "source_dir": source_dir,
@@ -118,10 +124,11 @@ def train(
 def _warnings_as_lines() -> Iterator[None]:
     """Print what the client warns of as the tool's own lines: a user need not know from which file it comes."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", PricesMissing)
+        for category in _TOLD:
+            warnings.simplefilter("always", category)
         yield
     for each in caught:
-        if issubclass(each.category, PricesMissing):
+        if issubclass(each.category, _TOLD):
             say(f"cdk-horovod: {each.message}", err=True)
         else:
             warnings.showwarning(each.message, each.category, each.filename, each.lineno)

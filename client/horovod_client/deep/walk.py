@@ -113,7 +113,7 @@ class Walk:
         visits, state = self._visits.get(name, 0), machine.states[name]
         if visits == 0:
             return False
-        return state["Type"] != "Choice" or visits >= MOST_VISITS or self._taken[name] >= {*_branches(state)}
+        return state["Type"] != "Choice" or visits >= MOST_VISITS or self._taken.get(name, set()) >= {*_branches(state)}
 
     def _visit(self, machine: _Machine, way: _Arrival) -> Iterator[Verdict]:
         """Test one state, and note where it goes."""

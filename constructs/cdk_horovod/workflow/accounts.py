@@ -108,6 +108,8 @@ ADD_THE_PAGE: Final = f"""(
     'pull_began': {_number(contract.PULL_BEGAN_AT)},
     'pulled': {_number(contract.PULLED_AT)},
     'joined': {_number(contract.JOINED_AT)},
+    'install_began': {_number(contract.INSTALL_BEGAN_AT)},
+    'installed': {_number(contract.INSTALLED_AT)},
     'left': {_number(contract.LEFT_AT)},
     'seen': {_number(contract.SEEN_AT)}
   }} }})];
@@ -147,7 +149,8 @@ ADD_THE_PAGE: Final = f"""(
   $ring := [$filter($rows, function($row) {{ $row.joined <= $formed + 1 }})];
   $latest := [$filter($ring, function($row) {{ $row.joined = $max([$ring.joined]) }})][0];
   $slowest := $exists($latest) and ($not($exists($tally.slowest)) or $latest.joined > $tally.slowest.joined) ? {{
-    'joined': $latest.joined, 'booted': $latest.booted, 'pull_began': $latest.pull_began, 'pulled': $latest.pulled
+    'joined': $latest.joined, 'booted': $latest.booted, 'pull_began': $latest.pull_began, 'pulled': $latest.pulled,
+    'install_began': $latest.install_began, 'installed': $latest.installed
   }} : $tally.slowest;
 
   $told := $ask = '{contract.PROGRESS_SORT_KEY}' ? $items[0].{contract.PROGRESS_JSON}.S;
@@ -231,6 +234,10 @@ ACCOUNTS: Final = f"""
   $pulls := $exists($slowest.pull_began) and $exists($slowest.pulled);
   $pulling := $exists($slowest) ? $max([$up, $within($pulls ? $slowest.pull_began : $slowest.joined)]) : $formed;
   $pulled := $pulls ? $max([$pulling, $within($slowest.pulled)]) : $pulling;
+  $here := $exists($slowest.booted) or $pulls ? $pulled : $up;
+  $installs := $exists($slowest.install_began) and $exists($slowest.installed);
+  $installing := $installs ? $max([$here, $within($slowest.install_began)]);
+  $installed := $installs ? $max([$installing, $within($slowest.installed)]);
   $worked := $exists($formed) ? ($exists($done) ? $done : $broken);
   $kept := $exists($done) ? ($exists($stored) ? $stored : $broken);
   $over := $exists($stopped) ? $stopped : $stored;
@@ -240,7 +247,8 @@ ACCOUNTS: Final = f"""
     'capacity': $exists($formed) ? $up - $begin : $exists($begin) ? $broken - $begin,
     'boot': $exists($formed) and $exists($slowest.booted) ? $pulling - $up,
     'pull': $exists($formed) and $pulls ? $pulled - $pulling,
-    'join': $exists($formed) ? $formed - ($exists($slowest.booted) or $pulls ? $pulled : $up),
+    'join': $exists($formed) ? $formed - $here - ($installs ? $installed - $installing : 0),
+    'install': $exists($formed) and $installs ? $installed - $installing,
     'train': $exists($worked) ? $worked - $formed,
     'save': $exists($kept) ? $kept - $done,
     'terminate': $exists($asked) and $exists($over) ? $end - $over

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from aws_cdk import Aws
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
@@ -17,9 +18,9 @@ from cdk_horovod.workflow.emptying import NOT_BEGUN
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.pricing import UNKNOWN
 from cdk_horovod.workflow.receipt import UNREAD_BY_THE_RUN
-from cdk_horovod.workflow.request import defaults_expression, problems_expression
+from cdk_horovod.workflow.request import BYTES, defaults_expression, problems_expression
 from cdk_horovod.workflow.search import NO_SEARCH, fleets_with_plans
-from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata, run_id
+from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata, retry_calls, run_id
 from horovod_node import contract
 
 LEDGER_DAYS = 90
@@ -105,32 +106,30 @@ def check_the_data(
     """
     Look for one object of every channel: an empty one is found before anything is paid for.
 
-    A channel is a folder or one object, as nodes take it: `s3://bucket/dig` is neither when only `digits/` is there.
+    A channel is a folder, a whole bucket or one object, as nodes take it: `s3://bucket/dig` is neither when only
+    `digits/` is there. A folder is read page by page until there is a file; of one that begins with more than
+    `_MOST_PAGES` pages of folders' own objects, nodes find out.
     """
     there = sfn.Pass.jsonata(scope, "Channel is there", outputs=jsonata("$states.input"))
-    look_for_object = _look(
+    look = call_aws(
         scope,
         "Look for one object",
-        prefix="$key",
-        # Of all keys that begin with a prefix, the one that is the prefix itself comes first.
-        found="$states.input.nothing_below and $substring($key, -1) != '/' "
-        "and $exists($states.result.Contents) and $states.result.Contents[0].Key = $key",
-        most=1,
-        readable=readable,
-    )
-    look = _look(
-        scope,
-        "Look into the folder",
-        prefix="$folder",
-        # Consoles make a "folder" out of an empty object whose key ends with a slash; nodes leave it out.
-        found="$count($filter($states.result.Contents, function($object) { $substring($object.Key, -1) != '/' })) > 0",
-        most=10,
-        readable=readable,
+        service="s3",
+        action="listObjectsV2",
+        iam_action="s3:ListBucket",
+        parameters={
+            "Bucket": jsonata("$states.input.bucket"),
+            "Prefix": jsonata("$states.input.prefix"),
+            "StartAfter": jsonata("$states.input.after"),
+            "MaxKeys": _PAGE,
+        },
+        resources=[bucket.bucket_arn for bucket in readable],
+        outputs=jsonata(_LOOKED),
     )
     look.next(
         sfn.Choice.jsonata(scope, "Channel there?")
-        .when(sfn.Condition.jsonata(jsonata("$states.input.found")), there)
-        .otherwise(look_for_object)
+        .when(sfn.Condition.jsonata(jsonata("$states.input.look_on")), look)
+        .otherwise(there)
     )
     empty = """$map(
       $filter($states.result, function($channel) { $not($channel.found) }),
@@ -139,9 +138,7 @@ def check_the_data(
     check = sfn.Map.jsonata(
         scope,
         "Check the data",
-        items=sfn.ProvideItems.jsonata(
-            jsonata("[$each($request.data, function($uri, $name) { {'name': $name, 'uri': $uri} })]")
-        ),
+        items=sfn.ProvideItems.jsonata(jsonata(f"[$each($request.data, {_CHANNEL})]")),
         max_concurrency=8,
         assign={"problems": jsonata(f"$join([{empty}], '; ')")},
         outputs=NO_OUTPUT,
@@ -159,32 +156,97 @@ def check_the_data(
     )
 
 
-def _look(
-    scope: Construct, name: str, *, prefix: str, found: str, most: int, readable: Sequence[s3.IBucket]
-) -> sfn.TaskStateBase:
-    """Build a look at the first keys under *prefix*, an expression of `$key` and `$folder`."""
-    names = """$address := $substringAfter($states.input.uri, 's3://');
-      $key := $substringAfter($address, '/');
-      $folder := $key & ($substring($key, -1) = '/' ? '' : '/');"""
-    return call_aws(
+_PAGE = 100
+"""Keys of a page. A key has up to 1,024 bytes, and a result that may have 256 KiB says some more of each object."""
+_MOST_PAGES = 30
+"""Of one channel: each is 7 events of the run's history."""
+_CHANNEL = """function($uri, $name) {(
+  $address := $substringAfter($uri, 's3://') & '/';
+  $bucket := $substringBefore($address, '/');
+  $key := $substring($uri, $length('s3://' & $bucket & '/'));
+  {
+    'name': $name,
+    'uri': $uri,
+    'bucket': $bucket,
+    'key': $key,
+    'prefix': $key = '' or $substring($key, -1) = '/' ? $key : $key & '/',
+    'after': ' ',
+    'page': 1
+  }
+)}"""
+"""
+A channel, and where to look first: for files in its folder, which is the whole bucket when the key is empty.
+
+A listing begins behind a key, and the same state asks for the first page as for those that follow: no key that a
+request may name comes before a space.
+"""
+_LOOKED = f"""(
+  $channel := $states.input;
+  $contents := $exists($states.result.Contents) ? $states.result.Contents : [];
+  $in_folder := $channel.prefix = '' or $substring($channel.prefix, -1) = '/';
+  $found := $count($filter($contents, function($object) {{
+    $in_folder ? $substring($object.Key, -1) != '/' : $object.Key = $channel.key
+  }})) > 0;
+  $more := $in_folder and $states.result.IsTruncated = true and $count($contents) > 0;
+  $object_next := $in_folder and $not($more) and $channel.prefix != $channel.key;
+  $given_up := $more and $channel.page >= {_MOST_PAGES};
+  $merge([$channel, {{
+    'found': $found or $given_up,
+    'look_on': $not($found or $given_up) and ($more or $object_next),
+    'page': $channel.page + 1
+  }}, $more ? {{'after': $contents[-1].Key}} : {{'prefix': $channel.key, 'after': ' '}}])
+)"""
+"""
+What a page tells of its channel, and what to ask next.
+
+Consoles make a "folder" out of an empty object whose key ends with a slash; nodes leave it out. Where no file is in the
+folder, the channel may be one object: of all keys that begin with its key, that key comes first.
+"""
+
+
+def read_the_request(scope: Construct, *, refused: sfn.IChainable) -> sfn.CustomState:
+    """
+    Build the state that sets `$request_json`: the request as it was written, with the defaults of absent fields.
+
+    Numbers of the user's must not change on their way to the script, but an expression takes them for doubles, and
+    `$string` writes 15 of their digits. DescribeExecution tells the input as the text that it is (Step Functions API
+    Reference, "DescribeExecution": "The string that contains the JSON input data of the execution"), and texts go
+    through expressions as they are. Who calls StartExecution with an object has his digits kept like everyone.
+
+    The permission is not the state's to bring along (see `permit_own_executions`).
+    """
+    state = sfn.CustomState(
         scope,
-        name,
-        service="s3",
-        action="listObjectsV2",
-        iam_action="s3:ListBucket",
-        parameters={
-            "Bucket": jsonata(f"({names} $substringBefore($address, '/'))"),
-            "Prefix": jsonata(f"({names} {prefix})"),
-            "MaxKeys": most,
-        },
-        resources=[bucket.bucket_arn for bucket in readable],
-        outputs={
-            "name": jsonata("$states.input.name"),
-            "uri": jsonata("$states.input.uri"),
-            "found": jsonata(f"({names} {found})"),
-            "nothing_below": jsonata("$states.result.KeyCount = 0"),
+        "Read the request",
+        state_json={
+            "Type": "Task",
+            "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:sfn:describeExecution",
+            "Arguments": {"ExecutionArn": jsonata("$states.context.Execution.Id")},
+            "Assign": {"request_json": jsonata(_REQUEST_JSON)},
+            "Output": NO_OUTPUT,
         },
     )
+    retry_calls(state, retries=3, answers=[_TOO_LARGE])
+    state.add_catch(
+        refused,
+        errors=[_TOO_LARGE],
+        assign=failure(contract.ERROR_INVALID_REQUEST, json.dumps(contract.REQUEST_TOO_LARGE)),
+    )
+    state.add_catch(refused, assign=CAUGHT)
+    return state
+
+
+_TOO_LARGE = "States.QueryEvaluationError"
+"""What an expression that calls `$error` ends its state with."""
+_REQUEST_JSON = f"""(
+  $text := $states.result.Input;
+  $given := $keys($states.context.Execution.Input);
+  $absent := $sift($request, function($value, $name) {{ $not($name in $given) }});
+  $defaults := $exists($absent) ? $string($absent) : '';
+  {BYTES} > {contract.REQUEST_LIMIT} ? $error('too large')
+    : ($defaults = '' ? '{{' : $substring($defaults, 0, $length($defaults) - 1) & ',') & $substringAfter($text, '{{')
+)"""
+"""The defaults are this library's own, and come first."""
 
 
 def record_the_run(
@@ -212,7 +274,7 @@ def record_the_run(
                 contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
                 contract.STAGE: {"S": contract.STAGE_QUEUED},
                 contract.CREATED_AT: {"N": jsonata("$string($floor($millis() / 1000))")},
-                contract.REQUEST_JSON: {"S": jsonata("$string($request)")},
+                contract.REQUEST_JSON: {"S": jsonata("$request_json")},
                 contract.SETTINGS_JSON: {"S": json.dumps(asdict(settings))},
                 # Nodes give their own items the same end.
                 contract.TTL_ATTRIBUTE: {"N": jsonata("$remove_at")},

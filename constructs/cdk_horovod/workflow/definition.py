@@ -3,14 +3,15 @@ The whole run on one screen.
 
 Variables, in the order in which they come: `$run` (execution name), `$run_id` (see `contract.run_id`), `$attempt` (from
 1; a new one in a fleet that was emptied, and after a loss: no node of the one before leads it or counts in it),
-`$times` (ISO 8601, for the receipt), `$outcome` (succeeded, error, cause), `$request` (with its defaults), `$fleets`
-(those that fit), `$open` (those whose turn it is), `$fleet` (the one reserved), `$fresh` (it is to be empty before
-nodes start), `$search` (the search for capacity, see `cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved`
-(the leader's answers, see `horovod_node.contract`), `$prices` (of the fleet's types), `$price` (of the ring, if there
-is a ceiling), `$lost` (the attempts before this one), `$spent` (their seconds of training), `$restart` and `$gone`
-(whether an attempt that was lost has a next one, and the leader that it lost), `$tally` and `$written` (see
-`cdk_horovod.workflow.receipt`), `$held` (see `cdk_horovod.workflow.lease`), `$emptying` (see
-`cdk_horovod.workflow.emptying`), `$running`, `$staying` and `$launching` (set by the engine's states).
+`$times` (ISO 8601, for the receipt), `$outcome` (succeeded, error, cause), `$request` (with its defaults),
+`$request_json` (the same as the text that it was), `$fleets` (those that fit), `$open` (those whose turn it is),
+`$fleet` (the one reserved), `$fresh` (it is to be empty before nodes start), `$search` (the search for capacity, see
+`cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved` (the leader's answers, see `horovod_node.contract`),
+`$prices` (of the fleet's types), `$price` (of the ring, if there is a ceiling), `$lost` (the attempts before this one),
+`$spent` (their seconds of training), `$restart` and `$gone` (whether an attempt that was lost has a next one, and the
+leader that it lost), `$tally` and `$written` (see `cdk_horovod.workflow.receipt`), `$held` (see
+`cdk_horovod.workflow.lease`), `$emptying` (see `cdk_horovod.workflow.emptying`), `$running`, `$staying` and
+`$launching` (set by the engine's states).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cdk_horovod.engines.engine import EngineConfig, IFleetStates
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.storage import ITrainingStorage
 from cdk_horovod.workflow import closing, lease, line, search, token_tasks
-from cdk_horovod.workflow.admission import check_the_data, check_the_request, record_the_run
+from cdk_horovod.workflow.admission import check_the_data, check_the_request, read_the_request, record_the_run
 from cdk_horovod.workflow.emptying import Emptying
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.outcome import LOST, attempt_lost, leader_lost, lease_lost, out_of_time
@@ -124,7 +125,8 @@ def run_definition(
     tag = states.tag(scope)
     tag.add_catch(terminate).next(terminate)
     prices = look_up_prices(scope, on_demand_prices=on_demand_prices, then=tag)
-    data = check_the_data(scope, readable=readable, refused=receipt, then=record)
+    read = read_the_request(scope, refused=receipt).next(record)
+    data = check_the_data(scope, readable=readable, refused=receipt, then=read)
     record.next(_queue(scope, engine=engine, ledger=ledger, queue=queue, limits=limits, then=prices, refused=receipt))
     return check_the_request(
         scope,

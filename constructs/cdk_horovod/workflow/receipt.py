@@ -50,6 +50,8 @@ _MOMENTS: Final = (
     contract.PULL_BEGAN_AT,
     contract.PULLED_AT,
     contract.JOINED_AT,
+    contract.INSTALL_BEGAN_AT,
+    contract.INSTALLED_AT,
     contract.SEEN_AT,
     contract.LEFT_AT,
 )

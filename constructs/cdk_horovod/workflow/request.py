@@ -15,8 +15,19 @@ from typing import Any
 from horovod_node import contract
 
 _BELOW = (r"\u0000-\u007f", r"\u0000-\u07ff", r"\u0000-\ud7ff\ue000-\uffff")
-_BYTES = " + ".join(("$length($text)", *(f"$without(/[{characters}]+/)" for characters in _BELOW)))
-"""In UTF-8: a character takes one byte, and one more from each of U+0080, U+0800 and U+10000 on."""
+BYTES = " + ".join(("$length($text)", *(f"$length($replace($text, /[{characters}]+/, ''))" for characters in _BELOW)))
+"""Of `$text` in UTF-8: a character takes one byte, and one more from each of U+0080, U+0800 and U+10000 on."""
+
+_IS_TOO_DEEP = rf"""(
+    $brackets := $replace($replace($replace($text, /\\./, ''), /\x22[^\x22]*\x22/, ''), /[^\[\]{{}}]+/, '');
+    $length($brackets) > {2 * contract.DEPTH_LIMIT} ? $length($reduce(
+      [1..{contract.DEPTH_LIMIT}], function($left, $level) {{ $replace($left, /\[\]|[{{][}}]/, '') }}, $brackets
+    )) > 0
+  )"""
+"""
+Without its texts, JSON is brackets: the innermost pairs are taken out as often as there may be levels. With a start of
+its own, `$reduce` calls the function for each number.
+"""
 
 
 def problems_expression(
@@ -44,15 +55,14 @@ def problems_expression(
   $name := $states.context.Execution.Name;
   $text := $string($request);
   $characters := $replace($text, {_regex(contract.SURROGATE_PAIR_PATTERN)}, '');
-  $without := function($characters) {{ $length($replace($text, $characters, '')) }};
-  $address := function($v) {{ $type($v) = 'string' and $contains($v, {_regex(contract.S3_URI_PATTERN)}) }};
   $names_taken := {json.dumps([*known, contract.STARTED_BY])};
   $names := {json.dumps(", ".join(known))};
   $fields := ($exists($name) ? $not($contains($name, {_regex(contract.RUN_NAME_PATTERN)})) : false)
       ? [{json.dumps(f"the execution's name {contract.RUN_NAME_RULE}, got ")} & $shown($name)]
     : $type($request) != 'object' ? ['the request must be an object, got ' & $shown($request)]
     : {unusable} ? [{json.dumps(contract.UNUSABLE_TEXT)}]
-    : {_BYTES} > {contract.REQUEST_LIMIT} ? [{json.dumps(contract.REQUEST_TOO_LARGE)}] : [
+    : {BYTES} > {contract.REQUEST_LIMIT} ? [{json.dumps(contract.REQUEST_TOO_LARGE)}]
+    : {_IS_TOO_DEEP} ? [{json.dumps(contract.REQUEST_TOO_DEEP)}] : [
     $map(
       $filter($keys($request), function($key) {{ $not($key in $names_taken) }}),
       function($key) {{ "'" & $shown($key) & "' is not a field of a request; its fields are " & $names }}
@@ -104,17 +114,8 @@ def _field_check(field: contract.RequestField) -> str:
 def _kind_check(field: contract.RequestField, value: str) -> str:
     if field.kind == "string":
         check = f"$type({value}) != 'string' ? {_got(field.name, 'must be a string', value)} : "
-        if field.s3_uri:
-            check += f"$not($address({value})) ? {_got(field.name, contract.S3_URI_RULE, value)} : "
-        patterns = {
-            contract.ENTRY_POINT: (contract.ENTRY_POINT_PATTERN, "must be a relative path of a .py file"),
-            contract.RESUME_FROM: (contract.RUN_NAME_PATTERN, "must be a run's name"),
-            contract.OWNER: (contract.TAG_PATTERN, contract.TAG_RULE),
-            contract.PROJECT: (contract.TAG_PATTERN, contract.TAG_RULE),
-        }
-        if field.name in patterns:
-            pattern, rule = patterns[field.name]
-            check += f"$not($contains({value}, {_regex(pattern)})) ? {_got(field.name, rule, value)} : "
+        if field.pattern:
+            check += f"$not($contains({value}, {_regex(field.pattern)})) ? {_got(field.name, field.rule, value)} : "
         return check + "[]"
     if field.kind == "whole number":
         most = (
@@ -139,9 +140,12 @@ def _items_check(field: contract.RequestField, value: str) -> str:
     if (rule := field.items) is None:
         return "[]"
     item = f"$lookup({value}, $key)"
-    good = f"$address({item})" if rule.rule else "true"
-    if rule.least is not None and rule.most is not None:
+    if rule.value_pattern:
+        good = f"($type({item}) = 'string' ? $contains({item}, {_regex(rule.value_pattern)}) : false)"
+    elif rule.rule:
         good = f"($type({item}) = 'number' ? {item} >= {rule.least} and {item} <= {rule.most} : false)"
+    else:
+        good = "true"
     judged = (
         f"$not($contains($key, {_regex(rule.pattern)})) "
         f'? "\'{field.name}\' has {rule.noun} named " & $shown($key) & "; {rule.spelling}" '

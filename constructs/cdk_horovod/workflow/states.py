@@ -77,18 +77,23 @@ def call_aws(
         heartbeat_timeout=heartbeat,
     )
     if retries and not token_task:
-        if answers:
-            # The first retrier that matches counts: these errors are not tried again.
-            state.add_retry(errors=list(answers), max_attempts=0)
-        state.add_retry(
-            errors=["States.ALL"],
-            max_attempts=retries,
-            interval=Duration.seconds(1),
-            backoff_rate=3,
-            max_delay=Duration.seconds(60),
-            jitter_strategy=sfn.JitterType.FULL,
-        )
+        retry_calls(state, retries=retries, answers=answers)
     return state
+
+
+def retry_calls(state: sfn.TaskStateBase | sfn.CustomState, *, retries: int, answers: Sequence[str]) -> None:
+    """Try a call again as `call_aws` does, with its arguments of the same names."""
+    if answers:
+        # The first retrier that matches counts: these errors are not tried again.
+        state.add_retry(errors=list(answers), max_attempts=0)
+    state.add_retry(
+        errors=["States.ALL"],
+        max_attempts=retries,
+        interval=Duration.seconds(1),
+        backoff_rate=3,
+        max_delay=Duration.seconds(60),
+        jitter_strategy=sfn.JitterType.FULL,
+    )
 
 
 def assign_safely(scope: Construct, name: str, *, assign: Mapping[str, Any]) -> sfn.Map:

@@ -17,6 +17,7 @@ import random
 import re
 import uuid
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
 
 from jsonata import Jsonata
@@ -24,13 +25,14 @@ from jsonata.functions import Functions
 from jsonata.utils import Utils
 
 from horovod_local.corrections.registry import correction
+from horovod_node import contract
 
 _DELIMITED: Final = re.compile(r"^\{%(.*)%\}$", re.DOTALL)
 
-_ESCAPED: Final = re.compile(
-    r"(?P<before>(?<!\\)(?:\\\\)*)(?P<escape>\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|\\u[0-9a-f]{4})"
-)
-"""A character that Python's `json` has escaped, after any number of whole backslashes."""
+_LARGEST_WHOLE: Final = 2**53
+"""Beyond it a double does not hold every whole number."""
+
+_LEAST_WITH_EXPONENT: Final = 10**21
 
 _HASHES: Final = {"MD5": "md5", "SHA-1": "sha1", "SHA-256": "sha256", "SHA-384": "sha384", "SHA-512": "sha512"}
 """Algorithms of `$hash`, as Step Functions spells them, and hashlib's names."""
@@ -57,6 +59,8 @@ def evaluate(expression: str, bindings: Mapping[str, Any]) -> Any:
     text = (delimited.group(1) if delimited else expression).strip()
     variables = {**_functions(), **{name: _bound(value) for name, value in bindings.items()}}
     try:
+        # The operator & writes numbers with this one, whatever is bound as $string.
+        Functions.string = staticmethod(_string)
         # Its functions find their expression by this name, which belongs to the thread.
         Jsonata.CURRENT.jsonata = compiled = _compiled(text)
         result = compiled.evaluate(None, variables)
@@ -82,19 +86,36 @@ def _compiled(text: str) -> Jsonata:
 
 def _bound(value: Any) -> Any:
     """JSON's null as jsonata-python knows it; as None the variable would count as undefined."""
-    return Utils.NULL_VALUE if value is None else value
+    return Utils.NULL_VALUE if value is None else _doubles(value)
+
+
+def _doubles(value: Any) -> Any:
+    """Numbers as JavaScript has them, in which the reference implementation is written: of one kind, a double."""
+    match value:
+        case dict():
+            return {key: _doubles(item) for key, item in value.items()}
+        case list():
+            return [_doubles(item) for item in value]
+        case int() if abs(value) > _LARGEST_WHOLE:
+            try:
+                return float(value)
+            except OverflowError:
+                return math.copysign(math.inf, value)
+    return value
 
 
 def _plain(value: Any) -> Any:
     """Turn a result of jsonata-python into plain JSON values; sequences and whole floats are its own."""
     if value is None or value is Utils.NULL_VALUE:
         return None
-    if isinstance(value, str | bool | int):
+    if isinstance(value, str | bool):
         return value
-    if isinstance(value, float):
+    if isinstance(value, int | float):
+        value = _doubles(value)
         if not math.isfinite(value):
             raise QueryEvaluationError("returned a number out of range.")
-        return int(value) if value.is_integer() else value
+        # A whole number is written with the digits that tell it from other doubles, and with zeros (ECMA-262).
+        return int(Decimal(repr(value))) if value == value // 1 and abs(value) < _LEAST_WITH_EXPONENT else value
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -160,16 +181,25 @@ def _parse(text: Any = None, *_rest: Any) -> Any:
 
 def _string(value: Any = None, prettify: Any = False, *_rest: Any) -> Any:
     """
-    Write characters as they are, as JSON.stringify does, which the reference implementation calls; jsonata-python
-    escapes all but ASCII's. Half of a surrogate pair is escaped by both (ECMA-262, QuoteJSONString).
+    Write JSON as the reference implementation does, with the digits that it drops.
+
+    jsonata-python keeps all digits of numbers inside of objects, and escapes all but ASCII's characters.
     """
-    text = Functions.string(value, prettify is True)
-    return text if text is None or isinstance(value, str) else _ESCAPED.sub(_unescaped, text)
+    if value is None:
+        return None
+    text = contract.jsonata_text(_written(value))
+    return json.dumps(json.loads(text), indent=2, ensure_ascii=False) if prettify is True else text
 
 
-def _unescaped(found: re.Match[str]) -> str:
-    character: str = json.loads(f'"{found["escape"]}"')
-    return found[0] if character < "\x7f" or "\ud800" <= character <= "\udfff" else found["before"] + character
+def _written(value: Any) -> Any:
+    """Plain JSON values, with an empty text for a function."""
+    if value is Utils.NULL_VALUE:
+        return None
+    if isinstance(value, Mapping):
+        return {key: _written(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(item) for item in value]
+    return value if value is None or isinstance(value, str | bool | int | float) else ""
 
 
 def _refuse_eval(*_rest: Any) -> Any:

@@ -124,11 +124,15 @@ def policies_are_understood() -> None:
 
     def check(template: Mapping[str, Any]) -> None:
         for name, resource in template.get("Resources", {}).items():
-            for document in _documents(resource.get("Properties", {})):
-                try:
-                    read_statements(document, name=name)
-                except NotUnderstoodError as error:
-                    raise ValidationError(message=f"{error}: the local cloud cannot tell what it permits") from error
+            # A template may choose, by a condition that only its parameters decide: both ways must be understood.
+            for branch in (1, 2):
+                for document in _documents(_chosen(resource.get("Properties", {}), branch)):
+                    try:
+                        read_statements(document, name=name)
+                    except NotUnderstoodError as error:
+                        raise ValidationError(
+                            message=f"{error}: the local cloud cannot tell what it permits"
+                        ) from error
 
     def check_and_load(self: Any) -> None:
         check(self._template)
@@ -249,3 +253,20 @@ CORRECTIONS = (
     policies_are_understood,
     roles_of_state_machines_are_checked,
 )
+
+
+def _chosen(value: Any, branch: int) -> Any:
+    """Take one branch of each `Fn::If` (1: its condition holds, 2: it does not), without what is `AWS::NoValue`."""
+    if isinstance(value, list):
+        return [_chosen(item, branch) for item in value if not _is_nothing(item, branch)]
+    if not isinstance(value, Mapping):
+        return value
+    if set(value) == {"Fn::If"}:
+        return _chosen(value["Fn::If"][branch], branch)
+    return {name: _chosen(item, branch) for name, item in value.items() if not _is_nothing(item, branch)}
+
+
+def _is_nothing(value: Any, branch: int) -> bool:
+    if isinstance(value, Mapping) and set(value) == {"Fn::If"}:
+        return _is_nothing(value["Fn::If"][branch], branch)
+    return isinstance(value, Mapping) and dict(value) == {"Ref": "AWS::NoValue"}

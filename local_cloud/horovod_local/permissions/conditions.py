@@ -44,6 +44,8 @@ KEYS: Final = MULTIVALUED_KEYS | {
     "ec2:launchtemplate",
     "ec2:sourceinstancearn",
     "iam:passedtoservice",
+    "iam:permissionsboundary",
+    "kms:calleraccount",
     "kms:viaservice",
     "s3:delimiter",
     "s3:if-match",
@@ -51,6 +53,8 @@ KEYS: Final = MULTIVALUED_KEYS | {
     "s3:max-keys",
     "s3:objectcreationoperation",
     "s3:prefix",
+    "s3:resourceaccount",
+    "sts:externalid",
     "sts:rolesessionname",
 }
 """Every key that a request may have here. A policy with another one cannot be evaluated."""

@@ -156,6 +156,12 @@ def _global_keys(principal: Principal, region: str, check: Check) -> Context:
         "aws:sourceowner": (principal.account,),
         "aws:viaawsservice": (str(bool(check.via)).lower(),),
     }
+    if check.action.startswith("kms:"):
+        # AWS KMS Developer Guide, "AWS KMS condition keys".
+        keys["kms:calleraccount"] = (principal.account,)
+    if check.action.startswith("s3:"):
+        # Service Authorization Reference, "Condition keys for Amazon S3"; there is one account here.
+        keys["s3:resourceaccount"] = (principal.account,)
     if check.via:
         return keys
     return {**keys, **{name: (value,) for name, value in stored.instance_facts(principal).items()}}

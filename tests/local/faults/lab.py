@@ -29,8 +29,10 @@ from cdk_horovod import (
     TrainingStorage,
 )
 from horovod_client import Run
+from horovod_client.errors import ReceiptNotFound
 from horovod_local import Faults, LocalCloud, LocalInstance
 from horovod_node import contract
+from patience import SECONDS
 
 HEARTBEAT, LAUNCH, START, SAVE, LEASE, STALL, POLL = 12, 40, 120, 120, 16, 12, 1
 """Seconds."""
@@ -227,3 +229,18 @@ def until(seconds: float, look: Any) -> bool:
             return False
         time.sleep(0.1)
     return bool(seen)
+
+
+def receipt_of(run: Run) -> dict[str, Any]:
+    """Read the receipt of a run that has ended; the clean-up may still be writing it."""
+    found: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        try:
+            found.append(run.receipt())
+        except ReceiptNotFound:
+            return False
+        return True
+
+    assert until(SECONDS, look), f"{run.name} has no receipt"
+    return found[0]

@@ -12,13 +12,13 @@ from contextlib import suppress
 
 import pytest
 from expectations import SUCCESS, Expectation, Strike
-from lab import ONE, TWO, Lab, until
+from lab import ONE, TWO, Lab, receipt_of, until
 from phases import PHASES, Phase
 from strikes import STRIKES
 from table import TABLE, Cell
 
 from horovod_client import Run
-from horovod_client.errors import ReceiptNotFound, RunEnded
+from horovod_client.errors import RunEnded
 from patience import SECONDS
 
 SLACK = 45
@@ -103,18 +103,3 @@ def test_nothing_is_left(lab: Lab, bystander: Run, phase: Phase, strike: Strike,
     assert bystander.status().state == "RUNNING"
     assert (lab.holder(ONE), lab.instances_in(ONE)) == (bystander.name, witness)
     TABLE.add(Cell(phase=phase.name, strike=strike.name, receipt=receipt, bound=expectation.bound.formula))
-
-
-def receipt_of(run: Run) -> dict[str, object]:
-    """Read the receipt of a run that has ended; the clean-up may still be writing it."""
-    found: list[dict[str, object]] = []
-
-    def look() -> bool:
-        try:
-            found.append(run.receipt())
-        except ReceiptNotFound:
-            return False
-        return True
-
-    assert until(SLACK, look), f"{run.name} has no receipt"
-    return found[0]

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from horovod_node import steps
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=1_000_000)
-parser.add_argument("--end", choices=["well", "exit", "message", "vanish", "killed", "crash"], default="well")
+ENDS = ("well", "exit", "told", "usage", "message", "garbled", "vanish", "killed", "crash")
+parser.add_argument("--end", choices=ENDS, default="well")
 parser.add_argument("--deaf", type=bool, help="takes no notice of SIGTERM")
 parser.add_argument("--checkpoint", type=bool, help="leaves one after each step")
 parser.add_argument("--model-bytes", type=int, default=0, help="size of a model of zeros")
@@ -35,7 +37,16 @@ if args.model_bytes:
 
 match args.end:
     case "exit":
+        print("the last line")
         sys.exit(3)
+    case "told":
+        (model.parent / "output" / "failure").write_text("the labels are of 2019")
+        sys.exit(4)
+    case "usage":
+        parser.parse_args(["--epochs", "3"])
+    case "garbled":
+        shutil.rmtree(model.parent / "output")
+        raise ValueError(os.fsdecode(b"no label for caf\xe9.jpg"))
     case "message":
         sys.exit("no data is left")
     case "vanish":

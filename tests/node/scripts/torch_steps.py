@@ -9,13 +9,13 @@ import json
 import sys
 from pathlib import Path
 
-from horovod_node import preflight, step_times, steps
+from horovod_node import preflight, steps
 from horovod_node.after_import import AfterImport
 
 counted, only = sys.argv[1:2], sys.argv[2:3]
 counter = steps.StepCounter(Path(*counted))
 if counted:
-    AfterImport({**counter.hooks(), **preflight.hooks(), **step_times.OF_THIS_PROCESS.hooks()}).install()
+    AfterImport({**counter.hooks(), **preflight.hooks()}).install()
 untouched = not sys.modules.keys() & {"torch", "tensorflow", "keras"}
 
 import horovod.torch as hvd  # noqa: E402 - the hooks come before the imports

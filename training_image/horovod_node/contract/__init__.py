@@ -9,7 +9,7 @@ standard library, so that `cdk synth`, the client and the training image can sha
 - `node`: engines, markets, ports, states, interruptions.
 - `run_id`: what tells a run from every other one.
 - `ledger`, `attributes`: keys of the ledger's items, and what they hold.
-- `settings`, `request`, `request_check`: what a run was asked to do, and the rules for asking.
+- `settings`, `request`, `request_check`, `json_text`: what a run was asked to do, and the rules for asking.
 - `prices`: who may tell what an instance costs, and within which bounds.
 - `tasks`: the state machine's tasks that wait for a node, and the node's answers.
 - `errors`, `exit_codes`: how a run fails, and how an agent ends.
@@ -29,7 +29,10 @@ from typing import Final
 from horovod_node.contract.archive import (
     ARCHIVE_ENTRIES_LIMIT as ARCHIVE_ENTRIES_LIMIT,
     ARCHIVE_NAME_LIMIT as ARCHIVE_NAME_LIMIT,
+    REQUIREMENTS_FILE as REQUIREMENTS_FILE,
+    WHEELS_FOLDER as WHEELS_FOLDER,
     ArchiveRefused as ArchiveRefused,
+    check_archive as check_archive,
     unpack_archive as unpack_archive,
 )
 from horovod_node.contract.attributes import (
@@ -73,6 +76,8 @@ from horovod_node.contract.attributes import (
     PULL_BEGAN_AT as PULL_BEGAN_AT,
     PULLED_AT as PULLED_AT,
     JOINED_AT as JOINED_AT,
+    INSTALL_BEGAN_AT as INSTALL_BEGAN_AT,
+    INSTALLED_AT as INSTALLED_AT,
     READY_AT as READY_AT,
     IMAGE as IMAGE,
     LIBRARY_VERSION as LIBRARY_VERSION,
@@ -153,8 +158,11 @@ from horovod_node.contract.errors import (
     ERROR_TRAINING_FAILED as ERROR_TRAINING_FAILED,
     ERROR_TRAINING_STALLED as ERROR_TRAINING_STALLED,
     ERROR_PREFLIGHT as ERROR_PREFLIGHT,
+    ERROR_REQUIREMENTS as ERROR_REQUIREMENTS,
     ERROR_NODE_FAILED as ERROR_NODE_FAILED,
     ERROR_MODEL_MISSING as ERROR_MODEL_MISSING,
+    ERROR_STORAGE_REFUSED as ERROR_STORAGE_REFUSED,
+    ERROR_DISK_FULL as ERROR_DISK_FULL,
 )
 from horovod_node.contract.exit_codes import (
     EXIT_OK as EXIT_OK,
@@ -264,6 +272,9 @@ from horovod_node.contract.request import (
     HYPERPARAMETERS as HYPERPARAMETERS,
     MIN_GPUS as MIN_GPUS,
     MAX_RESTARTS as MAX_RESTARTS,
+    MODEL as MODEL,
+    MODEL_OPTIONAL as MODEL_OPTIONAL,
+    MODEL_REQUIRED as MODEL_REQUIRED,
     RESUME_FROM as RESUME_FROM,
     MAX_RUNTIME_SECONDS as MAX_RUNTIME_SECONDS,
     MAX_COST_USD as MAX_COST_USD,
@@ -274,6 +285,9 @@ from horovod_node.contract.request import (
     REQUEST_FIELDS as REQUEST_FIELDS,
     REQUEST_LIMIT as REQUEST_LIMIT,
     REQUEST_TOO_LARGE as REQUEST_TOO_LARGE,
+    REQUEST_TOO_DEEP as REQUEST_TOO_DEEP,
+    DEPTH_LIMIT as DEPTH_LIMIT,
+    UNUSABLE_NUMBER as UNUSABLE_NUMBER,
     UNUSABLE_TEXT as UNUSABLE_TEXT,
     UNUSABLE_TEXT_PATTERNS as UNUSABLE_TEXT_PATTERNS,
     SURROGATE_PAIR_PATTERN as SURROGATE_PAIR_PATTERN,
@@ -282,12 +296,15 @@ from horovod_node.contract.request import (
     STARTED_BY as STARTED_BY,
     S3_URI_PATTERN as S3_URI_PATTERN,
     S3_URI_RULE as S3_URI_RULE,
+    S3_FOLDER_PATTERN as S3_FOLDER_PATTERN,
+    S3_FOLDER_RULE as S3_FOLDER_RULE,
     CHANNEL_PATTERN as CHANNEL_PATTERN,
     HYPERPARAMETER_PATTERN as HYPERPARAMETER_PATTERN,
     RUN_NAME_PATTERN as RUN_NAME_PATTERN,
     RUN_NAME_RULE as RUN_NAME_RULE,
     ENTRY_POINT_PATTERN as ENTRY_POINT_PATTERN,
 )
+from horovod_node.contract.json_text import jsonata_text as jsonata_text
 from horovod_node.contract.request_check import (
     FleetSize as FleetSize,
     gpus_rule as gpus_rule,

@@ -14,6 +14,7 @@ import errno
 import gzip
 import hashlib
 import os
+import sys
 import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -24,10 +25,17 @@ ARCHIVE_ENTRIES_LIMIT: Final = 100_000
 ARCHIVE_NAME_LIMIT: Final = 1024
 """Bytes of a path in an archive: those of a key in S3, and few enough for every file system below any folder."""
 
+REQUIREMENTS_FILE: Final = "requirements.txt"
+"""At the top of a script's archive: what each node installs before its ranks start."""
+WHEELS_FOLDER: Final = "wheels"
+"""Beside `REQUIREMENTS_FILE`: wheels that are installed without any package index."""
+
 _HEADERS_LIMIT_BYTES: Final = 16 * 1024**2
 """Of all pax headers and long names together. One that `tarfile` writes takes 1 or 2 kB, and few files need one."""
 _PADDING_LIMIT_BYTES: Final = 16 * 1024**2
 """Behind the end of a tar archive: its last record is filled up, by 10 kB unless somebody chose otherwise."""
+_NAME_MAX: Final = 255
+"""Bytes of a file's or a folder's name on the file systems of Linux, macOS and Windows."""
 _BLOCK: Final = tarfile.BLOCKSIZE
 _COPY_BYTES: Final = 1024**2
 _OF_THE_ARCHIVE: Final = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
@@ -58,6 +66,22 @@ def unpack_archive(archive: IO[bytes], *, into: Path, most_bytes: int) -> str:
         OSError: If *into* cannot be written.
     """
     return _Unpacking(archive, into=into, most_bytes=most_bytes).run()
+
+
+def check_archive(archive: IO[bytes]) -> str:
+    """
+    Read a .tar.gz as `unpack_archive` does, and write nothing.
+
+    Args:
+        archive: Only read, and only forwards.
+
+    Returns:
+        SHA-256 of the archive before compression, in hexadecimal digits.
+
+    Raises:
+        ArchiveRefused: If `unpack_archive` would refuse it, whatever its size.
+    """
+    return _Checking(archive, into=Path("archive"), most_bytes=sys.maxsize).run()
 
 
 class _Unpacking:
@@ -129,12 +153,19 @@ class _Unpacking:
             raise ArchiveRefused(f"its files have more than {self._most_bytes:,} bytes together")
         self._make_folder(path.parent)
         self._count()
-        permissions = 0o777 if mode & 0o100 else 0o666  # less the process's umask, as for every new file
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-        with os.fdopen(os.open(path, flags, permissions), "wb") as file:
+        with self._open(path, executable=bool(mode & 0o100)) as file:
             for start in range(0, size, _COPY_BYTES):
                 file.write(self._read(min(size - start, _COPY_BYTES)))
         self._read(-size % _BLOCK)
+
+    def _open(self, path: Path, *, executable: bool) -> IO[bytes]:
+        permissions = 0o777 if executable else 0o666  # less the process's umask, as for every new file
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+        return os.fdopen(os.open(path, flags, permissions), "wb")
+
+    def _mkdir(self, path: Path) -> None:
+        # Not exist_ok: what is there already and was not made here as a folder is a file of this archive.
+        path.mkdir()
 
     def _path(self, name: str) -> Path:
         path, native = PurePosixPath(name), Path(name)
@@ -154,8 +185,7 @@ class _Unpacking:
             path = path.parent
         for folder in reversed(missing):
             self._count()
-            # Not exist_ok: what is there already and was not made here as a folder is a file of this archive.
-            folder.mkdir()
+            self._mkdir(folder)
             self._folders.add(folder)
 
     def _count(self) -> None:
@@ -175,6 +205,30 @@ class _Unpacking:
             raise ArchiveRefused("it ends in the middle")
         self._digest.update(data)
         return data
+
+
+class _Checking(_Unpacking):
+    """Finds what a file system would say, without one."""
+
+    def __init__(self, archive: IO[bytes], *, into: Path, most_bytes: int) -> None:
+        super().__init__(archive, into=into, most_bytes=most_bytes)
+        self._files: set[Path] = set()
+
+    def _open(self, path: Path, *, executable: bool) -> IO[bytes]:  # noqa: ARG002 - nothing is written
+        if path in self._folders:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        self._check_name(path)
+        self._files.add(path)
+        return Path(os.devnull).open("wb")
+
+    def _mkdir(self, path: Path) -> None:
+        self._check_name(path)
+        if path in self._files:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    def _check_name(self, path: Path) -> None:
+        if len(os.fsencode(path.name)) > _NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
 
 def _read_pax(records: bytes, *, name: str | None, size: int | None) -> tuple[str | None, int | None]:

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from horovod_node.contract.attributes import GPUS
 from horovod_node.contract.prices import INSTANCE_TYPE_PATTERN, LEAST_PRICE_USD, MOST_PRICE_USD, PRICE_RULE
+from horovod_node.contract.tags import TAG_PATTERN, TAG_RULE
 
 FieldKind = Literal["string", "whole number", "number", "object"]
 
@@ -21,7 +22,8 @@ class ItemRule:
         pattern: Regular expression that a key matches.
         spelling: How to write a key, for people.
         rule: What a value must be, for people. Default: a value may be anything.
-        least: Smallest number that a value may be. Default: a value with a rule is an `s3://bucket/key` address.
+        value_pattern: Regular expression that a value, a string, matches. Default: a value with a rule is a number.
+        least: Smallest number that a value may be.
         most: Largest number that a value may be.
     """
 
@@ -29,8 +31,9 @@ class ItemRule:
     pattern: str
     spelling: str
     rule: str = ""
-    least: float | None = None
-    most: float | None = None
+    value_pattern: str = ""
+    least: float = 0
+    most: float = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,8 @@ class RequestField:
         kind: JSON type that the value must have.
         required: Whether a request without it is refused.
         meaning: One sentence for people.
-        s3_uri: Whether the value, a string, must be an `s3://bucket/key` address.
+        pattern: Of a string: regular expression that it matches. Default: any string.
+        rule: What that means, for people.
         least: Of a whole number: the smallest that is allowed.
         most: Of a whole number: the largest that is allowed, whatever the construct. Default: no limit.
         items: Of an object: what must be in it. Default: anything.
@@ -53,7 +57,8 @@ class RequestField:
     kind: FieldKind
     required: bool
     meaning: str
-    s3_uri: bool = False
+    pattern: str = ""
+    rule: str = ""
     least: int = 1
     most: int | None = None
     items: ItemRule | None = None
@@ -66,6 +71,9 @@ HYPERPARAMETERS: Final = "hyperparameters"
 MIN_GPUS: Final = "min_gpus"
 MAX_RESTARTS: Final = "max_restarts"
 RESUME_FROM: Final = "resume_from"
+MODEL: Final = "model"
+MODEL_REQUIRED: Final = "required"
+MODEL_OPTIONAL: Final = "optional"
 MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"
 MAX_COST_USD: Final = "max_cost_usd"
 ON_DEMAND_PRICES: Final = "on_demand_prices"
@@ -75,13 +83,26 @@ PROJECT: Final = "project"
 MOST_RESTARTS: Final = 20
 """A run that is lost more often than this will not end well."""
 
-S3_URI_PATTERN: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"
+_BUCKET: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+"""Bucket naming rules of S3: 3 to 63 of these characters."""
+_IN_A_KEY: Final = r"[^\u0000-\u001f\u007f-\u009f\u2028\u2029]"
 """
-Bucket naming rules of S3 (3 to 63 of these characters), then a key or prefix without control characters, which S3 tells
-to avoid (S3 User Guide, "Naming Amazon S3 objects"), and which regular expressions of different languages take for
-different things.
+No control character: S3 tells to avoid them (S3 User Guide, "Naming Amazon S3 objects"), and regular expressions of
+different languages take them for different things.
 """
+S3_URI_PATTERN: Final = rf"{_BUCKET}/{_IN_A_KEY}+$"
 S3_URI_RULE: Final = "must be an address like s3://bucket/key"
+S3_FOLDER_PATTERN: Final = rf"{_BUCKET}(/{_IN_A_KEY}*)?$"
+"""A prefix may be empty: then the whole bucket is the folder."""
+S3_FOLDER_RULE: Final = "must be an address like s3://bucket/folder/"
+RUN_NAME_RULE: Final = "must be 1 to 80 letters (a-z, A-Z), digits, '-' and '_'"
+RUN_NAME_PATTERN: Final = r"^[A-Za-z0-9_-]{1,80}$"
+"""What Step Functions takes as an execution's name and CloudWatch Logs can log; safe in ledger and S3 keys, too."""
+ENTRY_POINT_PATTERN: Final = r"^(?!/)(?!(.*/)?\.\./)[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+\.py$"
+"""
+A relative path of a Python file that does not leave the archive. Nodes and Python take any name that a disk does; of
+control characters, regular expressions of different languages think differently.
+"""
 CHANNEL_PATTERN: Final = r"^(?![.]{1,2}$)[A-Za-z0-9_.-]{1,64}$"
 """
 SageMaker's rule for channel names (CreateTrainingJob, Channel.ChannelName), without the two that are no folder's name.
@@ -94,13 +115,16 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         name=SOURCE,
         kind="string",
         required=True,
-        s3_uri=True,
+        pattern=S3_URI_PATTERN,
+        rule=S3_URI_RULE,
         meaning="S3 address of the script's folder as .tar.gz.",
     ),
     RequestField(
         name=ENTRY_POINT,
         kind="string",
         required=True,
+        pattern=ENTRY_POINT_PATTERN,
+        rule="must be a relative path of a .py file",
         meaning="Path of the training script inside the archive.",
     ),
     RequestField(
@@ -122,8 +146,9 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         items=ItemRule(
             noun="a channel",
             pattern=CHANNEL_PATTERN,
-            spelling="use letters, digits, '.', '_' and '-'",
-            rule=S3_URI_RULE,
+            spelling="use letters (a-z, A-Z), digits, '.', '_' and '-'",
+            rule=S3_FOLDER_RULE,
+            value_pattern=S3_FOLDER_PATTERN,
         ),
         meaning="Channel name to S3 prefix; each becomes SM_CHANNEL_<NAME>.",
     ),
@@ -151,7 +176,17 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         name=RESUME_FROM,
         kind="string",
         required=False,
+        pattern=RUN_NAME_PATTERN,
+        rule="must be a run's name",
         meaning="Name of a run whose newest checkpoint this one begins with.",
+    ),
+    RequestField(
+        name=MODEL,
+        kind="string",
+        required=False,
+        pattern=f"^({MODEL_REQUIRED}|{MODEL_OPTIONAL})$",
+        rule=f"must be {MODEL_REQUIRED} or {MODEL_OPTIONAL}",
+        meaning="Whether a run fails whose script leaves nothing in SM_MODEL_DIR. Default: required, so it does.",
     ),
     RequestField(
         name=MAX_RUNTIME_SECONDS,
@@ -183,12 +218,16 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
         name=OWNER,
         kind="string",
         required=False,
+        pattern=TAG_PATTERN,
+        rule=TAG_RULE,
         meaning="Who the run is for: a tag of its instances, for cost allocation.",
     ),
     RequestField(
         name=PROJECT,
         kind="string",
         required=False,
+        pattern=TAG_PATTERN,
+        rule=TAG_RULE,
         meaning="What the run is for: a tag of its instances, for cost allocation.",
     ),
 )
@@ -201,15 +240,20 @@ started it (Developer Guide, "Start workflow executions from a task state in Ste
 
 REQUEST_LIMIT: Final = 40_000
 """
-Bytes of a request as JSON in UTF-8. Linux takes no argument and no environment variable of more than 131,072 bytes
-(execve(2), MAX_ARG_STRLEN: 32 pages), and a script gets its hyperparameters as one variable, written up to three times
-as long as they were. Step Functions takes more, but what describes an execution holds the request once more, escaped,
-and must still fit into a state of the clean-up (262,144 bytes).
+Bytes of a request as JSON in UTF-8, as it was written and as a state machine writes it (`jsonata_text`). Linux takes no
+argument and no environment variable of more than 131,072 bytes (execve(2), MAX_ARG_STRLEN: 32 pages), and a script gets
+its hyperparameters as one variable, written up to three times as long as they were. Step Functions takes more, but what
+describes an execution holds the request once more, escaped, and must still fit into a state of the clean-up (262,144
+bytes).
 """
 REQUEST_TOO_LARGE: Final = (
     f"the request must be at most {REQUEST_LIMIT} bytes of JSON in UTF-8: "
     "put large hyperparameters into a file of their own"
 )
+DEPTH_LIMIT: Final = 200
+"""Objects and lists inside one another. Python's JSON takes some 1,000 levels, less what has been called already."""
+REQUEST_TOO_DEEP: Final = f"the request must be nested at most {DEPTH_LIMIT} levels deep"
+UNUSABLE_NUMBER: Final = "the request must hold finite numbers only, of at most 1.7e308"
 UNUSABLE_TEXT_PATTERNS: Final = (
     r"(^|[^\x5c])(\x5c\x5c)*\x5cu(0000|d[89a-f][0-9a-f]{2})",
     r"[\ud800-\udfff]",
@@ -226,8 +270,3 @@ SHOWN_LIMIT: Final = 200
 """Characters of a wrong value that are shown: an execution's cause has room for 32,768."""
 PROBLEMS_LIMIT: Final = 10
 """Of a request's problems, so many are listed."""
-RUN_NAME_RULE: Final = "must be 1 to 80 letters, digits, '-' and '_'"
-RUN_NAME_PATTERN: Final = r"^[A-Za-z0-9_-]{1,80}$"
-"""What Step Functions takes as an execution's name and CloudWatch Logs can log; safe in ledger and S3 keys, too."""
-ENTRY_POINT_PATTERN: Final = r"^(?!/)(?!.*\.\.)[A-Za-z0-9_./-]+\.py$"
-"""A relative path of a Python file that does not leave the archive."""

@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from horovod_node.contract.attributes import GPUS
+from horovod_node.contract.json_text import jsonata_text
 from horovod_node.contract.request import (
-    ENTRY_POINT,
-    ENTRY_POINT_PATTERN,
+    DEPTH_LIMIT,
     MAX_COST_USD,
     MAX_RUNTIME_SECONDS,
     MIN_GPUS,
-    OWNER,
     PROBLEMS_LIMIT,
-    PROJECT,
     REQUEST_FIELDS,
     REQUEST_LIMIT,
+    REQUEST_TOO_DEEP,
     REQUEST_TOO_LARGE,
-    RESUME_FROM,
     RUN_NAME_PATTERN,
     RUN_NAME_RULE,
-    S3_URI_PATTERN,
-    S3_URI_RULE,
     SHOWN_LIMIT,
     STARTED_BY,
+    UNUSABLE_NUMBER,
     UNUSABLE_TEXT,
     UNUSABLE_TEXT_PATTERNS,
     ItemRule,
     RequestField,
 )
-from horovod_node.contract.tags import TAG_PATTERN, TAG_RULE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +79,21 @@ def check_request(
     """
     if name is not None and not re.fullmatch(RUN_NAME_PATTERN, name):
         return [f"the execution's name {RUN_NAME_RULE}, got {_shown(name)}"]
+    try:
+        text = jsonata_text(request)
+        as_written = json.dumps(request, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        return [REQUEST_TOO_DEEP]
+    except (OverflowError, ValueError):
+        return [UNUSABLE_NUMBER]
     if not isinstance(request, dict):
         return [f"the request must be an object, got {_shown(request)}"]
-    text = _text(request)
     if any(re.search(pattern, text) for pattern in UNUSABLE_TEXT_PATTERNS):
         return [UNUSABLE_TEXT]
-    if len(text.encode()) > REQUEST_LIMIT:
+    if max(len(text.encode()), len(as_written.encode())) > REQUEST_LIMIT:
         return [REQUEST_TOO_LARGE]
+    if _is_deeper(request, than=DEPTH_LIMIT):
+        return [REQUEST_TOO_DEEP]
     problems = _problems(request, fleets=fleets, max_runtime_seconds=max_runtime_seconds, max_cost_usd=max_cost_usd)
     more = len(problems) - PROBLEMS_LIMIT
     return problems if more <= 0 else [*problems[:PROBLEMS_LIMIT], f"and {more} more"]
@@ -129,14 +133,8 @@ def _check_field(field: RequestField, value: Any) -> list[str]:
     if field.kind == "string":
         if not isinstance(value, str):
             return [f"'{field.name}' must be a string, got {_shown(value)}"]
-        if field.s3_uri and not re.fullmatch(S3_URI_PATTERN, value):
-            return [f"'{field.name}' {S3_URI_RULE}, got {_shown(value)}"]
-        if field.name == RESUME_FROM and not re.fullmatch(RUN_NAME_PATTERN, value):
-            return [f"'{field.name}' must be a run's name, got {_shown(value)}"]
-        if field.name in (OWNER, PROJECT) and not re.fullmatch(TAG_PATTERN, value):
-            return [f"'{field.name}' {TAG_RULE}, got {_shown(value)}"]
-        if field.name == ENTRY_POINT and not re.fullmatch(ENTRY_POINT_PATTERN, value):
-            return [f"'{field.name}' must be a relative path of a .py file, got {_shown(value)}"]
+        if field.pattern and not re.fullmatch(field.pattern, value):
+            return [f"'{field.name}' {field.rule}, got {_shown(value)}"]
         return []
     if field.kind == "whole number":
         if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
@@ -168,31 +166,23 @@ def _check_field(field: RequestField, value: Any) -> list[str]:
 def _is_good(item: Any, rule: ItemRule) -> bool:
     if not rule.rule:
         return True
-    if rule.least is None or rule.most is None:
-        return isinstance(item, str) and re.fullmatch(S3_URI_PATTERN, item) is not None
+    if rule.value_pattern:
+        return isinstance(item, str) and re.fullmatch(rule.value_pattern, item) is not None
     return isinstance(item, int | float) and not isinstance(item, bool) and rule.least <= item <= rule.most
+
+
+def _is_deeper(value: Any, *, than: int) -> bool:
+    level = [value]
+    for _ in range(than):
+        level = [inner for outer in level for inner in _containers_in(outer)]
+    return bool(level)
+
+
+def _containers_in(value: dict[str, Any] | list[Any]) -> Iterator[Any]:
+    return (inner for inner in (value.values() if isinstance(value, dict) else value) if isinstance(inner, dict | list))
 
 
 def _shown(value: Any) -> str:
     """Write the beginning of *value*."""
-    text = _text(value)
+    text = jsonata_text(value)
     return text if len(text) <= SHOWN_LIMIT else f"{text[:SHOWN_LIMIT]}… ({len(text)} characters)"
-
-
-def _text(value: Any) -> str:
-    """Write *value* as JSONata's `$string` does: strings bare, everything else as compact JSON."""
-    if isinstance(value, str):
-        return value
-    try:
-        return json.dumps(_numbered(value), separators=(",", ":"), ensure_ascii=False)
-    except (RecursionError, ValueError):  # nested, or a whole number of more digits, than Python writes
-        return "a value too large to show"
-
-
-def _numbered(value: Any) -> Any:
-    """JSONata knows one kind of number, and writes 16.0 as 16."""
-    if isinstance(value, dict):
-        return {key: _numbered(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbered(item) for item in value]
-    return int(value) if isinstance(value, float) and value % 1 == 0 and abs(value) < 1e15 else value

@@ -8,6 +8,6 @@ RUN_TAG: Final = "cdk-horovod:run"
 OWNER_TAG: Final = "cdk-horovod:owner"
 PROJECT_TAG: Final = "cdk-horovod:project"
 
-TAG_RULE: Final = "must be 1 to 128 letters, digits, spaces and any of _.:/=+@-"
+TAG_RULE: Final = "must be 1 to 128 letters (a-z, A-Z), digits, spaces and any of _.:/=+@-"
 TAG_PATTERN: Final = r"^[A-Za-z0-9 _.:/=+@-]{1,128}$"
 """What EC2 and Auto Scaling take as a tag's value in every Region (without spaces that differ from ' ')."""

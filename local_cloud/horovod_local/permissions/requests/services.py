@@ -97,6 +97,8 @@ def _quota(asked: Asked) -> Iterable[Check]:
 def _assume(asked: Asked) -> Iterable[Check]:
     given = asked.parameters
     context = {"sts:rolesessionname": (str(given["RoleSessionName"]),)}
+    if "ExternalId" in given:
+        context["sts:externalid"] = (str(given["ExternalId"]),)
     return (Check(action="sts:AssumeRole", resource=given["RoleArn"], context=context),)
 
 
