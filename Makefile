@@ -25,6 +25,11 @@ HOROVOD_KEY := $(shell cat training_image/build_horovod.sh <(grep -E '^(tensorfl
 	| sha256sum | cut -c1-16)
 HOROVOD_WHEEL := $(CACHE)/wheels/$(HOROVOD_KEY)
 
+# One environment with PyTorch, of the slow lane only.
+TORCH_LOCKS := training_image/requirements-torch-cpu.txt training_image/requirements-build.txt
+TORCH_KEY := $(shell cat training_image/build_horovod.sh $(TORCH_LOCKS) | sha256sum | cut -c1-16)
+TORCH := $(CACHE)/torch-$(TORCH_KEY)
+
 ##@ Start here
 .PHONY: demo test
 demo: setup ## One whole run on this machine, no AWS account: synthesise, deploy, train for real, terminate
@@ -38,8 +43,8 @@ test: setup lint types ## Everything but the slow lane
 test-fast: setup ## Tests of plain Python: no synthesis, ring, local cloud or image; under a minute
 	pytest -q -m "not slow and not ring and not local and not synth"
 
-test-slow: setup system-packages ## Image build, Keras 3 proof, real CDK CLI and all else that takes long, but for `faults`
-	pytest -n 2 --dist loadfile -m slow $(FAULTS:%=--ignore=%)
+test-slow: setup system-packages $(TORCH)/ready ## Image build, PyTorch, Keras 3, real CDK CLI and all else that takes long, but for `faults`
+	HOROVOD_TORCH_PYTHON=$(TORCH)/run/bin/python pytest -n 2 --dist loadfile -m slow $(FAULTS:%=--ignore=%)
 
 faults: setup ## Every fault in every phase of a run, and each layer alone; writes docs/fault-matrix.md
 	FAULT_MATRIX=docs/fault-matrix.md pytest -n 2 --dist worksteal $(FAULTS)
@@ -79,7 +84,7 @@ lock: setup ## Resolve the dependencies anew, without index addresses
 		--omit-lockfile-registry-resolved --no-audit --no-fund
 
 ##@ Set-up
-.PHONY: setup system-packages clean help
+.PHONY: setup torch system-packages clean help
 setup: $(VENV)/ready node_modules/ready ## Virtual environment, Node, CDK CLI, Horovod (compiled once, then cached)
 
 $(VENV)/bin/uv:
@@ -106,10 +111,27 @@ $(VENV)/ready: $(VENV)/packages $(HOROVOD_WHEEL) pyproject.toml
 	@uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# As in the image: what builds sees what runs, and has older packages of its own. The CPU build of PyTorch is where pip
+# finds it (see requirements-torch-cpu.in); elsewhere the image's own build serves as well, at 5 GB.
+$(TORCH)/ready: | $(VENV)/packages
+	@echo "Making an environment with PyTorch and compiling Horovod for it, once for this machine (about 6 minutes)"
+	@rm -rf $(TORCH) && $(BIN)/python -m venv $(TORCH)/run && $(BIN)/python -m venv $(TORCH)/build
+	@$(TORCH)/run/bin/pip install --quiet --require-hashes --requirement training_image/requirements-torch-cpu.txt \
+		|| { echo "pip finds no CPU build of PyTorch here: taking the image's"; \
+		$(TORCH)/run/bin/pip install --quiet --require-hashes --requirement training_image/requirements-torch.txt; }
+	@$(TORCH)/build/bin/pip install --quiet --require-hashes --requirement training_image/requirements-build.txt
+	@echo $(TORCH)/run/lib/python3.11/site-packages > $(TORCH)/build/lib/python3.11/site-packages/run.pth
+	@training_image/build_horovod.sh $(TORCH)/wheels $(TORCH)/build/bin/python >/dev/null
+	@$(TORCH)/run/bin/pip install --quiet --no-deps $(TORCH)/wheels/*.whl
+	@touch $@
+
 node_modules/ready: package-lock.json $(VENV)/packages
 	@echo "Installing the CDK CLI and asl-validator"
 	@node $(NODE_WHEEL)/lib/node_modules/npm/bin/npm-cli.js ci --no-audit --no-fund --loglevel=error >/dev/null
 	@touch $@
+
+torch: $(TORCH)/ready ## An environment with PyTorch and Horovod; prints its Python, for the local cloud's --node-python
+	@echo $(TORCH)/run/bin/python
 
 system-packages: ## What the slow lane needs from the system; installed when you are root on Debian
 	@missing=""; for tool in debootstrap buildah; do command -v "$$tool" >/dev/null || missing="$$missing $$tool"; done; \

@@ -32,7 +32,8 @@ class Settings:
         machine_image: Id of the AMI that nodes stay with. Default: the newest at each deployment.
         volume_throughput: Of a node's root volume, in MiB/s.
         image: Folder with the Dockerfile, or the address of an image in ECR.
-        image_profile: `default`, or `newer` for P5, P5e and P5en (the table in `training_image/Dockerfile`).
+        image_profile:
+            `default`, `newer` for P5, P5e and P5en, or `torch` for PyTorch (the table in `training_image/Dockerfile`).
         max_runtime_minutes: Longest training.
         max_restarts: How often a run that loses its leader, or a node that its ring needs, starts again.
         spot_seconds: How long Spot is tried in all zones together.

@@ -10,6 +10,7 @@ from constructs import Construct
 
 from cdk_horovod import (
     NEWER_PROFILE,
+    TORCH_PROFILE,
     CapacityPlan,
     Engine,
     GpuFleet,
@@ -90,9 +91,9 @@ class TrainingStack(Stack):
 
 
 def _image(place: str, *, profile: str) -> TrainingImage:
-    profiles: dict[str, Mapping[str, str]] = {"default": {}, "newer": NEWER_PROFILE}
+    profiles: dict[str, Mapping[str, str]] = {"default": {}, "newer": NEWER_PROFILE, "torch": TORCH_PROFILE}
     if profile not in profiles:
-        raise ValueError(f"'horovod:image_profile' must be default or newer, got {profile!r}")
+        raise ValueError(f"'horovod:image_profile' must be default, newer or torch, got {profile!r}")
     if ".dkr.ecr." in place:
         return TrainingImage.from_uri(place)
     return TrainingImage.from_asset(place, build_args=profiles[profile])

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Compiles Horovod's wheel against the TensorFlow that PYTHON already has.
+# Compiles Horovod's wheel against the TensorFlow, or else the PyTorch, that PYTHON already has.
 #
 #   build_horovod.sh WHEEL_DIR [PYTHON]
 #
 # WITH_NCCL                    "1": NCCL for GPU tensors; otherwise Gloo on CPU only
-# HOROVOD_CUDA_HOME            the CUDA toolkit (default /usr/local/cuda); read with WITH_NCCL=1
+# HOROVOD_CUDA_HOME            the CUDA toolkit (default: the one among PYTHON's packages, else /usr/local/cuda); read with
+#                              WITH_NCCL=1
 # HOROVOD_BUILD_CUDA_CC_LIST   compute capabilities to compile for, as 75,80,86 (default: all that nvcc knows)
 #
-# PYTHON's environment holds requirements-build.txt and one of the image's other requirement files.
+# PYTHON's environment holds requirements-build.txt and one of the image's other requirement files, or sees the second in
+# an environment of its own: PyTorch wants a newer setuptools than Horovod's build can use.
 # Used by the Dockerfile and by `make setup`, so that the wheel under test is the wheel in the image.
 set -euo pipefail
 
@@ -17,23 +19,35 @@ python=${2:-python3}
 version=0.28.1
 sha256=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 
-"$python" -c 'import tensorflow' 2>/dev/null || {
-  echo "build_horovod.sh: $python has no TensorFlow to compile against; install training_image/requirements*.txt" >&2
+if "$python" -c 'import tensorflow' 2>/dev/null; then
+  export HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1
+elif "$python" -c 'import torch' 2>/dev/null; then
+  export HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1
+else
+  echo "build_horovod.sh: $python has neither TensorFlow nor PyTorch to compile against; install one of" \
+    "training_image/requirements*.txt" >&2
   exit 1
-}
+fi
 command -v c++ >/dev/null || {
   echo "build_horovod.sh: no C++ compiler; install the Debian package g++" >&2
   exit 1
 }
 
-export HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_GLOO=1
-export HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITHOUT_MPI=1
+export HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITHOUT_MPI=1
 if [ "${WITH_NCCL:-0}" = 1 ]; then
-  # The NCCL that came with TensorFlow, so that a process holds one NCCL and not two. Its wheel lacks the name that
+  # The NCCL that came with the framework, so that a process holds one NCCL and not two. Its wheel lacks the name that
   # linkers look for. Left where it is, it also becomes the library's run path.
   nccl=$("$python" -c 'import nvidia.nccl; print(*nvidia.nccl.__path__)')
   ln -sf libnccl.so.2 "$nccl/lib/libnccl.so"
-  export HOROVOD_CUDA_HOME=${HOROVOD_CUDA_HOME:-/usr/local/cuda}
+  cuda=$("$python" -c 'import pathlib, nvidia
+for nvcc in (nvcc for path in nvidia.__path__ for nvcc in pathlib.Path(path).glob("cu*/bin/nvcc")):
+    print(nvcc.parents[1])')
+  if [ -n "$cuda" ]; then
+    # The wheels of a toolkit lack names that its compiler and cmake look for.
+    ln -sfn lib "$cuda/lib64"
+    (cd "$cuda/lib" && ln -sf libcudart.so.* libcudart.so)
+  fi
+  export HOROVOD_CUDA_HOME=${HOROVOD_CUDA_HOME:-${cuda:-/usr/local/cuda}}
   export HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED
   export HOROVOD_NCCL_INCLUDE="$nccl/include" HOROVOD_NCCL_LIB="$nccl/lib"
 fi
@@ -68,6 +82,18 @@ sed -i '/InitializeForProcessSet/,/CreateDevice/s/attr\.iface = gloo_iface_;/att
   echo "build_horovod.sh: the repair of gloo_context.cc found nothing to repair in Horovod $version" >&2
   exit 1
 }
+
+# The headers of PyTorch 2.1 and later are C++17. Horovod's core becomes C++17 with its module for PyTorch: they share
+# classes. TensorFlow's module asks for C++17 itself.
+if [ "${HOROVOD_WITH_PYTORCH:-0}" = 1 ]; then
+  for file in "$source_dir/CMakeLists.txt" "$source_dir/horovod/torch/CMakeLists.txt"; do
+    sed -i 's/^\( *set(CMAKE_CXX_STANDARD\) 14)$/\1 17)/' "$file"
+    [ "$(grep -c '^ *set(CMAKE_CXX_STANDARD 17)$' "$file")" = 1 ] || {
+      echo "build_horovod.sh: $file of Horovod $version does not ask for C++14 where it should" >&2
+      exit 1
+    }
+  done
+fi
 
 # From TensorFlow 2.19 on, its package lacks headers that its own XLA headers include (llvm/ADT, highwayhash), so that
 # Horovod's operations for XLA do not compile. No flag leaves them out, and nothing but HOROVOD_ENABLE_XLA_OPS=1 uses them.

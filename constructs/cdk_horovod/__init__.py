@@ -5,7 +5,7 @@ from cdk_horovod.capacity_reservation import CapacityReservation
 from cdk_horovod.dashboard import TrainingDashboard
 from cdk_horovod.engines import Engine, EngineConfig, EngineTarget, IEngine
 from cdk_horovod.fleet import GpuFleet
-from cdk_horovod.image import NEWER_PROFILE, TrainingImage, TrainingImageConfig
+from cdk_horovod.image import NEWER_PROFILE, TORCH_PROFILE, TrainingImage, TrainingImageConfig
 from cdk_horovod.ledger import Ledger
 from cdk_horovod.monitoring import TrainingAlarms
 from cdk_horovod.network import NetworkMode, TrainingNetwork
@@ -16,6 +16,7 @@ from cdk_horovod.training import HorovodTraining
 
 __all__ = [
     "NEWER_PROFILE",
+    "TORCH_PROFILE",
     "CapacityAttempt",
     "CapacityPlan",
     "CapacityReservation",

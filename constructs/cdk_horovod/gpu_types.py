@@ -164,6 +164,13 @@ GPU_INSTANCE_TYPES: Final[Mapping[str, GpuInstanceType]] = MappingProxyType(
 HOPPER: Final = 90
 """Compute capability of H100 and H200, the first that code for older GPUs cannot run on."""
 
+TURING: Final = 75
+"""
+Compute capability of T4, the first that CUDA 13 knows, with which PyTorch is built.
+
+Source: CUDA Toolkit 13.0 Release Notes: offline compilation for Maxwell, Pascal and Volta has been removed.
+"""
+
 FIRST_TENSORFLOW_FOR_HOPPER: Final = (2, 17)
 """
 TensorFlow's first release whose wheels are known to hold code for Hopper.

@@ -33,6 +33,16 @@ NEWER_PROFILE: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Build arguments of the training image's `newer` profile, whose TensorFlow has code for Hopper: P5, P5e and P5en."""
 
+TORCH_PROFILE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "REQUIREMENTS": "requirements-torch.txt",
+        "BUILD_REQUIREMENTS": "requirements-torch-build.txt",
+        "CUDA_IMAGE": "debian:bookworm-slim",
+        "HOROVOD_BUILD_CUDA_CC_LIST": "75,80,86,89,90",
+    }
+)
+"""Build arguments of the training image's `torch` profile: PyTorch in place of TensorFlow; for every type but P3."""
+
 _PULL_ACTIONS: Final = ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage")
 
 
@@ -110,6 +120,11 @@ class TrainingImage(ABC):
         """Version of the image's TensorFlow, as in `(2, 15, 1)`; None where that cannot be seen from here."""
         return None
 
+    @property
+    def torch(self) -> tuple[int, ...] | None:
+        """Version of the image's PyTorch, as in `(2, 13, 0)`; None where that cannot be seen from here."""
+        return None
+
     @abstractmethod
     def bind(self, scope: Construct) -> TrainingImageConfig:
         """
@@ -127,14 +142,21 @@ class _AssetImage(TrainingImage):
 
     @property
     def tensorflow(self) -> tuple[int, ...] | None:
-        """Read the version in the requirement file that the Dockerfile's argument REQUIREMENTS names."""
+        return self._required("tensorflow(?:-cpu)?")
+
+    @property
+    def torch(self) -> tuple[int, ...] | None:
+        return self._required("torch")
+
+    def _required(self, package: str) -> tuple[int, ...] | None:
+        """Read a version in the requirement file that the Dockerfile's argument REQUIREMENTS names."""
         dockerfile = (self.directory / "Dockerfile").read_text(encoding="utf-8")
         default = re.search(r"^ARG REQUIREMENTS=(\S+)$", dockerfile, re.MULTILINE)
         name = self.build_args.get("REQUIREMENTS", default[1] if default else "")
         if not name or not (self.directory / name).is_file():
             return None
         requirements = (self.directory / name).read_text(encoding="utf-8")
-        found = re.search(r"^tensorflow(?:-cpu)?==(\d+(?:\.\d+)*)", requirements, re.MULTILINE)
+        found = re.search(rf"^{package}==(\d+(?:\.\d+)*)", requirements, re.MULTILINE)
         return tuple(map(int, found[1].split("."))) if found else None
 
     def bind(self, scope: Construct) -> TrainingImageConfig:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from aws_cdk import Annotations
 
-from cdk_horovod.gpu_types import FIRST_TENSORFLOW_FOR_HOPPER, HOPPER
+from cdk_horovod.gpu_types import FIRST_TENSORFLOW_FOR_HOPPER, HOPPER, TURING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,11 +21,20 @@ _NEWER = ".".join(map(str, FIRST_TENSORFLOW_FOR_HOPPER))
 
 def check_image_fits(scope: Construct, *, image: TrainingImage, instance_types: Sequence[GpuInstanceType]) -> None:
     """
-    Refuse an image whose TensorFlow has no code for the GPUs; warn at *scope* of one whose TensorFlow is unknown.
+    Refuse an image whose framework has no code for the GPUs; warn at *scope* of one whose framework is unknown.
 
     Raises:
         ValueError: If the image is known to lack it.
     """
+    if image.torch is not None:
+        # Code for Hopper is in every PyTorch that is built with CUDA 13.
+        old = ", ".join(row.name for row in instance_types if row.gpu.compute_capability < TURING)
+        if old:
+            raise ValueError(
+                f"'image' must have TensorFlow for {old}, whose GPUs CUDA 13 no longer knows, got PyTorch "
+                f"{'.'.join(map(str, image.torch))}, which is built with it; leave 'instance_types' without {old}"
+            )
+        return
     names = ", ".join(row.name for row in instance_types if row.gpu.compute_capability >= HOPPER)
     if not names:
         return

@@ -13,8 +13,9 @@ from typing import Final
 from horovod_local.errors import LocalCloudError
 from horovod_local.processes import without_aws
 
-NODE_MODULES: Final = ("horovod", "tensorflow")
-_LOOK: Final = "import sys; from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if not find_spec(n)))"
+FRAMEWORKS: Final = ("tensorflow", "torch")
+"""Nodes need one of them, and Horovod."""
+_LOOK: Final = "import sys; from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if find_spec(n)))"
 
 
 def check_node_python(program: str) -> None:
@@ -22,15 +23,18 @@ def check_node_python(program: str) -> None:
     Make sure that nodes can train in the interpreter *program*.
 
     Raises:
-        LocalCloudError: If it does not run, or lacks Horovod or TensorFlow; says which.
+        LocalCloudError: If it does not run, or lacks Horovod, or has neither TensorFlow nor PyTorch; says which.
     """
     try:
         looked = subprocess.run(
-            [program, "-c", _LOOK, *NODE_MODULES], stdout=subprocess.PIPE, text=True, check=True, timeout=60
+            [program, "-c", _LOOK, "horovod", *FRAMEWORKS], stdout=subprocess.PIPE, text=True, check=True, timeout=60
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise LocalCloudError(f"'--node-python' must be a Python interpreter, got {program}: {error}") from error
-    missing = looked.stdout.split()
+    found = looked.stdout.split()
+    missing = [] if "horovod" in found else ["horovod"]
+    if not set(FRAMEWORKS) & set(found):
+        missing.append("tensorflow (or torch)")
     if missing:
         raise LocalCloudError(
             f"nodes run in {program}, which lacks {' and '.join(missing)}: install that there, or name an interpreter "

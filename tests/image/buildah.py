@@ -75,7 +75,9 @@ class BuiltImage:
 
 
 @contextmanager
-def built(context: Path, *, name: str, arguments: Mapping[str, str], log: Path) -> Iterator[BuiltImage]:
+def built(
+    context: Path, *, name: str, arguments: Mapping[str, str], volumes: Mapping[Path, str], log: Path
+) -> Iterator[BuiltImage]:
     """
     Build the image in *context* on a Debian base, and mount it.
 
@@ -85,6 +87,7 @@ def built(context: Path, *, name: str, arguments: Mapping[str, str], log: Path) 
         context: Folder with the Dockerfile.
         name: Of the image, in this storage.
         arguments: Build arguments beside the base images.
+        volumes: What of the host is there while it is built, by where it appears inside; read only.
         log: File for what the build prints.
     """
     require("buildah")
@@ -98,6 +101,8 @@ def built(context: Path, *, name: str, arguments: Mapping[str, str], log: Path) 
     build = _buildah("bud", "--isolation", "chroot", "--layers", "--pull-never", "--tag", image)
     for argument, value in {"BASE_IMAGE": BASE_IMAGE, "CUDA_IMAGE": BASE_IMAGE, **arguments}.items():
         build += ["--build-arg", f"{argument}={value}"]
+    for outside, inside in volumes.items():
+        build += ["--volume", f"{outside}:{inside}:ro"]
     with log.open("w") as output:
         made = subprocess.run(["nice", *build, str(context)], stdout=output, stderr=output, check=False)
     if made.returncode != 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from image.buildah import BuiltImage, built
-from image.debian import base_root
+from image.debian import base_root, wheel_folders
 from image.instance import Instance
 from image.profile import PROFILES, Profile
 
@@ -31,6 +31,16 @@ def profile(request: pytest.FixtureRequest) -> Profile:
 @pytest.fixture(scope="session")
 def training_image(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuiltImage]:
     """The training image without GPUs, Horovod compiled in it; minutes the first time, then from layers."""
-    log = tmp_path_factory.mktemp("image") / "build.log"
-    with built(TRAINING_IMAGE, name=profile.name, arguments=profile.arguments, log=log) as image:
+    folder = tmp_path_factory.mktemp("image")
+    volumes = {}
+    if "+" in profile.found:
+        # A build that the index does not have.
+        folders = wheel_folders()
+        if not folders:
+            pytest.skip(f"pip knows no folder (find-links) with the wheels of {profile.requirements}")
+        settings = folder / "pip.conf"
+        settings.write_text(f"[global]\nfind-links = {' '.join(map(str, folders))}\n")
+        volumes = {settings: "/etc/xdg/pip/pip.conf", **{each: str(each) for each in folders}}
+    log = folder / "build.log"
+    with built(TRAINING_IMAGE, name=profile.name, arguments=profile.arguments, volumes=volumes, log=log) as image:
         yield image

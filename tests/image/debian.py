@@ -69,6 +69,14 @@ def _mirror() -> str:
     return sites[0]
 
 
+def wheel_folders() -> list[Path]:
+    """List the folders of this machine in which pip looks for wheels (find-links)."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    lines = [line.partition("=") for line in listed.stdout.splitlines()]
+    found = {word for key, _, value in lines if key.endswith("find-links") for word in value.strip("'").split()}
+    return sorted(path for path in map(Path, found) if path.is_dir())
+
+
 def _reach_like_host(root: Path) -> None:
     """Let pip and apt inside *root* trust and use what they trust and use outside."""
     found = (os.environ.get("PIP_CERT"), os.environ.get("SSL_CERT_FILE"), "/etc/ssl/certs/ca-certificates.crt")

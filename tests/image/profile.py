@@ -13,16 +13,20 @@ class Profile:
     Args:
         name: As the table calls it.
         requirements: The row's requirement file, in its form for CPUs.
-        tensorflow: Version that the image must have.
-        legacy_keras: Value of `TF_USE_LEGACY_KERAS`.
         megabytes: What the image may take, unpacked.
+        probe: Python that prints what of the framework must be in the image, and imports Horovod for it as `hvd`.
+        found: What it prints.
+        script: Of tests/local/scripts; trains briefly.
+        legacy_keras: Value of `TF_USE_LEGACY_KERAS`.
     """
 
     name: str
     requirements: str
-    tensorflow: str
-    legacy_keras: int
     megabytes: int
+    probe: str
+    found: str
+    script: str
+    legacy_keras: int = 0
 
     @property
     def arguments(self) -> dict[str, str]:
@@ -34,20 +38,37 @@ class Profile:
         }
 
 
+# Only Keras 2 has a package `engine`.
+_TENSORFLOW = (
+    "import tensorflow as tf, horovod.tensorflow.keras as hvd;"
+    "print(tf.__version__, 'engine' in tf.keras.Model.__module__)"
+)
+
 PROFILES = (
     Profile(
         name="default",
         requirements="requirements-cpu.txt",
-        tensorflow="2.15.1",
-        legacy_keras=0,
         megabytes=1700,
+        probe=_TENSORFLOW,
+        found="2.15.1 True",
+        script="trains_briefly.py",
     ),
     # Its TensorFlow has the code for GPUs in it, even where CUDA's libraries are left out.
     Profile(
         name="newer",
         requirements="requirements-newer-cpu.txt",
-        tensorflow="2.18.1",
-        legacy_keras=1,
         megabytes=2700,
+        probe=_TENSORFLOW,
+        found="2.18.1 True",
+        script="trains_briefly.py",
+        legacy_keras=1,
+    ),
+    Profile(
+        name="torch",
+        requirements="requirements-torch-cpu.txt",
+        megabytes=1500,
+        probe="import torch, horovod.torch as hvd; print(torch.__version__)",
+        found="2.13.0+cpu",
+        script="trains_torch_briefly.py",
     ),
 )

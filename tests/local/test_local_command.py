@@ -73,7 +73,7 @@ def test_up_says_what_nodes_lack(shell: Shell) -> None:
     code, printed = shell.run("local", "up", "--node-python", str(bare))
     # THEN
     assert (code, shell.cloud) == (2, None)
-    assert f"nodes run in {bare}, which lacks horovod and tensorflow: install that there" in printed
+    assert f"nodes run in {bare}, which lacks horovod and tensorflow (or torch): install that there" in printed
 
 
 def test_up_needs_no_node_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ class Ring:
 
     def keep_training(self, *outcomes: Any) -> Any:
         """Train in a loop whose rounds end like *outcomes*."""
-        from horovod_node.training.elastic import HostUpdates, keep_training
+        from horovod_node.training import ring
+        from horovod_node.training.elastic import is_lost_ring
+        from horovod_node.training_base.elastic import HostUpdates, keep_training
 
         ends = iter(outcomes)
 
@@ -41,6 +43,8 @@ class Ring:
             sync=lambda: self.events.append("sync"),
             restore=lambda: self.events.append("restore"),
             updates=HostUpdates(),
+            ring=ring,
+            is_lost_ring=is_lost_ring,
         )
 
 
@@ -82,7 +86,7 @@ def test_lost_ring_goes_back_to_the_last_commit(ring: Ring) -> None:
 
 def test_changed_ring_loses_nothing(ring: Ring) -> None:
     """All ranks left at the same step, with the same state."""
-    from horovod_node.training.elastic import RingChanged
+    from horovod_node.training_base.elastic import RingChanged
 
     assert ring.keep_training(RingChanged(), "trained") == "trained"
     assert ring.events == ["sync", "form anew", "sync"]

@@ -15,15 +15,14 @@ STEPS, EXAMPLES = 4, 32
 
 def facts_of_epochs(*, epochs: int, step_seconds: float, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Take epochs of a ring of two, whose steps take so long and have their number as loss; give what each end told."""
-    from horovod_node.training import report, ring
-    from horovod_node.training.position import Position
     from horovod_node.training.work import Leg
+    from horovod_node.training_base import report
+    from horovod_node.training_base.position import Position
 
     clock = SimpleNamespace(seconds=100.0)
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(report, "time", SimpleNamespace(monotonic=lambda: clock.seconds))
     monkeypatch.setattr(report.steps, "tell", lambda **facts: told.append(facts))
-    monkeypatch.setattr(ring, "size", lambda: 2)
     teller = report.Report(epochs=epochs)
     leg = Leg(arguments={}, epoch=0, epochs=epochs, steps=STEPS, unit=EXAMPLES, start=0, examples=EXAMPLES)
     at_ends = []
@@ -33,7 +32,7 @@ def facts_of_epochs(*, epochs: int, step_seconds: float, monkeypatch: pytest.Mon
             clock.seconds += step_seconds
             step = epoch * STEPS + taken
             position = Position(step=step, epoch=epoch)
-            teller.tell(position, leg=leg, taken=taken, epoch_steps=STEPS, logs={"loss": float(step)})
+            teller.tell(position, leg=leg, taken=taken, epoch_steps=STEPS, ranks=2, logs={"loss": float(step)})
         at_ends.append(told[-1])
     return at_ends
 

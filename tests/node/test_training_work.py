@@ -45,8 +45,8 @@ def test_epoch_of_arrays_has_each_example_once_whatever_happens_to_the_ring(
     place: Place, length: int, batch: int, sizes: tuple[int, ...], lost_after: int
 ) -> None:
     """A ring that changes twice in an epoch goes on with what is left; less than a ring's width is left out."""
-    from horovod_node.training.position import Position
     from horovod_node.training.work import divide
+    from horovod_node.training_base.position import Position
 
     # GIVEN
     work = divide(np.arange(length), batch_size=batch, steps_per_epoch=None, shuffle=True)
@@ -74,8 +74,8 @@ def test_epoch_of_arrays_has_each_example_once_whatever_happens_to_the_ring(
 
 def test_orders_differ_from_epoch_to_epoch_and_not_from_rank_to_rank(place: Place) -> None:
     """Ranks that shuffle apart would take some examples twice and others never."""
-    from horovod_node.training.position import Position
     from horovod_node.training.work import divide
+    from horovod_node.training_base.position import Position
 
     work = divide(np.arange(40), batch_size=4, steps_per_epoch=None, shuffle=True)
     shares = {}
@@ -90,8 +90,8 @@ def test_dataset_is_divided_by_batches(place: Place) -> None:
     """Every rank takes every n-th batch, the same number of them, and after a change of what is left."""
     import tensorflow as tf
 
-    from horovod_node.training.position import Position
     from horovod_node.training.work import divide
+    from horovod_node.training_base.position import Position
 
     # GIVEN ten batches of two
     work = divide(tf.data.Dataset.range(20).batch(2), batch_size=None, steps_per_epoch=None, shuffle=True)
@@ -118,8 +118,8 @@ def test_ranks_own_datasets_end_with_the_smallest(place: Place) -> None:
     """A function makes a rank's own data, anew when the ring's size has changed."""
     import tensorflow as tf
 
-    from horovod_node.training.position import Position
     from horovod_node.training.work import divide
+    from horovod_node.training_base.position import Position
 
     made = []
 
@@ -140,8 +140,8 @@ def test_endless_dataset_goes_on_from_epoch_to_epoch(place: Place) -> None:
     """Its epochs are made in one go: from the start again, the same first batches would come each time."""
     import tensorflow as tf
 
-    from horovod_node.training.position import Position
     from horovod_node.training.work import divide
+    from horovod_node.training_base.position import Position
 
     work = divide(tf.data.Dataset.range(100).repeat().batch(1), batch_size=None, steps_per_epoch=10, shuffle=True)
     place(0, 2)
@@ -175,7 +175,7 @@ def test_fails_when_data_cannot_be_divided(place: Place, make: Any, error: type[
 
 def test_commits_come_every_two_seconds() -> None:
     """The interval grows no faster than twofold, so that a slow first step does not decide; and never below a step."""
-    from horovod_node.training.commits import CommitSchedule
+    from horovod_node.training_base.commits import CommitSchedule
 
     schedule, intervals = CommitSchedule(None), []
     for _ in range(8):
@@ -189,7 +189,7 @@ def test_commits_come_every_two_seconds() -> None:
 
 def test_costly_commits_come_less_often() -> None:
     """At most a fiftieth of the time goes into them."""
-    from horovod_node.training.commits import CommitSchedule
+    from horovod_node.training_base.commits import CommitSchedule
 
     schedule = CommitSchedule(None)
     schedule.steps = 100
@@ -198,7 +198,7 @@ def test_costly_commits_come_less_often() -> None:
 
 def test_fixed_interval_stays() -> None:
     """A number of steps is a number of steps."""
-    from horovod_node.training.commits import CommitSchedule
+    from horovod_node.training_base.commits import CommitSchedule
 
     assert CommitSchedule(7).propose(seconds=100.0, commit_seconds=1.0) == 7
     with pytest.raises(ValueError, match="'commit_every' must be at least 1, got 0"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aws_cdk import App
 
-from cdk_horovod import NetworkMode
+from cdk_horovod import TORCH_PROFILE, NetworkMode
 from stacks.settings import Settings
 from synthesis import synthesise
 
@@ -71,7 +71,7 @@ def test_fails_when_a_setting_is_wrong(key: str, value: str, sentence: str) -> N
     [
         ({"instance_types": ""}, "'instance_types' must hold at least one type, got none"),
         ({"max_gpus": 2}, "'max_gpus' must be at least 4, the largest weight, got 2"),
-        ({"image_profile": "new"}, "'horovod:image_profile' must be default or newer, got 'new'"),
+        ({"image_profile": "new"}, "'horovod:image_profile' must be default, newer or torch, got 'new'"),
         ({"max_azs": 0}, "'max_azs' must be from 1 to 6, got 0"),
         ({"max_cost_usd": -5}, "'max_cost_usd' must be more than 0 USD, got -5.0"),
     ],
@@ -86,9 +86,10 @@ def test_wrong_settings_end_the_app_in_one_line(settings: dict[str, object], sen
 
 
 def test_settings_reach_the_training(tmp_path: Path) -> None:
-    """The ceiling is in what clients read, the reaper's clock in its rule, and the alarms are deployed with them."""
+    """The ceiling is in what clients read, the reaper's clock in its rule; alarms and image are as asked."""
     # WHEN
-    synthesise(tmp_path / "cdk.out", settings={"max_cost_usd": 12.5, "reaper_minutes": 3, "dashboard": "false"})
+    settings = {"max_cost_usd": 12.5, "reaper_minutes": 3, "dashboard": "false", "image_profile": "torch"}
+    synthesise(tmp_path / "cdk.out", settings=settings)
     # THEN
     template = json.loads((tmp_path / "cdk.out" / "Training.template.json").read_text())
     kinds = [resource["Type"] for resource in template["Resources"].values()]
@@ -101,6 +102,8 @@ def test_settings_reach_the_training(tmp_path: Path) -> None:
     assert "rate(3 minutes)" in schedules
     assert kinds.count("AWS::CloudWatch::Alarm") == 6
     assert "AWS::CloudWatch::Dashboard" not in kinds
+    (image,) = json.loads((tmp_path / "cdk.out" / "Training.assets.json").read_text())["dockerImages"].values()
+    assert image["source"]["dockerBuildArgs"] == dict(TORCH_PROFILE)
 
 
 def test_infrastructure_settings_reach_the_template(tmp_path: Path) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from aws_cdk import Stack
 from aws_cdk.assertions import Annotations, Match
 
-from cdk_horovod import NEWER_PROFILE, TrainingImage
+from cdk_horovod import NEWER_PROFILE, TORCH_PROFILE, TrainingImage
 from cdk_horovod.gpu_types import GPU_INSTANCE_TYPES, gpu_instance_type
 from cdk_horovod.image_fit import check_image_fits
 
 pytestmark = pytest.mark.synth
 
 FOLDER = Path(__file__).parents[2] / "training_image"
+VOLTA = ["p3.2xlarge", "p3.8xlarge", "p3.16xlarge", "p3dn.24xlarge"]
 HOPPER = ["p5.4xlarge", "p5.48xlarge", "p5e.48xlarge", "p5en.48xlarge"]
 
 
@@ -40,6 +42,16 @@ def test_newer_profile_fits_every_type() -> None:
     checked(image, *GPU_INSTANCE_TYPES).has_no_warning("*", Match.any_value())
 
 
+def test_torch_profile_fits_every_type_but_those_that_cuda_13_has_left() -> None:
+    """PyTorch is built with CUDA 13, which has code for Hopper and none for V100."""
+    image = TrainingImage.from_asset(FOLDER, build_args=TORCH_PROFILE)
+    checked(image, *GPU_INSTANCE_TYPES.keys() - set(VOLTA)).has_no_warning("*", Match.any_value())
+    for name in VOLTA:
+        with pytest.raises(ValueError, match="CUDA 13") as refused:
+            checked(image, name, "g5.xlarge")
+        assert str(refused.value).startswith(f"'image' must have TensorFlow for {name}, whose GPUs CUDA 13 no longer ")
+
+
 def test_default_image_fits_every_other_type() -> None:
     """Nor of the default image anywhere else."""
     others = GPU_INSTANCE_TYPES.keys() - set(HOPPER)
@@ -62,14 +74,19 @@ def test_unknown_image_is_warned_of_on_hopper(tmp_path: Path) -> None:
 def test_horovod_is_compiled_for_every_gpu() -> None:
     """Each type of the table finds code in the image, V100 included."""
     (listed,) = re.findall(r"^ARG HOROVOD_BUILD_CUDA_CC_LIST=(\S+)$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
-    compiled = set(map(int, listed.split(",")))
-    assert {row.gpu.compute_capability for row in GPU_INSTANCE_TYPES.values()} == compiled
+    known = {row.gpu.compute_capability for row in GPU_INSTANCE_TYPES.values()}
+    assert set(map(int, listed.split(","))) == known
+    # AND in the profile with CUDA 13 all but V100
+    assert set(map(int, TORCH_PROFILE["HOROVOD_BUILD_CUDA_CC_LIST"].split(","))) == known - {70}
 
 
-def test_newer_profile_is_the_dockerfiles() -> None:
+@pytest.mark.parametrize(("name", "profile"), [("newer", NEWER_PROFILE), ("torch", TORCH_PROFILE)])
+def test_profile_is_the_dockerfiles(name: str, profile: Mapping[str, str]) -> None:
     """The build arguments are those of the Dockerfile's table."""
-    (row,) = re.findall(r"^#   newer +(\S+) +(\S+)", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
-    assert dict(NEWER_PROFILE) == {"REQUIREMENTS": row[0], "TF_USE_LEGACY_KERAS": row[1]}
+    (row,) = re.findall(
+        rf"^#   {name} +(\S+)((?:(?: +|\n# +)[A-Z_]+=\S+)+)", (FOLDER / "Dockerfile").read_text(), re.MULTILINE
+    )
+    assert dict(profile) == {"REQUIREMENTS": row[0], **dict(re.findall(r"([A-Z_]+)=(\S+)", row[1]))}
 
 
 def test_cuda_comes_by_digest() -> None:

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "training_image"
-LOCKED = ["requirements", "requirements-cpu", "requirements-newer", "requirements-newer-cpu", "requirements-build"]
+LOCKED = [
+    "requirements",
+    "requirements-cpu",
+    "requirements-newer",
+    "requirements-newer-cpu",
+    "requirements-torch",
+    "requirements-torch-cpu",
+    "requirements-build",
+    "requirements-torch-build",
+]
 
 
 def pins(name: str) -> dict[str, str]:
@@ -35,9 +44,8 @@ def test_lock_files_hold_what_was_asked_for(name: str) -> None:
         lines += (FOLDER / "requirements-common.in").read_text().splitlines()
 
     # WHEN
-    asked = [
-        match for match in (re.match(r"([a-z][a-z0-9-]*)(?:\[[a-z-]+\])?(?:==(\S+))?", line) for line in lines) if match
-    ]
+    found = (re.match(r"([a-z][a-z0-9-]*)(?:\[[a-z,-]+\])?(?:==(\S+))?", line) for line in lines)
+    asked = [match for match in found if match]
 
     # THEN
     locked = pins(name)
@@ -56,12 +64,29 @@ def test_cpu_profiles_differ_only_in_tensorflow_and_cuda(gpu: str, cpu: str) -> 
     assert renamed == {name: version for name, version in pins(gpu).items() if not name.startswith("nvidia-")}
 
 
+def test_torch_profiles_differ_only_in_cuda() -> None:
+    """The tested PyTorch is the image's, but for its build and what only GPUs need."""
+    cpu, gpu = pins("requirements-torch-cpu"), pins("requirements-torch")
+    assert cpu.pop("torch") == f"{gpu.pop('torch')}+cpu"
+    of_cuda = {"cuda-bindings", "cuda-pathfinder", "cuda-toolkit", "triton"}
+    assert cpu == {name: version for name, version in gpu.items() if name not in of_cuda and "nvidia-" not in name}
+
+
+def test_torch_is_compiled_for_with_its_own_cuda() -> None:
+    """Horovod's code for GPUs and PyTorch's meet in one process; what builds is the same, but for the compiler."""
+    build, run = pins("requirements-torch-build"), pins("requirements-torch")
+    shared = {name: version for name, version in build.items() if name in run and name.startswith(("cuda", "nvidia"))}
+    assert shared == {name: run[name] for name in ("cuda-toolkit", "nvidia-cuda-runtime")}
+    of_cuda = {name for name in build if name.startswith(("cuda", "nvidia"))}
+    assert {name: build[name] for name in build.keys() - of_cuda} == pins("requirements-build")
+
+
 def test_dockerfile_copies_only_what_the_context_holds() -> None:
     """Every file that the Dockerfile copies passes .dockerignore and exists."""
     dockerfile = (FOLDER / "Dockerfile").read_text()
-    (default,) = re.findall(r"^ARG REQUIREMENTS=(\S+)$", dockerfile, re.MULTILINE)
+    defaults = dict(re.findall(r"^ARG (\w*REQUIREMENTS)=(\S+)$", dockerfile, re.MULTILINE))
     copied = [
-        source.replace("${REQUIREMENTS}", default)
+        re.sub(r"\$\{(\w+)\}", lambda argument: defaults[argument[1]], source)
         for source in re.findall(r"^COPY (?!--from)(\S+) \S+$", dockerfile, re.MULTILINE)
     ]
     allowed = [line[1:] for line in (FOLDER / ".dockerignore").read_text().splitlines() if line.startswith("!")]

@@ -25,6 +25,8 @@ HOROVOD_MODULES: Final = ("horovod.tensorflow.keras", "horovod.keras")
 """Modules whose `DistributedOptimizer` works with Keras 2 only; `horovod.tensorflow` hands Keras optimizers to them."""
 HELPER: Final = "horovod_node.training"
 """Averages gradients of every Keras, and recovers."""
+TORCH_HELPER: Final = "horovod_node.torch_training"
+"""Recovers, under PyTorch."""
 ENV_LEGACY_KERAS: Final = "TF_USE_LEGACY_KERAS"
 """TensorFlow's own switch to tf-keras."""
 
@@ -100,7 +102,7 @@ def refusal(source: str, facts: KerasFacts) -> str | None:
 
 NOT_ELASTIC: Final = (
     f"'{contract.MIN_GPUS}' is less than '{contract.GPUS}', but the script would not go on when a node is lost: train "
-    f"with horovod_node.training or hvd.elastic, or leave '{contract.MIN_GPUS}' out."
+    f"with horovod_node.training, horovod_node.torch_training or hvd.elastic, or leave '{contract.MIN_GPUS}' out."
 )
 
 
@@ -108,8 +110,8 @@ def is_elastic(source: str) -> bool:
     """
     Whether the script with this *source* shows that it can go on when ranks are lost.
 
-    It does with `horovod_node.training`, and with Horovod's own `hvd.elastic`. One that mentions elasticity in any
-    other way is believed: it may import a module that does it.
+    It does with `horovod_node.training` and `horovod_node.torch_training`, and with Horovod's own `hvd.elastic`. One
+    that mentions elasticity in any other way is believed: it may import a module that does it.
     """
     if "elastic" in source:
         return True
@@ -124,7 +126,7 @@ def is_elastic(source: str) -> bool:
             modules = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
-        if any(f"{module}.".startswith(HELPER + ".") for module in modules):
+        if any(f"{module}.".startswith((HELPER + ".", TORCH_HELPER + ".")) for module in modules):
             return True
     return False
 

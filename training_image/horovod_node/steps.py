@@ -12,9 +12,9 @@ well the thread itself is. Heartbeats follow these numbers, so a hung ring loses
 The thread also sees how long steps take: between two of its looks, in the mean. `horovod_node.training` measures each
 step by itself (`step_times`), and its word counts.
 
-A script without a Keras optimizer says how far it is: `horovod_node.steps.report(step)`. `horovod_node.training` tells
-more, with `tell`, and from then on its word for the step counts: an optimizer knows nothing of the steps that went
-before a restart.
+PyTorch's optimizers are counted as they step (`torch_steps`). A script with neither says how far it is:
+`horovod_node.steps.report(step)`. The training helpers tell more, with `tell`, and from then on their word for the step
+counts: an optimizer knows nothing of the steps that went before a restart.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any, Final
 
 from horovod_node import step_times
 from horovod_node.progress import Progress
+from horovod_node.torch_steps import TorchSteps
 
 OPTIMIZER_CLASSES: Final[Mapping[str, str]] = {
     "keras.src.optimizers.optimizer": "_BaseOptimizer",
@@ -64,6 +65,8 @@ class StepCounter:
         self._file = file
         self._lock = threading.Lock()
         self._optimizers: list[weakref.ref[Any]] = []
+        self._torch = TorchSteps()
+        self._torch_changes = 0
         self._seen: dict[int, int] = {}
         self._reported = 0
         self._progress = Progress()
@@ -76,9 +79,10 @@ class StepCounter:
 
     def hooks(self) -> dict[str, Callable[[ModuleType], None]]:
         """Give what must happen after the import of which module, so that no optimizer is missed."""
-        return {
+        keras = {
             module: functools.partial(self._watch_class, class_name) for module, class_name in OPTIMIZER_CLASSES.items()
         }
+        return {**keras, **self._torch.hooks()}
 
     def start(self) -> None:
         """Relay in the background until closed."""
@@ -119,6 +123,9 @@ class StepCounter:
         taken = {
             number: _iterations(optimizer) for number, reference in optimizers if (optimizer := reference()) is not None
         }
+        # Below zero, where no optimizer of Keras has its number.
+        taken |= {-1 - number: step for number, step in enumerate(self._torch.read())}
+        changes = self._torch.changes()
         steps, compute, wait, recent = step_times.OF_THIS_PROCESS.read()
         with self._lock:
             for number, step in taken.items():
@@ -126,6 +133,9 @@ class StepCounter:
                 if step != self._seen.get(number, 0):
                     self._seen[number] = step
                     self._note(self._progress.step if self._told else max(step, self._progress.step))
+            if changes > self._torch_changes:
+                self._note(self._progress.step)
+            self._torch_changes = changes
             self._average.see(steps, compute, wait)
             if self._average.compute is not None:
                 self._progress = replace(
@@ -223,8 +233,8 @@ def report(step: int) -> None:
     """
     Tell how many training steps this rank has done.
 
-    Only scripts that train without a Keras optimizer need it; once a step, or every few seconds. Outside of a rank,
-    on a laptop for example, it does nothing.
+    Only scripts that train without an optimizer of Keras or PyTorch need it; once a step, or every few seconds. Outside
+    of a rank, on a laptop for example, it does nothing.
 
     Args:
         step: Steps done since the start.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +10,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from horovod_node import step_times, steps
+from horovod_node import steps
 from horovod_node.training import optimizer as optimizers
 from horovod_node.training import ring
-from horovod_node.training.checkpoints import CHECKPOINT_SECONDS, Checkpoints, checkpoint_folder
-from horovod_node.training.commits import CommitSchedule
-from horovod_node.training.elastic import HostUpdates, RingChanged, is_lost_ring, keep_training
+from horovod_node.training.checkpoint_format import ArrayFormat
+from horovod_node.training.elastic import is_lost_ring
 from horovod_node.training.keras_callbacks import ring_callbacks
-from horovod_node.training.position import Position
-from horovod_node.training.report import Report
-from horovod_node.training.state import FitOverError, TrainingState
-from horovod_node.training.stop import StopRequest
+from horovod_node.training.state import TrainingState
 from horovod_node.training.work import Leg, Work, divide
+from horovod_node.training_base.checkpoints import Checkpoints, checkpoint_folder
+from horovod_node.training_base.commits import CommitSchedule
+from horovod_node.training_base.keeper import Keeper
+from horovod_node.training_base.position import Position
 
 _last = Position(fit=0)
 """Where the script's last call of `fit` ended."""
@@ -104,15 +103,16 @@ def fit(
     _prepare(model, work)
     state = TrainingState(model, position)
     folder = Path(checkpoints) if checkpoints else checkpoint_folder()
-    training = _Training(
-        model,
-        work,
+    keeper = Keeper(
         state,
-        epochs=epochs,
+        ring=ring,
+        is_lost_ring=is_lost_ring,
         schedule=CommitSchedule(commit_every),
-        checkpoints=Checkpoints(folder, state.describe()) if folder and ring.rank() == 0 else None,
+        checkpoints=Checkpoints(folder, ArrayFormat(state.describe())) if folder and ring.rank() == 0 else None,
         checkpoint_every=checkpoint_every,
+        epochs=epochs,
     )
+    training = _Training(model, work, state, keeper, epochs=epochs)
     listed = [callbacks] if callbacks is not None and not isinstance(callbacks, list | tuple) else callbacks or []
     training.callbacks = ring_callbacks(model, listed, training, verbose=verbose, epochs=epochs)
     passed = {**arguments, "validation_data": validation_data}
@@ -126,49 +126,16 @@ def fit(
 class _Training:
     """One call of `fit`, on one rank."""
 
-    def __init__(
-        self,
-        model: Any,
-        work: Work,
-        state: TrainingState,
-        *,
-        epochs: int,
-        schedule: CommitSchedule,
-        checkpoints: Checkpoints | None,
-        checkpoint_every: int | None,
-    ) -> None:
+    def __init__(self, model: Any, work: Work, state: TrainingState, keeper: Keeper, *, epochs: int) -> None:
         self.callbacks: Any = None
-        self._model, self._work, self._state = model, work, state
-        self._epochs, self._schedule = epochs, schedule
-        self._checkpoints, self._checkpoint_every = checkpoints, checkpoint_every
-        self._updates, self._stop = HostUpdates(), StopRequest()
+        self._model, self._work, self._state, self._keeper = model, work, state, keeper
+        self._epochs = epochs
         self._leg: Leg | None = None
         self._epoch_step = self._epoch_start = self._epoch_steps = 0
-        self._agreed_at, self._agreed_step = time.monotonic(), 0
-        self._saved_at, self._saved_step = time.monotonic(), state.position.step
-        self._report = Report(epochs=epochs)
 
     def run(self, arguments: Mapping[str, Any]) -> None:
         """Train to the end, from the newest checkpoint if there is one."""
-        self._load_checkpoint()
-        with self._stop:
-            try:
-                keep_training(
-                    lambda: self._train(arguments),
-                    sync=self._sync,
-                    restore=self._restore,
-                    updates=self._updates,
-                )
-            except FitOverError:
-                return
-            except Exception as error:
-                if self._stop.came and is_lost_ring(error):
-                    self._leave()
-                raise
-            if self.callbacks.begun:
-                optimizers.finish(self._model)
-                self.callbacks.finish()
-            self._write_last()
+        self._keeper.run(lambda: self._train(arguments), finish=self._finish)
 
     def _train(self, arguments: Mapping[str, Any]) -> None:
         while self._state.position.epoch < self._epochs and not self.callbacks.wants_stop:
@@ -188,13 +155,18 @@ class _Training:
                     **arguments,
                 )
 
+    def _finish(self) -> None:
+        if self.callbacks.begun:
+            optimizers.finish(self._model)
+            self.callbacks.finish()
+
     # --- what Keras's events mean ---
 
     def on_epoch_begin(self, epoch: int) -> None:
         assert self._leg is not None
         self._epoch_step = self._state.position.step
         self._epoch_start = self._leg.start if epoch == self._leg.epoch else 0
-        self._begin_measuring()
+        self._keeper.begin_measuring()
 
     def on_step_end(self, taken: int, logs: Mapping[str, Any]) -> None:
         assert self._leg is not None
@@ -203,10 +175,15 @@ class _Training:
             step=self._epoch_step + taken,
             done=self._epoch_start + taken * self._leg.unit,
         )
-        if self._stop.came and ring.rank() == 0:
-            self._state.commit()
-            self._leave()
-        self._report.tell(self._state.position, leg=self._leg, taken=taken, epoch_steps=self._epoch_steps, logs=logs)
+        self._keeper.obey_stop()
+        self._keeper.report.tell(
+            self._state.position,
+            leg=self._leg,
+            taken=taken,
+            epoch_steps=self._epoch_steps,
+            ranks=ring.size(),
+            logs=logs,
+        )
         # What is kept at an epoch's last step is kept as the next one's beginning, when callbacks have seen its end.
         if taken < self._leg.steps:
             self._keep()
@@ -218,103 +195,8 @@ class _Training:
         self._state.position = replace(self._state.position, epoch=epoch + 1, done=0)
         self._keep()
 
-    # --- keeping what is done ---
-
     def _keep(self) -> None:
-        """Commit and write what is due."""
-        if self._checkpoint_every and self._checkpoints is not None:
-            every = self._checkpoint_every
-            if self._state.position.step // every > self._saved_step // every:
-                self._state.commit()
-                self._write()
-        if self._state.position.step - self._agreed_step >= self._schedule.steps:
-            self._agree()
-
-    def _agree(self) -> None:
-        """Commit on all ranks, and hear what each of them has to say."""
-        state = self._state
-        proposal = self._schedule.propose(
-            seconds=time.monotonic() - self._agreed_at, commit_seconds=state.commit_seconds
-        )
-        if ring.is_elastic():
-            state.commit()
-        rows = ring.gather([proposal, self.callbacks.wants_stop, self._updates.pending], name="commit")
-        self._schedule.steps = int(rows[0, 0])
-        self._agreed_step = state.position.step
-        self.callbacks.agree_to_stop(bool(rows[:, 1].any()))
-        if ring.is_elastic():
-            self._report.note(committed_step=state.position.step)
-        if (
-            self._checkpoints is not None
-            and self._checkpoint_every is None
-            and time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
-            and not self._checkpoints.busy
-        ):
-            if not ring.is_elastic():
-                state.commit()
-            self._write()
-        if rows[:, 2].any():
-            raise RingChanged
-        self._agreed_at = time.monotonic()
-        step_times.OF_THIS_PROCESS.pause()
-
-    def _sync(self) -> None:
-        self._state.sync()
-        # A rank that has come proposes the shortest interval: the ring's size is another one, and so is a step's time.
-        self._schedule.steps = int(ring.gather([self._schedule.steps], name="schedule").min())
-        self._agreed_step = self._state.position.step
-        position = self._state.position
-        self._report.note(committed_step=position.step, repeated_steps=position.repeated_steps)
-        self._begin_measuring()
-
-    def _restore(self) -> None:
-        if self._stop.came:
-            self._leave()
-        self._state.restore()
-
-    def _load_checkpoint(self) -> None:
-        if self._checkpoints is None:
-            return
-        found = self._checkpoints.newest(fit=self._state.position.fit)
-        if found is None:
-            return
-        if found.position.fit > self._state.position.fit:
-            # What this call trained is part of what the later one goes on with.
-            self._state.position = replace(self._state.position, epoch=self._epochs)
-            return
-        self._state.load(found.values, found.position)
-        self._saved_step = found.position.step
-        print(f"going on from checkpoint of step {found.position.step}, epoch {found.position.epoch + 1}", flush=True)
-
-    def _write(self) -> None:
-        assert self._checkpoints is not None
-        assert self._state.committed is not None
-        self._checkpoints.write(self._state.committed)
-        self._saved_at, self._saved_step = time.monotonic(), self._state.position.step
-        self._report.note(committed_step=self._state.position.step)
-
-    def _write_last(self) -> None:
-        """So that a leader that is lost while it saves the model has nothing to train again."""
-        if self._checkpoints is None:
-            return
-        if self._state.position.step > self._saved_step:
-            self._state.commit()
-            self._write()
-        self._checkpoints.join()
-
-    def _leave(self) -> None:
-        """End this rank in order, with a checkpoint of its last commit."""
-        committed = self._state.committed
-        if self._checkpoints is not None and committed is not None:
-            if committed.position.step > self._saved_step:
-                self._checkpoints.write(committed)
-            self._checkpoints.join()
-            print(f"stopped at step {committed.position.step}, as SIGTERM asked", flush=True)
-        raise SystemExit(0)
-
-    def _begin_measuring(self) -> None:
-        self._agreed_at = time.monotonic()
-        self._report.begin(self._state.position.step)
+        self._keeper.keep(wants_stop=self.callbacks.wants_stop, agree_to_stop=self.callbacks.agree_to_stop)
 
 
 def _prepare(model: Any, work: Work) -> None:

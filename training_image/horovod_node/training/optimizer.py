@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import tensorflow as tf
 
 from horovod_node import step_times
 from horovod_node.training import ring
-
-Rule = Callable[[int], float]
-"""Ring's size to factor of the learning rate."""
-
-RULES: Final[dict[str, Rule]] = {"linear": float, "sqrt": lambda size: float(size**0.5), "none": lambda _size: 1.0}
+from horovod_node.training_base.learning_rate import Rule, rule_of
 
 _SHARE = "_horovod_share"
 
@@ -42,11 +38,7 @@ def distributed(optimizer: Any, *, scale_learning_rate: str | Rule = "linear") -
             of n times, often the better one for Adam and large n. "none". Or a function of the ring's size.
             Default: "linear".
     """
-    rule = RULES.get(scale_learning_rate) if isinstance(scale_learning_rate, str) else scale_learning_rate
-    if rule is None:
-        raise ValueError(
-            f"'scale_learning_rate' must be one of {', '.join(RULES)}, or a function, got {scale_learning_rate}"
-        )
+    rule = rule_of(scale_learning_rate)
     if share_of(optimizer) is not None:
         raise ValueError("the optimizer is distributed already")
     if not (hasattr(optimizer, "apply_gradients") and hasattr(optimizer, "learning_rate")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,25 +13,9 @@ import tensorflow as tf
 
 from horovod_node.training import optimizer as optimizers
 from horovod_node.training import ring
-from horovod_node.training.position import Position
-
-
-class FitOverError(Exception):
-    """The other ranks are in a later call of `fit`: what this one would train is trained."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Commit:
-    """
-    A state that the training can go back to, in the host's memory.
-
-    Args:
-        position: How far the training was.
-        values: Of the variables, in their order. Never changed, so they can be written to disk meanwhile.
-    """
-
-    position: Position
-    values: Sequence[np.ndarray[Any, Any]]
+from horovod_node.training_base.commits import Commit
+from horovod_node.training_base.elastic import FitOverError
+from horovod_node.training_base.position import Position
 
 
 class TrainingState:

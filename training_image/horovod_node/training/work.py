@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from horovod_node.training import ring
-from horovod_node.training.position import Position
+from horovod_node.training_base.position import Position
 
 MakeDataset = Callable[[int, int], Any]
 """Rank and the ring's size to the rank's own data of one epoch, a `tf.data.Dataset`."""

@@ -1,8 +1,11 @@
-"""How often a training commits."""
+"""Commits: what they keep, and how often they come."""
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
+
+from horovod_node.training_base.position import Position
 
 COMMIT_SECONDS: Final = 2.0
 """
@@ -11,6 +14,20 @@ has come is taken in: a Spot notice leaves two minutes.
 """
 COMMIT_SHARE: Final = 0.02
 """Part of the time that commits may take; a large model commits less often than every `COMMIT_SECONDS`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """
+    A state that the training can go back to, in the host's memory.
+
+    Args:
+        position: How far the training was.
+        values: The framework's values. Never changed, so they can be written to disk meanwhile.
+    """
+
+    position: Position
+    values: Any
 
 
 class CommitSchedule:

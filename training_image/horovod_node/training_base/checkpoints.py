@@ -11,17 +11,13 @@ import os
 import shutil
 import sys
 import threading
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-import numpy as np
-
-from horovod_node.training.position import Position
-from horovod_node.training.state import Commit
+from horovod_node.training_base.commits import Commit
+from horovod_node.training_base.position import Position
 
 CHECKPOINT_SECONDS: Final = 60.0
 """Work that a lost leader may cost, as a lost node costs only a commit."""
@@ -30,8 +26,7 @@ KEEP: Final = 2
 
 _VERSION: Final = 1
 _FACTS: Final = "checkpoint.json"
-_VALUES: Final = "values.npz"
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError)
 
 
 def checkpoint_folder() -> Path | None:
@@ -40,18 +35,36 @@ def checkpoint_folder() -> Path | None:
     return Path(model).parent / "checkpoints" if model else None
 
 
+class Format(Protocol):
+    """How a framework's values are kept in a checkpoint's folder."""
+
+    @property
+    def unreadable(self) -> tuple[type[Exception], ...]:
+        """What `read` raises for a file that is torn, beside the usual errors."""
+
+    def write(self, folder: Path, values: Any) -> dict[str, Any]:
+        """Write *values*, and give what must be known to read them."""
+
+    def read(self, folder: Path, facts: Mapping[str, Any]) -> Any:
+        """Read what was written; *facts* are what `write` gave."""
+
+    def compare(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Raise `ValueError` if the checkpoint of this *name* was made by another model."""
+
+
 class Checkpoints:
     """
     The checkpoints of one training.
 
     Args:
         folder: Where they are.
-        variables: What each of the variables is, as `TrainingState.describe` says it.
+        values: How the framework's values are kept.
     """
 
-    def __init__(self, folder: Path, variables: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, values: Format) -> None:
         self._folder = folder
-        self._variables = list(variables)
+        self._values = values
+        self._unreadable: tuple[type[Exception], ...] = (*_UNREADABLE, *values.unreadable)
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
 
@@ -101,11 +114,11 @@ class Checkpoints:
                 if position.fit != fit:
                     # Of an earlier call: this one has none yet. Of a later one: only how far it is matters.
                     return Commit(position=position, values=[]) if position.fit > fit else None
-                values = self._read(path / _VALUES, facts["variables"])
-            except _UNREADABLE as error:
+                values = self._values.read(path, facts)
+            except self._unreadable as error:
                 print(f"checkpoint {path.name} cannot be read ({error}); trying the one before", file=sys.stderr)
                 continue
-            self._compare(path, facts["variables"])
+            self._values.compare(path.name, facts)
             return Commit(position=position, values=values)
         return None
 
@@ -116,8 +129,8 @@ class Checkpoints:
             half = self._folder / f".{path.name}"
             shutil.rmtree(half, ignore_errors=True)
             half.mkdir()
-            np.savez(half / _VALUES, **{str(number): value for number, value in enumerate(commit.values)})
-            facts = {"version": _VERSION, "position": asdict(commit.position), "variables": self._variables}
+            values = self._values.write(half, commit.values)
+            facts = {"version": _VERSION, "position": asdict(commit.position), **values}
             (half / _FACTS).write_text(json.dumps(facts))
             # After a rollback the training comes through the same step again; one state of it is as good as another.
             shutil.rmtree(path, ignore_errors=True)
@@ -131,31 +144,3 @@ class Checkpoints:
         if not self._folder.is_dir():
             return []
         return sorted(path for path in self._folder.iterdir() if path.name.isdecimal() and path.is_dir())
-
-    def _read(self, file: Path, variables: Sequence[dict[str, Any]]) -> list[np.ndarray[Any, Any]]:
-        with np.load(file, allow_pickle=False) as saved:
-            return [_typed(saved[str(number)], facts["dtype"]) for number, facts in enumerate(variables)]
-
-    def _compare(self, path: Path, theirs: Sequence[dict[str, Any]]) -> None:
-        if len(theirs) != len(self._variables):
-            raise ValueError(
-                f"checkpoint {path.name} was made by another model or optimizer: it has {len(theirs)} variables, "
-                f"this one {len(self._variables)}"
-            )
-        for there, here in zip(theirs, self._variables, strict=True):
-            if (there["shape"], there["dtype"]) != (here["shape"], here["dtype"]):
-                raise ValueError(
-                    f"checkpoint {path.name} was made by another model or optimizer: {there['name']} is "
-                    f"{there['dtype']}{there['shape']} there, {here['name']} is {here['dtype']}{here['shape']} here"
-                )
-
-
-def _typed(array: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
-    # NumPy's format knows no bfloat16, and gives back plain bytes.
-    return array if array.dtype.kind != "V" else array.view(_numpy_type(dtype))
-
-
-def _numpy_type(name: str) -> Any:
-    import tensorflow as tf
-
-    return tf.as_dtype(name).as_numpy_dtype

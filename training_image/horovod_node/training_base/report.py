@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from horovod_node import step_times, steps
-from horovod_node.training import ring
-from horovod_node.training.position import Position
-from horovod_node.training.work import Leg
+from horovod_node.training_base.position import Position
 
 _LOOK_SECONDS = 1.0
 """How often the loss is looked at, which makes the GPU's queue run empty."""
+
+
+class Leg(Protocol):
+    """What is trained at a time."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of each epoch."""
+
+    @property
+    def examples(self) -> int | None:
+        """Examples in a step of one rank, if known."""
 
 
 class Report:
@@ -40,7 +50,9 @@ class Report:
         # No advance: the first step may take longer than any other.
         steps.tell(step=step, advance=False, **self._facts)
 
-    def tell(self, position: Position, *, leg: Leg, taken: int, epoch_steps: int, logs: Mapping[str, Any]) -> None:
+    def tell(
+        self, position: Position, *, leg: Leg, taken: int, epoch_steps: int, ranks: int, logs: Mapping[str, Any]
+    ) -> None:
         """
         Tell of a step.
 
@@ -49,7 +61,8 @@ class Report:
             leg: What is trained now.
             taken: Steps of *leg* that were taken.
             epoch_steps: Steps of a whole epoch.
-            logs: What Keras knows of the step.
+            ranks: The ring's size.
+            logs: What is known of the step; its `loss` is looked at.
         """
         now = time.monotonic()
         whole_epochs = self._epochs - position.epoch - 1
@@ -65,7 +78,7 @@ class Report:
             if "loss" in logs:
                 self._facts["loss"] = float(logs["loss"])
             if leg.examples:
-                examples = (position.step - self._looked_step) * leg.examples * ring.size()
+                examples = (position.step - self._looked_step) * leg.examples * ranks
                 self._facts["samples_per_second"] = examples / (now - self._looked_at)
             self._looked_at, self._looked_step = now, position.step
         steps.tell(step=position.step, **self._facts)

@@ -1,0 +1,20 @@
+"""
+What a PyTorch script adds to train on a ring of GPUs that come and go; on one machine it changes nothing.
+
+    from horovod_node import torch_training as training
+
+    device = training.start()
+    optimizer = training.distributed(torch.optim.Adam(model.parameters(), 1e-3))
+    training.fit(step, loader, model=model, optimizer=optimizer, epochs=10)
+    training.save(model)
+
+`step` is the body of the script's loop: it takes a batch, and ends with `optimizer.step()`. Scripts may as well use
+`horovod.torch` alone: nothing else here needs this package. For Keras there is `horovod_node.training`.
+"""
+
+from horovod_node.torch_training.fit import evaluating, fit
+from horovod_node.torch_training.optimizer import distributed
+from horovod_node.torch_training.ring import rank, size, start
+from horovod_node.torch_training.save import save
+
+__all__ = ["distributed", "evaluating", "fit", "rank", "save", "size", "start"]

@@ -1,0 +1,187 @@
+"""`fit` on a ring: the script's own step, for all batches, with commits and checkpoints between."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from horovod_node import steps
+from horovod_node.torch_training import ring
+from horovod_node.torch_training.optimizer import is_distributed
+from horovod_node.torch_training.state import Part, StateFormat, TrainingState
+from horovod_node.torch_training.work import Work, divide
+from horovod_node.training_base.checkpoints import Checkpoints, checkpoint_folder
+from horovod_node.training_base.commits import CommitSchedule
+from horovod_node.training_base.keeper import Keeper
+from horovod_node.training_base.position import Position
+
+_last = Position(fit=0)
+"""Where the script's last call of `fit` ended."""
+_current: TrainingState | None = None
+"""Of the call that goes on."""
+
+Batch = TypeVar("Batch")
+
+
+def fit(
+    step: Callable[..., Any],
+    data: Any,
+    *,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Part] | None = None,
+    epochs: int = 1,
+    on_epoch_end: Callable[[int, float | None], Any] | None = None,
+    steps_per_epoch: int | None = None,
+    commit_every: int | None = None,
+    checkpoint_every: int | None = None,
+    checkpoints: str | Path | None = None,
+) -> None:
+    """
+    Train *model* on all ranks, on whatever ring there is, to the end.
+
+    Args:
+        step:
+            The body of the script's loop. Gets a batch, one that is a list or a tuple as several arguments; ends with
+            `optimizer.step()`. What it returns, if anything, is the loss.
+        data:
+            The script's `DataLoader`, whose examples are shuffled and divided here; or a function of rank and the
+            ring's size that makes a rank's own batches, so that no rank reads what is another's. It is called again
+            when the ring's size has changed.
+        model: What is trained.
+        optimizer: From `distributed`.
+        state: What else changes with the training, by any name: schedulers, scalers, averaged models. Default: nothing.
+        epochs: Epochs in all, those before a restart included.
+        on_epoch_end:
+            Called on all ranks with the epoch, from 0, and the mean of its losses over all ranks, or `None` if *step*
+            returns none. The training ends on all ranks when it gives `True` on one.
+        steps_per_epoch: Batches in an epoch, as for one GPU: n ranks take an n-th as many steps. Default: all.
+        commit_every:
+            Steps after which the state is kept in memory; what was done since is what a lost node costs.
+            Default: as many as take 2 s, more if commits took over 2 % of the time.
+        checkpoint_every:
+            Steps after which rank 0 writes the state to disk; what was done since is what a lost leader costs.
+            Default: as many as take 60 s.
+        checkpoints:
+            Where to.
+            Default: the folder that is kept for the run, `/opt/ml/checkpoints`; without `SM_MODEL_DIR`, none.
+
+    Raises:
+        TypeError: If the optimizer does not average, or the data cannot be divided.
+        ValueError: If an argument is out of range, or the checkpoint is another model's.
+    """
+    global _current, _last
+    for name, value in (
+        ("epochs", epochs),
+        ("steps_per_epoch", steps_per_epoch),
+        ("checkpoint_every", checkpoint_every),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"'{name}' must be at least 1, got {value}")
+    if ring.is_ring() and not is_distributed(optimizer):
+        raise TypeError("the optimizer does not average gradients: give training.distributed(...) of it to fit()")
+    parts: dict[str, Part] = {"model": model, "optimizer": optimizer}
+    if state and (twice := parts.keys() & state.keys()):
+        raise ValueError(f"'state' must have names other than {', '.join(sorted(twice))}")
+    parts |= state or {}
+    kept = TrainingState(parts, Position(fit=_last.fit + 1, step=_last.step, order=random.getrandbits(31)))
+    folder = Path(checkpoints) if checkpoints else checkpoint_folder()
+    keeper = Keeper(
+        kept,
+        ring=ring,
+        is_lost_ring=ring.is_lost_ring,
+        schedule=CommitSchedule(commit_every),
+        checkpoints=Checkpoints(folder, StateFormat(parts)) if folder and ring.rank() == 0 else None,
+        checkpoint_every=checkpoint_every,
+        epochs=epochs,
+    )
+    work = divide(data, steps_per_epoch=steps_per_epoch)
+    training = _Training(step, work, kept, keeper, epochs=epochs, on_epoch_end=on_epoch_end)
+    _current = kept
+    try:
+        keeper.run(training.train, finish=lambda: None)
+    finally:
+        _current = None
+    _last = kept.position
+
+
+def evaluating(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """
+    Go through the *batches* of an evaluation, of which each shows that this rank does not stand still.
+
+    A ring fails in which no step is taken for as long as `stall_seconds`; an evaluation may take longer.
+    """
+    for batch in batches:
+        yield batch
+        steps.tell(step=(_last if _current is None else _current.position).step)
+
+
+class _Training:
+    """One call of `fit`, on one rank."""
+
+    def __init__(
+        self,
+        step: Callable[..., Any],
+        work: Work,
+        state: TrainingState,
+        keeper: Keeper,
+        *,
+        epochs: int,
+        on_epoch_end: Callable[[int, float | None], Any] | None,
+    ) -> None:
+        self._step, self._work, self._state, self._keeper = step, work, state, keeper
+        self._epochs, self._on_epoch_end = epochs, on_epoch_end
+        self._wants_stop = False
+
+    def train(self) -> None:
+        """Train from where the state is."""
+        while self._state.position.epoch < self._epochs and not self._wants_stop:
+            mean = self._train_epoch()
+            epoch = self._state.position.epoch
+            if self._on_epoch_end is not None and self._on_epoch_end(epoch, mean) is True:
+                self._wants_stop = True
+            self._agree_to_stop(bool(ring.gather([self._wants_stop], name="stop").any()))
+            self._state.position = replace(self._state.position, epoch=epoch + 1, done=0)
+            self._keep()
+
+    def _train_epoch(self) -> float | None:
+        """Train what is left of an epoch, and give the mean of its losses over all ranks."""
+        leg = self._work.leg(self._state.position)
+        if leg is None:
+            return None
+        epoch_steps = self._work.steps()
+        first = self._state.position.step
+        total: Any = None
+        self._keeper.begin_measuring()
+        for taken, batch in enumerate(leg.batches, start=1):
+            loss = self._step(*batch) if isinstance(batch, list | tuple) else self._step(batch)
+            if loss is not None:
+                # On the device: to look at it is to wait for it.
+                loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
+                total = loss if total is None else total + loss
+            self._state.position = replace(self._state.position, step=first + taken, done=leg.start + taken * leg.unit)
+            self._keeper.obey_stop()
+            self._keeper.report.tell(
+                self._state.position,
+                leg=leg,
+                taken=taken,
+                epoch_steps=epoch_steps,
+                ranks=ring.size(),
+                logs={} if loss is None else {"loss": loss},
+            )
+            # What is kept at an epoch's last step is kept as the next one's beginning, when its end was seen.
+            if taken < leg.steps:
+                self._keep()
+        rows = ring.gather([total is not None, 0.0 if total is None else float(total) / leg.steps], name="loss")
+        return float(rows[:, 1].mean()) if rows[:, 0].all() else None
+
+    def _keep(self) -> None:
+        self._keeper.keep(wants_stop=self._wants_stop, agree_to_stop=self._agree_to_stop)
+
+    def _agree_to_stop(self, wanted: bool) -> None:
+        self._wants_stop = self._wants_stop or wanted

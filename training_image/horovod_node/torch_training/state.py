@@ -1,0 +1,163 @@
+"""What a PyTorch training must not lose: the states of its parts, and how far it is."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+
+from horovod_node.torch_training import ring
+from horovod_node.training_base.commits import Commit
+from horovod_node.training_base.elastic import FitOverError
+from horovod_node.training_base.position import Position
+
+_FILE: Final = "state.pt"
+
+
+class Part(Protocol):
+    """A model, an optimizer, a scheduler: what PyTorch keeps in the same way."""
+
+    def state_dict(self) -> Any:
+        """Give the state."""
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Take over a state."""
+
+
+class TrainingState:
+    """
+    The state of one call of `fit` on one rank.
+
+    Args:
+        parts: Everything that the training changes, by name.
+        position: Where the training begins.
+    """
+
+    def __init__(self, parts: Mapping[str, Part], position: Position) -> None:
+        self._parts = parts
+        self.position = position
+        self.committed: Commit | None = None
+        self.commit_seconds = 0.0
+
+    def commit(self) -> Commit:
+        """Keep a copy in the host's memory; the GPU's has no room for one."""
+        began = time.monotonic()
+        values = {name: _copied(part.state_dict()) for name, part in self._parts.items()}
+        self.committed = Commit(position=self.position, values=values)
+        self.commit_seconds = time.monotonic() - began
+        return self.committed
+
+    def restore(self) -> None:
+        """Go back to the last commit, and count what is lost."""
+        if self.committed is None:
+            return
+        lost = self.position.step - self.committed.position.step
+        repeated = self.position.repeated_steps + lost
+        self.load(self.committed.values, replace(self.committed.position, repeated_steps=repeated))
+
+    def load(self, values: Mapping[str, Any], position: Position) -> None:
+        """Take over a state."""
+        for name, part in self._parts.items():
+            # A copy: optimizers go on with the very tensors that they are given, and a commit never changes.
+            part.load_state_dict(_copied(values[name]))
+        self.position = position
+
+    def sync(self) -> None:
+        """
+        Take over the state of the rank that is furthest, which is rank 0 wherever it has not just come.
+
+        Raises:
+            FitOverError: If the others are in a later call of `fit`.
+        """
+        while True:
+            mine = self.position
+            rows = ring.gather([mine.fit, mine.step], name="places")
+            fits = rows[:, 0]
+            if mine.fit < fits.max():
+                raise FitOverError
+            # A rank that has come late goes through earlier calls first.
+            if fits.min() == fits.max():
+                break
+        root = int(rows[:, 1].argmax())
+        self.position = Position.from_row(ring.gather(mine.to_row(), name="position")[root].tolist())
+        values = ring.broadcast(self.commit().values if ring.rank() == root else None, root=root)
+        if ring.rank() != root:
+            self.load(values, self.position)
+            self.committed = Commit(position=self.position, values=values)
+
+
+class StateFormat:
+    """
+    Keeps states as `torch.save` does, and reads them without running what a file may hold.
+
+    Args:
+        parts: What the states are of.
+    """
+
+    unreadable = (RuntimeError, pickle.UnpicklingError)
+
+    def __init__(self, parts: Mapping[str, Part]) -> None:
+        self._shapes = {name: _shapes(part.state_dict()) for name, part in parts.items()}
+
+    def write(self, folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the states, and give the shapes of what does not change while a training goes on: the models'."""
+        torch.save(dict(values), folder / _FILE)
+        return {"shapes": self._shapes}
+
+    def read(self, folder: Path, facts: Mapping[str, Any]) -> Any:  # noqa: ARG002 - the signature is the protocol's
+        """Read the states."""
+        return torch.load(folder / _FILE, map_location="cpu", weights_only=True)
+
+    def compare(self, name: str, facts: Mapping[str, Any]) -> None:
+        """
+        Compare what the checkpoint of this *name* holds with what this training has.
+
+        Raises:
+            ValueError: If it was made by another model.
+        """
+        theirs = facts["shapes"]
+        if theirs.keys() != self._shapes.keys():
+            raise ValueError(
+                f"checkpoint {name} was made by another training: it holds {', '.join(theirs)}, "
+                f"this one {', '.join(self._shapes)}"
+            )
+        for part, mine in self._shapes.items():
+            for tensor in sorted(theirs[part].keys() | mine.keys()):
+                there, here = theirs[part].get(tensor, "not"), mine.get(tensor, "not")
+                if there != here:
+                    raise ValueError(
+                        f"checkpoint {name} was made by another model: {part}'s {tensor} is {there} there, {here} here"
+                    )
+
+
+def _shapes(state: Any) -> dict[str, str]:
+    """
+    Describe the tensors right inside of a state, which are a model's.
+
+    An optimizer's lie deeper, and those of one that has not stepped yet are not there.
+    """
+    if not isinstance(state, dict):
+        return {}
+    return {
+        name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _copied(tree: Any) -> Any:
+    if isinstance(tree, torch.Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, dict):
+        return {name: _copied(each) for name, each in tree.items()}
+    if isinstance(tree, list):
+        return [_copied(each) for each in tree]
+    if type(tree) is tuple:
+        return tuple(_copied(each) for each in tree)
+    return copy.deepcopy(tree)
