@@ -46,6 +46,7 @@ SCHEMA = {
         "min_gpus": {"type": "integer", "minimum": 1},
         "max_restarts": {"type": "integer", "minimum": 0, "maximum": 20},
         "resume_from": {"type": "string", "pattern": r"\A[A-Za-z0-9_-]{1,80}\Z"},
+        "model": {"enum": ["required", "optional"]},
         "max_runtime_seconds": {"type": "integer", "minimum": 1, "maximum": MAX_RUNTIME_SECONDS},
         "max_cost_usd": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_COST_USD},
         "on_demand_prices": {
@@ -102,6 +103,7 @@ field_values = {
     "hyperparameters": st.dictionaries(st.text(max_size=5), json_values, max_size=2),
     "min_gpus": st.integers(-1, 40) | st.sampled_from([4.0, 4.5, True, 1e308, float("nan")]),
     "max_restarts": st.integers(-1, 101) | st.floats(),
+    "model": st.sampled_from(["required", "optional", "none", "optional\n", ""]),
     "resume_from": st.sampled_from(["digits-1", "a_B-9", "", "a b", "../run", "run\n", "r" * 80, "r" * 81]),
     "max_runtime_seconds": st.integers(-1, 10)
     | st.integers(MAX_RUNTIME_SECONDS - 1, MAX_RUNTIME_SECONDS + 1)
@@ -225,6 +227,7 @@ def test_accepts_the_edges(changes: dict[str, Any]) -> None:
         ({"max_restarts": 21.0}, "'max_restarts' must be at most 20, got 21"),
         ({"max_restarts": "3"}, "'max_restarts' must be a whole number, got 3"),
         ({"resume_from": 1}, "'resume_from' must be a string, got 1"),
+        ({"model": "none"}, "'model' must be required or optional, got none"),
         ({"resume_from": "../x"}, "'resume_from' must be a run's name, got ../x"),
         ({"data": "s3://bucket/key"}, "'data' must be an object, got s3://bucket/key"),
         ({"data": []}, "'data' must be an object, got []"),
@@ -261,7 +264,7 @@ def test_accepts_the_edges(changes: dict[str, Any]) -> None:
         (
             {"gpu": 16},
             "'gpu' is not a field of a request; its fields are "
-            "source, entry_point, gpus, min_gpus, data, hyperparameters, max_restarts, resume_from, "
+            "source, entry_point, gpus, min_gpus, data, hyperparameters, max_restarts, resume_from, model, "
             "max_runtime_seconds, max_cost_usd, on_demand_prices, owner, project",
         ),
     ],
