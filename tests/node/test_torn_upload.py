@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -118,7 +119,9 @@ class Killer:
         # Half files take S3's memory here; in AWS the bucket's lifecycle removes them.
         halves = s3.list_multipart_uploads(Bucket=bucket).get("Uploads", ())
         for half in halves:
-            s3.abort_multipart_upload(Bucket=bucket, Key=half["Key"], UploadId=half["UploadId"])
+            # The last request of a process may arrive when it is dead, and end the upload.
+            with contextlib.suppress(s3.exceptions.NoSuchUpload):
+                s3.abort_multipart_upload(Bucket=bucket, Key=half["Key"], UploadId=half["UploadId"])
         newest = next(iter(list_checkpoints(s3, bucket=bucket, run_id=RUN)), None)
         return newest is not None and not newest.complete, bool(halves)
 
