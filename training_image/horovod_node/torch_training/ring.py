@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
+
+from horovod_node.training_base.horovod_ring import HorovodRing
 
 try:
     import horovod.torch as hvd
@@ -32,6 +34,11 @@ __all__ = [
 ]
 
 
+_ring: Final = HorovodRing(hvd)
+started, rank, size = _ring.started, _ring.rank, _ring.size
+is_elastic, is_ring, form_anew = _ring.is_elastic, _ring.is_ring, _ring.form_anew
+
+
 def start(*, seed: int | None = None) -> torch.device:
     """
     Join the ring and take this rank's GPU. Comes before anything that uses a GPU.
@@ -49,44 +56,13 @@ def start(*, seed: int | None = None) -> torch.device:
     device = torch.device("cpu")
     if torch.cuda.is_available():
         # Fewer are seen than there are ranks here when each process was given its own by CUDA_VISIBLE_DEVICES.
-        device = torch.device("cuda", _local_rank() % torch.cuda.device_count())
+        device = torch.device("cuda", _ring.local_rank() % torch.cuda.device_count())
         torch.cuda.set_device(device)
     if seed is not None:
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
     return device
-
-
-def started() -> bool:
-    """Whether `start` was called, or the script called `hvd.init()` itself."""
-    return hvd is None or bool(hvd.is_initialized())
-
-
-def rank() -> int:
-    """Give this process's number in the ring; rank 0 writes files and prints."""
-    return 0 if hvd is None else int(hvd.rank())
-
-
-def size() -> int:
-    """Give the number of ranks, which may be another one after a node was lost or came."""
-    return 1 if hvd is None else int(hvd.size())
-
-
-def is_elastic() -> bool:
-    """Whether the ring may change while this process lives."""
-    return hvd is not None and os.environ.get("HOROVOD_ELASTIC") == "1"
-
-
-def is_ring() -> bool:
-    """Whether there is, or may come to be, another rank."""
-    return is_elastic() or size() > 1
-
-
-def form_anew() -> None:
-    """Leave the ring that was, and join the one that is; a rank that has no place in it ends here."""
-    hvd.shutdown()
-    hvd.init()
 
 
 def is_lost_ring(error: BaseException) -> bool:
@@ -170,7 +146,3 @@ def _map(tree: Any, change: Any) -> Any:
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1).view(torch.uint8)
-
-
-def _local_rank() -> int:
-    return 0 if hvd is None else int(hvd.local_rank())

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -14,7 +12,7 @@ import torch
 
 from horovod_node.torch_training import ring
 from horovod_node.training_base.commits import Commit
-from horovod_node.training_base.elastic import FitOverError
+from horovod_node.training_base.committed_state import CommittedState
 from horovod_node.training_base.position import Position
 
 _FILE: Final = "state.pt"
@@ -30,7 +28,7 @@ class Part(Protocol):
         """Take over a state."""
 
 
-class TrainingState:
+class TrainingState(CommittedState):
     """
     The state of one call of `fit` on one rank.
 
@@ -40,26 +38,12 @@ class TrainingState:
     """
 
     def __init__(self, parts: Mapping[str, Part], position: Position) -> None:
+        super().__init__(position)
         self._parts = parts
-        self.position = position
-        self.committed: Commit | None = None
-        self.commit_seconds = 0.0
 
-    def commit(self) -> Commit:
-        """Keep a copy in the host's memory; the GPU's has no room for one."""
-        began = time.monotonic()
-        values = {name: _copied(part.state_dict()) for name, part in self._parts.items()}
-        self.committed = Commit(position=self.position, values=values)
-        self.commit_seconds = time.monotonic() - began
-        return self.committed
-
-    def restore(self) -> None:
-        """Go back to the last commit, and count what is lost."""
-        if self.committed is None:
-            return
-        lost = self.position.step - self.committed.position.step
-        repeated = self.position.repeated_steps + lost
-        self.load(self.committed.values, replace(self.committed.position, repeated_steps=repeated))
+    def values(self) -> dict[str, Any]:
+        """Copy the states of all parts into the host's memory."""
+        return {name: _copied(part.state_dict()) for name, part in self._parts.items()}
 
     def load(self, values: Mapping[str, Any], position: Position) -> None:
         """Take over a state."""
@@ -70,22 +54,12 @@ class TrainingState:
 
     def sync(self) -> None:
         """
-        Take over the state of the rank that is furthest, which is rank 0 wherever it has not just come.
+        Take over the state of the rank that is furthest, and commit it.
 
         Raises:
             FitOverError: If the others are in a later call of `fit`.
         """
-        while True:
-            mine = self.position
-            rows = ring.gather([mine.fit, mine.step], name="places")
-            fits = rows[:, 0]
-            if mine.fit < fits.max():
-                raise FitOverError
-            # A rank that has come late goes through earlier calls first.
-            if fits.min() == fits.max():
-                break
-        root = int(rows[:, 1].argmax())
-        self.position = Position.from_row(ring.gather(mine.to_row(), name="position")[root].tolist())
+        root, _ = self.take_furthest_position(ring.gather)
         values = ring.broadcast(self.commit().values if ring.rank() == root else None, root=root)
         if ring.rank() != root:
             self.load(values, self.position)

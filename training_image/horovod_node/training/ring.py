@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import tensorflow as tf
+
+from horovod_node.training_base.horovod_ring import HorovodRing
 
 try:
     import horovod.tensorflow as hvd
@@ -15,6 +17,11 @@ except ImportError:  # a laptop
     if "HOROVOD_RANK" in os.environ:
         raise
     hvd = None
+
+
+_ring: Final = HorovodRing(hvd)
+started, rank, size = _ring.started, _ring.rank, _ring.size
+is_elastic, is_ring, form_anew = _ring.is_elastic, _ring.is_ring, _ring.form_anew
 
 
 def start(*, seed: int | None = None) -> None:
@@ -36,7 +43,7 @@ def start(*, seed: int | None = None) -> None:
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
         # Fewer are seen than there are ranks here when each process was given its own by CUDA_VISIBLE_DEVICES.
-        tf.config.set_visible_devices(gpus[_local_rank() % len(gpus)], "GPU")
+        tf.config.set_visible_devices(gpus[_ring.local_rank() % len(gpus)], "GPU")
     if seed is not None:
         tf.keras.utils.set_random_seed(seed)
 
@@ -44,37 +51,6 @@ def start(*, seed: int | None = None) -> None:
 def has_horovod() -> bool:
     """Whether Horovod is installed here."""
     return hvd is not None
-
-
-def started() -> bool:
-    """Whether `start` was called, or the script called `hvd.init()` itself."""
-    return hvd is None or bool(hvd.is_initialized())
-
-
-def rank() -> int:
-    """Give this process's number in the ring; rank 0 writes files and prints."""
-    return 0 if hvd is None else int(hvd.rank())
-
-
-def size() -> int:
-    """Give the number of ranks, which may be another one after a node was lost or came."""
-    return 1 if hvd is None else int(hvd.size())
-
-
-def is_elastic() -> bool:
-    """Whether the ring may change while this process lives."""
-    return hvd is not None and os.environ.get("HOROVOD_ELASTIC") == "1"
-
-
-def is_ring() -> bool:
-    """Whether there is, or may come to be, another rank."""
-    return is_elastic() or size() > 1
-
-
-def form_anew() -> None:
-    """Leave the ring that was, and join the one that is; a rank that has no place in it ends here."""
-    hvd.shutdown()
-    hvd.init()
 
 
 def gather(row: Sequence[float], *, name: str) -> np.ndarray[Any, Any]:
@@ -115,7 +91,3 @@ def average(gradients: Sequence[Any]) -> list[Any]:
         else hvd.allreduce(gradient, op=hvd.Average, name=f"HorovodGradient.{number}", ignore_name_scope=True)
         for number, gradient in enumerate(gradients)
     ]
-
-
-def _local_rank() -> int:
-    return 0 if hvd is None else int(hvd.local_rank())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +11,11 @@ import tensorflow as tf
 
 from horovod_node.training import optimizer as optimizers
 from horovod_node.training import ring
-from horovod_node.training_base.commits import Commit
-from horovod_node.training_base.elastic import FitOverError
+from horovod_node.training_base.committed_state import CommittedState
 from horovod_node.training_base.position import Position
 
 
-class TrainingState:
+class TrainingState(CommittedState):
     """
     The state of one call of `fit` on one rank.
 
@@ -31,28 +28,14 @@ class TrainingState:
     """
 
     def __init__(self, model: Any, position: Position) -> None:
+        super().__init__(position)
         optimizers.build(model.optimizer, list(model.trainable_variables))
         self._model = model
         self.variables = [*model.weights, *_optimizer_variables(model.optimizer)]
-        self.position = position
-        self.committed: Commit | None = None
-        self.commit_seconds = 0.0
 
-    def commit(self) -> Commit:
-        """Keep a copy in the host's memory; the GPU's has no room for one."""
-        began = time.monotonic()
-        values = [np.asarray(variable.numpy()) for variable in self.variables]
-        self.committed = Commit(position=self.position, values=values)
-        self.commit_seconds = time.monotonic() - began
-        return self.committed
-
-    def restore(self) -> None:
-        """Go back to the last commit, and count what is lost."""
-        if self.committed is None:
-            return
-        lost = self.position.step - self.committed.position.step
-        repeated = self.position.repeated_steps + lost
-        self.load(self.committed.values, replace(self.committed.position, repeated_steps=repeated))
+    def values(self) -> list[np.ndarray[Any, Any]]:
+        """Copy all variables into the host's memory."""
+        return [np.asarray(variable.numpy()) for variable in self.variables]
 
     def load(self, values: Sequence[np.ndarray[Any, Any]], position: Position) -> None:
         """Take over a state."""
@@ -62,24 +45,14 @@ class TrainingState:
 
     def sync(self) -> None:
         """
-        Take over the state of the rank that is furthest, which is rank 0 wherever it has not just come.
+        Take over the state of the rank that is furthest, and commit it.
 
         Raises:
             FitOverError: If the others are in a later call of `fit`.
         """
-        while True:
-            mine = self.position
-            rows = ring.gather([mine.fit, mine.step, self._digest()], name="places")
-            fits = rows[:, 0]
-            if mine.fit < fits.max():
-                raise FitOverError
-            # A rank that has come late goes through earlier calls first.
-            if fits.min() == fits.max():
-                break
-        if len(set(rows[:, 2])) > 1:
+        root, digests = self.take_furthest_position(ring.gather, self._digest())
+        if len(set(digests[:, 0])) > 1:
             raise RuntimeError("the ranks' models or optimizers differ in their variables")
-        root = int(rows[:, 1].argmax())
-        self.position = Position.from_row(ring.gather(mine.to_row(), name="position")[root].tolist())
         for variable, value in zip(
             self.variables, ring.broadcast([_tensor(variable) for variable in self.variables], root=root), strict=True
         ):
