@@ -31,8 +31,6 @@ FILES_AT_ONCE = 16
 """Downloads at a time; one S3 connection brings some 50-100 MB/s, an instance takes many."""
 _PARTS_AT_ONCE = 4
 """Ranges of one large file at a time."""
-_NAME_MAX = 255
-"""Bytes of a file's name on Linux (limits.h); a key, of at most 1,024 bytes, is never too long a path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,11 +183,11 @@ def _check_paths(files: list[RemoteFile], *, what: str, uri: str) -> None:
                 contract.ERROR_INVALID_REQUEST,
                 f"{what} would be written outside of its folder: {uri} holds the key '{file.key}'.",
             )
-        if "\0" in file.key or any(len(os.fsencode(part)) > _NAME_MAX for part in file.path.parts):
+        if "\0" in file.key or any(len(os.fsencode(part)) > contract.FILE_NAME_LIMIT for part in file.path.parts):
             raise _no_folder(
                 what,
-                f"{uri} holds the key '{file.key}', of which a part is no name of a file: that has at most {_NAME_MAX} "
-                "bytes and no NUL. Give that object another key",
+                f"{uri} holds the key '{file.key}', of which a part is no name of a file: that has at most "
+                f"{contract.FILE_NAME_LIMIT} bytes and no NUL. Give that object another key",
             )
         for parent in file.path.parents:
             if parent in paths:

@@ -42,6 +42,7 @@ from horovod_node.errors import ReleasedError
 from horovod_node.failure import Failure, NodeFailedError
 from horovod_node.identify import Node
 from horovod_node.layout import Layout
+from horovod_node.rank_output import read_lines
 
 _log = logging.getLogger(__name__)
 
@@ -180,8 +181,8 @@ class Requirements:
         tail: deque[str] = deque(maxlen=_TAIL_LINES)
         assert process.stdout is not None
         with process.stdout:
-            for line in process.stdout:
-                text = line.decode(errors="replace").rstrip()
+            for line in read_lines(process.stdout):
+                text = line.rstrip()
                 tail.append(text)
                 _log.info("pip: %s", text)
         exit_code = process.wait()

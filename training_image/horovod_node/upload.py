@@ -166,35 +166,43 @@ class FolderUpload:
             # Of a link goes what it points to, for who unpacks takes files and folders only; so no second name of a
             # file is a link either.
             tar.dereference = True
-            for path, inside in entries(self._folder):
+            for path, inside in entries(self._folder, left_out=_say_left_out):
                 tar.add(path, arcname=inside, recursive=False)
 
 
-def entries(folder: Path) -> Iterator[tuple[Path, str]]:
+def entries(
+    folder: Path,
+    *,
+    left_out: Callable[[Path], object] = lambda _path: None,
+    name: str = "",
+    above: tuple[Path, ...] = (),
+) -> Iterator[tuple[Path, str]]:
     """
     List what is packed of *folder*: files and folders, and what links stand for.
 
     Args:
         folder: Where they are.
+        left_out: Told of what is neither a file nor a folder, or leads back to where it is.
+        name: Where *folder* is in the archive, with a slash at its end. Default: it is the archive.
+        above: The real folders on the way to it.
 
     Returns:
         Each one's path, and its path in the archive.
     """
-    yield from _entries(folder, name="", above=())
-
-
-def _entries(folder: Path, *, name: str, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
-    """List what is in *folder*, at *name*; *above* are the real folders on the way to it."""
     above = (*above, folder.resolve())
     for path in sorted(folder.iterdir()):
         inside = f"{name}{path.name}"
         if path.is_dir() and path.resolve() not in above:
             yield path, inside
-            yield from _entries(path, name=f"{inside}/", above=above)
+            yield from entries(path, left_out=left_out, name=f"{inside}/", above=above)
         elif path.is_file():
             yield path, inside
         else:
-            _log.warning("%s is left out: it is neither a file nor a folder, or leads back to where it is", path)
+            left_out(path)
+
+
+def _say_left_out(path: Path) -> None:
+    _log.warning("%s is left out: it is neither a file nor a folder, or leads back to where it is", path)
 
 
 class _Counted:

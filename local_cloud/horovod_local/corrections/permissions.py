@@ -246,15 +246,6 @@ def may_deliver(rule: str, target: Mapping[str, Any], *, account: str, region: s
     return "" if _allows(request, operation="events.Deliver") else f"the role {role} may not start {arn}"
 
 
-CORRECTIONS = (
-    resource_policies_are_made,
-    log_groups_stand_for_their_streams,
-    bucket_policies_are_evaluated_once,
-    policies_are_understood,
-    roles_of_state_machines_are_checked,
-)
-
-
 def _chosen(value: Any, branch: int) -> Any:
     """Take one branch of each `Fn::If` (1: its condition holds, 2: it does not), without what is `AWS::NoValue`."""
     if isinstance(value, list):
@@ -270,3 +261,12 @@ def _is_nothing(value: Any, branch: int) -> bool:
     if isinstance(value, Mapping) and set(value) == {"Fn::If"}:
         return _is_nothing(value["Fn::If"][branch], branch)
     return isinstance(value, Mapping) and dict(value) == {"Ref": "AWS::NoValue"}
+
+
+CORRECTIONS = (
+    resource_policies_are_made,
+    log_groups_stand_for_their_streams,
+    bucket_policies_are_evaluated_once,
+    policies_are_understood,
+    roles_of_state_machines_are_checked,
+)

@@ -29,6 +29,7 @@ from typing import Final
 from horovod_node.contract.archive import (
     ARCHIVE_ENTRIES_LIMIT as ARCHIVE_ENTRIES_LIMIT,
     ARCHIVE_NAME_LIMIT as ARCHIVE_NAME_LIMIT,
+    FILE_NAME_LIMIT as FILE_NAME_LIMIT,
     REQUIREMENTS_FILE as REQUIREMENTS_FILE,
     WHEELS_FOLDER as WHEELS_FOLDER,
     ArchiveRefused as ArchiveRefused,

@@ -29,13 +29,13 @@ REQUIREMENTS_FILE: Final = "requirements.txt"
 """At the top of a script's archive: what each node installs before its ranks start."""
 WHEELS_FOLDER: Final = "wheels"
 """Beside `REQUIREMENTS_FILE`: wheels that are installed without any package index."""
+FILE_NAME_LIMIT: Final = 255
+"""Bytes of one file's or folder's name on Linux (limits.h, NAME_MAX)."""
 
 _HEADERS_LIMIT_BYTES: Final = 16 * 1024**2
 """Of all pax headers and long names together. One that `tarfile` writes takes 1 or 2 kB, and few files need one."""
 _PADDING_LIMIT_BYTES: Final = 16 * 1024**2
 """Behind the end of a tar archive: its last record is filled up, by 10 kB unless somebody chose otherwise."""
-_NAME_MAX: Final = 255
-"""Bytes of a file's or a folder's name on the file systems of Linux, macOS and Windows."""
 _BLOCK: Final = tarfile.BLOCKSIZE
 _COPY_BYTES: Final = 1024**2
 _OF_THE_ARCHIVE: Final = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
@@ -227,7 +227,7 @@ class _Checking(_Unpacking):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def _check_name(self, path: Path) -> None:
-        if len(os.fsencode(path.name)) > _NAME_MAX:
+        if len(os.fsencode(path.name)) > FILE_NAME_LIMIT:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
 
