@@ -19,11 +19,12 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.preflight import REASON
+from node.helped_rings import HelpedRing
 from node.horovodrun import run_on_two_ranks
 from node.keras_3 import NEWER, OTHERS, keras_3_python
 from node.rings import SCRIPTS, Ring
 from node.test_training import KERAS_2_CASES, KERAS_3_CASES, prove_averaging
-from node.test_training_ring import assert_killed_node_costs_at_most_one_commit
+from node.test_training_ring import assert_callbacks_saw_one_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.ring, pytest.mark.timeout(1800)]
 
@@ -112,4 +113,5 @@ def test_helper_averages_gradients_with_tf_keras(tmp_path: Path, keras_3: str) -
 
 def test_elastic_ring_loses_a_node_under_keras_3(ring: Ring, keras_3: str) -> None:
     """The helper's state is Keras 3's as well: two ranks go on where three were, with equal weights."""
-    assert_killed_node_costs_at_most_one_commit(ring, python=keras_3)
+    HelpedRing(ring=ring, script="train_helped.py", python=keras_3).assert_killed_node_costs_at_most_one_commit()
+    assert_callbacks_saw_one_training(ring)

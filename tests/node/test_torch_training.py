@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,33 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from horovod_node.progress import Progress
+from node.helped_rings import BATCH, EPOCH_OF_TWO, EXAMPLES, HelpedRing, progress
 from node.horovodrun import run_on_two_ranks
-from node.rings import SCRIPTS, Agent, Ring, wait_for
+from node.rings import SCRIPTS, Ring
 from node.test_torch import digits, environment, python
 
 __all__ = ["digits", "python"]  # fixtures
 
 pytestmark = [pytest.mark.slow, pytest.mark.ring]
 
-COMMIT_EVERY = 5
-EXAMPLES, BATCH = 1437, 16
-"""Digits that are not for the test, and what a rank takes of them in a step."""
-EPOCH_OF_TWO = -(-(EXAMPLES // 2) // BATCH)
 
-
-def begin(
-    ring: Ring, *, python: str, gpus: int, nodes: int, min_gpus: int | None = None, **hyperparameters: object
-) -> None:
-    """Submit the script, form the ring and begin the training."""
-    ring.submit(gpus=gpus, min_gpus=min_gpus, entry_point="torch_helped.py", **hyperparameters)
-    ring.start(nodes=nodes, python=python)
-    ring.begin()
-
-
-def progress(agent: Agent, rank: int = 0) -> Progress:
-    """Read what a rank reported last."""
-    return Progress.read(agent.ml_root / "ranks" / f"rank-{rank}.progress")
+@pytest.fixture
+def helped(ring: Ring, python: str) -> HelpedRing:
+    """A ring that trains with the PyTorch helper."""
+    return HelpedRing(ring=ring, script="torch_helped.py", python=python)
 
 
 def test_gradients_are_averaged(python: str) -> None:
@@ -89,10 +75,11 @@ def test_epoch_is_divided_whatever_happens_to_the_ring(python: str) -> None:
     ]
 
 
-def test_static_ring_divides_an_epoch(ring: Ring, python: str) -> None:
+def test_static_ring_divides_an_epoch(helped: HelpedRing) -> None:
     """Two ranks need half the steps, end with the same weights, and say how far they are."""
     # WHEN
-    begin(ring, python=python, gpus=2, nodes=2, epochs=4)
+    ring = helped.ring
+    helped.begin(gpus=2, nodes=2, epochs=4)
     trained = ring.end()
     # THEN
     assert trained["steps"] == 4 * EPOCH_OF_TWO
@@ -113,61 +100,20 @@ def test_static_ring_divides_an_epoch(ring: Ring, python: str) -> None:
     assert report.loss is not None
 
 
-def test_killed_node_costs_at_most_one_commit(ring: Ring, python: str) -> None:
-    """One of three nodes dies in mid-epoch: the epoch goes on with what is left of it, divided by two."""
-    # GIVEN a third node that stands still in mid-epoch, so that it is there when it dies, and the others wait for it
-    (ring.folder / "node-3").mkdir()
-    (ring.folder / "node-3" / "stands-still-at").write_text("12")
-    begin(ring, python=python, gpus=3, min_gpus=2, nodes=3, epochs=4, commit_every=COMMIT_EVERY)
-    ring.agents[0].until_step(12)
-    # WHEN
-    ring.agents[2].kill()
-    # THEN
-    ring.end()
-    taken = ring.agents[0].steps()
-    repeated = len(taken) - len(set(taken))
-    assert repeated <= COMMIT_EVERY
-    assert progress(ring.agents[0]).repeated_steps == repeated
-    found = ring.facts()
-    assert (found["size"], found["difference"]) == (2, 0.0)
-    assert found["accuracy"] > 0.9
-    # AND the first epoch was gone through once, by three and then by two
-    first = {entry["step"]: entry["size"] for entry in ring.agents[0].journal("step") if entry["epoch"] == 0}
-    assert set(first.values()) == {2, 3}
-    assert EXAMPLES - 3 * BATCH < sum(size * BATCH for size in first.values()) < EXAMPLES + 3 * BATCH
-    assert [entry["number"] for entry in ring.agents[0].journal("epoch")] == [0, 1, 2, 3]
+def test_killed_node_costs_at_most_one_commit(helped: HelpedRing) -> None:
+    """One of three nodes dies in mid-epoch: the epoch goes on, and each epoch ends once."""
+    helped.assert_killed_node_costs_at_most_one_commit()
+    assert [entry["number"] for entry in helped.ring.agents[0].journal("epoch")] == [0, 1, 2, 3]
 
 
-def test_node_that_comes_later_is_taken_in_without_a_loss(ring: Ring, python: str) -> None:
+def test_node_that_comes_later_is_taken_in_without_a_loss(helped: HelpedRing) -> None:
     """A third node finds the others in mid-training, takes over their state, and no step is done twice."""
-    # GIVEN a ring of two that commits by the clock
-    begin(ring, python=python, gpus=3, min_gpus=2, nodes=2, epochs=8)
-    ring.agents[0].until_step(5)
-    # WHEN
-    ring.start(nodes=1, python=python)
-    # THEN
-    ring.end()
-    taken = ring.agents[0].steps()
-    assert len(taken) == len(set(taken))
-    assert {entry["size"] for entry in ring.agents[0].journal("step")} == {2, 3}
-    assert min(ring.agents[2].steps()) > 5
-    found = ring.facts()
-    assert (found["size"], found["difference"]) == (3, 0.0)
+    helped.assert_late_node_is_taken_in_without_a_loss()
 
 
-def test_leader_that_is_told_to_stop_leaves_a_checkpoint(ring: Ring, python: str) -> None:
+def test_leader_that_is_told_to_stop_leaves_a_checkpoint(helped: HelpedRing) -> None:
     """At the cost ceiling rank 0 hears SIGTERM first: it writes where it is, without asking the others."""
-    # GIVEN
-    begin(ring, python=python, gpus=2, nodes=2, epochs=50)
-    ring.agents[0].until_step(10)
-    # WHEN
-    os.kill(ring.agents[0].rank(), signal.SIGTERM)
-    # THEN
-    checkpoints = ring.agents[0].ml_root / "checkpoints"
-    wait_for("a checkpoint", lambda: any(path.name.isdecimal() for path in checkpoints.iterdir()))
-    (checkpoint,) = [path for path in checkpoints.iterdir() if path.name.isdecimal()]
-    assert int(checkpoint.name) == max(ring.agents[0].steps()) >= 10
-    assert sorted(path.name for path in checkpoint.iterdir()) == ["checkpoint.json", "state.pt"]
+    helped.assert_told_leader_leaves_a_checkpoint(["checkpoint.json", "state.pt"])
 
 
 def train(python: str, digits: Path, folder: Path, *arguments: str) -> dict[str, Any] | int:
