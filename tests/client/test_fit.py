@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from horovod_client import InvalidInput, TrainingClient
+from horovod_client import InvalidInput, ScriptDoubtful, TrainingClient
 from horovod_client.source import package_source
 from horovod_node import contract
 from training_account import Account
@@ -306,3 +306,17 @@ def test_packages_the_folder_of_a_script(
     digest = package_source("jobs/train.py", source_dir=folder).digest
     assert request["entry_point"] == "jobs/train.py"
     assert request["source"] == f"s3://{client.connection.data_bucket}/{contract.source_key(digest)}"
+
+
+def test_script_that_may_train_in_vain_is_started_with_a_warning(
+    account: Account, client: TrainingClient, script: Path
+) -> None:
+    """The run starts all the same; the command prints the sentence as a line of its own."""
+    # GIVEN
+    script.write_text(f"print({str(script)!r}, 'trained')\n")
+    # WHEN
+    with pytest.warns(ScriptDoubtful) as warned:
+        run = client.fit(script, gpus=4, model_required=False)
+    # THEN
+    assert [str(each.message).partition(":")[0] for each in warned] == ["'train.py' does not name Horovod"]
+    assert run.name in account.runs()
