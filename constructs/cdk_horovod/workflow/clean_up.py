@@ -24,7 +24,7 @@ from cdk_horovod.workflow import closing, foreign_lease, lease, line
 from cdk_horovod.workflow.emptying import NOT_BEGUN, Emptying
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.receipt import UNREAD_BY_ANOTHER, write_the_receipt
-from cdk_horovod.workflow.states import CONDITION_FAILED, call_aws, jsonata, now_as, run_id
+from cdk_horovod.workflow.states import CONDITION_FAILED, call_aws, entered_as, jsonata, run_id
 from horovod_node import contract
 
 RETRIES = 10
@@ -62,7 +62,7 @@ def clean_up_definition(
         writer=f"$source = '{SOURCE_OF_THE_REAPER}' ? 'reaper' : 'clean-up'",
         execution="$event.executionArn",
     )
-    release = lease.release(scope, ledger=ledger, assign={"times": now_as("terminated_at")})
+    release = lease.release(scope, ledger=ledger, assign={"times": entered_as("terminated_at")})
     release.add_catch(receipt).next(receipt)
     emptying = Emptying(
         scope,

@@ -32,7 +32,7 @@ from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.outcome import LOST, attempt_lost, leader_lost, lease_lost, out_of_time
 from cdk_horovod.workflow.prices import look_up_prices
 from cdk_horovod.workflow.receipt import write_the_receipt
-from cdk_horovod.workflow.states import CAUGHT, CONDITION_FAILED, NO_OUTPUT, jsonata, now_as
+from cdk_horovod.workflow.states import CAUGHT, CONDITION_FAILED, NO_OUTPUT, entered_as, jsonata
 
 
 def run_definition(
@@ -64,7 +64,7 @@ def run_definition(
     close = closing.close_the_run(scope, ledger=ledger)
     close.add_catch(end).next(end)
     receipt = write_the_receipt(scope, bucket=bucket, training=queue, ledger=ledger, then=close)
-    release = lease.release(scope, ledger=ledger, assign={"times": now_as("terminated_at")})
+    release = lease.release(scope, ledger=ledger, assign={"times": entered_as("terminated_at")})
     release.add_catch(receipt).next(receipt)
 
     # The fleet is emptied in the end, and before nodes start that must not find others, such as those of earlier runs.

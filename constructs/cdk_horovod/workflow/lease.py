@@ -207,7 +207,7 @@ def release(
     scope: Construct, *, ledger: Ledger, assign: Mapping[str, Any] | None = None, outputs: Any = NO_OUTPUT
 ) -> sfn.TaskStateBase:
     """
-    Build the state that gives `$fleet` back, if and only if this execution holds it.
+    Build the state that gives the empty `$fleet` back, if and only if this execution holds it.
 
     Args:
         ledger: Where the lease is.

@@ -179,6 +179,15 @@ def now_as(name: str) -> str:
     return jsonata(f"$merge([$times, {{'{name}': $now()}}])")
 
 
+def entered_as(name: str) -> str:
+    """
+    Write the expression that adds the time at which this state was entered as *name* to the run's `$times`.
+
+    `now_as` would be the time of the call's answer, when others may have seen its effect already.
+    """
+    return jsonata(f"$merge([$times, {{'{name}': $states.context.State.EnteredTime}}])")
+
+
 def key_of_the_run(template: Callable[[str], str]) -> str:
     """Write the expression of one of the contract's S3 keys for the run in `$run_id`."""
     before, after = template("\0").split("\0")

@@ -53,6 +53,24 @@ def context_holds_json() -> None:
 
 
 @correction(
+    moto="gives $states.context a state's EnteredTime with microseconds and an offset of +00:00",
+    aws="gives it with milliseconds and a Z",
+)
+def states_are_entered_in_utc() -> None:
+    from moto.stepfunctions.parser.asl.component.state.state import CommonStateField
+
+    state_input = CommonStateField._eval_state_input
+
+    def evaluate_input(self: Any, env: Any) -> None:
+        # The first that a state does once it has written when it was entered.
+        entered = env.states.context_object.context_object_data["State"]
+        entered["EnteredTime"] = iso(datetime.fromisoformat(entered["EnteredTime"]))
+        state_input(self, env)
+
+    CommonStateField._eval_state_input = evaluate_input
+
+
+@correction(
     moto="keeps an execution that was stopped RUNNING until its task ends by itself, then reports FAILED",
     aws="reports ABORTED at once, with the error and cause given, and lets go of the task",
 )
@@ -169,6 +187,7 @@ def refusals_are_named() -> None:
 CORRECTIONS = (
     executions_are_named,
     context_holds_json,
+    states_are_entered_in_utc,
     stopping_aborts_at_once,
     timing_out_lets_go_of_tasks,
     executions_are_described_as_json,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from typing import Any
 
@@ -33,6 +34,22 @@ def test_context_holds_json(machines: Any) -> None:
     # THEN
     assert (execution["Input"], execution["RedriveCount"]) == ({"a": 1}, 0)
     assert execution["StartTime"].endswith("Z")
+
+
+def test_states_are_entered_in_utc(machines: Any) -> None:
+    """The times of the context object can be compared as texts."""
+    # GIVEN
+    machine = {
+        "Type": "Pass",
+        "Output": "{% [$states.context.Execution.StartTime, $states.context.State.EnteredTime] %}",
+    }
+
+    # WHEN
+    times = machines.output(machine)
+
+    # THEN
+    assert times == sorted(times)
+    assert all(re.fullmatch(r"\d{4}(-\d\d){2}T\d\d(:\d\d){2}\.\d{3}Z", time) for time in times), times
 
 
 def test_stopping_aborts_at_once(machines: Any) -> None:
