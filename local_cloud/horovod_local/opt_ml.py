@@ -1,4 +1,4 @@
-"""`/opt/ml` of a node: its own folder, as in a container; or, where the machine does not permit that, the folder's name."""
+"""`/opt/ml` of a node: its own folder, as in a container; where the machine does not permit that, it is told where."""
 
 from __future__ import annotations
 

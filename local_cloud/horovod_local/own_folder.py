@@ -1,11 +1,12 @@
 """
-`python own_folder.py TARGET FOLDER [PROGRAM ARGUMENT…]`: become PROGRAM, for which, and for all that it starts, FOLDER is
-at TARGET.
+`python own_folder.py TARGET FOLDER [PROGRAM ARGUMENT…]`: become PROGRAM, which finds FOLDER at TARGET.
 
-That is so in a mount namespace of this process alone: nobody else sees it, nothing is written on the machine, and it is
-gone with the last process in it. Whoever may not mount gets a user namespace besides, which has just this user in it
-(user_namespaces(7)). Imports nothing but the standard library, for every node starts through it. Without PROGRAM it only
-tries. Exits with `REFUSED` and one line where the machine does not permit it.
+So does all that it starts, and nobody else: it gets a mount namespace of its own. Nothing is written on the machine,
+and the namespace is gone with the last process in it. Whoever may not mount gets a user namespace besides, with this
+one user in it (user_namespaces(7)). Without PROGRAM it is only tried. Where the machine does not permit it, the exit
+code is `REFUSED`, after a line that says why.
+
+Imports the standard library alone: every node starts through it.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ def main(target: str, folder: str, *program: str) -> int:
     except OSError as error:
         print(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, file=sys.stderr)
         return REFUSED
-    if not program:
-        return 0
-    # By its path again: what lies in TARGET's parent has been mounted anew.
-    os.chdir(here)
-    os.execvp(program[0], program)  # noqa: S606 - the caller's own command
+    if program:
+        # By its path again: what lies beside TARGET has been mounted anew.
+        os.chdir(here)
+        os.execvp(program[0], program)  # noqa: S606 - the caller's own command
+    return 0
 
 
 def _enter_namespace() -> None:
@@ -80,7 +81,7 @@ def _make_room(path: Path) -> None:
         if copy == path:  # a file, or a link that leads nowhere
             continue
         if entry.is_symlink():
-            copy.symlink_to(os.readlink(entry.name))
+            copy.symlink_to(Path(entry.name).readlink())
             continue
         if entry.is_dir():
             copy.mkdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,17 +23,22 @@ AS_WHO = {
 }
 
 
-@pytest.fixture
+def names_in(folder: Path) -> list[str]:
+    """List what lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(autouse=True)
 def machines_opt() -> Iterator[Path]:
     """The machine's own /opt, which must be in the end what it was."""
     opt = Path("/opt")
-    before = sorted(os.listdir(opt))
+    before = names_in(opt)
     yield opt
-    assert sorted(os.listdir(opt)) == before
+    assert names_in(opt) == before
 
 
 @pytest.mark.skipif(bool(opt_ml.refusal()), reason="this machine permits no mount namespaces")
-def test_every_node_has_its_own_opt_ml(cloud: Any, fleets: Any, machines_opt: Path) -> None:
+def test_every_node_has_its_own_opt_ml(cloud: Any, fleets: Any) -> None:
     """What a process of one node writes below /opt/ml, all of that node's processes find there, and no other node's."""
     # GIVEN nodes that write, and read in a process of its own session
     write = "mkdir /opt/ml/model && touch /opt/ml/model/$CDK_HOROVOD_NODE_ID"
@@ -47,7 +51,7 @@ def test_every_node_has_its_own_opt_ml(cloud: Any, fleets: Any, machines_opt: Pa
         log = Path(instance.log)
         printed = eventually(log.read_text, lambda text: "SHLVL" in text)
         assert printed.splitlines()[0] == instance.instance_id
-        assert [path.name for path in (log.parent / "ml" / "model").iterdir()] == [instance.instance_id]
+        assert names_in(log.parent / "ml" / "model") == [instance.instance_id]
         # AND it is told of no other place
         assert contract.ENV_ML_ROOT not in printed
 
@@ -72,13 +76,11 @@ def test_the_rest_of_opt_stays(machines_opt: Path, tmp_path: Path, who: str) -> 
     has_its_own = (machines_opt / "ml").is_dir()
     expected = [str(tmp_path), *([] if has_its_own else ["refused"])]
     assert ended.stdout.splitlines()[: len(expected)] == expected
-    assert sorted(ended.stdout.splitlines()[len(expected) :]) == sorted({*os.listdir(machines_opt), "ml"})
-    assert [path.name for path in tmp_path.iterdir()] == ["left"]
+    assert sorted(ended.stdout.splitlines()[len(expected) :]) == sorted({*names_in(machines_opt), "ml"})
+    assert names_in(tmp_path) == ["left"]
 
 
-def test_machine_without_namespaces_tells_nodes_their_folder(
-    machines_opt: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_machine_without_namespaces_tells_nodes_their_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Inside a container, for example: the cloud says so in one sentence, and nodes know their folder by its name."""
     # GIVEN a machine whose kernel refuses, and a node that prints what it is told
     node, python = tmp_path / "node", tmp_path / "python"
