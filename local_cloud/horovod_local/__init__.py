@@ -26,9 +26,10 @@ It is in the file `access-key` of the cloud's home, which its owner alone may re
 A server process on 127.0.0.1 answers the AWS APIs: moto 5.2.5, pinned exactly, with the corrections of
 `horovod_local.corrections`, each of which names the deviation from AWS that it removes. State machines are executed,
 JSONata included. For every instance that an Auto Scaling group has in service, one real `python -m horovod_node` runs
-as a process group of its own, with an address of its own, and beside it the dead-man's switch that the user data
-writes, with the real AWS CLI. The instance ends when something terminates it, not when its agent dies. Rules of
-EventBridge fire, also by time (`LocalCloud(schedule_speed=…)`).
+as a process group of its own, with an address of its own, and with its own folder at `/opt/ml` where the machine
+permits mount namespaces (`horovod_local.own_folder`); beside it the dead-man's switch that the user data writes, with
+the real AWS CLI. The instance ends when something terminates it, not when its agent dies. Rules of EventBridge fire,
+also by time (`LocalCloud(schedule_speed=…)`).
 
 Faults can be put in: launches and terminations that take time, capacity that EC2 does not have, agents and switches
 that do not start, requests to AWS that fail, are late or get no answer (`LocalCloud.set_faults`), instances that lose

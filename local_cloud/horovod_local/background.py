@@ -54,6 +54,7 @@ class BackgroundCloud:
         started_at: Epoch seconds.
         home: Folder with the administrator's access key, the server's log and the instances' files.
         node_python: Interpreter of its nodes.
+        without_opt_ml: Why its nodes have no `/opt/ml` of their own; '' if they have.
     """
 
     endpoint: str
@@ -63,6 +64,7 @@ class BackgroundCloud:
     started_at: float
     home: str
     node_python: str
+    without_opt_ml: str
 
     def client(self, service: str, *, region: str | None = None) -> Any:
         """Make a boto3 client of *service* that talks to this cloud and to nothing else."""
@@ -203,6 +205,7 @@ def keep(folder: Path, *, region: str, node_python: str) -> None:
                 started_at=time.time(),
                 home=str(home),
                 node_python=node_python,
+                without_opt_ml=cloud.without_opt_ml(),
             )
             partial = state.with_suffix(".partial")
             partial.write_text(json.dumps(asdict(kept)), encoding="utf-8")

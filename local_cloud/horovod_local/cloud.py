@@ -186,6 +186,10 @@ class LocalCloud:
             self._sessions[role_arn] = str(assumed["Credentials"]["AccessKeyId"])
         return self._sessions[role_arn]
 
+    def without_opt_ml(self) -> str:
+        """Tell why this machine gives nodes no `/opt/ml` of their own; '' if it does."""
+        return str(self._ask("GET", "opt-ml")["refusal"])
+
     def permissions(self) -> dict[str, Any]:
         """
         Tell what became of the deployed permissions until now, as JSON.

@@ -23,8 +23,9 @@ from horovod_client.cli.train import train as train_on_aws
 from horovod_client.cli.upload_progress import upload_shown
 from horovod_client.errors import RunFailed
 from horovod_client.local_data import upload_data
+from horovod_client.source import package_source
 from horovod_client.waiting import duration
-from horovod_local import background
+from horovod_local import background, opt_ml
 from horovod_local.assembly import read_assembly
 from horovod_local.background import BackgroundCloud
 from horovod_local.cloud import DEFAULT_REGION
@@ -33,6 +34,7 @@ from horovod_local.deploy import deploy
 from horovod_local.errors import LocalCloudError
 from horovod_local.processes import without_aws
 from horovod_local.requirements import check_node_python, sample_assembly
+from horovod_node import contract
 
 
 def _told(command: Callable[..., None]) -> Callable[..., None]:
@@ -168,6 +170,10 @@ def _train(**options: Any) -> None:
     contents = look_into(cloud)
     training = contents.training(stack=options["stack"], output=options["output"])
     data = parse_data(options["data"])
+    if cloud.without_opt_ml:
+        source = package_source(options["script"], source_dir=options["source_dir"])
+        if contract.DEFAULT_ML_ROOT.encode() in source.text:
+            _tell_of_opt_ml(cloud)
     with upload_shown(plain=options["plain"]) as watcher:
         for channel, address in data.items():
             if "://" not in address:
@@ -199,6 +205,10 @@ def _train(**options: Any) -> None:
 def _tell_the_way() -> None:
     """Say where the verbs work that were just named: in this shell they ask AWS, or find no stack."""
     click.echo('cdk-horovod: in this shell, that takes first: eval "$(cdk-horovod local env)"', err=True)
+
+
+def _tell_of_opt_ml(cloud: BackgroundCloud) -> None:
+    click.echo(f"cdk-horovod: {opt_ml.sentence(cloud.without_opt_ml)}", err=True)
 
 
 def _train_parameters() -> list[click.Parameter]:
@@ -255,3 +265,5 @@ def _print_cloud(cloud: BackgroundCloud, contents: Contents, *, as_json: bool) -
     click.echo(f"  instances  {len(contents.instances)}")
     for run in contents.runs:
         click.echo(f"  running    {run}")
+    if cloud.without_opt_ml:
+        _tell_of_opt_ml(cloud)

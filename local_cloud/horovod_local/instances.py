@@ -42,13 +42,17 @@ class InstanceDriver(threading.Thread):
         home: Folder for the instances' files: `instances/<id>/node.log`, `switch.log` and the node's `ml` folder.
         endpoint: Address of the local cloud, for the nodes.
         node_python: Interpreter that runs `horovod_node`.
+        own_opt_ml: Whether each node gets its `ml` folder as `/opt/ml`.
     """
 
-    def __init__(self, *, home: Path, endpoint: str, node_python: str = sys.executable) -> None:
+    def __init__(
+        self, *, home: Path, endpoint: str, node_python: str = sys.executable, own_opt_ml: bool = True
+    ) -> None:
         super().__init__(name="instances", daemon=True)
         self._home = home
         self._endpoint = endpoint
         self._python = node_python
+        self._own_opt_ml = own_opt_ml
         self._network = _network(endpoint)
         self._machines: dict[str, Machine] = {}
         self._leaving: list[Machine] = []
@@ -220,6 +224,7 @@ class InstanceDriver(threading.Thread):
             access_key=PRINCIPALS.assume(role, region=region, session=instance.id, caller=instance.id)
             if role
             else None,
+            own_opt_ml=self._own_opt_ml,
         )
         machine.boot(
             files=written_files(instance.user_data.decode() if instance.user_data else ""),

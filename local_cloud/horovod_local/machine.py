@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from horovod_local import opt_ml
 from horovod_local.access_keys import ACCESS_KEYS
 from horovod_local.instance_metadata import InstanceMetadata
 from horovod_local.processes import (
@@ -98,6 +99,7 @@ class Machine:
         number: Last number of its address.
         endpoint: Address of the local cloud.
         access_key: Of the role in the instance's profile; none if it has no profile, and so no credentials.
+        own_opt_ml: Whether the agent gets the instance's folder as `/opt/ml`, or is told where it is.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Machine:
         number: int,
         endpoint: str,
         access_key: str | None,
+        own_opt_ml: bool,
     ) -> None:
         self.account = account
         self.region = region
@@ -120,6 +123,7 @@ class Machine:
         self._endpoint = endpoint
         self._power_key = ACCESS_KEYS.issue(f"power-{facts.instance_id}")
         self._access_key = access_key
+        self._own_opt_ml = own_opt_ml
         self._folder = Path(facts.log).parent
         self._environment: dict[str, str] = {}
         self._agent: subprocess.Popen[bytes] | None = None
@@ -152,11 +156,7 @@ class Machine:
             self._switch_script.write_text(files[contract.SWITCH_FILE], encoding="utf-8")
             self._start_switch()
         if agent is not None:
-            self._agent = self._start(
-                [agent, "-m", "horovod_node"],
-                log=Path(self._facts.log),
-                **{CONTAINER_VARIABLE: self._facts.instance_id},
-            )
+            self._agent = self._start_agent([agent, "-m", "horovod_node"])
 
     def recommend_rebalance(self) -> None:
         """Tell the instance that it is more likely than usual to be interrupted."""
@@ -245,6 +245,15 @@ class Machine:
             AWS_DEFAULT_REGION=region,
         )
 
+    def _start_agent(self, command: list[str]) -> subprocess.Popen[bytes]:
+        container = {CONTAINER_VARIABLE: self._facts.instance_id}
+        log = Path(self._facts.log)
+        ml_root = self._folder / "ml"
+        ml_root.mkdir()
+        if self._own_opt_ml:
+            return self._start(opt_ml.command(ml_root, command), log=log, **container)
+        return self._start(command, log=log, **container, **{contract.ENV_ML_ROOT: str(ml_root)})
+
     def _start(self, command: list[str], *, log: Path, **environment: str) -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
             return subprocess.Popen(
@@ -264,7 +273,6 @@ class Machine:
             **without_aws(os.environ),
             **node,
             contract.ENV_ENGINE: contract.ENGINE_LOCAL,
-            contract.ENV_ML_ROOT: str(self._folder / "ml"),
             contract.ENV_NODE_ID: facts.instance_id,
             contract.ENV_NODE_ADDRESS: facts.address,
             contract.ENV_NODE_INTERFACE: "lo",

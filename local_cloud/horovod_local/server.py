@@ -15,7 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-from horovod_local import corrections
+from horovod_local import corrections, opt_ml
 from horovod_local.access_keys import ACCESS_KEYS, KEY_FILE, write_key
 from horovod_local.api_faults import ApiFaults, Application, StartResponse
 from horovod_local.door import Door
@@ -85,7 +85,8 @@ def serve(
     os.environ["MOTO_ACCOUNT_ID"] = account
     aws = PriceList(DomainDispatcherApplication(create_backend_app))
     checked = Permissions(aws, principals=PRINCIPALS, record=RECORD, account=account)
-    requests = _OwnRequests(ApiFaults(checked, box=IN_FORCE), account=account)
+    without_opt_ml = opt_ml.refusal()
+    requests = _OwnRequests(ApiFaults(checked, box=IN_FORCE), account=account, without_opt_ml=without_opt_ml)
     door = Door(requests, keys=ACCESS_KEYS, port=listening.getsockname()[1])
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     # It repeats every failed state with its whole definition; the execution's history has the failure in one line.
@@ -95,7 +96,9 @@ def serve(
     # The word localhost matters: moto takes a template's address as one of its own buckets by it.
     endpoint = f"http://localhost:{port}"
     os.environ["MOTO_PORT"] = str(port)
-    requests.driver = InstanceDriver(home=home.absolute(), endpoint=endpoint, node_python=node_python)
+    requests.driver = InstanceDriver(
+        home=home.absolute(), endpoint=endpoint, node_python=node_python, own_opt_ml=not without_opt_ml
+    )
     schedules = Schedules(speed=schedule_speed)
     _log.info("%d corrections to moto %s", len(installed), corrections.MOTO_VERSION)
     _stop_on_request(server, with_stdin=stop_with_stdin)
@@ -104,6 +107,8 @@ def serve(
     write_key(home, ACCESS_KEYS.administrator)
     _write_whole(home / ENDPOINT_FILE, endpoint)
     tell(f"local cloud at {endpoint}")
+    if without_opt_ml:
+        tell(opt_ml.sentence(without_opt_ml))
     try:
         server.serve_forever()
     finally:
@@ -119,9 +124,10 @@ class _OwnRequests:
 
     driver: InstanceDriver
 
-    def __init__(self, aws: Application, *, account: str) -> None:
+    def __init__(self, aws: Application, *, account: str, without_opt_ml: str) -> None:
         self._aws = aws
         self._account = account
+        self._without_opt_ml = without_opt_ml
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         path = str(environ.get("PATH_INFO", ""))
@@ -153,6 +159,8 @@ class _OwnRequests:
                 return _found(self.driver.recommend_rebalance(instance_id), instance_id)
             case "POST", ["instances", instance_id, "drop"]:
                 return _found(self.driver.drop(instance_id), instance_id)
+            case "GET", ["opt-ml"]:
+                return "200 OK", {"refusal": self._without_opt_ml}
             case "GET", ["permissions"]:
                 return "200 OK", {"statements": RECORD.statements(self._account), "denials": RECORD.denials()}
             case "GET", ["faults"]:

@@ -21,8 +21,7 @@ def main(facts: Path) -> None:
     told = json.loads(facts.read_text())
     image = BuiltImage(root=Path(told["root"]), config=told["config"], bytes=told["bytes"])
     environment = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "CDK_HOROVOD_"))}
-    ml_root = Path(environment.pop(contract.ENV_ML_ROOT))
-    ml_root.mkdir(parents=True)
+    ml_root = Path(environment.pop(contract.ENV_ML_ROOT, contract.DEFAULT_ML_ROOT))
     ml_root.chmod(0o1777)
     command = image.command(environment=environment, volumes={ml_root: contract.DEFAULT_ML_ROOT})
     os.execvp(command[0], command)  # noqa: S606 - the argument list is spelled right here

@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-from background_cloud import DIGITS, Shell
+from background_cloud import DIGITS, TOOL, Shell
 
 from horovod_client.cli import main
 from horovod_local import background
@@ -111,6 +112,31 @@ def test_up_says_that_the_nodes_of_a_running_cloud_have_another_python(shell: Sh
             'cdk-horovod: in this shell, that takes first: eval "$(cdk-horovod local env)"',
         ],
     )
+
+
+@pytest.mark.slow
+def test_up_says_that_nodes_have_no_opt_ml(shell: Shell) -> None:
+    """Inside a container, for example: `up` says it, and then training does, for a script to which it matters."""
+    # GIVEN
+    filtered = [sys.executable, str(Path(__file__).parent / "emulation" / "without_namespaces.py")]
+    sentence = (
+        "cdk-horovod: this machine gives nodes no /opt/ml of their own (unshare: Operation not permitted): scripts "
+        "find their folders by SM_MODEL_DIR, SM_CHECKPOINT_DIR and the like alone"
+    )
+    scripts = {"knows_paths.py": "open('/opt/ml/model/horovod', 'w')", "asks.py": "horovod, 'SM_MODEL_DIR'"}
+    for name, text in scripts.items():
+        (shell.folder / name).write_text(text)
+    # WHEN
+    up = subprocess.run(
+        [*filtered, *TOOL, "local", "up"], cwd=shell.folder, env=shell.environment, capture_output=True, text=True
+    )
+    told = {name: shell.run("local", "train", name, "--gpus", "1", "--dry-run")[1] for name in scripts}
+    # THEN
+    assert up.stderr.splitlines() == [sentence]
+    assert {name: sentence in printed.splitlines() for name, printed in told.items()} == {
+        "knows_paths.py": True,
+        "asks.py": False,
+    }
 
 
 @pytest.mark.slow

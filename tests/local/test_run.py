@@ -102,6 +102,36 @@ def tags_of_the_fleet(app: Deployment) -> dict[str, str]:
     }
 
 
+def test_scripts_find_folders_by_path_and_by_variable(app: Deployment) -> None:
+    """What a node's processes write below /opt/ml is theirs alone, and what is kept of it comes to S3."""
+    if app.cloud.without_opt_ml():
+        pytest.skip(f"this machine gives nodes no /opt/ml: {app.cloud.without_opt_ml()}")
+    # GIVEN
+    data = app.upload("numbers/part-0.txt", b"1 2 3")
+    # WHEN a node's rank writes by paths and by variables
+    run = app.start("finds_its_folders.py", data={"numbers": data}, hyperparameters={"epochs": 2})
+    ended = wait(run)
+    # THEN each finds its own node's by both
+    assert (ended.state, ended.error, ended.cause) == ("SUCCEEDED", None, None)
+    lines = [line for stream in app.logs(run).values() for line in stream if line.startswith("found ")]
+    found = [json.loads(line.removeprefix("found ")) for line in lines]
+    assert len({rank["host"] for rank in found}) == 2
+    for rank in found:
+        written = [f"by-path-{rank['host']}", f"by-variable-{rank['host']}"]
+        assert rank["folders"] == {variable: [written, written] for variable in rank["folders"]}
+        assert rank["data"] == ["1 2 3", "1 2 3"]
+        assert rank["hyperparameters"] == {"epochs": "2"}
+        assert rank["code"] == ["/opt/ml/code", "/opt/ml/code/finds_its_folders.py"]
+    # AND what rank 0's node has left in either way is the run's
+    first = found[0]["hosts"][0]
+    assert sorted(app.model(run)) == [f"by-path-{first}", f"by-variable-{first}"]
+    kept = app.cloud.client("s3").list_objects_v2(
+        Bucket=run.connection.model_bucket, Prefix=contract.checkpoint_prefix(run.run_id)
+    )["Contents"]
+    names = [item["Key"].rpartition("/")[2] for item in kept]
+    assert sorted(names) == [f"by-path-{first}", f"by-variable-{first}", contract.CHECKPOINT_MANIFEST]
+
+
 def test_script_finds_what_its_requirements_name(app: Deployment, tmp_path: Path) -> None:
     """Both nodes install a wheel of the source folder before the ranks start; the receipt says how long that took."""
     # GIVEN a script that needs a package, and a folder with its wheel

@@ -75,6 +75,7 @@ def test_environment_has_every_variable_of_the_toolkit(node: Node) -> None:
     # THEN
     training_env = json.loads(variables.pop("SM_TRAINING_ENV"))
     assert {name: value for name, value in variables.items() if not name.startswith("SM_INSTANCE_GROUP")} == {
+        "SM_CHECKPOINT_DIR": f"{root}/checkpoints",
         "SM_CHANNELS": '["my-data","train"]',
         "SM_CHANNEL_MY-DATA": f"{root}/input/data/my-data",
         "SM_CHANNEL_TRAIN": f"{root}/input/data/train",

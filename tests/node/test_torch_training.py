@@ -121,7 +121,12 @@ def train(python: str, digits: Path, folder: Path, *arguments: str) -> dict[str,
     (folder / "model").mkdir(exist_ok=True)
     ended = subprocess.run(
         [python, str(SCRIPTS / "torch_helped.py"), "--step-seconds", "0", "--checkpoint-every", "5", *arguments],
-        env=environment(python, SM_CHANNEL_TRAIN=str(digits), SM_MODEL_DIR=str(folder / "model")),
+        env=environment(
+            python,
+            SM_CHANNEL_TRAIN=str(digits),
+            SM_MODEL_DIR=str(folder / "model"),
+            SM_CHECKPOINT_DIR=str(folder / "checkpoints"),
+        ),
         capture_output=True,
         text=True,
         check=False,

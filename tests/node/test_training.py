@@ -101,7 +101,7 @@ def train(folder: Path, *arguments: str, **more: str) -> dict[str, Any] | int:
     (folder / "model").mkdir(exist_ok=True, parents=True)
     ended = subprocess.run(
         [sys.executable, str(SCRIPTS / "resume_training.py"), *arguments],
-        env=environment(SM_MODEL_DIR=str(folder / "model"), **more),
+        env=environment(SM_MODEL_DIR=str(folder / "model"), SM_CHECKPOINT_DIR=str(folder / "checkpoints"), **more),
         capture_output=True,
         text=True,
         check=False,
@@ -159,7 +159,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(tmp_path: Path, undisturbe
     (tmp_path / "model").mkdir()
     script = subprocess.Popen(
         [sys.executable, str(SCRIPTS / "resume_training.py"), "--wait-at-step", "28"],
-        env=environment(SM_MODEL_DIR=str(tmp_path / "model")),
+        env=environment(SM_MODEL_DIR=str(tmp_path / "model"), SM_CHECKPOINT_DIR=str(tmp_path / "checkpoints")),
     )
     wait_for("step 28", (tmp_path / "model" / "waiting").exists)
     # WHEN

@@ -5,8 +5,8 @@ From the agent: `start` (the ring's environment for this rank), `hosts` (the rin
 `sever` (the ring is broken: these are its addresses). From the rank: `standby` (it waits in `hvd.init()`), `forming`,
 and `ring` (its rank and the ring's size, once it is formed).
 
-A rank imports TensorFlow and runs the script up to `hvd.init()` before the ring is told of it, and waits there: a ring
-that grows stands still for the time of a reset only, not for that of an import.
+A rank runs the script up to `hvd.init()`, with its imports of TensorFlow or PyTorch, before the ring is told of it, and
+waits there: a ring that grows stands still for the time of a reset only, not for that of an import.
 
 The notifications take the place of Horovod's own, for which every rank serves a port and puts its key, in clear and
 pickled, where anybody in the network can read it (horovod 0.28.1, runner/elastic/worker.py).

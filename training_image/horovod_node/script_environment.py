@@ -103,8 +103,8 @@ def script_environment(
         "training_env": facts,
         "user_args": script_arguments(request.hyperparameters),
     }
-    # Not the toolkit's: SageMaker's scripts know the path by heart.
-    variables["tensorboard_dir"] = str(layout.tensorboard)
+    # Not the toolkit's: SageMaker's scripts know these paths by heart.
+    variables |= {"checkpoint_dir": str(layout.checkpoints), "tensorboard_dir": str(layout.tensorboard)}
     variables |= {f"channel_{name}": path for name, path in channels.items()}
     variables |= {f"hp_{name}": value for name, value in hyperparameters.items()}
     return {f"SM_{name.upper()}": _variable(value) for name, value in variables.items()}

@@ -40,7 +40,6 @@ def test_agents_know_their_instance(cloud: Any, fleets: Any) -> None:
     }
     assert environment[contract.ENV_ENGINE] == contract.ENGINE_LOCAL
     assert environment[contract.ENV_FLEET] == "the fleet"
-    assert environment[contract.ENV_ML_ROOT] == str(folder / "ml")
     assert environment["AWS_ENDPOINT_URL"] == cloud.endpoint
     assert environment["AWS_ACCESS_KEY_ID"].startswith(f"node-{instance.instance_id}.")
     assert environment["AWS_SHARED_CREDENTIALS_FILE"] == os.devnull

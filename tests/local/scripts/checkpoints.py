@@ -20,7 +20,7 @@ step = 0
 
 def leave_a_checkpoint(*_):
     if rank == 0:
-        (model.parent / "checkpoints" / "step").write_text(str(step))
+        Path(os.environ["SM_CHECKPOINT_DIR"], "step").write_text(str(step))
     sys.exit(1)
 
 

@@ -12,7 +12,7 @@ parser.add_argument("--note", required=True)
 arguments = parser.parse_args()
 
 model = Path(os.environ["SM_MODEL_DIR"])
-checkpoints = model.parent / "checkpoints"
+checkpoints = Path(os.environ["SM_CHECKPOINT_DIR"])
 restored = sorted(f"{path.name}: {path.read_text()}" for path in checkpoints.rglob("*") if path.is_file())
 for step in range(1, 21):
     steps.report(step)

@@ -12,7 +12,7 @@ parser.add_argument("--seconds", type=float, required=True)
 arguments = parser.parse_args()
 
 model = Path(os.environ["SM_MODEL_DIR"])
-checkpoints, tensorboard = model.parent / "checkpoints", model.parent / "output" / "tensorboard"
+checkpoints, tensorboard = Path(os.environ["SM_CHECKPOINT_DIR"]), Path(os.environ["SM_TENSORBOARD_DIR"])
 until, step = time.monotonic() + arguments.seconds, 0
 while time.monotonic() < until:
     step += 1

@@ -20,6 +20,7 @@ parser.add_argument("--checkpoint", type=bool, help="leaves one after each step"
 parser.add_argument("--model-bytes", type=int, default=0, help="size of a model of zeros")
 args = parser.parse_args()
 model = Path(os.environ["SM_MODEL_DIR"])
+output = Path(os.environ["SM_OUTPUT_DIR"])
 
 if args.deaf:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -28,7 +29,7 @@ subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 for step in range(1, args.steps + 1):
     steps.report(step)
     if args.checkpoint:
-        (model.parent / "checkpoints" / "step").write_text(str(step))
+        Path(os.environ["SM_CHECKPOINT_DIR"], "step").write_text(str(step))
     time.sleep(0.05)
 
 if args.model_bytes:
@@ -40,12 +41,12 @@ match args.end:
         print("the last line")
         sys.exit(3)
     case "told":
-        (model.parent / "output" / "failure").write_text("the labels are of 2019")
+        (output / "failure").write_text("the labels are of 2019")
         sys.exit(4)
     case "usage":
         parser.parse_args(["--epochs", "3"])
     case "garbled":
-        shutil.rmtree(model.parent / "output")
+        shutil.rmtree(output)
         raise ValueError(os.fsdecode(b"no label for caf\xe9.jpg"))
     case "message":
         sys.exit("no data is left")

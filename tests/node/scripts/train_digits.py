@@ -46,7 +46,7 @@ def wait_for_ever() -> None:
 
 def save_and_leave(*_: object) -> None:
     time.sleep(1)
-    checkpoints = Path(os.environ["SM_MODEL_DIR"]).parent / "checkpoints"
+    checkpoints = Path(os.environ["SM_CHECKPOINT_DIR"])
     model.save_weights(checkpoints / "last.weights.h5")
     (checkpoints / "step").write_text(str(int(model.optimizer.iterations.numpy())))
     sys.exit(0)

@@ -69,7 +69,7 @@ def fit(
             Default: as many as take 60 s.
         checkpoints:
             Where to.
-            Default: the folder that is kept for the run, `/opt/ml/checkpoints`; without `SM_MODEL_DIR`, none.
+            Default: the folder that is kept for the run, which `SM_CHECKPOINT_DIR` names; on a laptop, none.
 
     Raises:
         TypeError: If the optimizer does not average, or the data cannot be divided.

@@ -78,7 +78,7 @@ def fit(
             Default: as many as take 60 s.
         checkpoints:
             Where to.
-            Default: the folder that is kept for the run, `/opt/ml/checkpoints`; without `SM_MODEL_DIR`, none.
+            Default: the folder that is kept for the run, which `SM_CHECKPOINT_DIR` names; on a laptop, none.
 
     Returns:
         Keras's `History`, of what this process did.

@@ -24,15 +24,22 @@ CHECKPOINT_SECONDS: Final = 60.0
 KEEP: Final = 2
 """Checkpoints left here: one more than needed, for the case that the newest cannot be read."""
 
+_SAGEMAKERS: Final = Path("/opt/ml/checkpoints")
 _VERSION: Final = 1
 _FACTS: Final = "checkpoint.json"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError)
 
 
 def checkpoint_folder() -> Path | None:
-    """Give the folder that the agent, or SageMaker, keeps; `None` elsewhere."""
-    model = os.environ.get("SM_MODEL_DIR")
-    return Path(model).parent / "checkpoints" if model else None
+    """
+    Give the folder that the agent keeps, or a user of a laptop names; `None` where nobody keeps any.
+
+    SageMaker's own images name it in no variable: there it is at its usual place.
+    """
+    named = os.environ.get("SM_CHECKPOINT_DIR")
+    if named:
+        return Path(named)
+    return _SAGEMAKERS if _SAGEMAKERS.is_dir() else None
 
 
 class Format(Protocol):
