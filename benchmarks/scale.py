@@ -273,7 +273,7 @@ class Meter:
 
 
 class StubbedTraining:
-    """Stands for `horovod_node.local_training.LocalTraining`: ranks that count a step every tenth of a second."""
+    """Stands for the node's `LocalTraining`: ranks that count a step every tenth of a second."""
 
     seconds_of_training: float = 0.0
     meter: Meter
@@ -304,7 +304,7 @@ class StubbedTraining:
         return self.seconds >= self.seconds_of_training
 
     def progress(self) -> dict[int, Any]:
-        from horovod_node.progress import Progress
+        from horovod_node.rank_process.progress import Progress
 
         return {0: Progress(step=self.step, advances=self.step)}
 
@@ -334,11 +334,11 @@ def act(*, slowness: float, who: str, train_seconds: float) -> None:
     import boto3
     from botocore.config import Config
 
-    from horovod_node import follow, static_lead
+    from horovod_node.local_ranks.plan import follower, static_leader
 
     meter = StubbedTraining.meter = Meter()
     StubbedTraining.seconds_of_training = train_seconds
-    for module in (follow, static_lead):
+    for module in (follower, static_leader):
         module.LocalTraining = StubbedTraining  # type: ignore[attr-defined]
     config = Config(max_pool_connections=64, retries={"mode": "standard", "total_max_attempts": 5}, read_timeout=120)
     session = boto3.session.Session()
@@ -379,8 +379,8 @@ def act_node(facts: Mapping[str, Any], clients: Mapping[str, Any], meter: Meter,
 
     from horovod_node import contract
     from horovod_node.agent import Agent
-    from horovod_node.identify import Node
-    from horovod_node.ledger import Ledger
+    from horovod_node.ledger.ledger import Ledger
+    from horovod_node.node.identity import Node
 
     class SlowLedger(Ledger):
         """Tells the agent the limits in its own seconds."""

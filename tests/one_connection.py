@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from horovod_client.connection import Connection, Fleet
+from horovod_client.aws.connection import Connection, Fleet
 
 
 def connection_to(*fleets: Fleet, region: str = "eu-west-1", **facts: Any) -> Connection:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from horovod_client.receipt import receipt_schema
+from horovod_client.results.receipt import receipt_schema
 
 
 def validate_receipt(receipt: Mapping[str, Any]) -> None:

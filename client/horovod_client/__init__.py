@@ -8,10 +8,8 @@ Needs nothing but boto3 and the name of the stack that holds a `HorovodTraining`
 (`horovod_client.cli`) is this API and a terminal.
 """
 
-from horovod_client.capacity import CapacitySearch, LostAttempt
+from horovod_client.aws.connection import Connection, Fleet
 from horovod_client.client import TrainingClient
-from horovod_client.connection import Connection, Fleet
-from horovod_client.cost_estimate import CostEstimate, FleetEstimate, TypeEstimate, UsdRange
 from horovod_client.errors import (
     ConnectionNotFound,
     HorovodClientError,
@@ -26,12 +24,14 @@ from horovod_client.errors import (
     RunNotFound,
     ScriptDoubtful,
 )
-from horovod_client.log_line import LogLine
-from horovod_client.receipt import receipt_schema, render_receipt
+from horovod_client.prices.estimate import CostEstimate, FleetEstimate, TypeEstimate, UsdRange
+from horovod_client.results.log_line import LogLine
+from horovod_client.results.receipt import receipt_schema, render_receipt
 from horovod_client.run import Run
-from horovod_client.runs import RunSummary, list_runs
-from horovod_client.status import Holder, NodeStatus, RunStatus, Spend, TrainingProgress
-from horovod_client.waiting import explain_waiting
+from horovod_client.status.capacity import CapacitySearch, LostAttempt
+from horovod_client.status.run_status import Holder, NodeStatus, RunStatus, Spend, TrainingProgress
+from horovod_client.status.runs import RunSummary, list_runs
+from horovod_client.status.waiting import explain_waiting
 
 __all__ = [
     "CapacitySearch",

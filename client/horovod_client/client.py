@@ -11,15 +11,15 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from horovod_client.clients import AwsClients, InjectedClients, new_session
-from horovod_client.connection import Connection, find_connection
-from horovod_client.cost_estimate import CostEstimate, estimate, fitting_fleets
-from horovod_client.error_codes import code_of
+from horovod_client.aws.clients import AwsClients, InjectedClients, new_session
+from horovod_client.aws.connection import Connection, find_connection
+from horovod_client.aws.error_codes import code_of
 from horovod_client.errors import InvalidInput, PricesMissing, ScriptDoubtful
-from horovod_client.request import build_request, check_checkpoint_exists, check_data_exists, write_request
+from horovod_client.prices.estimate import CostEstimate, estimate, fitting_fleets
 from horovod_client.run import Run, checked_name
-from horovod_client.runs import RunSummary, list_runs
-from horovod_client.source import SourcePackage, package_source
+from horovod_client.status.runs import RunSummary, list_runs
+from horovod_client.submit.request import build_request, check_checkpoint_exists, check_data_exists, write_request
+from horovod_client.submit.source import SourcePackage, package_source
 from horovod_node import contract
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_stepfunctions.type_defs import StartExecutionInputTypeDef
 
-    from horovod_client.price_lookup import PriceLookup
+    from horovod_client.prices.lookup import PriceLookup
 
 
 class TrainingClient:
@@ -111,7 +111,7 @@ class TrainingClient:
     def price_lookup(self) -> PriceLookup:
         """Look up what instances cost, with this client's credentials and the user's cache of prices."""
         # Here and not above: botocore comes with it, and whoever imports this package would wait for it.
-        from horovod_client.price_lookup import PriceLookup
+        from horovod_client.prices.lookup import PriceLookup
 
         return PriceLookup(region=self.connection.region, clients=self.clients)
 

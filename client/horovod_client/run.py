@@ -12,17 +12,17 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from horovod_client.clients import AwsClients
-from horovod_client.connection import Connection
+from horovod_client.aws.clients import AwsClients
+from horovod_client.aws.connection import Connection
+from horovod_client.aws.retry import PATIENCE_SECONDS, keep_trying
 from horovod_client.errors import InvalidInput, ModelNotFound, ReceiptNotFound, RunEnded, RunFailed
-from horovod_client.log_line import LogLine
-from horovod_client.logs import RunLogs, Selection
-from horovod_client.look import describe_execution, model_uri, read_status
-from horovod_client.model import checked_target, download_model
-from horovod_client.patience import PATIENCE_SECONDS, keep_trying
-from horovod_client.run_ids import find_id
-from horovod_client.spend import spend_of_receipt
-from horovod_client.status import FAILED, RunStatus, Spend, is_over
+from horovod_client.results.log_line import LogLine
+from horovod_client.results.logs import RunLogs, Selection
+from horovod_client.results.model import checked_target, download_model
+from horovod_client.status.reader import describe_execution, model_uri, read_status
+from horovod_client.status.run_ids import find_id
+from horovod_client.status.run_status import FAILED, RunStatus, Spend, is_over
+from horovod_client.status.spend import spend_of_receipt
 from horovod_node import contract
 
 if TYPE_CHECKING:

@@ -1,17 +1,17 @@
 """AWS CDK constructs that start, train and terminate a Horovod cluster on your own GPU fleet."""
 
-from cdk_horovod.capacity_plan import CapacityAttempt, CapacityPlan
-from cdk_horovod.capacity_reservation import CapacityReservation
-from cdk_horovod.dashboard import TrainingDashboard
 from cdk_horovod.engines import Engine, EngineConfig, EngineTarget, IEngine
-from cdk_horovod.fleet import GpuFleet
-from cdk_horovod.image import NEWER_PROFILE, TORCH_PROFILE, TrainingImage, TrainingImageConfig
-from cdk_horovod.ledger import Ledger
-from cdk_horovod.monitoring import TrainingAlarms
-from cdk_horovod.network import NetworkMode, TrainingNetwork
-from cdk_horovod.network_boundary import NetworkBoundary
-from cdk_horovod.notifications import RunNotifications
-from cdk_horovod.storage import ITrainingStorage, TrainingStorage
+from cdk_horovod.fleet.capacity_plan import CapacityAttempt, CapacityPlan
+from cdk_horovod.fleet.capacity_reservation import CapacityReservation
+from cdk_horovod.fleet.gpu_fleet import GpuFleet
+from cdk_horovod.observability.alarms import TrainingAlarms
+from cdk_horovod.observability.dashboard import TrainingDashboard
+from cdk_horovod.observability.notifications import RunNotifications
+from cdk_horovod.resources.image import NEWER_PROFILE, TORCH_PROFILE, TrainingImage, TrainingImageConfig
+from cdk_horovod.resources.ledger import Ledger
+from cdk_horovod.resources.network import NetworkMode, TrainingNetwork
+from cdk_horovod.resources.network_boundary import NetworkBoundary
+from cdk_horovod.resources.storage import ITrainingStorage, TrainingStorage
 from cdk_horovod.training import HorovodTraining
 
 __all__ = [

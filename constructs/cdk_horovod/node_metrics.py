@@ -1,4 +1,4 @@
-"""What nodes tell CloudWatch of their training (see `horovod_node.metrics`), as metrics for graphs and alarms."""
+"""What nodes tell CloudWatch of their training, as metrics for graphs and alarms."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ from typing import Any
 import aws_cdk as cdk
 from aws_cdk import Duration
 
-from cdk_horovod.capacity_plan import CapacityPlan
 from cdk_horovod.engines import Engine
-from cdk_horovod.fleet import GpuFleet
-from cdk_horovod.image import TrainingImage
-from cdk_horovod.network import NetworkMode, TrainingNetwork
-from cdk_horovod.storage import TrainingStorage
+from cdk_horovod.fleet.capacity_plan import CapacityPlan
+from cdk_horovod.fleet.gpu_fleet import GpuFleet
+from cdk_horovod.resources.image import TrainingImage
+from cdk_horovod.resources.network import NetworkMode, TrainingNetwork
+from cdk_horovod.resources.storage import TrainingStorage
 from cdk_horovod.training import HorovodTraining
 
 

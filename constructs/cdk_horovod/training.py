@@ -13,20 +13,20 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from cdk_horovod.acknowledgements import acknowledge_objects
-from cdk_horovod.clean_up import CleanUp
 from cdk_horovod.engines import EngineTarget, IEngine
-from cdk_horovod.executions import accept_executions, executions_of, permit_own_executions, permit_workflow
-from cdk_horovod.image import TrainingImage
-from cdk_horovod.ledger import Ledger
 from cdk_horovod.node_metrics import node_metric
-from cdk_horovod.node_permissions import permit_nodes
-from cdk_horovod.reading import permit_reading
-from cdk_horovod.reaper import Reaper
-from cdk_horovod.storage import ITrainingStorage
+from cdk_horovod.permissions.executions import accept_executions, executions_of, permit_own_executions, permit_workflow
+from cdk_horovod.permissions.node_permissions import permit_nodes
+from cdk_horovod.permissions.reading import permit_reading
+from cdk_horovod.resources.image import TrainingImage
+from cdk_horovod.resources.ledger import Ledger
+from cdk_horovod.resources.storage import ITrainingStorage
+from cdk_horovod.termination.clean_up import CleanUp
+from cdk_horovod.termination.reaper import Reaper
+from cdk_horovod.termination.state_machine import workflow_machine
+from cdk_horovod.workflow.capacity_search import longest_forming
 from cdk_horovod.workflow.definition import run_definition
 from cdk_horovod.workflow.limits import RunLimits
-from cdk_horovod.workflow.search import longest_forming
-from cdk_horovod.workflow_machine import workflow_machine
 from horovod_node import contract
 
 

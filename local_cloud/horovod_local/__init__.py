@@ -27,7 +27,7 @@ A server process on 127.0.0.1 answers the AWS APIs: moto 5.2.5, pinned exactly, 
 `horovod_local.corrections`, each of which names the deviation from AWS that it removes. State machines are executed,
 JSONata included. For every instance that an Auto Scaling group has in service, one real `python -m horovod_node` runs
 as a process group of its own, with an address of its own, and with its own folder at `/opt/ml` where the machine
-permits mount namespaces (`horovod_local.own_folder`); beside it the dead-man's switch that the user data writes, with
+permits mount namespaces (`instances.own_folder`); beside it the dead-man's switch that the user data writes, with
 the real AWS CLI. The instance ends when something terminates it, not when its agent dies. Rules of EventBridge fire,
 also by time (`LocalCloud(schedule_speed=…)`).
 
@@ -41,7 +41,7 @@ What a run here proves:
 
 - the templates deploy: order, references between stacks, every property that a run depends on;
 - the state machine runs as written: conditions, retries, catches, task tokens with heartbeats, time limits, clean-up.
-  SDK calls are spelt as AWS wants them (`horovod_client.java_names`): any other is refused when the machine is created;
+  SDK calls are spelt as AWS wants them (`horovod_client.aws.java_names`): any other is refused at creation;
 - groups fill by weight, market and allocation strategy, scale to zero, respect protection and standby, and replace what
   they lose, and what a new market policy does not want. EC2 answers a launch a moment later, or much later;
 - quotas that a run could meet: payloads, histories, items, pages, transactions, expressions;
@@ -61,11 +61,11 @@ What it does not prove:
 - what an instance boots: images, user data (the files that it writes are read, not written), systemd, the container,
   GPUs, EFA; and version 2 of the AWS CLI, which machine images have, for here it is version 1;
 - capacity and prices: Spot interruptions, quotas and throttling come only when a test asks for them, prices are a table
-  (`horovod_local.price_list`), and an interrupted instance gets no shutdown, nor more warning than was asked for;
+  (`shared.price_list`), and an interrupted instance gets no shutdown, nor more warning than was asked for;
 - instance metadata as the source of a node's facts: nodes take them from their environment here, and only the notices
   from it;
 - time: launches and terminations take no minutes unless a test says so, nothing is eventually consistent;
-- what is accepted without effect (`horovod_local.resource_types`), and `cron` schedules: `deploy` names them. Any other
+- what is accepted without effect (`shared.resource_types`), and `cron` schedules: `deploy` names them. Any other
   resource type that cannot be created is an error, and so is every custom resource.
 
 Known limits of the emulation:
@@ -84,7 +84,7 @@ Known limits of the emulation:
 
 from horovod_local.cloud import LocalCloud
 from horovod_local.errors import LocalCloudError
-from horovod_local.faults import ApiFault, Faults, Refusal
-from horovod_local.machine import LocalInstance
+from horovod_local.instances.machine import LocalInstance
+from horovod_local.shared.faults import ApiFault, Faults, Refusal
 
 __all__ = ["ApiFault", "Faults", "LocalCloud", "LocalCloudError", "LocalInstance", "Refusal"]

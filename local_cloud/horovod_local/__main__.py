@@ -11,12 +11,12 @@ from pathlib import Path
 
 from botocore.exceptions import EndpointConnectionError
 
-from horovod_local.access_keys import read_key
 from horovod_local.background import keep
 from horovod_local.cloud import DEFAULT_REGION, client
-from horovod_local.deploy import deploy
+from horovod_local.deployment.deploy import deploy
 from horovod_local.errors import LocalCloudError
 from horovod_local.server import DEFAULT_ACCOUNT, serve
+from horovod_local.shared.access_keys import read_key
 
 
 def main(arguments: list[str] | None = None) -> int:

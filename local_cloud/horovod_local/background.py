@@ -25,11 +25,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from horovod_local.access_keys import read_key
 from horovod_local.cloud import DEFAULT_REGION, START_SECONDS, STOP_SECONDS, LocalCloud, ask, client
 from horovod_local.errors import LocalCloudError
-from horovod_local.processes import CLOUD_VARIABLE, fake_credentials, kill_processes_with, without_aws
+from horovod_local.instances.processes import CLOUD_VARIABLE, fake_credentials, kill_processes_with, without_aws
 from horovod_local.server import DEFAULT_ACCOUNT, HOST
+from horovod_local.shared.access_keys import read_key
 
 STATE: Final = "cloud.json"
 LOG: Final = "keeper.log"

@@ -18,15 +18,15 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 
+from horovod_client.aws.clients import pricing_region
 from horovod_client.client import TrainingClient
-from horovod_client.clients import pricing_region
-from horovod_local.access_keys import read_key
-from horovod_local.deploy import Outputs, deploy
+from horovod_local.deployment.deploy import Outputs, deploy
 from horovod_local.errors import LocalCloudError
-from horovod_local.faults import Faults
-from horovod_local.machine import OWN_PATH, LocalInstance
-from horovod_local.processes import CLOUD_VARIABLE, fake_credentials, kill_processes_with, without_aws
+from horovod_local.instances.machine import OWN_PATH, LocalInstance
+from horovod_local.instances.processes import CLOUD_VARIABLE, fake_credentials, kill_processes_with, without_aws
 from horovod_local.server import DEFAULT_ACCOUNT, ENDPOINT_FILE
+from horovod_local.shared.access_keys import read_key
+from horovod_local.shared.faults import Faults
 
 START_SECONDS: Final = 180.0
 """It takes two; a loaded machine takes longer."""

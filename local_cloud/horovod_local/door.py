@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from horovod_local.access_keys import AccessKeys
-from horovod_local.api_calls import ApiCall, read_body, read_call, refuse
-from horovod_local.api_faults import Application, StartResponse
-from horovod_local.machine import METADATA_PATH
+from horovod_local.instances.machine import METADATA_PATH
+from horovod_local.shared.access_keys import AccessKeys
+from horovod_local.shared.api_calls import ApiCall, read_body, read_call, refuse
+from horovod_local.shared.api_faults import Application, StartResponse
 
 _BEARER: Final = "Bearer "
 _SIGNED: Final = re.compile(r"^AWS4-HMAC-SHA256 Credential=([^/,\s]+)/")

@@ -15,19 +15,20 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-from horovod_local import corrections, opt_ml
-from horovod_local.access_keys import ACCESS_KEYS, KEY_FILE, write_key
-from horovod_local.api_faults import ApiFaults, Application, StartResponse
+from horovod_local import corrections
+from horovod_local.deployment.schedules import Schedules
 from horovod_local.door import Door
 from horovod_local.errors import LocalCloudError
-from horovod_local.faults import IN_FORCE, Faults
-from horovod_local.instances import InstanceDriver
-from horovod_local.machine import METADATA_PATH, OWN_PATH
+from horovod_local.instances import opt_ml
+from horovod_local.instances.instance_driver import InstanceDriver
+from horovod_local.instances.machine import METADATA_PATH, OWN_PATH
 from horovod_local.permissions.gate import Permissions
 from horovod_local.permissions.principals import PRINCIPALS
 from horovod_local.permissions.record import RECORD
-from horovod_local.price_list import PriceList
-from horovod_local.schedules import Schedules
+from horovod_local.shared.access_keys import ACCESS_KEYS, KEY_FILE, write_key
+from horovod_local.shared.api_faults import ApiFaults, Application, StartResponse
+from horovod_local.shared.faults import IN_FORCE, Faults
+from horovod_local.shared.price_list import PriceList
 
 HOST: Final = "127.0.0.1"
 DEFAULT_ACCOUNT: Final = "123456789012"

@@ -20,7 +20,7 @@ from horovod_client import Run, TrainingClient
 from horovod_client.cli import PROGRAM, VERBS, commands, main
 from horovod_client.cli.completing import complete_run
 from horovod_client.cli.ls import ls
-from horovod_client.tensorboard_files import TensorBoardFiles
+from horovod_client.results.tensorboard import TensorBoardFiles
 from horovod_node import contract
 from training_account import STACK, Account
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 
 from horovod_client import Connection, ConnectionNotFound, Fleet, TrainingClient
-from horovod_client.connection import find_connection
+from horovod_client.aws.connection import find_connection
 from horovod_node import contract
 from training_account import STACK, Account, connection_output
 

@@ -14,7 +14,7 @@ import pytest
 
 from horovod_client import TrainingClient
 from horovod_client.cli import main
-from horovod_client.price_cache import CachedPrices, PriceCache
+from horovod_client.prices.cache import CachedPrices, PriceCache
 from horovod_node import contract
 from training_account import STACK, Account
 

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from horovod_client import InvalidInput, TrainingClient
-from horovod_client.request import check_data_exists
-from horovod_node.channels import list_files
-from horovod_node.s3 import S3Address
+from horovod_client.submit.request import check_data_exists
+from horovod_node.transfer.data_channels import list_files
+from horovod_node.transfer.s3 import S3Address
 from training_account import Account
 
 KEYS = ("digits/x", "digits", "digits/", "digits-old/x", "dig/deep/x", "dig/deep/", "digits//x")

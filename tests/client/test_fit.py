@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from horovod_client import InvalidInput, ScriptDoubtful, TrainingClient
-from horovod_client.source import package_source
+from horovod_client.submit.source import package_source
 from horovod_node import contract
 from training_account import Account
 

@@ -25,10 +25,10 @@ from horovod_client import (
     Spend,
     TrainingClient,
 )
-from horovod_client.clients import AwsClients, pricing_region
-from horovod_client.instances import Instance, find_instances
-from horovod_client.patience import keep_trying
-from horovod_client.status import Holder
+from horovod_client.aws.clients import AwsClients, pricing_region
+from horovod_client.aws.retry import keep_trying
+from horovod_client.status.instances import Instance, find_instances
+from horovod_client.status.run_status import Holder
 from horovod_node import contract
 from training_account import Account
 

@@ -17,10 +17,10 @@ from botocore.exceptions import EndpointConnectionError
 
 from horovod_client import InvalidInput
 from horovod_client.cli.upload_progress import upload_shown
-from horovod_client.local_data import DataProgress, upload_data
-from horovod_client.terminal import printable
-from horovod_node.channels import list_files
-from horovod_node.s3 import S3Address
+from horovod_client.submit.local_data import DataProgress, upload_data
+from horovod_client.text.terminal import printable
+from horovod_node.transfer.data_channels import list_files
+from horovod_node.transfer.s3 import S3Address
 from training_account import Account
 
 if TYPE_CHECKING:
@@ -452,7 +452,7 @@ def test_says_that_a_stopped_upload_goes_on(
 SHOW = """
 import time
 from horovod_client.cli.upload_progress import upload_shown
-from horovod_client.local_data import DataProgress
+from horovod_client.submit.local_data import DataProgress
 
 with upload_shown() as watcher:
     for doing, done in (("reading", 0), ("uploading", 0), ("uploading", 1500), ("uploading", 3000), ("uploaded", 0)):

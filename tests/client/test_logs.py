@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from horovod_client import InvalidInput, LogsNotFound, RunNotFound, TrainingClient
-from horovod_client.logs import RunLogs, Selection, pause_seconds
+from horovod_client.results.logs import RunLogs, Selection, pause_seconds
 from horovod_client.run import Run
 from horovod_node import contract
 from training_account import Account

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from horovod_client.cli import news
-from horovod_client.status import RunStatus, TrainingProgress
+from horovod_client.cli.watch import lines
+from horovod_client.status.run_status import RunStatus, TrainingProgress
 
 
 def test_progress_is_printed_when_it_is_new(
@@ -13,8 +13,8 @@ def test_progress_is_printed_when_it_is_new(
 ) -> None:
     """While the model is saved and nodes go away, the training makes no steps, and nobody is told of the same one."""
     # GIVEN
-    monkeypatch.setattr(news, "PROGRESS_SECONDS", 0.0)
-    print_news = news.news_printer(err=False)
+    monkeypatch.setattr(lines, "PROGRESS_SECONDS", 0.0)
+    print_news = lines.news_printer(err=False)
     seen = [("training", 1), ("training", 1), ("training", 2), ("saving", 2), ("terminating", 2)]
     # WHEN
     for stage, step in seen:
@@ -28,8 +28,8 @@ def test_progress_is_printed_when_it_is_new(
 def test_time_that_is_left_is_no_news(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """While a ring is formed anew it makes no step, and the same one with other time left is not told again."""
     # GIVEN
-    monkeypatch.setattr(news, "PROGRESS_SECONDS", 0.0)
-    print_news = news.news_printer(err=False)
+    monkeypatch.setattr(lines, "PROGRESS_SECONDS", 0.0)
+    print_news = lines.news_printer(err=False)
     # WHEN
     for step, left in ((1, 50.0), (1, 60.0), (1, 70.0), (2, 40.0)):
         progress = TrainingProgress(step=step, steps=9, eta_seconds=left)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from horovod_client import InvalidInput
-from horovod_client.source import SOURCE_LIMIT_BYTES, SourcePackage, package_source
+from horovod_client.submit.source import SOURCE_LIMIT_BYTES, SourcePackage, package_source
 from horovod_node import contract
 
 WriteFiles = Callable[[dict[str, str]], Path]

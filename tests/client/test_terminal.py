@@ -14,12 +14,12 @@ from rich.console import Console
 
 from horovod_client import RunFailed
 from horovod_client.cli import exit_codes, main
-from horovod_client.cli.live_view import draw
+from horovod_client.cli.watch.render import draw
 from horovod_client.client import TrainingClient
-from horovod_client.log_line import LogLine
+from horovod_client.results.log_line import LogLine
 from horovod_client.run import Run
-from horovod_client.status import Holder, LostAttempt, NodeStatus, RunStatus
-from horovod_client.terminal import printable, printable_json, printable_line
+from horovod_client.status.run_status import Holder, LostAttempt, NodeStatus, RunStatus
+from horovod_client.text.terminal import printable, printable_json, printable_line
 
 HOSTILE = (
     "\x1b]52;c;cm0gLXJm\x07\x1b]0;title\x1b\\\x1b[2J\x9b31m\x1b[3\x1b[1m1m\u202egnp.exe"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import cdk_horovod
-from cdk_horovod.user_data import node_user_data, without_comments
+from cdk_horovod.engines.user_data import node_user_data, without_comments
 from horovod_node import contract
-from horovod_node.ledger_table import item_key
+from horovod_node.ledger.table import item_key
 from image.instance import Instance
 
 pytestmark = pytest.mark.slow
@@ -131,7 +131,7 @@ def test_sets_the_dead_mans_switch_first(instance: Instance) -> None:
     # THEN
     switch = instance.changes / contract.SWITCH_FILE[1:]
     assert booted.returncode == 1
-    script = Path(cdk_horovod.__file__).with_name("dead_mans_switch.sh").read_text()
+    script = (Path(cdk_horovod.__file__).with_name("engines") / "dead_mans_switch.sh").read_text()
     assert switch.read_text() == without_comments(script)
     assert instance.changes.joinpath("etc/systemd/system/cdk-horovod-dead-mans-switch.service").exists()
     assert instance.recorded() == [*SET_SWITCH, NO_UNIT, START_DOCKER]

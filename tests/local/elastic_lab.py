@@ -12,8 +12,8 @@ from deployment import SETTINGS, Deployment
 from horovod_client import Run
 from horovod_local import LocalCloud, LocalInstance
 from horovod_node import contract
-from horovod_node.checkpoint import newest_checkpoint, read_manifest
-from horovod_node.ledger import Lease, Ledger, NodeItem
+from horovod_node.checkpoints.manifest import newest_checkpoint, read_manifest
+from horovod_node.ledger.ledger import Lease, Ledger, NodeItem
 from patience import eventually
 from synthesis import synthesise
 

@@ -18,11 +18,11 @@ from lab import until
 
 from horovod_client import InvalidInput, Run
 from horovod_local import ApiFault, Faults, LocalCloud, LocalInstance, Refusal
-from horovod_local.faults import WORKFLOW
-from horovod_local.price_list import ON_DEMAND_USD, spot_usd
+from horovod_local.shared.faults import WORKFLOW
+from horovod_local.shared.price_list import ON_DEMAND_USD, spot_usd
 from horovod_node import contract
-from horovod_node.layout import Layout
-from horovod_node.restore import restore
+from horovod_node.checkpoints.restore import restore
+from horovod_node.node.folders import Layout
 from patience import SECONDS
 from synthesis import synthesise
 

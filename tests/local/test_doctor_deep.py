@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from deployment import SETTINGS, Deployment
 
-from horovod_client.check import FAIL, OK, Check
-from horovod_client.deep.examine import examine_states
+from horovod_client.doctor.check import FAIL, OK, Check
+from horovod_client.doctor.deep.examine import examine_states
 from horovod_local import LocalCloud
 from synthesis import synthesise
 

@@ -15,7 +15,7 @@ from lab import until
 from horovod_client import Run
 from horovod_local import LocalCloud, LocalInstance
 from horovod_node import contract
-from horovod_node.progress import Progress
+from horovod_node.rank_process.progress import Progress
 from patience import eventually
 from synthesis import synthesise
 
@@ -112,7 +112,7 @@ def process_of(node: LocalInstance, *, rank: int) -> int:
             command, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
         except OSError:  # gone meanwhile, or not ours
             continue
-        if b"horovod_node.rank" in command and wanted <= set(environment.split(b"\0")):
+        if b"horovod_node.rank_process.rank" in command and wanted <= set(environment.split(b"\0")):
             return int(folder.name)
     raise AssertionError(f"rank {rank} does not run on {node.instance_id}")
 
@@ -120,7 +120,7 @@ def process_of(node: LocalInstance, *, rank: int) -> int:
 def lives(process: int) -> bool:
     """Whether a rank's process has not ended."""
     try:
-        return b"horovod_node.rank" in Path(f"/proc/{process}/cmdline").read_bytes()
+        return b"horovod_node.rank_process.rank" in Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
         return False
 

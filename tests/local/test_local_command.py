@@ -17,8 +17,8 @@ from background_cloud import DIGITS, TOOL, Shell
 
 from horovod_client.cli import main
 from horovod_local import background
-from horovod_local.processes import CLOUD_VARIABLE, processes_with
-from horovod_local.requirements import sample_assembly
+from horovod_local.command_line.requirements import sample_assembly
+from horovod_local.instances.processes import CLOUD_VARIABLE, processes_with
 from patience import eventually
 
 pytestmark = pytest.mark.local

@@ -11,14 +11,11 @@ import pytest
 from deployment import wait
 from lab import ONE, REAPER, TWO, Lab, deployed_lab, receipt_of, until
 
-from cdk_horovod.workflow.reaper import (
-    METRIC_CAPACITY_WITHOUT_LEASE,
-    METRIC_REAPED,
-)
+from cdk_horovod.termination.reaper_definition import METRIC_CAPACITY_WITHOUT_LEASE, METRIC_REAPED
 from horovod_client import Run
 from horovod_client.run import STOPPED_ERROR
 from horovod_local import ApiFault
-from horovod_local.faults import WORKFLOW
+from horovod_local.shared.faults import WORKFLOW
 from horovod_node import contract
 from patience import SECONDS
 from receipts import validate_receipt

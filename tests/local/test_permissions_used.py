@@ -18,7 +18,7 @@ from lab import REAPER, SCHEDULE_SPEED, Lab, synthesise_lab, until
 
 from cdk_horovod import HorovodTraining
 from horovod_client import Run, TrainingClient
-from horovod_client.tensorboard_files import TensorBoardFiles
+from horovod_client.results.tensorboard import TensorBoardFiles
 from horovod_local import LocalCloud
 from horovod_local.permissions.policy import DENY
 from horovod_node import contract

@@ -14,11 +14,11 @@ from moto.server import ThreadedMotoServer
 
 from horovod_local.corrections import dynamodb
 from horovod_node import contract
-from horovod_node.identify import Node
-from horovod_node.layout import Layout
-from horovod_node.ledger import Run
-from horovod_node.request import Request
-from horovod_node.work import Work
+from horovod_node.attempt.node_attempt import Work
+from horovod_node.ledger.ledger import Run
+from horovod_node.ledger.request_item import Request
+from horovod_node.node.folders import Layout
+from horovod_node.node.identity import Node
 from node.emulated import REGION, Aws, TaskAnswers
 from node.rings import SETTINGS, Ring
 

@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 from horovod_node import contract
-from horovod_node.channel import KEY_BYTES
-from horovod_node.hub import Hub
-from horovod_node.ring_driver import RingDriver, RingRendezvous
+from horovod_node.elastic.control_server import Hub
+from horovod_node.elastic.driver import RingDriver, RingRendezvous
+from horovod_node.elastic.signed_channel import KEY_BYTES
 from node.addresses import new_addresses
 from node.played_nodes import PlayedNode
 from patience import SECONDS, eventually

@@ -13,7 +13,7 @@ from typing import Any
 import boto3
 
 from horovod_node import contract
-from horovod_node.ledger import Ledger
+from horovod_node.ledger.ledger import Ledger
 
 REGION = "us-east-1"
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from horovod_node.progress import Progress
+from horovod_node.rank_process.progress import Progress
 from node.rings import Agent, Ring, wait_for
 
 COMMIT_EVERY = 5

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
-from horovod_local.instance_metadata import InstanceMetadata
+from horovod_local.instances.instance_metadata import InstanceMetadata
 
 
 class MetadataService:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 
-from horovod_node.checkpoint_mirror import CheckpointMirror
+from horovod_node.checkpoints.mirror import CheckpointMirror
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from horovod_node import contract
-from horovod_node.channel import ChannelClosedError, Message, connect
-from horovod_node.failure import Failure
+from horovod_node.elastic.signed_channel import ChannelClosedError, Message, connect
+from horovod_node.node.failure import Failure
 
 BEAT_SECONDS = 0.1
 

@@ -73,7 +73,7 @@ class Agent:
         ranks = []
         for process in self.processes():
             with contextlib.suppress(OSError):  # it ended meanwhile
-                if b"horovod_node.rank" in Path(f"/proc/{process}/cmdline").read_bytes():
+                if b"horovod_node.rank_process.rank" in Path(f"/proc/{process}/cmdline").read_bytes():
                     ranks.append(process)
         (rank,) = ranks
         return rank

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from horovod_node.after_import import AfterImport
+from horovod_node.rank_process.import_hooks import AfterImport
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from horovod_node import contract
-from horovod_node.ceiling import CostCeiling
-from horovod_node.layout import Layout
-from horovod_node.restore import restore
+from horovod_node.checkpoints.restore import restore
+from horovod_node.ledger.cost_ceiling import CostCeiling
+from horovod_node.node.folders import Layout
 from node.emulated import id_of
 from node.rings import Ring
 

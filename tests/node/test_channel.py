@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horovod_node import channel
-from horovod_node.channel import KEY_BYTES, Channel, ChannelClosedError, connect
+from horovod_node.elastic import signed_channel
+from horovod_node.elastic.signed_channel import KEY_BYTES, Channel, ChannelClosedError, connect
 from node.wires import NONCE_BYTES, Wire, connected_pair, read, read_frame
 from patience import SECONDS
 
@@ -39,7 +39,7 @@ def wire() -> Iterator[Wire]:
 @pytest.fixture
 def short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Call an end silent sooner than in a real ring."""
-    monkeypatch.setattr(channel, "SILENCE_SECONDS", 2.0)
+    monkeypatch.setattr(signed_channel, "SILENCE_SECONDS", 2.0)
 
 
 def pair() -> tuple[Channel, Channel]:

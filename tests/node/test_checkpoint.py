@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from horovod_node import contract
-from horovod_node.checkpoint import (
+from horovod_node.checkpoints.manifest import (
     CheckpointFile,
     CheckpointName,
     FoundCheckpoint,
@@ -21,7 +21,7 @@ from horovod_node.checkpoint import (
     list_checkpoints,
     newest_checkpoint,
 )
-from horovod_node.checkpoint_prune import superfluous
+from horovod_node.checkpoints.prune import superfluous
 from node.emulated import Aws
 
 DIGEST = hashlib.sha256(b"").hexdigest()

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from horovod_node import checkpoint_mirror
-from horovod_node.checkpoint import CheckpointName, list_checkpoints, read_manifest
-from horovod_node.checkpoint_mirror import CheckpointMirror
-from horovod_node.last_checkpoint import save_last_checkpoint
-from horovod_node.layout import Layout
-from horovod_node.restore import restore
-from horovod_node.snapshot import ChangedError, held, look
+from horovod_node.checkpoints import mirror as mirror_module
+from horovod_node.checkpoints.manifest import CheckpointName, list_checkpoints, read_manifest
+from horovod_node.checkpoints.mirror import CheckpointMirror
+from horovod_node.checkpoints.restore import restore
+from horovod_node.checkpoints.snapshot import ChangedError, held, look
+from horovod_node.node.folders import Layout
+from horovod_node.ring.last_checkpoint import save_last_checkpoint
 from node.emulated import Aws
 from patience import SECONDS, eventually
 
@@ -389,7 +389,7 @@ def test_flush_waits_until_nobody_writes(
 ) -> None:
     """It is asked for while ranks still write their last checkpoint."""
     # GIVEN a writer whose pauses are never as long as those that are taken for its end
-    monkeypatch.setattr(checkpoint_mirror, "STILL_SECONDS", 3.0)
+    monkeypatch.setattr(mirror_module, "STILL_SECONDS", 3.0)
     mirror = mirrored()
     result(mirror.flush())
     flush = None
@@ -450,7 +450,7 @@ def test_last_checkpoint_is_told_in_a_sentence(
         f"The checkpoints could not be uploaded to {address}: a checkpoint cannot hold a file at 'we\\nights': "
         f"rename it, without control characters and in UTF-8.{older}"
     )
-    monkeypatch.setattr(checkpoint_mirror, "STILL_SECONDS", 600)
+    monkeypatch.setattr(mirror_module, "STILL_SECONDS", 600)
     assert said(mirror, seconds=-1) == (
         f"The checkpoints in {folder} could not be uploaded in the time that was left.{older}"
     )

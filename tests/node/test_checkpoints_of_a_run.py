@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from horovod_node import contract
-from horovod_node.checkpoint import Manifest, newest_checkpoint, read_manifest
+from horovod_node.checkpoints.manifest import Manifest, newest_checkpoint, read_manifest
 from node.emulated import Aws, TaskAnswers
 from node.rings import Ring, wait_for
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from horovod_node import contract
-from horovod_node.preflight import NOT_ELASTIC
+from horovod_node.rank_process.preflight import NOT_ELASTIC
 from node.rings import Agent, Ring
 
 pytestmark = pytest.mark.ring

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from horovod_node import contract
-from horovod_node.errors import LedgerUnreachableError, RunError, exit_code
-from horovod_node.failure import (
+from horovod_node.node.errors import LedgerUnreachableError, RunError, exit_code
+from horovod_node.node.failure import (
     ORIGINS,
     Failure,
     NodeFailedError,
@@ -20,7 +20,7 @@ from horovod_node.failure import (
     root_cause,
     run_error,
 )
-from horovod_node.stall import RankStack
+from horovod_node.node.stall import RankStack
 
 
 def failure(**fields: object) -> Failure:

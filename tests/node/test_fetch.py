@@ -12,13 +12,13 @@ from pathlib import Path, PurePosixPath
 import pytest
 from botocore.exceptions import ClientError
 
-from horovod_client.source import package_source
+from horovod_client.submit.source import package_source
 from horovod_node import contract
-from horovod_node.channels import fetch_channels, list_files
-from horovod_node.errors import RunError
-from horovod_node.layout import Layout
-from horovod_node.s3 import S3Address, refused, unwritten
-from horovod_node.source import fetch_source
+from horovod_node.node.errors import RunError
+from horovod_node.node.folders import Layout
+from horovod_node.transfer.data_channels import fetch_channels, list_files
+from horovod_node.transfer.s3 import S3Address, refused, unwritten
+from horovod_node.transfer.source import fetch_source
 from node.emulated import Aws
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from horovod_node.rank_job import RankJob
+from horovod_node.rank_process.job import RankJob
 from node.rings import SCRIPTS
 
 
@@ -33,7 +33,7 @@ def test_graph_is_the_scripts_own(tmp_path: Path) -> None:
         subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
         for command, variables in (
             ([sys.executable, str(script)], environment),
-            ([sys.executable, "-P", "-m", "horovod_node.rank"], environment | job.to_environment()),
+            ([sys.executable, "-P", "-m", "horovod_node.rank_process.rank"], environment | job.to_environment()),
         )
     )
     # THEN

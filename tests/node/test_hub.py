@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from horovod_node import channel, contract, hub
-from horovod_node.channel import BEAT_SECONDS, KEY_BYTES, Channel
-from horovod_node.hub import Hub
+from horovod_node import contract
+from horovod_node.elastic import control_server, signed_channel
+from horovod_node.elastic.control_server import Hub
+from horovod_node.elastic.signed_channel import BEAT_SECONDS, KEY_BYTES, Channel
 from node.addresses import new_addresses
 from node.played_nodes import PlayedNode
 from node.wires import NONCE_BYTES, read
@@ -239,7 +240,7 @@ def test_node_that_ends_is_lost(lab: Lab) -> None:
 def test_node_that_falls_silent_is_lost(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that says nothing may be cut off, and its departure says so; one that speaks stays."""
     # GIVEN
-    monkeypatch.setattr(channel, "SILENCE_SECONDS", 4 * BEAT_SECONDS)
+    monkeypatch.setattr(signed_channel, "SILENCE_SECONDS", 4 * BEAT_SECONDS)
     silent, speaking = lab.ready(2), lab.ready(3)
     # WHEN
     silent.fall_silent()
@@ -435,7 +436,7 @@ def test_closed_hub_takes_nobody(lab: Lab) -> None:
     # THEN
     with closing(Channel(late, key=KEY, leads=False)) as node:
         node.send({"hello": {"node": "node-2", "address": lab.address(2), "gpus": 1}})
-        with pytest.raises(channel.ChannelClosedError) as reason:
+        with pytest.raises(signed_channel.ChannelClosedError) as reason:
             node.receive()
     assert not reason.value.silent
     assert lab.names() == []
@@ -448,7 +449,7 @@ def test_fails_when_the_port_is_taken(lab: Lab) -> None:
 
 
 def _connect(lab: Lab) -> Channel:
-    return channel.connect(lab.address(1), contract.CHANNEL_PORT, key=KEY, source=lab.address(2))
+    return signed_channel.connect(lab.address(1), contract.CHANNEL_PORT, key=KEY, source=lab.address(2))
 
 
 def stranger(lab: Lab, number: int) -> socket.socket:
@@ -472,7 +473,7 @@ def test_strangers_of_one_address_are_few(lab: Lab) -> None:
         node = lab.joined()
         # THEN
         # Of one that was turned away, the thread may still be ending.
-        most = hub._STRANGERS_OF_AN_ADDRESS + 1
+        most = control_server._STRANGERS_OF_AN_ADDRESS + 1
         assert eventually(serving, lambda number: number <= most) <= most
         assert node.name in lab.names()
 
@@ -480,7 +481,7 @@ def test_strangers_of_one_address_are_few(lab: Lab) -> None:
 def test_all_strangers_together_are_few(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a limit for all addresses, too; when strangers have gone, nodes come in again."""
     # GIVEN
-    monkeypatch.setattr(hub, "_STRANGERS", 6)
+    monkeypatch.setattr(control_server, "_STRANGERS", 6)
     with ExitStack() as strangers:
         # WHEN the hub has greeted, or turned away, each of them
         greetings = [strangers.enter_context(closing(stranger(lab, number))).recv(1) for number in range(10, 20)]

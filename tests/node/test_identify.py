@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from horovod_node import contract
-from horovod_node.boot_facts import BootFacts
-from horovod_node.errors import UsageError
-from horovod_node.identify import Node, identify, interface_of
+from horovod_node.node.boot_facts import BootFacts
+from horovod_node.node.errors import UsageError
+from horovod_node.node.identity import Node, identify, interface_of
 from node.metadata_service import MetadataService
 
 COMMON = {

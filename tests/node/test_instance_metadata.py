@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from horovod_node.instance_metadata import InstanceMetadata
+from horovod_node.node.instance_metadata import InstanceMetadata
 from node.metadata_service import MetadataService
 
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from horovod_node import contract
-from horovod_node.identify import Node
-from horovod_node.instance_metadata import InstanceMetadata
-from horovod_node.interruption import Interruption, InterruptionWatch
+from horovod_node.node.identity import Node
+from horovod_node.node.instance_metadata import InstanceMetadata
+from horovod_node.node.interruption import Interruption, InterruptionWatch
 from node.metadata_service import MetadataService
 from patience import eventually
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from horovod_node import contract
-from horovod_node.preflight import REASON
+from horovod_node.rank_process.preflight import REASON
 from node.helped_rings import HelpedRing
 from node.horovodrun import run_on_two_ranks
 from node.keras_3 import NEWER, OTHERS, keras_3_python
@@ -77,7 +77,7 @@ def test_optimizer_is_refused_on_every_rank(ring: Ring, keras_3: str) -> None:
     refused = ring.asked(contract.TASK_TRAIN)
     # THEN
     assert refused["error"] == contract.ERROR_PREFLIGHT
-    assert f"was not allowed to train: horovod_node.preflight.PreflightError: {REASON}" in refused["cause"]
+    assert f"was not allowed to train: horovod_node.rank_process.preflight.PreflightError: {REASON}" in refused["cause"]
     assert 'average_nothing.py", line' in refused["cause"]
     assert "difference" not in ring.log()
     assert ring.agents[0].exit_code() == contract.EXIT_PREFLIGHT

@@ -9,12 +9,12 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.agent import elect
-from horovod_node.errors import ReleasedError
-from horovod_node.lease_renewal import LeaseRenewal, renewal_seconds
-from horovod_node.ledger import Lease
-from horovod_node.membership import Membership
-from horovod_node.task import Task
-from horovod_node.work import Work
+from horovod_node.attempt.lease_renewal import LeaseRenewal, renewal_seconds
+from horovod_node.attempt.membership import Membership
+from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.task import Task
+from horovod_node.ledger.ledger import Lease
+from horovod_node.node.errors import ReleasedError
 from node.emulated import Aws, TaskAnswers
 from node.rings import SETTINGS
 from patience import eventually

@@ -12,14 +12,14 @@ import pytest
 from botocore.config import Config
 
 from horovod_node import __version__, contract
-from horovod_node.boot_facts import BootFacts
-from horovod_node.ceiling import CostCeiling
-from horovod_node.errors import LedgerUnreachableError, RunError
-from horovod_node.identify import Node
-from horovod_node.interruption import Interruption
-from horovod_node.ledger import Lease, Ledger, NodeItem, Run
-from horovod_node.request import Request
-from horovod_node.requirements import Installation
+from horovod_node.ledger.cost_ceiling import CostCeiling
+from horovod_node.ledger.ledger import Lease, Ledger, NodeItem, Run
+from horovod_node.ledger.request_item import Request
+from horovod_node.node.boot_facts import BootFacts
+from horovod_node.node.errors import LedgerUnreachableError, RunError
+from horovod_node.node.identity import Node
+from horovod_node.node.interruption import Interruption
+from horovod_node.transfer.requirements import Installation
 from node.emulated import REGION, Aws, id_of
 from node.rings import SETTINGS
 

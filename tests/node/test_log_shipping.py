@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from horovod_node import contract, log_shipping
-from horovod_node.log_shipping import (
+from horovod_node import contract
+from horovod_node.node import log_shipping
+from horovod_node.node.log_shipping import (
     BATCH_BYTES,
     BATCH_EVENTS,
     EVENT_BYTES,

@@ -13,13 +13,13 @@ import pytest
 from botocore.config import Config
 
 from horovod_node import contract
-from horovod_node import membership as membership_module
-from horovod_node.errors import LedgerUnreachableError, ReleasedError
-from horovod_node.instance_metadata import InstanceMetadata
-from horovod_node.interruption import InterruptionWatch
-from horovod_node.ledger import Ledger
-from horovod_node.membership import Membership, refresh_seconds
-from horovod_node.work import Work
+from horovod_node.attempt import membership as membership_module
+from horovod_node.attempt.membership import Membership, refresh_seconds
+from horovod_node.attempt.node_attempt import Work
+from horovod_node.ledger.ledger import Ledger
+from horovod_node.node.errors import LedgerUnreachableError, ReleasedError
+from horovod_node.node.instance_metadata import InstanceMetadata
+from horovod_node.node.interruption import InterruptionWatch
 from node.emulated import REGION, Aws
 from node.metadata_service import MetadataService
 from node.rings import SETTINGS

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from horovod_node import contract
-from horovod_node.gpu_gauge import GpuGauge
-from horovod_node.metrics import UNITS, TrainingMetrics, embedded
-from horovod_node.progress import Progress
-from horovod_node.work import Work
+from horovod_node.attempt.node_attempt import Work
+from horovod_node.local_ranks.gpu_monitor import GpuGauge
+from horovod_node.local_ranks.metrics import UNITS, TrainingMetrics, embedded
+from horovod_node.rank_process.progress import Progress
 
 
 class Lines:

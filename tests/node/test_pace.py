@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from horovod_node.pace import RankPace, slowest
-from horovod_node.step_times import MovingAverage
+from horovod_node.rank_process.step_times import MovingAverage
+from horovod_node.ring.step_timing import RankPace, slowest
 
 
 def pace(rank: int, compute: float, wait: float, *, instance_type: str = "g5.xlarge") -> RankPace:

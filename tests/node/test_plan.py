@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from horovod_node import contract
-from horovod_node.errors import RunError
-from horovod_node.ledger import NodeItem
-from horovod_node.ring import RingHost, RingPlan, gloo_timeout_seconds, plan_ring
+from horovod_node.ledger.ledger import NodeItem
+from horovod_node.local_ranks.plan import RingHost, RingPlan, gloo_timeout_seconds, plan_ring
+from horovod_node.node.errors import RunError
 
 
 def item(number: int, *, gpus: int = 4, zone: str = "a", state: str = contract.NODE_READY) -> NodeItem:

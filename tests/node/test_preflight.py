@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from horovod_node.preflight import REASON, KerasFacts, installed_keras, is_elastic, refusal
+from horovod_node.rank_process.preflight import REASON, KerasFacts, installed_keras, is_elastic, refusal
 
 KERAS_3 = KerasFacts(tensorflow="2.18.1", keras="3.15.1", legacy=False)
 SCRIPT = """

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from horovod_node import steps
-from horovod_node.progress import Progress
+from horovod_node.rank_process import step_counter
+from horovod_node.rank_process.progress import Progress
 
 
 def test_progress_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_loss_that_is_no_number_is_not_told(tmp_path: Path, loss: float) -> None
 def test_lost_steps_are_advances_too(tmp_path: Path) -> None:
     """An optimizer that goes back to its last commit is at work, though its number is smaller for a while."""
     # GIVEN
-    counter = steps.StepCounter(tmp_path / "progress")
+    counter = step_counter.StepCounter(tmp_path / "progress")
     optimizer = SimpleNamespace(_iterations=SimpleNamespace(numpy=lambda: np.int64(at)))
 
     class Module:
@@ -70,7 +70,7 @@ def test_lost_steps_are_advances_too(tmp_path: Path) -> None:
 def test_trainings_word_for_the_step_counts(tmp_path: Path) -> None:
     """It knows of steps before a restart, and of lost ones; a report without an advance is none."""
     # GIVEN
-    counter = steps.StepCounter(tmp_path / "progress")
+    counter = step_counter.StepCounter(tmp_path / "progress")
     # WHEN
     counter.tell(step=100, advance=False, epoch=3)
     # THEN

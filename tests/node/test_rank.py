@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from horovod_node import contract
-from horovod_node.progress import Progress
-from horovod_node.rank_job import RankJob
-from horovod_node.script_failure import ORIGIN_RING, ORIGIN_SCRIPT, ScriptFailure
+from horovod_node.rank_process.job import RankJob
+from horovod_node.rank_process.progress import Progress
+from horovod_node.rank_process.script_failure import ORIGIN_RING, ORIGIN_SCRIPT, ScriptFailure
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def run(job: RankJob, script: str) -> subprocess.CompletedProcess[str]:
     """Run *script* as the job's rank."""
     job.script.write_text(script)
     return subprocess.run(
-        [sys.executable, "-P", "-m", "horovod_node.rank"],
+        [sys.executable, "-P", "-m", "horovod_node.rank_process.rank"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **job.to_environment()},
         cwd=job.code,
         capture_output=True,

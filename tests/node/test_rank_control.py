@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 from horovod_node import contract
-from horovod_node.rank_control import ENV_CONTROL, FORMING, IN_RING, STANDBY, AgentLine, RankLine
+from horovod_node.rank_process.control import ENV_CONTROL, FORMING, IN_RING, STANDBY, AgentLine, RankLine
 from node.addresses import new_addresses
 from patience import SECONDS, eventually
 
 SAY = """
 import json, os, socket, sys
 
-from horovod_node.after_import import AfterImport
-from horovod_node.rank_control import AgentLine
+from horovod_node.rank_process.import_hooks import AfterImport
+from horovod_node.rank_process.control import AgentLine
 
 
 def say(**facts):

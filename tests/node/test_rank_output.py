@@ -9,7 +9,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horovod_node.rank_output import LONGEST_LINE, UPDATE_SECONDS, TerminalLines, read_lines
+from horovod_node.node.rank_output import LONGEST_LINE, UPDATE_SECONDS, TerminalLines, read_lines
 
 
 def shown(*parts: bytes, seconds: float = 0.0) -> list[str]:

@@ -12,9 +12,8 @@ from contextlib import closing, suppress
 import pytest
 from horovod.runner.http.http_server import RendezvousHTTPServer
 
-from horovod_node import rendezvous
-from horovod_node.rendezvous import LISTEN_BACKLOG, Rendezvous, _Server
-from horovod_node.ring import RingHost, RingPlan
+from horovod_node.local_ranks.plan import RingHost, RingPlan, rendezvous
+from horovod_node.ring.rendezvous import LISTEN_BACKLOG, Rendezvous, _Server
 from node.addresses import new_addresses
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from horovod_node import contract
-from horovod_node.errors import ReleasedError
-from horovod_node.failure import Failure, NodeFailedError
-from horovod_node.identify import Node
-from horovod_node.layout import Layout
-from horovod_node.requirements import Requirements, compiled_packages, rank_python, rank_variables
+from horovod_node.node.errors import ReleasedError
+from horovod_node.node.failure import Failure, NodeFailedError
+from horovod_node.node.folders import Layout
+from horovod_node.node.identity import Node
+from horovod_node.transfer.requirements import Requirements, compiled_packages, rank_python, rank_variables
 from patience import eventually
 from wheel_files import write_wheel
 

@@ -12,10 +12,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from horovod_node import contract
-from horovod_node.checkpoint import CheckpointFile, CheckpointName, Manifest
-from horovod_node.errors import RunError
-from horovod_node.layout import Layout
-from horovod_node.restore import Restored, restore
+from horovod_node.checkpoints.manifest import CheckpointFile, CheckpointName, Manifest
+from horovod_node.checkpoints.restore import Restored, restore
+from horovod_node.node.errors import RunError
+from horovod_node.node.folders import Layout
 from node.emulated import Aws, id_of
 
 RUN_ID = id_of("run-1")

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from horovod.runner.elastic import driver as horovod_driver
 
-from horovod_node import channel, contract, ring_driver
-from horovod_node.channel import BEAT_SECONDS
-from horovod_node.rendezvous import Rendezvous
+from horovod_node import contract
+from horovod_node.elastic import driver, signed_channel
+from horovod_node.elastic.signed_channel import BEAT_SECONDS
+from horovod_node.ring.rendezvous import Rendezvous
 from node.driven_ring import DrivenRing
 from node.played_nodes import PlayedNode
 from patience import SECONDS, eventually
@@ -29,9 +30,9 @@ A_WHILE = 1.5
 def ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[DrivenRing]:
     """A ring without nodes, whose driver looks often and forgives soon."""
     monkeypatch.setattr(horovod_driver, "DISCOVER_HOSTS_FREQUENCY_SECS", 0.1)
-    monkeypatch.setattr(ring_driver, "COOLDOWN_SECONDS", (1, 2))
-    monkeypatch.setattr(ring_driver, "_REMIND_SECONDS", 0.1)
-    monkeypatch.setattr(channel, "SILENCE_SECONDS", 4 * BEAT_SECONDS)
+    monkeypatch.setattr(driver, "COOLDOWN_SECONDS", (1, 2))
+    monkeypatch.setattr(driver, "_REMIND_SECONDS", 0.1)
+    monkeypatch.setattr(signed_channel, "SILENCE_SECONDS", 4 * BEAT_SECONDS)
     with closing(DrivenRing()) as ring:
         yield ring
 
@@ -433,7 +434,7 @@ def test_training_ends_when_no_rank_is_left(ring: DrivenRing) -> None:
 def test_resets_have_a_limit(ring: DrivenRing, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ring that breaks again and again is ended."""
     # GIVEN
-    monkeypatch.setattr(ring_driver, "RESET_LIMIT", 1)
+    monkeypatch.setattr(driver, "RESET_LIMIT", 1)
     nodes = ring.form(1, 1, 1)
     nodes[2].close()
     ring.reset((nodes[0], 0), (nodes[1], 0))

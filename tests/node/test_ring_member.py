@@ -11,13 +11,13 @@ from dataclasses import replace
 import pytest
 
 from horovod_node import contract
-from horovod_node.channel import KEY_BYTES
-from horovod_node.errors import LeaderLostError
-from horovod_node.failure import NodeFailedError
-from horovod_node.hub import Hub, Member
-from horovod_node.rank_control import FORMING
-from horovod_node.ring_member import ChannelPlace, RingMember
-from horovod_node.work import Work
+from horovod_node.attempt.node_attempt import Work
+from horovod_node.elastic.control_server import Hub, Member
+from horovod_node.elastic.member import ChannelPlace, RingMember
+from horovod_node.elastic.signed_channel import KEY_BYTES
+from horovod_node.node.errors import LeaderLostError
+from horovod_node.node.failure import NodeFailedError
+from horovod_node.rank_process.control import FORMING
 from node.addresses import new_addresses
 from patience import SECONDS
 

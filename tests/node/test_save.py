@@ -13,12 +13,12 @@ import pytest
 from botocore.exceptions import ClientError
 
 from horovod_node import contract
-from horovod_node.errors import RunError
-from horovod_node.membership import Membership
-from horovod_node.save import save_model
-from horovod_node.task import Task
-from horovod_node.upload import PART_BYTES, FolderUpload
-from horovod_node.work import Work
+from horovod_node.attempt.membership import Membership
+from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.task import Task
+from horovod_node.node.errors import RunError
+from horovod_node.ring.model import save_model
+from horovod_node.transfer.folder_upload import PART_BYTES, FolderUpload
 from node.emulated import Aws, TaskAnswers, id_of
 
 KEY = contract.model_key(id_of("run-1"))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from horovod_node.identify import Node
-from horovod_node.layout import Layout
-from horovod_node.request import Request
-from horovod_node.script_environment import script_arguments, script_environment, write_config
+from horovod_node.ledger.request_item import Request
+from horovod_node.local_ranks.script_environment import script_arguments, script_environment, write_config
+from horovod_node.node.folders import Layout
+from horovod_node.node.identity import Node
 
 HYPERPARAMETERS: dict[str, Any] = {
     "learning-rate": 0.001,

@@ -7,9 +7,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horovod_node.ledger import NodeItem
-from horovod_node.silence import Silence
-from horovod_node.stall import StepWatch, find_place
+from horovod_node.attempt.last_seen import Silence
+from horovod_node.ledger.ledger import NodeItem
+from horovod_node.node.stall import StepWatch, find_place
 
 STACK = """Current thread 0x00007f8a2f5fe740 (most recent call first):
   File "/venv/lib/python3.11/site-packages/tensorflow/python/eager/execute.py", line 53 in quick_execute

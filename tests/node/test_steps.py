@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import horovod_node
-from horovod_node.progress import Progress
-from horovod_node.steps import StepsBetweenLooks
+from horovod_node.rank_process.progress import Progress
+from horovod_node.rank_process.step_counter import StepsBetweenLooks
 from node.rings import SCRIPTS
 
 

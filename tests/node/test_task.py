@@ -8,11 +8,11 @@ from threading import Timer
 import pytest
 
 from horovod_node import contract
-from horovod_node import task as task_module
-from horovod_node.errors import ReleasedError
-from horovod_node.membership import Membership
-from horovod_node.task import Task
-from horovod_node.work import Work
+from horovod_node.attempt import task as task_module
+from horovod_node.attempt.membership import Membership
+from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.task import Task
+from horovod_node.node.errors import ReleasedError
 from node.emulated import Aws, TaskAnswers, id_of
 from patience import eventually
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from horovod_node import contract
-from horovod_node.tensorboard_mirror import TensorBoardMirror
+from horovod_node.transfer.tensorboard import TensorBoardMirror
 from node.emulated import Aws
 from patience import SECONDS, eventually
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 import horovod_node
-from horovod_node.checkpoint import CheckpointName, list_checkpoints
-from horovod_node.layout import Layout
-from horovod_node.restore import restore
+from horovod_node.checkpoints.manifest import CheckpointName, list_checkpoints
+from horovod_node.checkpoints.restore import restore
+from horovod_node.node.folders import Layout
 from node import mirror_to_be_killed
 from node.emulated import REGION, Aws
 from node.mirror_to_be_killed import Task, state

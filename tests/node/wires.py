@@ -7,7 +7,7 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from horovod_node.channel import Channel
+from horovod_node.elastic.signed_channel import Channel
 from patience import SECONDS
 
 NONCE_BYTES = 16

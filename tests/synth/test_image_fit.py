@@ -11,8 +11,8 @@ from aws_cdk import Stack
 from aws_cdk.assertions import Annotations, Match
 
 from cdk_horovod import NEWER_PROFILE, TORCH_PROFILE, TrainingImage
-from cdk_horovod.gpu_types import GPU_INSTANCE_TYPES, gpu_instance_type
-from cdk_horovod.image_fit import check_image_fits
+from cdk_horovod.engines.image_fit import check_image_fits
+from cdk_horovod.fleet.gpu_types import GPU_INSTANCE_TYPES, gpu_instance_type
 
 pytestmark = pytest.mark.synth
 

@@ -9,7 +9,7 @@ import pytest
 from aws_cdk import App, Environment, Stack
 
 from cdk_horovod import NetworkMode, TrainingNetwork
-from horovod_client.account_check import ENDPOINT_SERVICES
+from horovod_client.doctor.account import ENDPOINT_SERVICES
 from validated import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth

@@ -11,7 +11,7 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecr as ecr
 from aws_cdk import aws_logs as logs
 
-from cdk_horovod.user_data import node_user_data
+from cdk_horovod.engines.user_data import node_user_data
 from horovod_node import contract
 
 pytestmark = pytest.mark.synth

@@ -9,10 +9,10 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from horovod_client.account_check import ENDPOINT_SERVICES, check_account
-from horovod_client.check import FAIL, OK, WARN, Check
-from horovod_client.connection import Fleet
-from horovod_client.offer_check import check_offers
+from horovod_client.aws.connection import Fleet
+from horovod_client.doctor.account import ENDPOINT_SERVICES, check_account
+from horovod_client.doctor.check import FAIL, OK, WARN, Check
+from horovod_client.doctor.offers import check_offers
 
 REGION = "us-west-1"
 ZONES = ("us-west-1a", "us-west-1b", "us-west-1c")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from horovod_client.amounts import byte_size, moment
+from horovod_client.text.amounts import byte_size, moment
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Kolkata"])

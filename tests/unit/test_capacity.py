@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cdk_horovod.capacity import GpuCapacity
-from cdk_horovod.gpu_types import GPU_INSTANCE_TYPES
+from cdk_horovod.fleet.capacity_attempt import GpuCapacity
+from cdk_horovod.fleet.gpu_types import GPU_INSTANCE_TYPES
 
 
 def test_counts_in_gpus() -> None:

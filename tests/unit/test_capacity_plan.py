@@ -9,8 +9,8 @@ import pytest
 from aws_cdk import Duration
 
 from cdk_horovod import CapacityAttempt, CapacityPlan
-from cdk_horovod.capacity import GpuCapacity
-from cdk_horovod.capacity_plan import FleetPlace, Zone, plan_attempts
+from cdk_horovod.fleet.capacity_attempt import GpuCapacity
+from cdk_horovod.fleet.capacity_plan import FleetPlace, Zone, plan_attempts
 
 CAPACITY = GpuCapacity.of(["g5.12xlarge", "g5.4xlarge"], max_gpus=16, on_demand_base_gpus=1)
 ZONES = tuple(Zone(name=f"zone-{letter}", key=letter, subnets=(f"subnet-{letter}",)) for letter in "abc")

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from horovod_client.connection import Fleet
-from horovod_client.cost_estimate import NOTE, UsdRange, estimate
+from horovod_client.aws.connection import Fleet
 from horovod_client.errors import InvalidInput, PricesUnknown
-from horovod_client.prices import Price, Prices
+from horovod_client.prices.estimate import NOTE, UsdRange, estimate
+from horovod_client.prices.fleet_prices import Price, Prices
 from one_connection import connection_to
 
 CONNECTION = connection_to(

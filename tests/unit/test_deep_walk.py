@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from horovod_client.connection import Fleet
-from horovod_client.deep.mocks import MockMaker, example_request
-from horovod_client.deep.walk import Untestable, Verdict, Walk
+from horovod_client.aws.connection import Fleet
+from horovod_client.doctor.deep.mocks import MockMaker, example_request
+from horovod_client.doctor.deep.walk import Untestable, Verdict, Walk
 from horovod_local import corrections
 from horovod_local.corrections.state_tests import Refused, run_state
 

@@ -13,11 +13,11 @@ import pytest
 from botocore.config import Config
 from botocore.stub import Stubber
 
-from cdk_horovod.workflow.search import QUOTAS
-from horovod_client.check import FAIL, OK, WARN, Check
-from horovod_client.connection import Fleet
-from horovod_client.doctor import Doctor
-from horovod_client.quota_check import QUOTA_CODES, check_quotas
+from cdk_horovod.workflow.capacity_search import QUOTAS
+from horovod_client.aws.connection import Fleet
+from horovod_client.doctor.check import FAIL, OK, WARN, Check
+from horovod_client.doctor.examination import Doctor
+from horovod_client.doctor.quotas import QUOTA_CODES, check_quotas
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 FLEET = Fleet(id="Fleet", max_gpus=16, gpu_step=4, types={"g5.12xlarge": 4, "g5.48xlarge": 8})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cdk_horovod.efa import common_efa_interfaces, network_interfaces
-from cdk_horovod.gpu_types import gpu_instance_type
+from cdk_horovod.fleet.efa import common_efa_interfaces, network_interfaces
+from cdk_horovod.fleet.gpu_types import gpu_instance_type
 
 
 def test_counts_the_adapters_that_all_types_have() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConnectionError, NoRegionError
 
-from horovod_client.error_codes import code_of
+from horovod_client.aws.error_codes import code_of
 
 
 @pytest.mark.parametrize(

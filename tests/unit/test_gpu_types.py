@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cdk_horovod.gpu_types import GPU_INSTANCE_TYPES, REFUSED_FAMILIES, GpuInstanceType, gpu_instance_type
+from cdk_horovod.fleet.gpu_types import GPU_INSTANCE_TYPES, REFUSED_FAMILIES, GpuInstanceType, gpu_instance_type
 
 NOT_OFFERED_IN_US_EAST_1 = {"p3.2xlarge", "p3.8xlarge", "p3.16xlarge"}
 

@@ -11,10 +11,10 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
-from horovod_client.clients import AwsClients
-from horovod_client.price_cache import CachedPrices, PriceCache, default_folder
-from horovod_client.price_lookup import PriceLookup
-from horovod_client.prices import Price, Prices
+from horovod_client.aws.clients import AwsClients
+from horovod_client.prices.cache import CachedPrices, PriceCache, default_folder
+from horovod_client.prices.fleet_prices import Price, Prices
+from horovod_client.prices.lookup import PriceLookup
 
 NOW = 1_700_000_000.0
 DAY = 86_400.0

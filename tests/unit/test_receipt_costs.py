@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from horovod_client.prices import Price, Prices, price_of
-from horovod_client.receipt_costs import complete_costs
+from horovod_client.prices.fleet_prices import Price, Prices, price_of
+from horovod_client.results.receipt_costs import complete_costs
 
 PRICES = Prices(found=(Price(instance_type="g5.xlarge", market="on-demand", zone="", usd=1.2),))
 

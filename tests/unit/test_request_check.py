@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdk_horovod.workflow.request import defaults_expression, problems_expression
+from cdk_horovod.workflow.request_rules import defaults_expression, problems_expression
 from horovod_local.corrections.jsonata import evaluate
 from horovod_node.contract import (
     DEPTH_LIMIT,
@@ -26,11 +26,11 @@ from horovod_node.contract import (
     FleetSize,
     check_request,
 )
-from horovod_node.identify import Node
-from horovod_node.layout import Layout
-from horovod_node.rank_job import RankJob
-from horovod_node.request import Request
-from horovod_node.script_environment import script_arguments, script_environment
+from horovod_node.ledger.request_item import Request
+from horovod_node.local_ranks.script_environment import script_arguments, script_environment
+from horovod_node.node.folders import Layout
+from horovod_node.node.identity import Node
+from horovod_node.rank_process.job import RankJob
 
 FLEETS = [FleetSize(max_gpus=32, gpu_step=4), FleetSize(max_gpus=9, gpu_step=3)]
 LIMITS: dict[str, Any] = {"fleets": FLEETS, "max_runtime_seconds": 3600, "max_cost_usd": 250.5}

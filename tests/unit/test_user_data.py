@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cdk_horovod import user_data
-from cdk_horovod.user_data import node_user_data, without_comments
+from cdk_horovod.engines import user_data
+from cdk_horovod.engines.user_data import node_user_data, without_comments
 from horovod_node import contract
 
 REPOSITORY = Path(__file__).parents[2]
@@ -57,8 +57,8 @@ def heredoc(script: str, file: str = contract.NODE_ENV_FILE) -> str:
 @pytest.mark.parametrize(
     "script",
     [
-        "constructs/cdk_horovod/node_boot.sh",
-        "constructs/cdk_horovod/dead_mans_switch.sh",
+        "constructs/cdk_horovod/engines/node_boot.sh",
+        "constructs/cdk_horovod/engines/dead_mans_switch.sh",
         "training_image/build_horovod.sh",
     ],
 )
@@ -84,7 +84,7 @@ def test_switch_is_installed_before_anything_that_may_fail() -> None:
     script = rendered()
 
     # THEN
-    switch = REPOSITORY / "constructs" / "cdk_horovod" / "dead_mans_switch.sh"
+    switch = REPOSITORY / "constructs" / "cdk_horovod" / "engines" / "dead_mans_switch.sh"
     assert heredoc(script, contract.SWITCH_FILE) + "\n" == without_comments(switch.read_text())
     enabled = script.index(f"\nsystemctl enable --now {Path(UNIT).name}\n")
     assert (

@@ -16,11 +16,11 @@ from botocore.config import Config
 
 from horovod_node import contract
 from horovod_node.agent import Agent
-from horovod_node.errors import UsageError
-from horovod_node.identify import identify
-from horovod_node.ledger import Ledger
-from horovod_node.log_shipping import LogHandler, LogShipping
-from horovod_node.rank_output import print_line, ship_lines
+from horovod_node.ledger.ledger import Ledger
+from horovod_node.node.errors import UsageError
+from horovod_node.node.identity import identify
+from horovod_node.node.log_shipping import LogHandler, LogShipping
+from horovod_node.node.rank_output import print_line, ship_lines
 
 _CLIENT_CONFIG = Config(
     connect_timeout=5,

@@ -13,26 +13,26 @@ from threading import Lock
 from typing import TYPE_CHECKING, NoReturn
 
 from horovod_node import contract
-from horovod_node.background import in_background
-from horovod_node.channels import fetch_channels
-from horovod_node.elastic_follow import ElasticFollower
-from horovod_node.elastic_lead import ElasticLeader
-from horovod_node.errors import LedgerUnreachableError, PartOverError, ReleasedError, RunError, exit_code
-from horovod_node.failure import NodeFailedError, as_failure, as_run_error
-from horovod_node.follow import Follower
-from horovod_node.identify import Node
-from horovod_node.interruption import InterruptionWatch
-from horovod_node.layout import Layout
-from horovod_node.ledger import Lease, Ledger
-from horovod_node.log_shipping import LogShipping
-from horovod_node.membership import Membership
-from horovod_node.preflight import NOT_ELASTIC, installed_keras, is_elastic, refusal
-from horovod_node.rank_output import RankOutput, print_line
-from horovod_node.requirements import Installation, Requirements
-from horovod_node.restore import Restored, restore
-from horovod_node.source import fetch_source
-from horovod_node.static_lead import StaticLeader
-from horovod_node.work import Work
+from horovod_node.attempt.membership import Membership
+from horovod_node.attempt.node_attempt import Work
+from horovod_node.checkpoints.restore import Restored, restore
+from horovod_node.elastic.elastic_follower import ElasticFollower
+from horovod_node.elastic.elastic_leader import ElasticLeader
+from horovod_node.ledger.ledger import Lease, Ledger
+from horovod_node.node.background import in_background
+from horovod_node.node.errors import LedgerUnreachableError, PartOverError, ReleasedError, RunError, exit_code
+from horovod_node.node.failure import NodeFailedError, as_failure, as_run_error
+from horovod_node.node.folders import Layout
+from horovod_node.node.identity import Node
+from horovod_node.node.interruption import InterruptionWatch
+from horovod_node.node.log_shipping import LogShipping
+from horovod_node.node.rank_output import RankOutput, print_line
+from horovod_node.rank_process.preflight import NOT_ELASTIC, installed_keras, is_elastic, refusal
+from horovod_node.ring.follower import Follower
+from horovod_node.ring.static_leader import StaticLeader
+from horovod_node.transfer.data_channels import fetch_channels
+from horovod_node.transfer.requirements import Installation, Requirements
+from horovod_node.transfer.source import fetch_source
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

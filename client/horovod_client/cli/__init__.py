@@ -13,7 +13,7 @@ from importlib import import_module
 import click
 
 from horovod_client.cli import exit_codes
-from horovod_client.cli.explain import explain
+from horovod_client.cli.error_messages import explain
 from horovod_client.cli.options import Debug, say
 from horovod_client.errors import RunFailed
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from horovod_client.errors import InvalidInput
-from horovod_client.request import DEFAULT_CHANNEL
+from horovod_client.submit.request import DEFAULT_CHANNEL
 
 SHOWN: Final = 200
 """Characters of a wrong value that are shown."""

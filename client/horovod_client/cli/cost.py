@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from horovod_client import amounts
 from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
-from horovod_client.columns import in_columns
 from horovod_client.errors import InvalidInput, ReceiptNotFound
 from horovod_client.run import Run
+from horovod_client.text import amounts
+from horovod_client.text.columns import in_columns
 
 ESTIMATE_COLUMNS = ("type", "nodes", "On-Demand USD/h", "Spot USD/h", "On-Demand USD", "Spot USD", "Spot saves")
 NODE_COLUMNS = ("node", "instance_type", "market", "zone", "usd", "on_demand_usd")
@@ -50,7 +50,7 @@ def _with_costs(receipt: dict[str, Any], *, client: TrainingClient) -> dict[str,
     nodes = receipt.get("nodes") or []
     if not nodes or "on_demand_usd" in (receipt.get("cost") or {}):
         return receipt
-    from horovod_client.receipt_costs import complete_costs
+    from horovod_client.results.receipt_costs import complete_costs
 
     return complete_costs(receipt, prices=client.price_lookup().prices_of(node["instance_type"] for node in nodes))
 

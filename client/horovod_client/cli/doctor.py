@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import click
 
+from horovod_client.aws.clients import new_session
 from horovod_client.cli import exit_codes
 from horovod_client.cli.options import debug_option, json_option, output_option, print_json, say
-from horovod_client.clients import new_session
 from horovod_client.errors import InvalidInput
 
 
@@ -30,8 +30,8 @@ from horovod_client.errors import InvalidInput
 def doctor(*, stack: str | None, deep: bool, output: str | None, as_json: bool) -> None:
     """Check tools, credentials, the stack and quotas, and say what to fix; exit code 1 if a run cannot work."""
     # Here and not above: botocore comes with it, and a shell waits for every import.
-    from horovod_client.check import FAIL, Check
-    from horovod_client.doctor import Doctor
+    from horovod_client.doctor.check import FAIL, Check
+    from horovod_client.doctor.examination import Doctor
 
     session = new_session()
     checks: list[Check] = []

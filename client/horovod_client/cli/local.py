@@ -33,7 +33,7 @@ class _LocalCommands(click.Group):
             raise InvalidInput(
                 f"the local cloud is not installed (missing: {', '.join(missing)}): pip install 'cdk-horovod[local]'"
             )
-        command = getattr(import_module("horovod_local.commands"), cmd_name)
+        command = getattr(import_module("horovod_local.command_line.commands"), cmd_name)
         assert isinstance(command, click.Command)
         return command
 

@@ -11,7 +11,7 @@ from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import say, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.run import Run
-from horovod_client.terminal import printable_json
+from horovod_client.text.terminal import printable_json
 
 
 @click.command()

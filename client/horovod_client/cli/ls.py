@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import click
 
-from horovod_client.amounts import moment
 from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
-from horovod_client.columns import in_columns
-from horovod_client.waiting import duration
+from horovod_client.status.waiting import duration
+from horovod_client.text.amounts import moment
+from horovod_client.text.columns import in_columns
 
 
 @click.command()

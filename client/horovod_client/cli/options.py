@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from horovod_client.terminal import printable, printable_json
+from horovod_client.text.terminal import printable, printable_json
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

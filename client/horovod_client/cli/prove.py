@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from horovod_client.aws.clients import new_session
 from horovod_client.cli import exit_codes
 from horovod_client.cli.options import debug_option, json_option, print_json, say
-from horovod_client.clients import new_session
 from horovod_client.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _account(instance_type: str, image: str, max_cost_usd: float) -> Iterator[Pl
 def _local_place(max_cost_usd: float) -> Iterator[Place]:
     if find_spec("horovod_local") is None or find_spec("moto") is None:
         raise InvalidInput("the local cloud is not installed: pip install 'cdk-horovod[local]'")
-    proving = import_module("horovod_local.proving")
+    proving = import_module("horovod_local.command_line.proving")
     cloud_module = import_module("horovod_local.cloud")
     with (
         tempfile.TemporaryDirectory() as folder,

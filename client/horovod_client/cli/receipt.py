@@ -7,7 +7,7 @@ import click
 from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
-from horovod_client.receipt import render_receipt
+from horovod_client.results.receipt import render_receipt
 from horovod_client.run import Run
 
 

@@ -10,13 +10,13 @@ import click
 
 from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import print_json, say, training_options
-from horovod_client.cli.watching import watch_run
+from horovod_client.cli.watch.session import watch_run
 from horovod_client.client import TrainingClient
-from horovod_client.describe import describe_progress, describe_restarts, describe_spend, describe_stage
 from horovod_client.errors import RunFailed
 from horovod_client.run import Run
-from horovod_client.status import RunStatus
-from horovod_client.waiting import duration, explain_waiting
+from horovod_client.status.describe import describe_progress, describe_restarts, describe_spend, describe_stage
+from horovod_client.status.run_status import RunStatus
+from horovod_client.status.waiting import duration, explain_waiting
 
 
 @click.command()

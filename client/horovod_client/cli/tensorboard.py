@@ -12,13 +12,13 @@ from pathlib import Path
 
 import click
 
-from horovod_client.amounts import counted
 from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.errors import HorovodClientError
+from horovod_client.results.tensorboard import TensorBoardFiles
 from horovod_client.run import Run
-from horovod_client.tensorboard_files import TensorBoardFiles
+from horovod_client.text.amounts import counted
 
 SYNC_SECONDS = 5.0
 STOP_SECONDS = 5.0

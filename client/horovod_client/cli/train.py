@@ -12,12 +12,12 @@ import click
 from horovod_client.cli.arguments import parse_data, parse_hyperparameters, parse_max_runtime
 from horovod_client.cli.completing import complete_run
 from horovod_client.cli.options import print_json, say, training_options
-from horovod_client.cli.watching import LOOK_SECONDS, watch_run
+from horovod_client.cli.watch.session import LOOK_SECONDS, watch_run
 from horovod_client.client import TrainingClient
 from horovod_client.errors import PricesMissing, ReceiptNotFound, RunFailed, ScriptDoubtful
-from horovod_client.receipt import render_receipt
+from horovod_client.results.receipt import render_receipt
 from horovod_client.run import STOPPED_ERROR, Run
-from horovod_client.status import SUCCEEDED
+from horovod_client.status.run_status import SUCCEEDED
 
 _TOLD = (PricesMissing, ScriptDoubtful)
 """Warnings of the client, which the tool prints as lines of its own."""

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from horovod_client.amounts import byte_size, counted
 from horovod_client.cli.options import say
-from horovod_client.local_data import DataProgress, Watcher
+from horovod_client.submit.local_data import DataProgress, Watcher
+from horovod_client.text.amounts import byte_size, counted
 
 
 @contextmanager

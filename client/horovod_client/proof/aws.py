@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from horovod_client.aws.clients import AwsClients
+from horovod_client.aws.refusals import AwsError
 from horovod_client.client import TrainingClient
-from horovod_client.clients import AwsClients
-from horovod_client.deep.examine import tester_client
+from horovod_client.doctor.deep.examine import tester_client
 from horovod_client.errors import InvalidInput, PricesUnknown
-from horovod_client.price_lookup import PriceLookup
+from horovod_client.prices.lookup import PriceLookup
 from horovod_client.proof.place import STACK, Paces, StepFailed
-from horovod_client.refusals import AwsError
 from horovod_node import contract
 
 if TYPE_CHECKING:

@@ -18,15 +18,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from horovod_client.deep.examine import examine_states
+from horovod_client.aws.refusals import AwsError
+from horovod_client.doctor.deep.examine import examine_states
 from horovod_client.errors import ReceiptNotFound
 from horovod_client.proof import claims
 from horovod_client.proof.inventory import Inventory
 from horovod_client.proof.place import STACK, Place, StepFailed
 from horovod_client.proof.report import FAILED, PASSED, Report, StepReport, now_text
-from horovod_client.refusals import AwsError
 from horovod_client.run import STOPPED_ERROR, Run
-from horovod_client.status import SUCCEEDED, is_over
+from horovod_client.status.run_status import SUCCEEDED, is_over
 from horovod_node import contract
 
 GPUS: Final = 2

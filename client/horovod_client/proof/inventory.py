@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Final
 
-from horovod_client.connection import Connection
+from horovod_client.aws.connection import Connection
 from horovod_client.proof import claims
 from horovod_client.proof.place import STACK, Place
 from horovod_node import contract

@@ -2,7 +2,7 @@
 
 from cdk_horovod.engines.ec2_fleet import Ec2FleetEngine
 from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig, IEngine, IFleetStates
-from cdk_horovod.fleet import GpuFleet
+from cdk_horovod.fleet.gpu_fleet import GpuFleet
 
 __all__ = ["Ec2FleetEngine", "Engine", "EngineConfig", "EngineTarget", "FleetConfig", "IEngine", "IFleetStates"]
 

@@ -9,15 +9,15 @@ from aws_cdk import Stack
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
-from cdk_horovod.capacity import smallest_first
-from cdk_horovod.capacity_plan import PlannedAttempt
 from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig
 from cdk_horovod.engines.group_states import GroupStates
-from cdk_horovod.fleet import GpuFleet
-from cdk_horovod.image import TrainingImageConfig
-from cdk_horovod.image_fit import check_image_fits
-from cdk_horovod.scaling_group import RESTING_VERSION
-from cdk_horovod.user_data import node_user_data
+from cdk_horovod.engines.image_fit import check_image_fits
+from cdk_horovod.engines.user_data import node_user_data
+from cdk_horovod.fleet.capacity_attempt import smallest_first
+from cdk_horovod.fleet.capacity_plan import PlannedAttempt
+from cdk_horovod.fleet.gpu_fleet import GpuFleet
+from cdk_horovod.fleet.scaling_group import RESTING_VERSION
+from cdk_horovod.resources.image import TrainingImageConfig
 from horovod_node import contract
 
 _SERVES = "cdk_horovod:serves"
@@ -86,7 +86,7 @@ class Ec2FleetEngine:
 
 
 def _as_states_read_it(attempt: PlannedAttempt, *, fleet: GpuFleet) -> dict[str, Any]:
-    """Write an attempt as the run's states read it, see `cdk_horovod.workflow.search`."""
+    """Write an attempt as the run's states read it, see `cdk_horovod.workflow.capacity_search`."""
     return {
         "words": attempt.words,
         "time_limit": None if attempt.time_limit is None else int(attempt.time_limit.to_seconds()),

@@ -12,8 +12,8 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.image import TrainingImage
-from cdk_horovod.ledger import Ledger
+from cdk_horovod.resources.image import TrainingImage
+from cdk_horovod.resources.ledger import Ledger
 from horovod_node import contract
 
 
@@ -51,7 +51,7 @@ class FleetConfig:
         leader_market: Market that leaders come from, one of `contract.MARKETS`.
         node_role: Role of its nodes; the training's grants go to it.
         plan:
-            What a run tries in it, in order: at least one attempt, as `cdk_horovod.workflow.search` describes it, with
+            What a run tries in it, in order: at least one attempt, as `workflow.capacity_search` describes it, with
             `time_limit` (seconds, or None for the training's `start_timeout`) in place of `seconds`.
         rest: What the engine's states read to restore it after a run.
     """
@@ -72,7 +72,7 @@ class IFleetStates(Protocol):
     Builds the states that act on the fleet in `$fleet`, for any state machine: a run's, the clean-up's, the reaper's.
 
     `$fleet` is an object with the keys `id` and `group`, in a run also `rest`. A run's states read `$run`, `$request`,
-    `$ring`, `$gone` and `$search` (see `cdk_horovod.workflow.search`), too. The workflow adds what they have in common:
+    `$ring`, `$gone` and `$search` (see `workflow.capacity_search`), too. The workflow adds what they have in common:
     order, Catch, the loop until nothing runs.
     """
 

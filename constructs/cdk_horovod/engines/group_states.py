@@ -8,7 +8,7 @@ from typing import Any
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.workflow.states import NO_OUTPUT, REDRIVEN, call_aws, jsonata
+from cdk_horovod.asl.states import NO_OUTPUT, REDRIVEN, call_aws, jsonata
 from horovod_node import contract
 
 UNTOLD = "unknown"

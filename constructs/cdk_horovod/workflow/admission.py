@@ -11,16 +11,16 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
+from cdk_horovod.asl.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata, retry_calls, run_id
 from cdk_horovod.engines.engine import EngineConfig
-from cdk_horovod.ledger import Ledger
-from cdk_horovod.storage import ITrainingStorage
+from cdk_horovod.resources.ledger import Ledger
+from cdk_horovod.resources.storage import ITrainingStorage
+from cdk_horovod.workflow.capacity_search import NO_SEARCH, fleets_with_plans
+from cdk_horovod.workflow.cost_ceiling import UNKNOWN
 from cdk_horovod.workflow.emptying import NOT_BEGUN
 from cdk_horovod.workflow.limits import RunLimits
-from cdk_horovod.workflow.pricing import UNKNOWN
 from cdk_horovod.workflow.receipt import UNREAD_BY_THE_RUN
-from cdk_horovod.workflow.request import BYTES, defaults_expression, problems_expression
-from cdk_horovod.workflow.search import NO_SEARCH, fleets_with_plans
-from cdk_horovod.workflow.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata, retry_calls, run_id
+from cdk_horovod.workflow.request_rules import BYTES, defaults_expression, problems_expression
 from horovod_node import contract
 
 LEDGER_DAYS = 90

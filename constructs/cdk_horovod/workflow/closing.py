@@ -6,9 +6,9 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow.item_update import update_item
-from cdk_horovod.workflow.states import NOW, RUN_KEY, call_aws, failure, jsonata, key_of_the_run
+from cdk_horovod.asl.item_update import update_item
+from cdk_horovod.asl.states import NOW, RUN_KEY, call_aws, failure, jsonata, key_of_the_run
+from cdk_horovod.resources.ledger import Ledger
 from horovod_node import contract
 
 

@@ -6,7 +6,7 @@ Variables, in the order in which they come: `$run` (execution name), `$run_id` (
 `$times` (ISO 8601, for the receipt), `$outcome` (succeeded, error, cause), `$request` (with its defaults),
 `$request_json` (the same as the text that it was), `$fleets` (those that fit), `$open` (those whose turn it is),
 `$fleet` (the one reserved), `$fresh` (it is to be empty before nodes start), `$search` (the search for capacity, see
-`cdk_horovod.workflow.search`), `$ring`, `$trained` and `$saved` (the leader's answers, see `horovod_node.contract`),
+`workflow.capacity_search`), `$ring`, `$trained` and `$saved` (the leader's answers, see `horovod_node.contract`),
 `$prices` (of the fleet's types), `$price` (of the ring, if there is a ceiling), `$lost` (the attempts before this one),
 `$spent` (their seconds of training), `$restart` and `$gone` (whether an attempt that was lost has a next one, and the
 leader that it lost), `$tally` and `$written` (see `cdk_horovod.workflow.receipt`), `$held` (see
@@ -22,17 +22,17 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
+from cdk_horovod.asl.states import CAUGHT, CONDITION_FAILED, NO_OUTPUT, entered_as, jsonata
 from cdk_horovod.engines.engine import EngineConfig, IFleetStates
-from cdk_horovod.ledger import Ledger
-from cdk_horovod.storage import ITrainingStorage
-from cdk_horovod.workflow import closing, lease, line, search, token_tasks
+from cdk_horovod.resources.ledger import Ledger
+from cdk_horovod.resources.storage import ITrainingStorage
+from cdk_horovod.workflow import capacity_search, closing, lease, run_queue, token_tasks
 from cdk_horovod.workflow.admission import check_the_data, check_the_request, read_the_request, record_the_run
 from cdk_horovod.workflow.emptying import Emptying
 from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.outcome import LOST, attempt_lost, leader_lost, lease_lost, out_of_time
-from cdk_horovod.workflow.prices import look_up_prices
+from cdk_horovod.workflow.price_lookup import look_up_prices
 from cdk_horovod.workflow.receipt import write_the_receipt
-from cdk_horovod.workflow.states import CAUGHT, CONDITION_FAILED, NO_OUTPUT, entered_as, jsonata
 
 
 def run_definition(
@@ -88,7 +88,7 @@ def run_definition(
     start = states.start(
         scope,
         # The bill begins with the first start of nodes.
-        assign={"search": search.ASKED, "times": jsonata("$merge([{'asked_at': $now()}, $times])")},
+        assign={"search": capacity_search.ASKED, "times": jsonata("$merge([{'asked_at': $now()}, $times])")},
     )
     ring = token_tasks.wait_for_the_ring(scope, ledger=ledger)
     train = token_tasks.train(scope, ledger=ledger, limits=limits)
@@ -152,14 +152,14 @@ def _search_on(
     """Find out why there is no ring; wait on for nodes that are there, or try the next attempt, or end."""
     next_one = (
         sfn.Choice.jsonata(scope, "Another attempt?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$search.step = 'fail'")), end, assign=search.NOT_FORMED)
+        .when(sfn.Condition.jsonata(jsonata("$search.step = 'fail'")), end, assign=capacity_search.NOT_FORMED)
         .when(sfn.Condition.jsonata(jsonata("$search.step = 'empty'")), emptied, assign={"fresh": True})
         .otherwise(then)
     )
-    explain = states.explain(scope, judged=search.judged)
-    explain.add_catch(next_one, assign=search.judged("[]", asked=False)).next(next_one)
-    look = states.look(scope, judged=lambda gpus: search.looked_at(gpus, limits=limits))
-    look.add_catch(explain, assign=search.UNSEEN).next(explain)
+    explain = states.explain(scope, judged=capacity_search.judged)
+    explain.add_catch(next_one, assign=capacity_search.judged("[]", asked=False)).next(next_one)
+    look = states.look(scope, judged=lambda gpus: capacity_search.looked_at(gpus, limits=limits))
+    look.add_catch(explain, assign=capacity_search.UNSEEN).next(explain)
     return look
 
 
@@ -210,16 +210,16 @@ def _queue(
 ) -> sfn.IChainable:
     """Wait in line until a fleet can be reserved; leave the line in either case."""
     interval = limits.queue_interval(fleets=len(engine.fleets))
-    look = line.look_at_the_line(scope, ledger=ledger, queue=queue, interval=interval)
+    look = run_queue.look_at_the_line(scope, ledger=ledger, queue=queue, interval=interval)
     reserve = lease.reserve(scope, ledger=ledger, limits=limits)
-    leave = line.leave_the_line(scope, ledger=ledger, queue=queue)
+    leave = run_queue.leave_the_line(scope, ledger=ledger, queue=queue)
     left = (
         sfn.Choice.jsonata(scope, "Fleet reserved?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$outcome.error = ''")), then)
         .otherwise(refused)
     )
     leave.add_catch(left).next(left)
-    first = line.first_in_line(
+    first = run_queue.first_in_line(
         scope, interval=interval, queue_timeout=limits.queue_timeout, reserve=reserve, then=look, leave=leave
     )
     # A fleet that is taken, or cannot be asked for now, is not open: the next one, or the next look.

@@ -9,10 +9,10 @@ from aws_cdk import Duration
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
+from cdk_horovod.asl.states import CONDITION_FAILED, NO_OUTPUT, NOW, jsonata
 from cdk_horovod.engines.engine import IFleetStates
-from cdk_horovod.ledger import Ledger
+from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.workflow import lease
-from cdk_horovod.workflow.states import CONDITION_FAILED, NO_OUTPUT, NOW, jsonata
 
 NOT_BEGUN: Final[Mapping[str, Any]] = {"held_at": 0, "looks": 0, "zeros": 0, "pause": 1, "step": "wait"}
 """`$emptying` before the loop; a state machine that has the loop sets it before."""

@@ -7,7 +7,7 @@ from typing import Final
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.workflow.states import call_aws, jsonata
+from cdk_horovod.asl.states import call_aws, jsonata
 
 DOES_NOT_EXIST: Final = "Sfn.ExecutionDoesNotExistException"
 """Step Functions forgets an execution 90 days after its end (its guide, "Service quotas")."""

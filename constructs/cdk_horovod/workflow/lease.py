@@ -14,11 +14,8 @@ from aws_cdk import Duration
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow.item_update import update_item
-from cdk_horovod.workflow.limits import RunLimits
-from cdk_horovod.workflow.search import BEGUN_AGAIN, begun
-from cdk_horovod.workflow.states import (
+from cdk_horovod.asl.item_update import update_item
+from cdk_horovod.asl.states import (
     CONDITION_FAILED,
     NO_OUTPUT,
     NOW,
@@ -29,6 +26,9 @@ from cdk_horovod.workflow.states import (
     jsonata,
     now_as,
 )
+from cdk_horovod.resources.ledger import Ledger
+from cdk_horovod.workflow.capacity_search import BEGUN_AGAIN, begun
+from cdk_horovod.workflow.limits import RunLimits
 from horovod_node import contract
 
 LOST_CAUSE_LIMIT = 2_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cdk_horovod.asl.states import CAUGHT, NOW, jsonata, now_as
 from cdk_horovod.workflow.limits import STARTS, RunLimits
-from cdk_horovod.workflow.states import CAUGHT, NOW, jsonata, now_as
 from horovod_node import contract
 
 LOST = (contract.ERROR_LEADER_LOST, contract.ERROR_NODE_FAILED)

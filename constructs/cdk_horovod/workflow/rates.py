@@ -24,5 +24,5 @@ JSONata that defines `$price_of(type, market, zone)` and `$listed(type)`, both i
 
 `$prices` is a list as `contract.PRICES_JSON` describes it. The price of the zone counts. Where none is known it is the
 dearest of the same market, and then On-Demand; never Spot for what is On-Demand. A type of which nothing is known gives
-nothing. `horovod_client.prices.price_of` is the same rule for clients, and a test holds the two against each other.
+nothing. `price_of` of `horovod_client` is the same rule for clients, and a test holds the two against each other.
 """

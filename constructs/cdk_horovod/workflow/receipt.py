@@ -6,7 +6,7 @@ to S3. What cannot be read is left out, and the receipt says so in `partial`. No
 tried.
 
 They read the same variables in both machines (see `cdk_horovod.workflow.definition`), and `$tally`, what was read so
-far (see `cdk_horovod.workflow.accounts`), and `$written`, whether the receipt is in S3.
+far (see `cdk_horovod.workflow.receipt_math`), and `$written`, whether the receipt is in S3.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow.accounts import ACCOUNTS, ADD_THE_PAGE, MOST_PAGES, PAGE, unread
-from cdk_horovod.workflow.states import NO_OUTPUT, NODES_PARTITION, NOW, call_aws, jsonata, key_of_the_run
+from cdk_horovod.asl.states import NO_OUTPUT, NODES_PARTITION, NOW, call_aws, jsonata, key_of_the_run
+from cdk_horovod.resources.ledger import Ledger
+from cdk_horovod.workflow.receipt_math import ACCOUNTS, ADD_THE_PAGE, MOST_PAGES, PAGE, unread
 from horovod_node import contract
 
 UNREAD_BY_THE_RUN: Final = {

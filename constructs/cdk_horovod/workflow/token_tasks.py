@@ -10,12 +10,7 @@ from aws_cdk import Duration
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.ledger import Ledger
-from cdk_horovod.workflow import pricing
-from cdk_horovod.workflow.limits import RunLimits
-from cdk_horovod.workflow.outcome import joining_leader_lost
-from cdk_horovod.workflow.search import CAPACITY_JSON, FORMED
-from cdk_horovod.workflow.states import (
+from cdk_horovod.asl.states import (
     NODES_PARTITION,
     NOW,
     RUN_KEY,
@@ -25,6 +20,11 @@ from cdk_horovod.workflow.states import (
     jsonata,
     now_as,
 )
+from cdk_horovod.resources.ledger import Ledger
+from cdk_horovod.workflow import cost_ceiling
+from cdk_horovod.workflow.capacity_search import CAPACITY_JSON, FORMED
+from cdk_horovod.workflow.limits import RunLimits
+from cdk_horovod.workflow.outcome import joining_leader_lost
 from horovod_node import contract
 
 HEARTBEAT_MISSED = "States.HeartbeatTimeout"
@@ -73,7 +73,7 @@ def wait_for_the_ring(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
             "ring": jsonata("$states.result"),
             "times": now_as("ring_at"),
             "search": FORMED,
-            "price": pricing.PRICE,
+            "price": cost_ceiling.PRICE,
         },
         tell={
             contract.CAPACITY_JSON: CAPACITY_JSON,
@@ -168,7 +168,7 @@ def _ask_the_leader(
     """
     Put the token, and the run's stage and what else it has to tell, into the ledger in one write; wait.
 
-    The leader answers each token once. It understands being asked again: see `horovod_node.task`.
+    The leader answers each token once. It understands being asked again: see `horovod_node.attempt.task`.
     """
     # With the milestones so far: a run that is stopped has nobody else to tell them.
     told = {contract.STAGE: stage, contract.TIMES_JSON: jsonata("$string($times)"), **(tell or {})}
@@ -197,7 +197,7 @@ def _ask_the_leader(
                         "Key": RUN_KEY,
                         "UpdateExpression": _with_price(update) if priced else update,
                         "ExpressionAttributeNames": {
-                            f"#{name}": name for name in (*told, *(pricing.ATTRIBUTES if priced else ()))
+                            f"#{name}": name for name in (*told, *(cost_ceiling.ATTRIBUTES if priced else ()))
                         },
                         "ExpressionAttributeValues": _values_with_price(told) if priced else values,
                     }
@@ -220,7 +220,7 @@ def _ask_the_leader(
     return state
 
 
-_PRICED = f"""$known := $filter({json.dumps(pricing.ATTRIBUTES)}, function($name) {{
+_PRICED = f"""$known := $filter({json.dumps(cost_ceiling.ATTRIBUTES)}, function($name) {{
     $boolean($lookup($price, $name))
   }});"""
 """JSONata's truth: neither missing, nor 0, nor ''."""
@@ -231,7 +231,7 @@ def _with_price(update: str) -> str:
     return jsonata(
         f"""(
   {_PRICED}
-  $gone := $filter({json.dumps(pricing.ATTRIBUTES)}, function($name) {{ $not($name in $known) }});
+  $gone := $filter({json.dumps(cost_ceiling.ATTRIBUTES)}, function($name) {{ $not($name in $known) }});
   '{update}' & $join([$map($known, function($name) {{ ', #' & $name & ' = :' & $name }})])
     & ' REMOVE ' & $join([$map($gone, function($name) {{ '#' & $name }})], ', ')
 )"""

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from horovod_local.faults import CAPACITY, QUOTA
-from horovod_local.price_list import ON_DEMAND_USD, spot_usd
+from horovod_local.shared.faults import CAPACITY, QUOTA
+from horovod_local.shared.price_list import ON_DEMAND_USD, spot_usd
 
 ON_DEMAND: Final = "on-demand"
 SPOT: Final = "spot"

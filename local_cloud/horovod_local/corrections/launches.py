@@ -30,7 +30,7 @@ from horovod_local.corrections.scaling_activities import (
     WAITING_FOR_INSTANCE,
     ScalingActivity,
 )
-from horovod_local.faults import IN_FORCE
+from horovod_local.shared.faults import IN_FORCE
 
 PENDING: Final = "Pending"
 IN_SERVICE: Final = "InService"

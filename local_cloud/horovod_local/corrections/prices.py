@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from horovod_local.corrections.registry import correction
-from horovod_local.price_list import ON_DEMAND_USD, spot_usd
+from horovod_local.shared.price_list import ON_DEMAND_USD, spot_usd
 
 _LINUX: Final = ("Linux/UNIX", "Linux/UNIX (Amazon VPC)")
 

@@ -13,10 +13,10 @@ from botocore.config import Config
 from botocore.exceptions import HTTPClientError
 from botocore.model import ListShape, OperationModel, Shape, StructureShape
 
-from horovod_client import java_names
-from horovod_local.api_calls import state_agent
+from horovod_client.aws import java_names
 from horovod_local.corrections.registry import correction
 from horovod_local.permissions.principals import PRINCIPALS
+from horovod_local.shared.api_calls import state_agent
 
 TERMINAL_ERRORS: Final = ("States.Runtime", "States.DataLimitExceeded")
 """What States.ALL does not stand for (Developer Guide, "Handling errors in Step Functions workflows")."""

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any, Final
 
 from horovod_local.corrections.registry import correction
-from horovod_local.resource_types import ACCEPTED_WITHOUT_EFFECT
+from horovod_local.shared.resource_types import ACCEPTED_WITHOUT_EFFECT
 
 PUBLIC_PARAMETERS: Final = "/aws/service/"
 """Names of parameters that AWS itself publishes, machine images above all."""

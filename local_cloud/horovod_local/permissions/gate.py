@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from horovod_local.api_calls import ApiCall, ErrorAnswer, read_body, read_call, refuse
-from horovod_local.api_faults import Application, StartResponse
 from horovod_local.permissions import stored
 from horovod_local.permissions.conditions import Context, NotUnderstoodError
 from horovod_local.permissions.decision import Applicable, Decision, decide
@@ -17,6 +15,8 @@ from horovod_local.permissions.principals import Principal, Principals
 from horovod_local.permissions.record import Record
 from horovod_local.permissions.requests import Asked, Check, UnknownOperationError, checks
 from horovod_local.permissions.requests.autoscaling import TEMPLATE
+from horovod_local.shared.api_calls import ApiCall, ErrorAnswer, read_body, read_call, refuse
+from horovod_local.shared.api_faults import Application, StartResponse
 
 _ENDPOINTS: Final = {"stepfunctions": "states", "cloudwatch": "monitoring"}
 """Names of endpoint services, where they are not boto3's."""

@@ -1,7 +1,7 @@
 """
 Who asks: the principals of the account, and the access keys that they sign with.
 
-The id of an access key alone tells who asks; see `horovod_local.access_keys`.
+The id of an access key alone tells who asks; see `horovod_local.shared.access_keys`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
-from horovod_local.access_keys import ACCESS_KEYS, NODE_ACCESS_KEY
-from horovod_local.faults import WORKFLOW
+from horovod_local.shared.access_keys import ACCESS_KEYS, NODE_ACCESS_KEY
+from horovod_local.shared.faults import WORKFLOW
 
 
 @dataclass(frozen=True, kw_only=True)

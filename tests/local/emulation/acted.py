@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from horovod_local.processes import processes_with
+from horovod_local.instances.processes import processes_with
 from horovod_node import contract
 from patience import eventually
 

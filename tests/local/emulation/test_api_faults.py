@@ -14,8 +14,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from horovod_local import ApiFault, Faults, LocalCloudError
-from horovod_local.api_calls import ApiCall, read_call
-from horovod_local.faults import FaultBox
+from horovod_local.shared.api_calls import ApiCall, read_call
+from horovod_local.shared.faults import FaultBox
 from horovod_node import contract
 from patience import SECONDS, eventually
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from horovod_local.processes import CLOUD_VARIABLE, processes_with
+from horovod_local.instances.processes import CLOUD_VARIABLE, processes_with
 from patience import eventually
 
 STARTER = """

@@ -19,7 +19,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from horovod_local.access_keys import KEY_FILE
+from horovod_local.shared.access_keys import KEY_FILE
 
 FORM = "application/x-www-form-urlencoded"
 

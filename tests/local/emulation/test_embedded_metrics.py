@@ -12,7 +12,7 @@ import pytest
 
 from horovod_local import LocalCloud
 from horovod_node import contract
-from horovod_node.metrics import embedded
+from horovod_node.local_ranks.metrics import embedded
 
 NAMESPACE = contract.METRIC_NAMESPACE
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from horovod_local.schedules import period_seconds
+from horovod_local.deployment.schedules import period_seconds
 from patience import eventually
 
 ROLE = "arn:aws:iam::123456789012:role/any"

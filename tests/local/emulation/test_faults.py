@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from horovod_local import ApiFault, Faults, LocalCloudError, Refusal
-from horovod_local.processes import processes_with
+from horovod_local.instances.processes import processes_with
 from horovod_node import contract
 from patience import eventually
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from horovod_local.user_data import node_environment, written_files
+from horovod_local.instances.user_data import node_environment, written_files
 from horovod_node import contract
 from local.emulation.acted import processes, started, user_data
 from patience import eventually

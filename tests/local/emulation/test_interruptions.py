@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from horovod_local import LocalCloudError
-from horovod_local.instance_metadata import LONGEST_TTL_SECONDS, InstanceMetadata
+from horovod_local.instances.instance_metadata import LONGEST_TTL_SECONDS, InstanceMetadata
 from horovod_node import contract
 from local.emulation.acted import processes, started, user_data
 from patience import SECONDS, eventually

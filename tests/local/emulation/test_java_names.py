@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from horovod_client import java_names
+from horovod_client.aws import java_names
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from horovod_local import LocalCloud, opt_ml
+from horovod_local import LocalCloud
+from horovod_local.instances import opt_ml
 from horovod_node import contract
 from local.emulation.acted import started, user_data
 from local.emulation.conftest import Fleets, make_role

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError
 
-from horovod_client.clients import AwsClients, pricing_region
-from horovod_client.price_cache import PriceCache
-from horovod_client.price_lookup import PriceLookup
+from horovod_client.aws.clients import AwsClients, pricing_region
+from horovod_client.prices.cache import PriceCache
+from horovod_client.prices.lookup import PriceLookup
 
 SDK = "arn:aws:states:::aws-sdk:"
 FILTERS = {

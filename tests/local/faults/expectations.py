@@ -36,7 +36,7 @@ AT_ONCE = Bound(formula="at once", seconds=0)
 BY_EVENT = Bound(formula="event", seconds=2)
 BY_HEARTBEAT = Bound(formula="heartbeat", seconds=HEARTBEAT)
 WORDS = 6 * min(5, HEARTBEAT / 4, STALL / 4)
-"""How long the leader waits for the other nodes' words before it says what went wrong (horovod_node.explain)."""
+"""How long the leader waits for the other nodes' words before it says what went wrong (horovod_node.ring.diagnosis)."""
 BY_SILENCE = Bound(formula="3 heartbeats + 30 s", seconds=3 * HEARTBEAT + WORDS)
 BY_LAUNCH = Bound(formula="launch_timeout", seconds=LAUNCH)
 BY_LEASE = Bound(formula="lease_timeout + heartbeat", seconds=LEASE + HEARTBEAT)

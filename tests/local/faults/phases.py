@@ -9,7 +9,7 @@ from lab import TWO, Lab, until
 
 from horovod_client import Run
 from horovod_local import ApiFault
-from horovod_local.faults import WORKFLOW
+from horovod_local.shared.faults import WORKFLOW
 from patience import SECONDS
 
 SCALING = ("UpdateAutoScalingGroup", "SetDesiredCapacity")

@@ -34,7 +34,7 @@ from phases import SCALING, Phase
 from horovod_client import Run
 from horovod_client.run import STOPPED_ERROR
 from horovod_local import ApiFault
-from horovod_local.faults import WORKFLOW
+from horovod_local.shared.faults import WORKFLOW
 from horovod_node import contract
 
 TIME_LIMIT = 18

@@ -15,7 +15,7 @@ from lab import LEASE, ONE, RULES, TWO, Lab, until
 from waiting import overtakings, queue_of, silence, taken, wait_of
 from watch import Watch
 
-from cdk_horovod.workflow.line import LOOKS_MISSED
+from cdk_horovod.workflow.run_queue import LOOKS_MISSED
 from horovod_client import Run
 from horovod_client.errors import ReceiptNotFound
 from horovod_client.run import STOPPED_ERROR

@@ -36,7 +36,7 @@ from watch import Watch
 from horovod_client import Run
 from horovod_client.errors import RunEnded
 from horovod_local import ApiFault, LocalCloudError, Refusal
-from horovod_local.faults import DROP, NODE, WORKFLOW
+from horovod_local.shared.faults import DROP, NODE, WORKFLOW
 from horovod_node import contract
 
 pytestmark = [pytest.mark.local, pytest.mark.slow]

@@ -11,9 +11,9 @@ from datetime import datetime
 
 from lab import POLL, Lab
 
-from cdk_horovod.workflow.line import LOOKS_MISSED
+from cdk_horovod.workflow.run_queue import LOOKS_MISSED
 from horovod_client import Run
-from horovod_client.connection import Fleet
+from horovod_client.aws.connection import Fleet
 from horovod_node import contract
 
 QUEUE_TIMEOUT = 360

@@ -5,8 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-from horovod_node import preflight, steps
-from horovod_node.after_import import AfterImport
+from horovod_node import steps
+from horovod_node.rank_process import preflight
+from horovod_node.rank_process.import_hooks import AfterImport
 
 counter = steps.StepCounter(Path(sys.argv[1]))
 AfterImport({**counter.hooks(), **preflight.hooks()}).install()

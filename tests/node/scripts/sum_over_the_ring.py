@@ -8,7 +8,7 @@ import sys
 from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
 from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
 
-from horovod_node.rendezvous import Rendezvous
+from horovod_node.ring.rendezvous import Rendezvous
 
 PORT = 29777
 

@@ -9,8 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from horovod_node import preflight, steps
-from horovod_node.after_import import AfterImport
+from horovod_node import steps
+from horovod_node.rank_process import preflight
+from horovod_node.rank_process.import_hooks import AfterImport
 
 counted, only = sys.argv[1:2], sys.argv[2:3]
 counter = steps.StepCounter(Path(*counted))

@@ -107,10 +107,10 @@ INTERRUPTED_AT: Final = "interrupted_at"
 # Of the items that hold one thing.
 TOKEN: Final = "token"  # noqa: S105 - an attribute name, not a secret
 PLAN: Final = "plan"
-"""The ring's plan, as `horovod_node.ring.RingPlan` writes it."""
+"""The ring's plan, as `horovod_node.local_ranks.plan.RingPlan` writes it."""
 CHANNEL_JSON: Final = "channel_json"
 PROGRESS_JSON: Final = "progress_json"
-"""A JSON object with the fields of `horovod_node.progress.Progress` of rank 0, `ranks` and `resets`."""
+"""A JSON object with the fields of `horovod_node.rank_process.progress.Progress` of rank 0, `ranks` and `resets`."""
 TRAINED_GPU_SECONDS: Final = "trained_gpu_seconds"
 """Of `PROGRESS_JSON` and of the train answer: ranks times seconds in which steps were taken, of all attempts."""
 FAILURE_JSON: Final = "failure_json"

@@ -1,4 +1,4 @@
-"""The node's environment: written by user data into `NODE_ENV_FILE`, read by `horovod_node.identify`."""
+"""The node's environment: written by user data into `NODE_ENV_FILE`, read by `horovod_node.node.identity`."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def check_request(
     """
     List what is wrong with *request*, in the words that the state machine uses; empty when nothing is.
 
-    The state machine runs the same rules in JSONata (`cdk_horovod.workflow.request`); a test feeds both the same
+    The state machine runs the same rules in JSONata (`cdk_horovod.workflow.request_rules`); a test feeds both the same
     requests and compares the sentences.
 
     Args:

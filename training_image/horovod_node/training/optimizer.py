@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from horovod_node import step_times
+from horovod_node.rank_process import step_times
 from horovod_node.training import ring
 from horovod_node.training_base.learning_rate import Rule, rule_of
 

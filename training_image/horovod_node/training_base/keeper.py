@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from horovod_node import step_times
+from horovod_node.rank_process import step_times
 from horovod_node.training_base import elastic
 from horovod_node.training_base.checkpoints import CHECKPOINT_SECONDS, Checkpoints
 from horovod_node.training_base.commits import Commit, CommitSchedule

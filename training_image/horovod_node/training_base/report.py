@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from horovod_node import step_times, steps
+from horovod_node import steps
+from horovod_node.rank_process import step_times
 from horovod_node.training_base.position import Position
 
 _LOOK_SECONDS = 1.0
@@ -40,7 +41,7 @@ class Report:
         self._facts: dict[str, Any] = {}
 
     def note(self, **facts: Any) -> None:
-        """Keep facts that the next reports tell: fields of `horovod_node.progress.Progress`."""
+        """Keep facts that the next reports tell: fields of `horovod_node.rank_process.progress.Progress`."""
         self._facts |= facts
 
     def begin(self, step: int) -> None:

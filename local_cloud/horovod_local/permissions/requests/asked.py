@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from horovod_local.api_calls import ApiCall, read_body
 from horovod_local.permissions.conditions import Context
+from horovod_local.shared.api_calls import ApiCall, read_body
 
 _FORM: Final = "application/x-www-form-urlencoded"
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote
 
-from horovod_local.api_calls import read_body
 from horovod_local.permissions.requests.asked import Asked, Check, Reader, on_nothing
+from horovod_local.shared.api_calls import read_body
 
 _KEY_IN_BODY: Final = re.compile(rb"<Key>(.*?)</Key>", re.DOTALL)
 

@@ -1,0 +1,1 @@
+"""Calls to AWS: connection, clients, retries, and what AWS's errors mean."""

@@ -1,0 +1,1 @@
+"""Whether an account, a stack and a machine are ready for a run."""

@@ -1,0 +1,1 @@
+"""What instances cost, and what a run may cost."""

@@ -1,0 +1,1 @@
+"""What a run leaves: receipt, model, logs, TensorBoard files."""

@@ -1,0 +1,51 @@
+"""
+What a run has cost when its receipt could not tell.
+
+Nobody told it the On-Demand prices when it began: not the construct, not the Price List API, which answers a state
+machine in three Regions only, and not the client that started the run. A client that asks later asks for the prices of
+its day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from horovod_client.prices.fleet_prices import Prices
+from horovod_node import contract
+
+HOUR: Final = 3600
+
+
+def complete_costs(receipt: Mapping[str, Any], *, prices: Prices) -> dict[str, Any]:
+    """
+    Return the receipt with the costs that it lacks; those that it has stay, and so does what no price is known for.
+
+    Args:
+        receipt: As `Run.receipt` returns it.
+        prices: Those of its nodes' types.
+    """
+    nodes = [_complete(node, prices) for node in receipt.get("nodes") or []]
+    completed = {**receipt, "nodes": nodes} if nodes else dict(receipt)
+    costs = dict(receipt.get("cost") or {})
+    # Of nodes that are not listed only what was counted is known.
+    counted = [*nodes, *filter(None, [receipt.get("more_nodes")])]
+    for name in ("usd", "on_demand_usd"):
+        amounts = [node.get(name) for node in counted]
+        if nodes and name not in costs and None not in amounts:
+            costs[name] = round(sum(amount for amount in amounts if amount is not None), 4)
+    if "saved_usd" not in costs and {"usd", "on_demand_usd"} <= set(costs):
+        costs["saved_usd"] = round(costs["on_demand_usd"] - costs["usd"], 4)
+    return {**completed, "cost": costs} if costs else completed
+
+
+def _complete(node: Mapping[str, Any], prices: Prices) -> dict[str, Any]:
+    listed = prices.on_demand(node["instance_type"])
+    hours = (datetime.fromisoformat(node["until"]) - datetime.fromisoformat(node["from"])).total_seconds() / HOUR
+    found: dict[str, Any] = {}
+    if listed is not None:
+        found["on_demand_usd"] = round(hours * listed.usd, 4)
+        if node["market"] == contract.ON_DEMAND:
+            found |= {"usd_per_hour": listed.usd, "usd": found["on_demand_usd"]}
+    return {**found, **node}

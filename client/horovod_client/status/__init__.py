@@ -1,0 +1,1 @@
+"""What a run does now, read from the execution and the ledger."""

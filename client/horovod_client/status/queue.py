@@ -1,0 +1,77 @@
+"""The line of runs that wait for a fleet, and who holds the fleets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from horovod_client.aws.connection import Connection
+from horovod_client.aws.ledger_items import Item, number_of, read_items, text_of
+from horovod_client.status.run_status import Holder
+from horovod_node import contract
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """
+    Where a run stands.
+
+    Args:
+        place: 1 is next; None when it is not in the line.
+        holders: Who holds the fleets that the run could get.
+    """
+
+    place: int | None = None
+    holders: tuple[Holder, ...] = ()
+
+
+def read_line(dynamodb: DynamoDBClient, connection: Connection, *, run: str, gpus: int | None) -> Line:
+    """
+    Read the line and the leases in one call.
+
+    Args:
+        dynamodb: Client of the ledger's region.
+        connection: The training.
+        run: Name of the run that waits.
+        gpus: GPUs that it asks for; None counts every fleet as one that it could get.
+    """
+    fleets = [fleet.id for fleet in connection.fleets if gpus is None or fleet.fits(gpus)]
+    keys = [contract.line_key(connection.queue), *(contract.lease_key(fleet) for fleet in fleets)]
+    items = {
+        item[contract.PARTITION_KEY]["S"]: item
+        for item in read_items(dynamodb, table=connection.ledger_table, keys=keys)
+    }
+    line = items.get(contract.line_key(connection.queue)[0], {})
+    return Line(place=place_of(line, run=run), holders=holders_of(items, fleets=fleets))
+
+
+def place_of(line: Item, *, run: str) -> int | None:
+    """
+    Tell where *run* stands: 1 is next, None is not in the line.
+
+    Of two that came in the same millisecond, the state machine takes the one whose name comes first.
+    """
+    places = {
+        name.removeprefix(contract.PLACE_PREFIX): int(value["N"])
+        for name, value in line.items()
+        if name.startswith(contract.PLACE_PREFIX)
+    }
+    if run not in places:
+        return None
+    return 1 + sorted(places, key=lambda name: (places[name], name)).index(run)
+
+
+def holders_of(items: dict[str, Item], *, fleets: Iterable[str]) -> tuple[Holder, ...]:
+    """Tell who holds *fleets*, of which *items* has the leases by their partition keys; a free one is left out."""
+    holders = []
+    for fleet in fleets:
+        lease = items.get(contract.lease_key(fleet)[0])
+        run = None if lease is None else text_of(lease, contract.RUN)
+        if lease is not None and run is not None:
+            since = number_of(lease, contract.ACQUIRED_AT)
+            holders.append(Holder(fleet=fleet, run=run, since=None if since is None else int(since)))
+    return tuple(holders)

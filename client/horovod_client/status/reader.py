@@ -1,0 +1,106 @@
+"""One look at a run: what is asked of AWS, and how the answers become a status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from horovod_client.aws.clients import AwsClients
+from horovod_client.aws.connection import Connection
+from horovod_client.aws.ledger_items import RunItems, json_of, read_run, text_of
+from horovod_client.status.capacity import CapacitySearch, LostAttempt
+from horovod_client.status.instances import find_instances
+from horovod_client.status.nodes import nodes_of
+from horovod_client.status.phase import STARTING, phase_of
+from horovod_client.status.progress import progress_of
+from horovod_client.status.queue import Line, read_line
+from horovod_client.status.run_ids import id_of, not_found
+from horovod_client.status.run_status import RUNNING, SUCCEEDED, NodeStatus, RunStatus, is_over
+from horovod_client.status.spend import spend_of
+from horovod_node import contract
+
+if TYPE_CHECKING:
+    from mypy_boto3_stepfunctions.type_defs import DescribeExecutionOutputTypeDef
+
+
+def read_status(run: str, *, connection: Connection, clients: AwsClients, now: float) -> RunStatus:
+    """
+    Look at a run: one DescribeExecution, one GetItem, one Query, and one call more while it waits or starts.
+
+    Args:
+        run: Name of the run.
+        connection: The training.
+        clients: What to call AWS through.
+        now: Epoch seconds.
+
+    Raises:
+        RunNotFound: If the training has no such run.
+    """
+    execution = describe_execution(run, connection=connection, clients=clients)
+    state = execution["status"]
+    run_id = id_of(run, execution["startDate"], connection=connection)
+    items = read_run(clients.dynamodb, table=connection.ledger_table, run_id=run_id)
+    stage = text_of(items.run, contract.STAGE)
+    request: Mapping[str, Any] = json_of(items.run, contract.REQUEST_JSON) or {}
+    gpus = request.get(contract.GPUS)
+    running = state == RUNNING
+    waits = running and stage == contract.STAGE_QUEUED
+    line = read_line(clients.dynamodb, connection, run=run, gpus=gpus) if waits else Line()
+    nodes = _nodes(items, starting=running and stage in STARTING, connection=connection, clients=clients, now=now)
+    return RunStatus(
+        run=run,
+        state=state,
+        stage=stage,
+        phase=phase_of(
+            stage=stage,
+            ended=is_over(state),
+            gpus=gpus,
+            nodes=nodes,
+            times=json_of(items.run, contract.TIMES_JSON) or {},
+        ),
+        error=execution.get("error"),
+        cause=execution.get("cause"),
+        model_uri=model_uri(connection, run_id) if state == SUCCEEDED else None,
+        notice=text_of(items.run, contract.NOTICE),
+        place=line.place,
+        holders=line.holders,
+        capacity=CapacitySearch.from_item(items.run) if running and stage == contract.STAGE_JOINING else None,
+        restarts=LostAttempt.all_of(items.run),
+        gpus=gpus,
+        started_at=execution["startDate"].timestamp(),
+        nodes=nodes,
+        progress=progress_of(items, now=now),
+        spend=spend_of(items, running=running, now=now),
+    )
+
+
+def model_uri(connection: Connection, run_id: str) -> str:
+    """Name the S3 address at which a run's model is once it succeeded."""
+    return f"s3://{connection.model_bucket}/{contract.model_key(run_id)}"
+
+
+def describe_execution(run: str, *, connection: Connection, clients: AwsClients) -> DescribeExecutionOutputTypeDef:
+    """
+    Ask Step Functions for the execution of *run*.
+
+    Raises:
+        RunNotFound: If the training has no such run.
+    """
+    stepfunctions = clients.stepfunctions
+    try:
+        return stepfunctions.describe_execution(executionArn=connection.execution_arn(run))
+    except stepfunctions.exceptions.ExecutionDoesNotExist as error:
+        raise not_found(run) from error
+
+
+def _nodes(
+    items: RunItems, *, starting: bool, connection: Connection, clients: AwsClients, now: float
+) -> tuple[NodeStatus, ...]:
+    held = text_of(items.run, contract.FLEET)
+    fleet = next((fleet for fleet in connection.fleets if fleet.id == held), None)
+    instances = None
+    if starting and fleet is not None and fleet.group:
+        instances = find_instances(clients.autoscaling, group=fleet.group, gpus_of=fleet.types)
+    return nodes_of(
+        items, instances=instances, starting=starting, gpus_of={} if fleet is None else fleet.types, now=now
+    )

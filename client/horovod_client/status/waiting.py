@@ -1,0 +1,111 @@
+"""Why a run does not train yet, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from horovod_client.status.phase import STARTING
+from horovod_client.status.run_status import NODE_PULLING, NODE_STARTED, PHASE_QUEUE, NodeStatus, RunStatus
+from horovod_node import contract
+
+SHOWN: Final = 4
+"""Nodes that are named; of more only the number is told."""
+
+
+def explain_waiting(status: RunStatus, *, now: float) -> str | None:
+    """
+    Say what a run waits for; None when it does not wait.
+
+    In the queue: its place and who holds the fleet. Afterwards: which attempt to get nodes this is, EC2's own words for
+    the last refusal, and which nodes have not joined, with their last sign of life.
+
+    Args:
+        status: What the run is doing.
+        now: Epoch seconds.
+    """
+    if status.ended:
+        return None
+    if status.phase == PHASE_QUEUE:
+        return explain_queue(status, now=now)
+    if status.stage in STARTING:
+        return "; ".join(_start(status, now=now))
+    return None
+
+
+def explain_queue(status: RunStatus, *, now: float | None = None) -> str | None:
+    """
+    Say what a run waits for in the queue: its place, and who holds the fleet; None when it does not wait there.
+
+    Args:
+        status: What the run is doing.
+        now: Epoch seconds, to tell since when. Default: that is left out, as lines are printed when they change.
+    """
+    if status.ended or status.phase != PHASE_QUEUE:
+        return None
+    return f"waiting for a fleet: {', '.join(_queue(status, now=now))}"
+
+
+def duration(seconds: float) -> str:
+    """
+    Write a time that has passed as people say it: `40 s`, `12 min`, `3 h 5 min`.
+
+    Args:
+        seconds: How long; less than nothing counts as nothing.
+    """
+    whole = max(0, round(seconds))
+    if whole < 120:
+        return f"{whole} s"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _queue(status: RunStatus, *, now: float | None) -> list[str]:
+    facts = []
+    if status.place is not None:
+        facts.append("next in the line" if status.place == 1 else f"place {status.place} in the line")
+    for holder in status.holders:
+        who = {
+            contract.CLEAN_UP: "the clean-up of the run before",
+            contract.REAPER: "the reaper, which empties it",
+        }.get(holder.run, f"run {holder.run}")
+        if now is None or holder.since is None:
+            facts.append(f"{who} holds {holder.fleet}")
+        else:
+            facts.append(f"{who} has held {holder.fleet} for {duration(now - holder.since)}")
+    return facts or ["its turn comes as soon as one is free"]
+
+
+def _start(status: RunStatus, *, now: float) -> list[str]:
+    facts = []
+    search = status.capacity
+    there = sum(node.gpus for node in status.nodes)
+    incomplete = status.gpus is None or there < status.gpus
+    count = "" if status.gpus is None else f"{there} of {status.gpus} GPUs"
+    if search is not None and incomplete:
+        facts.append(
+            f"waiting for capacity: {count}{count and ', '}attempt {search.number} of {search.of} "
+            f"({search.attempt}) for {duration(now - search.since)}"
+        )
+        if search.refusal:
+            facts.append(f"EC2 said: {search.refusal}")
+    elif incomplete:
+        facts.append(f"waiting for nodes{count and ': '}{count}")
+    facts += _missing(status.nodes, now=now)
+    return facts or ["waiting for the ring: all nodes are there"]
+
+
+def _missing(nodes: Collection[NodeStatus], *, now: float) -> list[str]:
+    late = [node for node in nodes if node.state in (NODE_STARTED, NODE_PULLING, contract.NODE_JOINED)]
+    if not late:
+        return []
+    named = [f"{node.node} ({_sign_of_life(node, now=now)})" for node in late[:SHOWN]]
+    more = [f"{len(late) - SHOWN} more"] if len(late) > SHOWN else []
+    return [f"not ready: {', '.join([*named, *more])}"]
+
+
+def _sign_of_life(node: NodeStatus, *, now: float) -> str:
+    if node.seen_at is None:
+        return "started, no sign of life yet"
+    doing = "fetching script and data" if node.state == contract.NODE_JOINED else node.state
+    return f"{doing}, last sign of life {duration(now - node.seen_at)} ago"

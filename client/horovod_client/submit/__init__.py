@@ -1,0 +1,1 @@
+"""From a script to a request: what is packed, checked and uploaded."""

@@ -1,0 +1,1 @@
+"""How amounts, columns and trees are written for people."""

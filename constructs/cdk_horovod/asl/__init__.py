@@ -1,0 +1,1 @@
+"""Blocks of Amazon States Language that engines and workflows share."""

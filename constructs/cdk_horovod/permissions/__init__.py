@@ -1,0 +1,1 @@
+"""What nodes, state machines and people are permitted."""

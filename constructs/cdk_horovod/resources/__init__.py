@@ -1,0 +1,1 @@
+"""What a deployment keeps: buckets, tables, networks, images, topics."""

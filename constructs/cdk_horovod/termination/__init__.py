@@ -1,0 +1,1 @@
+"""The layers that terminate what a run leaves: clean-up and reaper."""

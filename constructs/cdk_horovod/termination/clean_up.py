@@ -1,0 +1,105 @@
+"""The second of the four layers that leave nothing running: a clean-up for every execution that did not succeed."""
+
+from __future__ import annotations
+
+from aws_cdk import Duration
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk_horovod.engines import EngineConfig
+from cdk_horovod.permissions.executions import permit_workflow
+from cdk_horovod.resources.ledger import Ledger
+from cdk_horovod.termination.clean_up_definition import clean_up_definition
+from cdk_horovod.termination.state_machine import workflow_machine
+from cdk_horovod.workflow.execution import ENDED_WITHOUT_SUCCESS
+from cdk_horovod.workflow.limits import RunLimits
+
+
+class CleanUp(Construct):
+    """
+    Empties the fleet of a run whose execution was stopped, ran out of time, or failed before it could do so itself.
+
+    Creates: a state machine, and an EventBridge rule that starts it for every such execution.
+
+    Cost at rest: none.
+
+    Args:
+        training: The run's state machine.
+        engine: What provides the nodes.
+        bucket: Where receipts go.
+        ledger: Where leases are.
+        queue: Name of the line in which runs wait.
+        limits: The run's times.
+        log_group: Where the state machine logs to.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        training: sfn.StateMachine,
+        engine: EngineConfig,
+        bucket: s3.IBucket,
+        ledger: Ledger,
+        queue: str,
+        limits: RunLimits,
+        log_group: logs.ILogGroup,
+    ) -> None:
+        super().__init__(scope, id)
+        self.state_machine = workflow_machine(
+            self,
+            definition=clean_up_definition(
+                self,
+                engine=engine,
+                bucket=bucket,
+                ledger=ledger,
+                queue=queue,
+                limits=limits,
+            ),
+            # Nodes that do not go for so long are a case for a person: the alarm calls one.
+            timeout=Duration.hours(6),
+            log_group=log_group,
+        )
+        permit_workflow(self.state_machine)
+        self.rule = events.Rule(
+            self,
+            "Rule",
+            description="A run's execution ended without success: see that nothing of it is left running",
+            event_pattern=events.EventPattern(
+                source=["aws.states"],
+                detail_type=["Step Functions Execution Status Change"],
+                detail={
+                    "stateMachineArn": [training.state_machine_arn],
+                    "status": list(ENDED_WITHOUT_SUCCESS),
+                },
+            ),
+            # EventBridge tries again for 24 hours (its default) when Step Functions does not take the start.
+            targets=[targets.SfnStateMachine(self.state_machine)],
+        )
+
+    def metric_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
+        """Count clean-ups that did not come to their end, and events that started none. Default period: 5 minutes."""
+        machine = self.state_machine
+        undelivered = cloudwatch.Metric(
+            namespace="AWS/Events",
+            metric_name="FailedInvocations",
+            dimensions_map={"RuleName": self.rule.rule_name},
+            statistic=cloudwatch.Stats.SUM,
+        )
+        return cloudwatch.MathExpression(
+            expression="SUM(METRICS())",
+            label="Clean-ups that failed",
+            using_metrics={
+                "failed": machine.metric_failed(),
+                "aborted": machine.metric_aborted(),
+                "timedout": machine.metric_timed_out(),
+                "undelivered": undelivered,
+            },
+            period=period or Duration.minutes(5),
+        )

@@ -1,0 +1,319 @@
+"""
+The third layer: looks at every fleet from time to time, whatever has or has not been told.
+
+It trusts no event and no memory of its own: what it sees decides. A fleet is left alone while its lease is valid and
+its holder's execution runs. Else the reaper takes the lease, sets the fleet's capacity to 0, looks until nothing is
+left, and frees the fleet. If that takes longer than `PATIENCE`, a later look goes on.
+
+It keeps no accounts. For a run that is dead it starts the clean-up with an event like EventBridge's; the clean-up then
+takes the run out of the line and writes its receipt. So a receipt that cannot be written never keeps a fleet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from aws_cdk import Aws, Duration
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk_horovod.asl.states import CONDITION_FAILED, NO_OUTPUT, NOW, call_aws, jsonata
+from cdk_horovod.engines.engine import EngineConfig
+from cdk_horovod.resources.ledger import Ledger
+from cdk_horovod.termination import foreign_lease
+from cdk_horovod.termination.clean_up_definition import SOURCE_OF_THE_REAPER
+from cdk_horovod.workflow import lease, run_queue
+from cdk_horovod.workflow.execution import DOES_NOT_EXIST, ENDED_WITHOUT_SUCCESS, EVENT, describe_the_execution
+from horovod_node import contract
+
+TIMEOUT: Final = Duration.minutes(4)
+"""Of one look; Step Functions gives an Express execution five minutes (its guide, "Service quotas")."""
+HOLD: Final = Duration.seconds(270)
+"""Longer than a look can live, so that no look scales a fleet that has gone to a run; shorter than two looks apart."""
+PATIENCE: Final = Duration.seconds(150)
+"""How long a look waits for nodes to go. The rest of its time is for retries."""
+SILENCE: Final = Duration.minutes(6)
+"""A run in the line that has not looked for so long is asked after."""
+
+ERROR_REAPER_FAILED = "ReaperFailed"
+_WORDS_KEPT: Final = 500
+"""Characters of an error's cause: an execution fails with a cause of at most 32,768."""
+
+METRIC_REAPED = "Reaped"
+"""Fleets that the reaper took from the dead."""
+METRIC_CAPACITY_WITHOUT_LEASE = "CapacityWithoutLease"
+"""GPUs or nodes that a fleet had, or was about to have, although nobody held it."""
+
+
+def reaper_definition(
+    scope: Construct,
+    *,
+    engine: EngineConfig,
+    ledger: Ledger,
+    queue: str,
+    poll_interval: Duration,
+    runs: str,
+    executions: Sequence[str],
+    clean_up: str,
+    training: str,
+) -> sfn.IChainable:
+    """
+    Build the graph: every fleet, then every run that is dead, be it found in a fleet or in the line.
+
+    Args:
+        engine: What provides the nodes.
+        ledger: Where leases are.
+        queue: Name of the line.
+        poll_interval: Between two looks at nodes that go.
+        runs: What the ARN of a run's execution begins with; the run's name follows.
+        executions: ARNs of the executions that may hold a fleet or wait for one, for the permission.
+        clean_up: ARN of the clean-up's state machine.
+        training: Value of the metrics' dimension.
+    """
+    fleets = sfn.Map.jsonata(
+        scope,
+        "Look at every fleet",
+        items=sfn.ProvideItems.json_array(engine.fleets_in_order),
+        # The most of an inline map (Step Functions guide, "Map state"): a fleet that takes long delays no other one.
+        max_concurrency=40,
+        assign={
+            "troubles": jsonata("[$filter($states.result, function($found) { $exists($found.trouble) }).trouble]"),
+            "dead": jsonata(
+                f"""[$map($filter($states.result, function($found) {{ $exists($found.run) }}), function($found) {{
+  {{'name': $found.run, 'arn': '{runs}' & $found.run}}
+}})]"""
+            ),
+        },
+        outputs=NO_OUTPUT,
+    )
+    fleets.item_processor(
+        _one_fleet(
+            Construct(scope, "Fleet"),
+            engine=engine,
+            ledger=ledger,
+            poll_interval=poll_interval,
+            executions=list(executions),
+            training=training,
+        )
+    )
+    dead = sfn.Map.jsonata(
+        scope,
+        "Have every dead run cleaned up",
+        items=sfn.ProvideItems.jsonata(jsonata("$dead")),
+        max_concurrency=8,
+        outputs=NO_OUTPUT,
+    )
+    dead.item_processor(_one_run(Construct(scope, "Run"), executions=list(executions), clean_up=clean_up))
+    trouble = (
+        sfn.Choice.jsonata(scope, "Any trouble?", outputs=NO_OUTPUT)
+        .when(
+            sfn.Condition.jsonata(jsonata("$count($troubles) > 0")),
+            sfn.Fail.jsonata(scope, "Failed", error=ERROR_REAPER_FAILED, cause=jsonata("$join($troubles, ' ')")),
+        )
+        .otherwise(sfn.Succeed.jsonata(scope, "Looked at everything", outputs=NO_OUTPUT))
+    )
+
+    def note(what: str) -> dict[str, object]:
+        return {"troubles": jsonata(f"$append($troubles, ['{what}: ' & {_WORDS}])")}
+
+    dead.add_catch(trouble, assign=note("clean-up")).next(trouble)
+    read = _read_the_line(scope, ledger=ledger, queue=queue)
+    read.add_catch(dead, assign=note("line")).next(dead)
+    fleets.add_catch(read, assign={"troubles": jsonata(f"[{_WORDS}]"), "dead": []}).next(read)
+    return fleets
+
+
+_WORDS: Final = f"""$states.errorOutput.Error & ' '
+  & ($type($states.errorOutput.Cause) = 'string' ? $substring($states.errorOutput.Cause, 0, {_WORDS_KEPT}) : '')"""
+
+
+def _one_fleet(
+    scope: Construct,
+    *,
+    engine: EngineConfig,
+    ledger: Ledger,
+    poll_interval: Duration,
+    executions: list[str],
+    training: str,
+) -> sfn.IChainable:
+    """
+    Look at the fleet in the state's input; the output has `trouble`, what went wrong, or `run`, whose fleet it was.
+
+    Whatever goes wrong here is noted: an iteration that fails would end the map, and with it the look at the others.
+    """
+    states = engine.states
+    end = sfn.Pass.jsonata(scope, "Note what was found")
+    trouble = {"trouble": jsonata(f"$fleet.id & ': ' & {_WORDS}")}
+
+    release = lease.release(scope, ledger=ledger, outputs=jsonata("$lease.run != '' ? {'run': $lease.run} : {}"))
+    release.add_catch(end, errors=[CONDITION_FAILED], outputs=NO_OUTPUT).add_catch(end, outputs=trouble).next(end)
+    look = states.confirm(scope)
+    wait = sfn.Wait.jsonata(
+        scope, "Wait for the nodes to go", time=sfn.WaitTime.duration(poll_interval), outputs=NO_OUTPUT
+    )
+    wait.next(look)
+    report = _report(
+        scope,
+        "Report the find",
+        training=training,
+        metrics={METRIC_REAPED: ("1", "Count"), METRIC_CAPACITY_WITHOUT_LEASE: ("$found", "Count")},
+    )
+    report.add_catch(wait).next(wait)
+    terminate = states.terminate(scope)
+    terminate.add_catch(end, outputs=trouble).next(report)
+    end_staying = states.end(scope)
+    end_staying.add_catch(terminate).next(terminate)
+    take = foreign_lease.take_from_the_dead(
+        scope,
+        ledger=ledger,
+        seconds=HOLD,
+        assign={
+            "taken": True,
+            "found": jsonata("$running"),
+            "empty": False,
+            "patient_until": jsonata(f"{NOW} + {PATIENCE.to_seconds()}"),
+        },
+    )
+    # A holder that lives, or a run that reserved it meanwhile.
+    take.add_catch(end, errors=[CONDITION_FAILED], outputs=NO_OUTPUT).add_catch(end, outputs=trouble).next(end_staying)
+    describe = describe_the_execution(
+        scope,
+        "Describe the holder",
+        arn="$lease.execution",
+        executions=executions,
+        assign="ended",
+        value="$states.result.Status != 'RUNNING'",
+    )
+    describe.add_catch(take, errors=[DOES_NOT_EXIST], assign={"ended": True})
+    # Whose execution cannot be described may live: it is left alone until it can.
+    describe.add_catch(end, outputs=trouble).next(take)
+    what = (
+        sfn.Choice.jsonata(scope, "What is to be done?", outputs=NO_OUTPUT)
+        # Two looks in a row must say so: Auto Scaling's answers may be older than what has just been asked for.
+        .when(sfn.Condition.jsonata(jsonata("$taken and $running = 0 and $empty")), release)
+        .when(sfn.Condition.jsonata(jsonata("$taken and $running = 0")), wait, assign={"empty": True})
+        .when(sfn.Condition.jsonata(jsonata(f"$taken and {NOW} < $patient_until")), wait, assign={"empty": False})
+        # Its nodes are told to go. When the lease of this look has expired, a later one goes on.
+        .when(sfn.Condition.jsonata(jsonata("$taken")), end, outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata("$not($lease.there) and $running = 0")), end, outputs=NO_OUTPUT)
+        # An Express execution cannot be described: a look that died holds its fleet until the lease expires.
+        .when(sfn.Condition.jsonata(jsonata(f"$lease.holder in ['', '{contract.REAPER}']")), take)
+        .otherwise(describe)
+    )
+    look.add_catch(end, outputs=trouble).next(what)
+    read = foreign_lease.read(
+        scope,
+        ledger=ledger,
+        fleet="$states.input.id",
+        assign={"fleet": jsonata("$states.input"), "taken": False, "ended": False, "patient_until": 0, "empty": False},
+    )
+    read.add_catch(end, outputs={"trouble": jsonata(f"$states.input.id & ': ' & {_WORDS}")}).next(look)
+    return read
+
+
+def _one_run(scope: Construct, *, executions: list[str], clean_up: str) -> sfn.IChainable:
+    """Start the clean-up of the run in the state's input, `name` and `arn`, if its execution ended without success."""
+    begun = sfn.Pass.jsonata(scope, "Run is looked after", outputs=NO_OUTPUT)
+    start = call_aws(
+        scope,
+        "Start the clean-up",
+        service="sfn",
+        action="startExecution",
+        iam_action="states:StartExecution",
+        parameters={
+            "StateMachineArn": clean_up,
+            # One for a run in an hour, however many looks find it; the next hour tries again.
+            "Name": jsonata(
+                "$substring($event.name, 0, 40) & '-' "
+                f"& $substring($hash($event.executionArn & $floor({NOW} / 3600), 'SHA-256'), 0, 32)"
+            ),
+            "Input": jsonata(f"$string({{'source': '{SOURCE_OF_THE_REAPER}', 'detail': $event}})"),
+        },
+        resources=[clean_up],
+        answers=[_STARTED_ALREADY],
+    )
+    start.add_catch(begun, errors=[_STARTED_ALREADY]).next(begun)
+    describe = describe_the_execution(
+        scope, "Describe the run", arn="$states.input.arn", executions=executions, assign="event", value=EVENT
+    )
+    forgotten = {
+        "name": jsonata("$states.input.name"),
+        "executionArn": jsonata("$states.input.arn"),
+        "status": "FORGOTTEN",
+    }
+    describe.add_catch(start, errors=[DOES_NOT_EXIST], assign={"event": forgotten})
+    ended = ", ".join(f"'{status}'" for status in ENDED_WITHOUT_SUCCESS)
+    return describe.next(
+        sfn.Choice.jsonata(scope, "Did it end without success?", outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata(f"$event.status in [{ended}]")), start)
+        .otherwise(begun)
+    )
+
+
+_STARTED_ALREADY: Final = "Sfn.ExecutionAlreadyExistsException"
+
+
+def _read_the_line(scope: Construct, *, ledger: Ledger, queue: str) -> sfn.TaskStateBase:
+    """Add the runs to `$dead` that wait in line and have not looked for longer than any interval between looks."""
+    return call_aws(
+        scope,
+        "Read the line",
+        service="dynamodb",
+        action="getItem",
+        parameters={"TableName": ledger.table.table_name, "Key": run_queue.line_key(queue), "ConsistentRead": True},
+        resources=[ledger.table.table_arn],
+        assign={
+            "dead": jsonata(
+                f"""(
+  $item := $exists($states.result.Item) ? $states.result.Item : {{}};
+  $silent := $filter({run_queue.waiters("$item")}, function($waiter) {{
+    $waiter.seen_at + {SILENCE.to_seconds()} < {NOW}
+  }});
+  [$append($dead, [$map($silent, function($waiter) {{ {{'name': $waiter.run, 'arn': $waiter.execution}} }})])]
+)"""
+            )
+        },
+    )
+
+
+def _report(scope: Construct, name: str, *, training: str, metrics: Mapping[str, tuple[str, str]]) -> sfn.CustomState:
+    """
+    Put metrics: name to the expression of the value and the unit.
+
+    Not `call_aws`, whose permission knows no condition: CloudWatch has no resources to name here, only namespaces
+    (`permit_reports`).
+    """
+    report = sfn.CustomState(
+        scope,
+        name,
+        state_json={
+            "Type": "Task",
+            "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:cloudwatch:putMetricData",
+            "Arguments": {
+                "Namespace": contract.METRIC_NAMESPACE,
+                "MetricData": [
+                    {
+                        "MetricName": metric,
+                        "Dimensions": [{"Name": contract.METRIC_TRAINING, "Value": training}],
+                        "Value": jsonata(value),
+                        "Unit": unit,
+                    }
+                    for metric, (value, unit) in metrics.items()
+                ],
+            },
+            "Output": NO_OUTPUT,
+        },
+    )
+    report.add_retry(errors=["States.ALL"], max_attempts=1)
+    return report
+
+
+def permit_reports() -> iam.PolicyStatement:
+    """Allow to put metrics of this library's namespace."""
+    return iam.PolicyStatement(
+        actions=["cloudwatch:PutMetricData"],
+        resources=["*"],
+        conditions={"StringEquals": {"cloudwatch:namespace": contract.METRIC_NAMESPACE}},
+    )

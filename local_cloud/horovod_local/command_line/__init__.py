@@ -1,0 +1,1 @@
+"""`cdk-horovod local` and what its verbs need."""

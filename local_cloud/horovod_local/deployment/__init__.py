@@ -1,0 +1,1 @@
+"""From a cloud assembly to a deployed stack."""

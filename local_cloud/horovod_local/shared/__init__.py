@@ -1,0 +1,1 @@
+"""What the endpoint, the permissions and the corrections of moto share."""

@@ -1,0 +1,124 @@
+"""
+The AWS Price List API, which moto lacks: GetProducts for EC2's On-Demand instances, and the prices behind it.
+
+The prices only have the order of real ones (Linux, us-east-1, about 2026) and are the same in every Region: nobody may
+plan with them. The answer's shape is that of the Price List Query API. Like the API itself it answers in
+three Regions only (AWS General Reference, "AWS Price List endpoints and quotas"): in any other there is no such host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from horovod_local.shared.api_calls import read_body, read_call
+from horovod_local.shared.api_faults import Application, StartResponse
+
+REGIONS: Final = ("us-east-1", "eu-central-1", "ap-south-1")
+ON_DEMAND_USD: Final[Mapping[str, float]] = {
+    "g5.xlarge": 1.006,
+    "g5.2xlarge": 1.212,
+    "g5.4xlarge": 1.624,
+    "g5.8xlarge": 2.448,
+    "g5.16xlarge": 4.096,
+    "g5.12xlarge": 5.672,
+    "g5.24xlarge": 8.144,
+    "g5.48xlarge": 16.288,
+    "g6.xlarge": 0.8048,
+    "p3.2xlarge": 3.06,
+    "p3.8xlarge": 12.24,
+    "p3.16xlarge": 24.48,
+    "p4d.24xlarge": 21.9576,
+}
+"""Instance type to USD an hour; a type that is not here has no product."""
+SPOT_SHARES: Final = (0.4, 0.5, 0.6)
+"""Of the On-Demand price, by zone in their order: prices of zones differ, and nothing here makes them move."""
+
+_TARGET: Final = "AWSPriceListService.GetProducts"
+
+
+def spot_usd(instance_type: str, *, zone: str) -> float | None:
+    """Return what an hour of a Spot instance costs in *zone*; None for a type without a price."""
+    if instance_type not in ON_DEMAND_USD:
+        return None
+    return ON_DEMAND_USD[instance_type] * SPOT_SHARES[(ord(zone[-1]) - ord("a")) % len(SPOT_SHARES)]
+
+
+class PriceList:
+    """
+    Answers GetProducts, and hands on all other requests.
+
+    Args:
+        aws: Answers the other requests.
+    """
+
+    def __init__(self, aws: Application) -> None:
+        self._aws = aws
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get("HTTP_X_AMZ_TARGET") != _TARGET:
+            return self._aws(environ, start_response)
+        request = json.loads(read_body(environ))
+        call = read_call(environ)
+        if call is None or call.region not in REGIONS:
+            with contextlib.suppress(OSError):
+                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            raise ConnectionAbortedError("the Price List API has no endpoint in this Region")
+        start_response("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
+        return [json.dumps(get_products(request)).encode()]
+
+
+def get_products(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer GetProducts: products of AmazonEC2 that match every filter, each a JSON text as in the API."""
+    wanted = {item["Field"]: item["Value"] for item in request.get("Filters", ())}
+    region = wanted.get("regionCode", REGIONS[0])
+    products = [_product(kind, usd, region) for kind, usd in ON_DEMAND_USD.items()]
+    found = [
+        json.dumps(product)
+        for product in products
+        if request.get("ServiceCode") == "AmazonEC2"
+        and all(product["product"]["attributes"].get(field) == value for field, value in wanted.items())
+    ]
+    return {"FormatVersion": "aws_v1", "PriceList": found[: request.get("MaxResults", 100)]}
+
+
+def _product(kind: str, usd: float, region: str) -> dict[str, Any]:
+    sku = kind.upper().replace(".", "")
+    term, rate = f"{sku}.JRTCKXETXF", f"{sku}.JRTCKXETXF.6YS6EN2CT7"
+    price = {
+        "rateCode": rate,
+        "unit": "Hrs",
+        "beginRange": "0",
+        "endRange": "Inf",
+        "description": f"${usd} per On Demand Linux {kind} Instance Hour",
+        "appliesTo": [],
+        "pricePerUnit": {"USD": f"{usd:.10f}"},
+    }
+    offer = {
+        "sku": sku,
+        "offerTermCode": "JRTCKXETXF",
+        "effectiveDate": "2026-08-01T00:00:00Z",
+        "termAttributes": {},
+        "priceDimensions": {rate: price},
+    }
+    attributes = {
+        "servicecode": "AmazonEC2",
+        "servicename": "Amazon Elastic Compute Cloud",
+        "instanceType": kind,
+        "regionCode": region,
+        "operatingSystem": "Linux",
+        "tenancy": "Shared",
+        "preInstalledSw": "NA",
+        "capacitystatus": "Used",
+        "marketoption": "OnDemand",
+        "licenseModel": "No License required",
+        "operation": "RunInstances",
+    }
+    return {
+        "serviceCode": "AmazonEC2",
+        "product": {"productFamily": "Compute Instance", "sku": sku, "attributes": attributes},
+        "terms": {"OnDemand": {term: offer}},
+    }

@@ -1,0 +1,140 @@
+"""
+What the state machine asks of the leader: a task token to keep alive and to answer.
+
+Whatever it asks it may ask again, with another token: for the ring in each attempt of its capacity plan, and any
+question whose first writing it could not be sure of. So a token that is over is not the end. That comes with the lease:
+the state machine gives it to the next attempt, or takes it back when it gives an attempt up. If it was stopped it does
+neither, and the lease expires, because a leader renews it only while it knows of a question that is open.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from horovod_node import contract
+from horovod_node.attempt.membership import Membership
+from horovod_node.attempt.node_attempt import Work
+from horovod_node.node.errors import LedgerUnreachableError, RunError
+from horovod_node.node.failure import cause_text
+from horovod_node.node.interval import Every
+
+_log = logging.getLogger(__name__)
+
+TOKEN_POLL_SECONDS = 0.2
+"""The state machine writes a token within a second of the answer to the one before."""
+ANSWER_PATIENCE_SECONDS = 300.0
+"""An answer is worth a whole training: it is tried again for this long."""
+_ERROR_LIMIT = 256
+"""Characters of an error name that Step Functions takes (SendTaskFailure)."""
+
+
+class Task:
+    """
+    One question of the state machine.
+
+    Args:
+        work: What the node works on.
+        membership: Kept while this waits.
+        name: Which question.
+    """
+
+    def __init__(self, work: Work, membership: Membership, *, name: contract.Task) -> None:
+        self.name = name
+        self._work = work
+        self._membership = membership
+        self._ledger = work.ledger.with_patience(0)
+        self._token: str | None = None
+        self._gone: str | None = None
+        self._look = Every(TOKEN_POLL_SECONDS)
+        self._beat = Every(work.run.settings.heartbeat_seconds / 4)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether this has seen a token."""
+        return self._token is not None or self._gone is not None
+
+    def heartbeat(self) -> None:
+        """Tell the state machine that there is progress; more often than a quarter of its patience it is not told."""
+        if self._has_token() and self._beat.due():
+            try:
+                self._work.stepfunctions.send_task_heartbeat(taskToken=self._token or "")
+            except ClientError as error:
+                if not self._is_gone(error):
+                    _log.warning("heartbeat of '%s' failed: %s", self.name, error)
+            except BotoCoreError as error:
+                _log.warning("heartbeat of '%s' failed: %s", self.name, error)
+
+    def succeed(self, output: Mapping[str, Any]) -> None:
+        """Answer with *output*, a JSON object; waits for the question if it has not come yet."""
+        text = json.dumps(output)
+        self._answer(lambda token: self._work.stepfunctions.send_task_success(taskToken=token, output=text))
+        _log.info("answered '%s': %s", self.name, text)
+
+    def fail(self, error: str, message: str) -> None:
+        """Answer that the run cannot succeed, with one of the contract's errors and a cause for people."""
+        cause = cause_text(message)
+        self._answer(
+            lambda token: self._work.stepfunctions.send_task_failure(
+                taskToken=token, error=error[:_ERROR_LIMIT], cause=cause
+            )
+        )
+        _log.info("answered '%s': %s", self.name, error)
+
+    def _has_token(self) -> bool:
+        if self._token is None and self._look.due():
+            try:
+                token = self._ledger.task_token(self._work.lease, self.name)
+                self._token = None if token == self._gone else token
+                self._membership.is_asked = self._token is not None
+            except LedgerUnreachableError as error:
+                _log.warning("no look for the token of '%s': %s", self.name, error)
+        return self._token is not None
+
+    def _answer(self, send: Callable[[str], object]) -> None:
+        self._wait_for_token()
+        give_up_at = time.monotonic() + ANSWER_PATIENCE_SECONDS
+        pause = 0.5
+        while True:
+            try:
+                send(self._token or "")
+            except (ClientError, BotoCoreError) as error:
+                if isinstance(error, ClientError) and self._is_gone(error):
+                    self._wait_for_token()
+                    # Only what Step Functions refuses takes from the patience, and not what it does not ask yet.
+                    give_up_at = time.monotonic() + ANSWER_PATIENCE_SECONDS
+                    continue
+                if time.monotonic() > give_up_at:
+                    raise RunError(
+                        contract.ERROR_NODE_FAILED, f"Step Functions did not take the answer to '{self.name}': {error}"
+                    ) from error
+                _log.warning("answer to '%s' failed, next try in %.1f s: %s", self.name, pause, error)
+                self._wait(pause)
+                pause = min(2 * pause, 10.0)
+            else:
+                self._membership.is_asked = False
+                return
+
+    def _wait_for_token(self) -> None:
+        while not self._has_token():
+            self._membership.keep()
+            time.sleep(0.1)
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._membership.keep()
+            time.sleep(0.1)
+
+    def _is_gone(self, error: ClientError) -> bool:
+        """Whether the question is no longer asked with this token; then the next one is looked for."""
+        if error.response["Error"]["Code"] not in contract.TOKEN_GONE:
+            return False
+        self._gone, self._token = self._token, None
+        self._membership.is_asked = False
+        return True

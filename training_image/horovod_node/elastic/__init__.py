@@ -1,0 +1,1 @@
+"""A ring that goes on when nodes come and go."""

@@ -1,0 +1,303 @@
+"""The leader's end of all channels of an elastic ring: who is there, what each node says, and what it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from horovod_node.elastic.signed_channel import BEAT_SECONDS, Channel, ChannelClosedError, Message
+from horovod_node.node.failure import Failure
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG: Final = 1024
+"""All nodes of a fleet may connect at once."""
+_STRANGERS: Final = 1024
+"""Connections at a time whose first message has not come yet: each has a thread, for some seconds at most."""
+_STRANGERS_OF_AN_ADDRESS: Final = 16
+"""Of them from one address: a node has one connection, and may come back before the old one is seen to be gone."""
+
+
+@dataclass(kw_only=True)
+class Member:
+    """
+    A node that is connected.
+
+    Args:
+        node: Its name.
+        address: Its address, Horovod's host name for it.
+        gpus: Ranks that fit on it.
+        channel: The connection.
+        generation: Counts the node's sets of ranks, from 1; 0 before the first.
+        ready: Whether all ranks of this generation wait for a ring, or are in one.
+        draining: Why it will leave, one of `contract.INTERRUPTIONS`; empty when it will not.
+        left: Whether it has left the ring in order.
+        exits: Exit codes of the generation's ranks that have ended, by their places on the node.
+        step: Steps of its slowest rank.
+    """
+
+    node: str
+    address: str
+    gpus: int
+    channel: Channel
+    generation: int = 0
+    ready: bool = False
+    draining: str = ""
+    left: bool = False
+    exits: dict[int, int] = field(default_factory=dict)
+    step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Departure:
+    """
+    A node that is connected no more.
+
+    Args:
+        node: Its name.
+        address: Its address.
+        why: In words for people.
+        silent: Whether it fell silent, and may only be cut off.
+        in_order: Whether it had left the ring before.
+        at: Epoch seconds.
+    """
+
+    node: str
+    address: str
+    why: str
+    silent: bool
+    in_order: bool
+    at: float
+
+
+class Hub:
+    """
+    Takes the nodes' connections, in threads of its own, until closed.
+
+    Args:
+        address: Where to listen.
+        port: The same.
+        key: The ring's.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+
+    def __init__(self, address: str, port: int, *, key: bytes) -> None:
+        self._key = key
+        self._lock = threading.Condition()
+        self._members: dict[str, Member] = {}
+        self._departures: list[Departure] = []
+        self._failures: list[Failure] = []
+        self._interruptions: list[tuple[str, str, float]] = []
+        self._strangers: Counter[str] = Counter()
+        self._closed = threading.Event()
+        self._listening = socket.create_server((address, port), backlog=_BACKLOG)
+        for name, work in (("hub", self._accept), ("hub-beat", self._beat)):
+            threading.Thread(target=work, name=name, daemon=True).start()
+
+    def close(self) -> None:
+        """End all connections."""
+        with self._lock:
+            # Nobody joins any more.
+            self._closed.set()
+        # Closed alone, it would listen on, and keep the port, until somebody came: a thread waits in accept().
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for member in self.members():
+            member.channel.close()
+
+    def members(self) -> list[Member]:
+        """List the nodes that are connected, those that came first at the front."""
+        with self._lock:
+            return list(self._members.values())
+
+    def member(self, address: str) -> Member | None:
+        """Find a node by its address."""
+        with self._lock:
+            return self._members.get(address)
+
+    @property
+    def departures(self) -> list[Departure]:
+        """Every node that was ever lost, in order; one that came back is among them, too."""
+        with self._lock:
+            return list(self._departures)
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What nodes say of failures that no other ring could mend."""
+        with self._lock:
+            return list(self._failures)
+
+    @property
+    def interruptions(self) -> list[tuple[str, str, float]]:
+        """Node, kind and time of each notice that EC2 will take a node away."""
+        with self._lock:
+            return list(self._interruptions)
+
+    def tell(self, address: str, message: Message) -> None:
+        """Send *message* to a node; one that is gone is noticed elsewhere."""
+        member = self.member(address)
+        if member is not None:
+            with contextlib.suppress(ChannelClosedError):
+                member.channel.send(message)
+
+    def tell_all(self, message: Message) -> None:
+        """Send *message* to every node."""
+        for member in self.members():
+            with contextlib.suppress(ChannelClosedError):
+                member.channel.send(message)
+
+    def start(self, address: str, place: int, environment: Mapping[str, str]) -> int:
+        """Start the ring on one rank of a node, and give the node's generation; 0 if it is gone or not ready."""
+        with self._lock:
+            member = self._members.get(address)
+            if member is None or not member.ready:
+                return 0
+            generation = member.generation
+        self.tell(address, {"start": [generation, place, dict(environment)]})
+        return generation
+
+    def stop(self, address: str, generation: int) -> None:
+        """End the ranks of a node, if they still are of this generation; it will offer new ones, unless it drains."""
+        with self._lock:
+            member = self._members.get(address)
+            if member is None or not member.ready or member.generation != generation:
+                return
+            member.ready = False
+        self.tell(address, {"stop": generation})
+
+    def exit_code(self, address: str, generation: int, place: int) -> int | None:
+        """
+        Give the exit code of a rank; `None` while it runs; 1 when its node or its generation is gone.
+
+        A node that is not ready any more has ended all ranks of the generation, and does not tell how each one ended: a
+        ring that waited for their words would wait until the node, with all its imports, is ready again.
+        """
+        with self._lock:
+            member = self._members.get(address)
+            if member is None or member.generation != generation:
+                return 1
+            return member.exits.get(place, None if member.ready else 1)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until something changes, or for so long."""
+        with self._lock:
+            self._lock.wait(seconds)
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                connection, (address, *_) = self._listening.accept()
+            except OSError as error:
+                # Too many open files, for example: nodes must be able to come back later.
+                if not self._closed.wait(BEAT_SECONDS):
+                    _log.warning("a connection was not taken: %s", error)
+                continue
+            with self._lock:
+                full = self._strangers.total() >= _STRANGERS or self._strangers[address] >= _STRANGERS_OF_AN_ADDRESS
+                if not full:
+                    self._strangers[address] += 1
+            if full:  # a node tries again
+                connection.close()
+                continue
+            threading.Thread(target=self._serve, args=(connection, address), name="hub-member", daemon=True).start()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_SECONDS):
+            self.tell_all({})
+
+    def _serve(self, connection: socket.socket, address: str) -> None:
+        member: Member | None = None
+        try:
+            try:
+                channel = Channel(connection, key=self._key, leads=True)
+                greeting = channel.receive()
+            finally:
+                self._know(address)
+            member = self._join(channel, greeting)
+            while True:
+                self._take(member, channel.receive())
+        except ChannelClosedError as reason:
+            if member is not None:
+                self._lose(member, str(reason), silent=reason.silent)
+        except Exception as error:
+            # Signed, and yet not understood: another version of this program.
+            _log.warning("a node speaks otherwise: %r", error)
+            connection.close()
+            if member is not None:
+                self._lose(member, f"it speaks otherwise: {error!r}", silent=False)
+
+    def _know(self, address: str) -> None:
+        """Count a connection no longer as a stranger's: it has a signature of the ring, or has ended."""
+        with self._lock:
+            self._strangers[address] -= 1
+            if not self._strangers[address]:
+                del self._strangers[address]
+
+    def _join(self, channel: Channel, greeting: Message) -> Member:
+        hello: dict[str, Any] = greeting["hello"]
+        member = Member(node=hello["node"], address=hello["address"], gpus=int(hello["gpus"]), channel=channel)
+        with self._lock:
+            before = self._members.get(member.address)
+            if self._closed.is_set():
+                channel.close()
+                raise ChannelClosedError("the hub is closed")
+            if before is not None and before.node != member.node:
+                channel.close()
+                raise ChannelClosedError(f"nodes {before.node} and {member.node} both have {member.address}")
+            if before is not None:
+                # It noticed the end of the connection first.
+                self._lose(before, "it came back", silent=False)
+            self._members[member.address] = member
+            self._lock.notify_all()
+        _log.info("%s (%s) is connected", member.node, member.address)
+        return member
+
+    def _take(self, member: Member, message: Message) -> None:
+        with self._lock:
+            if "step" in message:
+                member.step = int(message["step"])
+            if "ready" in message:
+                member.generation, member.ready, member.exits = int(message["ready"]), True, {}
+            if "exit" in message:
+                generation, place, code = message["exit"]
+                if generation == member.generation:
+                    member.exits[place] = code
+            if "broken" in message and message["broken"] == member.generation:
+                member.ready = False
+            if "failure" in message:
+                self._failures.append(Failure.from_json(message["failure"]))
+            if "draining" in message:
+                member.draining = message["draining"]
+                self._interruptions.append((member.node, member.draining, time.time()))
+            if "left" in message:
+                member.left, member.ready = True, False
+            if message:
+                self._lock.notify_all()
+
+    def _lose(self, member: Member, why: str, *, silent: bool) -> None:
+        member.channel.close()
+        with self._lock:
+            if self._members.get(member.address) is not member or self._closed.is_set():
+                return
+            del self._members[member.address]
+            departure = Departure(
+                node=member.node,
+                address=member.address,
+                why=why,
+                silent=silent,
+                in_order=member.left,
+                at=time.time(),
+            )
+            self._departures.append(departure)
+            self._lock.notify_all()
+        _log.info("%s (%s) is gone: %s", member.node, member.address, why)

@@ -1,0 +1,336 @@
+"""Horovod's elastic driver, with the nodes of a hub in the place of hosts that a script discovers and ssh reaches."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from horovod.runner.common.util.hosts import SlotInfo
+from horovod.runner.elastic.discovery import DiscoveredHosts, HostDiscovery
+from horovod.runner.elastic.driver import ElasticDriver
+from horovod.runner.elastic.registration import FAILURE
+from horovod.runner.elastic.worker import HostUpdateResult
+
+from horovod_node.elastic.control_server import Hub, Member
+from horovod_node.local_ranks.rank_assignment import ring_environment
+from horovod_node.ring.rendezvous import BytesHandler, Rendezvous
+
+_log = logging.getLogger(__name__)
+
+RESET_LIMIT: Final = 100
+"""
+Rings that a run may have after its first. A day on Spot sees a handful; a hundred are a fault that a restart, with
+other nodes and from a checkpoint, has better chances to end. Horovod's default is no limit.
+"""
+COOLDOWN_SECONDS: Final = (5, 300)
+"""
+How long a node whose rank died is left out: 10 to 15 s the first time, twice as much each time, at most 300 s. Horovod
+leaves it out for ever by default, although the next rank on the same GPU mostly works, and an idle GPU is paid for.
+"""
+_KILLED: Final = 143
+"""Exit code of a rank that the driver itself ended (128 + SIGTERM)."""
+_LOOK_SECONDS: Final = 0.2
+_REMIND_SECONDS: Final = 1.0
+
+
+class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no types
+    """
+    Decides who is in the ring, and forms it anew whenever that changes.
+
+    What differs from Horovod's own driver (0.28.1):
+
+    - The leader's node is the first host, so rank 0 is on it and the state that others get is never a newcomer's.
+    - Less than half of a ring never goes on while the rest may live: see `wait_for_available_slots`.
+    - A node whose rank died, and that is in the very next ring because that had to wait for it, has its new ranks
+      started; Horovod's driver takes them for those that were running before.
+    - Rank 0 hears of changes through its own agent, and again until it has acted: a change that came during a reset
+      would be forgotten, because a reset drops what was not read.
+
+    Args:
+        hub: Where the nodes are.
+        rendezvous: Where the ranks find each other.
+        leader: Address of the leader.
+        interface: Network interface of the ring.
+        gpus: Ranks that it has at most.
+        min_gpus: Ranks that it has at least.
+        elastic_seconds: How long it waits for them.
+        notify: Tells rank 0 that the ring will change; takes Horovod's `HostUpdateResult`.
+        is_gone: Whether a node, by its address, is known to be gone, and not only out of reach.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        rendezvous: RingRendezvous,
+        *,
+        leader: str,
+        interface: str,
+        gpus: int,
+        min_gpus: int,
+        elastic_seconds: float,
+        notify: Callable[[int], None],
+        is_gone: Callable[[str], bool],
+    ) -> None:
+        self._hub = hub
+        self._leader = leader
+        self._interface = interface
+        self._gpus = gpus
+        self._elastic_seconds = elastic_seconds
+        self._tell_rank_0 = notify
+        self._is_gone = is_gone
+        self._reminded = 0.0
+        self._waiting_since: float | None = None
+        self._broken_ring = 0
+        self.trouble = ""
+        """Why the driver gave up, if it did."""
+        self.sizes: list[int] = []
+        """Ranks of each ring that was formed."""
+        rendezvous.serve(self)
+        super().__init__(
+            rendezvous,
+            _HubDiscovery(hub, leader=leader, min_gpus=min_gpus),
+            min_gpus,
+            gpus,
+            timeout=int(elastic_seconds),
+            reset_limit=RESET_LIMIT,
+            cooldown_range=COOLDOWN_SECONDS,
+        )
+
+    @property
+    def resets(self) -> int:
+        """How often the ring was formed anew."""
+        return max(0, len(self.sizes) - 1)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the ring waits for nodes."""
+        return self._waiting_since is not None
+
+    def begin(self, gpus: int) -> None:
+        """Form the first ring, of at least so many ranks; in a thread of its own, because it waits for them."""
+        threading.Thread(target=self._begin, args=(gpus,), name="ring", daemon=True).start()
+
+    def assigned(self) -> dict[str, int]:
+        """Give the nodes of the present ring: address to number of ranks."""
+        return {host: len(slots) for host, slots in dict(self.host_assignments).items()}
+
+    def ranks_of(self, address: str) -> list[int]:
+        """Give a node's ranks in the present ring."""
+        return [slot.rank for slot in dict(self.host_assignments).get(address, ())]
+
+    def remind(self) -> None:
+        """Tell rank 0 again of a change that it has not acted upon."""
+        now = time.monotonic()
+        if self.finished() or self.is_waiting or now - self._reminded < _REMIND_SECONDS:
+            return
+        self._reminded = now
+        current = self._host_manager.current_hosts
+        # A copy: other threads take hosts out of it.
+        hosts = DiscoveredHosts(current.host_slots, list(current.host_assignment_order))
+        if hosts.count_available_slots() < self._min_num_proc:
+            return
+        there = self.assigned()
+        wanted = {host: len(slots) for host, slots in self._get_host_assignments(hosts)[0].items()}
+        if not there or there == wanted:
+            return
+        result = HostUpdateResult.no_update
+        if any(there[host] > wanted.get(host, 0) for host in there):
+            result |= HostUpdateResult.removed
+        if any(wanted[host] > there.get(host, 0) for host in wanted):
+            result |= HostUpdateResult.added
+        self._tell_rank_0(int(result))
+
+    def wait_for_available_slots(self, min_num_proc: int, min_hosts: int = 1) -> Any:  # noqa: ARG002 - Horovod's signature
+        """
+        Wait for enough GPUs, and for the right to go on.
+
+        A ring that is to begin with more than `min_gpus` does not wait for nodes that were lost since they were
+        counted.
+
+        Nodes that are left with half of the last ring or less go on only when every node that is missing is known to be
+        gone: it has left in order, has closed its connection, or the ledger, too, has not heard of it. Of two parts of
+        a ring that cannot see each other the smaller one thus never trains on alone, and the one without the leader
+        never trains at all.
+
+        Raises:
+            TimeoutError: After `elastic_seconds`; `trouble` says what was missing.
+        """
+        give_up_at = time.monotonic() + self._elastic_seconds
+        self._waiting_since = time.monotonic()
+        try:
+            while True:
+                hosts = self._host_manager.current_hosts
+                slots = hosts.count_available_slots()
+                unsure = self._out_of_reach(hosts.available_hosts)
+                there = sum(member.gpus for member in _candidates(self._hub, min_gpus=self._min_num_proc))
+                needed = min(min_num_proc, max(self._min_num_proc, there))
+                if slots >= needed and not unsure and self._leader in hosts.available_hosts:
+                    return hosts
+                if self._shutdown.is_set():
+                    raise RuntimeError("the ring was stopped")
+                if time.monotonic() > give_up_at:
+                    self.trouble = f"The ring had {slots} GPUs and needs {needed}"
+                    if unsure:
+                        self.trouble = f"Most of the ring is out of reach and may train on: {', '.join(unsure)}"
+                    raise TimeoutError(self.trouble)
+                time.sleep(_LOOK_SECONDS)
+        finally:
+            self._waiting_since = None
+
+    def _out_of_reach(self, available: set[str]) -> list[str]:
+        """List the nodes because of which the others must not go on; one that is connected has ended its ranks."""
+        before = self.assigned()
+        left = sum(slots for host, slots in before.items() if host in available)
+        if 2 * left > sum(before.values()):
+            return []
+        absent = [host for host in before if host not in available and self._hub.member(host) is None]
+        return [host for host in absent if not self._is_gone(host)]
+
+    def _update_host_assignments(self, current_hosts: DiscoveredHosts) -> list[SlotInfo]:
+        """Decide on the next ring, and list the ranks that must be started for it."""
+        failed = {host for host, _ in self._worker_registry.get(FAILURE)}
+        pending: list[SlotInfo] = super()._update_host_assignments(current_hosts)
+        again = [slot for host in failed for slot in self._host_assignments.get(host, ()) if slot not in pending]
+        return pending + again
+
+    def get_worker_client(self, slot_info: SlotInfo) -> Any:  # noqa: ARG002 - Horovod's signature
+        """Give what Horovod calls when hosts have changed."""
+        return _Notifier(self._tell_rank_0)
+
+    def _begin(self, gpus: int) -> None:
+        try:
+            self.start(gpus, self._run_rank)
+        except Exception as error:
+            self.trouble = self.trouble or f"The ring could not be formed: {error}"
+            self.stop(error_message=self.trouble)
+
+    def _run_rank(self, slot: SlotInfo, events: Sequence[threading.Event | None]) -> tuple[int, float]:
+        """Start one rank and wait for its end, as the driver's threads do."""
+        environment: Mapping[str, str] = ring_environment(
+            slot, leader=self._leader, interface=self._interface, gpus=self._gpus
+        )
+        generation = self._hub.start(slot.hostname, slot.local_rank, environment)
+        if not generation:
+            return 1, time.time()
+        while (code := self._hub.exit_code(slot.hostname, generation, slot.local_rank)) is None:
+            if any(event is not None and event.is_set() for event in events):
+                if not self.finished():
+                    # Another rank of the same node has died: the node begins anew, as a whole.
+                    self._hub.stop(slot.hostname, generation)
+                return _KILLED, time.time()
+            self._hub.wait(_LOOK_SECONDS)
+        if code:
+            self._break_ring(slot.hostname)
+        return code, time.time()
+
+    def _break_ring(self, address: str) -> None:
+        """
+        Let every rank lose the ring that one of its ranks has left.
+
+        Those that speak with the lost rank notice by themselves, mostly. The others wait for ranks that have noticed,
+        and that keep their connections until the next ring, for as long as Gloo's timeout: 30 s and more.
+        """
+        assigned = self.assigned()
+        if address in assigned and self._broken_ring != len(self.sizes):
+            self._broken_ring = len(self.sizes)
+            self._hub.tell_all({"sever": sorted(assigned)})
+
+
+class RingRendezvous:
+    """
+    The rendezvous of an elastic ring, as the driver uses it.
+
+    Args:
+        address: The leader's.
+        port: Where on it.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+
+    def __init__(self, address: str, port: int) -> None:
+        self._place = (address, port)
+        self._driver: RingDriver | None = None
+        self._server: Rendezvous | None = None
+
+    def serve(self, driver: RingDriver) -> None:
+        """Serve the ranks of *driver*."""
+        self._driver = driver
+        self._server = Rendezvous(*self._place, handler=_handler(driver))
+
+    def init(self, slots: Sequence[SlotInfo]) -> None:
+        """Serve the ring of these *slots* from now on."""
+        if self._driver is not None and self._server is not None:
+            self._driver.sizes.append(len(slots))
+            _log.info(
+                "ring %d: %s", len(self._driver.sizes), ", ".join(f"{slot.rank} on {slot.hostname}" for slot in slots)
+            )
+            self._server.init(slots)
+
+    def stop(self) -> None:
+        """Stop serving."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+
+
+def _candidates(hub: Hub, *, min_gpus: int) -> list[Member]:
+    """
+    List the nodes that can be in a ring.
+
+    One that EC2 will take away is not among them, unless too few are left without it: it may train as long as it lives.
+    """
+    ready = [member for member in hub.members() if member.ready]
+    staying = [member for member in ready if not member.draining]
+    return staying if sum(member.gpus for member in staying) >= min_gpus else ready
+
+
+class _HubDiscovery(HostDiscovery):  # type: ignore[misc]  # Horovod publishes no types
+    """Stands where Horovod has a script that lists hosts."""
+
+    def __init__(self, hub: Hub, *, leader: str, min_gpus: int) -> None:
+        super().__init__()
+        self._hub = hub
+        self._leader = leader
+        self._min_gpus = min_gpus
+        self._first = True
+
+    def find_available_hosts_and_slots(self) -> dict[str, int]:
+        hosts = {member.address: member.gpus for member in _candidates(self._hub, min_gpus=self._min_gpus)}
+        if self._first:
+            # Horovod keeps the order in which it has seen hosts, and that of those it sees at once is any.
+            self._first = False
+            return {host: slots for host, slots in hosts.items() if host == self._leader}
+        return hosts
+
+
+class _Notifier:
+    """Stands where Horovod has a client of rank 0's notification service."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+
+    def notify_hosts_updated(self, timestamp: int, result: HostUpdateResult) -> None:  # noqa: ARG002
+        self._tell(int(result))
+
+
+def _handler(driver: RingDriver) -> type[BytesHandler]:
+    """Make the handler of the driver's rendezvous; unlike Horovod's own it unpickles nothing that the network sends."""
+
+    class ElasticHandler(BytesHandler):
+        def _get_value(self, scope: str, key: str) -> Any:
+            if scope != "rank_and_size":
+                return super()._get_value(scope, key)
+            host, _, place = key.partition(":")
+            if not place.isdecimal():
+                return None
+            if driver.has_rank_assignment(host, int(place)):
+                # Returns when every rank of the ring that breaks up has come here or has ended. A stranger must not be
+                # taken for one of them.
+                driver.record_ready(host, int(place))
+            return driver.get_slot_info(host, int(place)).to_response_string().encode("ascii")
+
+    return ElasticHandler

@@ -1,0 +1,68 @@
+"""A follower in an elastic ring: connects to the leader, takes part, leaves when the model is being saved."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from contextlib import closing
+from typing import NoReturn
+
+from horovod_node.attempt.membership import Membership, look_soon_seconds
+from horovod_node.attempt.node_attempt import Work
+from horovod_node.checkpoints.restore import Restored
+from horovod_node.elastic.member import ChannelPlace, RingMember
+from horovod_node.local_ranks.local_training import TURN_SECONDS
+from horovod_node.node.errors import LedgerUnreachableError
+from horovod_node.node.interval import Every
+
+
+class ElasticFollower:
+    """
+    Follows the leader of one attempt.
+
+    Args:
+        work: What the node works on.
+        membership: The node's standing.
+    """
+
+    def __init__(self, work: Work, membership: Membership) -> None:
+        self._work = work
+        self._membership = membership
+        self._ledger = work.ledger.with_patience(0)
+
+    def follow(self, fetched: Future[Restored | None]) -> NoReturn:
+        """
+        Do this node's part, then stay until it is no longer needed.
+
+        Args:
+            fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
+
+        Raises:
+            RunError: If this node's part failed, or the leader is gone.
+            PartOverError: If the training ended well.
+            ReleasedError: If the fleet was released.
+        """
+        place = self._wait_for_leader()
+        with closing(RingMember(self._work, place, fetched=fetched)) as member:
+            while not member.over:
+                self._membership.pace = member.pace()
+                self._membership.keep(state=member.state, step=member.step)
+                notice = self._membership.interruption
+                if notice is not None and notice.is_final:
+                    member.drain(notice.kind)
+                member.turn()
+                time.sleep(TURN_SECONDS)
+        self._membership.stay_until_saving(place.leader)
+
+    def _wait_for_leader(self) -> ChannelPlace:
+        look = Every(look_soon_seconds(self._work.run.request.gpus))
+        while True:
+            self._membership.keep()
+            if look.due():
+                try:
+                    place = self._ledger.channel(self._work.lease)
+                except LedgerUnreachableError:
+                    place = None
+                if place is not None:
+                    return ChannelPlace.from_json(place)
+            time.sleep(TURN_SECONDS)

@@ -1,0 +1,1 @@
+"""The node's view of the ledger: the table, and the items that it reads and writes there."""

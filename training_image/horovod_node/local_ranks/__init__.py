@@ -1,0 +1,1 @@
+"""The ranks of one node: their environment, their processes, their metrics."""

@@ -1,0 +1,169 @@
+"""
+What CloudWatch hears of a training, in its embedded metric format.
+
+One line in some ten seconds, from each node: CloudWatch Logs makes metrics of it (Amazon CloudWatch user guide,
+"Specification: Embedded metric format"). Each node tells of its own GPUs and of what its ranks read; the leader, which
+has rank 0, also of the ring.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from horovod_node import contract
+from horovod_node.attempt.node_attempt import Work
+from horovod_node.ledger.cost_ceiling import CostCeiling
+from horovod_node.local_ranks.gpu_monitor import GpuGauge
+from horovod_node.node.interval import Every
+from horovod_node.rank_process.progress import Progress
+
+SECONDS: Final = 10.0
+"""Between two lines."""
+MOST_VALUES: Final = 100
+"""CloudWatch drops a metric with more values."""
+
+UNITS: Final[Mapping[str, str]] = {
+    contract.METRIC_SAMPLES_PER_SECOND: "Count/Second",
+    contract.METRIC_STEP_SECONDS: "Seconds",
+    contract.METRIC_RING_SIZE: "Count",
+    contract.METRIC_CEILING_USED: "Percent",
+    contract.METRIC_GPU_UTILIZATION: "Percent",
+    contract.METRIC_GPU_MEMORY: "Percent",
+    contract.METRIC_BYTES_READ: "Bytes",
+}
+
+Value = float | Sequence[float]
+
+
+def embedded(metrics: Mapping[str, Value], *, training: str, run: str, node: str, at: float) -> str:
+    """
+    Write one line in the embedded metric format.
+
+    Args:
+        metrics: Name (of `UNITS`) to one value, or to up to `MOST_VALUES`.
+        training: Dimension of each metric.
+        run: Second dimension of each metric, which is also there without it.
+        node: For queries of the log; no dimension, or each node would be a metric to pay for.
+        at: Epoch seconds.
+    """
+    return json.dumps(
+        {
+            "_aws": {
+                "Timestamp": int(at * 1000),
+                "CloudWatchMetrics": [
+                    {
+                        "Namespace": contract.METRIC_NAMESPACE,
+                        "Dimensions": [
+                            [contract.METRIC_TRAINING],
+                            [contract.METRIC_TRAINING, contract.METRIC_RUN],
+                        ],
+                        "Metrics": [{"Name": name, "Unit": UNITS[name]} for name in metrics],
+                    }
+                ],
+            },
+            contract.METRIC_TRAINING: training,
+            contract.METRIC_RUN: run,
+            "Node": node,
+            **metrics,
+        },
+        allow_nan=False,
+    )
+
+
+class TrainingMetrics:
+    """
+    Tells CloudWatch of this node's ranks while they train; says nothing where nothing is shipped.
+
+    Args:
+        work: What the node works on.
+        gpus: The node's GPUs. Default: those that NVML finds.
+        seconds: Between two lines. Default: `SECONDS`.
+        proc: Where the kernel tells of processes. Default: `/proc`.
+    """
+
+    def __init__(
+        self, work: Work, *, gpus: GpuGauge | None = None, seconds: float = SECONDS, proc: Path = Path("/proc")
+    ) -> None:
+        self._work = work
+        self._gpus = gpus or (GpuGauge() if work.shipping is not None else None)
+        self._every = Every(seconds)
+        # Nothing is known yet: the first line would say so.
+        self._every.due()
+        self._proc = proc
+        self.ring_size: int | None = None
+        """Ranks of the ring, on the leader."""
+        self.ceiling: CostCeiling | None = None
+        """What the run may cost, on the leader of a run with a ceiling."""
+        self._timed_steps = 0
+        self._advances = 0
+        self._read: dict[int, int] = {}
+
+    def turn(self, progress: Mapping[int, Progress], processes: Sequence[int]) -> None:
+        """
+        Send a line if it is time; to be called in every turn of the loop.
+
+        Args:
+            progress: Of each rank of this node, by its place or number.
+            processes: Process ids of its ranks.
+        """
+        shipping = self._work.shipping
+        if shipping is None or self._gpus is None or not self._every.due():
+            return
+        values: dict[str, Value] = {
+            **self._of_the_ring(progress.get(0)),
+            contract.METRIC_GPU_UTILIZATION: self._gpus.utilization(),
+            contract.METRIC_GPU_MEMORY: self._gpus.memory(),
+            contract.METRIC_BYTES_READ: self._bytes_read(processes),
+        }
+        shipping.take(
+            contract.LOG_METRICS,
+            embedded(
+                # An empty list is no value.
+                {name: value for name, value in values.items() if not isinstance(value, Sequence) or value},
+                training=self._work.node.training,
+                run=self._work.lease.run,
+                node=self._work.node.id,
+                at=time.time(),
+            ),
+        )
+
+    def end(self, progress: Mapping[int, Progress], processes: Sequence[int]) -> None:
+        """Send the last line, of what came since the one before."""
+        self._every.hurry()
+        self.turn(progress, processes)
+
+    def _of_the_ring(self, first: Progress | None) -> dict[str, Value]:
+        """Give what only the leader knows; *first* is rank 0's progress there."""
+        if self.ring_size is None or first is None:
+            return {}
+        values: dict[str, Value] = {contract.METRIC_RING_SIZE: self.ring_size}
+        if self.ceiling is not None:
+            values[contract.METRIC_CEILING_USED] = round(self.ceiling.percent_used(time.time()), 1)
+        # Ranks that were started again count from 0 again.
+        fresh = first.timed_steps - (self._timed_steps if first.timed_steps >= self._timed_steps else 0)
+        self._timed_steps = first.timed_steps
+        if fresh:
+            values[contract.METRIC_STEP_SECONDS] = list(first.step_seconds[-min(fresh, MOST_VALUES) :])
+        # A ring that takes no step has no rate, whatever the last one was.
+        if first.advances != self._advances and first.samples_per_second is not None:
+            values[contract.METRIC_SAMPLES_PER_SECOND] = first.samples_per_second
+        self._advances = first.advances
+        return values
+
+    def _bytes_read(self, processes: Sequence[int]) -> int:
+        """Give how much more the ranks asked the kernel for, from the disk or its cache, than at the last time."""
+        now = {process: total for process in processes if (total := self._total_read(process)) is not None}
+        fresh = sum(total - self._read.get(process, 0) for process, total in now.items())
+        self._read = now
+        return fresh
+
+    def _total_read(self, process: int) -> int | None:
+        try:
+            facts = (self._proc / str(process) / "io").read_text()
+        except OSError:  # it has ended, or the kernel does not count
+            return None
+        return next((int(line.split()[1]) for line in facts.splitlines() if line.startswith("rchar:")), None)

@@ -1,0 +1,141 @@
+"""What a node says of a failure, and which of several failures is the reason for all the others."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final, Literal
+
+from horovod_node import contract
+from horovod_node.node.errors import LedgerUnreachableError, RunError
+from horovod_node.node.stall import RankStack, describe_stall
+
+_log = logging.getLogger(__name__)
+
+Origin = Literal["script", "killed", "node", "stall", "ring"]
+ORIGINS: Final[tuple[Origin, ...]] = ("script", "killed", "node", "stall", "ring")
+REASONS: Final[tuple[Origin, ...]] = ("script", "killed", "node")
+"""Origins of failures that explain others."""
+"""
+Where a failure came from, the likeliest reason for the others first.
+
+A rank whose script failed ("script") or that a signal ended ("killed"), and a node that failed or vanished ("node")
+take the others down. Ranks that stand still ("stall") may wait for such a one. Ranks that lost the ring ("ring") always
+have it from somewhere else.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """
+    The first failure that a node saw.
+
+    Args:
+        error: One of the contract's `ERROR_*`.
+        origin: One of `ORIGINS`.
+        summary: One sentence for people, with the rank, the node and its address where they matter.
+        node: Name of the node.
+        at: Epoch seconds, by the node's clock.
+        rank: The rank it happened on. Default: none, the node itself failed.
+        details: A traceback or a rank's last lines. Default: none.
+        stacks: What every rank of the node is doing, when they stand still. Default: none.
+    """
+
+    error: str
+    origin: Origin
+    summary: str
+    node: str
+    at: float
+    rank: int | None = None
+    details: str = ""
+    stacks: tuple[RankStack, ...] = ()
+
+    def to_json(self) -> str:
+        """Write the failure for the ledger."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Failure:
+        """Read a failure out of the ledger."""
+        fields = json.loads(text)
+        stacks = tuple(RankStack(**stack) for stack in fields.pop("stacks"))
+        return cls(**fields, stacks=stacks)
+
+
+def root_cause(failures: Iterable[Failure]) -> Failure:
+    """
+    Choose the failure that explains the others: by origin, then the earliest, then the lowest rank.
+
+    Clocks of EC2 instances agree within milliseconds (Amazon Time Sync), and a ring falls apart over a tenth of a
+    second or more.
+
+    Args:
+        failures: At least one.
+    """
+    return min(
+        failures,
+        key=lambda failure: (
+            ORIGINS.index(failure.origin),
+            failure.at,
+            -1 if failure.rank is None else failure.rank,
+            failure.node,
+        ),
+    )
+
+
+def run_error(failures: Sequence[Failure]) -> RunError:
+    """Say in the run's own error why it failed, out of all that its nodes said."""
+    reason = root_cause(failures)
+    if reason.origin == "stall":
+        stalls = [failure for failure in failures if failure.origin == "stall"]
+        return RunError(reason.error, describe_stall([stack for stall in stalls for stack in stall.stacks]))
+    return RunError(reason.error, f"{reason.summary}\n\n{reason.details}" if reason.details else reason.summary)
+
+
+class NodeFailedError(RunError):
+    """
+    This node saw the run fail.
+
+    Args:
+        failure: What it saw.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        error = run_error([failure])
+        super().__init__(error.error, error.message)
+        self.failure = failure
+
+
+def as_run_error(error: Exception) -> RunError:
+    """Take any exception that reached the agent's boundary for what it means to the run."""
+    if isinstance(error, RunError):
+        return error
+    if isinstance(error, LedgerUnreachableError):
+        return RunError(contract.ERROR_NODE_FAILED, f"A node lost the ledger: {error}.")
+    _log.error("the agent failed", exc_info=error)
+    return RunError(contract.ERROR_NODE_FAILED, f"The node agent failed: {type(error).__name__}: {error}")
+
+
+def as_failure(error: RunError, *, node: str, address: str) -> Failure:
+    """Write *error* as the failure of *node*, for the leader to find."""
+    if isinstance(error, NodeFailedError):
+        return error.failure
+    return Failure(
+        error=error.error,
+        origin="node",
+        summary=f"{error.message} (seen by node {node}, {address})",
+        node=node,
+        at=time.time(),
+    )
+
+
+def cause_text(message: str) -> str:
+    """Cut *message* to what Step Functions takes; a traceback says the most at its two ends."""
+    if len(message) <= contract.CAUSE_LIMIT:
+        return message
+    cut = "\n[…]\n"
+    half = (contract.CAUSE_LIMIT - len(cut)) // 2
+    return message[:half] + cut + message[-half:]

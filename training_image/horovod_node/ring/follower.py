@@ -1,0 +1,123 @@
+"""A follower: waits for the leader's plan, runs its part of the ring, leaves when the model is being saved."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from typing import NoReturn
+
+from horovod_node import contract
+from horovod_node.attempt.last_seen import Silence
+from horovod_node.attempt.membership import Membership, look_soon_seconds
+from horovod_node.attempt.node_attempt import Work
+from horovod_node.checkpoints.restore import Restored
+from horovod_node.local_ranks.local_training import TURN_SECONDS, LocalTraining
+from horovod_node.local_ranks.plan import RingPlan
+from horovod_node.local_ranks.rank_assignment import ranks_of_plan
+from horovod_node.node.errors import LeaderLostError, LedgerUnreachableError, ReleasedError
+from horovod_node.node.failure import Failure, NodeFailedError
+from horovod_node.node.interval import Every
+
+STAND_STILL_SECONDS = 5.0
+"""Ranks of one ring stand still at the same step; their nodes notice within some two seconds of each other."""
+
+
+class Follower:
+    """
+    Follows the leader of one attempt.
+
+    Args:
+        work: What the node works on.
+        membership: The node's standing.
+        leader: Name of the node that leads.
+    """
+
+    def __init__(self, work: Work, membership: Membership, *, leader: str) -> None:
+        self._work = work
+        self._membership = membership
+        self._ledger = work.ledger.with_patience(0)
+        self._leader = leader
+        self._silence = Silence()
+        self._look_at_leader = Every(work.run.settings.heartbeat_seconds / 4)
+
+    def follow(self, fetched: Future[Restored | None]) -> NoReturn:
+        """
+        Do this node's part, then stay until it is no longer needed.
+
+        Args:
+            fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
+
+        Raises:
+            RunError: If this node's part failed, or the leader fell silent.
+            PartOverError: If the training ended well.
+            ReleasedError: If the fleet was released, or the leader gave the attempt up.
+        """
+        while not fetched.done():
+            self._membership.keep()
+            time.sleep(TURN_SECONDS)
+        fetched.result()
+        plan = self._wait_for_plan()
+        if plan.host(self._work.node.id) is not None:
+            self._train(plan)
+        self._membership.stay_until_saving(self._leader)
+
+    def _wait_for_plan(self) -> RingPlan:
+        look = Every(look_soon_seconds(self._work.run.request.gpus))
+        while True:
+            self._membership.keep(state=contract.NODE_READY)
+            if look.due():
+                try:
+                    plan = self._ledger.plan(self._work.lease)
+                except LedgerUnreachableError:
+                    plan = None
+                if plan is not None:
+                    return RingPlan.from_text(plan)
+            time.sleep(TURN_SECONDS)
+
+    def _train(self, plan: RingPlan) -> None:
+        with LocalTraining(self._work, ranks_of_plan(self._work, plan)) as training:
+            while not training.done:
+                failure = training.failure()
+                if failure is not None:
+                    if failure.origin == "stall":
+                        self._stand_still_with(failure)
+                    raise NodeFailedError(failure)
+                self._membership.pace = training.pace()
+                self._membership.keep(state=contract.NODE_TRAINING, step=training.step)
+                self._check_leader()
+                time.sleep(TURN_SECONDS)
+            training.failure()
+            self._membership.keep(state=contract.NODE_DONE, step=training.step)
+
+    def _stand_still_with(self, failure: Failure) -> None:
+        """
+        Report ranks that stand still, and leave them as they are for a while.
+
+        To stop them now would break the ring under ranks of other nodes that are about to be found standing still too:
+        they would say that they lost the ring, and no longer where they waited.
+        """
+        self._work.ledger.put_failure(
+            self._work.lease, self._work.node.id, failure.to_json(), remove_at=self._work.run.remove_at
+        )
+        give_up_at = time.monotonic() + STAND_STILL_SECONDS
+        while time.monotonic() < give_up_at:
+            self._membership.keep(state=contract.NODE_FAILED)
+            time.sleep(TURN_SECONDS)
+
+    def _check_leader(self) -> None:
+        """Stop when the leader gave up or fell silent: nobody would answer for this node's ranks."""
+        if not self._look_at_leader.due():
+            return
+        try:
+            leader = self._ledger.node(self._work.lease, self._leader)
+        except LedgerUnreachableError:
+            return
+        if leader is None:
+            raise ReleasedError(f"leader {self._leader} was taken out of the ledger")
+        if leader.state == contract.NODE_FAILED:
+            raise ReleasedError(f"leader {self._leader} gave the attempt up")
+        now = time.monotonic()
+        self._silence.see([leader], now=now)
+        silent = self._silence.seconds(leader.id, now=now)
+        if silent > 3 * self._work.run.settings.heartbeat_seconds:
+            raise LeaderLostError(f"Leader {leader.id} ({leader.address}) gave no sign of life for {silent:.0f} s.")

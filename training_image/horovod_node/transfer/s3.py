@@ -1,0 +1,97 @@
+"""Addresses in S3, and what S3's refusals mean for a run."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+
+from horovod_node import contract
+from horovod_node.node.errors import RunError
+
+ARCHIVES: Final = ("GLACIER", "DEEP_ARCHIVE")
+"""
+Storage classes that must be restored before they can be read (S3 API Reference, "GetObject"). A copy that was restored
+can be read, and an object of class INTELLIGENT_TIERING may be archived: only S3's answer tells.
+"""
+_ARCHIVED: Final = "InvalidObjectState"
+_MISSING: Final = ("404", "NoSuchBucket", "NoSuchKey")
+_DENIED: Final = ("403", "AccessDenied", "AllAccessDisabled")
+"""HeadObject has no body, so its code is the status (S3 API Reference, "HeadObject")."""
+_KMS: Final = "KMS."
+"""What begins with it is the key's refusal (S3 API Reference, "Error responses", "List of SSE-KMS error codes")."""
+_KMS_MAY_RECOVER: Final = ("KMS.InternalException", "KMS.ThrottlingException")
+_PERMANENT: Final = ("InvalidBucketName", "KeyTooLongError", "MethodNotAllowed", "PermanentRedirect")
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Address:
+    """
+    A place in S3.
+
+    Args:
+        bucket: Name of the bucket.
+        key: Key or prefix in it.
+    """
+
+    bucket: str
+    key: str
+
+    @classmethod
+    def parse(cls, uri: str) -> S3Address:
+        """Take `s3://bucket/key` apart; the request's check made sure of its form."""
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        return cls(bucket=bucket, key=key)
+
+
+def refused(what: str, uri: str, error: ClientError | BotoCoreError | Boto3Error, *, to: str = "read") -> RunError:
+    """
+    Turn S3's *error* into the error of the run, which tries again what may pass and ends at once for what will not.
+
+    Args:
+        what: The thing in question, for people: the beginning of a sentence.
+        uri: Address of the object or prefix.
+        error: What S3 answered.
+        to: What was to be done with it: `read` or `uploaded`.
+    """
+    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+    if code in _MISSING and to == "read":
+        return RunError(contract.ERROR_DATA_NOT_FOUND, f"{what} is not there: S3 has no {uri}.")
+    if code == _ARCHIVED:
+        return RunError(
+            contract.ERROR_STORAGE_REFUSED,
+            f"{what} is archived: {uri} cannot be {to} before it is restored or copied to another storage class, for "
+            "example with aws s3api restore-object or aws s3 cp.",
+        )
+    if code in _DENIED:
+        return RunError(
+            contract.ERROR_STORAGE_REFUSED,
+            f"{what} cannot be {to}: S3 denies this training's nodes {uri} ({error}). Let their role use it (for data: "
+            "'data_buckets' of HorovodTraining); a policy of the bucket or of its key may deny, too.",
+        )
+    if code.startswith(_KMS) and code not in _KMS_MAY_RECOVER:
+        return RunError(
+            contract.ERROR_STORAGE_REFUSED,
+            f"{what} cannot be {to}: KMS denies the key of {uri} ({error}). The key must exist and be enabled, and the "
+            "nodes' role must be allowed to use it.",
+        )
+    for_good = code in _PERMANENT or code in _MISSING
+    return RunError(
+        contract.ERROR_STORAGE_REFUSED if for_good else contract.ERROR_NODE_FAILED,
+        f"{what} could not be {to} {'from' if to == 'read' else 'to'} {uri}: {error}",
+    )
+
+
+def unwritten(what: str, folder: Path, error: OSError) -> RunError:
+    """Turn the file system's *error* about *what* into the error of the run: a disk that is too small is so again."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(
+            contract.ERROR_DISK_FULL,
+            f"{what} does not fit on the node's disk at {folder}: {error.strerror}. Take instance types with more "
+            "local storage, or give the fleet a larger volume.",
+        )
+    return RunError(contract.ERROR_NODE_FAILED, f"{what} could not be written to {folder}: {error}")
