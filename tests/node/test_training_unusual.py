@@ -136,6 +136,7 @@ def test_fails_with_one_sentence_when_ranks_would_train_alone() -> None:
     prove_refusals()
 
 
+@pytest.mark.slow
 def test_killed_training_of_several_models_goes_on(tmp_path: Path) -> None:
     """A model whose training was over before is not found untrained, and both optimizers of a GAN come back."""
     prove_resume_of_several(tmp_path)

@@ -113,8 +113,10 @@ def _rehearse(model: Any, batch: Callable[[], Any]) -> list[Any]:
 def _hearing(keras: Any, hear: Rehearsal, hear_of_plain: Rehearsal) -> Iterator[None]:
     """Let no optimizer of *keras* take a step meanwhile, and hear of those that would."""
     bases = [keras.optimizers.Optimizer]
-    if (legacy := getattr(keras.optimizers, "legacy", None)) is not None and hasattr(legacy, "Optimizer"):
-        bases.append(legacy.Optimizer)
+    legacy = getattr(getattr(keras.optimizers, "legacy", None), "Optimizer", None)
+    # Keras 3 has one that does nothing but warn.
+    if hasattr(legacy, "apply_gradients"):
+        bases.append(legacy)
     with contextlib.ExitStack() as patches:
         patches.enter_context(rehearsing(hear))
         for base in bases:
