@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from horovod_node.rank_process.progress import Progress
 from node.rings import Agent, Ring, wait_for
@@ -32,15 +32,19 @@ class HelpedRing:
         ring: The ring.
         script: Name of the script, among `SCRIPTS`.
         python: Runs the agents. Default: this one.
+        hyperparameters: Of all its trainings.
     """
 
     ring: Ring
     script: str
     python: str = sys.executable
+    hyperparameters: Mapping[str, object] = field(default_factory=dict)
 
     def begin(self, *, gpus: int, nodes: int, min_gpus: int | None = None, **hyperparameters: object) -> None:
         """Submit the script, form the ring and begin the training."""
-        self.ring.submit(gpus=gpus, min_gpus=min_gpus, entry_point=self.script, **hyperparameters)
+        self.ring.submit(
+            gpus=gpus, min_gpus=min_gpus, entry_point=self.script, **self.hyperparameters, **hyperparameters
+        )
         self.ring.start(nodes=nodes, python=self.python)
         self.ring.begin()
 

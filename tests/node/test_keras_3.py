@@ -25,6 +25,7 @@ from node.keras_3 import NEWER, OTHERS, keras_3_python
 from node.rings import SCRIPTS, Ring
 from node.test_training import KERAS_2_CASES, KERAS_3_CASES, prove_averaging
 from node.test_training_ring import assert_callbacks_saw_one_training
+from node.test_training_unusual import prove_refusals, prove_resume_of_several, prove_unusual_trainings
 
 pytestmark = [pytest.mark.slow, pytest.mark.ring, pytest.mark.timeout(1800)]
 
@@ -109,6 +110,22 @@ def test_helper_averages_gradients_under_keras_3(tmp_path: Path, tensorflow: str
 def test_helper_averages_gradients_with_tf_keras(tmp_path: Path, keras_3: str) -> None:
     """Keras 2 lives on in a package of its own; the helper does not mind."""
     prove_averaging(tmp_path, KERAS_2_CASES, python=keras_3, TF_USE_LEGACY_KERAS="1")
+
+
+@pytest.mark.parametrize("tensorflow", [NEWER, *OTHERS])
+def test_unusual_trainings_average_under_keras_3(tensorflow: str) -> None:
+    """GANs, adapted layers, several models and loops of one's own, with the same helper."""
+    prove_unusual_trainings(python=keras_3_python(tensorflow))
+
+
+def test_killed_training_of_several_models_goes_on_under_keras_3(tmp_path: Path, keras_3: str) -> None:
+    """Optimizers and vocabularies are kept elsewhere in Keras 3."""
+    prove_resume_of_several(tmp_path, python=keras_3)
+
+
+def test_fails_with_one_sentence_when_ranks_would_train_alone_under_keras_3(keras_3: str) -> None:
+    """As under Keras 2."""
+    prove_refusals(python=keras_3)
 
 
 def test_elastic_ring_loses_a_node_under_keras_3(ring: Ring, keras_3: str) -> None:

@@ -51,6 +51,13 @@ def test_killed_node_costs_at_most_one_commit(helped: HelpedRing) -> None:
     assert_callbacks_saw_one_training(helped.ring)
 
 
+@pytest.mark.slow
+def test_killed_node_costs_at_most_one_commit_of_two_optimizers(ring: Ring) -> None:
+    """Both are committed, and go back together: the ranks' weights are equal, and learn."""
+    helped = HelpedRing(ring=ring, script="train_helped.py", hyperparameters={"two_optimizers": 1})
+    helped.assert_killed_node_costs_at_most_one_commit()
+
+
 def assert_callbacks_saw_one_training(ring: Ring) -> None:
     """Of four epochs, whatever happened to the ring."""
     assert len(ring.agents[0].journal("begin")) == len(ring.agents[0].journal("end")) == 1

@@ -23,6 +23,7 @@ parser.add_argument("--epochs", type=int, default=4)
 parser.add_argument("--step-seconds", type=float, default=0.05)
 parser.add_argument("--commit-every", type=int)
 parser.add_argument("--checkpoint-every", type=int)
+parser.add_argument("--two-optimizers", type=int, default=0, help="the last layer has one of its own")
 parser.add_argument("--slow-rank", type=int, default=-1, help="the rank whose data come slowly")
 args = parser.parse_args()
 
@@ -60,13 +61,28 @@ class Journal(tf.keras.callbacks.Callback):
         time.sleep(args.step_seconds * (3 if training.rank() == args.slow_rank else 1))
 
 
+class TwoOptimizers(tf.keras.Sequential):
+    """Trains its last layer with an optimizer that Keras knows nothing of."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            logits = self(x, training=True)
+            loss = tf.reduce_mean(tf.keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True))
+        gradients, split = tape.gradient(loss, self.trainable_variables), len(self.layers[-1].trainable_variables)
+        pairs = list(zip(gradients, self.trainable_variables, strict=True))
+        self.optimizer.apply_gradients(pairs[:-split])
+        self.last_optimizer.apply_gradients(pairs[-split:])
+        return {"loss": loss}
+
+
 with np.load(Path(os.environ["SM_CHANNEL_TRAIN"]) / "digits.npz") as digits:
     images, labels = digits["images"], digits["labels"]
 is_test = np.arange(len(labels)) % 5 == 0
 
 # Each process begins with other weights.
 tf.keras.utils.set_random_seed(os.getpid())
-model = tf.keras.Sequential(
+model = (TwoOptimizers if args.two_optimizers else tf.keras.Sequential)(
     [
         tf.keras.layers.Input((8, 8)),
         tf.keras.layers.Flatten(),
@@ -76,6 +92,7 @@ model = tf.keras.Sequential(
     ]
 )
 optimizer = training.distributed(tf.keras.optimizers.Adam(0.002), scale_learning_rate="sqrt")
+model.last_optimizer = training.distributed(tf.keras.optimizers.SGD(0.02, momentum=0.9))
 model.compile(optimizer, tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
 training.fit(
     model,

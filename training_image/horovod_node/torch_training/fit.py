@@ -19,9 +19,11 @@ from horovod_node.training_base.checkpoints import Checkpoints, checkpoint_folde
 from horovod_node.training_base.commits import CommitSchedule
 from horovod_node.training_base.keeper import Keeper
 from horovod_node.training_base.position import Position
+from horovod_node.training_base.trained_models import TrainedModels
 
 _last = Position(fit=0)
 """Where the script's last call of `fit` ended."""
+_models = TrainedModels()
 _current: TrainingState | None = None
 """Of the call that goes on."""
 
@@ -89,14 +91,17 @@ def fit(
     if state and (twice := parts.keys() & state.keys()):
         raise ValueError(f"'state' must have names other than {', '.join(sorted(twice))}")
     parts |= state or {}
-    kept = TrainingState(parts, Position(fit=_last.fit + 1, step=_last.step, order=random.getrandbits(31)))
+    position = Position(fit=_last.fit + 1, step=_last.step, order=random.getrandbits(31))
+    kept = TrainingState(parts, position, _models)
     folder = Path(checkpoints) if checkpoints else checkpoint_folder()
     keeper = Keeper(
         kept,
         ring=ring,
         is_lost_ring=ring.is_lost_ring,
         schedule=CommitSchedule(commit_every),
-        checkpoints=Checkpoints(folder, StateFormat(parts)) if folder and ring.rank() == 0 else None,
+        checkpoints=Checkpoints(folder, StateFormat(parts), model=_models.number(model))
+        if folder and ring.rank() == 0
+        else None,
         checkpoint_every=checkpoint_every,
         epochs=epochs,
     )

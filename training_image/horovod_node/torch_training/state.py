@@ -14,6 +14,7 @@ from horovod_node.torch_training import ring
 from horovod_node.training_base.commits import Commit
 from horovod_node.training_base.committed_state import CommittedState
 from horovod_node.training_base.position import Position
+from horovod_node.training_base.trained_models import TrainedModels
 
 _FILE: Final = "state.pt"
 
@@ -35,11 +36,13 @@ class TrainingState(CommittedState):
     Args:
         parts: Everything that the training changes, by name.
         position: Where the training begins.
+        models: All that the script trains.
     """
 
-    def __init__(self, parts: Mapping[str, Part], position: Position) -> None:
-        super().__init__(position)
+    def __init__(self, parts: Mapping[str, Part], position: Position, models: TrainedModels) -> None:
+        super().__init__(position, model=models.number(parts["model"]))
         self._parts = parts
+        self._models = models
 
     def values(self) -> dict[str, Any]:
         """Copy the states of all parts into the host's memory."""
@@ -64,6 +67,14 @@ class TrainingState(CommittedState):
         if ring.rank() != root:
             self.load(values, self.position)
             self.committed = Commit(position=self.position, values=values)
+
+    def hand_down(self, model: int, *, root: int, late: bool) -> None:
+        """Broadcast a model's state, if *root* still has it."""
+        kept = self._models.model(model)
+        mine = None if kept is None or ring.rank() != root else _copied(kept.state_dict())
+        state = ring.broadcast(mine, root=root)
+        if late and kept is not None and state is not None:
+            kept.load_state_dict(state)
 
 
 class StateFormat:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,15 +17,18 @@ from horovod_node.training import ring
 from horovod_node.training.checkpoint_format import ArrayFormat
 from horovod_node.training.elastic import is_lost_ring
 from horovod_node.training.keras_callbacks import ring_callbacks
+from horovod_node.training.rehearsal import has_call, optimizers_of
 from horovod_node.training.state import TrainingState
 from horovod_node.training.work import Leg, Work, divide
 from horovod_node.training_base.checkpoints import Checkpoints, checkpoint_folder
 from horovod_node.training_base.commits import CommitSchedule
 from horovod_node.training_base.keeper import Keeper
 from horovod_node.training_base.position import Position
+from horovod_node.training_base.trained_models import TrainedModels
 
 _last = Position(fit=0)
 """Where the script's last call of `fit` ended."""
+_models = TrainedModels()
 
 
 def fit(
@@ -100,15 +104,16 @@ def fit(
         epoch=initial_epoch,
         order=random.getrandbits(31),
     )
-    _prepare(model, work)
-    state = TrainingState(model, position)
+    state = TrainingState(model, _prepare(model, work), position, _models)
     folder = Path(checkpoints) if checkpoints else checkpoint_folder()
     keeper = Keeper(
         state,
         ring=ring,
         is_lost_ring=is_lost_ring,
         schedule=CommitSchedule(commit_every),
-        checkpoints=Checkpoints(folder, ArrayFormat(state.describe())) if folder and ring.rank() == 0 else None,
+        checkpoints=Checkpoints(folder, ArrayFormat(state.describe()), model=_models.number(model))
+        if folder and ring.rank() == 0
+        else None,
         checkpoint_every=checkpoint_every,
         epochs=epochs,
     )
@@ -199,19 +204,31 @@ class _Training:
         self._keeper.keep(wants_stop=self.callbacks.wants_stop, agree_to_stop=self.callbacks.agree_to_stop)
 
 
-def _prepare(model: Any, work: Work) -> None:
-    """Make the model ready to be compared with those of the other ranks, and to train beside them."""
+def _prepare(model: Any, work: Work) -> list[Any]:
+    """Make the model ready to train beside those of the other ranks, and give the optimizers that do it."""
     if getattr(model, "optimizer", None) is None:
         raise ValueError("the model must be compiled: call model.compile() before training.fit()")
-    optimizers.adopt(model)
-    if ring.is_ring() and model.jit_compile:
-        # Keras 3 switches it on by itself where there is a GPU.
-        if ring.rank() == 0:
-            print("training.fit switches jit_compile off: XLA cannot compile Horovod's operations", flush=True)
-        model.jit_compile = False
-        model.train_function = None
-    if not model.built:
-        model(work.example())
+    batch = functools.cache(work.batch)
+    if not model.built and has_call(model):
+        model(_inputs(batch()))
+    trained_by = optimizers_of(model, batch)
+    if ring.is_ring():
+        if model.jit_compile:
+            # Keras 3 switches it on by itself.
+            if ring.rank() == 0:
+                print("training.fit switches jit_compile off: XLA cannot compile Horovod's operations", flush=True)
+            model.jit_compile = False
+            model.train_function = None
+        if not all(optimizers.has_averaged(optimizer) for optimizer in trained_by):
+            # What was traced before the script distributed the optimizer would go on to average nothing.
+            model.train_function = None
+    return trained_by
+
+
+def _inputs(batch: Any) -> Any:
+    """Give some of what the model takes, to build it with."""
+    inputs = batch[0] if isinstance(batch, tuple) else batch
+    return tf.nest.map_structure(lambda array: array[:1], inputs)
 
 
 def _split(x: Any, y: Any, sample_weight: Any, part: float) -> tuple[tuple[Any, Any, Any], tuple[Any, ...]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from horovod_node.training import ring
+from horovod_node.training.rehearsal import keras_of
 
 
 class Listener(Protocol):
@@ -37,7 +37,7 @@ def ring_callbacks(model: Any, callbacks: Sequence[Any], listener: Listener, *, 
       or stop at the same epoch. A callback that stops within an epoch stops all ranks at the next commit.
     - Rank 0 alone shows progress.
     """
-    base = _keras_module(model, "callbacks").CallbackList
+    base = keras_of(model).callbacks.CallbackList
 
     class RingCallbacks(base):  # type: ignore[misc, valid-type]  # of one of two Keras's
         def __init__(self) -> None:
@@ -100,11 +100,3 @@ def _mean(logs: Mapping[str, Any]) -> dict[str, Any]:
     names = sorted(numbers)
     means = ring.gather([numbers[name] for name in names], name="logs").mean(axis=0)
     return {**logs, **dict(zip(names, means.tolist(), strict=True))}
-
-
-def _keras_module(model: Any, name: str) -> Any:
-    roots = (base.__module__.partition(".")[0] for base in type(model).__mro__)
-    keras = next((root for root in roots if root in ("keras", "tf_keras")), None)
-    if keras is None:
-        raise TypeError(f"'model' must be a Keras model, got {type(model).__name__}")
-    return importlib.import_module(f"{keras}.{name}")

@@ -3,21 +3,21 @@ A Keras optimizer that averages its gradients over the ring, under Keras 2 and u
 
 Horovod's own wrapper overrides methods that Keras 3 never calls. This one overrides the one method of each Keras that
 all gradients pass through on their way into the variables: `apply_gradients` (Keras 2) and `apply` (Keras 3). Clipping,
-gradient accumulation, moving averages and weight decay come after it there, so they see averaged gradients.
+gradient accumulation, moving averages and weight decay come after it there, so they see averaged gradients. As it is
+one method for Keras's `fit` and for a script's own loop, it serves both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from horovod_node.rank_process import step_times
-from horovod_node.training import ring
+from horovod_node.training import refusals, ring
+from horovod_node.training.share import Share, is_rehearsed
 from horovod_node.training_base.learning_rate import Rule, rule_of
 
 _SHARE = "_horovod_share"
@@ -26,6 +26,9 @@ _SHARE = "_horovod_share"
 def distributed(optimizer: Any, *, scale_learning_rate: str | Rule = "linear") -> Any:
     """
     Make *optimizer* average its gradients over all ranks, and give it back.
+
+    It serves `training.fit`, Keras's own `fit`, and a loop of one's own. In the latter two the ranks take over rank 0's
+    weights before the first step.
 
     Its `learning_rate` stays what the script says, one GPU's: schedules and callbacks read and set it as ever. The
     factor is applied behind it, in each update, and follows the ring's size. A model saved with the optimizer holds
@@ -37,28 +40,36 @@ def distributed(optimizer: Any, *, scale_learning_rate: str | Rule = "linear") -
             "linear": n ranks take steps n times as long, as their batch is n times as large. "sqrt": the square root
             of n times, often the better one for Adam and large n. "none". Or a function of the ring's size.
             Default: "linear".
+
+    Raises:
+        TypeError: If *optimizer* is none of Keras's, or is Horovod's.
+        ValueError: If there is no rule *scale_learning_rate*, or the optimizer is distributed already.
+        RuntimeError: If `start` was not called before, or Keras 3 computes with another framework than TensorFlow.
     """
     rule = rule_of(scale_learning_rate)
-    if share_of(optimizer) is not None:
+    share = share_of(optimizer)
+    if share is not None and not share.is_inert:
         raise ValueError("the optimizer is distributed already")
     if not (hasattr(optimizer, "apply_gradients") and hasattr(optimizer, "learning_rate")):
         raise TypeError(f"'optimizer' must be a Keras optimizer, got {type(optimizer).__name__}")
+    refusals.check_class(optimizer)
+    refusals.check_backend(optimizer)
     if not ring.started():
         raise RuntimeError("call training.start() before training.distributed()")
     scaled = inner_of(optimizer)
     if scaled is optimizer:
-        _join(optimizer, Share(averages=True, rule=rule))
+        join(optimizer, Share(averages=True, rule=rule))
     else:
         # The outer one looks for infinities: on averages, so that all ranks find the same.
-        _join(scaled, Share(averages=False, rule=rule))
-        _join(optimizer, Share(averages=True, rule=None))
+        join(scaled, Share(averages=False, rule=rule))
+        join(optimizer, Share(averages=True, rule=None))
     follow_size(optimizer)
     return optimizer
 
 
-def adopt(model: Any) -> None:
+def adopt(optimizer: Any) -> None:
     """
-    See to it that *model*'s optimizer averages.
+    See to it that a model's *optimizer* averages.
 
     With `mixed_float16`, `compile` puts a LossScaleOptimizer around the optimizer that it is given. A rank that finds
     an infinity there would skip a step in which the others average: the averaging moves outside.
@@ -66,11 +77,11 @@ def adopt(model: Any) -> None:
     Raises:
         TypeError: If the script did not distribute it, and there are other ranks.
     """
-    optimizer, inner = model.optimizer, inner_of(model.optimizer)
+    inner = inner_of(optimizer)
     share, inner_share = share_of(optimizer), share_of(inner)
     if share is None and inner_share is not None:
         inner_share.averages = False
-        _join(optimizer, Share(averages=True, rule=None))
+        join(optimizer, Share(averages=True, rule=None))
     elif share is None and ring.is_ring():
         raise TypeError(
             "the model's optimizer does not average gradients: give training.distributed(...) of it to compile()"
@@ -84,13 +95,27 @@ def follow_size(optimizer: Any) -> None:
         share.factor.assign(share.rule(ring.size()))
 
 
-def build(optimizer: Any, variables: list[Any]) -> None:
+def follow_ring(optimizer: Any) -> None:
+    """Take it that all ranks have the same variables now, and apply the ring's size to the learning rate."""
+    follow_size(optimizer)
+    share = share_of(optimizer)
+    if share is not None:
+        share.together = True
+
+
+def has_averaged(optimizer: Any) -> bool:
+    """Whether a step of *optimizer* that averages was ever prepared."""
+    share = share_of(optimizer)
+    return share is not None and share.used
+
+
+def build(optimizer: Any, variables: Sequence[Any]) -> None:
     """Make the variables that the optimizer would make in its first step."""
     if hasattr(optimizer, "_create_all_weights"):  # Keras 2, legacy
         optimizer._create_all_weights(variables)
         return
     with tf.init_scope():
-        optimizer.build(variables)
+        optimizer.build(list(variables))
 
 
 def finish(model: Any) -> None:
@@ -110,6 +135,18 @@ def share_of(optimizer: Any) -> Share | None:
     return share
 
 
+def variables_of(optimizer: Any) -> list[Any]:
+    """List all variables of *optimizer*, those of the one inside of it too."""
+    variables = optimizer.variables
+    listed = list(variables() if callable(variables) else variables)
+    # Keras 2 keeps these apart.
+    inner = inner_of(optimizer)
+    hyper, scale = vars(inner).get("_hyper", {}), getattr(vars(optimizer).get("_loss_scale"), "_weights", {})
+    known = {id(variable) for variable in listed}
+    candidates = [vars(inner).get("_learning_rate"), *hyper.values(), *scale.values()]
+    return listed + [each for each in candidates if isinstance(each, tf.Variable) and id(each) not in known]
+
+
 @contextlib.contextmanager
 def unfinished(optimizer: Any) -> Iterator[None]:
     """Let Keras end a part of the training without the optimizer's last touch, which is for its end alone."""
@@ -123,48 +160,42 @@ def unfinished(optimizer: Any) -> Iterator[None]:
             share.finishes = True
 
 
-@dataclass
-class Share:
-    """What the ring adds to one optimizer."""
-
-    averages: bool
-    rule: Rule | None
-    finishes: bool = True
-    applying: bool = False
-
-    def __post_init__(self) -> None:
-        # Kept apart from the optimizer's own variables: those are saved with the model.
-        with tf.init_scope(), tf.device("CPU:0"):
-            self.factor = tf.Variable(1.0, trainable=False, name="learning_rate_factor")
-
-    def average(self, gradients: list[Any]) -> list[Any]:
-        """Average over the ring, if this optimizer is the one that does."""
-        if not self.averages or not ring.is_ring():
-            return gradients
-        return step_times.OF_THIS_PROCESS.around(ring.average, gradients)
-
-    @contextlib.contextmanager
-    def apply(self) -> Iterator[None]:
-        """Let the learning rate be the scaled one meanwhile."""
-        before, self.applying = self.applying, True
-        try:
-            yield
-        finally:
-            self.applying = before
-
-    def scaled(self, rate: Any) -> Any:
-        """Give the learning rate that is meant now: the ring's within an update, the script's outside of it."""
-        if not self.applying or self.rule is None:
-            return rate
-        rate = tf.convert_to_tensor(rate)
-        return rate * tf.cast(self.factor, rate.dtype)
-
-
-def _join(optimizer: Any, share: Share) -> None:
+def join(optimizer: Any, share: Share) -> None:
+    """Put *share* into *optimizer*, in place: one made anew would lose what the script did to it since."""
+    is_joined = share_of(optimizer) is not None
     vars(optimizer)[_SHARE] = share
-    # In place: one made anew from its configuration would lose what the script did to it since.
-    plain: Any = type(optimizer)
-    optimizer.__class__ = _ring_class(plain)
+    if not is_joined:
+        plain: Any = type(optimizer)
+        optimizer.__class__ = _ring_class(plain)
+
+
+def _prepared(optimizer: Any, variables: Sequence[Any]) -> bool:
+    """
+    Prepare a step of *optimizer* on *variables*; give whether it shall be taken.
+
+    In a loop that is not `training.fit`'s, nobody else makes the ranks begin alike. Weights that began apart would stay
+    apart for ever, by as much, however well the gradients are averaged.
+    """
+    if is_rehearsed(optimizer, variables):
+        return False
+    share = _own(optimizer)
+    if share.averages and ring.is_ring():
+        refusals.check_step()
+        if not share.together:
+            share.together = True
+            _begin_together(optimizer, variables)
+    return True
+
+
+def _begin_together(optimizer: Any, variables: Sequence[Any]) -> None:
+    with tf.init_scope():
+        # In a TensorFlow 1 graph there is nothing to send yet; under hvd.elastic.run its state does it, on all ranks.
+        if not tf.executing_eagerly() or ring.syncs_by_itself():
+            return
+        build(optimizer, variables)
+        everything = list({id(variable): variable for variable in (*variables, *variables_of(optimizer))}.values())
+        for variable, value in zip(everything, ring.values_of(everything, root=0), strict=True):
+            variable.assign(value)
 
 
 @functools.cache
@@ -186,6 +217,8 @@ def _ring_class(plain: Any) -> Any:
 def _averaging_keras_3(plain: type[Any]) -> type[Any]:
     class Averaging(plain):  # type: ignore[misc]  # known at run time only
         def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+            if not _prepared(self, self._trainable_variables if trainable_variables is None else trainable_variables):
+                return None
             share = _own(self)
             gradients = share.average(list(grads))
             with share.apply():
@@ -198,6 +231,8 @@ def _averaging_keras_2(plain: type[Any]) -> type[Any]:
     class Averaging(plain):  # type: ignore[misc]  # known at run time only
         def apply_gradients(self, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
             share, pairs = _own(self), list(grads_and_vars)
+            if not _prepared(self, [variable for _, variable in pairs]):
+                return self.iterations
             gradients = share.average([gradient for gradient, _ in pairs])
             with share.apply():
                 averaged = zip(gradients, (variable for _, variable in pairs), strict=True)

@@ -53,6 +53,15 @@ def has_horovod() -> bool:
     return hvd is not None
 
 
+def syncs_by_itself() -> bool:
+    """Whether the script trains in Horovod's own elastic loop, which gives ranks that come the others' state."""
+    if not is_elastic():
+        return False
+    from horovod.common.elastic import notification_manager
+
+    return notification_manager._service is not None
+
+
 def gather(row: Sequence[float], *, name: str) -> np.ndarray[Any, Any]:
     """Give everyone's *row*, in the order of ranks; all rows are of one length."""
     mine = np.asarray([row], dtype=np.float64)
@@ -78,16 +87,35 @@ def broadcast(tensors: Sequence[Any], *, root: int) -> list[Any]:
     return list(all_of_them.get_concrete_function()())
 
 
-def average(gradients: Sequence[Any]) -> list[Any]:
+def values_of(variables: Sequence[Any], *, root: int) -> list[Any]:
+    """Give the values that *variables*, of either Keras, have on *root*."""
+    return broadcast([_tensor(variable) for variable in variables], root=root)
+
+
+def average(gradients: Sequence[Any], *, optimizer: int = 0) -> list[Any]:
     """
     Average gradients over all ranks; what is `None` here must be `None` everywhere, and sparse ones stay sparse.
 
     One operation for each gradient, so that the first ones travel while the last ones are computed. Their names count
     gradients, and not what Keras calls its variables, which depends on how many models a process has made before.
+
+    Args:
+        gradients: Of one optimizer.
+        optimizer: Its number among those that may average at the same time.
     """
     return [
         None
         if gradient is None
-        else hvd.allreduce(gradient, op=hvd.Average, name=f"HorovodGradient.{number}", ignore_name_scope=True)
+        else hvd.allreduce(
+            gradient, op=hvd.Average, name=f"HorovodGradient.{optimizer}.{number}", ignore_name_scope=True
+        )
         for number, gradient in enumerate(gradients)
     ]
+
+
+def _tensor(variable: Any) -> Any:
+    return tf.convert_to_tensor(variable.value if _is_keras_3(variable) else variable)
+
+
+def _is_keras_3(variable: Any) -> bool:
+    return not isinstance(variable, tf.Variable) and not callable(getattr(variable, "value", None))

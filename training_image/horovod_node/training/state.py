@@ -1,4 +1,4 @@
-"""What a training must not lose: the variables of its model and its optimizer, and how far it is."""
+"""What a training must not lose: the variables of its model and its optimizers, and how far it is."""
 
 from __future__ import annotations
 
@@ -11,36 +11,46 @@ import tensorflow as tf
 
 from horovod_node.training import optimizer as optimizers
 from horovod_node.training import ring
+from horovod_node.training.adapted_layers import AdaptedLayers
 from horovod_node.training_base.committed_state import CommittedState
 from horovod_node.training_base.position import Position
+from horovod_node.training_base.trained_models import TrainedModels
 
 
 class TrainingState(CommittedState):
     """
     The state of one call of `fit` on one rank.
 
-    The optimizer's variables are made here, before the first `sync`: a rank that came later and has none yet would
-    send fewer than the others wait for, and the whole ring would hang without a word.
-
     Args:
         model: A built and compiled Keras model.
+        trained_by:
+            Its optimizers, which have all of their variables: a rank that came later and has none yet would send fewer
+            than the others wait for, and the whole ring would hang without a word.
         position: Where the training begins.
+        models: All that the script trains.
     """
 
-    def __init__(self, model: Any, position: Position) -> None:
-        super().__init__(position)
-        optimizers.build(model.optimizer, list(model.trainable_variables))
-        self._model = model
-        self.variables = [*model.weights, *_optimizer_variables(model.optimizer)]
+    def __init__(self, model: Any, trained_by: Sequence[Any], position: Position, models: TrainedModels) -> None:
+        super().__init__(position, model=models.number(model))
+        self._models = models
+        self._optimizers = list(trained_by)
+        self._adapted = AdaptedLayers(model)
+        listed = [weight for weight in model.weights if not self._adapted.own(weight)]
+        for optimizer in self._optimizers:
+            listed += optimizers.variables_of(optimizer)
+        self.variables = list({id(variable): variable for variable in listed}.values())
 
     def values(self) -> list[np.ndarray[Any, Any]]:
-        """Copy all variables into the host's memory."""
-        return [np.asarray(variable.numpy()) for variable in self.variables]
+        """Copy all variables into the host's memory, and what layers have learned besides."""
+        values = [np.asarray(variable.numpy()) for variable in self.variables]
+        return [*values, self._adapted.read()] if self._adapted else values
 
     def load(self, values: Sequence[np.ndarray[Any, Any]], position: Position) -> None:
         """Take over a state."""
-        for variable, value in zip(self.variables, values, strict=True):
-            variable.assign(value)
+        *variables, learned = values if self._adapted else [*values, None]
+        if learned is not None:
+            self._adapted.write(learned)
+        self._assign(variables)
         self.position = position
 
     def sync(self) -> None:
@@ -50,19 +60,38 @@ class TrainingState(CommittedState):
         Raises:
             FitOverError: If the others are in a later call of `fit`.
         """
-        root, digests = self.take_furthest_position(ring.gather, self._digest())
-        if len(set(digests[:, 0])) > 1:
+        learned = self._adapted.read()
+        root, facts = self.take_furthest_position(
+            ring.gather, self._digest(), zlib.crc32(learned.tobytes()), len(learned)
+        )
+        if len(set(facts[:, 0])) > 1:
             raise RuntimeError("the ranks' models or optimizers differ in their variables")
-        for variable, value in zip(
-            self.variables, ring.broadcast([_tensor(variable) for variable in self.variables], root=root), strict=True
-        ):
-            variable.assign(value)
-        optimizers.follow_size(self._model.optimizer)
+        if len(set(facts[:, 1])) > 1:
+            # As long as the longest, for all ranks send alike.
+            padded = np.zeros(int(facts[:, 2].max()), np.uint8)
+            padded[: len(learned)] = learned
+            (padded,) = ring.broadcast([tf.constant(padded)], root=root)
+            self._adapted.write(padded.numpy()[: int(facts[root, 2])])
+        self._assign(ring.values_of(self.variables, root=root))
+        for optimizer in self._optimizers:
+            optimizers.follow_ring(optimizer)
         self.commit()
 
+    def hand_down(self, model: int, *, root: int, late: bool) -> None:
+        """Broadcast a model's variables, if it still is there on all ranks."""
+        kept = self._models.model(model)
+        variables = [] if kept is None else [weight for weight in kept.weights if hasattr(weight, "shape")]
+        shapes = zlib.crc32(repr([(list(each.shape), each.dtype) for each in variables]).encode())
+        if not variables or len(set(ring.gather([shapes], name="model")[:, 0])) > 1:
+            return
+        values = ring.values_of(variables, root=root)
+        if late:
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+
     def describe(self) -> list[dict[str, Any]]:
-        """List names, shapes and types of the variables."""
-        return [
+        """List names, shapes and types of what `values` gives."""
+        described = [
             {
                 "name": str(getattr(variable, "path", variable.name)),
                 "shape": list(variable.shape),
@@ -70,35 +99,18 @@ class TrainingState(CommittedState):
             }
             for variable in self.variables
         ]
+        return (
+            [*described, {"name": "adapted layers", "shape": [None], "dtype": "uint8"}] if self._adapted else described
+        )
+
+    def _assign(self, values: Sequence[Any]) -> None:
+        def assign() -> None:
+            for variable, value in zip(self.variables, values, strict=True):
+                variable.assign(value)
+
+        self._adapted.around(assign)
 
     def _digest(self) -> int:
         # Not the names: Keras numbers them, and a script may have made more models on one rank than on another.
         facts = [(fact["shape"], fact["dtype"]) for fact in self.describe()]
         return zlib.crc32(repr(facts).encode())
-
-
-def _tensor(variable: Any) -> Any:
-    return tf.convert_to_tensor(getattr(variable, "value", None) if _is_keras_3(variable) else variable)
-
-
-def _is_keras_3(variable: Any) -> bool:
-    return not isinstance(variable, tf.Variable) and not callable(getattr(variable, "value", None))
-
-
-def _optimizer_variables(optimizer: Any) -> list[Any]:
-    variables = optimizer.variables
-    listed = list(variables() if callable(variables) else variables)
-    # Keras 2 keeps these apart.
-    inner = optimizers.inner_of(optimizer)
-    candidates = [vars(inner).get("_learning_rate"), *_legacy_hyper(inner), *_loss_scale(optimizer)]
-    known = {id(variable) for variable in listed}
-    listed += [each for each in candidates if isinstance(each, tf.Variable) and id(each) not in known]
-    return listed
-
-
-def _legacy_hyper(optimizer: Any) -> list[Any]:
-    return list(vars(optimizer).get("_hyper", {}).values())
-
-
-def _loss_scale(optimizer: Any) -> list[Any]:
-    return list(getattr(vars(optimizer).get("_loss_scale"), "_weights", {}).values())

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +22,9 @@ from horovod_node.training_base.position import Position
 
 MakeDataset = Callable[[int, int], Any]
 """Rank and the ring's size to the rank's own data of one epoch, a `tf.data.Dataset`."""
+
+
+_ORDER: Final = ("x", "y", "sample_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +60,8 @@ class Work(Protocol):
     def steps(self) -> int:
         """Tell how many steps a whole epoch takes now; all ranks ask at the same time."""
 
-    def example(self) -> Any:
-        """Give some of what the model takes, to build it with; asks no other rank."""
+    def batch(self) -> Any:
+        """Give a batch as `train_step` gets it, with data of any rank; asks no other rank."""
 
 
 class Arrays:
@@ -107,8 +110,14 @@ class Arrays:
     def steps(self) -> int:
         return -(-self._rows(0) // self._batch_size)
 
-    def example(self) -> Any:
-        return tf.nest.map_structure(lambda array: array[:1], self._examples["x"])
+    def batch(self) -> Any:
+        def first(array: Any) -> Any:
+            rows = array[: self._batch_size]
+            # As Keras does it.
+            return rows.astype(tf.keras.backend.floatx()) if rows.dtype.kind == "f" else rows
+
+        given = tuple(tf.nest.map_structure(first, self._examples[name]) for name in _ORDER if name in self._examples)
+        return given[0] if len(given) == 1 and not tf.nest.is_nested(given[0]) else given
 
     def _rows(self, done: int) -> int:
         return max(1, (self._units - done) // ring.size())
@@ -153,9 +162,8 @@ class Batches:
     def steps(self) -> int:
         return self._steps(0)
 
-    def example(self) -> Any:
-        batch = next(iter((self._mine() if self._make else self._whole).take(1)))
-        return batch[0] if isinstance(batch, tuple) else batch
+    def batch(self) -> Any:
+        return next(iter((self._mine() if self._make else self._whole).take(1)))
 
     def _steps(self, done: int) -> int:
         return max(1, (self._units() - done) // ring.size())

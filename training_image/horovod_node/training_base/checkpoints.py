@@ -22,11 +22,15 @@ from horovod_node.training_base.position import Position
 CHECKPOINT_SECONDS: Final = 60.0
 """Work that a lost leader may cost, as a lost node costs only a commit."""
 KEEP: Final = 2
-"""Checkpoints left here: one more than needed, for the case that the newest cannot be read."""
+"""
+Checkpoints left here: one more than needed, for the case that the newest cannot be read. The last one of each other
+model that the script has trained stays, too.
+"""
 
 _SAGEMAKERS: Final = Path("/opt/ml/checkpoints")
 _VERSION: Final = 1
 _FACTS: Final = "checkpoint.json"
+_MODEL: Final = "model"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError)
 
 
@@ -66,11 +70,13 @@ class Checkpoints:
     Args:
         folder: Where they are.
         values: How the framework's values are kept.
+        model: Number of the model that is trained, of those that the script trains.
     """
 
-    def __init__(self, folder: Path, values: Format) -> None:
+    def __init__(self, folder: Path, values: Format, *, model: int = 0) -> None:
         self._folder = folder
         self._values = values
+        self._model = model
         self._unreadable: tuple[type[Exception], ...] = (*_UNREADABLE, *values.unreadable)
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
@@ -109,25 +115,47 @@ class Checkpoints:
         """
         Read the newest checkpoint of call number *fit* of `fit`, or of a later one, that is whole.
 
+        With that of a later call come the newest values of this call's model, if there are any: what the script does
+        with the model before the later call must not find an untrained one.
+
         Raises:
             ValueError: If it was made by another model.
         """
+        later: Position | None = None
         for path in reversed(self._complete()):
             try:
-                facts = json.loads((path / _FACTS).read_text())
-                if facts["version"] != _VERSION:
-                    raise ValueError(f"it has version {facts['version']}, not {_VERSION}")
+                facts = self._facts(path)
                 position = Position(**facts["position"])
-                if position.fit != fit:
-                    # Of an earlier call: this one has none yet. Of a later one: only how far it is matters.
-                    return Commit(position=position, values=[]) if position.fit > fit else None
+                if position.fit < fit:
+                    break
+                if position.fit > fit:
+                    later = later or position
+                    if facts.get(_MODEL, 0) != self._model or not self._fits(path, facts):
+                        continue
                 values = self._values.read(path, facts)
             except self._unreadable as error:
                 print(f"checkpoint {path.name} cannot be read ({error}); trying the one before", file=sys.stderr)
                 continue
+            if later is None:
+                self._values.compare(path.name, facts)
+            elif position.fit == fit and not self._fits(path, facts):
+                break
+            return Commit(position=later or position, values=values)
+        return None if later is None else Commit(position=later, values=None)
+
+    def _facts(self, path: Path) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads((path / _FACTS).read_text())
+        if facts["version"] != _VERSION:
+            raise ValueError(f"it has version {facts['version']}, not {_VERSION}")
+        return facts
+
+    def _fits(self, path: Path, facts: Mapping[str, Any]) -> bool:
+        """Whether values of a later call are this one's, too: the script may train the model with another optimizer."""
+        try:
             self._values.compare(path.name, facts)
-            return Commit(position=position, values=values)
-        return None
+        except ValueError:
+            return False
+        return True
 
     def _write(self, commit: Commit) -> None:
         try:
@@ -137,15 +165,30 @@ class Checkpoints:
             shutil.rmtree(half, ignore_errors=True)
             half.mkdir()
             values = self._values.write(half, commit.values)
-            facts = {"version": _VERSION, "position": asdict(commit.position), **values}
+            facts = {"version": _VERSION, _MODEL: self._model, "position": asdict(commit.position), **values}
             (half / _FACTS).write_text(json.dumps(facts))
             # After a rollback the training comes through the same step again; one state of it is as good as another.
             shutil.rmtree(path, ignore_errors=True)
             half.rename(path)
-            for old in self._complete()[:-KEEP]:
+            for old in self._superseded():
                 shutil.rmtree(old, ignore_errors=True)
         except BaseException as error:  # told to the training when it next looks
             self._failed = error
+
+    def _superseded(self) -> list[Path]:
+        """List what nobody needs: neither among the newest, nor the newest of a model that is not trained now."""
+        complete = self._complete()
+        old, models = complete[:-KEEP], {self._model}
+        superseded = []
+        for path in reversed(old):
+            try:
+                model = self._facts(path).get(_MODEL, 0)
+            except self._unreadable:
+                model = self._model
+            if model in models:
+                superseded.append(path)
+            models.add(model)
+        return superseded
 
     def _complete(self) -> list[Path]:
         if not self._folder.is_dir():

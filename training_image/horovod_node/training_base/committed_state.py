@@ -26,10 +26,12 @@ class CommittedState(ABC):
 
     Args:
         position: Where the training begins.
+        model: Number of the model that is trained, of those that the script trains.
     """
 
-    def __init__(self, position: Position) -> None:
+    def __init__(self, position: Position, *, model: int) -> None:
         self.position = position
+        self._model = model
         self.committed: Commit | None = None
         self.commit_seconds = 0.0
 
@@ -40,6 +42,17 @@ class CommittedState(ABC):
     @abstractmethod
     def load(self, values: Any, position: Position) -> None:
         """Take over a state."""
+
+    @abstractmethod
+    def hand_down(self, model: int, *, root: int, late: bool) -> None:
+        """
+        Give ranks that have come late a model that was trained before they came; all ranks call this together.
+
+        Args:
+            model: Its number.
+            root: The rank that gives it.
+            late: Whether this rank takes it.
+        """
 
     def commit(self) -> Commit:
         """Keep a copy in the host's memory."""
@@ -72,13 +85,14 @@ class CommittedState(ABC):
         """
         while True:
             mine = self.position
-            rows = gather([mine.fit, mine.step, *facts], name="places")
+            rows = gather([mine.fit, mine.step, self._model, *facts], name="places")
             fits = rows[:, 0]
-            if mine.fit < fits.max():
-                raise FitOverError
+            root = int(rows[:, 1].argmax())
             # A rank that has come late goes through earlier calls first.
             if fits.min() == fits.max():
                 break
-        root = int(rows[:, 1].argmax())
+            self.hand_down(int(rows[fits.argmin(), 2]), root=root, late=mine.fit == fits.min())
+            if mine.fit < fits.max():
+                raise FitOverError
         self.position = Position.from_row(gather(mine.to_row(), name="position")[root].tolist())
-        return root, rows[:, 2:]
+        return root, rows[:, 3:]

@@ -187,8 +187,12 @@ class Keeper:
         if found is None:
             return
         if found.position.fit > self._state.position.fit:
-            # What this call trained is part of what the later one goes on with.
-            self._state.position = replace(self._state.position, epoch=self._epochs)
+            # What this call trained is part of what the later one goes on with, or was trained to its end.
+            over = replace(self._state.position, epoch=self._epochs)
+            if found.values is None:
+                self._state.position = over
+            else:
+                self._state.load(found.values, over)
             return
         self._state.load(found.values, found.position)
         self._saved_step = found.position.step
