@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,15 +21,25 @@ PACKAGES = (
 )
 CONTRACT = REPOSITORY / "training_image" / "horovod_node" / "contract"
 LONGEST_FILE = 400
+FULLEST_ROOM = 20
 
 
 def modules(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.py"))
 
 
-def imports(module: Path) -> Iterator[tuple[str, str]]:
-    """Give every module that *module* imports, and the name that it takes from it."""
-    for node in ast.walk(ast.parse(module.read_text())):
+def imports(module: Path, *, at_run_time: bool = False) -> Iterator[tuple[str, str]]:
+    """Give every module that *module* imports, and the name that it takes from it; or those for types alone not."""
+    tree = ast.parse(module.read_text())
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if at_run_time and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -81,6 +92,50 @@ def test_files_stay_short(package: Path) -> None:
 
     # THEN
     assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES[:-1], ids=lambda path: path.name)
+def test_rooms_have_a_size(package: Path) -> None:
+    """A folder with more modules than fit on a screen holds several rooms; one with two is no room."""
+    # WHEN
+    folders = {path.parent for path in modules(package) if path.parent != package} | {package}
+    sizes = {str(folder.relative_to(REPOSITORY)): len([*folder.glob("*.py")]) - 1 for folder in folders}
+
+    # THEN
+    assert {folder: size for folder, size in sizes.items() if not 3 <= size <= FULLEST_ROOM} == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES[:-1], ids=lambda path: path.name)
+def test_rooms_do_not_import_in_circles(package: Path) -> None:
+    """The rooms of a package can be put in an order in which each imports only from those before it."""
+    # GIVEN each folder of the package, and each module beside them, with those that it imports from
+    needed: dict[str, set[str]] = {}
+    for path in modules(package):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
+        if room == "__init__":  # the package's public face gathers from all
+            continue
+        taken = {
+            target.removeprefix(f"{package.name}.").partition(".")[0]
+            for module, name in imports(path, at_run_time=True)
+            for target in [f"{module}.{name}" if module == package.name else module]
+            if target.startswith(f"{package.name}.")
+        }
+        needed.setdefault(room, set()).update(taken - {room})
+
+    # WHEN / THEN
+    graph = {room: rooms & needed.keys() for room, rooms in needed.items()}
+    assert [*TopologicalSorter(graph).static_order()] != []
+
+
+def test_a_users_process_loads_little_of_the_agent() -> None:
+    """What runs inside a user's process imports the contract and its own room, and nothing else of the node's package."""
+    # WHEN
+    room = REPOSITORY / "training_image" / "horovod_node" / "rank_process"
+    taken = {module for path in modules(room) for module, _ in imports(path) if module.startswith("horovod_node")}
+
+    # THEN
+    allowed = ("horovod_node.contract", "horovod_node.rank_process")
+    assert {module for module in taken if module != "horovod_node" and not module.startswith(allowed)} == set()
 
 
 def test_contract_needs_the_standard_library_only() -> None:

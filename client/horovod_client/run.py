@@ -12,8 +12,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from horovod_client.aws.clients import AwsClients
-from horovod_client.aws.connection import Connection
+from horovod_client.aws.clients import AwsClients, new_session
+from horovod_client.aws.connection import Connection, find_connection
 from horovod_client.aws.retry import PATIENCE_SECONDS, keep_trying
 from horovod_client.errors import InvalidInput, ModelNotFound, ReceiptNotFound, RunEnded, RunFailed
 from horovod_client.results.log_line import LogLine
@@ -71,8 +71,8 @@ class Run:
 
         Args:
             name: Name of the run.
-            client: The training that it ran on, or
-            stack: the stack that holds it, which is asked for it.
+            client: Client of the training. Give this or *stack*.
+            stack: Name or ARN of the stack that holds the training.
             output: Name of the stack output that describes the training, for a stack with several. Default: the only
                 one.
 
@@ -84,10 +84,12 @@ class Run:
         if client is None:
             if stack is None:
                 raise InvalidInput("'client' or 'stack' must be given, got neither")
-            from horovod_client.client import TrainingClient
-
-            client = TrainingClient.from_stack(stack, output=output)
-        elif stack is not None:
+            session = new_session()
+            connection = find_connection(session.client("cloudformation"), stack_name=stack, output=output)
+            return cls(
+                name=checked, connection=connection, clients=AwsClients(region=connection.region, session=session)
+            )
+        if stack is not None:
             raise InvalidInput(f"'stack' must be left out when 'client' is given, got '{stack}'")
         return cls(name=checked, connection=client.connection, clients=client.clients)
 

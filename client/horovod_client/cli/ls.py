@@ -9,8 +9,7 @@ import click
 
 from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
-from horovod_client.status.waiting import duration
-from horovod_client.text.amounts import moment
+from horovod_client.text.amounts import duration, moment
 from horovod_client.text.columns import in_columns
 
 

@@ -16,7 +16,8 @@ from horovod_client.errors import RunFailed
 from horovod_client.run import Run
 from horovod_client.status.describe import describe_progress, describe_restarts, describe_spend, describe_stage
 from horovod_client.status.run_status import RunStatus
-from horovod_client.status.waiting import duration, explain_waiting
+from horovod_client.status.waiting import explain_waiting
+from horovod_client.text.amounts import duration
 
 
 @click.command()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from horovod_client.status.run_status import PHASE_CAPACITY, RunStatus, Spend, TrainingProgress
-from horovod_client.status.waiting import duration, explain_waiting
+from horovod_client.status.waiting import explain_waiting
 from horovod_client.text import amounts
+from horovod_client.text.amounts import duration
 from horovod_node import contract
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from horovod_client.status.phase import STARTING
 from horovod_client.status.run_status import NODE_PULLING, NODE_STARTED, PHASE_QUEUE, NodeStatus, RunStatus
+from horovod_client.text.amounts import duration
 from horovod_node import contract
 
 SHOWN: Final = 4
@@ -44,20 +45,6 @@ def explain_queue(status: RunStatus, *, now: float | None = None) -> str | None:
     if status.ended or status.phase != PHASE_QUEUE:
         return None
     return f"waiting for a fleet: {', '.join(_queue(status, now=now))}"
-
-
-def duration(seconds: float) -> str:
-    """
-    Write a time that has passed as people say it: `40 s`, `12 min`, `3 h 5 min`.
-
-    Args:
-        seconds: How long; less than nothing counts as nothing.
-    """
-    whole = max(0, round(seconds))
-    if whole < 120:
-        return f"{whole} s"
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _queue(status: RunStatus, *, now: float | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""How amounts are written for people: of money, of things, of bytes, and when something was."""
+"""How amounts are written for people: of money, of things, of bytes, of time, and when something was."""
 
 from __future__ import annotations
 
@@ -51,3 +51,17 @@ def moment(at: float) -> str:
         at: Epoch seconds.
     """
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def duration(seconds: float) -> str:
+    """
+    Write a time that has passed as people say it: `40 s`, `12 min`, `3 h 5 min`.
+
+    Args:
+        seconds: How long; less than nothing counts as nothing.
+    """
+    whole = max(0, round(seconds))
+    if whole < 120:
+        return f"{whole} s"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -21,10 +21,9 @@ from horovod_client.cli.options import debug_option, json_option, print_json
 from horovod_client.cli.train import train as train_on_aws
 from horovod_client.cli.upload_progress import upload_shown
 from horovod_client.errors import RunFailed
-from horovod_client.status.waiting import duration
 from horovod_client.submit.local_data import upload_data
 from horovod_client.submit.source import package_source
-from horovod_client.text.amounts import counted
+from horovod_client.text.amounts import counted, duration
 from horovod_local import background
 from horovod_local.background import BackgroundCloud
 from horovod_local.cloud import DEFAULT_REGION

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from horovod_client.status.describe import describe_progress, describe_restarts, describe_spend
 from horovod_client.status.run_status import PHASE_END, PHASES, NodeStatus, RunStatus, TrainingProgress
-from horovod_client.status.waiting import duration, explain_waiting
-from horovod_client.text.amounts import counted
+from horovod_client.status.waiting import explain_waiting
+from horovod_client.text.amounts import counted, duration
 from horovod_client.text.terminal import printable, printable_line
 from horovod_node import contract
 
