@@ -68,7 +68,7 @@ snapshots: setup ## Write the snapshots anew: review their diff
 	pytest -q tests/synth/test_snapshots.py --update-snapshots
 
 graph: synth ## Draw the state machine into docs/
-	python -m cdk_horovod.workflow.graph cdk.out/Training.template.json docs/state-machine.md
+	python -m cdk_horovod.asl.graph cdk.out/Training.template.json docs/state-machine.md
 
 bench: setup ## Measure launch and termination against horovodrun, and what a user of the client waits for
 	python benchmarks/launch.py

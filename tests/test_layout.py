@@ -128,7 +128,7 @@ def test_rooms_do_not_import_in_circles(package: Path) -> None:
 
 
 def test_a_users_process_loads_little_of_the_agent() -> None:
-    """What runs inside a user's process imports the contract and its own room, and nothing else of the node's package."""
+    """What runs inside a user's process imports the contract and its own room, and nothing else of the agent."""
     # WHEN
     room = REPOSITORY / "training_image" / "horovod_node" / "rank_process"
     taken = {module for path in modules(room) for module, _ in imports(path) if module.startswith("horovod_node")}

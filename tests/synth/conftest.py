@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cdk_horovod.workflow.resolved import by_layer
+from cdk_horovod.asl.resolved import by_layer
 from synthesis import synthesise
 
 

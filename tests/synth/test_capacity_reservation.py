@@ -19,8 +19,8 @@ from cdk_horovod import (
     TrainingNetwork,
     TrainingStorage,
 )
-from cdk_horovod.workflow.resolved import by_layer
-from horovod_local.corrections.jsonata import evaluate
+from cdk_horovod.asl.resolved import by_layer
+from horovod_local.corrections.step_functions.jsonata import evaluate
 from reference_jsonata import bare, by_reference
 from validated import Stacks, synthesise_validated
 

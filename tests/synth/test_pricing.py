@@ -14,9 +14,9 @@ from aws_cdk.assertions import Template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cdk_horovod.asl.resolved import resolved_definitions
 from cdk_horovod.workflow.price_lookup import look_up_prices
-from cdk_horovod.workflow.resolved import resolved_definitions
-from horovod_local.corrections.jsonata import evaluate
+from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_local.shared.price_list import get_products
 from horovod_node import contract
 from reference_jsonata import bare, by_reference

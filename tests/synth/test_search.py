@@ -9,7 +9,7 @@ import pytest
 
 from cdk_horovod.workflow.limits import STARTS
 from horovod_local.corrections.allocation import refusal_message
-from horovod_local.corrections.jsonata import evaluate
+from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
 from reference_jsonata import bare, by_reference
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cdk_horovod.workflow.graph import drawn
-from cdk_horovod.workflow.resolved import by_layer
+from cdk_horovod.asl.graph import drawn
+from cdk_horovod.asl.resolved import by_layer
 from synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth

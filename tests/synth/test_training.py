@@ -13,8 +13,8 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 
 from cdk_horovod import Engine, GpuFleet, HorovodTraining, TrainingImage, TrainingNetwork, TrainingStorage
+from cdk_horovod.asl.resolved import by_layer
 from cdk_horovod.termination.reaper_definition import HOLD
-from cdk_horovod.workflow.resolved import by_layer
 from horovod_node import contract
 from validated import Stacks, flat, synthesise_validated
 

@@ -15,9 +15,9 @@ import pytest
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
 import asl
+from cdk_horovod.asl.resolved import by_layer
 from cdk_horovod.workflow.emptying import NOT_BEGUN
-from cdk_horovod.workflow.resolved import by_layer
-from horovod_local.corrections.jsonata import evaluate
+from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
 from reference_jsonata import bare, by_reference
 from synthesis import REPOSITORY

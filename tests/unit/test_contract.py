@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from cdk_horovod.asl.states import run_id
-from horovod_local.corrections.jsonata import evaluate
+from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import __version__, contract
 from reference_jsonata import by_reference
 

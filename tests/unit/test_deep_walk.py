@@ -11,7 +11,7 @@ from horovod_client.aws.connection import Fleet
 from horovod_client.doctor.deep.mocks import MockMaker, example_request
 from horovod_client.doctor.deep.walk import Untestable, Verdict, Walk
 from horovod_local import corrections
-from horovod_local.corrections.state_tests import Refused, run_state
+from horovod_local.corrections.step_functions.state_tests import Refused, run_state
 
 FLEET = Fleet(id="Fleet", max_gpus=4, gpu_step=1, types={"g5.xlarge": 1})
 EXECUTION = "arn:aws:states:eu-west-1:123456789012:execution:Run:doctor"

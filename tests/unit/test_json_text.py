@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from horovod_local.corrections.jsonata import evaluate
+from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node.contract import jsonata_text
 from reference_jsonata import by_reference
 

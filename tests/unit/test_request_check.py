@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdk_horovod.workflow.request_rules import defaults_expression, problems_expression
-from horovod_local.corrections.jsonata import evaluate
+from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node.contract import (
     DEPTH_LIMIT,
     REQUEST_FIELDS,

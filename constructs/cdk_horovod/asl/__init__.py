@@ -1,1 +1,1 @@
-"""Blocks of Amazon States Language that engines and workflows share."""
+"""Amazon States Language: the blocks that engines and workflows share, and how a whole definition is read and drawn."""

@@ -16,21 +16,15 @@ from horovod_local.corrections import (
     change_sets,
     dynamodb,
     events,
-    executions,
-    express,
-    jsonata,
-    limits,
     metrics,
     permissions,
     prices,
     resources,
     scaling_requests,
-    state_tests,
-    tasks,
     templates,
-    tokens,
 )
 from horovod_local.corrections.registry import Correction
+from horovod_local.corrections.step_functions import executions, express, jsonata, limits, state_tests, tasks, tokens
 from horovod_local.errors import LocalCloudError
 
 MOTO_VERSION: Final = "5.2.5"

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from horovod_local.corrections.express import EXPRESS
 from horovod_local.corrections.permissions import may_deliver
 from horovod_local.corrections.registry import correction
+from horovod_local.corrections.step_functions.express import EXPRESS
 
 DETAIL_BYTES: Final = 248 * 1024
 """An input or output beyond it is left out of an event."""

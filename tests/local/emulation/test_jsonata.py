@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from horovod_local.corrections.jsonata import QueryEvaluationError, evaluate
+from horovod_local.corrections.step_functions.jsonata import QueryEvaluationError, evaluate
 
 AWKWARD = 'Traceback:\n  "quoted" \\ back {% $eval %} ${x} end\t\u00e9'
 

@@ -1,7 +1,7 @@
 """
 Draws the state machines as Mermaid flowcharts.
 
-    python -m cdk_horovod.workflow.graph TEMPLATE OUT.md
+    python -m cdk_horovod.asl.graph TEMPLATE OUT.md
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cdk_horovod.workflow.resolved import by_layer
+from cdk_horovod.asl.resolved import by_layer
 
 _TITLES = {"run": "A run", "clean-up": "The clean-up after a run", "reaper": "The reaper"}
 _SHAPES = {"Choice": ("{", "}"), "Succeed": ("([", "])"), "Fail": ("([", "])"), "Wait": ("[/", "/]")}

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from horovod_client.aws.java_names import SDK_RESOURCE, operation_model
-from horovod_local.corrections.mock_check import why_not_of
 from horovod_local.corrections.registry import correction
+from horovod_local.corrections.step_functions.mock_check import why_not_of
 
 MOCKED: Final = ("Task", "Map", "Parallel")
 """Types of states that take a mock ("A mock can only be specified for Task, Map, or Parallel states")."""

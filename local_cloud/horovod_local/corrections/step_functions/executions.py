@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from horovod_local.corrections.registry import correction
-from horovod_local.corrections.tasks import iso
+from horovod_local.corrections.step_functions.tasks import iso
 
 BEGIN_SECONDS: Final = 60.0
 """A new execution's thread begins within milliseconds; on a loaded machine later."""

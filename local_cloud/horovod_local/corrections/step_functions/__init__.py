@@ -1,0 +1,1 @@
+"""Corrections of state machines: executions, tasks, tokens, JSONata, limits."""
