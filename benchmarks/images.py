@@ -1,4 +1,4 @@
-"""Trains a small network on images that it makes up; rank 0 leaves in `--result` how many a second, and what one cost it."""
+"""Trains a small network on made-up images; rank 0 leaves in `--result` how many a second and what each cost."""
 
 import argparse
 import json

@@ -144,6 +144,6 @@ def gloo_timeout_seconds(ranks: int) -> int:
 
     Gloo's own 30 s also bound the detection of a host that went away without a word, so small rings keep them. Ranks
     find each other by some six requests per pair of ranks: 128 of them on two cores, which are those of the leader,
-    too, took 32 s (see docs/benchmarks.md), and nobody's cores are faster for 600.
+    too, took 32 to 39 s (see docs/benchmarks.md), and nobody's cores are faster for 600.
     """
     return next((seconds for below, seconds in _GLOO_TIMEOUTS if ranks < below), _LONGEST_GLOO_TIMEOUT)
