@@ -12,11 +12,11 @@ TWO_RANKS = ("-np", "2", "-H", "localhost:2", "--gloo", "--gloo-timeout-seconds"
 
 
 def run_on_two_ranks(
-    script: Path, *, environment: Mapping[str, str], python: str = sys.executable
+    script: Path, *arguments: str, environment: Mapping[str, str], python: str = sys.executable
 ) -> subprocess.CompletedProcess[str]:
     """Run *script* to its end, and give what became of it."""
     return subprocess.run(
-        [str(Path(python).parent / "horovodrun"), *TWO_RANKS, python, str(script)],
+        [str(Path(python).parent / "horovodrun"), *TWO_RANKS, python, str(script), *arguments],
         env=environment,
         capture_output=True,
         text=True,

@@ -151,6 +151,7 @@ class Ring:
         settings: contract.RunSettings = SETTINGS,
         entry_point: str = "train_digits.py",
         resume_from: str = "",
+        scripts: Path = SCRIPTS,
         **hyperparameters: object,
     ) -> None:
         """Put the request and the lease into the ledger."""
@@ -159,7 +160,7 @@ class Ring:
         np.savez_compressed(data, images=(digits.images / 16).astype("float32"), labels=digits.target)
         s3 = self.aws.client("s3")
         s3.put_object(Bucket=self.aws.data_bucket, Key="digits/digits.npz", Body=data.getvalue())
-        s3.put_object(Bucket=self.aws.data_bucket, Key="source/source.tar.gz", Body=pack(SCRIPTS))
+        s3.put_object(Bucket=self.aws.data_bucket, Key="source/source.tar.gz", Body=pack(scripts))
         request = {
             contract.SOURCE: f"s3://{self.aws.data_bucket}/source/source.tar.gz",
             contract.ENTRY_POINT: entry_point,

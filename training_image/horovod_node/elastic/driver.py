@@ -16,7 +16,7 @@ from horovod.runner.elastic.worker import HostUpdateResult
 
 from horovod_node.elastic.control_server import Hub, Member
 from horovod_node.local_ranks.rank_assignment import ring_environment
-from horovod_node.ring.rendezvous import BytesHandler, Rendezvous
+from horovod_node.ring.rendezvous import Rendezvous
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +120,18 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
     def ranks_of(self, address: str) -> list[int]:
         """Give a node's ranks in the present ring."""
         return [slot.rank for slot in dict(self.host_assignments).get(address, ())]
+
+    def rank_and_size(self, key: str) -> bytes | None:
+        """Answer a rank, which is the *key*, that asks for its place in the next ring, when that is known."""
+        host, _, place = key.partition(":")
+        if not place.isdecimal():
+            return None
+        if self.has_rank_assignment(host, int(place)):
+            # Returns when every rank of the ring that breaks up has come here or has ended. A stranger must not be
+            # taken for one of them.
+            self.record_ready(host, int(place))
+        slot = self.get_slot_info(host, int(place))
+        return str(slot.to_response_string()).encode("ascii")
 
     def remind(self) -> None:
         """Tell rank 0 again of a change that it has not acted upon."""
@@ -259,7 +271,7 @@ class RingRendezvous:
     def serve(self, driver: RingDriver) -> None:
         """Serve the ranks of *driver*."""
         self._driver = driver
-        self._server = Rendezvous(*self._place, handler=_handler(driver))
+        self._server = Rendezvous(*self._place, answers={"rank_and_size": driver.rank_and_size})
 
     def init(self, slots: Sequence[SlotInfo]) -> None:
         """Serve the ring of these *slots* from now on."""
@@ -315,22 +327,3 @@ class _Notifier:
 
     def notify_hosts_updated(self, timestamp: int, result: HostUpdateResult) -> None:  # noqa: ARG002
         self._tell(int(result))
-
-
-def _handler(driver: RingDriver) -> type[BytesHandler]:
-    """Make the handler of the driver's rendezvous; unlike Horovod's own it unpickles nothing that the network sends."""
-
-    class ElasticHandler(BytesHandler):
-        def _get_value(self, scope: str, key: str) -> Any:
-            if scope != "rank_and_size":
-                return super()._get_value(scope, key)
-            host, _, place = key.partition(":")
-            if not place.isdecimal():
-                return None
-            if driver.has_rank_assignment(host, int(place)):
-                # Returns when every rank of the ring that breaks up has come here or has ended. A stranger must not be
-                # taken for one of them.
-                driver.record_ready(host, int(place))
-            return driver.get_slot_info(host, int(place)).to_response_string().encode("ascii")
-
-    return ElasticHandler

@@ -143,7 +143,7 @@ def gloo_timeout_seconds(ranks: int) -> int:
     Give the time that a rank may wait for another one.
 
     Gloo's own 30 s also bound the detection of a host that went away without a word, so small rings keep them. Ranks
-    find each other by some 5.8 requests per pair of ranks: measured, Horovod 0.28.1 on two cores, 64 ranks took 19 s
-    and 128 ranks 94 s to start.
+    find each other by some six requests per pair of ranks: 128 of them on two cores, which are those of the leader,
+    too, took 32 to 39 s (see docs/benchmarks.md), and nobody's cores are faster for 600.
     """
     return next((seconds for below, seconds in _GLOO_TIMEOUTS if ranks < below), _LONGEST_GLOO_TIMEOUT)
