@@ -195,6 +195,7 @@ def synthesise(out: Path, *, nodes: int, slowness: float) -> None:
         Engine,
         GpuFleet,
         HorovodTraining,
+        RunTimeouts,
         TrainingImage,
         TrainingNetwork,
         TrainingStorage,
@@ -222,13 +223,15 @@ def synthesise(out: Path, *, nodes: int, slowness: float) -> None:
         storage=TrainingStorage(stack, "Storage"),
         image=TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:none"),
         engine=Engine.ec2(fleet),
-        heartbeat=slowly(60),
-        launch_timeout=slowly(900),
-        start_timeout=slowly(1800),
-        first_step_timeout=slowly(1800),
-        stall_timeout=slowly(600),
-        lease_timeout=Duration.hours(4),
-        poll_interval=slowly(15),
+        timeouts=RunTimeouts(
+            heartbeat=slowly(60),
+            launch_timeout=slowly(900),
+            start_timeout=slowly(1800),
+            first_step_timeout=slowly(1800),
+            stall_timeout=slowly(600),
+            lease_timeout=Duration.hours(4),
+            poll_interval=slowly(15),
+        ),
     )
     app.synth()
 
@@ -334,7 +337,7 @@ def act(*, slowness: float, who: str, train_seconds: float) -> None:
     import boto3
     from botocore.config import Config
 
-    from horovod_node.local_ranks.plan import follower, static_leader
+    from horovod_node.ring import follower, static_leader
 
     meter = StubbedTraining.meter = Meter()
     StubbedTraining.seconds_of_training = train_seconds

@@ -4,6 +4,7 @@ from cdk_horovod.engines import Engine, EngineConfig, EngineTarget, IEngine
 from cdk_horovod.fleet.capacity_plan import CapacityAttempt, CapacityPlan
 from cdk_horovod.fleet.capacity_reservation import CapacityReservation
 from cdk_horovod.fleet.gpu_fleet import GpuFleet
+from cdk_horovod.node_metrics import MetricOptions
 from cdk_horovod.observability.alarms import TrainingAlarms
 from cdk_horovod.observability.dashboard import TrainingDashboard
 from cdk_horovod.observability.notifications import RunNotifications
@@ -13,6 +14,7 @@ from cdk_horovod.resources.network import NetworkMode, TrainingNetwork
 from cdk_horovod.resources.network_boundary import NetworkBoundary
 from cdk_horovod.resources.storage import ITrainingStorage, TrainingStorage
 from cdk_horovod.training import HorovodTraining
+from cdk_horovod.workflow.run_timeouts import RunTimeouts
 
 __all__ = [
     "NEWER_PROFILE",
@@ -28,9 +30,11 @@ __all__ = [
     "IEngine",
     "ITrainingStorage",
     "Ledger",
+    "MetricOptions",
     "NetworkBoundary",
     "NetworkMode",
     "RunNotifications",
+    "RunTimeouts",
     "TrainingAlarms",
     "TrainingDashboard",
     "TrainingImage",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypedDict, Unpack
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -10,18 +11,37 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from horovod_node import contract
 
 
-def node_metric(
-    name: str, *, training: str, run: str | None, statistic: str, period: Duration | None
-) -> cloudwatch.Metric:
+class MetricOptions(TypedDict, total=False):
+    """Options of a metric, those of CDK's own `MetricOptions`."""
+
+    account: str
+    color: str
+    dimensions_map: Mapping[str, str]
+    id: str
+    label: str
+    period: Duration
+    region: str
+    stack_account: str
+    stack_region: str
+    statistic: str
+    unit: cloudwatch.Unit
+    visible: bool
+
+
+def with_defaults(options: MetricOptions, **defaults: Unpack[MetricOptions]) -> MetricOptions:
+    """Give *options*, and *defaults* where they say nothing."""
+    return {**defaults, **options}
+
+
+def node_metric(name: str, *, training: str, run: str | None, options: MetricOptions) -> cloudwatch.Metric:
     """
     Give one metric of a training.
 
     Args:
         name: One of the contract's `METRIC_*`.
         training: Name of the training.
-        run: Of one run only. Default: of all runs of the training together.
-        statistic: As CloudWatch spells it.
-        period: Default: 1 minute, in which nodes tell it six times.
+        run: Of one run only; None for all runs of the training together.
+        options: Default: the average over 1 minute, in which nodes tell it six times.
     """
     dimensions = {contract.METRIC_TRAINING: training}
     if run is not None:
@@ -29,9 +49,7 @@ def node_metric(
     return cloudwatch.Metric(
         namespace=contract.METRIC_NAMESPACE,
         metric_name=name,
-        dimensions_map=dimensions,
-        statistic=statistic,
-        period=period or Duration.minutes(1),
+        **with_defaults(options, dimensions_map=dimensions, period=Duration.minutes(1)),
     )
 
 

@@ -21,6 +21,7 @@ from cdk_horovod.resources.image import TrainingImage
 from cdk_horovod.resources.network import NetworkMode, TrainingNetwork
 from cdk_horovod.resources.storage import TrainingStorage
 from cdk_horovod.training import HorovodTraining
+from cdk_horovod.workflow.run_timeouts import RunTimeouts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,17 +91,19 @@ def build(app: cdk.App, settings: ProofSettings) -> None:
         max_cost_usd=settings.max_cost_usd,
         on_demand_prices={settings.instance_type: settings.usd_per_hour},
         # A run that hangs ends soon, and a drill that is forgotten costs little.
-        max_runtime=Duration.hours(1),
-        queue_timeout=Duration.hours(1),
-        heartbeat=Duration.seconds(settings.heartbeat),
-        lease_timeout=Duration.seconds(settings.lease),
+        timeouts=RunTimeouts(
+            max_runtime=Duration.hours(1),
+            queue_timeout=Duration.hours(1),
+            heartbeat=Duration.seconds(settings.heartbeat),
+            lease_timeout=Duration.seconds(settings.lease),
+            launch_timeout=Duration.seconds(settings.start // 2),
+            start_timeout=Duration.seconds(settings.start),
+            first_step_timeout=Duration.seconds(settings.start),
+            stall_timeout=Duration.seconds(settings.start // 2),
+            save_timeout=Duration.minutes(20),
+            poll_interval=Duration.seconds(settings.poll),
+        ),
         reaper_interval=Duration.minutes(settings.reaper_minutes),
-        launch_timeout=Duration.seconds(settings.start // 2),
-        start_timeout=Duration.seconds(settings.start),
-        first_step_timeout=Duration.seconds(settings.start),
-        stall_timeout=Duration.seconds(settings.start // 2),
-        save_timeout=Duration.minutes(20),
-        poll_interval=Duration.seconds(settings.poll),
     )
 
 

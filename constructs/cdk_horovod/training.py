@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 from aws_cdk import CfnOutput, Duration, Fn, Names, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -14,7 +15,7 @@ from constructs import Construct
 
 from cdk_horovod.acknowledgements import acknowledge_objects
 from cdk_horovod.engines import EngineTarget, IEngine
-from cdk_horovod.node_metrics import node_metric
+from cdk_horovod.node_metrics import MetricOptions, node_metric, with_defaults
 from cdk_horovod.permissions.executions import accept_executions, executions_of, permit_own_executions, permit_workflow
 from cdk_horovod.permissions.node_permissions import permit_nodes
 from cdk_horovod.permissions.reading import permit_reading
@@ -26,7 +27,7 @@ from cdk_horovod.termination.reaper import Reaper
 from cdk_horovod.termination.state_machine import workflow_machine
 from cdk_horovod.workflow.capacity_search import longest_forming
 from cdk_horovod.workflow.definition import run_definition
-from cdk_horovod.workflow.limits import RunLimits
+from cdk_horovod.workflow.run_timeouts import RunTimeouts
 from horovod_node import contract
 
 
@@ -48,7 +49,6 @@ class HorovodTraining(Construct):
         engine: What provides the nodes, for example `Engine.ec2(fleet)`.
         data_buckets: More buckets that runs may read data from. Default: only the storage's data bucket.
         ledger: A ledger that no other training uses. Default: a new one.
-        max_runtime: Longest training of a run, and its default. Default: 24 hours.
         max_restarts:
             How often a run that loses its leader, or a node that its ring cannot do without, starts again from its
             newest checkpoint, unless its request says otherwise; 0 to 20. Default: 3.
@@ -59,33 +59,15 @@ class HorovodTraining(Construct):
             Instance type to USD an hour. Default: the Price List API is asked, which answers in us-east-1,
             eu-central-1 and ap-south-1; in other Regions a run's client asks for it and brings the prices along. With
             prices that are given here *max_cost_usd* holds against submitters, too. Spot prices are always looked up.
-        queue_timeout: Longest wait for a fleet. Default: 24 hours.
-        launch_timeout: The first node must be there this long after the start. Default: 15 minutes.
-        start_timeout:
-            The whole ring must be ready this long after the start of nodes, or after an attempt's own time limit (see
-            `CapacityPlan`). Default: 30 minutes.
-        save_timeout: Longest packing and upload of the model. Default: 1 hour.
-        heartbeat: A silent leader is given up after this time. Default: 60 seconds.
-        first_step_timeout:
-            The first training step must come this long after the ranks started: the time for reading data into
-            memory and compiling. Default: 30 minutes.
-        stall_timeout: Every later step must come this long after the one before. Default: 10 minutes.
-        lease_timeout:
-            How long a fleet stays a run's after its leader's last sign of life, and how long a node stays without a
-            valid lease before it takes itself out. Default: 10 minutes.
-        elastic_timeout:
-            How long an elastic ring that has fewer than its `min_gpus` GPUs waits for others. Default: 10 minutes.
+        timeouts: How long each part of a run may take. Default: those of `RunTimeouts`.
         keep_checkpoints: The newest so many of a run's checkpoints stay in S3. Default: 3.
         reaper_interval: Between two looks at every fleet; whole minutes. Default: 5 minutes.
-        poll_interval:
-            Pause between two looks at nodes that go away, and the shortest one in the queue. With the default queue
-            timeout a waiting run looks every 155 seconds. Default: 15 seconds.
         removal_policy: What becomes of ledger and log groups with the stack. Default: they are removed, because
             models and receipts are in the storage.
 
     Raises:
-        ValueError: If two of the times contradict each other, a price is not more than 0, or a fleet or the ledger
-            already serves another training.
+        TypeError: If *engine* is none: a fleet, for example.
+        ValueError: If a price is not more than 0, or a fleet or the ledger already serves another training.
     """
 
     def __init__(
@@ -98,24 +80,16 @@ class HorovodTraining(Construct):
         engine: IEngine,
         data_buckets: Sequence[s3.IBucket] = (),
         ledger: Ledger | None = None,
-        max_runtime: Duration | None = None,
         max_restarts: int = 3,
         max_cost_usd: float | None = None,
         on_demand_prices: Mapping[str, float] | None = None,
-        queue_timeout: Duration | None = None,
-        launch_timeout: Duration | None = None,
-        start_timeout: Duration | None = None,
-        save_timeout: Duration | None = None,
-        heartbeat: Duration | None = None,
-        first_step_timeout: Duration | None = None,
-        stall_timeout: Duration | None = None,
-        lease_timeout: Duration | None = None,
-        elastic_timeout: Duration | None = None,
+        timeouts: RunTimeouts | None = None,
         keep_checkpoints: int = 3,
         reaper_interval: Duration | None = None,
-        poll_interval: Duration | None = None,
         removal_policy: RemovalPolicy = RemovalPolicy.DESTROY,
     ) -> None:
+        if not hasattr(engine, "bind"):
+            raise TypeError(f"'engine' must be an engine, such as Engine.ec2(fleet), got a {type(engine).__name__}")
         prices = dict(on_demand_prices or {})
         for name, usd in {"max_cost_usd": max_cost_usd, **prices}.items():
             if usd is not None and not 0 < usd < math.inf:
@@ -125,19 +99,7 @@ class HorovodTraining(Construct):
         if keep_checkpoints < 1:
             raise ValueError(f"'keep_checkpoints' must be at least 1, got {keep_checkpoints}")
         super().__init__(scope, id)
-        self.limits = RunLimits(
-            max_runtime=max_runtime or Duration.hours(24),
-            queue_timeout=queue_timeout or Duration.hours(24),
-            launch_timeout=launch_timeout or Duration.minutes(15),
-            start_timeout=start_timeout or Duration.minutes(30),
-            save_timeout=save_timeout or Duration.hours(1),
-            heartbeat=heartbeat or Duration.seconds(60),
-            first_step_timeout=first_step_timeout or Duration.minutes(30),
-            stall_timeout=stall_timeout or Duration.minutes(10),
-            lease_timeout=lease_timeout or Duration.minutes(10),
-            elastic_timeout=elastic_timeout or Duration.minutes(10),
-            poll_interval=poll_interval or Duration.seconds(15),
-        )
+        self.timeouts = timeouts or RunTimeouts()
         self._storage = storage
         self._max_cost_usd = max_cost_usd
         self._priced_types = sorted(prices)
@@ -162,7 +124,7 @@ class HorovodTraining(Construct):
             name=self.queue,
             ledger=self.ledger,
             node_log_group=self.node_log_group,
-            lease_timeout=self.limits.lease_timeout,
+            lease_timeout=self.timeouts.lease_timeout,
         )
         self.engine = engine.bind(self, target)
         self.state_machine = workflow_machine(
@@ -174,13 +136,15 @@ class HorovodTraining(Construct):
                 readable=readable,
                 ledger=self.ledger,
                 queue=self.queue,
-                limits=self.limits,
+                timeouts=self.timeouts,
                 max_cost_usd=max_cost_usd,
                 max_restarts=max_restarts,
                 keep_checkpoints=keep_checkpoints,
                 on_demand_prices=prices,
             ),
-            timeout=self.limits.execution_timeout(forming=longest_forming(self.engine.fleets, limits=self.limits)),
+            timeout=self.timeouts.execution_timeout(
+                forming=longest_forming(self.engine.fleets, timeouts=self.timeouts)
+            ),
             log_group=self.workflow_log_group,
         )
         self.clean_up = CleanUp(
@@ -191,7 +155,7 @@ class HorovodTraining(Construct):
             bucket=storage.model_bucket,
             ledger=self.ledger,
             queue=self.queue,
-            limits=self.limits,
+            timeouts=self.timeouts,
             log_group=self.workflow_log_group,
         )
         self.reaper = Reaper(
@@ -203,7 +167,7 @@ class HorovodTraining(Construct):
             ledger=self.ledger,
             queue=self.queue,
             interval=reaper_interval or Duration.minutes(5),
-            poll_interval=self.limits.poll_interval,
+            poll_interval=self.timeouts.poll_interval,
             log_group=self.workflow_log_group,
         )
         self._permit_the_workflow()
@@ -227,71 +191,82 @@ class HorovodTraining(Construct):
         """Name of the training in the ids of its runs, and of the line in which they wait; plain text."""
         return Names.unique_id(self)
 
-    def grant_start(self, grantee: iam.IGrantable) -> None:
+    def grant_start(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let *grantee* start runs: find the connection, upload scripts, start, and read what becomes of it."""
-        self.state_machine.grant_start_execution(grantee)
-        self._storage.grant_upload_source(grantee)
-        self.grant_read(grantee)
+        start = self.state_machine.grant_start_execution(grantee)
+        return start.combine(self._storage.grant_upload_source(grantee)).combine(self.grant_read(grantee))
 
-    def grant_read(self, grantee: iam.IGrantable) -> None:
+    def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let *grantee* see runs: status, ledger, logs, receipts, models, and what instances cost."""
-        self._grant_on_executions(grantee, "states:DescribeExecution")
-        grantee.grant_principal.add_to_principal_policy(
-            iam.PolicyStatement(actions=["cloudformation:DescribeStacks"], resources=[Stack.of(self).stack_id])
+        executions = self._grant_on_executions(grantee, "states:DescribeExecution")
+        connection = iam.Grant.add_to_principal(
+            grantee=grantee, actions=["cloudformation:DescribeStacks"], resource_arns=[Stack.of(self).stack_id]
         )
-        permit_reading(grantee, machine=self.state_machine, log_group=self.node_log_group)
-        self.ledger.grant_read(grantee)
-        self._storage.grant_read_models(grantee, training=self.queue)
+        facts = permit_reading(grantee, machine=self.state_machine, log_group=self.node_log_group)
+        ledger = self.ledger.grant_read(grantee)
+        models = self._storage.grant_read_models(grantee, training=self.queue)
+        return executions.combine(connection).combine(facts).combine(ledger).combine(models)
 
-    def grant_stop(self, grantee: iam.IGrantable) -> None:
+    def grant_stop(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let *grantee* stop runs."""
-        self._grant_on_executions(grantee, "states:StopExecution")
+        return self._grant_on_executions(grantee, "states:StopExecution")
 
-    def metric_started(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+    def metric(self, name: str, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """
+        Give any metric that the training's nodes publish.
+
+        Args:
+            name: One of the contract's `METRIC_*`, as CloudWatch shows it.
+            run: Name of a run. Default: all runs of the training together.
+            options: As for CDK's own metrics. Default: average, 1 minute.
+        """
+        return node_metric(name, training=self.queue, run=run, options=options)
+
+    def metric_started(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Count started runs. Default period: 5 minutes."""
-        return self.state_machine.metric_started(period=period)
+        return self.state_machine.metric_started(**options)
 
-    def metric_succeeded(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+    def metric_succeeded(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Count runs that ended with a model. Default period: 5 minutes."""
-        return self.state_machine.metric_succeeded(period=period)
+        return self.state_machine.metric_succeeded(**options)
 
-    def metric_failed(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+    def metric_failed(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Count runs that failed. Default period: 5 minutes."""
-        return self.state_machine.metric_failed(period=period)
+        return self.state_machine.metric_failed(**options)
 
-    def metric_timed_out(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+    def metric_timed_out(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Count runs that reached the execution's own time limit. Default period: 5 minutes."""
-        return self.state_machine.metric_timed_out(period=period)
+        return self.state_machine.metric_timed_out(**options)
 
-    def metric_time(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+    def metric_time(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Measure runs from start to end, in milliseconds. Default period: 5 minutes."""
-        return self.state_machine.metric_time(period=period)
+        return self.state_machine.metric_time(**options)
 
-    def metric_samples_per_second(self, *, run: str | None = None, period: Duration | None = None) -> cloudwatch.Metric:
-        """Measure what `horovod_node.training` trains, of *run* or of each. Default period: 1 minute."""
-        return self._node_metric(contract.METRIC_SAMPLES_PER_SECOND, run, cloudwatch.Stats.AVERAGE, period)
-
-    def metric_step_time(
-        self, *, run: str | None = None, statistic: str = "p50", period: Duration | None = None
+    def metric_samples_per_second(
+        self, *, run: str | None = None, **options: Unpack[MetricOptions]
     ) -> cloudwatch.Metric:
+        """Measure what `horovod_node.training` trains, of *run* or of each. Default period: 1 minute."""
+        return self._measure(contract.METRIC_SAMPLES_PER_SECOND, run, cloudwatch.Stats.AVERAGE, options)
+
+    def metric_step_time(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Measure the seconds of rank 0's steps, of *run* or of all, as p50, p90, … Default period: 1 minute."""
-        return self._node_metric(contract.METRIC_STEP_SECONDS, run, statistic, period)
+        return self._measure(contract.METRIC_STEP_SECONDS, run, "p50", options)
 
-    def metric_ring_size(self, *, run: str | None = None, period: Duration | None = None) -> cloudwatch.Metric:
+    def metric_ring_size(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Count ranks in a ring, of *run* or of the largest. Default period: 1 minute."""
-        return self._node_metric(contract.METRIC_RING_SIZE, run, cloudwatch.Stats.MAXIMUM, period)
+        return self._measure(contract.METRIC_RING_SIZE, run, cloudwatch.Stats.MAXIMUM, options)
 
-    def metric_gpu_utilization(self, *, run: str | None = None, period: Duration | None = None) -> cloudwatch.Metric:
+    def metric_gpu_utilization(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Measure in percent how busy GPUs are, of *run* or of all. Default period: 1 minute."""
-        return self._node_metric(contract.METRIC_GPU_UTILIZATION, run, cloudwatch.Stats.AVERAGE, period)
+        return self._measure(contract.METRIC_GPU_UTILIZATION, run, cloudwatch.Stats.AVERAGE, options)
 
-    def metric_gpu_memory(self, *, run: str | None = None, period: Duration | None = None) -> cloudwatch.Metric:
+    def metric_gpu_memory(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Measure in percent how much memory of GPUs is taken, of *run* or of all. Default period: 1 minute."""
-        return self._node_metric(contract.METRIC_GPU_MEMORY, run, cloudwatch.Stats.AVERAGE, period)
+        return self._measure(contract.METRIC_GPU_MEMORY, run, cloudwatch.Stats.AVERAGE, options)
 
-    def metric_bytes_read(self, *, run: str | None = None, period: Duration | None = None) -> cloudwatch.Metric:
+    def metric_bytes_read(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Count bytes that ranks read, of *run* or of all. Default period: 1 minute."""
-        return self._node_metric(contract.METRIC_BYTES_READ, run, cloudwatch.Stats.SUM, period)
+        return self._measure(contract.METRIC_BYTES_READ, run, cloudwatch.Stats.SUM, options)
 
     def metric_clean_up_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
         """Count clean-ups that did not come to their end. Default period: 5 minutes."""
@@ -309,23 +284,23 @@ class HorovodTraining(Construct):
         """Measure capacity that no run held. Default period: 5 minutes."""
         return self.reaper.metric_capacity_without_lease(period=period)
 
-    def metric_ceiling_used(self, *, period: Duration | None = None) -> cloudwatch.Metric:
+    def metric_ceiling_used(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Measure what running runs have cost, in percent of their ceilings. Default period: 5 minutes."""
-        return self._node_metric(
-            contract.METRIC_CEILING_USED, None, cloudwatch.Stats.MAXIMUM, period or Duration.minutes(5)
-        )
+        widest = with_defaults(options, statistic=cloudwatch.Stats.MAXIMUM, period=Duration.minutes(5))
+        return self.metric(contract.METRIC_CEILING_USED, **widest)
 
-    def _node_metric(self, name: str, run: str | None, statistic: str, period: Duration | None) -> cloudwatch.Metric:
-        return node_metric(name, training=self.queue, run=run, statistic=statistic, period=period)
+    def _measure(self, name: str, run: str | None, statistic: str, options: MetricOptions) -> cloudwatch.Metric:
+        return self.metric(name, run=run, **with_defaults(options, statistic=statistic))
 
-    def _grant_on_executions(self, grantee: iam.IGrantable, *actions: str) -> None:
-        iam.Grant.add_to_principal(
+    def _grant_on_executions(self, grantee: iam.IGrantable, *actions: str) -> iam.Grant:
+        grant = iam.Grant.add_to_principal(
             grantee=grantee,
             actions=list(actions),
             resource_arns=[f"{executions_of(self.state_machine)}:*"],
             scope=self,
         )
         accept_executions(grantee, self.state_machine)
+        return grant
 
     def _permit_the_workflow(self) -> None:
         # Every state brought the permission of its own call; these add the buckets' key.
@@ -369,7 +344,7 @@ class HorovodTraining(Construct):
                     }
                     for fleet in self.engine.fleets
                 ],
-                contract.CONNECTION_MAX_RUNTIME_SECONDS: int(self.limits.max_runtime.to_seconds()),
+                contract.CONNECTION_MAX_RUNTIME_SECONDS: int(self.timeouts.max_runtime.to_seconds()),
                 **ceiling,
             }
         )

@@ -9,7 +9,7 @@ import pytest
 from aws_cdk import App, Duration, Stack
 from deployment import Deployment, wait
 
-from cdk_horovod import Engine, GpuFleet, HorovodTraining, TrainingImage, TrainingNetwork, TrainingStorage
+from cdk_horovod import Engine, GpuFleet, HorovodTraining, RunTimeouts, TrainingImage, TrainingNetwork, TrainingStorage
 from horovod_client import Run, TrainingClient
 from horovod_local import LocalCloud
 from horovod_node import contract
@@ -47,7 +47,9 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
             storage=storage,
             image=TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1"),
             engine=Engine.ec2(fleet),
-            poll_interval=Duration.seconds(1),
+            timeouts=RunTimeouts(
+                poll_interval=Duration.seconds(1),
+            ),
         )
     app.synth()
     return out

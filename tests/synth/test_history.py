@@ -10,8 +10,8 @@ import pytest
 
 import asl
 from cdk_horovod.workflow.emptying import HOLD_AGAIN_SECONDS, LATE_PAUSE_SECONDS, SOON, ZEROS
-from cdk_horovod.workflow.limits import EVENTS_OF_THE_QUEUE, MOST_EVENTS, STARTS
 from cdk_horovod.workflow.receipt_math import MOST_PAGES
+from cdk_horovod.workflow.run_timeouts import EVENTS_OF_THE_QUEUE, MOST_EVENTS, STARTS
 from horovod_node import contract
 
 pytestmark = pytest.mark.synth

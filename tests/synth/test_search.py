@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cdk_horovod.workflow.limits import STARTS
+from cdk_horovod.workflow.run_timeouts import STARTS
 from horovod_local.corrections.allocation import refusal_message
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract

@@ -12,7 +12,7 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 
-from cdk_horovod import Engine, GpuFleet, HorovodTraining, TrainingImage, TrainingNetwork, TrainingStorage
+from cdk_horovod import Engine, GpuFleet, HorovodTraining, RunTimeouts, TrainingImage, TrainingNetwork, TrainingStorage
 from cdk_horovod.asl.resolved import by_layer
 from cdk_horovod.termination.reaper_definition import HOLD
 from horovod_node import contract
@@ -281,7 +281,7 @@ def test_group_has_no_desired_capacity(stacks: Stacks) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("times", "sentence"),
     [
         (
             {"heartbeat": Duration.hours(1), "max_runtime": Duration.minutes(30)},
@@ -307,6 +307,18 @@ def test_group_has_no_desired_capacity(stacks: Stacks) -> None:
             {"lease_timeout": Duration.seconds(60)},
             "'heartbeat' must be shorter than 'lease_timeout' (1 minute), got 1 minute",
         ),
+    ],
+)
+def test_fails_when_times_contradict(times: dict[str, Duration], sentence: str) -> None:
+    """Times that Step Functions would refuse at deployment are refused at construction, in one sentence."""
+    with pytest.raises(ValueError, match="must be") as refused:
+        RunTimeouts(**times)
+    assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
         (
             {"reaper_interval": Duration.seconds(90)},
             "'reaper_interval' must be whole minutes and at least 1, got 1 minute 30 seconds",
@@ -315,8 +327,8 @@ def test_group_has_no_desired_capacity(stacks: Stacks) -> None:
         ({"on_demand_prices": {"g5.xlarge": -1}}, "'g5.xlarge' must be more than 0 USD, got -1"),
     ],
 )
-def test_fails_when_times_contradict(options: dict[str, Any], sentence: str) -> None:
-    """Times that Step Functions would refuse at deployment are refused at construction, in one sentence."""
+def test_fails_when_an_argument_cannot_be(options: dict[str, Any], sentence: str) -> None:
+    """An argument without sense is refused at construction, in one sentence."""
     stack = Stack(App(), "Stack")
     with pytest.raises(ValueError, match="must be") as refused:
         add_training(stack, **options)

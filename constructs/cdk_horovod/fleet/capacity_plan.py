@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cdk_horovod.fleet.gpu_types import GpuInstanceType
 
 MAX_ATTEMPTS: Final = 20
-"""Of one plan: every one takes its place in an execution's history, see `RunLimits.starts`."""
+"""Of one plan: every one takes its place in an execution's history, see `RunTimeouts.starts`."""
 
 MARKET_WORDS: Final = {contract.SPOT: "Spot", contract.ON_DEMAND: "On-Demand"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
+import jsii
 from aws_cdk import Names, Size, Stack
 from aws_cdk import aws_autoscaling as autoscaling
 from aws_cdk import aws_ec2 as ec2
@@ -38,6 +39,7 @@ toolkit, Docker and EFA installed. Source: AWS Deep Learning AMIs Developer Guid
 """
 
 
+@jsii.implements(ec2.IConnectable, iam.IGrantable)
 class GpuFleet(Construct):
     """
     Auto Scaling group of GPU instances that rests at zero, its capacity counted in GPUs.
@@ -65,8 +67,9 @@ class GpuFleet(Construct):
             Default: private subnets, else isolated, else public ones.
 
         instance_types:
-            Names of 1 to 40 types, which all can start a node: `["g5.12xlarge", "g5.4xlarge"]`. The more types, the
-            more often Spot has some. See `cdk_horovod.fleet.gpu_types`.
+            1 to 40 types, each by its name or as an `ec2.InstanceType`, which all can start a node:
+            `["g5.12xlarge", "g5.4xlarge"]`. The more types, the more often Spot has some. See
+            `cdk_horovod.fleet.gpu_types`.
 
         max_gpus:
             GPUs that the fleet never exceeds. A multiple of the GPUs of the smallest type, and at most 600 nodes of it.
@@ -156,7 +159,7 @@ class GpuFleet(Construct):
         id: str,
         *,
         vpc: ec2.IVpc,
-        instance_types: Sequence[str],
+        instance_types: Sequence[str | ec2.InstanceType],
         max_gpus: int,
         vpc_subnets: ec2.SubnetSelection | None = None,
         on_demand_base_gpus: int = 0,
@@ -176,7 +179,7 @@ class GpuFleet(Construct):
         security_group: ec2.ISecurityGroup | None = None,
     ) -> None:
         capacity = GpuCapacity.of(
-            instance_types,
+            [each if isinstance(each, str) else each.to_string() for each in instance_types],
             max_gpus=max_gpus,
             on_demand_base_gpus=on_demand_base_gpus,
             allow_heterogeneous_gpus=allow_heterogeneous_gpus,
@@ -216,8 +219,8 @@ class GpuFleet(Construct):
         self.security_group = security_group or self._own_security_group(
             vpc, ways_out=boundary.ways_out if boundary else [ec2.Peer.any_ipv4()]
         )
-        self.connections = ec2.Connections(security_groups=[self.security_group])
-        self.connections.allow_internally(ec2.Port.all_traffic(), "The ring, between nodes")
+        self._connections = ec2.Connections(security_groups=[self.security_group])
+        self._connections.allow_internally(ec2.Port.all_traffic(), "The ring, between nodes")
         if boundary is not None:
             self.role.add_to_principal_policy(boundary.statement())
         if session_manager:
@@ -267,6 +270,16 @@ class GpuFleet(Construct):
             spot=spot,
             reservation=capacity_reservation,
         )
+
+    @property
+    def connections(self) -> ec2.Connections:
+        """Who may reach the nodes, and whom they may reach; nothing outside of the fleet reaches them by itself."""
+        return self._connections
+
+    @property
+    def grant_principal(self) -> iam.IPrincipal:
+        """The nodes' role: what is granted to the fleet, the user's script may do."""
+        return self.role.grant_principal
 
     @property
     def fleet_id(self) -> str:

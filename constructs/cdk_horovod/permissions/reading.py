@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import cast
 
 from aws_cdk import aws_iam as iam
@@ -12,7 +13,7 @@ from constructs import Construct, IConstruct
 from cdk_horovod.acknowledgements import acknowledge
 
 
-def permit_reading(grantee: iam.IGrantable, *, machine: sfn.StateMachine, log_group: logs.ILogGroup) -> None:
+def permit_reading(grantee: iam.IGrantable, *, machine: sfn.StateMachine, log_group: logs.ILogGroup) -> iam.Grant:
     """
     Let *grantee* list runs, read their nodes' logs, see how their groups scale, and what instances cost.
 
@@ -21,12 +22,14 @@ def permit_reading(grantee: iam.IGrantable, *, machine: sfn.StateMachine, log_gr
         machine: The runs' state machine.
         log_group: What the nodes log to.
     """
-    for actions, resource in (
-        (["states:ListExecutions"], machine.state_machine_arn),
-        (["logs:DescribeLogStreams", "logs:GetLogEvents"], log_group.log_group_arn),
-        (["autoscaling:DescribeAutoScalingGroups", "ec2:DescribeSpotPriceHistory", "pricing:GetProducts"], "*"),
-    ):
+    grants = [
         iam.Grant.add_to_principal(grantee=grantee, actions=actions, resource_arns=[resource])
+        for actions, resource in (
+            (["states:ListExecutions"], machine.state_machine_arn),
+            (["logs:DescribeLogStreams", "logs:GetLogEvents"], log_group.log_group_arn),
+            (["autoscaling:DescribeAutoScalingGroups", "ec2:DescribeSpotPriceHistory", "pricing:GetProducts"], "*"),
+        )
+    ]
     # A principal that is no construct has no policy in a template, and so no finding.
     if Construct.is_construct(grantee.grant_principal):
         acknowledge(
@@ -34,3 +37,4 @@ def permit_reading(grantee: iam.IGrantable, *, machine: sfn.StateMachine, log_gr
             rule="IAM5[Resource::*]",
             reason="These three calls know no resources; they read sizes of groups and public prices.",
         )
+    return reduce(iam.Grant.combine, grants)

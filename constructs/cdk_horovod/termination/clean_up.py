@@ -17,7 +17,7 @@ from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.termination.clean_up_definition import clean_up_definition
 from cdk_horovod.termination.state_machine import workflow_machine
 from cdk_horovod.workflow.execution import ENDED_WITHOUT_SUCCESS
-from cdk_horovod.workflow.limits import RunLimits
+from cdk_horovod.workflow.run_timeouts import RunTimeouts
 
 
 class CleanUp(Construct):
@@ -34,7 +34,7 @@ class CleanUp(Construct):
         bucket: Where receipts go.
         ledger: Where leases are.
         queue: Name of the line in which runs wait.
-        limits: The run's times.
+        timeouts: The run's times.
         log_group: Where the state machine logs to.
     """
 
@@ -48,7 +48,7 @@ class CleanUp(Construct):
         bucket: s3.IBucket,
         ledger: Ledger,
         queue: str,
-        limits: RunLimits,
+        timeouts: RunTimeouts,
         log_group: logs.ILogGroup,
     ) -> None:
         super().__init__(scope, id)
@@ -60,7 +60,7 @@ class CleanUp(Construct):
                 bucket=bucket,
                 ledger=ledger,
                 queue=queue,
-                limits=limits,
+                timeouts=timeouts,
             ),
             # Nodes that do not go for so long are a case for a person: the alarm calls one.
             timeout=Duration.hours(6),

@@ -24,8 +24,8 @@ from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.termination import foreign_lease
 from cdk_horovod.workflow import closing, lease, run_queue
 from cdk_horovod.workflow.emptying import NOT_BEGUN, Emptying
-from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.receipt import UNREAD_BY_ANOTHER, write_the_receipt
+from cdk_horovod.workflow.run_timeouts import RunTimeouts
 from horovod_node import contract
 
 RETRIES = 10
@@ -42,7 +42,7 @@ def clean_up_definition(
     bucket: s3.IBucket,
     ledger: Ledger,
     queue: str,
-    limits: RunLimits,
+    timeouts: RunTimeouts,
 ) -> sfn.IChainable:
     """
     Build the graph: take the lease from the stopped run, empty its fleet, free it, and write the run's receipt.
@@ -69,8 +69,8 @@ def clean_up_definition(
         scope,
         states=engine.states,
         ledger=ledger,
-        hold=limits.hold,
-        pause=limits.poll_interval,
+        hold=timeouts.hold,
+        pause=timeouts.poll_interval,
         empty=release,
         lost=receipt,
     )
@@ -81,7 +81,7 @@ def clean_up_definition(
         condition=f"{lease.MINE} OR #execution = :stopped",
         values={":stopped": {"S": jsonata("$event.executionArn")}},
         run="$run",
-        seconds=limits.hold,
+        seconds=timeouts.hold,
         retries=RETRIES,
     )
     # The fleet is somebody else's or nobody's, or the run never had one: there is nothing to empty.

@@ -18,9 +18,9 @@ from cdk_horovod.resources.storage import ITrainingStorage
 from cdk_horovod.workflow.capacity_search import NO_SEARCH, fleets_with_plans
 from cdk_horovod.workflow.cost_ceiling import UNKNOWN
 from cdk_horovod.workflow.emptying import NOT_BEGUN
-from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.receipt import UNREAD_BY_THE_RUN
 from cdk_horovod.workflow.request_rules import BYTES, defaults_expression, problems_expression
+from cdk_horovod.workflow.run_timeouts import RunTimeouts
 from horovod_node import contract
 
 LEDGER_DAYS = 90
@@ -31,14 +31,14 @@ def check_the_request(
     scope: Construct,
     *,
     engine: EngineConfig,
-    limits: RunLimits,
+    timeouts: RunTimeouts,
     max_cost_usd: float | None,
     max_restarts: int,
     queue: str,
     refused: sfn.IChainable,
     then: sfn.IChainable,
 ) -> sfn.IChainable:
-    longest = int(limits.max_runtime.to_seconds())
+    longest = int(timeouts.max_runtime.to_seconds())
     check = sfn.Pass.jsonata(
         scope,
         "Check the request",
@@ -58,7 +58,7 @@ def check_the_request(
                     max_cost_usd=max_cost_usd,
                 )
             ),
-            "fleets": fleets_with_plans(engine, limits=limits),
+            "fleets": fleets_with_plans(engine, timeouts=timeouts),
             # As an expression: asl-validator 4.0.0 takes no plain empty string.
             "outcome": {"succeeded": False, "error": jsonata("''"), "cause": jsonata("''")},
             "fleet": {},
@@ -250,15 +250,15 @@ _REQUEST_JSON = f"""(
 
 
 def record_the_run(
-    scope: Construct, *, storage: ITrainingStorage, ledger: Ledger, limits: RunLimits, keep_checkpoints: int
+    scope: Construct, *, storage: ITrainingStorage, ledger: Ledger, timeouts: RunTimeouts, keep_checkpoints: int
 ) -> sfn.TaskStateBase:
     settings = contract.RunSettings(
         model_bucket=storage.model_bucket.bucket_name,
-        heartbeat_seconds=int(limits.heartbeat.to_seconds()),
-        first_step_seconds=int(limits.first_step_timeout.to_seconds()),
-        stall_seconds=int(limits.stall_timeout.to_seconds()),
-        lease_seconds=int(limits.lease_timeout.to_seconds()),
-        elastic_seconds=int(limits.elastic_timeout.to_seconds()),
+        heartbeat_seconds=int(timeouts.heartbeat.to_seconds()),
+        first_step_seconds=int(timeouts.first_step_timeout.to_seconds()),
+        stall_seconds=int(timeouts.stall_timeout.to_seconds()),
+        lease_seconds=int(timeouts.lease_timeout.to_seconds()),
+        elastic_seconds=int(timeouts.elastic_timeout.to_seconds()),
         keep_checkpoints=keep_checkpoints,
     )
     return call_aws(

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from cdk_horovod.asl.states import NOW, jsonata
 from cdk_horovod.engines.engine import EngineConfig, FleetConfig
-from cdk_horovod.workflow.limits import REPEATS, STARTS, RunLimits
+from cdk_horovod.workflow.run_timeouts import REPEATS, STARTS, RunTimeouts
 from horovod_node import contract
 
 NO_SEARCH: Final[Mapping[str, Any]] = {"looked": []}
@@ -59,7 +59,7 @@ QUOTAS: Final[Mapping[str, Mapping[str, str]]] = {
 """Service Quotas' codes by market and by the first letter of an instance type; each counts vCPUs."""
 
 
-def fleets_with_plans(engine: EngineConfig, *, limits: RunLimits) -> list[dict[str, Any]]:
+def fleets_with_plans(engine: EngineConfig, *, timeouts: RunTimeouts) -> list[dict[str, Any]]:
     """
     Write the fleets as a run's states read them: with what is tried in them, and how long that may take.
 
@@ -69,9 +69,9 @@ def fleets_with_plans(engine: EngineConfig, *, limits: RunLimits) -> list[dict[s
     fleets = [
         {
             **fleet_json,
-            "plan": [_with_times(attempt, limits=limits) for attempt in fleet.plan],
+            "plan": [_with_times(attempt, timeouts=timeouts) for attempt in fleet.plan],
             "rest": fleet.rest,
-            "longest": int(limits.forming([attempt["time_limit"] for attempt in fleet.plan]).to_seconds()),
+            "longest": int(timeouts.forming([attempt["time_limit"] for attempt in fleet.plan]).to_seconds()),
         }
         for fleet, fleet_json in zip(engine.fleets, engine.fleets_in_order, strict=True)
     ]
@@ -84,13 +84,15 @@ def fleets_with_plans(engine: EngineConfig, *, limits: RunLimits) -> list[dict[s
     return fleets
 
 
-def longest_forming(fleets: Sequence[FleetConfig], *, limits: RunLimits) -> int:
+def longest_forming(fleets: Sequence[FleetConfig], *, timeouts: RunTimeouts) -> int:
     """Give the seconds that a ring may take to form, in the fleet where that is longest."""
-    return max(int(limits.forming([attempt["time_limit"] for attempt in fleet.plan]).to_seconds()) for fleet in fleets)
+    return max(
+        int(timeouts.forming([attempt["time_limit"] for attempt in fleet.plan]).to_seconds()) for fleet in fleets
+    )
 
 
-def _with_times(attempt: Mapping[str, Any], *, limits: RunLimits) -> dict[str, Any]:
-    launch, start = int(limits.launch_timeout.to_seconds()), int(limits.start_timeout.to_seconds())
+def _with_times(attempt: Mapping[str, Any], *, timeouts: RunTimeouts) -> dict[str, Any]:
+    launch, start = int(timeouts.launch_timeout.to_seconds()), int(timeouts.start_timeout.to_seconds())
     seconds = attempt["time_limit"] or start
     rest = {name: value for name, value in attempt.items() if name != "time_limit"}
     # Step Functions wants a timeout longer than its heartbeat.
@@ -141,7 +143,7 @@ CAPACITY_JSON: Final = jsonata(
 """What the run's item tells of the search, see `contract.CAPACITY_JSON`."""
 
 
-def looked_at(gpus: str, *, limits: RunLimits) -> dict[str, Any]:
+def looked_at(gpus: str, *, timeouts: RunTimeouts) -> dict[str, Any]:
     """
     Write the `Assign` that judges what is there when an attempt's time is over.
 
@@ -150,12 +152,12 @@ def looked_at(gpus: str, *, limits: RunLimits) -> dict[str, Any]:
 
     Args:
         gpus: Expression of the GPUs that are there or being started.
-        limits: The run's.
+        timeouts: The run's.
     """
     patient = json.dumps(
         {
-            "seconds": int(limits.start_timeout.to_seconds()),
-            "heartbeat": int(limits.launch_timeout.to_seconds()),
+            "seconds": int(timeouts.start_timeout.to_seconds()),
+            "heartbeat": int(timeouts.launch_timeout.to_seconds()),
             "patient": True,
         }
     )

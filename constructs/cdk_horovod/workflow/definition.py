@@ -29,10 +29,10 @@ from cdk_horovod.resources.storage import ITrainingStorage
 from cdk_horovod.workflow import capacity_search, closing, lease, run_queue, token_tasks
 from cdk_horovod.workflow.admission import check_the_data, check_the_request, read_the_request, record_the_run
 from cdk_horovod.workflow.emptying import Emptying
-from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.outcome import LOST, attempt_lost, leader_lost, lease_lost, out_of_time
 from cdk_horovod.workflow.price_lookup import look_up_prices
 from cdk_horovod.workflow.receipt import write_the_receipt
+from cdk_horovod.workflow.run_timeouts import RunTimeouts
 
 
 def run_definition(
@@ -43,7 +43,7 @@ def run_definition(
     readable: Sequence[s3.IBucket],
     ledger: Ledger,
     queue: str,
-    limits: RunLimits,
+    timeouts: RunTimeouts,
     max_cost_usd: float | None,
     max_restarts: int,
     keep_checkpoints: int,
@@ -75,8 +75,8 @@ def run_definition(
         scope,
         states=states,
         ledger=ledger,
-        hold=limits.hold,
-        pause=limits.poll_interval,
+        hold=timeouts.hold,
+        pause=timeouts.poll_interval,
         empty=begin_or_end,
         lost=receipt,
         lost_assign=lease_lost(),
@@ -84,21 +84,21 @@ def run_definition(
     terminate = emptying.terminate
 
     # The run itself.
-    hold = lease.hold_to_start(scope, ledger=ledger, seconds=limits.hold)
+    hold = lease.hold_to_start(scope, ledger=ledger, seconds=timeouts.hold)
     start = states.start(
         scope,
         # The bill begins with the first start of nodes.
         assign={"search": capacity_search.ASKED, "times": jsonata("$merge([{'asked_at': $now()}, $times])")},
     )
     ring = token_tasks.wait_for_the_ring(scope, ledger=ledger)
-    train = token_tasks.train(scope, ledger=ledger, limits=limits)
-    save = token_tasks.save_the_model(scope, ledger=ledger, limits=limits)
+    train = token_tasks.train(scope, ledger=ledger, timeouts=timeouts)
+    save = token_tasks.save_the_model(scope, ledger=ledger, timeouts=timeouts)
     check = closing.check_the_model(scope, bucket=bucket, training=queue)
-    look = _search_on(scope, states=states, limits=limits, then=hold, emptied=terminate, end=terminate)
+    look = _search_on(scope, states=states, timeouts=timeouts, then=hold, emptied=terminate, end=terminate)
     again = _start_again(
-        scope, states=states, ledger=ledger, limits=limits, then=hold, end=terminate, lost=receipt, none=look
+        scope, states=states, ledger=ledger, timeouts=timeouts, then=hold, end=terminate, lost=receipt, none=look
     )
-    leader = token_tasks.look_for_the_leader(scope, ledger=ledger, limits=limits)
+    leader = token_tasks.look_for_the_leader(scope, ledger=ledger, timeouts=timeouts)
     leader.add_catch(look).next(again)
 
     begin_or_end.when(
@@ -108,10 +108,10 @@ def run_definition(
     ).otherwise(restore)
     hold.add_catch(receipt, errors=[CONDITION_FAILED], assign=lease_lost())
     ring.add_catch(leader, errors=[token_tasks.HEARTBEAT_MISSED]).add_catch(look, errors=[token_tasks.TIMED_OUT])
-    ring.add_catch(again, errors=list(LOST), assign=attempt_lost(limits, had_a_ring=False))
+    ring.add_catch(again, errors=list(LOST), assign=attempt_lost(timeouts, had_a_ring=False))
     for task in (train, save):
-        task.add_catch(again, errors=[token_tasks.HEARTBEAT_MISSED], assign=leader_lost(limits))
-        task.add_catch(again, errors=list(LOST), assign=attempt_lost(limits, had_a_ring=True))
+        task.add_catch(again, errors=[token_tasks.HEARTBEAT_MISSED], assign=leader_lost(timeouts))
+        task.add_catch(again, errors=list(LOST), assign=attempt_lost(timeouts, had_a_ring=True))
     train.add_catch(terminate, errors=[token_tasks.TIMED_OUT], assign=out_of_time())
     for task in (hold, *start, ring, train, save, check):
         task.add_catch(terminate, assign=CAUGHT)
@@ -120,18 +120,20 @@ def run_definition(
     for state in (*start, ring, train, save, check, terminate):
         run = run.next(state)
 
-    record = record_the_run(scope, storage=storage, ledger=ledger, limits=limits, keep_checkpoints=keep_checkpoints)
+    record = record_the_run(scope, storage=storage, ledger=ledger, timeouts=timeouts, keep_checkpoints=keep_checkpoints)
     record.add_catch(receipt, assign=CAUGHT)
     tag = states.tag(scope)
     tag.add_catch(terminate).next(terminate)
     prices = look_up_prices(scope, on_demand_prices=on_demand_prices, then=tag)
     read = read_the_request(scope, refused=receipt).next(record)
     data = check_the_data(scope, readable=readable, refused=receipt, then=read)
-    record.next(_queue(scope, engine=engine, ledger=ledger, queue=queue, limits=limits, then=prices, refused=receipt))
+    record.next(
+        _queue(scope, engine=engine, ledger=ledger, queue=queue, timeouts=timeouts, then=prices, refused=receipt)
+    )
     return check_the_request(
         scope,
         engine=engine,
-        limits=limits,
+        timeouts=timeouts,
         max_cost_usd=max_cost_usd,
         max_restarts=max_restarts,
         queue=queue,
@@ -144,7 +146,7 @@ def _search_on(
     scope: Construct,
     *,
     states: IFleetStates,
-    limits: RunLimits,
+    timeouts: RunTimeouts,
     then: sfn.IChainable,
     emptied: sfn.IChainable,
     end: sfn.IChainable,
@@ -158,7 +160,7 @@ def _search_on(
     )
     explain = states.explain(scope, judged=capacity_search.judged)
     explain.add_catch(next_one, assign=capacity_search.judged("[]", asked=False)).next(next_one)
-    look = states.look(scope, judged=lambda gpus: capacity_search.looked_at(gpus, limits=limits))
+    look = states.look(scope, judged=lambda gpus: capacity_search.looked_at(gpus, timeouts=timeouts))
     look.add_catch(explain, assign=capacity_search.UNSEEN).next(explain)
     return look
 
@@ -168,7 +170,7 @@ def _start_again(
     *,
     states: IFleetStates,
     ledger: Ledger,
-    limits: RunLimits,
+    timeouts: RunTimeouts,
     then: sfn.IChainable,
     end: sfn.IChainable,
     lost: sfn.IChainable,
@@ -183,7 +185,7 @@ def _start_again(
     replace = states.replace(scope)
     # It is gone already, mostly.
     replace.add_catch(then).next(then)
-    begin = lease.begin_the_next_attempt(scope, ledger=ledger, seconds=limits.hold)
+    begin = lease.begin_the_next_attempt(scope, ledger=ledger, seconds=timeouts.hold)
     begin.add_catch(lost, errors=[CONDITION_FAILED], assign=lease_lost()).add_catch(end)
     begin.next(
         sfn.Choice.jsonata(scope, "Leader to replace?", outputs=NO_OUTPUT)
@@ -204,14 +206,14 @@ def _queue(
     engine: EngineConfig,
     ledger: Ledger,
     queue: str,
-    limits: RunLimits,
+    timeouts: RunTimeouts,
     then: sfn.IChainable,
     refused: sfn.IChainable,
 ) -> sfn.IChainable:
     """Wait in line until a fleet can be reserved; leave the line in either case."""
-    interval = limits.queue_interval(fleets=len(engine.fleets))
+    interval = timeouts.queue_interval(fleets=len(engine.fleets))
     look = run_queue.look_at_the_line(scope, ledger=ledger, queue=queue, interval=interval)
-    reserve = lease.reserve(scope, ledger=ledger, limits=limits)
+    reserve = lease.reserve(scope, ledger=ledger, timeouts=timeouts)
     leave = run_queue.leave_the_line(scope, ledger=ledger, queue=queue)
     left = (
         sfn.Choice.jsonata(scope, "Fleet reserved?", outputs=NO_OUTPUT)
@@ -220,7 +222,7 @@ def _queue(
     )
     leave.add_catch(left).next(left)
     first = run_queue.first_in_line(
-        scope, interval=interval, queue_timeout=limits.queue_timeout, reserve=reserve, then=look, leave=leave
+        scope, interval=interval, queue_timeout=timeouts.queue_timeout, reserve=reserve, then=look, leave=leave
     )
     # A fleet that is taken, or cannot be asked for now, is not open: the next one, or the next look.
     reserve.add_catch(

@@ -28,7 +28,7 @@ from cdk_horovod.asl.states import (
 )
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.workflow.capacity_search import BEGUN_AGAIN, begun
-from cdk_horovod.workflow.limits import RunLimits
+from cdk_horovod.workflow.run_timeouts import RunTimeouts
 from horovod_node import contract
 
 LOST_CAUSE_LIMIT = 2_000
@@ -48,7 +48,7 @@ _EXECUTION_NAME = {"#execution": contract.EXECUTION}
 _EXECUTION_VALUE = {":execution": {"S": jsonata("$states.context.Execution.Id")}}
 
 
-def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskStateBase:
+def reserve(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.TaskStateBase:
     """
     Build the state that takes the lease of `$open[0]`, or fails with `TRANSACTION_CANCELED`.
 
@@ -63,7 +63,7 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
     table = ledger.table.table_name
     # Nodes obey this whatever happens: it is the time in which everything goes as slowly as it may.
     forming = f"($request.{contract.MAX_RESTARTS} + 1) * $open[0].longest"
-    longest = f"$request.{contract.MAX_RUNTIME_SECONDS} + {forming} + {limits.without_training.to_seconds()}"
+    longest = f"$request.{contract.MAX_RUNTIME_SECONDS} + {forming} + {timeouts.without_training.to_seconds()}"
     take = {
         "TableName": table,
         "Item": {
@@ -73,7 +73,7 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
             contract.ATTEMPT: {"N": jsonata("$string($attempt)")},
             contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
             contract.ACQUIRED_AT: {"N": jsonata(f"$string({NOW})")},
-            contract.EXPIRES_AT: {"N": jsonata(f"$string({NOW} + {limits.hold.to_seconds()})")},
+            contract.EXPIRES_AT: {"N": jsonata(f"$string({NOW} + {timeouts.hold.to_seconds()})")},
             contract.ENDS_BY: {"N": jsonata(f"$string({NOW} + {longest})")},
             contract.LEADER_MARKET: {"S": jsonata("$open[0].leader_market")},
         },
@@ -83,7 +83,7 @@ def reserve(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskS
             **_EXECUTION_NAME,
         },
         "ExpressionAttributeValues": {
-            ":abandoned": {"N": jsonata(f"$string({NOW} - {limits.lease_timeout.to_seconds()})")},
+            ":abandoned": {"N": jsonata(f"$string({NOW} - {timeouts.lease_timeout.to_seconds()})")},
             **_EXECUTION_VALUE,
         },
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cdk_horovod.asl.states import CAUGHT, NOW, jsonata, now_as
-from cdk_horovod.workflow.limits import STARTS, RunLimits
+from cdk_horovod.workflow.run_timeouts import STARTS, RunTimeouts
 from horovod_node import contract
 
 LOST = (contract.ERROR_LEADER_LOST, contract.ERROR_NODE_FAILED)
@@ -31,27 +31,27 @@ def lease_lost() -> dict[str, Any]:
     }
 
 
-def leader_lost(limits: RunLimits) -> dict[str, Any]:
+def leader_lost(timeouts: RunTimeouts) -> dict[str, Any]:
     """What a run says whose leader fell silent while it trained or saved; `$gone` names it."""
     silence = (
-        f"'No heartbeat for {limits.heartbeat.to_seconds()} s from the leader ' & $ring.leader.node "
+        f"'No heartbeat for {timeouts.heartbeat.to_seconds()} s from the leader ' & $ring.leader.node "
         "& '. Its instance or its agent died: see the log of this node.'"
     )
     return {
         **_ceiling_or(contract.ERROR_LEADER_LOST, silence),
-        **_restart(limits, trained=_TRAINED_SECONDS),
+        **_restart(timeouts, trained=_TRAINED_SECONDS),
         "gone": jsonata("$ring.leader.node"),
     }
 
 
-def joining_leader_lost(limits: RunLimits, *, leader: str, heartbeat: str) -> dict[str, Any]:
+def joining_leader_lost(timeouts: RunTimeouts, *, leader: str, heartbeat: str) -> dict[str, Any]:
     """
     What a run says whose leader, if there is one, fell silent before the ring was formed.
 
     Without a leader no node ever came: `$search.step` then says to look for the reason, and not to start again.
 
     Args:
-        limits: The run's.
+        timeouts: The run's.
         leader: Expression of the leader's name, undefined if none was elected.
         heartbeat: Expression of the seconds for which the workflow waited.
     """
@@ -66,16 +66,16 @@ def joining_leader_lost(limits: RunLimits, *, leader: str, heartbeat: str) -> di
         ),
         "times": jsonata(f"$exists({leader}) ? $merge([$times, {{'failed_at': $now()}}]) : $times"),
         "search": jsonata(f"$merge([$search, {{'step': $exists({leader}) ? 'lost' : 'look'}}])"),
-        **_restart(limits, trained="$spent"),
+        **_restart(timeouts, trained="$spent"),
         "gone": jsonata(f"$exists({leader}) ? {leader} : ''"),
     }
 
 
-def attempt_lost(limits: RunLimits, *, had_a_ring: bool) -> dict[str, Any]:
+def attempt_lost(timeouts: RunTimeouts, *, had_a_ring: bool) -> dict[str, Any]:
     """What a run says to a node's answer that the attempt is lost, one of `LOST`: the node's own words."""
     return {
         **CAUGHT,
-        **_restart(limits, trained=_TRAINED_SECONDS if had_a_ring else "$spent"),
+        **_restart(timeouts, trained=_TRAINED_SECONDS if had_a_ring else "$spent"),
         "gone": jsonata("''"),
     }
 
@@ -88,13 +88,13 @@ def out_of_time() -> dict[str, Any]:
     )
 
 
-def _restart(limits: RunLimits, *, trained: str) -> dict[str, Any]:
+def _restart(timeouts: RunTimeouts, *, trained: str) -> dict[str, Any]:
     """Decide whether the run starts again: if it may, has time to train, has money, and its history has room."""
     left = f"$request.{contract.MAX_RUNTIME_SECONDS} - {trained}"
     return {
         "spent": jsonata(trained),
         "restart": jsonata(
-            f"$count($lost) < $request.{contract.MAX_RESTARTS} and {left} > {limits.heartbeat.to_seconds()} "
+            f"$count($lost) < $request.{contract.MAX_RESTARTS} and {left} > {timeouts.heartbeat.to_seconds()} "
             f"and $search.starts < {STARTS} and $not({_CEILING_REACHED})"
         ),
     }

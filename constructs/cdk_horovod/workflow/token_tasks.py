@@ -23,8 +23,8 @@ from cdk_horovod.asl.states import (
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.workflow import cost_ceiling
 from cdk_horovod.workflow.capacity_search import CAPACITY_JSON, FORMED
-from cdk_horovod.workflow.limits import RunLimits
 from cdk_horovod.workflow.outcome import joining_leader_lost
+from cdk_horovod.workflow.run_timeouts import RunTimeouts
 from horovod_node import contract
 
 HEARTBEAT_MISSED = "States.HeartbeatTimeout"
@@ -83,7 +83,7 @@ def wait_for_the_ring(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
     )
 
 
-def look_for_the_leader(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskStateBase:
+def look_for_the_leader(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.TaskStateBase:
     """
     Build the state that tells a leader that fell silent from one that never was, when the ring's heartbeats are missed.
 
@@ -104,11 +104,11 @@ def look_for_the_leader(scope: Construct, *, ledger: Ledger, limits: RunLimits) 
             "ConsistentRead": True,
         },
         resources=[ledger.table.table_arn],
-        assign=joining_leader_lost(limits, leader=leader, heartbeat="$search.attempt.heartbeat"),
+        assign=joining_leader_lost(timeouts, leader=leader, heartbeat="$search.attempt.heartbeat"),
     )
 
 
-def train(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskStateBase:
+def train(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.TaskStateBase:
     """
     Ask for the training; its timeout is what comes first of the request's ceiling and of what attempts that were lost
     have left of its limit of time.
@@ -124,13 +124,13 @@ def train(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskSta
         ledger=ledger,
         task=contract.TASK_TRAIN,
         stage=contract.STAGE_TRAINING,
-        heartbeat=sfn.Timeout.duration(limits.heartbeat),
+        heartbeat=sfn.Timeout.duration(timeouts.heartbeat),
         # `Timeout.at` would render TimeoutSecondsPath, which JSONata states do not have. Step Functions wants the
         # timeout longer than the heartbeat, so a shorter request gets the heartbeat's time.
         timeout=sfn.Timeout.jsonata(
             jsonata(
                 f"$max([$min([{longest}, {ceiling} > 0 ? {ceiling} - {NOW} : {longest}]), "
-                f"{limits.heartbeat.to_seconds() + 1}])"
+                f"{timeouts.heartbeat.to_seconds() + 1}])"
             )
         ),
         assign={"trained": jsonata("$states.result"), "times": now_as("trained_at")},
@@ -138,7 +138,7 @@ def train(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskSta
     )
 
 
-def save_the_model(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sfn.TaskStateBase:
+def save_the_model(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.TaskStateBase:
     """Ask for the upload of the model."""
     return _ask_the_leader(
         scope,
@@ -146,8 +146,8 @@ def save_the_model(scope: Construct, *, ledger: Ledger, limits: RunLimits) -> sf
         ledger=ledger,
         task=contract.TASK_SAVE,
         stage=contract.STAGE_SAVING,
-        heartbeat=sfn.Timeout.duration(limits.heartbeat),
-        timeout=sfn.Timeout.duration(limits.save_timeout),
+        heartbeat=sfn.Timeout.duration(timeouts.heartbeat),
+        timeout=sfn.Timeout.duration(timeouts.save_timeout),
         assign={"saved": jsonata("$states.result"), "times": now_as("saved_at")},
     )
 

@@ -1,4 +1,4 @@
-"""`RunLimits`: times that follow from other times."""
+"""`RunTimeouts`: times that follow from other times."""
 
 from __future__ import annotations
 
@@ -7,23 +7,10 @@ from dataclasses import replace
 import pytest
 from aws_cdk import Duration
 
-from cdk_horovod.workflow.limits import EVENTS_OF_THE_QUEUE, RunLimits
+from cdk_horovod.workflow.run_timeouts import EVENTS_OF_THE_QUEUE, RunTimeouts
 from horovod_node import contract
 
-LIMITS = RunLimits(
-    max_runtime=Duration.hours(24),
-    queue_timeout=Duration.hours(24),
-    launch_timeout=Duration.minutes(15),
-    start_timeout=Duration.minutes(30),
-    save_timeout=Duration.hours(1),
-    heartbeat=Duration.seconds(60),
-    first_step_timeout=Duration.minutes(30),
-    stall_timeout=Duration.minutes(10),
-    lease_timeout=Duration.minutes(10),
-    elastic_timeout=Duration.minutes(10),
-    poll_interval=Duration.seconds(15),
-)
-"""The construct's defaults."""
+DEFAULTS = RunTimeouts()
 
 
 @pytest.mark.parametrize(
@@ -31,8 +18,8 @@ LIMITS = RunLimits(
 )
 def test_long_queue_looks_seldom(hours: float, fleets: int, seconds: int) -> None:
     """The longer a run may wait and the more fleets it tries, the longer it pauses; never less than it polls."""
-    limits = replace(LIMITS, queue_timeout=Duration.seconds(int(hours * 3600)))
-    assert limits.queue_interval(fleets=fleets).to_seconds() == seconds
+    timeouts = replace(DEFAULTS, queue_timeout=Duration.seconds(int(hours * 3600)))
+    assert timeouts.queue_interval(fleets=fleets).to_seconds() == seconds
 
 
 @pytest.mark.parametrize("fleets", [1, 2, 5, 20])
@@ -40,8 +27,8 @@ def test_long_queue_looks_seldom(hours: float, fleets: int, seconds: int) -> Non
 def test_whole_run_fits_into_the_history(hours: int, fleets: int) -> None:
     """Waiting to the very end takes no more events than the queue has; test_history counts those of the run itself."""
     # GIVEN a run that looks at the line as often as it can, and tries every fleet in vain
-    limits = replace(LIMITS, queue_timeout=Duration.hours(hours))
-    looks = limits.queue_timeout.to_seconds() / limits.queue_interval(fleets=fleets).to_seconds()
+    timeouts = replace(DEFAULTS, queue_timeout=Duration.hours(hours))
+    looks = timeouts.queue_timeout.to_seconds() / timeouts.queue_interval(fleets=fleets).to_seconds()
     # WHEN counting: a task makes 5 events and a choice or a wait 2, and a failed attempt one more
     waiting = looks * (5 + 2 + 2 + fleets * (6 + 2))
     # THEN
@@ -50,14 +37,14 @@ def test_whole_run_fits_into_the_history(hours: int, fleets: int) -> None:
 
 def test_lease_holds_until_somebody_can_renew_it() -> None:
     """Before the first node is up there is no leader."""
-    assert LIMITS.hold.to_minutes() == 25
+    assert DEFAULTS.hold.to_minutes() == 25
 
 
 def test_execution_outlasts_the_run() -> None:
     """The execution's own limit, which no Catch follows, comes after every limit of the run."""
-    assert LIMITS.without_training.to_minutes() == 60 + 25
+    assert DEFAULTS.without_training.to_minutes() == 60 + 25
     most = (contract.MOST_RESTARTS + 1) * 120
-    assert LIMITS.execution_timeout(forming=120 * 60).to_minutes() == (24 + 24) * 60 + 60 + 25 + most + 60
+    assert DEFAULTS.execution_timeout(forming=120 * 60).to_minutes() == (24 + 24) * 60 + 60 + 25 + most + 60
 
 
 @pytest.mark.parametrize(
@@ -72,5 +59,5 @@ def test_execution_outlasts_the_run() -> None:
 )
 def test_forming_a_ring_takes_no_longer_than_all_attempts(minutes: list[int | None], longest: int) -> None:
     """The plan's attempts follow each other, each with its own limit of time or the training's."""
-    limits = [None if each is None else each * 60 for each in minutes]
-    assert LIMITS.forming(limits).to_minutes() == longest
+    timeouts = [None if each is None else each * 60 for each in minutes]
+    assert DEFAULTS.forming(timeouts).to_minutes() == longest

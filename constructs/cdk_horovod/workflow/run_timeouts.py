@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from aws_cdk import Duration
 
@@ -33,44 +33,53 @@ _EMPTYING = Duration.minutes(5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunLimits:
+class RunTimeouts:
     """
     How long each part of a run may take.
 
     Args:
-        max_runtime: Longest training, and the most that a request may ask for.
-        queue_timeout: Longest wait for the fleet.
-        launch_timeout: The first node must be there this long after the start; then its agent sends heartbeats.
-        start_timeout: The whole ring must be ready this long after the start.
-        save_timeout: Longest packing and upload of the model.
-        heartbeat: The leader is given up after this long without a heartbeat.
-        first_step_timeout: The first training step must come this long after the ranks started.
-        stall_timeout: Every later step must come this long after the one before.
-        lease_timeout: How long a lease is valid after it was renewed, and how long a node stays without a valid one.
-        elastic_timeout: How long an elastic ring that lost too many nodes waits for others.
-        poll_interval: Pause between two looks at nodes that are going away, and the shortest one in the queue.
+        max_runtime: Longest training of a run, and the most that a request may ask for. Default: 24 hours.
+        queue_timeout: Longest wait for a fleet. Default: 24 hours.
+        launch_timeout: The first node must be there this long after the start. Default: 15 minutes.
+        start_timeout:
+            The whole ring must be ready this long after the start of nodes, or after an attempt's own time limit (see
+            `CapacityPlan`). Default: 30 minutes.
+        save_timeout: Longest packing and upload of the model. Default: 1 hour.
+        heartbeat: A silent leader is given up after this time. Default: 60 seconds.
+        first_step_timeout:
+            The first training step must come this long after the ranks started: the time for reading data into
+            memory and compiling. Default: 30 minutes.
+        stall_timeout: Every later step must come this long after the one before. Default: 10 minutes.
+        lease_timeout:
+            How long a fleet stays a run's after its leader's last sign of life, and how long a node stays without a
+            valid lease before it takes itself out. Default: 10 minutes.
+        elastic_timeout:
+            How long an elastic ring that has fewer than its `min_gpus` GPUs waits for others. Default: 10 minutes.
+        poll_interval:
+            Pause between two looks at nodes that go away, and the shortest one in the queue. With the default queue
+            timeout a waiting run looks every 155 seconds. Default: 15 seconds.
 
     Raises:
         ValueError: If two of them contradict each other, or one is not in whole seconds of at least 1.
     """
 
-    max_runtime: Duration
-    queue_timeout: Duration
-    launch_timeout: Duration
-    start_timeout: Duration
-    save_timeout: Duration
-    heartbeat: Duration
-    first_step_timeout: Duration
-    stall_timeout: Duration
-    lease_timeout: Duration
-    elastic_timeout: Duration
-    poll_interval: Duration
+    max_runtime: Duration = field(default_factory=lambda: Duration.hours(24))
+    queue_timeout: Duration = field(default_factory=lambda: Duration.hours(24))
+    launch_timeout: Duration = field(default_factory=lambda: Duration.minutes(15))
+    start_timeout: Duration = field(default_factory=lambda: Duration.minutes(30))
+    save_timeout: Duration = field(default_factory=lambda: Duration.hours(1))
+    heartbeat: Duration = field(default_factory=lambda: Duration.seconds(60))
+    first_step_timeout: Duration = field(default_factory=lambda: Duration.minutes(30))
+    stall_timeout: Duration = field(default_factory=lambda: Duration.minutes(10))
+    lease_timeout: Duration = field(default_factory=lambda: Duration.minutes(10))
+    elastic_timeout: Duration = field(default_factory=lambda: Duration.minutes(10))
+    poll_interval: Duration = field(default_factory=lambda: Duration.seconds(15))
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value: Duration = getattr(self, field.name)
+        for each in fields(self):
+            value: Duration = getattr(self, each.name)
             if value.to_seconds(integral=False) < 1 or value.to_seconds(integral=False) % 1:
-                raise ValueError(f"'{field.name}' must be whole seconds and at least 1, got {value.to_human_string()}")
+                raise ValueError(f"'{each.name}' must be whole seconds and at least 1, got {value.to_human_string()}")
         for shorter, longer in (
             ("heartbeat", "max_runtime"),
             ("heartbeat", "save_timeout"),

@@ -1,0 +1,126 @@
+"""The constructs as a user of CDK expects them: interfaces, grants, metrics, and a sentence for the first mistakes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aws_cdk import App, Duration, Stack
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
+from aws_cdk.assertions import Match, Template
+
+from cdk_horovod import GpuFleet, HorovodTraining, NetworkMode, TrainingImage, TrainingNetwork, TrainingStorage
+from one_training import training_in
+
+pytestmark = pytest.mark.synth
+
+
+@pytest.fixture
+def stack() -> Stack:
+    """A stack without an environment."""
+    return Stack(App(), "Stack")
+
+
+@pytest.fixture
+def fleet(stack: Stack) -> GpuFleet:
+    """A fleet in a network of its own."""
+    network = TrainingNetwork(stack, "Network")
+    return GpuFleet(stack, "Fleet", vpc=network.vpc, instance_types=["g5.xlarge"], max_gpus=8)
+
+
+def test_fleet_can_be_let_in(stack: Stack, fleet: GpuFleet) -> None:
+    """A security group's `connections` take a fleet, as they take an Auto Scaling group."""
+    # GIVEN a file system's security group
+    vpc = ec2.Vpc(stack, "Files")
+    files = ec2.SecurityGroup(stack, "FileSystem", vpc=vpc)
+
+    # WHEN
+    files.connections.allow_from(fleet, ec2.Port.tcp(2049), "NFS")
+
+    # THEN
+    nodes = stack.resolve(fleet.security_group.security_group_id)
+    Template.from_stack(stack).has_resource_properties(
+        "AWS::EC2::SecurityGroupIngress", {"FromPort": 2049, "ToPort": 2049, "SourceSecurityGroupId": nodes}
+    )
+
+
+def test_fleet_can_be_granted(stack: Stack, fleet: GpuFleet) -> None:
+    """A bucket grants to a fleet; the statement is in the policy of its role."""
+    # WHEN
+    grant = s3.Bucket(stack, "Bucket").grant_read(fleet)
+
+    # THEN
+    assert grant.success
+    Template.from_stack(stack).has_resource_properties(
+        "AWS::IAM::Policy", {"Roles": [stack.resolve(fleet.role.role_name)], "PolicyDocument": Match.any_value()}
+    )
+
+
+def test_fleet_takes_instance_types(stack: Stack) -> None:
+    """An `ec2.InstanceType` stands for its name."""
+    # GIVEN
+    network = TrainingNetwork(stack, "Network")
+    types = [ec2.InstanceType("g5.xlarge"), "g5.2xlarge"]
+
+    # WHEN
+    fleet = GpuFleet(stack, "Fleet", vpc=network.vpc, instance_types=types, max_gpus=8)
+
+    # THEN
+    assert [row.name for row in fleet.capacity.instance_types] == ["g5.xlarge", "g5.2xlarge"]
+
+
+def test_network_takes_the_value_of_a_mode(stack: Stack) -> None:
+    """The text in a context file stands for the member of that value."""
+    assert TrainingNetwork(stack, "Network", mode="public").mode is NetworkMode.PUBLIC
+
+
+@pytest.mark.parametrize("grant", ["grant_start", "grant_read", "grant_stop"])
+def test_grants_are_grants(stack: Stack, grant: str) -> None:
+    """What a training grants can be asked whether it was granted, and be applied before something else."""
+    # GIVEN
+    training = training_in(stack)
+    role = iam.Role(stack, "Role", assumed_by=iam.AccountRootPrincipal())
+
+    # WHEN
+    granted = getattr(training, grant)(role)
+
+    # THEN
+    assert isinstance(granted, iam.Grant)
+    assert granted.success
+
+
+def test_metrics_take_cdks_options(stack: Stack) -> None:
+    """Every option of a metric of CDK is one of ours; `metric` gives any of them by name."""
+    # GIVEN
+    training = training_in(stack)
+
+    # WHEN
+    mean = training.metric_step_time(statistic="p99", label="slow", color=cloudwatch.Color.RED)
+    named = training.metric("StepSeconds", run="digits", period=Duration.minutes(5))
+
+    # THEN
+    assert (mean.statistic, mean.label, mean.color) == ("p99", "slow", cloudwatch.Color.RED)
+    assert (named.metric_name, named.period.to_minutes()) == ("StepSeconds", 5)
+    assert "digits" in (named.dimensions or {}).values()
+
+
+def test_first_mistakes_are_explained(stack: Stack, fleet: GpuFleet) -> None:
+    """Each of the likely first mistakes is answered by one sentence that names argument, value and cure."""
+    # GIVEN
+    storage = TrainingStorage(stack, "Storage")
+    image = TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1")
+    engine: Any = fleet
+
+    # WHEN / THEN
+    with pytest.raises(TypeError) as refused:
+        HorovodTraining(stack, "Training", storage=storage, image=image, engine=engine)
+    assert str(refused.value) == "'engine' must be an engine, such as Engine.ec2(fleet), got a GpuFleet"
+    # AND
+    with pytest.raises(ValueError, match="mode") as mode:
+        TrainingNetwork(stack, "Other", mode="isolate")
+    assert str(mode.value) == (
+        "'mode' must be one of NetworkMode.ISOLATED, NetworkMode.PRIVATE_WITH_NAT, NetworkMode.PUBLIC, got 'isolate'"
+    )
