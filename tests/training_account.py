@@ -196,7 +196,7 @@ class Account:
                 f"{contract.PLACE_PREFIX}{run}": {"N": str(place)},
                 f"{contract.WAITER_PREFIX}{run}": waiter,
             }
-        self.put(connection, contract.line_key(connection.queue), attributes)
+        self.put(connection, contract.queue_key(connection.queue), attributes)
 
     def put(
         self, connection: Connection, key: tuple[str, str], attributes: Mapping[str, AttributeValueTypeDef]

@@ -188,7 +188,7 @@ class HorovodTraining(Construct):
 
     @property
     def queue(self) -> str:
-        """Name of the training in the ids of its runs, and of the line in which they wait; plain text."""
+        """Name of the training in the ids of its runs, and of the queue in which they wait; plain text."""
         return Names.unique_id(self)
 
     def grant_start(self, grantee: iam.IGrantable) -> iam.Grant:

@@ -216,13 +216,13 @@ def test_prints_what_a_run_waits_for(
     # THEN
     assert capsys.readouterr().out.splitlines() == [
         "run cli-queued: RUNNING, queued",
-        "waiting for a fleet: next in the line",
+        "waiting for a fleet: next in the queue",
         "No price is known.",
         "run cli-queued: RUNNING, queued, 1 run before it",
-        "waiting for a fleet: place 2 in the line",
+        "waiting for a fleet: place 2 in the queue",
         "No price is known.",
         "run cli-queued: RUNNING, queued, 2 runs before it",
-        "waiting for a fleet: place 3 in the line",
+        "waiting for a fleet: place 3 in the queue",
         "No price is known.",
     ]
 
@@ -275,7 +275,7 @@ def test_prints_that_a_run_started_again(
 
 
 def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who follows a run reads a stage again only when its place in the line changed, and anything else once."""
+    """Who follows a run reads a stage again only when its place in the queue changed, and anything else once."""
     # GIVEN
     search = CapacitySearch(number=1, of=2, attempt="Spot in any zone", since=0)
     lost = LostAttempt(attempt=1, error="LeaderLost", cause="No heartbeat.", at="2026-03-01T12:00:00Z")
@@ -305,7 +305,7 @@ def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.splitlines() == [
         "queued, 2 runs before it",
         "queued, 1 run before it",
-        "waiting for a fleet: place 2 in the line, run other holds Big",
+        "waiting for a fleet: place 2 in the queue, run other holds Big",
         "starting",
         "waiting for capacity: attempt 1 of 2, Spot in any zone",
         "joining",

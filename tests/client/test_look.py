@@ -204,7 +204,7 @@ REFUSED = CapacitySearch(number=2, of=3, attempt="Spot in eu-west-1a", since=9_4
     [
         (
             replace(QUEUED, holders=(Holder(fleet="F", run="other", since=6_400), Holder(fleet="G", run="#clean-up"))),
-            "waiting for a fleet: place 2 in the line, run other has held F for 1 h 0 min, "
+            "waiting for a fleet: place 2 in the queue, run other has held F for 1 h 0 min, "
             "the clean-up of the run before holds G",
         ),
         (replace(QUEUED, place=None), "waiting for a fleet: its turn comes as soon as one is free"),

@@ -74,9 +74,9 @@ class Deployment:
         """Read the lease of the training's first fleet, or of another one."""
         return self.item(contract.lease_key(self.training.connection.fleets[fleet].id))
 
-    def line(self) -> list[str]:
+    def queue(self) -> list[str]:
         """List the runs that wait, in their order."""
-        item = self.item(contract.line_key(self.training.connection.queue)) or {}
+        item = self.item(contract.queue_key(self.training.connection.queue)) or {}
         prefix = contract.WAITER_PREFIX
         runs = [name.removeprefix(prefix) for name in item if name.startswith(prefix)]
         return sorted(runs, key=lambda run: (int(item[contract.PLACE_PREFIX + run]["N"]), run))

@@ -19,7 +19,7 @@ from horovod_node.rank_process.progress import Progress
 from patience import eventually
 from synthesis import synthesise
 
-# The same proof without the workflow around it is in tests/node/test_ring.py, and takes half the time.
+# The same proof without the workflow around it is in tests/node/ring/test_ring.py, and takes half the time.
 pytestmark = [pytest.mark.slow, pytest.mark.local]
 
 STALL_SECONDS = 10

@@ -248,8 +248,8 @@ def test_second_run_queues_while_the_first_holds_the_fleet(app: Deployment) -> N
     eventually(app.lease)
     # WHEN a second one is started
     second = app.start("trains_briefly.py")
-    eventually(lambda: "Wait in line" in app.states_of(second))
+    eventually(lambda: "Wait in the queue" in app.states_of(second))
     # THEN it waits, and both succeed one after the other
     assert [wait(first).state, wait(second).state] == ["SUCCEEDED", "SUCCEEDED"]
-    assert app.states_of(second).count("Look at the line") > 1
+    assert app.states_of(second).count("Poll the queue") > 1
     assert first.receipt()["times"]["terminated_at"] <= second.receipt()["times"]["reserved_at"]

@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from horovod_local.corrections import dynamodb
 from horovod_node import contract
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.ledger.ledger import Run
 from horovod_node.ledger.request_item import Request
 from horovod_node.node.folders import Layout
@@ -86,7 +86,7 @@ def node(tmp_path: Path) -> Node:
 
 
 @pytest.fixture
-def work(aws: Aws, answers: TaskAnswers, node: Node) -> Work:
+def work(aws: Aws, answers: TaskAnswers, node: Node) -> NodeAttempt:
     """Put a node to work on attempt 1 of a run."""
     aws.put_lease(node.fleet, run="run-1")
     ledger = aws.ledger()
@@ -105,7 +105,7 @@ def work(aws: Aws, answers: TaskAnswers, node: Node) -> Work:
     settings = replace(SETTINGS, model_bucket=aws.model_bucket, heartbeat_seconds=240, lease_seconds=600)
     layout = Layout(root=node.ml_root)
     layout.create()
-    return Work(
+    return NodeAttempt(
         node=node,
         lease=lease,
         run=Run(request=request, settings=settings, remove_at=0),

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 from horovod_node import contract
-from horovod_node.elastic.control_server import Hub
+from horovod_node.elastic.control_server import ControlServer
 from horovod_node.elastic.driver import RingDriver, RingRendezvous
 from horovod_node.elastic.signed_channel import KEY_BYTES
 from node.addresses import new_addresses
@@ -34,7 +34,7 @@ class DrivenRing:
         self.nodes: list[PlayedNode] = []
         self._is_gone = is_gone or self.gone.__contains__
         self._open = ExitStack()
-        self.hub = self._open.enter_context(closing(Hub(self.address(1), contract.CHANNEL_PORT, key=KEY)))
+        self.hub = self._open.enter_context(closing(ControlServer(self.address(1), contract.CHANNEL_PORT, key=KEY)))
         self._ranks = ThreadPoolExecutor(32)
         self._open.callback(self._ranks.shutdown, cancel_futures=True)
         self._driver: RingDriver | None = None

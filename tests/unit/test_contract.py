@@ -426,7 +426,7 @@ def test_what_nodes_tell_shares_a_partition() -> None:
         ("NODES#f#r", "FAILURE#0001#i-1"),
     ]
     assert contract.lease_key("f") == ("FLEET#f", "LEASE")
-    assert contract.line_key("q") == ("QUEUE#q", "LINE")
+    assert contract.queue_key("q") == ("QUEUE#q", "LINE")
 
 
 def test_names_the_files_of_a_run() -> None:

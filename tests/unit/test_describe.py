@@ -21,7 +21,7 @@ from horovod_client.status.run_status import Holder, RunStatus, Spend, TrainingP
                 place=1,
                 holders=(Holder(fleet="Big", run="other", since=940),),
             ),
-            "run r: RUNNING, queued, waiting for a fleet: next in the line, run other has held Big for 60 s",
+            "run r: RUNNING, queued, waiting for a fleet: next in the queue, run other has held Big for 60 s",
         ),
         (
             RunStatus(

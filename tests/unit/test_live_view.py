@@ -45,7 +45,7 @@ def test_queued_run_says_who_holds_the_fleet() -> None:
     assert drawn(status, since={"queue": 940.0}) == [
         "run r, 8 GPUs, for 60 s",
         "* queue 60 s > capacity > boot > image pull > joining > training > saving > terminating",
-        "waiting for a fleet: place 2 in the line, run other has held Big for 2 min",
+        "waiting for a fleet: place 2 in the queue, run other has held Big for 2 min",
     ]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from horovod_node import contract
 from horovod_node.attempt.membership import Membership
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.checkpoints.restore import Restored, restore
 from horovod_node.elastic.elastic_follower import ElasticFollower
 from horovod_node.elastic.elastic_leader import ElasticLeader
@@ -115,7 +115,7 @@ class Agent:
             if last or not self._begins_anew(work):
                 return code
 
-    def _join(self) -> Work:
+    def _join(self) -> NodeAttempt:
         """
         Find out which run the node works for.
 
@@ -133,7 +133,7 @@ class Agent:
         if run is None:
             raise ReleasedError(f"{lease.run}, which holds fleet {node.fleet}, is no run in the ledger")
         _log.info("%s joins attempt %d of run %s", node.id, lease.attempt, lease.run)
-        return Work(
+        return NodeAttempt(
             node=node,
             lease=lease,
             run=run,
@@ -145,7 +145,7 @@ class Agent:
             shipping=self._shipping,
         )
 
-    def _take_part_in(self, work: Work) -> tuple[int, bool]:
+    def _take_part_in(self, work: NodeAttempt) -> tuple[int, bool]:
         """Take part in one attempt; give the exit code that it would end with, and whether there can be no other."""
         try:
             self._lead_or_follow(work)
@@ -163,7 +163,7 @@ class Agent:
             lost_others = isinstance(failed, NodeFailedError) and failed.failure.origin == "ring"
             return code, code != contract.EXIT_NODE_FAILED and not lost_others
 
-    def _lead_or_follow(self, work: Work) -> NoReturn:
+    def _lead_or_follow(self, work: NodeAttempt) -> NoReturn:
         """
         Do the node's part of the attempt; never returns without an exception.
 
@@ -192,7 +192,7 @@ class Agent:
             ElasticFollower(work, membership).follow(prepared)
         Follower(work, membership, leader=leader).follow(prepared)
 
-    def _restore(self, work: Work, fetched: Future[Installation | None]) -> Restored | None:
+    def _restore(self, work: NodeAttempt, fetched: Future[Installation | None]) -> Restored | None:
         """Wait for the script and the data, and bring the checkpoint that this attempt begins with."""
         fetched.result()
         # Of an attempt that was given up, it may still go on.
@@ -205,7 +205,7 @@ class Agent:
                 resume_from=work.run.request.resume_from,
             )
 
-    def _begins_anew(self, work: Work) -> bool:
+    def _begins_anew(self, work: NodeAttempt) -> bool:
         """Wait until the state machine has decided what becomes of the run: whether it begins a later attempt."""
         lease = work.lease
         while True:
@@ -224,7 +224,7 @@ class Agent:
             time.sleep(_LOOK_SECONDS)
 
 
-def prepare(work: Work, requirements: Requirements, environment: Mapping[str, str]) -> Installation | None:
+def prepare(work: NodeAttempt, requirements: Requirements, environment: Mapping[str, str]) -> Installation | None:
     """
     Bring the script here, look whether it can train in this image, install what it requires, and bring the data.
 
@@ -254,7 +254,7 @@ def prepare(work: Work, requirements: Requirements, environment: Mapping[str, st
     return installation
 
 
-def grace_seconds(work: Work) -> float:
+def grace_seconds(work: NodeAttempt) -> float:
     """
     Give the time for which a node of another market leaves the lead to one of the leader's market.
 
@@ -263,7 +263,7 @@ def grace_seconds(work: Work) -> float:
     return GRACE_SECONDS if work.lease.attempt == 1 else 2.0 * work.run.settings.heartbeat_seconds
 
 
-def elect(work: Work, membership: Membership) -> str:
+def elect(work: NodeAttempt, membership: Membership) -> str:
     """
     Name the leader; this node offers itself, at once if it is of the leader's market and late otherwise.
 
@@ -287,7 +287,7 @@ def _give_up(failed: RunError) -> int:
     return exit_code(failed.error)
 
 
-def _leave_failed(work: Work, failed: RunError) -> None:
+def _leave_failed(work: NodeAttempt, failed: RunError) -> None:
     """Leave word of the failure, in the ledger for the leader and in SageMaker's file for people."""
     failure = as_failure(failed, node=work.node.id, address=work.node.address)
     ledger = work.ledger.with_patience(0)

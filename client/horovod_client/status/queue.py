@@ -1,4 +1,4 @@
-"""The line of runs that wait for a fleet, and who holds the fleets."""
+"""The queue of runs that wait for a fleet, and who holds the fleets."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class Queue:
     """
     Where a run stands.
 
     Args:
-        place: 1 is next; None when it is not in the line.
+        place: 1 is next; None when it is not in the queue.
         holders: Who holds the fleets that the run could get.
     """
 
@@ -29,9 +29,9 @@ class Line:
     holders: tuple[Holder, ...] = ()
 
 
-def read_line(dynamodb: DynamoDBClient, connection: Connection, *, run: str, gpus: int | None) -> Line:
+def read_queue(dynamodb: DynamoDBClient, connection: Connection, *, run: str, gpus: int | None) -> Queue:
     """
-    Read the line and the leases in one call.
+    Read the queue and the leases in one call.
 
     Args:
         dynamodb: Client of the ledger's region.
@@ -40,24 +40,24 @@ def read_line(dynamodb: DynamoDBClient, connection: Connection, *, run: str, gpu
         gpus: GPUs that it asks for; None counts every fleet as one that it could get.
     """
     fleets = [fleet.id for fleet in connection.fleets if gpus is None or fleet.fits(gpus)]
-    keys = [contract.line_key(connection.queue), *(contract.lease_key(fleet) for fleet in fleets)]
+    keys = [contract.queue_key(connection.queue), *(contract.lease_key(fleet) for fleet in fleets)]
     items = {
         item[contract.PARTITION_KEY]["S"]: item
         for item in read_items(dynamodb, table=connection.ledger_table, keys=keys)
     }
-    line = items.get(contract.line_key(connection.queue)[0], {})
-    return Line(place=place_of(line, run=run), holders=holders_of(items, fleets=fleets))
+    queue = items.get(contract.queue_key(connection.queue)[0], {})
+    return Queue(place=place_of(queue, run=run), holders=holders_of(items, fleets=fleets))
 
 
-def place_of(line: Item, *, run: str) -> int | None:
+def place_of(queue: Item, *, run: str) -> int | None:
     """
-    Tell where *run* stands: 1 is next, None is not in the line.
+    Tell where *run* stands: 1 is next, None is not in the queue.
 
     Of two that came in the same millisecond, the state machine takes the one whose name comes first.
     """
     places = {
         name.removeprefix(contract.PLACE_PREFIX): int(value["N"])
-        for name, value in line.items()
+        for name, value in queue.items()
         if name.startswith(contract.PLACE_PREFIX)
     }
     if run not in places:

@@ -13,7 +13,7 @@ from horovod_client.status.instances import find_instances
 from horovod_client.status.nodes import nodes_of
 from horovod_client.status.phase import STARTING, phase_of
 from horovod_client.status.progress import progress_of
-from horovod_client.status.queue import Line, read_line
+from horovod_client.status.queue import Queue, read_queue
 from horovod_client.status.run_ids import id_of, not_found
 from horovod_client.status.run_status import RUNNING, SUCCEEDED, NodeStatus, RunStatus, is_over
 from horovod_client.status.spend import spend_of
@@ -45,7 +45,7 @@ def read_status(run: str, *, connection: Connection, clients: AwsClients, now: f
     gpus = request.get(contract.GPUS)
     running = state == RUNNING
     waits = running and stage == contract.STAGE_QUEUED
-    line = read_line(clients.dynamodb, connection, run=run, gpus=gpus) if waits else Line()
+    queue = read_queue(clients.dynamodb, connection, run=run, gpus=gpus) if waits else Queue()
     nodes = _nodes(items, starting=running and stage in STARTING, connection=connection, clients=clients, now=now)
     return RunStatus(
         run=run,
@@ -62,8 +62,8 @@ def read_status(run: str, *, connection: Connection, clients: AwsClients, now: f
         cause=execution.get("cause"),
         model_uri=model_uri(connection, run_id) if state == SUCCEEDED else None,
         notice=text_of(items.run, contract.NOTICE),
-        place=line.place,
-        holders=line.holders,
+        place=queue.place,
+        holders=queue.holders,
         capacity=CapacitySearch.from_item(items.run) if running and stage == contract.STAGE_JOINING else None,
         restarts=LostAttempt.all_of(items.run),
         gpus=gpus,

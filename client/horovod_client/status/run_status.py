@@ -169,7 +169,7 @@ class RunStatus:
         cause: What that error says.
         model_uri: S3 address of the model; None unless the run succeeded.
         notice: What was not done for the run, and why: a sentence for people.
-        place: Where the run stands in the line for a fleet: 1 is next; None when it does not wait.
+        place: Where the run stands in the queue for a fleet: 1 is next; None when it does not wait.
         holders: Who holds the fleets that the run waits for.
         capacity: The attempt to get nodes that the run makes; None when it makes none.
         restarts: The attempts that were lost so far, after each of which the run started again.

@@ -50,7 +50,7 @@ def explain_queue(status: RunStatus, *, now: float | None = None) -> str | None:
 def _queue(status: RunStatus, *, now: float | None) -> list[str]:
     facts = []
     if status.place is not None:
-        facts.append("next in the line" if status.place == 1 else f"place {status.place} in the line")
+        facts.append("next in the queue" if status.place == 1 else f"place {status.place} in the queue")
     for holder in status.holders:
         who = {
             contract.CLEAN_UP: "the clean-up of the run before",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 import jsii
 from aws_cdk import Names, Size, Stack
@@ -30,14 +30,6 @@ if TYPE_CHECKING:
 
     from cdk_horovod.resources.network_boundary import NetworkBoundary
 
-DEEP_LEARNING_AMI: Final = (
-    "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-amazon-linux-2023/latest/ami-id"
-)
-"""
-Systems Manager parameter with the newest AWS Deep Learning Base GPU AMI (Amazon Linux 2023): NVIDIA driver, container
-toolkit, Docker and EFA installed. Source: AWS Deep Learning AMIs Developer Guide, "Finding a DLAMI ID".
-"""
-
 
 @jsii.implements(ec2.IConnectable, iam.IGrantable)
 class GpuFleet(Construct):
@@ -54,9 +46,7 @@ class GpuFleet(Construct):
 
     Of the types that have no more GPUs than a run asks for, On-Demand takes the one with the fewest (`prioritized`),
     and Spot the one with the best balance of price and spare capacity (`price-capacity-optimized`, which AWS
-    recommends for training).
-
-    Cost at rest: none.
+    recommends for training). At rest it costs nothing.
 
     Args:
         vpc:
@@ -67,9 +57,8 @@ class GpuFleet(Construct):
             Default: private subnets, else isolated, else public ones.
 
         instance_types:
-            1 to 40 types, each by its name or as an `ec2.InstanceType`, which all can start a node:
-            `["g5.12xlarge", "g5.4xlarge"]`. The more types, the more often Spot has some. See
-            `cdk_horovod.fleet.gpu_types`.
+            1 to 40 types, each a name or an `ec2.InstanceType`, which all can start a node: `["g5.12xlarge", …]`. The
+            more types, the more often Spot has some. See `cdk_horovod.fleet.gpu_types`.
 
         max_gpus:
             GPUs that the fleet never exceeds. A multiple of the GPUs of the smallest type, and at most 600 nodes of it.
@@ -109,7 +98,7 @@ class GpuFleet(Construct):
             with one until you name another: `aws ssm get-parameter --name DEEP_LEARNING_AMI`, with the parameter's
             name, says which is the newest in your Region. Must be given for P3, whose GPUs current drivers no longer
             support.
-            Default: the newest Deep Learning Base GPU AMI at each deployment, `DEEP_LEARNING_AMI`.
+            Default: the newest Deep Learning Base GPU AMI at each deployment, `machine_image.DEEP_LEARNING_AMI`.
 
         root_device_name:
             Name of the image's root volume: `/dev/sda1` for Ubuntu.
@@ -229,7 +218,7 @@ class GpuFleet(Construct):
         self.launch_template = ec2.LaunchTemplate(
             self,
             "LaunchTemplate",
-            machine_image=machine_image_of(machine_image, newest=DEEP_LEARNING_AMI),
+            machine_image=machine_image_of(machine_image),
             user_data=self.user_data,
             role=self.role,
             security_group=self.security_group,

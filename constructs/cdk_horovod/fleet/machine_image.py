@@ -9,6 +9,13 @@ import jsii
 from aws_cdk import aws_ec2 as ec2
 from constructs import Construct
 
+DEEP_LEARNING_AMI: Final = (
+    "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-amazon-linux-2023/latest/ami-id"
+)
+"""
+Systems Manager parameter with the newest AWS Deep Learning Base GPU AMI (Amazon Linux 2023): NVIDIA driver, container
+toolkit, Docker and EFA installed. Source: AWS Deep Learning AMIs Developer Guide, "Finding a DLAMI ID".
+"""
 _AMI: Final = re.compile(r"ami-[0-9a-f]{8}([0-9a-f]{9})?")
 
 
@@ -36,17 +43,16 @@ class PinnedImage:
         )
 
 
-def machine_image_of(given: ec2.IMachineImage | str | None, *, newest: str) -> ec2.IMachineImage:
+def machine_image_of(given: ec2.IMachineImage | str | None) -> ec2.IMachineImage:
     """
     Give the image that was asked for.
 
     Args:
-        given: An image, or an AMI's id.
-        newest: Systems Manager parameter with the id of the image that serves if none is given.
+        given: An image, or an AMI's id. If none is given, the newest of `DEEP_LEARNING_AMI` serves.
 
     Raises:
         ValueError: If *given* is a text but no AMI's id.
     """
     if isinstance(given, str):
         return PinnedImage(given)
-    return given or ec2.MachineImage.from_ssm_parameter(newest)
+    return given or ec2.MachineImage.from_ssm_parameter(DEEP_LEARNING_AMI)

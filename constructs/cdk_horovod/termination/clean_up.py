@@ -33,7 +33,7 @@ class CleanUp(Construct):
         engine: What provides the nodes.
         bucket: Where receipts go.
         ledger: Where leases are.
-        queue: Name of the line in which runs wait.
+        queue: Name of the training's queue.
         timeouts: The run's times.
         log_group: Where the state machine logs to.
     """

@@ -51,7 +51,7 @@ def clean_up_definition(
     there.
     """
     # The last state has no Catch: what it leaves undone, the reaper finds.
-    leave = run_queue.leave_the_line(scope, ledger=ledger, queue=queue, retries=RETRIES)
+    leave = run_queue.leave_the_queue(scope, ledger=ledger, queue=queue, retries=RETRIES)
     close = closing.close_a_stopped_run(scope, ledger=ledger)
     close.add_catch(leave).next(leave)
     receipt = write_the_receipt(

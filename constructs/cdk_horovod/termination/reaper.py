@@ -32,7 +32,7 @@ class Reaper(Construct):
         clean_up: The clean-up's; the reaper leaves a fleet alone that it is emptying, and starts it for dead runs.
         engine: What provides the nodes.
         ledger: Where leases are.
-        queue: Name of the line in which runs wait.
+        queue: Name of the training's queue.
         interval: Between two looks; whole minutes.
         poll_interval: Between two looks at nodes that go.
         log_group: Where the state machine logs to.

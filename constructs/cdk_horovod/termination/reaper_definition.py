@@ -6,7 +6,7 @@ its holder's execution runs. Else the reaper takes the lease, sets the fleet's c
 left, and frees the fleet. If that takes longer than `PATIENCE`, a later look goes on.
 
 It keeps no accounts. For a run that is dead it starts the clean-up with an event like EventBridge's; the clean-up then
-takes the run out of the line and writes its receipt. So a receipt that cannot be written never keeps a fleet.
+takes the run out of the queue and writes its receipt. So a receipt that cannot be written never keeps a fleet.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HOLD: Final = Duration.seconds(270)
 PATIENCE: Final = Duration.seconds(150)
 """How long a look waits for nodes to go. The rest of its time is for retries."""
 SILENCE: Final = Duration.minutes(6)
-"""A run in the line that has not looked for so long is asked after."""
+"""A run in the queue that has not looked for so long is asked after."""
 
 ERROR_REAPER_FAILED = "ReaperFailed"
 _WORDS_KEPT: Final = 500
@@ -60,12 +60,12 @@ def reaper_definition(
     training: str,
 ) -> sfn.IChainable:
     """
-    Build the graph: every fleet, then every run that is dead, be it found in a fleet or in the line.
+    Build the graph: every fleet, then every run that is dead, be it found in a fleet or in the queue.
 
     Args:
         engine: What provides the nodes.
         ledger: Where leases are.
-        queue: Name of the line.
+        queue: Name of the training's queue.
         poll_interval: Between two looks at nodes that go.
         runs: What the ARN of a run's execution begins with; the run's name follows.
         executions: ARNs of the executions that may hold a fleet or wait for one, for the permission.
@@ -256,13 +256,13 @@ _STARTED_ALREADY: Final = "Sfn.ExecutionAlreadyExistsException"
 
 
 def _read_the_line(scope: Construct, *, ledger: Ledger, queue: str) -> sfn.TaskStateBase:
-    """Add the runs to `$dead` that wait in line and have not looked for longer than any interval between looks."""
+    """Add the runs to `$dead` that wait in the queue and have not looked for longer than any interval between looks."""
     return call_aws(
         scope,
-        "Read the line",
+        "Read the queue",
         service="dynamodb",
         action="getItem",
-        parameters={"TableName": ledger.table.table_name, "Key": run_queue.line_key(queue), "ConsistentRead": True},
+        parameters={"TableName": ledger.table.table_name, "Key": run_queue.queue_key(queue), "ConsistentRead": True},
         resources=[ledger.table.table_arn],
         assign={
             "dead": jsonata(

@@ -210,18 +210,18 @@ def _queue(
     then: sfn.IChainable,
     refused: sfn.IChainable,
 ) -> sfn.IChainable:
-    """Wait in line until a fleet can be reserved; leave the line in either case."""
+    """Wait in the queue until a fleet can be reserved; leave it in either case."""
     interval = timeouts.queue_interval(fleets=len(engine.fleets))
-    look = run_queue.look_at_the_line(scope, ledger=ledger, queue=queue, interval=interval)
+    look = run_queue.poll_the_queue(scope, ledger=ledger, queue=queue, interval=interval)
     reserve = lease.reserve(scope, ledger=ledger, timeouts=timeouts)
-    leave = run_queue.leave_the_line(scope, ledger=ledger, queue=queue)
+    leave = run_queue.leave_the_queue(scope, ledger=ledger, queue=queue)
     left = (
         sfn.Choice.jsonata(scope, "Fleet reserved?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$outcome.error = ''")), then)
         .otherwise(refused)
     )
     leave.add_catch(left).next(left)
-    first = run_queue.first_in_line(
+    first = run_queue.first_in_the_queue(
         scope, interval=interval, queue_timeout=timeouts.queue_timeout, reserve=reserve, then=look, leave=leave
     )
     # A fleet that is taken, or cannot be asked for now, is not open: the next one, or the next look.

@@ -1,5 +1,5 @@
 """
-The line in which runs wait for a fleet: first come, first served.
+The queue in which runs wait for a fleet: first come, first served.
 
 One ledger item holds the whole line, two attributes a run: when it came, and its last look. A run that looks writes
 itself in, keeps its place, and reads everybody else's in one atomic call. It may try a fleet when no run that came
@@ -27,14 +27,14 @@ LOOKS_MISSED = 3
 """A run that has not looked for this many intervals is passed over."""
 
 
-def look_at_the_line(scope: Construct, *, ledger: Ledger, queue: str, interval: Duration) -> sfn.TaskStateBase:
+def poll_the_queue(scope: Construct, *, ledger: Ledger, queue: str, interval: Duration) -> sfn.TaskStateBase:
     """Build the state that keeps the run's place and sets `$open`: the fleets that it may try now."""
     patience = LOOKS_MISSED * interval.to_seconds()
     return update_item(
         scope,
-        "Look at the line",
+        "Poll the queue",
         ledger=ledger,
-        key=line_key(queue),
+        key=queue_key(queue),
         update="SET #place = if_not_exists(#place, :place), #waiter = :waiter",
         names=_NAMES,
         values={
@@ -68,7 +68,7 @@ def look_at_the_line(scope: Construct, *, ledger: Ledger, queue: str, interval: 
     )
 
 
-def first_in_line(
+def first_in_the_queue(
     scope: Construct,
     *,
     interval: Duration,
@@ -79,10 +79,10 @@ def first_in_line(
 ) -> sfn.Choice:
     """Build the choice between *reserve*, a wait before *then*, and, after the queue timeout, *leave*."""
     allowed = queue_timeout.to_seconds()
-    wait = sfn.Wait.jsonata(scope, "Wait in line", time=sfn.WaitTime.duration(interval), outputs=NO_OUTPUT)
+    wait = sfn.Wait.jsonata(scope, "Wait in the queue", time=sfn.WaitTime.duration(interval), outputs=NO_OUTPUT)
     wait.next(then)
     return (
-        sfn.Choice.jsonata(scope, "First in line?", outputs=NO_OUTPUT)
+        sfn.Choice.jsonata(scope, "First in the queue?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$count($open) > 0")), reserve)
         .when(
             sfn.Condition.jsonata(jsonata(f"$millis() - $toMillis($times.started_at) > {allowed * 1000}")),
@@ -96,22 +96,22 @@ def first_in_line(
     )
 
 
-def leave_the_line(scope: Construct, *, ledger: Ledger, queue: str, retries: int = 3) -> sfn.TaskStateBase:
-    """Build the state that takes the run out of the line; repeating it is harmless."""
+def leave_the_queue(scope: Construct, *, ledger: Ledger, queue: str, retries: int = 3) -> sfn.TaskStateBase:
+    """Build the state that takes the run out of the queue; repeating it is harmless."""
     return update_item(
         scope,
-        "Leave the line",
+        "Leave the queue",
         ledger=ledger,
-        key=line_key(queue),
+        key=queue_key(queue),
         update="REMOVE #place, #waiter",
         names=_NAMES,
         retries=retries,
     )
 
 
-def line_key(queue: str) -> dict[str, dict[str, str]]:
-    """Write the key of the line as DynamoDB takes it."""
-    partition, sort = contract.line_key(queue)
+def queue_key(queue: str) -> dict[str, dict[str, str]]:
+    """Write the key of the queue as DynamoDB takes it."""
+    partition, sort = contract.queue_key(queue)
     return {contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}}
 
 
@@ -120,7 +120,7 @@ def waiters(attributes: str) -> str:
     Write the expression of the list of those who wait: `run`, `place`, `gpus`, `execution`, `seen_at`.
 
     Args:
-        attributes: Expression of the line's item.
+        attributes: Expression of the queue's item.
     """
     prefix, place = contract.WAITER_PREFIX, contract.PLACE_PREFIX
     return f"""$map(

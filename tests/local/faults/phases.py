@@ -44,7 +44,7 @@ def _queueing(lab: Lab, seconds: float | None = None) -> Run:
     assert until(SECONDS, lambda: lab.holder(TWO) == blocker.name)
     run = lab.start(gpus=2, seconds=seconds or 1)
     lab.blocker = blocker
-    return _in_state(lab, run, "Wait in line")
+    return _in_state(lab, run, "Wait in the queue")
 
 
 def _starting(lab: Lab, seconds: float | None = None) -> Run:
@@ -101,7 +101,7 @@ def _in_state(lab: Lab, run: Run, state: str) -> Run:
 
 
 PHASES = (
-    Phase(name="queueing", state="Wait in line", reach=_queueing),
+    Phase(name="queueing", state="Wait in the queue", reach=_queueing),
     Phase(name="starting", state="Wait for the ring", reach=_starting),
     Phase(name="joining", state="Wait for the ring", reach=_joining, nodes=True, workers=True),
     Phase(name="training", state="Train", reach=_training, nodes=True, workers=True),

@@ -94,7 +94,7 @@ def test_nothing_is_left(lab: Lab, bystander: Run, phase: Phase, strike: Strike,
     assert until(bound, lambda: run.status().ended), f"{lab.state_of(run)} after {bound} s"
     assert until(bound, lambda: lab.is_at_rest(TWO)), lab.group_of(TWO)
     assert until(bound, lambda: lab.holder(TWO) == ""), lab.app.lease(TWO)
-    assert run.name not in lab.app.line() or not until(bound, lambda: run.name in lab.app.line())
+    assert run.name not in lab.app.queue() or not until(bound, lambda: run.name in lab.app.queue())
     # AND its receipt names the cause
     receipt = receipt_of(run)
     assert receipt.get("error", SUCCESS) in expectation.outcomes, receipt

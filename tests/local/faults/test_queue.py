@@ -47,7 +47,7 @@ def at_once(calls: Sequence[Callable[[], Any]]) -> None:
 
 
 def stands_in_line(lab: Lab, *runs: Run) -> bool:
-    return until(SECONDS, lambda: {run.name for run in runs} <= set(lab.app.line()))
+    return until(SECONDS, lambda: {run.name for run in runs} <= set(lab.app.queue()))
 
 
 def receipt_of(run: Run) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def receipt_of(run: Run) -> dict[str, Any]:
 def is_quiet(lab: Lab) -> bool:
     """Whether nobody waits, nobody holds a fleet, and nothing runs."""
     return (
-        lab.app.line() == []
+        lab.app.queue() == []
         and all(lab.app.lease(fleet) is None for fleet in (ONE, TWO))
         and all(lab.is_at_rest(fleet) for fleet in (ONE, TWO))
     )
@@ -87,10 +87,10 @@ def test_many_runs_at_once(lab: Lab, count: int, stops: int) -> None:
     with queue_of(lab, interval=3), Watch(lab) as watch:
         # WHEN they start at the same instant
         at_once([lambda request=request: lab.app.start_past_the_client(request) for request in requests])  # type: ignore[misc]
-        assert until(SECONDS, lambda: len(lab.app.line()) >= stops + 2)
+        assert until(SECONDS, lambda: len(lab.app.queue()) >= stops + 2)
         # AND some are stopped while they wait, one of which nobody cleans up after
         lab.switch("clean-up", on=False)
-        forsaken, *others = lab.app.line()[-stops:]
+        forsaken, *others = lab.app.queue()[-stops:]
         Run.from_id(forsaken, client=clients).stop()
         lab.switch("clean-up", on=True)
         for name in others:
@@ -137,7 +137,7 @@ def test_large_run_is_not_starved(lab: Lab) -> None:
         # WHEN the large fleet is free
         # THEN it is the large run's turn first
         assert until(SECONDS, lambda: lab.holder(TWO) == large.name)
-        assert {run.name for run in small} == set(lab.app.line()) - {large.name}
+        assert {run.name for run in small} == set(lab.app.queue()) - {large.name}
     ended = [wait(run) for run in (large, *small)]
     assert [status.succeeded for status in ended] == [True] * 4
     assert overtakings([wait_of(lab, run) for run in (large, *small)]) == []
@@ -154,7 +154,7 @@ def test_small_run_passes_a_large_one_for_a_fleet_that_cannot_hold_it(lab: Lab) 
         small = lab.start(gpus=1, seconds=0)
         # THEN
         assert wait(small).succeeded
-        assert lab.app.line() == [large.name]
+        assert lab.app.queue() == [large.name]
     assert wait(large).succeeded
 
 
@@ -171,7 +171,7 @@ def test_queue_timeout_ends_the_wait(lab: Lab) -> None:
             contract.ERROR_QUEUE_TIMEOUT,
             "No fleet was free for this run in 3 s, the queue_timeout.",
         )
-        assert lab.app.line() == []
+        assert lab.app.queue() == []
         receipt = run.receipt()
         assert (receipt["error"], "fleet" in receipt) == (contract.ERROR_QUEUE_TIMEOUT, False)
 
@@ -197,7 +197,7 @@ def test_stopped_waiter_is_passed_over(lab: Lab) -> None:
     assert len(kept) <= LOOKS_MISSED
     # AND it is still in line, for the reaper to find
     assert first.name in served.looks[-1].seen
-    assert lab.app.line() == [first.name]
+    assert lab.app.queue() == [first.name]
     silence(lab, first.name)
 
 
@@ -215,7 +215,7 @@ def test_reaper_takes_a_silent_waiter_out_of_the_line(lab: Lab) -> None:
         # WHEN the reaper looks
         lab.switch("reaper", on=True)
         # THEN
-        assert until(SECONDS, lambda: lab.app.line() == [waiting.name])
+        assert until(SECONDS, lambda: lab.app.queue() == [waiting.name])
         receipt = eventually(lambda: receipt_of(stopped))
         assert (receipt["written_by"], receipt["outcome"], receipt["error"], receipt["cause"]) == (
             "reaper",

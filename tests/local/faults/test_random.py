@@ -260,7 +260,7 @@ class RandomFaults(RuleBasedStateMachine):
         self.trial.say("all faults end")
         self.lab.heal()
         assert until(PATIENCE, lambda: all(run.status().ended for run in self.runs)), self._seen()
-        silence(self.lab, *self.lab.app.line())
+        silence(self.lab, *self.lab.app.queue())
         assert until(PATIENCE, lambda: is_quiet(self.lab)), self._seen()
         assert watch.meetings(self.runs) == []
         recorded = [run for run in self.runs if run.name not in self.unrecorded]
@@ -277,7 +277,7 @@ class RandomFaults(RuleBasedStateMachine):
     def _seen(self) -> dict[str, Any]:
         """Tell what a failed expectation needs to be understood."""
         return {
-            "line": self.lab.app.line(),
+            "line": self.lab.app.queue(),
             "leases": [self.lab.app.lease(fleet) for fleet in (ONE, TWO)],
             "instances": [self.lab.group_of(fleet)["Instances"] for fleet in (ONE, TWO)],
             "runs": {
@@ -289,7 +289,7 @@ class RandomFaults(RuleBasedStateMachine):
     def _has_come_to_the_line(self, run: Run) -> bool:
         """Whether more tells of *run* than its execution's events: a place in line, a fleet, or a receipt."""
         reserved = contract.FLEET in (self.lab.app.item(contract.run_key(run.run_id)) or {})
-        return reserved or run.name in self.lab.app.line() or bool(receipt_of(run))
+        return reserved or run.name in self.lab.app.queue() or bool(receipt_of(run))
 
     def _comes_to(self, what: str, *, after: float) -> bool:
         """Let *after* seconds pass and tell what happens now; False, and at once, when the trial is over."""

@@ -73,7 +73,7 @@ def wait_of(lab: Lab, run: Run) -> Wait:
             asked = event["timestamp"]
         elif event["type"] == "TaskSucceeded" and state == "Reserve a fleet":
             reserved_at = event["timestamp"]
-        elif event["type"] == "TaskSucceeded" and state == "Look at the line":
+        elif event["type"] == "TaskSucceeded" and state == "Poll the queue":
             line = json.loads(event["taskSucceededEventDetails"]["output"])["Attributes"]
             seen = {name.removeprefix(contract.PLACE_PREFIX) for name in line if name.startswith(contract.PLACE_PREFIX)}
             place = int(line[contract.PLACE_PREFIX + run.name]["N"])
@@ -142,10 +142,10 @@ def queue_of(lab: Lab, *, interval: int = POLL, timeout: int = QUEUE_TIMEOUT) ->
     deployed = stepfunctions.describe_state_machine(stateMachineArn=training)["definition"]
     definition = json.loads(deployed)
     states = definition["States"]
-    states["Wait in line"]["Seconds"] = interval
-    give_up = states["First in line?"]["Choices"][1]
+    states["Wait in the queue"]["Seconds"] = interval
+    give_up = states["First in the queue?"]["Choices"][1]
     for holder, name, text, deployed_as, wanted in (
-        (states["Look at the line"]["Assign"], "open", "seen_at + {} >", LOOKS_MISSED * POLL, LOOKS_MISSED * interval),
+        (states["Poll the queue"]["Assign"], "open", "seen_at + {} >", LOOKS_MISSED * POLL, LOOKS_MISSED * interval),
         (give_up, "Condition", "> {} ", QUEUE_TIMEOUT * 1000, timeout * 1000),
         (give_up["Assign"]["outcome"], "cause", "in {} s", QUEUE_TIMEOUT, timeout),
     ):
@@ -161,7 +161,7 @@ def queue_of(lab: Lab, *, interval: int = POLL, timeout: int = QUEUE_TIMEOUT) ->
 def silence(lab: Lab, *runs: str) -> None:
     """Let *runs* have looked at the line for the last time so long ago that the reaper looks after them."""
     dynamodb = lab.cloud.client("dynamodb")
-    partition, sort = contract.line_key(lab.app.training.connection.queue)
+    partition, sort = contract.queue_key(lab.app.training.connection.queue)
     for run in runs:
         # One that leaves the line just now needs it no more.
         with contextlib.suppress(dynamodb.exceptions.ConditionalCheckFailedException):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from horovod_node.ledger.ledger import NodeItem
 
 
-class Silence:
+class LastSeen:
     """
     Measures how long each node's `seen_at` has stood still.
 

@@ -7,7 +7,7 @@ import time
 
 from horovod_node import contract
 from horovod_node.ledger.ledger import Lease, Ledger
-from horovod_node.node.interval import Every
+from horovod_node.node.interval import Interval
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class LeaseRenewal:
         self._ledger = ledger
         self._fleet = fleet
         self._lease_seconds = settings.lease_seconds
-        self._due = Every(renewal_seconds(settings))
+        self._due = Interval(renewal_seconds(settings))
 
     def renew(self, lease: Lease) -> None:
         """
@@ -43,13 +43,13 @@ class LeaseRenewal:
         Raises:
             LedgerUnreachableError: If the ledger does not answer; it is due again at once.
         """
-        if not self._due.due():
+        if not self._due.elapsed():
             return
         renewed = False
         try:
             renewed = self._ledger.renew_lease(lease, expires_at=int(time.time()) + self._lease_seconds)
         finally:
             if not renewed:
-                self._due.hurry()
+                self._due.expire_now()
         if not renewed:
             _log.info("the lease of fleet %s has changed since it was read", self._fleet)

@@ -11,11 +11,11 @@ from typing import NoReturn
 
 from horovod_node import contract
 from horovod_node.attempt.lease_renewal import LeaseRenewal, renewal_seconds
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.ledger.ledger import Pace
 from horovod_node.node.errors import LedgerUnreachableError, PartOverError, ReleasedError
 from horovod_node.node.interruption import Interruption, InterruptionWatch
-from horovod_node.node.interval import Every
+from horovod_node.node.interval import Interval
 from horovod_node.transfer.requirements import Installation
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Membership:
 
     def __init__(
         self,
-        work: Work,
+        work: NodeAttempt,
         *,
         watch: InterruptionWatch | None = None,
         fetched: Future[Installation | None] | None = None,
@@ -67,8 +67,8 @@ class Membership:
         settings = work.run.settings
         self._work = work
         self._ledger = work.ledger.with_patience(0)
-        self._refresh = Every(refresh_seconds(settings))
-        self._lease = Every(min(LEASE_SECONDS, settings.heartbeat_seconds / 4, renewal_seconds(settings)))
+        self._refresh = Interval(refresh_seconds(settings))
+        self._lease = Interval(min(LEASE_SECONDS, settings.heartbeat_seconds / 4, renewal_seconds(settings)))
         self._renewal: LeaseRenewal | None = None
         self._watch = watch or InterruptionWatch(None)
         self._fetched = fetched
@@ -110,21 +110,21 @@ class Membership:
         if state is not None and state != self._state:
             _log.info("%s is %s", self._work.node.id, state)
             self._state = state
-            self._refresh.hurry()
+            self._refresh.expire_now()
         if step is not None:
             self.step = step
         interruption = self.interruption
         if interruption is not self._interruption:
             self._interruption = interruption
-            self._refresh.hurry()
+            self._refresh.expire_now()
         try:
-            if self._refresh.due():
+            if self._refresh.elapsed():
                 self._write()
-            if self._lease.due():
+            if self._lease.elapsed():
                 self._check_lease()
         except LedgerUnreachableError as error:
             # Not written: what is new must not wait for the next turn of the interval.
-            self._refresh.hurry()
+            self._refresh.expire_now()
             silent = time.monotonic() - self._heard_at
             if silent > self._work.run.settings.lease_seconds:
                 raise
@@ -154,10 +154,10 @@ class Membership:
             PartOverError: In the end.
             ReleasedError: If the fleet was released, or the leader gave the attempt up.
         """
-        look = Every(LEASE_SECONDS)
+        look = Interval(LEASE_SECONDS)
         while True:
             self.keep()
-            if look.due():
+            if look.elapsed():
                 try:
                     led = self._ledger.node(self._work.lease, leader)
                 except LedgerUnreachableError:

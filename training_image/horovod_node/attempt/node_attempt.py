@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class NodeAttempt:
     """
     One node's part in one attempt of a run.
 

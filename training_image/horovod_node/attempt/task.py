@@ -19,10 +19,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from horovod_node import contract
 from horovod_node.attempt.membership import Membership
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.node.errors import LedgerUnreachableError, RunError
 from horovod_node.node.failure import cause_text
-from horovod_node.node.interval import Every
+from horovod_node.node.interval import Interval
 
 _log = logging.getLogger(__name__)
 
@@ -44,15 +44,15 @@ class Task:
         name: Which question.
     """
 
-    def __init__(self, work: Work, membership: Membership, *, name: contract.Task) -> None:
+    def __init__(self, work: NodeAttempt, membership: Membership, *, name: contract.Task) -> None:
         self.name = name
         self._work = work
         self._membership = membership
         self._ledger = work.ledger.with_patience(0)
         self._token: str | None = None
         self._gone: str | None = None
-        self._look = Every(TOKEN_POLL_SECONDS)
-        self._beat = Every(work.run.settings.heartbeat_seconds / 4)
+        self._look = Interval(TOKEN_POLL_SECONDS)
+        self._beat = Interval(work.run.settings.heartbeat_seconds / 4)
 
     @property
     def is_asked(self) -> bool:
@@ -61,7 +61,7 @@ class Task:
 
     def heartbeat(self) -> None:
         """Tell the state machine that there is progress; more often than a quarter of its patience it is not told."""
-        if self._has_token() and self._beat.due():
+        if self._has_token() and self._beat.elapsed():
             try:
                 self._work.stepfunctions.send_task_heartbeat(taskToken=self._token or "")
             except ClientError as error:
@@ -87,7 +87,7 @@ class Task:
         _log.info("answered '%s': %s", self.name, error)
 
     def _has_token(self) -> bool:
-        if self._token is None and self._look.due():
+        if self._token is None and self._look.elapsed():
             try:
                 token = self._ledger.task_token(self._work.lease, self.name)
                 self._token = None if token == self._gone else token

@@ -198,7 +198,7 @@ from horovod_node.contract.ledger import (
     CLEAN_UP as CLEAN_UP,
     REAPER as REAPER,
     lease_key as lease_key,
-    line_key as line_key,
+    queue_key as queue_key,
     run_key as run_key,
     task_key as task_key,
     leader_key as leader_key,

@@ -77,7 +77,7 @@ class Departure:
     at: float
 
 
-class Hub:
+class ControlServer:
     """
     Takes the nodes' connections, in threads of its own, until closed.
 
@@ -228,13 +228,13 @@ class Hub:
                 self._take(member, channel.receive())
         except ChannelClosedError as reason:
             if member is not None:
-                self._lose(member, str(reason), silent=reason.silent)
+                self._disconnect(member, str(reason), silent=reason.silent)
         except Exception as error:
             # Signed, and yet not understood: another version of this program.
             _log.warning("a node speaks otherwise: %r", error)
             connection.close()
             if member is not None:
-                self._lose(member, f"it speaks otherwise: {error!r}", silent=False)
+                self._disconnect(member, f"it speaks otherwise: {error!r}", silent=False)
 
     def _know(self, address: str) -> None:
         """Count a connection no longer as a stranger's: it has a signature of the ring, or has ended."""
@@ -256,7 +256,7 @@ class Hub:
                 raise ChannelClosedError(f"nodes {before.node} and {member.node} both have {member.address}")
             if before is not None:
                 # It noticed the end of the connection first.
-                self._lose(before, "it came back", silent=False)
+                self._disconnect(before, "it came back", silent=False)
             self._members[member.address] = member
             self._lock.notify_all()
         _log.info("%s (%s) is connected", member.node, member.address)
@@ -284,7 +284,7 @@ class Hub:
             if message:
                 self._lock.notify_all()
 
-    def _lose(self, member: Member, why: str, *, silent: bool) -> None:
+    def _disconnect(self, member: Member, why: str, *, silent: bool) -> None:
         member.channel.close()
         with self._lock:
             if self._members.get(member.address) is not member or self._closed.is_set():

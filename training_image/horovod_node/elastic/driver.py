@@ -14,7 +14,7 @@ from horovod.runner.elastic.driver import ElasticDriver
 from horovod.runner.elastic.registration import FAILURE
 from horovod.runner.elastic.worker import HostUpdateResult
 
-from horovod_node.elastic.control_server import Hub, Member
+from horovod_node.elastic.control_server import ControlServer, Member
 from horovod_node.local_ranks.rank_assignment import ring_environment
 from horovod_node.ring.rendezvous import Rendezvous
 
@@ -63,7 +63,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
 
     def __init__(
         self,
-        hub: Hub,
+        hub: ControlServer,
         rendezvous: RingRendezvous,
         *,
         leader: str,
@@ -289,7 +289,7 @@ class RingRendezvous:
             server.close()
 
 
-def _candidates(hub: Hub, *, min_gpus: int) -> list[Member]:
+def _candidates(hub: ControlServer, *, min_gpus: int) -> list[Member]:
     """
     List the nodes that can be in a ring.
 
@@ -303,7 +303,7 @@ def _candidates(hub: Hub, *, min_gpus: int) -> list[Member]:
 class _HubDiscovery(HostDiscovery):  # type: ignore[misc]  # Horovod publishes no types
     """Stands where Horovod has a script that lists hosts."""
 
-    def __init__(self, hub: Hub, *, leader: str, min_gpus: int) -> None:
+    def __init__(self, hub: ControlServer, *, leader: str, min_gpus: int) -> None:
         super().__init__()
         self._hub = hub
         self._leader = leader

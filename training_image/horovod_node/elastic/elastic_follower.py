@@ -8,12 +8,12 @@ from contextlib import closing
 from typing import NoReturn
 
 from horovod_node.attempt.membership import Membership, look_soon_seconds
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.checkpoints.restore import Restored
 from horovod_node.elastic.member import ChannelPlace, RingMember
 from horovod_node.local_ranks.local_training import TURN_SECONDS
 from horovod_node.node.errors import LedgerUnreachableError
-from horovod_node.node.interval import Every
+from horovod_node.node.interval import Interval
 
 
 class ElasticFollower:
@@ -25,7 +25,7 @@ class ElasticFollower:
         membership: The node's standing.
     """
 
-    def __init__(self, work: Work, membership: Membership) -> None:
+    def __init__(self, work: NodeAttempt, membership: Membership) -> None:
         self._work = work
         self._membership = membership
         self._ledger = work.ledger.with_patience(0)
@@ -55,10 +55,10 @@ class ElasticFollower:
         self._membership.stay_until_saving(place.leader)
 
     def _wait_for_leader(self) -> ChannelPlace:
-        look = Every(look_soon_seconds(self._work.run.request.gpus))
+        look = Interval(look_soon_seconds(self._work.run.request.gpus))
         while True:
             self._membership.keep()
-            if look.due():
+            if look.elapsed():
                 try:
                     place = self._ledger.channel(self._work.lease)
                 except LedgerUnreachableError:

@@ -12,14 +12,14 @@ from typing import Any, Final
 from horovod_node import contract
 from horovod_node.attempt.membership import refresh_seconds
 from horovod_node.checkpoints.restore import Restored
-from horovod_node.elastic.control_server import Hub, Member
+from horovod_node.elastic.control_server import ControlServer, Member
 from horovod_node.elastic.driver import RESET_LIMIT, RingDriver, RingRendezvous
 from horovod_node.elastic.member import ChannelPlace, RingMember
 from horovod_node.elastic.signed_channel import KEY_BYTES
 from horovod_node.local_ranks.local_training import TURN_SECONDS
 from horovod_node.node.errors import RunError
 from horovod_node.node.failure import NodeFailedError, run_error
-from horovod_node.node.interval import Every
+from horovod_node.node.interval import Interval
 from horovod_node.ring.diagnosis import SETTLE_SECONDS
 from horovod_node.ring.leader import LOOK_SECONDS, LOOK_SOON_SECONDS, Leader, ring_output
 from horovod_node.ring.step_timing import slowest_rank
@@ -38,7 +38,7 @@ _MISSED_REFRESHES: Final = 3
 class ElasticLeader(Leader):
     """Leads a ring of at least the request's `min_gpus` and at most its `gpus`."""
 
-    _hub: Hub
+    _hub: ControlServer
     _member: RingMember
     _driver: RingDriver | None = None
 
@@ -46,11 +46,11 @@ class ElasticLeader(Leader):
         node, request = self._work.node, self._work.run.request
         key = secrets.token_bytes(KEY_BYTES)
         # Followers read "over" from it, and must not take its end for the leader's: it stays until all is done.
-        self._hub = attempt.enter_context(closing(Hub(node.address, contract.CHANNEL_PORT, key=key)))
+        self._hub = attempt.enter_context(closing(ControlServer(node.address, contract.CHANNEL_PORT, key=key)))
         place = ChannelPlace(leader=node.id, address=node.address, port=contract.CHANNEL_PORT, key=key.hex())
         self._work.ledger.put_channel(self._work.lease, place.to_json(), remove_at=self._work.run.remove_at)
         self._member = ring.enter_context(closing(RingMember(self._work, place, fetched=fetched, leads=True)))
-        self._looks = Every(LOOK_SOON_SECONDS)
+        self._looks = Interval(LOOK_SOON_SECONDS)
         self._resets_seen, self._idle_resets, self._step_at_reset = 0, 0, 0
         members = self._wait_for_nodes()
         self._driver = RingDriver(
@@ -99,7 +99,7 @@ class ElasticLeader(Leader):
         while not driver.finished():
             self._turn()
             driver.remind()
-            self._let_the_drained_go(driver)
+            self._stop_drained_nodes(driver)
             self._count_resets(driver)
             if self._member.training is not None:
                 self._tell(self._member.training, ranks=sum(driver.assigned().values()), resets=driver.resets)
@@ -114,7 +114,7 @@ class ElasticLeader(Leader):
         """Keep everything that has to be kept."""
         self._membership.keep(state=self._member.state, step=self._member.step)
         self._task.heartbeat()
-        if self._looks.due():
+        if self._looks.elapsed():
             self._look()
         try:
             self._member.turn()
@@ -133,7 +133,7 @@ class ElasticLeader(Leader):
         failures = self._hub.failures + ([own.failure] if own else [])
         return run_error(failures)
 
-    def _let_the_drained_go(self, driver: RingDriver) -> None:
+    def _stop_drained_nodes(self, driver: RingDriver) -> None:
         """End the ranks of nodes that leave, once the ring is formed without them."""
         assigned = driver.assigned()
         for member in self._hub.members():

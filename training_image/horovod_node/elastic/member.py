@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from horovod_node import contract
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.checkpoints.restore import Restored
 from horovod_node.elastic.signed_channel import BEAT_SECONDS, Channel, ChannelClosedError, Message, connect
 from horovod_node.ledger.ledger import Pace
@@ -75,7 +75,7 @@ class RingMember:
     """
 
     def __init__(
-        self, work: Work, place: ChannelPlace, *, fetched: Future[Restored | None], leads: bool = False
+        self, work: NodeAttempt, place: ChannelPlace, *, fetched: Future[Restored | None], leads: bool = False
     ) -> None:
         self._work = work
         self._place = place
@@ -263,11 +263,11 @@ class RingMember:
             if channel is not self._channel:
                 continue
             if isinstance(message, ChannelClosedError):
-                self._lose(str(message))
+                self._disconnect(str(message))
             else:
-                self._obey(message)
+                self._handle(message)
 
-    def _obey(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         training = self.training
         if "start" in message and training is not None:
             generation, place, environment = message["start"]
@@ -282,7 +282,7 @@ class RingMember:
         if "over" in message:
             self.over = True
 
-    def _lose(self, why: str) -> None:
+    def _disconnect(self, why: str) -> None:
         _log.warning("the leader, %s, is gone: %s", self._place.leader, why)
         if self._leads and self._assigned:
             # Its own node stood still for so long that all others, too, have lost it; new ranks would have no state.

@@ -10,7 +10,7 @@ from typing import Any
 _log = logging.getLogger(__name__)
 
 
-class GpuGauge:
+class GpuMonitor:
     """
     Reads all GPUs of this machine through NVML, the NVIDIA driver's own library; it reads nothing where there is none.
 

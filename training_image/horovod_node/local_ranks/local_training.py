@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from horovod_node import contract
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.ledger.ledger import Pace
 from horovod_node.local_ranks.metrics import TrainingMetrics
 from horovod_node.local_ranks.processes import RankEnd, Ranks
 from horovod_node.local_ranks.rank_assignment import RankAssignment
 from horovod_node.node.failure import Failure, Origin, cause_text
 from horovod_node.node.stall import RankStack, StepWatch, find_place
-from horovod_node.rank_process.control import IN_RING, RankLine
+from horovod_node.rank_process.control import IN_RING, RankConnection
 from horovod_node.rank_process.progress import Progress
 from horovod_node.rank_process.script_failure import ORIGIN_PREFLIGHT, ORIGIN_RING, lost_the_ring
 
@@ -39,7 +39,7 @@ class LocalTraining:
         assignment: The node's ranks, `ranks_of_plan` or `ranks_in_standby`.
     """
 
-    def __init__(self, work: Work, assignment: RankAssignment) -> None:
+    def __init__(self, work: NodeAttempt, assignment: RankAssignment) -> None:
         self._work = work
         settings = work.run.settings
         self._started = time.monotonic()
@@ -69,7 +69,7 @@ class LocalTraining:
         self._ranks.stop()
 
     @property
-    def lines(self) -> dict[int, RankLine]:
+    def lines(self) -> dict[int, RankConnection]:
         """The lines to the ranks of an elastic ring, by their places on this node."""
         return self._ranks.lines
 

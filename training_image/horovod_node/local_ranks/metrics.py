@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from horovod_node import contract
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.ledger.cost_ceiling import CostCeiling
-from horovod_node.local_ranks.gpu_monitor import GpuGauge
-from horovod_node.node.interval import Every
+from horovod_node.local_ranks.gpu_monitor import GpuMonitor
+from horovod_node.node.interval import Interval
 from horovod_node.rank_process.progress import Progress
 
 SECONDS: Final = 10.0
@@ -86,13 +86,13 @@ class TrainingMetrics:
     """
 
     def __init__(
-        self, work: Work, *, gpus: GpuGauge | None = None, seconds: float = SECONDS, proc: Path = Path("/proc")
+        self, work: NodeAttempt, *, gpus: GpuMonitor | None = None, seconds: float = SECONDS, proc: Path = Path("/proc")
     ) -> None:
         self._work = work
-        self._gpus = gpus or (GpuGauge() if work.shipping is not None else None)
-        self._every = Every(seconds)
+        self._gpus = gpus or (GpuMonitor() if work.shipping is not None else None)
+        self._every = Interval(seconds)
         # Nothing is known yet: the first line would say so.
-        self._every.due()
+        self._every.elapsed()
         self._proc = proc
         self.ring_size: int | None = None
         """Ranks of the ring, on the leader."""
@@ -111,7 +111,7 @@ class TrainingMetrics:
             processes: Process ids of its ranks.
         """
         shipping = self._work.shipping
-        if shipping is None or self._gpus is None or not self._every.due():
+        if shipping is None or self._gpus is None or not self._every.elapsed():
             return
         values: dict[str, Value] = {
             **self._of_the_ring(progress.get(0)),
@@ -133,7 +133,7 @@ class TrainingMetrics:
 
     def end(self, progress: Mapping[int, Progress], processes: Sequence[int]) -> None:
         """Send the last line, of what came since the one before."""
-        self._every.hurry()
+        self._every.expire_now()
         self.turn(progress, processes)
 
     def _of_the_ring(self, first: Progress | None) -> dict[str, Value]:

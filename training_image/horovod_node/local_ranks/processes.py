@@ -18,7 +18,7 @@ from typing import IO
 from horovod_node import contract
 from horovod_node.node.errors import RunError
 from horovod_node.node.rank_output import RankOutput, print_line, read_lines
-from horovod_node.rank_process.control import ENV_CONTROL, RankLine
+from horovod_node.rank_process.control import ENV_CONTROL, RankConnection
 from horovod_node.rank_process.job import RankJob
 from horovod_node.rank_process.progress import Progress
 from horovod_node.rank_process.rank import STACK_SIGNAL
@@ -81,13 +81,13 @@ class Ranks:
         self._ranks: list[_Rank] = []
         try:
             for job, environment in zip(jobs, environments, strict=True):
-                self._ranks.append(_Rank(job, environment, output, python, RankLine() if elastic else None))
+                self._ranks.append(_Rank(job, environment, output, python, RankConnection() if elastic else None))
         except BaseException:
             self.stop()
             raise
 
     @property
-    def lines(self) -> dict[int, RankLine]:
+    def lines(self) -> dict[int, RankConnection]:
         """The lines to ranks of an elastic ring, by their jobs' numbers."""
         return {rank.job.rank: rank.line for rank in self._ranks if rank.line is not None}
 
@@ -164,7 +164,7 @@ class _Rank:
     """One rank's process."""
 
     def __init__(
-        self, job: RankJob, environment: Mapping[str, str], output: RankOutput, python: str, line: RankLine | None
+        self, job: RankJob, environment: Mapping[str, str], output: RankOutput, python: str, line: RankConnection | None
     ) -> None:
         self.job = job
         self.line = line

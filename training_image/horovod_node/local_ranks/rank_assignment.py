@@ -10,7 +10,7 @@ from horovod.runner.common.util.hosts import SlotInfo
 from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
 
 from horovod_node import contract
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.local_ranks.plan import RingPlan, gloo_timeout_seconds
 from horovod_node.local_ranks.script_environment import script_arguments, script_environment, write_config
 from horovod_node.rank_process.job import RankJob
@@ -41,7 +41,7 @@ class RankAssignment:
         return f"ranks {ranks} {self.ring}"
 
 
-def ranks_of_plan(work: Work, plan: RingPlan) -> RankAssignment:
+def ranks_of_plan(work: NodeAttempt, plan: RingPlan) -> RankAssignment:
     """Assign this node its ranks of *plan*, which it must be in."""
     node = work.node
     shared = {
@@ -63,7 +63,7 @@ def ranks_of_plan(work: Work, plan: RingPlan) -> RankAssignment:
     )
 
 
-def ranks_in_standby(work: Work, *, leader: str) -> RankAssignment:
+def ranks_in_standby(work: NodeAttempt, *, leader: str) -> RankAssignment:
     """
     Assign this node a rank for each of its GPUs, without a ring yet.
 
@@ -101,7 +101,7 @@ def ring_environment(slot: SlotInfo, *, leader: str, interface: str, gpus: int) 
     }
 
 
-def _shared(work: Work, *, hosts: Sequence[str]) -> dict[str, str]:
+def _shared(work: NodeAttempt, *, hosts: Sequence[str]) -> dict[str, str]:
     request, node = work.run.request, work.node
     write_config(request=request, node=node, layout=work.layout, hosts=hosts)
     return {
@@ -112,7 +112,7 @@ def _shared(work: Work, *, hosts: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _job(work: Work, *, rank: int) -> RankJob:
+def _job(work: NodeAttempt, *, rank: int) -> RankJob:
     return RankJob(
         rank=rank,
         code=work.layout.code,

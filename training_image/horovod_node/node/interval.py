@@ -1,4 +1,4 @@
-"""Things that a loop does from time to time."""
+"""What a loop does from time to time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 import time
 
 
-class Every:
+class Interval:
     """
-    Tells when something is due again; the first time at once.
+    Tells a loop when it is time to do something again; the first time at once.
 
     Args:
         seconds: Between two times.
@@ -19,14 +19,14 @@ class Every:
         """May be changed at any time."""
         self._last = -math.inf
 
-    def due(self) -> bool:
-        """Answer whether it is time; if so, the next time is *seconds* from now."""
+    def elapsed(self) -> bool:
+        """Tell whether the interval is over; if so, the next one begins."""
         now = time.monotonic()
         if now - self._last < self.seconds:
             return False
         self._last = now
         return True
 
-    def hurry(self) -> None:
-        """Make it due at once."""
+    def expire_now(self) -> None:
+        """Let the interval be over at once."""
         self._last = -math.inf

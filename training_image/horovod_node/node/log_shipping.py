@@ -163,10 +163,10 @@ class LogShipping:
                 else:
                     self._keep(line)
             if not refused:
-                self._own_up()
+                self._report_dropped()
         return not refused
 
-    def _own_up(self) -> None:
+    def _report_dropped(self) -> None:
         """Say how many lines were dropped, where they would have been."""
         for speaker, count in self._dropped.items():
             self._keep(_Line(speaker=speaker, at=time.time(), message=f"[{count} lines were dropped here]"))

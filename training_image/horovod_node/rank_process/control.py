@@ -43,7 +43,7 @@ _FORMING_TRIES: Final = 5
 """A ring may lose another node while it is formed, and the next one, too; so many times in a row it is no accident."""
 
 
-class RankLine:
+class RankConnection:
     """The agent's end: the line to one rank."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class RankLine:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
 
 
-class AgentLine:
+class AgentConnection:
     """
     The rank's end: a thread that listens to the agent, and hooks into Horovod.
 
@@ -122,7 +122,7 @@ class AgentLine:
         self._thread = threading.Thread(target=self._listen, name="control", daemon=True)
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> AgentLine | None:
+    def from_environment(cls, environment: Mapping[str, str]) -> AgentConnection | None:
         """Take the end that the agent gave; `None` in a ring that never changes."""
         number = environment.get(ENV_CONTROL)
         return cls(socket.socket(fileno=int(number))) if number else None
@@ -176,9 +176,9 @@ class AgentLine:
     def _listen(self) -> None:
         with contextlib.suppress(OSError), self._connection.makefile("r", encoding="utf-8") as lines:
             for line in lines:
-                self._obey(json.loads(line))
+                self._handle(json.loads(line))
 
-    def _obey(self, message: Mapping[str, Any]) -> None:
+    def _handle(self, message: Mapping[str, Any]) -> None:
         if START in message:
             self._environment = message[START]
             self._started.set()

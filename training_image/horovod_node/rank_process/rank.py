@@ -17,7 +17,7 @@ import sys
 
 from horovod_node import contract
 from horovod_node.rank_process import preflight, step_counter
-from horovod_node.rank_process.control import AgentLine
+from horovod_node.rank_process.control import AgentConnection
 from horovod_node.rank_process.import_hooks import AfterImport
 from horovod_node.rank_process.job import RankJob
 from horovod_node.rank_process.script_failure import describe
@@ -38,7 +38,7 @@ def main() -> int:
     faulthandler.register(STACK_SIGNAL, file=job.stack.open("a"), all_threads=False)
     counter = step_counter.StepCounter(job.progress)
     step_counter.install(counter)
-    agent = AgentLine.from_environment(os.environ)
+    agent = AgentConnection.from_environment(os.environ)
     AfterImport({**counter.hooks(), **preflight.hooks(), **(agent.hooks() if agent else {})}).install()
     counter.start()
     if agent is not None:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 from horovod_node import contract
-from horovod_node.attempt.last_seen import Silence
+from horovod_node.attempt.last_seen import LastSeen
 from horovod_node.attempt.membership import refresh_seconds
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.ledger.ledger import NodeItem
 from horovod_node.local_ranks.local_training import LocalTraining
 from horovod_node.local_ranks.plan import RingPlan
@@ -31,7 +31,7 @@ class Explanation:
         silence: What the leader has noticed so far.
     """
 
-    def __init__(self, work: Work, silence: Silence) -> None:
+    def __init__(self, work: NodeAttempt, silence: LastSeen) -> None:
         self._work = work
         self._ledger = work.ledger.with_patience(0)
         self._silence = silence

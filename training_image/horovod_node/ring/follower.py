@@ -7,16 +7,16 @@ from concurrent.futures import Future
 from typing import NoReturn
 
 from horovod_node import contract
-from horovod_node.attempt.last_seen import Silence
+from horovod_node.attempt.last_seen import LastSeen
 from horovod_node.attempt.membership import Membership, look_soon_seconds
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.checkpoints.restore import Restored
 from horovod_node.local_ranks.local_training import TURN_SECONDS, LocalTraining
 from horovod_node.local_ranks.plan import RingPlan
 from horovod_node.local_ranks.rank_assignment import ranks_of_plan
 from horovod_node.node.errors import LeaderLostError, LedgerUnreachableError, ReleasedError
 from horovod_node.node.failure import Failure, NodeFailedError
-from horovod_node.node.interval import Every
+from horovod_node.node.interval import Interval
 
 STAND_STILL_SECONDS = 5.0
 """Ranks of one ring stand still at the same step; their nodes notice within some two seconds of each other."""
@@ -32,13 +32,13 @@ class Follower:
         leader: Name of the node that leads.
     """
 
-    def __init__(self, work: Work, membership: Membership, *, leader: str) -> None:
+    def __init__(self, work: NodeAttempt, membership: Membership, *, leader: str) -> None:
         self._work = work
         self._membership = membership
         self._ledger = work.ledger.with_patience(0)
         self._leader = leader
-        self._silence = Silence()
-        self._look_at_leader = Every(work.run.settings.heartbeat_seconds / 4)
+        self._silence = LastSeen()
+        self._look_at_leader = Interval(work.run.settings.heartbeat_seconds / 4)
 
     def follow(self, fetched: Future[Restored | None]) -> NoReturn:
         """
@@ -62,10 +62,10 @@ class Follower:
         self._membership.stay_until_saving(self._leader)
 
     def _wait_for_plan(self) -> RingPlan:
-        look = Every(look_soon_seconds(self._work.run.request.gpus))
+        look = Interval(look_soon_seconds(self._work.run.request.gpus))
         while True:
             self._membership.keep(state=contract.NODE_READY)
-            if look.due():
+            if look.elapsed():
                 try:
                     plan = self._ledger.plan(self._work.lease)
                 except LedgerUnreachableError:
@@ -106,7 +106,7 @@ class Follower:
 
     def _check_leader(self) -> None:
         """Stop when the leader gave up or fell silent: nobody would answer for this node's ranks."""
-        if not self._look_at_leader.due():
+        if not self._look_at_leader.elapsed():
             return
         try:
             leader = self._ledger.node(self._work.lease, self._leader)

@@ -12,9 +12,9 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, NoReturn
 
 from horovod_node import contract
-from horovod_node.attempt.last_seen import Silence
+from horovod_node.attempt.last_seen import LastSeen
 from horovod_node.attempt.membership import Membership
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.attempt.task import Task
 from horovod_node.checkpoints.mirror import CheckpointMirror
 from horovod_node.checkpoints.restore import Restored
@@ -23,7 +23,7 @@ from horovod_node.ledger.ledger import NodeItem
 from horovod_node.local_ranks.local_training import LocalTraining
 from horovod_node.node.errors import LedgerUnreachableError, ReleasedError, RunError
 from horovod_node.node.failure import as_run_error
-from horovod_node.node.interval import Every
+from horovod_node.node.interval import Interval
 from horovod_node.rank_process.progress import Progress
 from horovod_node.ring.ceiling_stop import stop_at_ceiling
 from horovod_node.ring.last_checkpoint import save_last_checkpoint
@@ -58,18 +58,18 @@ class Leader(ABC):
         membership: The node's standing.
     """
 
-    def __init__(self, work: Work, membership: Membership) -> None:
+    def __init__(self, work: NodeAttempt, membership: Membership) -> None:
         self._work = work
         self._membership = membership
         self._ledger = work.ledger.with_patience(0)
         self._task = Task(work, membership, name=contract.TASK_RING)
         self._nodes: Sequence[NodeItem] = ()
-        self._silence = Silence()
+        self._silence = LastSeen()
         self._looked_at = time.monotonic()
         self._ceiling: CostCeiling | None = None
-        self._look_for_ceiling = Every(LOOK_FOR_CEILING_SECONDS)
+        self._look_for_ceiling = Interval(LOOK_FOR_CEILING_SECONDS)
         self._progress: Progress | None = None
-        self._tell_progress = Every(TELL_SECONDS)
+        self._tell_progress = Interval(TELL_SECONDS)
         self._mirror: CheckpointMirror | None = None
         self._tensorboard: TensorBoardMirror | None = None
         self._restored: Restored | None = None
@@ -194,7 +194,7 @@ class Leader(ABC):
         if self._progress is not None:
             self._lost_steps.see(self._progress)
             self._trained.see(ring=resets, ranks=ranks, advances=self._progress.advances, now=time.monotonic())
-        if self._progress is not None and self._tell_progress.due():
+        if self._progress is not None and self._tell_progress.elapsed():
             facts = {
                 **self._progress.for_people(),
                 "repeated_steps": self._lost_steps.count,
@@ -299,7 +299,7 @@ class Leader(ABC):
         Until it asks, the run's item has what the ring of an attempt before cost.
         """
         asked = self._task.name != contract.TASK_RING and self._task.is_asked
-        if self._ceiling is None and asked and self._look_for_ceiling.due():
+        if self._ceiling is None and asked and self._look_for_ceiling.elapsed():
             with suppress(LedgerUnreachableError):
                 self._ceiling = self._ledger.cost_ceiling(self._work.lease)
         return self._ceiling

@@ -12,7 +12,7 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
 from horovod_node import contract
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.attempt.task import Task
 from horovod_node.node.background import in_background
 from horovod_node.node.errors import RunError
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def save_model(work: Work, task: Task, *, keep: Callable[[], None]) -> dict[str, Any]:
+def save_model(work: NodeAttempt, task: Task, *, keep: Callable[[], None]) -> dict[str, Any]:
     """
     Upload the model folder as SageMaker does, and read it back as who downloads it will; with a heartbeat for progress.
 

@@ -150,9 +150,9 @@ class Rendezvous:
             return
         if request is None:
             raise BlockingIOError
-        self._obey(connection, request)
+        self._handle(connection, request)
 
-    def _obey(self, connection: _Connection, request: _Request) -> None:
+    def _handle(self, connection: _Connection, request: _Request) -> None:
         ring, scope, key = self._ring, request.scope, request.key
         if request.method == "GET" and scope in self._answers:
             self._forget(connection)

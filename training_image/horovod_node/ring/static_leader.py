@@ -17,7 +17,7 @@ from horovod_node.local_ranks.plan import RingPlan, plan_ring
 from horovod_node.local_ranks.rank_assignment import ranks_of_plan
 from horovod_node.node.errors import RunError
 from horovod_node.node.failure import Failure
-from horovod_node.node.interval import Every
+from horovod_node.node.interval import Interval
 from horovod_node.ring.diagnosis import Explanation
 from horovod_node.ring.leader import LOOK_SECONDS, LOOK_SOON_SECONDS, Leader, ring_output
 from horovod_node.ring.rendezvous import Rendezvous
@@ -41,7 +41,7 @@ class StaticLeader(Leader):
 
     def _wait_for_nodes(self, fetched: Future[Restored | None]) -> RingPlan:
         """Wait until the ready nodes have the GPUs that the request asks for."""
-        look = Every(look_soon_seconds(self._work.run.request.gpus))
+        look = Interval(look_soon_seconds(self._work.run.request.gpus))
         while True:
             if fetched.done():
                 fetched.result()
@@ -49,7 +49,7 @@ class StaticLeader(Leader):
             else:
                 self._membership.keep()
             self._task.heartbeat()
-            if look.due() and self._look():
+            if look.elapsed() and self._look():
                 if any(node.state == contract.NODE_FAILED for node in self._nodes):
                     raise Explanation(self._work, self._silence).of_failed_nodes()
                 plan = plan_ring(
@@ -69,7 +69,7 @@ class StaticLeader(Leader):
         The heartbeat stands behind the look at the ranks' steps: ranks that stand still are a failure, and then the
         heartbeats end.
         """
-        look, training, plan = Every(LOOK_SECONDS), self._training, self._plan
+        look, training, plan = Interval(LOOK_SECONDS), self._training, self._plan
         while True:
             # Before the look at the steps: ranks that end in between have made some more.
             done = training.done
@@ -83,7 +83,7 @@ class StaticLeader(Leader):
             self._hand_over(training, [host.node for host in plan.hosts])
             if done:
                 look.seconds = LOOK_SOON_SECONDS
-            if look.due() and self._look():
+            if look.elapsed() and self._look():
                 others = [node for node in self._nodes if plan.host(node.id) and node.id != self._work.node.id]
                 if any(node.state == contract.NODE_FAILED or self._is_lost(node) for node in others):
                     raise self._explain()

@@ -10,7 +10,7 @@ import pytest
 from horovod_node import contract
 from horovod_node.attempt import task as task_module
 from horovod_node.attempt.membership import Membership
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.attempt.task import Task
 from horovod_node.node.errors import ReleasedError
 from node.emulated import Aws, TaskAnswers, id_of
@@ -18,7 +18,7 @@ from patience import eventually
 
 
 @pytest.fixture
-def task(work: Work) -> Task:
+def task(work: NodeAttempt) -> Task:
     """What a leader holds before the state machine asked."""
     return Task(work, Membership(work), name=contract.TASK_TRAIN)
 
@@ -72,7 +72,9 @@ def test_failure_is_cut_to_what_step_functions_takes(aws: Aws, task: Task, answe
 
 
 @pytest.mark.parametrize("how", ["heartbeat", "succeed", "fail"])
-def test_token_that_is_over_is_used_once(aws: Aws, work: Work, task: Task, answers: TaskAnswers, how: str) -> None:
+def test_token_that_is_over_is_used_once(
+    aws: Aws, work: NodeAttempt, task: Task, answers: TaskAnswers, how: str
+) -> None:
     """The state machine may ask again; until then nobody is told, and the end comes with the lease."""
     # GIVEN a leader whose attempt the state machine gives up
     ask(aws)
@@ -91,7 +93,7 @@ def test_token_that_is_over_is_used_once(aws: Aws, work: Work, task: Task, answe
     assert len(answers.calls) == 1
 
 
-def test_waiting_for_the_question_ends_with_the_lease(aws: Aws, work: Work, task: Task) -> None:
+def test_waiting_for_the_question_ends_with_the_lease(aws: Aws, work: NodeAttempt, task: Task) -> None:
     """A leader that has an answer and is never asked leaves when the fleet is given back."""
     # GIVEN
     aws.delete(contract.lease_key(work.node.fleet))
@@ -101,7 +103,7 @@ def test_waiting_for_the_question_ends_with_the_lease(aws: Aws, work: Work, task
 
 
 @pytest.fixture
-def ring_task(work: Work) -> Task:
+def ring_task(work: NodeAttempt) -> Task:
     """What a leader holds before the state machine asks for the ring, which it does in each try for capacity."""
     beating = replace(work, run=replace(work.run, settings=replace(work.run.settings, heartbeat_seconds=1)))
     return Task(beating, Membership(work), name=contract.TASK_RING)
@@ -159,7 +161,7 @@ def test_failure_is_answered_when_it_is_asked_again(aws: Aws, ring_task: Task, a
     assert answers.answer("second") == {"taskToken": "second", "error": contract.ERROR_PREFLIGHT, "cause": "no"}
 
 
-def test_waiting_for_the_next_question_ends_with_the_lease(aws: Aws, work: Work, ring_task: Task) -> None:
+def test_waiting_for_the_next_question_ends_with_the_lease(aws: Aws, work: NodeAttempt, ring_task: Task) -> None:
     """When no other try comes, the fleet is given back."""
     # GIVEN
     aws.delete(contract.lease_key(work.node.fleet))
@@ -187,7 +189,7 @@ def test_time_between_questions_is_not_taken_from_the_answers_patience(
 
 @pytest.mark.parametrize("name", [contract.TASK_RING, contract.TASK_TRAIN, contract.TASK_SAVE])
 def test_leader_of_a_former_attempt_answers_nothing_of_the_next(
-    aws: Aws, work: Work, answers: TaskAnswers, name: contract.Task
+    aws: Aws, work: NodeAttempt, answers: TaskAnswers, name: contract.Task
 ) -> None:
     """Each attempt has questions of its own, which no leader of another ever sees."""
     # GIVEN

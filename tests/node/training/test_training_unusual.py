@@ -15,7 +15,7 @@ import pytest
 
 from node.horovodrun import run_on_two_ranks
 from node.rings import SCRIPTS
-from node.test_training import environment
+from node.training.test_training import environment
 
 pytestmark = pytest.mark.ring
 

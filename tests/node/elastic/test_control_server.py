@@ -14,7 +14,7 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.elastic import control_server, signed_channel
-from horovod_node.elastic.control_server import Hub
+from horovod_node.elastic.control_server import ControlServer
 from horovod_node.elastic.signed_channel import BEAT_SECONDS, KEY_BYTES, Channel
 from node.addresses import new_addresses
 from node.played_nodes import PlayedNode
@@ -30,7 +30,7 @@ class Lab:
     def __init__(self) -> None:
         self.address = new_addresses()
         self._open = ExitStack()
-        self.hub = self._open.enter_context(closing(Hub(self.address(1), contract.CHANNEL_PORT, key=KEY)))
+        self.hub = self._open.enter_context(closing(ControlServer(self.address(1), contract.CHANNEL_PORT, key=KEY)))
 
     def node(self, number: int = 2, *, gpus: int = 1, key: bytes = KEY, name: str | None = None) -> PlayedNode:
         """Connect a node."""
@@ -419,7 +419,7 @@ def test_closed_hub_ends_all_and_leaves_its_port(lab: Lab) -> None:
     lab.hub.close()
     # THEN
     assert eventually(lambda: all(node.end for node in nodes))
-    with closing(Hub(lab.address(1), contract.CHANNEL_PORT, key=KEY)) as second:
+    with closing(ControlServer(lab.address(1), contract.CHANNEL_PORT, key=KEY)) as second:
         lab.node(2).join()
         assert becomes(lambda: [member.node for member in second.members()], ["node-2"])
     assert lab.hub.departures == []
@@ -445,7 +445,7 @@ def test_closed_hub_takes_nobody(lab: Lab) -> None:
 def test_fails_when_the_port_is_taken(lab: Lab) -> None:
     """Two leaders never share a port."""
     with pytest.raises(OSError, match="Address already in use"):
-        Hub(lab.address(1), contract.CHANNEL_PORT, key=KEY)
+        ControlServer(lab.address(1), contract.CHANNEL_PORT, key=KEY)
 
 
 def _connect(lab: Lab) -> Channel:

@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.ring
 
-SCRIPT = Path(__file__).with_name("scripts") / "sum_over_the_ring.py"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "sum_over_the_ring.py"
 ADDRESSES = ("10.78.0.11", "10.78.0.12")
 
 

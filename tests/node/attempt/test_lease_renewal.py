@@ -11,7 +11,7 @@ from horovod_node import contract
 from horovod_node.agent import elect
 from horovod_node.attempt.lease_renewal import LeaseRenewal, renewal_seconds
 from horovod_node.attempt.membership import Membership
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.attempt.task import Task
 from horovod_node.ledger.ledger import Lease
 from horovod_node.node.errors import ReleasedError
@@ -21,7 +21,7 @@ from patience import eventually
 
 
 @pytest.fixture
-def leader(work: Work) -> Membership:
+def leader(work: NodeAttempt) -> Membership:
     """The standing of a node that leads and is asked for an answer."""
     membership = Membership(work)
     membership.lead()
@@ -29,13 +29,13 @@ def leader(work: Work) -> Membership:
     return membership
 
 
-def lease_of(work: Work) -> Lease:
+def lease_of(work: NodeAttempt) -> Lease:
     lease = work.ledger.lease(work.node.fleet)
     assert lease is not None
     return lease
 
 
-def test_leader_renews_the_lease(aws: Aws, work: Work, leader: Membership) -> None:
+def test_leader_renews_the_lease(aws: Aws, work: NodeAttempt, leader: Membership) -> None:
     """From then on it is valid for as long as the settings say, whatever it was before."""
     # GIVEN
     aws.put_lease(work.node.fleet, run="run-1", seconds=2)
@@ -48,7 +48,7 @@ def test_leader_renews_the_lease(aws: Aws, work: Work, leader: Membership) -> No
     assert before + seconds <= lease_of(work).expires_at <= after + seconds
 
 
-def test_lease_ends_with_the_questions(aws: Aws, work: Work, leader: Membership, answers: TaskAnswers) -> None:
+def test_lease_ends_with_the_questions(aws: Aws, work: NodeAttempt, leader: Membership, answers: TaskAnswers) -> None:
     """A stopped execution asks nothing any more: its leader leaves the lease to expire, until it is asked again."""
     # GIVEN a leader that was asked for the training, until the execution was stopped
     beating = replace(work, run=replace(work.run, settings=replace(work.run.settings, heartbeat_seconds=1)))
@@ -78,7 +78,7 @@ def test_lease_ends_with_the_questions(aws: Aws, work: Work, leader: Membership,
     assert not leader.is_asked
 
 
-def test_follower_renews_nothing(aws: Aws, work: Work) -> None:
+def test_follower_renews_nothing(aws: Aws, work: NodeAttempt) -> None:
     """A run without its leader must not live on."""
     # GIVEN
     aws.put_lease(work.node.fleet, run="run-1", expires_at=1_000)
@@ -88,7 +88,7 @@ def test_follower_renews_nothing(aws: Aws, work: Work) -> None:
     assert lease_of(work).expires_at == 1_000
 
 
-def test_lease_is_not_renewed_more_often_than_needed(aws: Aws, work: Work, leader: Membership) -> None:
+def test_lease_is_not_renewed_more_often_than_needed(aws: Aws, work: NodeAttempt, leader: Membership) -> None:
     """However often the loop turns, one renewal in a fifth of its time is enough."""
     # GIVEN
     leader.keep()
@@ -100,7 +100,7 @@ def test_lease_is_not_renewed_more_often_than_needed(aws: Aws, work: Work, leade
     assert lease_of(work).expires_at == 2_000_000_000
 
 
-def test_lease_of_another_holder_stays_as_it_is(aws: Aws, work: Work, leader: Membership) -> None:
+def test_lease_of_another_holder_stays_as_it_is(aws: Aws, work: NodeAttempt, leader: Membership) -> None:
     """A leader whose fleet was reclaimed leaves, and keeps its hands off."""
     # GIVEN
     aws.put(
@@ -113,7 +113,7 @@ def test_lease_of_another_holder_stays_as_it_is(aws: Aws, work: Work, leader: Me
     assert lease_of(work).expires_at == 2_000_000_000
 
 
-def test_change_of_the_lease_in_between_wins(aws: Aws, work: Work) -> None:
+def test_change_of_the_lease_in_between_wins(aws: Aws, work: NodeAttempt) -> None:
     """A renewal that comes too late changes nothing; the next turn renews what it reads then."""
     # GIVEN
     renewal = LeaseRenewal(work.ledger, fleet=work.node.fleet, settings=work.run.settings)
@@ -135,7 +135,7 @@ def test_four_renewals_may_fail(lease: int, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("market", contract.MARKETS)
-def test_node_of_the_leases_market_leads_at_once(work: Work, market: str) -> None:
+def test_node_of_the_leases_market_leads_at_once(work: NodeAttempt, market: str) -> None:
     """Which market leads is the fleet's affair, so the lease says it."""
     # GIVEN
     lease = replace(work.lease, leader_market=market)

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from horovod_node import contract
 from horovod_node.attempt.membership import Membership
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.attempt.task import Task
 from horovod_node.node.errors import RunError
 from horovod_node.ring.model import save_model
@@ -24,12 +24,12 @@ from node.emulated import Aws, TaskAnswers, id_of
 KEY = contract.model_key(id_of("run-1"))
 
 
-def saved(work: Work) -> dict[str, object]:
+def saved(work: NodeAttempt) -> dict[str, object]:
     membership = Membership(work)
     return save_model(work, Task(work, membership, name=contract.TASK_SAVE), keep=membership.keep)
 
 
-def test_model_is_packed_as_sagemaker_packs_it(aws: Aws, work: Work, answers: TaskAnswers) -> None:
+def test_model_is_packed_as_sagemaker_packs_it(aws: Aws, work: NodeAttempt, answers: TaskAnswers) -> None:
     """Paths are relative to the model folder, the answer counts files and bytes, heartbeats follow the upload."""
     # GIVEN
     aws.put(contract.task_key("fleet", id_of("run-1"), 1, contract.TASK_SAVE), **{contract.TOKEN: "a-token"})
@@ -52,7 +52,7 @@ def test_model_is_packed_as_sagemaker_packs_it(aws: Aws, work: Work, answers: Ta
     assert answers.heartbeats("a-token")
 
 
-def test_model_holds_files_where_the_script_left_links(aws: Aws, work: Work, tmp_path: Path) -> None:
+def test_model_holds_files_where_the_script_left_links(aws: Aws, work: NodeAttempt, tmp_path: Path) -> None:
     """Who downloads a model takes no links: what they point to is packed, and one that leads nowhere or back is not."""
     # GIVEN a folder with every kind of link, as libraries that store weights once leave them
     blobs = tmp_path / "blobs"
@@ -80,7 +80,7 @@ def test_model_holds_files_where_the_script_left_links(aws: Aws, work: Work, tmp
     }
 
 
-def test_model_behind_a_link_is_found(work: Work, tmp_path: Path) -> None:
+def test_model_behind_a_link_is_found(work: NodeAttempt, tmp_path: Path) -> None:
     """A script may link the folder that it wrote: files are counted as they are packed."""
     # GIVEN
     (tmp_path / "exported").mkdir()
@@ -90,7 +90,7 @@ def test_model_behind_a_link_is_found(work: Work, tmp_path: Path) -> None:
     assert saved(work)["files"] == 1
 
 
-def test_packing_is_progress(aws: Aws, work: Work) -> None:
+def test_packing_is_progress(aws: Aws, work: NodeAttempt) -> None:
     """Of files that shrink to nothing, gigabytes are read before the first byte is sent: heartbeats follow both."""
     # GIVEN
     (work.layout.model / "zeros").touch()
@@ -111,7 +111,7 @@ def test_packing_is_progress(aws: Aws, work: Work) -> None:
     ids=["long", "many"],
 )
 def test_model_that_nobody_could_unpack_is_told(
-    work: Work, names: list[str], reason: str, monkeypatch: pytest.MonkeyPatch
+    work: NodeAttempt, names: list[str], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The archive is read back before the run succeeds, and stays where it is for other tools."""
     # GIVEN
@@ -125,7 +125,7 @@ def test_model_that_nobody_could_unpack_is_told(
     assert raised.value.error == contract.ERROR_MODEL_MISSING
 
 
-def test_large_model_goes_in_parts(aws: Aws, work: Work) -> None:
+def test_large_model_goes_in_parts(aws: Aws, work: NodeAttempt) -> None:
     """A model of several parts arrives whole."""
     # GIVEN random bytes, which gzip cannot shrink
     weights = os.urandom(2 * PART_BYTES + 5)
@@ -141,7 +141,7 @@ def test_large_model_goes_in_parts(aws: Aws, work: Work) -> None:
         assert file.read() == weights
 
 
-def test_fails_when_the_model_folder_is_empty(work: Work) -> None:
+def test_fails_when_the_model_folder_is_empty(work: NodeAttempt) -> None:
     """Folders without a file are no model."""
     # GIVEN
     (work.layout.model / "empty").mkdir()
@@ -151,7 +151,7 @@ def test_fails_when_the_model_folder_is_empty(work: Work) -> None:
     assert raised.value.error == contract.ERROR_MODEL_MISSING
 
 
-def test_run_that_needs_no_model_stores_an_empty_one(aws: Aws, work: Work) -> None:
+def test_run_that_needs_no_model_stores_an_empty_one(aws: Aws, work: NodeAttempt) -> None:
     """What a benchmark leaves is its output; the state machine still finds an object."""
     # GIVEN
     relaxed = replace(work, run=replace(work.run, request=replace(work.run.request, model_required=False)))
@@ -164,7 +164,7 @@ def test_run_that_needs_no_model_stores_an_empty_one(aws: Aws, work: Work) -> No
         assert tar.getnames() == []
 
 
-def test_fails_when_s3_refuses_the_model(aws: Aws, work: Work) -> None:
+def test_fails_when_s3_refuses_the_model(aws: Aws, work: NodeAttempt) -> None:
     """The error says where the model should have gone, and S3's reason."""
     # GIVEN
     (work.layout.model / "weights").write_bytes(b"x")
@@ -174,7 +174,7 @@ def test_fails_when_s3_refuses_the_model(aws: Aws, work: Work) -> None:
         saved(work)
 
 
-def test_fails_when_packing_fails_and_leaves_nothing(aws: Aws, work: Work) -> None:
+def test_fails_when_packing_fails_and_leaves_nothing(aws: Aws, work: NodeAttempt) -> None:
     """An archive that could not be finished never looks like a whole one."""
     # GIVEN a folder that goes away
     (work.layout.model / "weights").write_bytes(b"x")
@@ -188,7 +188,7 @@ def test_fails_when_packing_fails_and_leaves_nothing(aws: Aws, work: Work) -> No
         aws.client("s3").head_object(Bucket=aws.model_bucket, Key="model.tar.gz")
 
 
-def test_repeated_upload_knows_its_own_object(aws: Aws, work: Work) -> None:
+def test_repeated_upload_knows_its_own_object(aws: Aws, work: NodeAttempt) -> None:
     """S3 stored the model, its answer was lost, and the repeated request is refused: that is a success."""
     # GIVEN a request that is sent twice, the second time with the first one's conditions
     (work.layout.model / "weights").write_bytes(b"x" * 1000)
@@ -207,7 +207,7 @@ def test_repeated_upload_knows_its_own_object(aws: Aws, work: Work) -> None:
     assert answer == {"key": KEY, "bytes": archive["ContentLength"], "files": 1}
 
 
-def test_model_of_an_earlier_attempt_is_the_runs_model(aws: Aws, work: Work) -> None:
+def test_model_of_an_earlier_attempt_is_the_runs_model(aws: Aws, work: NodeAttempt) -> None:
     """An attempt that stored the model and was lost before it said so has done its work."""
     # GIVEN
     (work.layout.model / "weights").write_bytes(b"first")
@@ -222,7 +222,7 @@ def test_model_of_an_earlier_attempt_is_the_runs_model(aws: Aws, work: Work) -> 
 
 
 @pytest.mark.parametrize("metadata", [{}, {"attempt": "1", "files": "1"}], ids=["nobody's", "this attempt's"])
-def test_model_that_is_there_is_never_replaced(aws: Aws, work: Work, metadata: dict[str, str]) -> None:
+def test_model_that_is_there_is_never_replaced(aws: Aws, work: NodeAttempt, metadata: dict[str, str]) -> None:
     """What no earlier attempt of this run stored is neither taken for the model nor written over."""
     # GIVEN
     (work.layout.model / "weights").write_bytes(b"x")
@@ -234,7 +234,7 @@ def test_model_that_is_there_is_never_replaced(aws: Aws, work: Work, metadata: d
     assert s3.get_object(Bucket=aws.model_bucket, Key=KEY)["Body"].read() == b"forged"
 
 
-def test_large_model_is_never_replaced_either(aws: Aws, work: Work) -> None:
+def test_large_model_is_never_replaced_either(aws: Aws, work: NodeAttempt) -> None:
     """An upload in parts is refused at its end, and leaves no parts."""
     # GIVEN
     (work.layout.model / "weights").write_bytes(os.urandom(PART_BYTES + 5))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from horovod_node import contract
-from horovod_node.rank_process.control import ENV_CONTROL, FORMING, IN_RING, STANDBY, AgentLine, RankLine
+from horovod_node.rank_process.control import ENV_CONTROL, FORMING, IN_RING, STANDBY, AgentConnection, RankConnection
 from node.addresses import new_addresses
 from patience import SECONDS, eventually
 
@@ -83,9 +83,9 @@ class Lab:
         self.address = new_addresses()
         self._open = ExitStack()
 
-    def rank(self, script: str) -> tuple[RankLine, subprocess.Popen[str]]:
+    def rank(self, script: str) -> tuple[RankConnection, subprocess.Popen[str]]:
         """Start a rank that runs *script* behind the hooks."""
-        line = self._open.enter_context(closing(RankLine()))
+        line = self._open.enter_context(closing(RankConnection()))
         process = subprocess.Popen(
             [sys.executable, "-c", script],
             env={
@@ -121,7 +121,7 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-def state(line: RankLine, wanted: str) -> str:
+def state(line: RankConnection, wanted: str) -> str:
     """Wait for the rank's word."""
 
     def look() -> str:
@@ -351,4 +351,4 @@ def test_rank_notices_the_agents_end(lab: Lab) -> None:
 
 def test_ring_that_never_changes_has_no_line() -> None:
     """A rank of a static ring was given none."""
-    assert AgentLine.from_environment({}) is None
+    assert AgentConnection.from_environment({}) is None

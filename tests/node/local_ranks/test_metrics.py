@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from horovod_node import contract
-from horovod_node.attempt.node_attempt import Work
-from horovod_node.local_ranks.gpu_monitor import GpuGauge
+from horovod_node.attempt.node_attempt import NodeAttempt
+from horovod_node.local_ranks.gpu_monitor import GpuMonitor
 from horovod_node.local_ranks.metrics import UNITS, TrainingMetrics, embedded
 from horovod_node.rank_process.progress import Progress
 
@@ -46,7 +46,7 @@ def said() -> Lines:
 
 
 @pytest.fixture
-def node_work(work: Work, said: Lines) -> Work:
+def node_work(work: NodeAttempt, said: Lines) -> NodeAttempt:
     """A node's work with a name for its metrics."""
     return replace(work, node=replace(work.node, training="digits"), shipping=said)  # type: ignore[arg-type]
 
@@ -82,10 +82,10 @@ def test_line_is_in_the_embedded_metric_format() -> None:
     }
 
 
-def test_leader_tells_of_the_ring(node_work: Work, said: Lines, tmp_path: Path) -> None:
+def test_leader_tells_of_the_ring(node_work: NodeAttempt, said: Lines, tmp_path: Path) -> None:
     """Each step's time once, the ring's size, what the GPUs do and what was read since the line before."""
     # GIVEN
-    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NVML), seconds=0, proc=tmp_path)
+    metrics = TrainingMetrics(node_work, gpus=GpuMonitor(NVML), seconds=0, proc=tmp_path)
     metrics.ring_size = 2
     (tmp_path / "7").mkdir()
     read = tmp_path / "7" / "io"
@@ -110,10 +110,10 @@ def test_leader_tells_of_the_ring(node_work: Work, said: Lines, tmp_path: Path) 
     assert {(line["Training"], line["Run"], line["Node"]) for line in said.lines} == {("digits", "run-1", "node-1")}
 
 
-def test_ranks_that_were_started_again_are_counted_anew(node_work: Work, said: Lines) -> None:
+def test_ranks_that_were_started_again_are_counted_anew(node_work: NodeAttempt, said: Lines) -> None:
     """A new process of rank 0 begins with no steps, and its first ones are told all the same."""
     # GIVEN
-    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NO_DRIVER), seconds=0)
+    metrics = TrainingMetrics(node_work, gpus=GpuMonitor(NO_DRIVER), seconds=0)
     metrics.ring_size = 2
 
     # WHEN
@@ -124,10 +124,10 @@ def test_ranks_that_were_started_again_are_counted_anew(node_work: Work, said: L
     assert [line["StepSeconds"] for line in said.lines] == [[0.1] * 100, [0.3, 0.4]]
 
 
-def test_follower_without_gpus_tells_what_it_reads(node_work: Work, said: Lines) -> None:
+def test_follower_without_gpus_tells_what_it_reads(node_work: NodeAttempt, said: Lines) -> None:
     """What it does not know it leaves out; the line stays valid."""
     # GIVEN
-    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NO_DRIVER), seconds=0)
+    metrics = TrainingMetrics(node_work, gpus=GpuMonitor(NO_DRIVER), seconds=0)
 
     # WHEN
     metrics.turn({0: Progress(step=9, advances=9, samples_per_second=9.0)}, [])
@@ -137,9 +137,9 @@ def test_follower_without_gpus_tells_what_it_reads(node_work: Work, said: Lines)
     assert [name for name in UNITS if name in line] == ["BytesRead"]
 
 
-def test_line_waits_for_its_time_and_the_last_does_not(node_work: Work, said: Lines) -> None:
+def test_line_waits_for_its_time_and_the_last_does_not(node_work: NodeAttempt, said: Lines) -> None:
     """One in ten seconds, and at the end what came since."""
-    metrics = TrainingMetrics(node_work, gpus=GpuGauge(NO_DRIVER), seconds=60)
+    metrics = TrainingMetrics(node_work, gpus=GpuMonitor(NO_DRIVER), seconds=60)
     metrics.turn({}, [])
     assert said.lines == []
     metrics.end({}, [])

@@ -15,7 +15,7 @@ import pytest
 from node.helped_rings import BATCH, EPOCH_OF_TWO, EXAMPLES, HelpedRing, progress
 from node.horovodrun import run_on_two_ranks
 from node.rings import SCRIPTS, Ring
-from node.test_torch import digits, environment, python
+from node.training.test_torch import digits, environment, python
 
 __all__ = ["digits", "python"]  # fixtures
 

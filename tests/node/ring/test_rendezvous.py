@@ -172,7 +172,7 @@ def test_large_rings_form() -> None:
     command = ["benchmarks/rendezvous.py", "--ranks", "64", "--runs", "1", "--servers", "cdk-horovod"]
     formed = subprocess.run(
         [sys.executable, *command],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env={**os.environ, "PYTHONPATH": str(Path(horovod_node.__file__).parents[1])},
         capture_output=True,
         text=True,

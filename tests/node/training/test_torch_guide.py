@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from node.horovodrun import TWO_RANKS
-from node.test_torch import digits, environment, python
+from node.training.test_torch import digits, environment, python
 
 __all__ = ["digits", "python"]  # fixtures
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "digits" / "train_torch.py"
 (BLOCK,) = re.findall(r"```diff\n(.*?)```", (ROOT / "docs" / "guide" / "train-pytorch.md").read_text(), re.DOTALL)
 

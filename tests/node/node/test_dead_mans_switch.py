@@ -21,7 +21,7 @@ from horovod_node import contract
 from node.emulated import REGION, Aws
 from patience import SECONDS, eventually
 
-SCRIPT = Path(__file__).parents[2] / "constructs" / "cdk_horovod" / "engines" / "dead_mans_switch.sh"
+SCRIPT = Path(__file__).parents[3] / "constructs" / "cdk_horovod" / "engines" / "dead_mans_switch.sh"
 INSTANCE = "i-0123456789abcdef0"
 TERMINATE = {
     "Action": "TerminateInstanceInAutoScalingGroup",

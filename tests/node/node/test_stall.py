@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horovod_node.attempt.last_seen import Silence
+from horovod_node.attempt.last_seen import LastSeen
 from horovod_node.ledger.ledger import NodeItem
 from horovod_node.node.stall import StepWatch, find_place
 
@@ -136,7 +136,7 @@ def test_place_may_be_unknown() -> None:
 def test_silence_is_measured_by_ones_own_clock() -> None:
     """A clock that is wrong on another node changes nothing; a sign of life that stays the same does."""
     # GIVEN
-    silence = Silence()
+    silence = LastSeen()
 
     def item(seen_at: int) -> NodeItem:
         return NodeItem(

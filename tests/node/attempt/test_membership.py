@@ -15,7 +15,7 @@ from botocore.config import Config
 from horovod_node import contract
 from horovod_node.attempt import membership as membership_module
 from horovod_node.attempt.membership import Membership, refresh_seconds
-from horovod_node.attempt.node_attempt import Work
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.ledger.ledger import Ledger
 from horovod_node.node.errors import LedgerUnreachableError, ReleasedError
 from horovod_node.node.instance_metadata import InstanceMetadata
@@ -26,7 +26,7 @@ from node.rings import SETTINGS
 from patience import eventually
 
 
-def test_new_state_is_written_at_once(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_state_is_written_at_once(work: NodeAttempt, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state does not wait for the next refresh, a step does."""
     # GIVEN a next refresh that is far away
     monkeypatch.setattr(membership_module, "REFRESH_SECONDS", 600)
@@ -47,7 +47,7 @@ def test_new_state_is_written_at_once(work: Work, monkeypatch: pytest.MonkeyPatc
     ]
 
 
-def test_notice_is_written_at_once(work: Work) -> None:
+def test_notice_is_written_at_once(work: NodeAttempt) -> None:
     """A notice of an interruption does not wait for the next refresh."""
     # GIVEN
     with closing(MetadataService({})) as service:
@@ -74,7 +74,9 @@ def test_notice_is_written_at_once(work: Work) -> None:
         ("run-2", 1, "held by attempt 1 of run run-2, not by attempt 1 of run run-1"),
     ],
 )
-def test_node_is_released_when_the_lease_moves_on(aws: Aws, work: Work, run: str, attempt: int, words: str) -> None:
+def test_node_is_released_when_the_lease_moves_on(
+    aws: Aws, work: NodeAttempt, run: str, attempt: int, words: str
+) -> None:
     """Another run, and another attempt of the same run, have nodes of their own."""
     # GIVEN
     aws.put_lease(work.node.fleet, run=run, attempt=attempt)
@@ -84,7 +86,7 @@ def test_node_is_released_when_the_lease_moves_on(aws: Aws, work: Work, run: str
 
 
 @pytest.fixture
-def cut_off(work: Work) -> Iterator[Work]:
+def cut_off(work: NodeAttempt) -> Iterator[NodeAttempt]:
     """Put a node to work whose ledger is away."""
     # A port at which nobody listens.
     with socket.socket() as closed:
@@ -98,7 +100,7 @@ def cut_off(work: Work) -> Iterator[Work]:
         yield replace(work, ledger=Ledger(away, table="ledger"))
 
 
-def test_training_goes_on_without_the_ledger(cut_off: Work) -> None:
+def test_training_goes_on_without_the_ledger(cut_off: NodeAttempt) -> None:
     """A ledger that is away for a moment ends nothing; what it missed is written when it is back."""
     # GIVEN
     membership = Membership(cut_off)
@@ -108,7 +110,7 @@ def test_training_goes_on_without_the_ledger(cut_off: Work) -> None:
     membership.keep(step=4)
 
 
-def test_fails_when_the_ledger_is_away_for_as_long_as_a_lease_lasts(cut_off: Work) -> None:
+def test_fails_when_the_ledger_is_away_for_as_long_as_a_lease_lasts(cut_off: NodeAttempt) -> None:
     """By then the fleet may be another run's."""
     # GIVEN
     settings = replace(cut_off.run.settings, lease_seconds=1)

@@ -14,11 +14,11 @@ import pytest
 from sklearn.datasets import load_digits
 
 from node.horovodrun import TWO_RANKS
-from node.test_training import environment
+from node.training.test_training import environment
 
 pytestmark = pytest.mark.ring
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "docs" / "guide" / "train-your-script.md"
 EXAMPLE = ROOT / "examples" / "digits" / "train_elastic.py"
 

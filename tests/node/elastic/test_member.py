@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from horovod_node import contract
-from horovod_node.attempt.node_attempt import Work
-from horovod_node.elastic.control_server import Hub, Member
+from horovod_node.attempt.node_attempt import NodeAttempt
+from horovod_node.elastic.control_server import ControlServer, Member
 from horovod_node.elastic.member import ChannelPlace, RingMember
 from horovod_node.elastic.signed_channel import KEY_BYTES
 from horovod_node.node.errors import LeaderLostError
@@ -48,11 +48,11 @@ Basics().init()
 class Lab:
     """A hub, and one node of two GPUs that is connected to it."""
 
-    def __init__(self, work: Work, *, leads: bool) -> None:
+    def __init__(self, work: NodeAttempt, *, leads: bool) -> None:
         address = new_addresses()
         self.address = address(1) if leads else address(2)
         self._open = ExitStack()
-        self.hub = self._open.enter_context(closing(Hub(address(1), contract.CHANNEL_PORT, key=KEY)))
+        self.hub = self._open.enter_context(closing(ControlServer(address(1), contract.CHANNEL_PORT, key=KEY)))
         fetched: Future[None] = Future()
         fetched.set_result(None)
         self.member = self._open.enter_context(
@@ -109,7 +109,7 @@ class Lab:
 
 
 @pytest.fixture
-def make_lab(work: Work) -> Iterator[Callable[[bool], Lab]]:
+def make_lab(work: NodeAttempt) -> Iterator[Callable[[bool], Lab]]:
     """Make a lab with the leader's own node or with another."""
     (work.layout.code / "train.py").write_text(SCRIPT)
     with ExitStack() as labs:
