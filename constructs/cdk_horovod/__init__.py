@@ -1,5 +1,6 @@
 """AWS CDK constructs that start, train and terminate a Horovod cluster on your own GPU fleet."""
 
+from cdk_horovod.deployed_training import IHorovodTraining
 from cdk_horovod.engines import Engine, EngineConfig, EngineTarget, IEngine
 from cdk_horovod.fleet.capacity_plan import CapacityAttempt, CapacityPlan
 from cdk_horovod.fleet.capacity_reservation import CapacityReservation
@@ -28,6 +29,7 @@ __all__ = [
     "GpuFleet",
     "HorovodTraining",
     "IEngine",
+    "IHorovodTraining",
     "ITrainingStorage",
     "Ledger",
     "MetricOptions",

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Unpack
 
 from aws_cdk import CfnOutput, Duration, Fn, Names, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
-from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.acknowledgements import acknowledge_objects
+from cdk_horovod.deployed_training import DeployedTraining, IHorovodTraining, ImportedTraining, read_stack_output
 from cdk_horovod.engines import EngineTarget, IEngine
-from cdk_horovod.node_metrics import MetricOptions, node_metric, with_defaults
-from cdk_horovod.permissions.executions import accept_executions, executions_of, permit_own_executions, permit_workflow
+from cdk_horovod.permissions.executions import permit_own_executions, permit_workflow
 from cdk_horovod.permissions.node_permissions import permit_nodes
-from cdk_horovod.permissions.reading import permit_reading
 from cdk_horovod.resources.image import TrainingImage
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.resources.storage import ITrainingStorage
@@ -31,7 +29,7 @@ from cdk_horovod.workflow.run_timeouts import RunTimeouts
 from horovod_node import contract
 
 
-class HorovodTraining(Construct):
+class HorovodTraining(DeployedTraining):
     """
     Starts, trains and terminates a Horovod cluster for every run.
 
@@ -70,6 +68,9 @@ class HorovodTraining(Construct):
         ValueError: If a price is not more than 0, or a fleet or the ledger already serves another training.
     """
 
+    state_machine: sfn.StateMachine
+    node_log_group: logs.LogGroup
+
     def __init__(
         self,
         scope: Construct,
@@ -101,9 +102,11 @@ class HorovodTraining(Construct):
         super().__init__(scope, id)
         self.timeouts = timeouts or RunTimeouts()
         self._storage = storage
+        self._stack_arn = Stack.of(self).stack_id
         self._max_cost_usd = max_cost_usd
         self._priced_types = sorted(prices)
         self.ledger = ledger or Ledger(self, "Ledger", removal_policy=removal_policy)
+        self._ledger_table = self.ledger.table
         self.ledger.serve(self, name=self.queue)
         self.node_log_group = logs.LogGroup(
             self, "NodeLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
@@ -186,87 +189,70 @@ class HorovodTraining(Construct):
             self, "Connection", description=contract.CONNECTION_DESCRIPTION, value=self._connection_json()
         )
 
+    @staticmethod
+    def from_attributes(
+        scope: Construct,
+        id: str,
+        *,
+        queue: str,
+        state_machine_arn: str,
+        ledger_table_name: str,
+        storage: ITrainingStorage,
+        node_log_group_name: str,
+        stack_arn: str | None = None,
+    ) -> IHorovodTraining:
+        """
+        Import a training that another app deployed, to grant, to alarm and to show; creates nothing.
+
+        Args:
+            scope: Where the import belongs.
+            id: Its id there.
+            queue: Name of the training, which its runs' ids begin with.
+            state_machine_arn: State machine of its runs.
+            ledger_table_name: Its ledger.
+            storage: Its buckets, for example `TrainingStorage.from_buckets(…)`.
+            node_log_group_name: Log group of its nodes.
+            stack_arn: The stack whose output describes it; grantees may then look it up there.
+        """
+        return ImportedTraining(
+            scope,
+            id,
+            queue=queue,
+            state_machine_arn=state_machine_arn,
+            ledger_table_name=ledger_table_name,
+            storage=storage,
+            node_log_group_name=node_log_group_name,
+            stack_arn=stack_arn,
+        )
+
+    @staticmethod
+    def from_stack_output(
+        scope: Construct,
+        id: str,
+        *,
+        output: str,
+        encryption_key_arn: str | None = None,
+        stack_arn: str | None = None,
+    ) -> IHorovodTraining:
+        """
+        Import a training by what its stack says of it; creates nothing, and asks nobody at synthesis.
+
+        Args:
+            scope: Where the import belongs.
+            id: Its id there.
+            output: Text of the stack output that `HorovodTraining` writes, JSON; keep it in your app's context.
+            encryption_key_arn: KMS key of the buckets, if they have one; grants then include it.
+            stack_arn: The stack of that output; grantees may then look it up there.
+
+        Raises:
+            ValueError: If *output* is not such a text.
+        """
+        return read_stack_output(scope, id, output=output, encryption_key_arn=encryption_key_arn, stack_arn=stack_arn)
+
     @property
     def queue(self) -> str:
         """Name of the training in the ids of its runs, and of the queue in which they wait; plain text."""
         return Names.unique_id(self)
-
-    def grant_start(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let *grantee* start runs: find the connection, upload scripts, start, and read what becomes of it."""
-        start = self.state_machine.grant_start_execution(grantee)
-        return start.combine(self._storage.grant_upload_source(grantee)).combine(self.grant_read(grantee))
-
-    def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let *grantee* see runs: status, ledger, logs, receipts, models, and what instances cost."""
-        executions = self._grant_on_executions(grantee, "states:DescribeExecution")
-        connection = iam.Grant.add_to_principal(
-            grantee=grantee, actions=["cloudformation:DescribeStacks"], resource_arns=[Stack.of(self).stack_id]
-        )
-        facts = permit_reading(grantee, machine=self.state_machine, log_group=self.node_log_group)
-        ledger = self.ledger.grant_read(grantee)
-        models = self._storage.grant_read_models(grantee, training=self.queue)
-        return executions.combine(connection).combine(facts).combine(ledger).combine(models)
-
-    def grant_stop(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let *grantee* stop runs."""
-        return self._grant_on_executions(grantee, "states:StopExecution")
-
-    def metric(self, name: str, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """
-        Give any metric that the training's nodes publish.
-
-        Args:
-            name: One of the contract's `METRIC_*`, as CloudWatch shows it.
-            run: Name of a run. Default: all runs of the training together.
-            options: As for CDK's own metrics. Default: average, 1 minute.
-        """
-        return node_metric(name, training=self.queue, run=run, options=options)
-
-    def metric_started(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Count started runs. Default period: 5 minutes."""
-        return self.state_machine.metric_started(**options)
-
-    def metric_succeeded(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Count runs that ended with a model. Default period: 5 minutes."""
-        return self.state_machine.metric_succeeded(**options)
-
-    def metric_failed(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Count runs that failed. Default period: 5 minutes."""
-        return self.state_machine.metric_failed(**options)
-
-    def metric_timed_out(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Count runs that reached the execution's own time limit. Default period: 5 minutes."""
-        return self.state_machine.metric_timed_out(**options)
-
-    def metric_time(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Measure runs from start to end, in milliseconds. Default period: 5 minutes."""
-        return self.state_machine.metric_time(**options)
-
-    def metric_samples_per_second(
-        self, *, run: str | None = None, **options: Unpack[MetricOptions]
-    ) -> cloudwatch.Metric:
-        """Measure what `horovod_node.training` trains, of *run* or of each. Default period: 1 minute."""
-        return self._measure(contract.METRIC_SAMPLES_PER_SECOND, run, cloudwatch.Stats.AVERAGE, options)
-
-    def metric_step_time(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Measure the seconds of rank 0's steps, of *run* or of all, as p50, p90, … Default period: 1 minute."""
-        return self._measure(contract.METRIC_STEP_SECONDS, run, "p50", options)
-
-    def metric_ring_size(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Count ranks in a ring, of *run* or of the largest. Default period: 1 minute."""
-        return self._measure(contract.METRIC_RING_SIZE, run, cloudwatch.Stats.MAXIMUM, options)
-
-    def metric_gpu_utilization(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Measure in percent how busy GPUs are, of *run* or of all. Default period: 1 minute."""
-        return self._measure(contract.METRIC_GPU_UTILIZATION, run, cloudwatch.Stats.AVERAGE, options)
-
-    def metric_gpu_memory(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Measure in percent how much memory of GPUs is taken, of *run* or of all. Default period: 1 minute."""
-        return self._measure(contract.METRIC_GPU_MEMORY, run, cloudwatch.Stats.AVERAGE, options)
-
-    def metric_bytes_read(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Count bytes that ranks read, of *run* or of all. Default period: 1 minute."""
-        return self._measure(contract.METRIC_BYTES_READ, run, cloudwatch.Stats.SUM, options)
 
     def metric_clean_up_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
         """Count clean-ups that did not come to their end. Default period: 5 minutes."""
@@ -283,24 +269,6 @@ class HorovodTraining(Construct):
     def metric_capacity_without_lease(self, *, period: Duration | None = None) -> cloudwatch.Metric:
         """Measure capacity that no run held. Default period: 5 minutes."""
         return self.reaper.metric_capacity_without_lease(period=period)
-
-    def metric_ceiling_used(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Measure what running runs have cost, in percent of their ceilings. Default period: 5 minutes."""
-        widest = with_defaults(options, statistic=cloudwatch.Stats.MAXIMUM, period=Duration.minutes(5))
-        return self.metric(contract.METRIC_CEILING_USED, **widest)
-
-    def _measure(self, name: str, run: str | None, statistic: str, options: MetricOptions) -> cloudwatch.Metric:
-        return self.metric(name, run=run, **with_defaults(options, statistic=statistic))
-
-    def _grant_on_executions(self, grantee: iam.IGrantable, *actions: str) -> iam.Grant:
-        grant = iam.Grant.add_to_principal(
-            grantee=grantee,
-            actions=list(actions),
-            resource_arns=[f"{executions_of(self.state_machine)}:*"],
-            scope=self,
-        )
-        accept_executions(grantee, self.state_machine)
-        return grant
 
     def _permit_the_workflow(self) -> None:
         # Every state brought the permission of its own call; these add the buckets' key.

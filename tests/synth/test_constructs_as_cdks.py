@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
-from aws_cdk import App, Duration, Stack
+from aws_cdk import App, Duration, Environment, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
@@ -13,6 +14,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk.assertions import Match, Template
 
 from cdk_horovod import GpuFleet, HorovodTraining, NetworkMode, TrainingImage, TrainingNetwork, TrainingStorage
+from horovod_node import contract
 from one_training import training_in
 
 pytestmark = pytest.mark.synth
@@ -123,4 +125,70 @@ def test_first_mistakes_are_explained(stack: Stack, fleet: GpuFleet) -> None:
         TrainingNetwork(stack, "Other", mode="isolate")
     assert str(mode.value) == (
         "'mode' must be one of NetworkMode.ISOLATED, NetworkMode.PRIVATE_WITH_NAT, NetworkMode.PUBLIC, got 'isolate'"
+    )
+
+
+OUTPUT = json.dumps(
+    {
+        contract.CONNECTION_STATE_MACHINE: "arn:aws:states:eu-west-1:111122223333:stateMachine:Runs",
+        contract.CONNECTION_DATA_BUCKET: "data",
+        contract.CONNECTION_MODEL_BUCKET: "models",
+        contract.CONNECTION_LEDGER_TABLE: "ledger",
+        contract.CONNECTION_LOG_GROUP: "nodes",
+        contract.CONNECTION_QUEUE: "TeamTraining",
+    }
+)
+KEY = "arn:aws:kms:eu-west-1:111122223333:key/1"
+
+
+def test_imported_training_grants_what_its_own_app_would() -> None:
+    """Who is granted by another app may do the same as who is granted by the app that deployed the training."""
+    # GIVEN the same training, deployed by one app and imported by another
+    ours, theirs = (Stack(App(), "Stack", env=Environment(account="111122223333", region="eu-west-1")) for _ in "12")
+    training = training_in(ours)
+    imported = HorovodTraining.from_stack_output(theirs, "Training", output=OUTPUT, encryption_key_arn=KEY)
+
+    # WHEN each lets somebody start and stop runs
+    allowed = []
+    for stack, granting in ((ours, training), (theirs, imported)):
+        role = iam.Role(stack, "Somebody", assumed_by=iam.AccountRootPrincipal())
+        assert granting.grant_start(role).success
+        assert granting.grant_stop(role).success
+        policies = Template.from_stack(stack).find_resources("AWS::IAM::Policy")
+        (policy,) = (policy for name, policy in policies.items() if name.startswith("Somebody"))
+        statements = policy["Properties"]["PolicyDocument"]["Statement"]
+        actions = [statement["Action"] for statement in statements]
+        allowed.append({each for action in actions for each in ([action] if isinstance(action, str) else action)})
+
+    # THEN all but the look at the stack is the same, which the other app may permit by the stack's ARN
+    assert allowed[0] - allowed[1] == {"cloudformation:DescribeStacks"}
+    assert allowed[1] <= allowed[0]
+    # AND on this training's executions and runs
+    text = json.dumps(Template.from_stack(theirs).to_json())
+    assert "arn:aws:states:eu-west-1:111122223333:execution:Runs:*" in text.replace('"}, "', "")
+    assert "runs/TeamTraining/*" in text
+    # AND nothing is created but what was asked for
+    kinds = {resource["Type"] for resource in Template.from_stack(theirs).to_json()["Resources"].values()}
+    assert kinds == {"AWS::IAM::Role", "AWS::IAM::Policy"}
+
+
+def test_imported_training_is_measured_by_the_same_metrics(stack: Stack) -> None:
+    """An alarm of another app looks at the state machine and at the nodes of this training."""
+    # WHEN
+    imported = HorovodTraining.from_stack_output(stack, "Training", output=OUTPUT)
+    failed = stack.resolve(imported.metric_failed().to_metric_config().metric_stat.dimensions[0].value)
+    steps = imported.metric("StepSeconds")
+
+    # THEN
+    assert failed == "arn:aws:states:eu-west-1:111122223333:stateMachine:Runs"
+    assert (steps.dimensions or {}).get(contract.METRIC_TRAINING) == "TeamTraining"
+
+
+def test_text_that_is_no_training_is_refused(stack: Stack) -> None:
+    """What was copied wrongly is refused in a sentence that says what is wanted."""
+    with pytest.raises(ValueError, match="output") as refused:
+        HorovodTraining.from_stack_output(stack, "Training", output='{"version": 1}')
+    assert str(refused.value) == (
+        f"'output' must be the text of the stack output that is described as '{contract.CONNECTION_DESCRIPTION}', "
+        "got '{\"version\": 1}'"
     )

@@ -11,8 +11,20 @@ from aws_cdk import aws_stepfunctions as sfn
 from cdk_horovod.acknowledgements import acknowledge, acknowledge_objects
 
 
-def executions_of(machine: sfn.StateMachine) -> str:
+def executions_of(machine: sfn.IStateMachine) -> str:
     """Write what the ARN of every execution of *machine* begins with, without the last colon."""
+    if not isinstance(machine, sfn.StateMachine):
+        # An import's ARN may be of another account or Region than the stack, and a CDK token.
+        parts = Stack.of(machine).split_arn(machine.state_machine_arn, ArnFormat.COLON_RESOURCE_NAME)
+        return Stack.of(machine).format_arn(
+            partition=parts.partition,
+            service="states",
+            region=parts.region,
+            account=parts.account,
+            resource="execution",
+            resource_name=parts.resource_name,
+            arn_format=ArnFormat.COLON_RESOURCE_NAME,
+        )
     return Stack.of(machine).format_arn(
         service="states",
         resource="execution",
@@ -21,7 +33,7 @@ def executions_of(machine: sfn.StateMachine) -> str:
     )
 
 
-def accept_executions(grantee: iam.IGrantable | iam.Policy, machine: sfn.StateMachine) -> None:
+def accept_executions(grantee: iam.IGrantable | iam.Policy, machine: sfn.IStateMachine) -> None:
     """Accept that a policy of *grantee* names all executions of *machine*."""
     acknowledge_objects(
         grantee,

@@ -13,7 +13,7 @@ from constructs import Construct, IConstruct
 from cdk_horovod.acknowledgements import acknowledge
 
 
-def permit_reading(grantee: iam.IGrantable, *, machine: sfn.StateMachine, log_group: logs.ILogGroup) -> iam.Grant:
+def permit_reading(grantee: iam.IGrantable, *, machine: sfn.IStateMachine, log_group: logs.ILogGroup) -> iam.Grant:
     """
     Let *grantee* list runs, read their nodes' logs, see how their groups scale, and what instances cost.
 

@@ -105,18 +105,30 @@ class Ledger(Construct):
 
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
         """Allow to look at runs, nodes, lines and leases, as a client does, but not at nodes' secrets."""
-        shown = (contract.FLEET_PREFIX, contract.QUEUE_PREFIX, contract.RUN_PREFIX, contract.NODES_PREFIX)
-        keys = [f"{prefix}*" for prefix in shown]
-        return self._grant(
-            grantee, (*_READ, "dynamodb:BatchGetItem"), {"ForAllValues:StringLike": {_LEADING_KEYS: keys}}
-        )
+        return grant_read_ledger(grantee, table=self.table)
 
     def _grant(
         self, grantee: iam.IGrantable, actions: tuple[str, ...], conditions: Mapping[str, Any] | None = None
     ) -> iam.Grant:
-        return iam.Grant.add_to_principal(
-            grantee=grantee,
-            actions=list(actions),
-            resource_arns=[self.table.table_arn],
-            conditions=None if conditions is None else dict(conditions),
-        )
+        return _grant(grantee, self.table, actions, conditions)
+
+
+def grant_read_ledger(grantee: iam.IGrantable, *, table: dynamodb.ITable) -> iam.Grant:
+    """Allow *grantee* to look at runs, nodes, queues and leases in *table*, but not at nodes' secrets."""
+    shown = (contract.FLEET_PREFIX, contract.QUEUE_PREFIX, contract.RUN_PREFIX, contract.NODES_PREFIX)
+    keys = [f"{prefix}*" for prefix in shown]
+    return _grant(grantee, table, (*_READ, "dynamodb:BatchGetItem"), {"ForAllValues:StringLike": {_LEADING_KEYS: keys}})
+
+
+def _grant(
+    grantee: iam.IGrantable,
+    table: dynamodb.ITable,
+    actions: tuple[str, ...],
+    conditions: Mapping[str, Any] | None = None,
+) -> iam.Grant:
+    return iam.Grant.add_to_principal(
+        grantee=grantee,
+        actions=list(actions),
+        resource_arns=[table.table_arn],
+        conditions=None if conditions is None else dict(conditions),
+    )

@@ -1,0 +1,250 @@
+"""What a training grants and measures, whichever app deployed it."""
+
+from __future__ import annotations
+
+import json
+from typing import Protocol, Unpack
+
+from aws_cdk import Duration
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk_horovod.node_metrics import MetricOptions, node_metric, with_defaults
+from cdk_horovod.permissions.executions import accept_executions, executions_of
+from cdk_horovod.permissions.reading import permit_reading
+from cdk_horovod.resources.ledger import grant_read_ledger
+from cdk_horovod.resources.storage import ITrainingStorage, TrainingStorage
+from horovod_node import contract
+
+
+class IHorovodTraining(Protocol):
+    """A training of this app or of another one: who may start runs, and how they fare."""
+
+    @property
+    def queue(self) -> str:
+        """Name of the training in the ids of its runs, and of the queue in which they wait."""
+
+    @property
+    def state_machine(self) -> sfn.IStateMachine:
+        """State machine whose executions are the runs."""
+
+    @property
+    def node_log_group(self) -> logs.ILogGroup:
+        """Log group of the nodes."""
+
+    def grant_start(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let *grantee* start runs."""
+
+    def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let *grantee* see runs."""
+
+    def grant_stop(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let *grantee* stop runs."""
+
+    def metric(self, name: str, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """Give any metric that the training's nodes publish."""
+
+    def metric_failed(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """Count runs that failed."""
+
+
+class DeployedTraining(Construct):
+    """
+    Grants and metrics of a training; `HorovodTraining` creates one, `ImportedTraining` finds one.
+
+    Attributes:
+        state_machine: Its executions are the runs.
+        node_log_group: Log group of the nodes.
+    """
+
+    state_machine: sfn.IStateMachine
+    node_log_group: logs.ILogGroup
+    _storage: ITrainingStorage
+    _ledger_table: dynamodb.ITable
+    _stack_arn: str | None
+
+    @property
+    def queue(self) -> str:
+        """Name of the training in the ids of its runs, and of the queue in which they wait; plain text."""
+        raise NotImplementedError
+
+    def grant_start(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let *grantee* start runs: find the connection, upload scripts, start, and read what becomes of it."""
+        start = self.state_machine.grant_start_execution(grantee)
+        return start.combine(self._storage.grant_upload_source(grantee)).combine(self.grant_read(grantee))
+
+    def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let *grantee* see runs: status, ledger, logs, receipts, models, and what instances cost."""
+        executions = self._grant_on_executions(grantee, "states:DescribeExecution")
+        if self._stack_arn is not None:
+            executions = executions.combine(
+                iam.Grant.add_to_principal(
+                    grantee=grantee, actions=["cloudformation:DescribeStacks"], resource_arns=[self._stack_arn]
+                )
+            )
+        facts = permit_reading(grantee, machine=self.state_machine, log_group=self.node_log_group)
+        ledger = grant_read_ledger(grantee, table=self._ledger_table)
+        models = self._storage.grant_read_models(grantee, training=self.queue)
+        return executions.combine(facts).combine(ledger).combine(models)
+
+    def grant_stop(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let *grantee* stop runs."""
+        return self._grant_on_executions(grantee, "states:StopExecution")
+
+    def metric(self, name: str, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """
+        Give any metric that the training's nodes publish.
+
+        Args:
+            name: One of the contract's `METRIC_*`, as CloudWatch shows it.
+            run: Name of a run. Default: all runs of the training together.
+            options: As for CDK's own metrics. Default: average, 1 minute.
+        """
+        return node_metric(name, training=self.queue, run=run, options=options)
+
+    def metric_started(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """Count started runs. Default period: 5 minutes."""
+        return self.state_machine.metric_started(**options)
+
+    def metric_succeeded(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """Count runs that ended with a model. Default period: 5 minutes."""
+        return self.state_machine.metric_succeeded(**options)
+
+    def metric_failed(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """Count runs that failed. Default period: 5 minutes."""
+        return self.state_machine.metric_failed(**options)
+
+    def metric_timed_out(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """Count runs that reached the execution's own time limit. Default period: 5 minutes."""
+        return self.state_machine.metric_timed_out(**options)
+
+    def metric_time(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """Measure runs from start to end, in milliseconds. Default period: 5 minutes."""
+        return self.state_machine.metric_time(**options)
+
+    def metric_samples_per_second(
+        self, *, run: str | None = None, **options: Unpack[MetricOptions]
+    ) -> cloudwatch.Metric:
+        """Measure what `horovod_node.training` trains, of *run* or of each. Default period: 1 minute."""
+        return self._measure(contract.METRIC_SAMPLES_PER_SECOND, run, cloudwatch.Stats.AVERAGE, options)
+
+    def metric_step_time(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """Measure the seconds of rank 0's steps, of *run* or of all, as p50, p90, … Default period: 1 minute."""
+        return self._measure(contract.METRIC_STEP_SECONDS, run, "p50", options)
+
+    def metric_ring_size(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """Count ranks in a ring, of *run* or of the largest. Default period: 1 minute."""
+        return self._measure(contract.METRIC_RING_SIZE, run, cloudwatch.Stats.MAXIMUM, options)
+
+    def metric_gpu_utilization(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """Measure in percent how busy GPUs are, of *run* or of all. Default period: 1 minute."""
+        return self._measure(contract.METRIC_GPU_UTILIZATION, run, cloudwatch.Stats.AVERAGE, options)
+
+    def metric_gpu_memory(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """Measure in percent how much memory of GPUs is taken, of *run* or of all. Default period: 1 minute."""
+        return self._measure(contract.METRIC_GPU_MEMORY, run, cloudwatch.Stats.AVERAGE, options)
+
+    def metric_bytes_read(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """Count bytes that ranks read, of *run* or of all. Default period: 1 minute."""
+        return self._measure(contract.METRIC_BYTES_READ, run, cloudwatch.Stats.SUM, options)
+
+    def metric_ceiling_used(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
+        """Measure what running runs have cost, in percent of their ceilings. Default period: 5 minutes."""
+        widest = with_defaults(options, statistic=cloudwatch.Stats.MAXIMUM, period=Duration.minutes(5))
+        return self.metric(contract.METRIC_CEILING_USED, **widest)
+
+    def _measure(self, name: str, run: str | None, statistic: str, options: MetricOptions) -> cloudwatch.Metric:
+        return self.metric(name, run=run, **with_defaults(options, statistic=statistic))
+
+    def _grant_on_executions(self, grantee: iam.IGrantable, *actions: str) -> iam.Grant:
+        grant = iam.Grant.add_to_principal(
+            grantee=grantee,
+            actions=list(actions),
+            resource_arns=[f"{executions_of(self.state_machine)}:*"],
+            scope=self,
+        )
+        accept_executions(grantee, self.state_machine)
+        return grant
+
+
+class ImportedTraining(DeployedTraining):
+    """
+    A training that another app deployed, for grants, metrics and alarms. Creates nothing.
+
+    Args:
+        queue: Name of the training.
+        state_machine_arn: Of its runs.
+        ledger_table_name: Its ledger.
+        storage: Its buckets.
+        node_log_group_name: Log group of its nodes.
+        stack_arn: The stack that describes it to clients; without it grantees are told of the connection otherwise.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        queue: str,
+        state_machine_arn: str,
+        ledger_table_name: str,
+        storage: ITrainingStorage,
+        node_log_group_name: str,
+        stack_arn: str | None = None,
+    ) -> None:
+        super().__init__(scope, id)
+        self._queue = queue
+        self.state_machine = sfn.StateMachine.from_state_machine_arn(self, "Runs", state_machine_arn)
+        self.node_log_group = logs.LogGroup.from_log_group_name(self, "NodeLogs", node_log_group_name)
+        self._ledger_table = dynamodb.Table.from_table_name(self, "Ledger", ledger_table_name)
+        self._storage = storage
+        self._stack_arn = stack_arn
+
+    @property
+    def queue(self) -> str:
+        """Name of the training in the ids of its runs, and of the queue in which they wait."""
+        return self._queue
+
+
+def read_stack_output(
+    scope: Construct, id: str, *, output: str, encryption_key_arn: str | None, stack_arn: str | None
+) -> ImportedTraining:
+    """
+    Import the training that the text of a stack output describes; see `HorovodTraining.from_stack_output`.
+
+    Raises:
+        ValueError: If *output* is not the text of such an output.
+    """
+    try:
+        facts = json.loads(output)
+        state_machine, queue = facts[contract.CONNECTION_STATE_MACHINE], facts[contract.CONNECTION_QUEUE]
+        data, model = facts[contract.CONNECTION_DATA_BUCKET], facts[contract.CONNECTION_MODEL_BUCKET]
+        table, log_group = facts[contract.CONNECTION_LEDGER_TABLE], facts[contract.CONNECTION_LOG_GROUP]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            "'output' must be the text of the stack output that is described as "
+            f"'{contract.CONNECTION_DESCRIPTION}', got {output[:60]!r}"
+        ) from error
+    holder = Construct(scope, f"{id}Storage")
+    key = kms.Key.from_key_arn(holder, "Key", encryption_key_arn) if encryption_key_arn else None
+    buckets = [
+        s3.Bucket.from_bucket_attributes(holder, name, bucket_name=bucket, encryption_key=key)
+        for name, bucket in (("Data", data), ("Model", model))
+    ]
+    storage = TrainingStorage.from_buckets(holder, "Buckets", data_bucket=buckets[0], model_bucket=buckets[1])
+    return ImportedTraining(
+        scope,
+        id,
+        queue=queue,
+        state_machine_arn=state_machine,
+        ledger_table_name=table,
+        storage=storage,
+        node_log_group_name=log_group,
+        stack_arn=stack_arn,
+    )
