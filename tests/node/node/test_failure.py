@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from dataclasses import replace
 
@@ -135,11 +136,18 @@ def test_any_exception_becomes_an_error_of_the_contract() -> None:
     # GIVEN
     known = RunError(contract.ERROR_MODEL_MISSING, "Nothing.")
     # WHEN
-    errors = [as_run_error(known), as_run_error(LedgerUnreachableError("it is away")), as_run_error(KeyError("x"))]
+    full = OSError(errno.ENOSPC, "No space left on device", "/opt/ml/code/train.py")
+    seen = [known, LedgerUnreachableError("it is away"), full, KeyError("x")]
+    errors = [as_run_error(error) for error in seen]
     # THEN
     assert [(error.error, error.message) for error in errors] == [
         (contract.ERROR_MODEL_MISSING, "Nothing."),
         (contract.ERROR_NODE_FAILED, "A node lost the ledger: it is away."),
+        (
+            contract.ERROR_DISK_FULL,
+            "A node's disk is full at /opt/ml/code/train.py: No space left on device. Take instance types with more "
+            "local storage, or give the fleet a larger volume.",
+        ),
         (contract.ERROR_NODE_FAILED, "The node agent failed: KeyError: 'x'"),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import time
@@ -116,6 +117,13 @@ def as_run_error(error: Exception) -> RunError:
     if isinstance(error, LedgerUnreachableError):
         return RunError(contract.ERROR_NODE_FAILED, f"A node lost the ledger: {error}.")
     _log.error("the agent failed", exc_info=error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" at {error.filename}" if error.filename else ""
+        return RunError(
+            contract.ERROR_DISK_FULL,
+            f"A node's disk is full{where}: {error.strerror}. Take instance types with more local storage, or give the "
+            "fleet a larger volume.",
+        )
     return RunError(contract.ERROR_NODE_FAILED, f"The node agent failed: {type(error).__name__}: {error}")
 
 
