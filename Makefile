@@ -36,7 +36,7 @@ demo: setup ## One whole run on this machine, no AWS account: synthesise, deploy
 	@python examples/digits/demo.py
 
 test: setup lint types ## Everything but the slow lane
-	pytest -n 2 --dist loadfile -m "not slow"
+	pytest -n 3 --dist loadfile -m "not slow"  # one more than two cores: most tests wait for processes
 
 ##@ Daily work
 .PHONY: test-fast test-slow faults lint types format synth snapshots graph bench prove lock

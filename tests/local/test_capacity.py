@@ -59,6 +59,7 @@ def looking(run: Run, number: int) -> RunStatus:
     )
 
 
+@pytest.mark.slow
 def test_third_attempt_gets_what_two_were_refused(app: Deployment) -> None:
     """Spot is refused in all zones, then in the first; the second has some. Status and receipt tell EC2's words."""
     # GIVEN no Spot anywhere

@@ -241,6 +241,7 @@ def test_empty_data_is_refused_before_anything_starts(app: Deployment) -> None:
     assert "Reserve a fleet" not in app.states_of(run)
 
 
+@pytest.mark.slow
 def test_second_run_queues_while_the_first_holds_the_fleet(app: Deployment) -> None:
     """One fleet, one run: the second starts its nodes when the first has given the fleet back."""
     # GIVEN a run that holds the fleet

@@ -50,6 +50,7 @@ def settles(lab: Lab, bound: Bound) -> bool:
     return until(bound.seconds + SLACK, lambda: lab.is_at_rest(ONE) and lab.holder(ONE) == "")
 
 
+@pytest.mark.slow
 def test_catch_alone(lab: Lab) -> None:
     """A killed agent is noticed by its missing heartbeats, without any other layer."""
     # GIVEN no layer but the workflow's own
@@ -119,6 +120,7 @@ def note_switch(lab: Lab, run: Run, *, strike: str, bound: Bound) -> None:
     )
 
 
+@pytest.mark.slow
 def test_switch_alone(lab: Lab) -> None:
     """An instance whose agent hangs, and of whose run nobody knows any more, takes itself out."""
     # GIVEN a run whose leader's agent hangs

@@ -28,7 +28,6 @@ IN_EVERY_TEST = {
     ("training", "clean-up rule lost, StopExecution"),
     ("training", "leader's agent hangs"),
     ("terminating", "capacity cannot be changed 5 times"),
-    ("queueing", "DynamoDB fails once in every state"),
     ("writing the receipt", "StopExecution"),
 }
 """The others take their time: `make faults`."""

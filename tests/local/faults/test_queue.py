@@ -67,7 +67,8 @@ def is_quiet(lab: Lab) -> bool:
     )
 
 
-@pytest.mark.parametrize(("count", "stops"), [(8, 2), pytest.param(20, 5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "stops"), [(8, 2), (20, 5)])
 def test_many_runs_at_once(lab: Lab, count: int, stops: int) -> None:
     """Of all runs started at the same instant, each gets a fleet for itself, in the order of the line."""
     # GIVEN runs of one GPU or two, and looks at the line that 20 executions can keep up on one machine

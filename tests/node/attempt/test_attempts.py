@@ -68,6 +68,7 @@ def test_leader_leads_the_next_attempt_in_the_same_process(pair: Ring) -> None:
     assert [agent.left() for agent in pair.agents] == [[], [], []]
 
 
+@pytest.mark.slow
 def test_follower_takes_part_in_the_next_attempt_in_the_same_process(pair: Ring) -> None:
     """The leader is lost: its follower ends its rank, waits, and follows the next leader."""
     # GIVEN

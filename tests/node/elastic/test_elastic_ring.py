@@ -42,6 +42,7 @@ def sizes(entries: Sequence[dict[str, Any]]) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_undisturbed_ring_trains_to_its_end(ring: Ring) -> None:
     """Without faults an elastic ring is a ring: every step once, the model saved, everybody released."""
     # GIVEN
@@ -84,6 +85,7 @@ def test_killed_node_costs_at_most_one_commit(ring: Ring) -> None:
     assert sorted(set(ring.agents[0].steps())) == list(range(1, 61))
 
 
+@pytest.mark.slow
 def test_node_that_comes_later_is_taken_in(ring: Ring) -> None:
     """A ring begins with what there is, and grows when another node comes, without a step done twice."""
     # GIVEN a ring of two that may have three

@@ -117,7 +117,8 @@ def test_ring_that_stands_still_names_the_rank_and_its_line(ring: Ring) -> None:
     assert [agent.left() for agent in ring.agents] == [[], []]
 
 
-@pytest.mark.parametrize("stopped", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
 def test_rank_that_was_stopped_is_named_though_it_cannot_answer(ring: Ring, stopped: int) -> None:
     """After SIGSTOP to a rank the run fails within the documented bound, naming that rank first, wherever it runs."""
     # GIVEN
@@ -163,6 +164,7 @@ def test_ring_that_never_steps_is_found_out(ring: Ring) -> None:
     assert second.endswith(" in wait_for_ever")
 
 
+@pytest.mark.slow
 def test_leader_that_is_killed_takes_all_ranks_along(ring: Ring) -> None:
     """After SIGKILL to the leader's agent no rank of any node is left, nor any agent."""
     # GIVEN

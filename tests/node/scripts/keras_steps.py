@@ -5,11 +5,11 @@ import os
 import sys
 from pathlib import Path
 
-from horovod_node import steps
 from horovod_node.rank_process import preflight
 from horovod_node.rank_process.import_hooks import AfterImport
+from horovod_node.rank_process.step_counter import StepCounter
 
-counter = steps.StepCounter(Path(sys.argv[1]))
+counter = StepCounter(Path(sys.argv[1]))
 AfterImport({**counter.hooks(), **preflight.hooks()}).install()
 untouched = "tensorflow" not in sys.modules and "keras" not in sys.modules
 

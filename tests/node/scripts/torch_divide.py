@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from horovod_node import steps
 from horovod_node import torch_training as training
+from horovod_node.rank_process import step_counter
 from horovod_node.torch_training import ring
 from horovod_node.torch_training.work import divide
 from horovod_node.training_base.position import Position
@@ -49,8 +49,8 @@ again, _ = taken(shuffled, size=3, position=Position(order=5), steps=2)
 other, _ = taken(shuffled, size=3, position=Position(order=5, epoch=1), steps=2)
 in_order = divide(DataLoader(data, batch_size=4, drop_last=True), steps_per_epoch=None)
 own = divide(lambda rank, _size: [[torch.tensor([10 * rank + n])] for n in range(4)], steps_per_epoch=6)
-counter = steps.StepCounter(Path(tempfile.mkdtemp()) / "progress")
-steps.install(counter)
+counter = step_counter.StepCounter(Path(tempfile.mkdtemp()) / "progress")
+step_counter.install(counter)
 evaluated = [batch[0].tolist() for batch in training.evaluating(DataLoader(data, batch_size=10))]
 print(
     json.dumps(

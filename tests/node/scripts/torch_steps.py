@@ -9,12 +9,12 @@ import json
 import sys
 from pathlib import Path
 
-from horovod_node import steps
 from horovod_node.rank_process import preflight
 from horovod_node.rank_process.import_hooks import AfterImport
+from horovod_node.rank_process.step_counter import StepCounter
 
 counted, only = sys.argv[1:2], sys.argv[2:3]
-counter = steps.StepCounter(Path(*counted))
+counter = StepCounter(Path(*counted))
 if counted:
     AfterImport({**counter.hooks(), **preflight.hooks()}).install()
 untouched = not sys.modules.keys() & {"torch", "tensorflow", "keras"}

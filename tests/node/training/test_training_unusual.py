@@ -126,6 +126,7 @@ def prove_resume_of_several(folder: Path, *, python: str = sys.executable, **mor
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_unusual_trainings_average() -> None:
     """Ranks that begin apart end with equal weights, whatever trains them, and whatever their layers had learned."""
     prove_unusual_trainings()
