@@ -337,11 +337,11 @@ def act(*, slowness: float, who: str, train_seconds: float) -> None:
     import boto3
     from botocore.config import Config
 
-    from horovod_node.ring import follower, static_leader
+    from horovod_node.ring import static_follower, static_leader
 
     meter = StubbedTraining.meter = Meter()
     StubbedTraining.seconds_of_training = train_seconds
-    for module in (follower, static_leader):
+    for module in (static_follower, static_leader):
         module.LocalTraining = StubbedTraining  # type: ignore[attr-defined]
     config = Config(max_pool_connections=64, retries={"mode": "standard", "total_max_attempts": 5}, read_timeout=120)
     session = boto3.session.Session()

@@ -13,6 +13,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.acknowledgements import acknowledge_objects
+from cdk_horovod.asl.state_machine import workflow_machine
 from cdk_horovod.deployed_training import DeployedTraining, IHorovodTraining, ImportedTraining, read_stack_output
 from cdk_horovod.engines import EngineTarget, IEngine
 from cdk_horovod.permissions.executions import permit_own_executions, permit_workflow
@@ -22,7 +23,6 @@ from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.resources.storage import ITrainingStorage
 from cdk_horovod.termination.clean_up import CleanUp
 from cdk_horovod.termination.reaper import Reaper
-from cdk_horovod.termination.state_machine import workflow_machine
 from cdk_horovod.workflow.capacity_search import longest_forming
 from cdk_horovod.workflow.definition import run_definition
 from cdk_horovod.workflow.run_timeouts import RunTimeouts

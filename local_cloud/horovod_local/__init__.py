@@ -20,7 +20,7 @@ python -m horovod_local deploy cdk.out
 ```
 
 The cloud runs commands, as EC2 does with user data, so it answers only who holds an access key of its own
-(`horovod_local.door`). Clients made here have it, and `LocalCloud.environment` and `cdk-horovod local env` hand it on.
+(`authentication.py`). Clients made here have it, and `LocalCloud.environment` and `cdk-horovod local env` hand it on.
 It is in the file `access-key` of the cloud's home, which its owner alone may read.
 
 A server process on 127.0.0.1 answers the AWS APIs: moto 5.2.5, pinned exactly, with the corrections of

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from horovod_local import corrections
+from horovod_local.authentication import Door
 from horovod_local.deployment.schedules import Schedules
-from horovod_local.door import Door
 from horovod_local.errors import LocalCloudError
 from horovod_local.instances import opt_ml
 from horovod_local.instances.instance_driver import InstanceDriver
 from horovod_local.instances.machine import METADATA_PATH, OWN_PATH
-from horovod_local.permissions.gate import Permissions
+from horovod_local.permissions.authorization import Permissions
 from horovod_local.permissions.principals import PRINCIPALS
 from horovod_local.permissions.record import RECORD
 from horovod_local.shared.access_keys import ACCESS_KEYS, KEY_FILE, write_key

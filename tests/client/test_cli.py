@@ -15,7 +15,7 @@ import pytest
 
 from horovod_client import CapacitySearch, Holder, LostAttempt, Run, RunStatus, TrainingClient
 from horovod_client.cli import main
-from horovod_client.cli.arguments import parse_data, parse_max_runtime
+from horovod_client.cli.request_arguments import parse_data, parse_max_runtime
 from horovod_client.cli.watch.lines import news_printer
 from horovod_node import contract
 from training_account import STACK, Account, connection_output

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from horovod_client import Run, TrainingClient
 from horovod_client.cli import PROGRAM, VERBS, commands, main
-from horovod_client.cli.completing import complete_run
+from horovod_client.cli.completion_candidates import complete_run
 from horovod_client.cli.ls import ls
 from horovod_client.results.tensorboard import TensorBoardFiles
 from horovod_node import contract

@@ -1,4 +1,4 @@
-"""An elastic ring whose nodes and ranks the test plays: real hub, real driver, real rendezvous."""
+"""An elastic ring whose nodes and ranks the test plays: real control server, real driver, real rendezvous."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Place = tuple[PlayedNode, int]
 
 class DrivenRing:
     """
-    A hub, a driver once it was made, and the nodes that are connected.
+    A control server, a driver once it was made, and the nodes that are connected.
 
     Args:
         is_gone: Whether a node that is out of reach is known to be gone. Default: it is when it is in `gone`.
@@ -34,7 +34,7 @@ class DrivenRing:
         self.nodes: list[PlayedNode] = []
         self._is_gone = is_gone or self.gone.__contains__
         self._open = ExitStack()
-        self.hub = self._open.enter_context(closing(ControlServer(self.address(1), contract.CHANNEL_PORT, key=KEY)))
+        self.server = self._open.enter_context(closing(ControlServer(self.address(1), contract.CHANNEL_PORT, key=KEY)))
         self._ranks = ThreadPoolExecutor(32)
         self._open.callback(self._ranks.shutdown, cancel_futures=True)
         self._driver: RingDriver | None = None
@@ -46,17 +46,17 @@ class DrivenRing:
         return self._driver
 
     def node(self, number: int, *, gpus: int = 1) -> PlayedNode:
-        """Connect a node that offers its ranks, and wait until the hub knows; number 1 is the leader's."""
+        """Connect a node that offers its ranks, and wait until the control server knows; number 1 is the leader's."""
         node = PlayedNode(self.address(number), leader=self.address(1), key=KEY, gpus=gpus).join().offer()
         self.nodes.append(self._open.enter_context(closing(node)))
         self.until_ready(node)
         return node
 
     def until_ready(self, node: PlayedNode) -> None:
-        """Wait until the hub knows of the node's present offer."""
+        """Wait until the control server knows of the node's present offer."""
 
         def ready() -> bool:
-            member = self.hub.member(node.address)
+            member = self.server.member(node.address)
             return member is not None and member.ready and member.generation == node.generation
 
         assert eventually(ready), f"{node.name} is not ready"
@@ -64,7 +64,7 @@ class DrivenRing:
     def drive(self, *, gpus: int, min_gpus: int = 1, elastic_seconds: float = 60) -> RingDriver:
         """Make the driver."""
         self._driver = RingDriver(
-            self.hub,
+            self.server,
             RingRendezvous(self.address(1), contract.RENDEZVOUS_PORT),
             leader=self.address(1),
             interface="lo",

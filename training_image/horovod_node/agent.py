@@ -28,7 +28,7 @@ from horovod_node.node.interruption import InterruptionWatch
 from horovod_node.node.log_shipping import LogShipping
 from horovod_node.node.rank_output import RankOutput, print_line
 from horovod_node.rank_process.preflight import NOT_ELASTIC, installed_keras, is_elastic, refusal
-from horovod_node.ring.follower import Follower
+from horovod_node.ring.static_follower import Follower
 from horovod_node.ring.static_leader import StaticLeader
 from horovod_node.transfer.data_channels import fetch_channels
 from horovod_node.transfer.requirements import Installation, Requirements

@@ -43,7 +43,7 @@ class Connection:
         data_bucket: Bucket that packaged scripts go to.
         model_bucket: Bucket of models and receipts.
         ledger_table: Name of the ledger's DynamoDB table.
-        queue: Name of the training, and of the line in which its runs wait for a fleet.
+        queue: Name of the training, and of the queue in which its runs wait for a fleet.
         log_group: CloudWatch log group of the nodes.
         fleets: The fleets; a run gets one that it fits.
         max_runtime_seconds: Longest training that a run may ask for.

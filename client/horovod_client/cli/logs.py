@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from horovod_client.cli.completing import complete_run
+from horovod_client.cli.completion_candidates import complete_run
 from horovod_client.cli.options import say, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.run import Run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from horovod_client.cli.completing import complete_run
+from horovod_client.cli.completion_candidates import complete_run
 from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.results.receipt import render_receipt

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from horovod_client.cli.completing import complete_run
+from horovod_client.cli.completion_candidates import complete_run
 from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.cli.watch.session import watch_run
 from horovod_client.client import TrainingClient

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from horovod_client.cli.completing import complete_run
+from horovod_client.cli.completion_candidates import complete_run
 from horovod_client.cli.options import print_json, say, training_options
 from horovod_client.client import TrainingClient
 from horovod_client.errors import HorovodClientError

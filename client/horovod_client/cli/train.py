@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from horovod_client.cli.arguments import parse_data, parse_hyperparameters, parse_max_runtime
-from horovod_client.cli.completing import complete_run
+from horovod_client.cli.completion_candidates import complete_run
 from horovod_client.cli.options import print_json, say, training_options
+from horovod_client.cli.request_arguments import parse_data, parse_hyperparameters, parse_max_runtime
 from horovod_client.cli.watch.session import LOOK_SECONDS, watch_run
 from horovod_client.client import TrainingClient
 from horovod_client.errors import PricesMissing, ReceiptNotFound, RunFailed, ScriptDoubtful

@@ -9,7 +9,7 @@ from typing import Final
 
 from pathspec import GitIgnoreSpec
 
-from horovod_client.text.tree import Purpose, walk_files
+from horovod_client.submit.files import Purpose, walk_files
 
 IGNORE_FILE: Final = ".gitignore"
 NEVER_PACKAGED: Final = (".git", "__pycache__")

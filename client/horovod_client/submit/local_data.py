@@ -12,7 +12,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from horovod_client.errors import InvalidInput
-from horovod_client.text.tree import Purpose, check_file, check_name, shown, walk_files
+from horovod_client.submit.files import Purpose, check_file, check_name, shown, walk_files
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

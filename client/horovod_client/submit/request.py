@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from horovod_client.aws.connection import Connection
 from horovod_client.aws.error_codes import DENIED, code_of
 from horovod_client.errors import InvalidInput
+from horovod_client.submit.files import shown
 from horovod_client.text.amounts import duration
-from horovod_client.text.tree import shown
 from horovod_node import contract
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from os import PathLike, fspath
 from pathlib import Path, PurePosixPath
 
 from horovod_client.errors import InvalidInput
+from horovod_client.submit.files import check_file, check_name, shown
 from horovod_client.submit.folder import IGNORE_FILE, PACKAGE, code_files
-from horovod_client.text.tree import check_file, check_name, shown
 from horovod_node import contract
 
 _WAYS_TO_LEAVE_A_MODEL = (b"SM_MODEL_DIR", b"/opt/ml", b"model_dir", b"model-dir", b"horovod_node")

@@ -104,7 +104,7 @@ class Ledger(Construct):
         return self._grant(grantee, (*_READ, *_WRITE, "dynamodb:DeleteItem"))
 
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow to look at runs, nodes, lines and leases, as a client does, but not at nodes' secrets."""
+        """Allow to look at runs, nodes, queues and leases, as a client does, but not at nodes' secrets."""
         return grant_read_ledger(grantee, table=self.table)
 
     def _grant(

@@ -11,11 +11,11 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
+from cdk_horovod.asl.state_machine import workflow_machine
 from cdk_horovod.engines import EngineConfig
 from cdk_horovod.permissions.executions import permit_workflow
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.termination.clean_up_definition import clean_up_definition
-from cdk_horovod.termination.state_machine import workflow_machine
 from cdk_horovod.workflow.execution import ENDED_WITHOUT_SUCCESS
 from cdk_horovod.workflow.run_timeouts import RunTimeouts
 

@@ -10,11 +10,11 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
+from cdk_horovod.asl.state_machine import workflow_machine
 from cdk_horovod.engines import EngineConfig
 from cdk_horovod.permissions.executions import executions_of, permit_workflow
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.termination import reaper_definition as workflow
-from cdk_horovod.termination.state_machine import workflow_machine
 from horovod_node import contract
 
 

@@ -16,10 +16,10 @@ from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.resources.storage import ITrainingStorage
 from cdk_horovod.workflow.capacity_search import NO_SEARCH, fleets_with_plans
-from cdk_horovod.workflow.cost_ceiling import UNKNOWN
 from cdk_horovod.workflow.emptying import NOT_BEGUN
 from cdk_horovod.workflow.receipt import UNREAD_BY_THE_RUN
 from cdk_horovod.workflow.request_rules import BYTES, defaults_expression, problems_expression
+from cdk_horovod.workflow.ring_price import UNKNOWN
 from cdk_horovod.workflow.run_timeouts import RunTimeouts
 from horovod_node import contract
 

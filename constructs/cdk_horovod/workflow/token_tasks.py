@@ -21,7 +21,7 @@ from cdk_horovod.asl.states import (
     now_as,
 )
 from cdk_horovod.resources.ledger import Ledger
-from cdk_horovod.workflow import cost_ceiling
+from cdk_horovod.workflow import ring_price
 from cdk_horovod.workflow.capacity_search import CAPACITY_JSON, FORMED
 from cdk_horovod.workflow.outcome import joining_leader_lost
 from cdk_horovod.workflow.run_timeouts import RunTimeouts
@@ -73,7 +73,7 @@ def wait_for_the_ring(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
             "ring": jsonata("$states.result"),
             "times": now_as("ring_at"),
             "search": FORMED,
-            "price": cost_ceiling.PRICE,
+            "price": ring_price.PRICE,
         },
         tell={
             contract.CAPACITY_JSON: CAPACITY_JSON,
@@ -197,7 +197,7 @@ def _ask_the_leader(
                         "Key": RUN_KEY,
                         "UpdateExpression": _with_price(update) if priced else update,
                         "ExpressionAttributeNames": {
-                            f"#{name}": name for name in (*told, *(cost_ceiling.ATTRIBUTES if priced else ()))
+                            f"#{name}": name for name in (*told, *(ring_price.ATTRIBUTES if priced else ()))
                         },
                         "ExpressionAttributeValues": _values_with_price(told) if priced else values,
                     }
@@ -220,7 +220,7 @@ def _ask_the_leader(
     return state
 
 
-_PRICED = f"""$known := $filter({json.dumps(cost_ceiling.ATTRIBUTES)}, function($name) {{
+_PRICED = f"""$known := $filter({json.dumps(ring_price.ATTRIBUTES)}, function($name) {{
     $boolean($lookup($price, $name))
   }});"""
 """JSONata's truth: neither missing, nor 0, nor ''."""
@@ -231,7 +231,7 @@ def _with_price(update: str) -> str:
     return jsonata(
         f"""(
   {_PRICED}
-  $gone := $filter({json.dumps(cost_ceiling.ATTRIBUTES)}, function($name) {{ $not($name in $known) }});
+  $gone := $filter({json.dumps(ring_price.ATTRIBUTES)}, function($name) {{ $not($name in $known) }});
   '{update}' & $join([$map($known, function($name) {{ ', #' & $name & ' = :' & $name }})])
     & ' REMOVE ' & $join([$map($gone, function($name) {{ '#' & $name }})], ', ')
 )"""

@@ -16,8 +16,8 @@ from typing import Any
 
 import click
 
-from horovod_client.cli.arguments import parse_data
 from horovod_client.cli.options import debug_option, json_option, print_json
+from horovod_client.cli.request_arguments import parse_data
 from horovod_client.cli.train import train as train_on_aws
 from horovod_client.cli.upload_progress import upload_shown
 from horovod_client.errors import RunFailed

@@ -1,4 +1,4 @@
-"""The leader's hub, with nodes that the test plays on real channels."""
+"""The leader's control server, with nodes that the test plays on real channels."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ KEY = bytes(range(KEY_BYTES))
 
 
 class Lab:
-    """A hub, and the nodes that are connected to it."""
+    """A control server, and the nodes that are connected to it."""
 
     def __init__(self) -> None:
         self.address = new_addresses()
         self._open = ExitStack()
-        self.hub = self._open.enter_context(closing(ControlServer(self.address(1), contract.CHANNEL_PORT, key=KEY)))
+        self.server = self._open.enter_context(closing(ControlServer(self.address(1), contract.CHANNEL_PORT, key=KEY)))
 
     def node(self, number: int = 2, *, gpus: int = 1, key: bytes = KEY, name: str | None = None) -> PlayedNode:
         """Connect a node."""
@@ -38,29 +38,29 @@ class Lab:
         return self._open.enter_context(closing(node))
 
     def joined(self, number: int = 2, *, gpus: int = 1, name: str | None = None) -> PlayedNode:
-        """Connect a node, and wait until the hub knows it."""
+        """Connect a node, and wait until the control server knows it."""
         node = self.node(number, gpus=gpus, name=name).join()
         assert eventually(lambda: self.names(), lambda names: node.name in names)
         return node
 
     def ready(self, number: int = 2, *, gpus: int = 1) -> PlayedNode:
-        """Connect a node that offers its ranks, and wait until the hub knows."""
+        """Connect a node that offers its ranks, and wait until the control server knows."""
         node = self.joined(number, gpus=gpus).offer()
         self.until_ready(node)
         return node
 
     def until_ready(self, node: PlayedNode) -> None:
-        """Wait until the hub knows of the node's present offer."""
+        """Wait until the control server knows of the node's present offer."""
         seen = eventually(lambda: self.look(node.address), lambda seen: seen == (node.generation, True))
         assert seen == (node.generation, True)
 
     def names(self) -> list[str]:
-        """List the nodes that the hub knows."""
-        return [member.node for member in self.hub.members()]
+        """List the nodes that the control server knows."""
+        return [member.node for member in self.server.members()]
 
     def look(self, address: str) -> tuple[int, bool] | None:
         """Give a node's generation, and whether it is ready."""
-        member = self.hub.member(address)
+        member = self.server.member(address)
         return None if member is None else (member.generation, member.ready)
 
     def close(self) -> None:
@@ -70,14 +70,14 @@ class Lab:
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    """A hub that nobody is connected to."""
+    """A control server that nobody is connected to."""
     with closing(Lab()) as lab:
         yield lab
 
 
 def code(lab: Lab, node: PlayedNode, place: int = 0, *, generation: int | None = None) -> int | None:
-    """Give the exit code of a rank as the hub knows it."""
-    return lab.hub.exit_code(node.address, node.generation if generation is None else generation, place)
+    """Give the exit code of a rank as the control server knows it."""
+    return lab.server.exit_code(node.address, node.generation if generation is None else generation, place)
 
 
 def becomes(look: Callable[[], Any], wanted: object) -> bool:
@@ -90,24 +90,26 @@ def test_nodes_join_in_order(lab: Lab) -> None:
     # WHEN
     nodes = [lab.joined(number, gpus=number) for number in (4, 2, 3)]
     # THEN
-    seen = [(member.node, member.address, member.gpus, member.generation, member.ready) for member in lab.hub.members()]
+    seen = [
+        (member.node, member.address, member.gpus, member.generation, member.ready) for member in lab.server.members()
+    ]
     assert seen == [(node.name, node.address, node.gpus, 0, False) for node in nodes]
-    assert lab.hub.departures == []
+    assert lab.server.departures == []
 
 
 def test_ranks_are_started_when_they_are_ready(lab: Lab) -> None:
     """A rank is started by its place, with its environment, and only on a node that offered its ranks."""
     # GIVEN
     node = lab.joined(gpus=2)
-    early = lab.hub.start(node.address, 0, {"HOROVOD_RANK": "0"})
+    early = lab.server.start(node.address, 0, {"HOROVOD_RANK": "0"})
     node.offer()
     lab.until_ready(node)
     # WHEN
-    generation = lab.hub.start(node.address, 1, {"HOROVOD_RANK": "5"})
+    generation = lab.server.start(node.address, 1, {"HOROVOD_RANK": "5"})
     # THEN
     assert (early, generation) == (0, 1)
     assert becomes(lambda: node.told("start"), [[1, 1, {"HOROVOD_RANK": "5"}]])
-    assert lab.hub.start(lab.address(9), 0, {}) == 0
+    assert lab.server.start(lab.address(9), 0, {}) == 0
 
 
 def test_exit_codes_are_those_of_a_generation(lab: Lab) -> None:
@@ -125,7 +127,7 @@ def test_exit_codes_are_those_of_a_generation(lab: Lab) -> None:
     lab.until_ready(node)
     node.say(exit=[1, 0, 7])
     node.say(step=1)
-    eventually(lambda: [member.step for member in lab.hub.members()], lambda steps: steps == [1])
+    eventually(lambda: [member.step for member in lab.server.members()], lambda steps: steps == [1])
     # THEN
     assert [code(lab, node, place) for place in (0, 1)] == [None, None]
     assert [code(lab, node, place, generation=1) for place in (0, 1)] == [1, 1]
@@ -153,7 +155,7 @@ def test_rest_of_a_node_that_left_has_ended(lab: Lab) -> None:
     # THEN
     assert becomes(lambda: lab.look(node.address), (1, False))
     assert [code(lab, node, place) for place in (0, 1)] == [1, 1]
-    assert [member.left for member in lab.hub.members()] == [True]
+    assert [member.left for member in lab.server.members()] == [True]
 
 
 def test_late_word_of_an_old_generation_breaks_nothing(lab: Lab) -> None:
@@ -166,7 +168,7 @@ def test_late_word_of_an_old_generation_breaks_nothing(lab: Lab) -> None:
     node.say(broken=1, why="long ago")
     node.say(step=1)
     # THEN
-    assert becomes(lambda: [member.step for member in lab.hub.members()], [1])
+    assert becomes(lambda: [member.step for member in lab.server.members()], [1])
     assert lab.look(node.address) == (2, True)
 
 
@@ -177,16 +179,16 @@ def test_stop_is_for_one_generation(lab: Lab) -> None:
     node.offer()
     lab.until_ready(node)
     # WHEN
-    lab.hub.stop(node.address, 1)
+    lab.server.stop(node.address, 1)
     # THEN
     assert lab.look(node.address) == (2, True)
     # WHEN
-    lab.hub.stop(node.address, 2)
-    lab.hub.stop(node.address, 2)
+    lab.server.stop(node.address, 2)
+    lab.server.stop(node.address, 2)
     # THEN
     assert lab.look(node.address) == (2, False)
-    assert lab.hub.start(node.address, 0, {}) == 0
-    lab.hub.tell(node.address, {"over": True})
+    assert lab.server.start(node.address, 0, {}) == 0
+    lab.server.tell(node.address, {"over": True})
     assert becomes(lambda: node.told("over"), [True])
     assert node.told("stop") == [2]
 
@@ -199,9 +201,9 @@ def test_interruptions_are_remembered(lab: Lab) -> None:
     # WHEN
     node.say(draining=contract.INTERRUPTION_NOTICE)
     # THEN
-    assert becomes(lambda: [member.draining for member in lab.hub.members()], [contract.INTERRUPTION_NOTICE])
+    assert becomes(lambda: [member.draining for member in lab.server.members()], [contract.INTERRUPTION_NOTICE])
     assert lab.look(node.address) == (1, True)
-    ((name, kind, at),) = lab.hub.interruptions
+    ((name, kind, at),) = lab.server.interruptions
     assert (name, kind) == (node.name, contract.INTERRUPTION_NOTICE)
     assert before <= at <= time.time()
 
@@ -215,7 +217,7 @@ def test_failures_are_collected(lab: Lab) -> None:
         node.fail(f"no data on {node.name}")
     # THEN
     assert becomes(
-        lambda: sorted(failure.summary for failure in lab.hub.failures), ["no data on node-2", "no data on node-3"]
+        lambda: sorted(failure.summary for failure in lab.server.failures), ["no data on node-2", "no data on node-3"]
     )
 
 
@@ -227,7 +229,7 @@ def test_node_that_ends_is_lost(lab: Lab) -> None:
     node.close()
     # THEN
     assert becomes(lab.names, [])
-    (departure,) = lab.hub.departures
+    (departure,) = lab.server.departures
     assert (departure.node, departure.address, departure.silent, departure.in_order) == (
         node.name,
         node.address,
@@ -246,7 +248,7 @@ def test_node_that_falls_silent_is_lost(lab: Lab, monkeypatch: pytest.MonkeyPatc
     silent.fall_silent()
     # THEN
     assert becomes(lab.names, [speaking.name])
-    (departure,) = lab.hub.departures
+    (departure,) = lab.server.departures
     assert (departure.node, departure.silent, departure.why) == (silent.name, True, "silent for 2 s")
     assert eventually(lambda: silent.end)
 
@@ -259,18 +261,18 @@ def test_node_that_left_departs_in_order(lab: Lab) -> None:
     # WHEN
     node.close()
     # THEN
-    assert becomes(lambda: [departure.in_order for departure in lab.hub.departures], [True])
+    assert becomes(lambda: [departure.in_order for departure in lab.server.departures], [True])
 
 
 def test_node_comes_back(lab: Lab) -> None:
-    """A node that connects again takes its own place, even before the hub noticed that it was gone."""
+    """A node that connects again takes its own place, even before the control server noticed that it was gone."""
     # GIVEN
     first = lab.ready()
     # WHEN
     again = lab.node()
     again.join()
     # THEN
-    assert becomes(lambda: [departure.why for departure in lab.hub.departures], ["it came back"])
+    assert becomes(lambda: [departure.why for departure in lab.server.departures], ["it came back"])
     assert becomes(lambda: lab.look(again.address), (0, False))
     assert eventually(lambda: first.end)
     assert code(lab, first) == 1
@@ -278,7 +280,7 @@ def test_node_comes_back(lab: Lab) -> None:
     again.offer()
     lab.until_ready(again)
     # THEN
-    assert lab.hub.start(again.address, 0, {}) == 1
+    assert lab.server.start(again.address, 0, {}) == 1
     assert becomes(lambda: again.told("start"), [[1, 0, {}]])
     assert first.told("start") == []
 
@@ -292,9 +294,9 @@ def test_node_that_comes_back_many_times_at_once_is_there_once(lab: Lab) -> None
         list(threads.map(PlayedNode.join, nodes))
     # THEN
     assert becomes(lambda: sum(node.end is not None for node in nodes), 7)
-    assert (lab.names(), len(lab.hub.departures)) == (["node-2"], 7)
+    assert (lab.names(), len(lab.server.departures)) == (["node-2"], 7)
     (present,) = [node for node in nodes if node.end is None]
-    lab.hub.tell(present.address, {"over": True})
+    lab.server.tell(present.address, {"over": True})
     assert becomes(lambda: present.told("over"), [True])
 
 
@@ -307,7 +309,7 @@ def test_two_nodes_cannot_have_one_address(lab: Lab) -> None:
     second.join()
     # THEN
     assert eventually(lambda: second.end)
-    assert (lab.names(), lab.look(first.address), lab.hub.departures) == ([first.name], (1, True), [])
+    assert (lab.names(), lab.look(first.address), lab.server.departures) == ([first.name], (1, True), [])
 
 
 def test_strangers_are_ignored(lab: Lab) -> None:
@@ -325,9 +327,9 @@ def test_strangers_are_ignored(lab: Lab) -> None:
         # THEN
         assert eventually(lambda: stranger.end)
         assert becomes(lambda: _ended(browser), True)
-    lab.hub.tell(node.address, {"over": True})
+    lab.server.tell(node.address, {"over": True})
     assert becomes(lambda: node.told("over"), [True])
-    assert (lab.names(), lab.hub.departures) == ([node.name], [])
+    assert (lab.names(), lab.server.departures) == ([node.name], [])
 
 
 def _ended(connection: socket.socket) -> bool:
@@ -350,7 +352,7 @@ def _ended(connection: socket.socket) -> bool:
     ],
 )
 def test_who_speaks_otherwise_is_lost(lab: Lab, words: dict[str, Any]) -> None:
-    """A signed message that is not understood ends the connection; the hub goes on."""
+    """A signed message that is not understood ends the connection; the control server goes on."""
     # GIVEN
     other = lab.ready(3)
     node = lab.ready(2) if "hello" not in words else lab.node(2)
@@ -359,7 +361,7 @@ def test_who_speaks_otherwise_is_lost(lab: Lab, words: dict[str, Any]) -> None:
     # THEN
     assert eventually(lambda: node.end)
     assert becomes(lab.names, [other.name])
-    assert [departure.silent for departure in lab.hub.departures] == [False] * ("hello" not in words)
+    assert [departure.silent for departure in lab.server.departures] == [False] * ("hello" not in words)
 
 
 def test_nothing_is_not_a_message(lab: Lab) -> None:
@@ -370,7 +372,7 @@ def test_nothing_is_not_a_message(lab: Lab) -> None:
     node.say()
     # THEN
     assert eventually(lambda: node.end)
-    assert (lab.names(), lab.hub.departures) == ([], [])
+    assert (lab.names(), lab.server.departures) == ([], [])
 
 
 def test_leader_gives_signs_of_life(lab: Lab) -> None:
@@ -388,7 +390,7 @@ def test_everybody_is_told(lab: Lab) -> None:
     nodes = [lab.joined(number) for number in (2, 3, 4)]
     nodes[0].close()
     # WHEN
-    lab.hub.tell_all({"over": True})
+    lab.server.tell_all({"over": True})
     # THEN
     assert becomes(lambda: [node.told("over") for node in nodes[1:]], [[True], [True]])
 
@@ -398,7 +400,7 @@ def test_waiting_ends_with_news(lab: Lab) -> None:
     # GIVEN
     node = lab.ready()
     with ThreadPoolExecutor(1) as waiter:
-        waiting = waiter.submit(lab.hub.wait, 2 * SECONDS)
+        waiting = waiter.submit(lab.server.wait, 2 * SECONDS)
         time.sleep(5 * BEAT_SECONDS)
         assert not waiting.done()
 
@@ -412,17 +414,17 @@ def test_waiting_ends_with_news(lab: Lab) -> None:
 
 
 def test_closed_hub_ends_all_and_leaves_its_port(lab: Lab) -> None:
-    """The same process may lead the next attempt: its hub takes the same port at once."""
+    """The same process may lead the next attempt: its control server takes the same port at once."""
     # GIVEN
     nodes = [lab.joined(2), lab.joined(3)]
     # WHEN
-    lab.hub.close()
+    lab.server.close()
     # THEN
     assert eventually(lambda: all(node.end for node in nodes))
     with closing(ControlServer(lab.address(1), contract.CHANNEL_PORT, key=KEY)) as second:
         lab.node(2).join()
         assert becomes(lambda: [member.node for member in second.members()], ["node-2"])
-    assert lab.hub.departures == []
+    assert lab.server.departures == []
 
 
 def test_closed_hub_takes_nobody(lab: Lab) -> None:
@@ -432,7 +434,7 @@ def test_closed_hub_takes_nobody(lab: Lab) -> None:
     late.settimeout(SECONDS)
     late.recv(NONCE_BYTES, socket.MSG_PEEK)
     # WHEN
-    lab.hub.close()
+    lab.server.close()
     # THEN
     with closing(Channel(late, key=KEY, leads=False)) as node:
         node.send({"hello": {"node": "node-2", "address": lab.address(2), "gpus": 1}})
@@ -460,7 +462,7 @@ def stranger(lab: Lab, number: int) -> socket.socket:
 
 def serving() -> int:
     """Count the threads that serve connections."""
-    return len([thread for thread in threading.enumerate() if thread.name == "hub-member"])
+    return len([thread for thread in threading.enumerate() if thread.name == "control-member"])
 
 
 def test_strangers_of_one_address_are_few(lab: Lab) -> None:
@@ -483,7 +485,7 @@ def test_all_strangers_together_are_few(lab: Lab, monkeypatch: pytest.MonkeyPatc
     # GIVEN
     monkeypatch.setattr(control_server, "_STRANGERS", 6)
     with ExitStack() as strangers:
-        # WHEN the hub has greeted, or turned away, each of them
+        # WHEN the control server has greeted, or turned away, each of them
         greetings = [strangers.enter_context(closing(stranger(lab, number))).recv(1) for number in range(10, 20)]
         # THEN
         assert [len(greeting) for greeting in greetings] == [1] * 6 + [0] * 4

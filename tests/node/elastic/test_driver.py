@@ -1,4 +1,4 @@
-"""Who is in an elastic ring: the real driver, hub and rendezvous, with nodes and ranks that the test plays."""
+"""Who is in an elastic ring: real driver, control server and rendezvous, with nodes and ranks that the test plays."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[DrivenRing]:
 
 
 def vanish(ring: DrivenRing, *nodes: PlayedNode) -> None:
-    """Let nodes fall silent, and wait until the hub noticed."""
+    """Let nodes fall silent, and wait until the control server noticed."""
     for node in nodes:
         node.fall_silent()
-    assert eventually(lambda: all(ring.hub.member(node.address) is None for node in nodes))
+    assert eventually(lambda: all(ring.server.member(node.address) is None for node in nodes))
 
 
 def still_waits(ring: DrivenRing, *asked: Future[list[int]]) -> bool:
@@ -136,7 +136,7 @@ def test_ring_begins_without_a_node_that_was_lost_meanwhile(ring: DrivenRing) ->
     # GIVEN
     leader, second, third = (ring.node(number) for number in (1, 2, 3))
     third.close()
-    assert eventually(lambda: ring.hub.member(third.address) is None)
+    assert eventually(lambda: ring.server.member(third.address) is None)
     # WHEN
     ring.drive(gpus=3, min_gpus=2).begin(3)
     # THEN

@@ -1,4 +1,4 @@
-"""A node's end of an elastic ring, with a real hub, and real ranks that wait for a ring which is never formed."""
+"""A node's end of an elastic ring, with a real control server, and ranks that wait for a ring which is never formed."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ Basics().init()
 
 
 class Lab:
-    """A hub, and one node of two GPUs that is connected to it."""
+    """A control server, and one node of two GPUs that is connected to it."""
 
     def __init__(self, work: NodeAttempt, *, leads: bool) -> None:
         address = new_addresses()
         self.address = address(1) if leads else address(2)
         self._open = ExitStack()
-        self.hub = self._open.enter_context(closing(ControlServer(address(1), contract.CHANNEL_PORT, key=KEY)))
+        self.server = self._open.enter_context(closing(ControlServer(address(1), contract.CHANNEL_PORT, key=KEY)))
         fetched: Future[None] = Future()
         fetched.set_result(None)
         self.member = self._open.enter_context(
@@ -68,8 +68,8 @@ class Lab:
 
     @property
     def known(self) -> Member:
-        """The node as the hub knows it."""
-        member = self.hub.member(self.address)
+        """The node as the control server knows it."""
+        member = self.server.member(self.address)
         assert member is not None
         return member
 
@@ -85,7 +85,7 @@ class Lab:
         """Let the node offer its ranks."""
 
         def ready() -> bool:
-            member = self.hub.member(self.address)
+            member = self.server.member(self.address)
             return member is not None and member.ready and member.generation == generation
 
         self.turn_until(ready)
@@ -93,7 +93,7 @@ class Lab:
     def start(self) -> None:
         """Start the ring on both ranks, and wait until they form it."""
         for place in (0, 1):
-            assert self.hub.start(self.address, place, {"HOROVOD_RANK": str(place)})
+            assert self.server.start(self.address, place, {"HOROVOD_RANK": str(place)})
         training = self.member.training
         assert training is not None
 
@@ -126,7 +126,7 @@ def follower(make_lab: Callable[[bool], Lab]) -> Lab:
 
 
 def test_node_offers_its_ranks_when_they_wait(make_lab: Callable[[bool], Lab]) -> None:
-    """The hub hears of a node with its GPUs, and of its ranks once all of them wait for a ring."""
+    """The control server hears of a node with its GPUs, and of its ranks once all of them wait for a ring."""
     # WHEN
     lab = make_lab(False)
     lab.until_ready(1)
@@ -141,14 +141,14 @@ def test_node_that_lost_its_leader_comes_back(follower: Lab) -> None:
     follower.known.channel.close()
     follower.until_ready(2)
     # THEN
-    assert [departure.address for departure in follower.hub.departures] == [follower.address]
-    assert follower.hub.exit_code(follower.address, 1, 0) == 1
+    assert [departure.address for departure in follower.server.departures] == [follower.address]
+    assert follower.server.exit_code(follower.address, 1, 0) == 1
 
 
 def test_node_that_finds_no_leader_gives_up(follower: Lab) -> None:
     """A leader that stays away is lost, and with it the attempt."""
     # WHEN
-    follower.hub.close()
+    follower.server.close()
     # THEN
     with pytest.raises(LeaderLostError, match=r"Leader node-1 \(127\..*\) is gone"):
         follower.turn_until(lambda: False)
@@ -184,10 +184,10 @@ def test_leaders_own_node_may_come_late(make_lab: Callable[[bool], Lab]) -> None
 def test_node_that_is_told_to_stop_offers_new_ranks(follower: Lab) -> None:
     """The leader ends a node's ranks when one of them has died; word for an earlier set is not obeyed."""
     # WHEN
-    follower.hub.stop(follower.address, 1)
+    follower.server.stop(follower.address, 1)
     follower.until_ready(2)
-    follower.hub.tell(follower.address, {"stop": 1})
-    follower.hub.tell(follower.address, {"start": [1, 0, {}]})
+    follower.server.tell(follower.address, {"stop": 1})
+    follower.server.tell(follower.address, {"start": [1, 0, {}]})
     for _ in range(20):
         follower.member.turn()
         time.sleep(0.02)
@@ -199,16 +199,16 @@ def test_node_that_is_told_to_stop_offers_new_ranks(follower: Lab) -> None:
 
 
 def test_node_whose_rank_dies_begins_anew(follower: Lab) -> None:
-    """All its ranks end, the hub hears which one died, and there are new ones."""
+    """All its ranks end, the control server hears which one died, and there are new ones."""
     # GIVEN
     training = follower.member.training
     assert training is not None
     # WHEN
     training._ranks._ranks[1].process.kill()
     # THEN
-    follower.turn_until(lambda: follower.hub.exit_code(follower.address, 1, 1) == -9)
+    follower.turn_until(lambda: follower.server.exit_code(follower.address, 1, 1) == -9)
     follower.until_ready(2)
-    assert follower.hub.exit_code(follower.address, 1, 0) == 1
+    assert follower.server.exit_code(follower.address, 1, 0) == 1
 
 
 def test_draining_node_leaves_when_it_is_stopped(follower: Lab) -> None:
@@ -218,7 +218,7 @@ def test_draining_node_leaves_when_it_is_stopped(follower: Lab) -> None:
     follower.turn_until(lambda: follower.known.draining)
     assert follower.member.state == contract.NODE_DRAINING
     # WHEN
-    follower.hub.stop(follower.address, 1)
+    follower.server.stop(follower.address, 1)
     # THEN
     follower.turn_until(lambda: follower.known.left)
     assert (follower.member.state, follower.member.training) == (contract.NODE_LEFT, None)

@@ -31,11 +31,11 @@ LEADER_MARKET: Final = "leader_market"
 RECLAIMED_FROM: Final = "reclaimed_from"
 """Where the clean-up or the reaper holds it: the name of the run that held it before, whose `RUN_ID` stays there."""
 
-# Of a line; the run's name follows.
+# Of a queue; the run's name follows.
 PLACE_PREFIX: Final = "PLACE#"
 """The time at which a run began to wait, in milliseconds; the order in which runs are served."""
 WAITER_PREFIX: Final = "WAITER#"
-"""What a waiting run needs (`GPUS`, `EXECUTION`), and its last look at the line (`SEEN_AT`)."""
+"""What a waiting run needs (`GPUS`, `EXECUTION`), and its last look at the queue (`SEEN_AT`)."""
 
 # Of a run.
 VERSION: Final = "version"

@@ -64,7 +64,7 @@ def lease_key(fleet: str) -> tuple[str, str]:
 
 
 def queue_key(queue: str) -> tuple[str, str]:
-    """Name the line of runs that wait for one of the fleets of *queue*."""
+    """Name the queue of runs that wait for one of the fleets of *queue*."""
     return f"{QUEUE_PREFIX}{queue}", LINE_SORT_KEY
 
 

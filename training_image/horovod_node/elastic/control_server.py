@@ -100,7 +100,7 @@ class ControlServer:
         self._strangers: Counter[str] = Counter()
         self._closed = threading.Event()
         self._listening = socket.create_server((address, port), backlog=_BACKLOG)
-        for name, work in (("hub", self._accept), ("hub-beat", self._beat)):
+        for name, work in (("control", self._accept), ("control-beat", self._beat)):
             threading.Thread(target=work, name=name, daemon=True).start()
 
     def close(self) -> None:
@@ -209,7 +209,7 @@ class ControlServer:
             if full:  # a node tries again
                 connection.close()
                 continue
-            threading.Thread(target=self._serve, args=(connection, address), name="hub-member", daemon=True).start()
+            threading.Thread(target=self._serve, args=(connection, address), name="control-member", daemon=True).start()
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_SECONDS):
@@ -250,7 +250,7 @@ class ControlServer:
             before = self._members.get(member.address)
             if self._closed.is_set():
                 channel.close()
-                raise ChannelClosedError("the hub is closed")
+                raise ChannelClosedError("the control server is closed")
             if before is not None and before.node != member.node:
                 channel.close()
                 raise ChannelClosedError(f"nodes {before.node} and {member.node} both have {member.address}")

@@ -1,4 +1,4 @@
-"""Horovod's elastic driver, with the nodes of a hub in the place of hosts that a script discovers and ssh reaches."""
+"""Horovod's elastic driver, with connected nodes in place of hosts that a script finds and ssh reaches."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
       would be forgotten, because a reset drops what was not read.
 
     Args:
-        hub: Where the nodes are.
+        control: Where the nodes are.
         rendezvous: Where the ranks find each other.
         leader: Address of the leader.
         interface: Network interface of the ring.
@@ -63,7 +63,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
 
     def __init__(
         self,
-        hub: ControlServer,
+        control: ControlServer,
         rendezvous: RingRendezvous,
         *,
         leader: str,
@@ -74,7 +74,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
         notify: Callable[[int], None],
         is_gone: Callable[[str], bool],
     ) -> None:
-        self._hub = hub
+        self._control = control
         self._leader = leader
         self._interface = interface
         self._gpus = gpus
@@ -91,7 +91,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
         rendezvous.serve(self)
         super().__init__(
             rendezvous,
-            _HubDiscovery(hub, leader=leader, min_gpus=min_gpus),
+            _ConnectedNodes(control, leader=leader, min_gpus=min_gpus),
             min_gpus,
             gpus,
             timeout=int(elastic_seconds),
@@ -177,7 +177,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
                 hosts = self._host_manager.current_hosts
                 slots = hosts.count_available_slots()
                 unsure = self._out_of_reach(hosts.available_hosts)
-                there = sum(member.gpus for member in _candidates(self._hub, min_gpus=self._min_num_proc))
+                there = sum(member.gpus for member in _candidates(self._control, min_gpus=self._min_num_proc))
                 needed = min(min_num_proc, max(self._min_num_proc, there))
                 if slots >= needed and not unsure and self._leader in hosts.available_hosts:
                     return hosts
@@ -198,7 +198,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
         left = sum(slots for host, slots in before.items() if host in available)
         if 2 * left > sum(before.values()):
             return []
-        absent = [host for host in before if host not in available and self._hub.member(host) is None]
+        absent = [host for host in before if host not in available and self._control.member(host) is None]
         return [host for host in absent if not self._is_gone(host)]
 
     def _update_host_assignments(self, current_hosts: DiscoveredHosts) -> list[SlotInfo]:
@@ -224,16 +224,16 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
         environment: Mapping[str, str] = ring_environment(
             slot, leader=self._leader, interface=self._interface, gpus=self._gpus
         )
-        generation = self._hub.start(slot.hostname, slot.local_rank, environment)
+        generation = self._control.start(slot.hostname, slot.local_rank, environment)
         if not generation:
             return 1, time.time()
-        while (code := self._hub.exit_code(slot.hostname, generation, slot.local_rank)) is None:
+        while (code := self._control.exit_code(slot.hostname, generation, slot.local_rank)) is None:
             if any(event is not None and event.is_set() for event in events):
                 if not self.finished():
                     # Another rank of the same node has died: the node begins anew, as a whole.
-                    self._hub.stop(slot.hostname, generation)
+                    self._control.stop(slot.hostname, generation)
                 return _KILLED, time.time()
-            self._hub.wait(_LOOK_SECONDS)
+            self._control.wait(_LOOK_SECONDS)
         if code:
             self._break_ring(slot.hostname)
         return code, time.time()
@@ -248,7 +248,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
         assigned = self.assigned()
         if address in assigned and self._broken_ring != len(self.sizes):
             self._broken_ring = len(self.sizes)
-            self._hub.tell_all({"sever": sorted(assigned)})
+            self._control.tell_all({"sever": sorted(assigned)})
 
 
 class RingRendezvous:
@@ -289,29 +289,29 @@ class RingRendezvous:
             server.close()
 
 
-def _candidates(hub: ControlServer, *, min_gpus: int) -> list[Member]:
+def _candidates(control: ControlServer, *, min_gpus: int) -> list[Member]:
     """
     List the nodes that can be in a ring.
 
     One that EC2 will take away is not among them, unless too few are left without it: it may train as long as it lives.
     """
-    ready = [member for member in hub.members() if member.ready]
+    ready = [member for member in control.members() if member.ready]
     staying = [member for member in ready if not member.draining]
     return staying if sum(member.gpus for member in staying) >= min_gpus else ready
 
 
-class _HubDiscovery(HostDiscovery):  # type: ignore[misc]  # Horovod publishes no types
+class _ConnectedNodes(HostDiscovery):  # type: ignore[misc]  # Horovod publishes no types
     """Stands where Horovod has a script that lists hosts."""
 
-    def __init__(self, hub: ControlServer, *, leader: str, min_gpus: int) -> None:
+    def __init__(self, control: ControlServer, *, leader: str, min_gpus: int) -> None:
         super().__init__()
-        self._hub = hub
+        self._control = control
         self._leader = leader
         self._min_gpus = min_gpus
         self._first = True
 
     def find_available_hosts_and_slots(self) -> dict[str, int]:
-        hosts = {member.address: member.gpus for member in _candidates(self._hub, min_gpus=self._min_gpus)}
+        hosts = {member.address: member.gpus for member in _candidates(self._control, min_gpus=self._min_gpus)}
         if self._first:
             # Horovod keeps the order in which it has seen hosts, and that of those it sees at once is any.
             self._first = False

@@ -20,8 +20,8 @@ from horovod_node.local_ranks.local_training import TURN_SECONDS
 from horovod_node.node.errors import RunError
 from horovod_node.node.failure import NodeFailedError, run_error
 from horovod_node.node.interval import Interval
+from horovod_node.ring.base_leader import LOOK_SECONDS, LOOK_SOON_SECONDS, Leader, ring_output
 from horovod_node.ring.diagnosis import SETTLE_SECONDS
-from horovod_node.ring.leader import LOOK_SECONDS, LOOK_SOON_SECONDS, Leader, ring_output
 from horovod_node.ring.step_timing import slowest_rank
 
 LATECOMERS_SECONDS: Final = 30.0
@@ -46,7 +46,7 @@ class ElasticLeader(Leader):
         node, request = self._work.node, self._work.run.request
         key = secrets.token_bytes(KEY_BYTES)
         # Followers read "over" from it, and must not take its end for the leader's: it stays until all is done.
-        self._hub = attempt.enter_context(closing(ControlServer(node.address, contract.CHANNEL_PORT, key=key)))
+        self._server = attempt.enter_context(closing(ControlServer(node.address, contract.CHANNEL_PORT, key=key)))
         place = ChannelPlace(leader=node.id, address=node.address, port=contract.CHANNEL_PORT, key=key.hex())
         self._work.ledger.put_channel(self._work.lease, place.to_json(), remove_at=self._work.run.remove_at)
         self._member = ring.enter_context(closing(RingMember(self._work, place, fetched=fetched, leads=True)))
@@ -54,7 +54,7 @@ class ElasticLeader(Leader):
         self._resets_seen, self._idle_resets, self._step_at_reset = 0, 0, 0
         members = self._wait_for_nodes()
         self._driver = RingDriver(
-            self._hub,
+            self._server,
             RingRendezvous(node.address, contract.RENDEZVOUS_PORT),
             leader=node.address,
             interface=node.interface,
@@ -79,7 +79,7 @@ class ElasticLeader(Leader):
         changed_at = time.monotonic()
         while True:
             self._turn()
-            there = self._hub.members()
+            there = self._server.members()
             ready = [member for member in there if member.ready and not member.draining]
             state = sorted((member.address, member.ready) for member in there)
             if state != seen:
@@ -107,7 +107,7 @@ class ElasticLeader(Leader):
                 self._hand_over(self._member.training, [self._work.node.id])
             time.sleep(TURN_SECONDS)
         self._check_the_end(driver)
-        self._hub.tell_all({"over": True})
+        self._server.tell_all({"over": True})
         return self._trained_answer(ranks=driver.sizes[-1], steps=self._member.step, ring=self._describe(driver))
 
     def _turn(self) -> None:
@@ -120,7 +120,7 @@ class ElasticLeader(Leader):
             self._member.turn()
         except NodeFailedError as failure:
             raise self._explain(failure) from failure
-        if self._hub.failures:
+        if self._server.failures:
             raise self._explain()
 
     def _explain(self, own: NodeFailedError | None = None) -> RunError:
@@ -130,15 +130,15 @@ class ElasticLeader(Leader):
             self._membership.keep()
             self._task.heartbeat()
             time.sleep(TURN_SECONDS)
-        failures = self._hub.failures + ([own.failure] if own else [])
+        failures = self._server.failures + ([own.failure] if own else [])
         return run_error(failures)
 
     def _stop_drained_nodes(self, driver: RingDriver) -> None:
         """End the ranks of nodes that leave, once the ring is formed without them."""
         assigned = driver.assigned()
-        for member in self._hub.members():
+        for member in self._server.members():
             if member.draining and member.ready and member.address not in assigned:
-                self._hub.stop(member.address, member.generation)
+                self._server.stop(member.address, member.generation)
 
     def _count_resets(self, driver: RingDriver) -> None:
         if driver.resets == self._resets_seen:
@@ -183,7 +183,7 @@ class ElasticLeader(Leader):
         """Give the exit code of each rank of the last ring; `None` for one that was not heard to end."""
         exits: dict[int, int | None] = {}
         for address in driver.assigned():
-            member = self._hub.member(address)
+            member = self._server.member(address)
             for place, rank in enumerate(driver.ranks_of(address)):
                 exits[rank] = None if member is None else member.exits.get(place)
         return exits
@@ -193,12 +193,12 @@ class ElasticLeader(Leader):
 
     def _losses(self) -> str:
         """Say which nodes were lost, the last ones only: there may have been many."""
-        lost = [departure for departure in self._hub.departures if not departure.in_order][-5:]
+        lost = [departure for departure in self._server.departures if not departure.in_order][-5:]
         return "".join(f" Node {each.node} ({each.address}) was lost: {each.why}." for each in lost)
 
     def _is_gone(self, address: str) -> bool:
         """Whether a node that is not connected is known to be gone; called from the driver's thread."""
-        departure = next((each for each in reversed(self._hub.departures) if each.address == address), None)
+        departure = next((each for each in reversed(self._server.departures) if each.address == address), None)
         if departure is None or departure.in_order or not departure.silent:
             return True
         quiet = self._silence.seconds(departure.node, now=self._looked_at)
@@ -210,8 +210,8 @@ class ElasticLeader(Leader):
 
     def _describe(self, driver: RingDriver) -> dict[str, Any]:
         """Describe the ring's life, for the receipt."""
-        left = {each.node for each in self._hub.departures if each.in_order}
-        left |= {member.node for member in self._hub.members() if member.left}
+        left = {each.node for each in self._server.departures if each.in_order}
+        left |= {member.node for member in self._server.members() if member.left}
         return {
             "elastic": True,
             "resets": driver.resets,
@@ -219,7 +219,7 @@ class ElasticLeader(Leader):
             "largest": max(driver.sizes),
             "interruptions": [
                 {"node": node, "kind": kind, "at": int(at), "left_in_order": node in left}
-                for node, kind, at in self._hub.interruptions
+                for node, kind, at in self._server.interruptions
             ],
             **self._resumed(),
             **self._repeated(),

@@ -18,8 +18,8 @@ from horovod_node.local_ranks.rank_assignment import ranks_of_plan
 from horovod_node.node.errors import RunError
 from horovod_node.node.failure import Failure
 from horovod_node.node.interval import Interval
+from horovod_node.ring.base_leader import LOOK_SECONDS, LOOK_SOON_SECONDS, Leader, ring_output
 from horovod_node.ring.diagnosis import Explanation
-from horovod_node.ring.leader import LOOK_SECONDS, LOOK_SOON_SECONDS, Leader, ring_output
 from horovod_node.ring.rendezvous import Rendezvous
 from horovod_node.ring.step_timing import slowest_rank
 

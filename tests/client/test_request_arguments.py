@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from horovod_client import InvalidInput
-from horovod_client.cli.arguments import parse_hyperparameters
+from horovod_client.cli.request_arguments import parse_hyperparameters
 
 JSON = '{"epochs": 3, "name": "größe"}'
 
