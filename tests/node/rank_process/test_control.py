@@ -22,7 +22,7 @@ SAY = """
 import json, os, socket, sys
 
 from horovod_node.rank_process.import_hooks import AfterImport
-from horovod_node.rank_process.control import AgentLine
+from horovod_node.rank_process.control import AgentConnection
 
 
 def say(**facts):
@@ -30,7 +30,7 @@ def say(**facts):
 
 """
 START = """
-agent = AgentLine.from_environment(os.environ)
+agent = AgentConnection.from_environment(os.environ)
 AfterImport(agent.hooks()).install()
 agent.start()
 """
