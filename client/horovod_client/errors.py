@@ -41,7 +41,7 @@ class ScriptDoubtful(UserWarning):
 
 
 class PricesMissing(UserWarning):
-    """A user started a run whose prices nobody could tell: it goes on, but nobody may watch its ceiling."""
+    """A user started a run whose prices nobody could tell: it goes on, but its cost ceiling may not be enforced."""
 
 
 class ModelNotFound(HorovodClientError):

@@ -263,7 +263,7 @@ class HorovodTraining(DeployedTraining):
         return self.reaper.metric_failed(period=period)
 
     def metric_reaped(self, *, period: Duration | None = None) -> cloudwatch.Metric:
-        """Count fleets that the reaper took from the dead. Default period: 5 minutes."""
+        """Count fleets that the reaper reclaimed from runs that had ended. Default period: 5 minutes."""
         return self.reaper.metric_reaped(period=period)
 
     def metric_capacity_without_lease(self, *, period: Duration | None = None) -> cloudwatch.Metric:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cdk_horovod.fleet.gpu_types import GpuInstanceType
 
 MAX_ATTEMPTS: Final = 20
-"""Of one plan: every one takes its place in an execution's history, see `RunTimeouts.starts`."""
+"""Attempts in one plan: each takes its share of an execution's history, see `run_timeouts.STARTS`."""
 
 MARKET_WORDS: Final = {contract.SPOT: "Spot", contract.ON_DEMAND: "On-Demand"}
 
@@ -75,7 +75,7 @@ class CapacityAttempt:
 @dataclass(frozen=True, kw_only=True)
 class CapacityPlan:
     """
-    Attempts in the order in which a run makes them. Made by one of the three class methods.
+    Attempts in the order in which a run makes them. Its class methods make the usual ones.
 
     Args:
         steps: The attempts, before each `zone_by_zone` is one for every zone.

@@ -1,5 +1,5 @@
 """
-The lease that another holds: read, and taken by the clean-up from a run that has ended and by the reaper from the dead.
+The lease that another holds: read, and taken by clean-up and reaper from runs that have ended.
 
 What is in it need not have the shape that state machines give it: nodes can write `expires_at`.
 """

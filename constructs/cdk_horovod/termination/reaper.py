@@ -92,7 +92,7 @@ class Reaper(Construct):
         )
 
     def metric_reaped(self, *, period: Duration | None = None) -> cloudwatch.Metric:
-        """Count fleets that were taken from the dead. Default period: 5 minutes."""
+        """Count fleets that were reclaimed from runs that had ended. Default period: 5 minutes."""
         return self._metric(workflow.METRIC_REAPED, cloudwatch.Stats.SUM, period)
 
     def metric_capacity_without_lease(self, *, period: Duration | None = None) -> cloudwatch.Metric:

@@ -42,7 +42,7 @@ _WORDS_KEPT: Final = 500
 """Characters of an error's cause: an execution fails with a cause of at most 32,768."""
 
 METRIC_REAPED = "Reaped"
-"""Fleets that the reaper took from the dead."""
+"""Fleets that the reaper reclaimed from runs that had ended."""
 METRIC_CAPACITY_WITHOUT_LEASE = "CapacityWithoutLease"
 """GPUs or nodes that a fleet had, or was about to have, although nobody held it."""
 

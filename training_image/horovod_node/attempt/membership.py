@@ -1,4 +1,4 @@
-"""A node's standing in its run: it shows that it lives, and looks whether it still belongs."""
+"""Membership of a node in its run: its ledger item is refreshed, and the fleet's lease is checked."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def _choose(
             )
     usable = [name for name in found if name not in unusable]
     if found and not usable:
-        # To begin from nothing would throw away what may be weeks of work without a word.
+        # Beginning from nothing would silently throw away what may be weeks of work.
         raise RunError(contract.ERROR_NODE_FAILED, f"No checkpoint can be restored. {' '.join(unusable.values())}")
     return usable[0] if usable else None
 

@@ -230,11 +230,11 @@ class ControlServer:
             if member is not None:
                 self._disconnect(member, str(reason), silent=reason.silent)
         except Exception as error:
-            # Signed, and yet not understood: another version of this program.
-            _log.warning("a node speaks otherwise: %r", error)
+            # The message was signed, and still could not be read.
+            _log.warning("unreadable message from a node, perhaps of another version: %r", error)
             connection.close()
             if member is not None:
-                self._disconnect(member, f"it speaks otherwise: {error!r}", silent=False)
+                self._disconnect(member, f"its message could not be read: {error!r}", silent=False)
 
     def _know(self, address: str) -> None:
         """Count a connection no longer as a stranger's: it has a signature of the ring, or has ended."""

@@ -44,8 +44,8 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
 
     - The leader's node is the first host, so rank 0 is on it and the state that others get is never a newcomer's.
     - Less than half of a ring never goes on while the rest may live: see `wait_for_available_slots`.
-    - A node whose rank died, and that is in the very next ring because that had to wait for it, has its new ranks
-      started; Horovod's driver takes them for those that were running before.
+    - It starts new ranks on a node that failed and rejoined for the next ring; Horovod's driver assumes that the old
+      ones still run.
     - Rank 0 hears of changes through its own agent, and again until it has acted: a change that came during a reset
       would be forgotten, because a reset drops what was not read.
 
@@ -240,10 +240,10 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
 
     def _break_ring(self, address: str) -> None:
         """
-        Let every rank lose the ring that one of its ranks has left.
+        Close the broken ring's connections on every rank, instead of waiting for Gloo's timeout.
 
-        Those that speak with the lost rank notice by themselves, mostly. The others wait for ranks that have noticed,
-        and that keep their connections until the next ring, for as long as Gloo's timeout: 30 s and more.
+        Ranks that talk to the lost one mostly notice by themselves. The others wait for ranks that have noticed but
+        keep their connections until the next ring, and would do so for 30 s and more.
         """
         assigned = self.assigned()
         if address in assigned and self._broken_ring != len(self.sizes):

@@ -1,5 +1,5 @@
 """
-Refuses a script that would train wrongly without a word.
+Refuses a script that would silently train without averaging.
 
 Horovod 0.28.1 averages gradients by overriding methods of Keras 2's optimizers. Keras 3, the default of TensorFlow 2.16
 and later, never calls them: `hvd.DistributedOptimizer` then runs, prints a falling loss, and each rank trains alone.

@@ -9,8 +9,8 @@ class RepeatedSteps:
     """
     Counts the steps that were lost, by rings that broke and by attempts that ended.
 
-    Of those that a ring lost, only a script tells that trains with `training.fit`; of those that the end of an attempt
-    took away, the leader knows itself.
+    Steps lost in a ring reset are known only if the script uses `training.fit`; the leader itself counts those that
+    were lost with an attempt.
 
     Args:
         before: Steps that earlier attempts lost, those after the restored checkpoint among them. Default: 0.

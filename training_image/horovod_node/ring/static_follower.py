@@ -91,10 +91,10 @@ class Follower:
 
     def _stand_still_with(self, failure: Failure) -> None:
         """
-        Report ranks that stand still, and leave them as they are for a while.
+        Record the stall, and keep the ranks alive for a while so that other nodes can report theirs.
 
-        To stop them now would break the ring under ranks of other nodes that are about to be found standing still too:
-        they would say that they lost the ring, and no longer where they waited.
+        Stopping them now would break the ring: the ranks of other nodes would report that they lost it, and no longer
+        where they waited.
         """
         self._work.ledger.put_failure(
             self._work.lease, self._work.node.id, failure.to_json(), remove_at=self._work.run.remove_at

@@ -25,7 +25,7 @@ class TrainingState(CommittedState):
         model: A built and compiled Keras model.
         trained_by:
             Its optimizers, which have all of their variables: a rank that came later and has none yet would send fewer
-            than the others wait for, and the whole ring would hang without a word.
+            than the others wait for, and the whole ring would hang silently.
         position: Where the training begins.
         models: All that the script trains.
     """
