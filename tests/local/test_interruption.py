@@ -20,6 +20,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ElasticLab]:
         yield lab
 
 
+@pytest.mark.slow
 def test_notices_are_in_the_ledger(lab: ElasticLab) -> None:
     """A recommendation is written down and changes nothing; an instance action takes its place."""
     # GIVEN a run that trains

@@ -105,10 +105,11 @@ def test_price_of_a_running_run_is_reported(lab: Lab) -> None:
     assert falls_silent(lab)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("state", "operation"),
     [
-        pytest.param("Suspend rebalancing", "SuspendProcesses", marks=pytest.mark.slow),
+        ("Suspend rebalancing", "SuspendProcesses"),
         ("Start nodes", "UpdateAutoScalingGroup"),
     ],
 )
