@@ -87,11 +87,12 @@ class Ledger(Construct):
         lease, _ = contract.lease_key(fleet)
         shared = [f"{prefix}{fleet}#*" for prefix in (contract.NODES_PREFIX, contract.SECRETS_PREFIX)]
         runs = f"{contract.RUN_PREFIX}{contract.training_prefix(training)}*"
-        read = self._grant(grantee, _READ, {"ForAllValues:StringLike": {_LEADING_KEYS: [*shared, lease, runs]}})
-        write = self._grant(grantee, _WRITE, {"ForAllValues:StringLike": {_LEADING_KEYS: shared}})
+        read = _grant(grantee, self.table, _READ, {"ForAllValues:StringLike": {_LEADING_KEYS: [*shared, lease, runs]}})
+        write = _grant(grantee, self.table, _WRITE, {"ForAllValues:StringLike": {_LEADING_KEYS: shared}})
         attributes = [contract.PARTITION_KEY, contract.SORT_KEY, contract.EXPIRES_AT]
-        renew = self._grant(
+        renew = _grant(
             grantee,
+            self.table,
             ("dynamodb:UpdateItem",),
             {
                 "ForAllValues:StringEquals": {_LEADING_KEYS: [lease], "dynamodb:Attributes": attributes},
@@ -101,16 +102,11 @@ class Ledger(Construct):
 
     def grant_workflow(self, grantee: iam.IGrantable) -> iam.Grant:
         """Allow what a state machine does: read and write every item, and release leases."""
-        return self._grant(grantee, (*_READ, *_WRITE, "dynamodb:DeleteItem"))
+        return _grant(grantee, self.table, (*_READ, *_WRITE, "dynamodb:DeleteItem"))
 
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
         """Allow to look at runs, nodes, queues and leases, as a client does, but not at nodes' secrets."""
         return grant_read_ledger(grantee, table=self.table)
-
-    def _grant(
-        self, grantee: iam.IGrantable, actions: tuple[str, ...], conditions: Mapping[str, Any] | None = None
-    ) -> iam.Grant:
-        return _grant(grantee, self.table, actions, conditions)
 
 
 def grant_read_ledger(grantee: iam.IGrantable, *, table: dynamodb.ITable) -> iam.Grant:

@@ -131,7 +131,7 @@ class TrainingNetwork(Construct):
             raise ValueError(f"'endpoint_azs' must be from 1 to {number}, the number of zones, got {endpoint_azs}")
         _check_each("readable_accounts", readable_accounts, _ACCOUNT, "ids of AWS accounts, of 12 digits")
         _check_each("gateway_prefix_lists", gateway_prefix_lists, _PREFIX_LIST, "ids of prefix lists, pl-…")
-        mode = _member("mode", mode)
+        mode = _mode_of(mode)
         super().__init__(scope, id)
         self.mode = mode
         isolated = mode is NetworkMode.ISOLATED
@@ -234,9 +234,9 @@ def _subnet_configuration(mode: NetworkMode) -> list[ec2.SubnetConfiguration]:
             return [ec2.SubnetConfiguration(name=_SUBNETS, subnet_type=ec2.SubnetType.PUBLIC)]
 
 
-def _member(name: str, mode: NetworkMode | str) -> NetworkMode:
+def _mode_of(mode: NetworkMode | str) -> NetworkMode:
     try:
         return NetworkMode(mode)
     except ValueError:
         members = ", ".join(f"NetworkMode.{member.name}" for member in NetworkMode)
-        raise ValueError(f"'{name}' must be one of {members}, got {mode!r}") from None
+        raise ValueError(f"'mode' must be one of {members}, got {mode!r}") from None

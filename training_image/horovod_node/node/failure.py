@@ -117,14 +117,22 @@ def as_run_error(error: Exception) -> RunError:
     if isinstance(error, LedgerUnreachableError):
         return RunError(contract.ERROR_NODE_FAILED, f"A node lost the ledger: {error}.")
     _log.error("the agent failed", exc_info=error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" at {error.filename}" if error.filename else ""
-        return RunError(
-            contract.ERROR_DISK_FULL,
-            f"A node's disk is full{where}: {error.strerror}. Take instance types with more local storage, or give the "
-            "fleet a larger volume.",
-        )
+    if isinstance(error, OSError) and is_disk_full(error):
+        return disk_full("A node's disk is full" + (f" at {error.filename}" if error.filename else ""), error)
     return RunError(contract.ERROR_NODE_FAILED, f"The node agent failed: {type(error).__name__}: {error}")
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether the file system has no room left, or grants no more."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(what: str, error: OSError) -> RunError:
+    """Say of a disk that is full *what* does not fit; a run that is repeated on such a disk fails again."""
+    return RunError(
+        contract.ERROR_DISK_FULL,
+        f"{what}: {error.strerror}. Take instance types with more local storage, or give the fleet a larger volume.",
+    )
 
 
 def as_failure(error: RunError, *, node: str, address: str) -> Failure:

@@ -98,7 +98,7 @@ class Rendezvous:
     def _serve(self) -> None:
         look_at = 0.0
         while not self._closing:
-            for descriptor, _ in self._poll.poll(_LOOK_SECONDS):
+            for descriptor, _ in self._poll.poll(_LOOK_SECONDS if self._open else None):
                 if descriptor == self._listener.fileno():
                     self._accept()
                 elif descriptor in self._open:

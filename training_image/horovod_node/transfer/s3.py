@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from horovod_node import contract
 from horovod_node.node.errors import RunError
+from horovod_node.node.failure import disk_full, is_disk_full
 
 ARCHIVES: Final = ("GLACIER", "DEEP_ARCHIVE")
 """
@@ -88,10 +88,6 @@ def refused(what: str, uri: str, error: ClientError | BotoCoreError | Boto3Error
 
 def unwritten(what: str, folder: Path, error: OSError) -> RunError:
     """Turn the file system's *error* about *what* into the error of the run: a disk that is too small is so again."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunError(
-            contract.ERROR_DISK_FULL,
-            f"{what} does not fit on the node's disk at {folder}: {error.strerror}. Take instance types with more "
-            "local storage, or give the fleet a larger volume.",
-        )
+    if is_disk_full(error):
+        return disk_full(f"{what} does not fit on the node's disk at {folder}", error)
     return RunError(contract.ERROR_NODE_FAILED, f"{what} could not be written to {folder}: {error}")
