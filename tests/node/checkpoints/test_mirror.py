@@ -18,7 +18,7 @@ from horovod_node.checkpoints.mirror import CheckpointMirror
 from horovod_node.checkpoints.restore import restore
 from horovod_node.checkpoints.snapshot import ChangedError, held, look
 from horovod_node.node.folders import Layout
-from horovod_node.ring.last_checkpoint import save_last_checkpoint
+from horovod_node.ring.early_stop import save_last_checkpoint
 from node.emulated import Aws
 from patience import SECONDS, eventually
 
@@ -435,7 +435,7 @@ def test_last_checkpoint_is_told_in_a_sentence(
     turns: list[int] = []
 
     def said(mirror: CheckpointMirror, *, seconds: float = SECONDS) -> str:
-        return save_last_checkpoint(mirror, give_up_at=time.time() + seconds, keep=lambda: turns.append(1))
+        return save_last_checkpoint(mirror, seconds=seconds, keep=lambda: turns.append(1))
 
     mirror = mirrored()
     address = f"s3://{aws.model_bucket}/checkpoints/run-1/"

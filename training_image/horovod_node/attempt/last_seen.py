@@ -1,10 +1,13 @@
-"""Which nodes have gone quiet."""
+"""Which nodes an attempt has, and which of them have gone quiet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 
+from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.ledger.ledger import NodeItem
+from horovod_node.node.errors import LedgerUnreachableError
 
 
 class LastSeen:
@@ -27,3 +30,34 @@ class LastSeen:
     def seconds(self, node: str, *, now: float) -> float:
         """Tell how long *node* has been quiet; 0 for one that was never seen."""
         return now - self._seen[node][1] if node in self._seen else 0.0
+
+
+class AttemptNodes:
+    """
+    The nodes of an attempt, as its leader read them last.
+
+    Args:
+        work: What the node works on.
+    """
+
+    def __init__(self, work: NodeAttempt) -> None:
+        self._lease = work.lease
+        self._ledger = work.ledger.with_patience(0)
+        self._silence = LastSeen()
+        self._read_at = time.monotonic()
+        self.items: Sequence[NodeItem] = ()
+        """One for each node that has joined."""
+
+    def read(self) -> bool:
+        """Read the nodes' items; `False` when the ledger is away, and *items* are as they were."""
+        try:
+            self.items = self._ledger.nodes(self._lease)
+        except LedgerUnreachableError:
+            return False
+        self._read_at = time.monotonic()
+        self._silence.see(self.items, now=self._read_at)
+        return True
+
+    def quiet_seconds(self, node: str) -> float:
+        """Tell how long *node* had been quiet when the ledger was read last: while it is away, nobody is heard."""
+        return self._silence.seconds(node, now=self._read_at)

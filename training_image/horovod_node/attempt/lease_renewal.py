@@ -7,7 +7,7 @@ import time
 
 from horovod_node import contract
 from horovod_node.ledger.ledger import Lease, Ledger
-from horovod_node.node.interval import Interval
+from horovod_node.node.waiting import Interval
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.ledger.ledger import Pace
 from horovod_node.node.errors import LedgerUnreachableError, PartOverError, ReleasedError
 from horovod_node.node.interruption import Interruption, InterruptionWatch
-from horovod_node.node.interval import Interval
+from horovod_node.node.waiting import Interval
 from horovod_node.transfer.requirements import Installation
 
 _log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from horovod_node.attempt.membership import Membership
 from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.node.errors import LedgerUnreachableError, RunError
 from horovod_node.node.failure import cause_text
-from horovod_node.node.interval import Interval
+from horovod_node.node.waiting import Interval, wait, wait_until
 
 _log = logging.getLogger(__name__)
 
@@ -114,22 +114,14 @@ class Task:
                         contract.ERROR_NODE_FAILED, f"Step Functions did not take the answer to '{self.name}': {error}"
                     ) from error
                 _log.warning("answer to '%s' failed, next try in %.1f s: %s", self.name, pause, error)
-                self._wait(pause)
+                wait(pause, tick=self._membership.keep)
                 pause = min(2 * pause, 10.0)
             else:
                 self._membership.is_asked = False
                 return
 
     def _wait_for_token(self) -> None:
-        while not self._has_token():
-            self._membership.keep()
-            time.sleep(0.1)
-
-    def _wait(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self._membership.keep()
-            time.sleep(0.1)
+        wait_until(self._has_token, tick=self._membership.keep)
 
     def _is_gone(self, error: ClientError) -> bool:
         """Whether the question is no longer asked with this token; then the next one is looked for."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import NoReturn
 
 from horovod_node.attempt.membership import Membership, look_soon_seconds
 from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.checkpoints.restore import Restored
 from horovod_node.elastic.member import ChannelPlace, RingMember
-from horovod_node.local_ranks.local_training import TURN_SECONDS
 from horovod_node.node.errors import LedgerUnreachableError
-from horovod_node.node.interval import Interval
+from horovod_node.node.waiting import TURN_SECONDS, Interval, wait_for
 
 
 class ElasticFollower:
@@ -56,13 +55,10 @@ class ElasticFollower:
 
     def _wait_for_leader(self) -> ChannelPlace:
         look = Interval(look_soon_seconds(self._work.run.request.gpus))
-        while True:
-            self._membership.keep()
-            if look.elapsed():
-                try:
-                    place = self._ledger.channel(self._work.lease)
-                except LedgerUnreachableError:
-                    place = None
-                if place is not None:
-                    return ChannelPlace.from_json(place)
-            time.sleep(TURN_SECONDS)
+
+        def place() -> str | None:
+            with suppress(LedgerUnreachableError):
+                return self._ledger.channel(self._work.lease) if look.elapsed() else None
+            return None
+
+        return ChannelPlace.from_json(wait_for(place, tick=self._membership.keep))

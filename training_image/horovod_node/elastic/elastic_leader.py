@@ -16,10 +16,9 @@ from horovod_node.elastic.control_server import ControlServer, Member
 from horovod_node.elastic.driver import RESET_LIMIT, RingDriver, RingRendezvous
 from horovod_node.elastic.member import ChannelPlace, RingMember
 from horovod_node.elastic.signed_channel import KEY_BYTES
-from horovod_node.local_ranks.local_training import TURN_SECONDS
 from horovod_node.node.errors import RunError
 from horovod_node.node.failure import NodeFailedError, run_error
-from horovod_node.node.interval import Interval
+from horovod_node.node.waiting import TURN_SECONDS, Interval, wait, wait_until
 from horovod_node.ring.base_leader import LOOK_SECONDS, LOOK_SOON_SECONDS, Leader, ring_output
 from horovod_node.ring.diagnosis import SETTLE_SECONDS
 from horovod_node.ring.step_timing import slowest_rank
@@ -33,6 +32,21 @@ RESETS_WITHOUT_STEP: Final = 5
 """A ring that was formed anew so often with no training step in between will not train the next time either."""
 _MISSED_REFRESHES: Final = 3
 """A node is known to be gone when the ledger, too, has not heard of it for so many intervals."""
+
+
+class IdleResets:
+    """Counts how often in a row the ring was formed anew with no training step in between."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._resets = 0
+        self._step = 0
+
+    def see(self, *, resets: int, step: int) -> None:
+        """Take note of how often the ring was formed anew so far, and which step it has reached."""
+        if resets != self._resets:
+            self.count = self.count + 1 if step <= self._step else 0
+            self._resets, self._step = resets, max(self._step, step)
 
 
 class ElasticLeader(Leader):
@@ -51,7 +65,7 @@ class ElasticLeader(Leader):
         self._work.ledger.put_channel(self._work.lease, place.to_json(), remove_at=self._work.run.remove_at)
         self._member = ring.enter_context(closing(RingMember(self._work, place, fetched=fetched, leads=True)))
         self._looks = Interval(LOOK_SOON_SECONDS)
-        self._resets_seen, self._idle_resets, self._step_at_reset = 0, 0, 0
+        self._idle_resets = IdleResets()
         members = self._wait_for_nodes()
         self._driver = RingDriver(
             self._server,
@@ -67,7 +81,7 @@ class ElasticLeader(Leader):
         ring.callback(self._end_driver)
         gpus = min(request.gpus, sum(member.gpus for member in members))
         self._driver.begin(gpus)
-        known = {item.id: item for item in self._nodes}
+        known = {item.id: item for item in self._nodes.items}
         ordered = sorted(members, key=lambda member: member.node != node.id)
         return ring_output((known[member.node] for member in ordered), gpus=gpus)
 
@@ -84,7 +98,7 @@ class ElasticLeader(Leader):
             state = sorted((member.address, member.ready) for member in there)
             if state != seen:
                 seen, changed_at = state, time.monotonic()
-            known = {item.id for item in self._nodes}
+            known = {item.id for item in self._nodes.items}
             gpus = sum(member.gpus for member in ready if member.node in known)
             leads = any(member.node == self._work.node.id and member.node in known for member in ready)
             settled = len(ready) == len(there) and time.monotonic() - changed_at > patience
@@ -100,7 +114,7 @@ class ElasticLeader(Leader):
             self._turn()
             driver.remind()
             self._stop_drained_nodes(driver)
-            self._count_resets(driver)
+            self._check_resets(driver)
             if self._member.training is not None:
                 self._tell(self._member.training, ranks=sum(driver.assigned().values()), resets=driver.resets)
                 self._stop_at_ceiling(self._member.training)
@@ -108,14 +122,13 @@ class ElasticLeader(Leader):
             time.sleep(TURN_SECONDS)
         self._check_the_end(driver)
         self._server.tell_all({"over": True})
-        return self._trained_answer(ranks=driver.sizes[-1], steps=self._member.step, ring=self._describe(driver))
+        return self._accounting.answer(ranks=driver.sizes[-1], steps=self._member.step, ring=self._describe(driver))
 
     def _turn(self) -> None:
         """Keep everything that has to be kept."""
-        self._membership.keep(state=self._member.state, step=self._member.step)
-        self._task.heartbeat()
+        self._keep(state=self._member.state, step=self._member.step)
         if self._looks.elapsed():
-            self._look()
+            self._nodes.read()
         try:
             self._member.turn()
         except NodeFailedError as failure:
@@ -125,11 +138,7 @@ class ElasticLeader(Leader):
 
     def _explain(self, own: NodeFailedError | None = None) -> RunError:
         """Give other nodes a moment to say what they saw, and choose the reason."""
-        settle_at = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < settle_at:
-            self._membership.keep()
-            self._task.heartbeat()
-            time.sleep(TURN_SECONDS)
+        wait(SETTLE_SECONDS, tick=self._keep)
         failures = self._server.failures + ([own.failure] if own else [])
         return run_error(failures)
 
@@ -140,13 +149,9 @@ class ElasticLeader(Leader):
             if member.draining and member.ready and member.address not in assigned:
                 self._server.stop(member.address, member.generation)
 
-    def _count_resets(self, driver: RingDriver) -> None:
-        if driver.resets == self._resets_seen:
-            return
-        self._resets_seen = driver.resets
-        self._idle_resets = self._idle_resets + 1 if self._member.step <= self._step_at_reset else 0
-        self._step_at_reset = max(self._step_at_reset, self._member.step)
-        if self._idle_resets >= RESETS_WITHOUT_STEP:
+    def _check_resets(self, driver: RingDriver) -> None:
+        self._idle_resets.see(resets=driver.resets, step=self._member.step)
+        if self._idle_resets.count >= RESETS_WITHOUT_STEP:
             raise RunError(
                 contract.ERROR_NODE_FAILED,
                 f"The ring was formed anew {RESETS_WITHOUT_STEP} times without a training step in between."
@@ -165,10 +170,8 @@ class ElasticLeader(Leader):
         if driver.resets >= RESET_LIMIT:
             raise RunError(contract.ERROR_NODE_FAILED, f"The ring was formed anew {RESET_LIMIT} times.{self._losses()}")
         # What the nodes themselves noticed is on its way.
-        give_up_at = time.monotonic() + SETTLE_SECONDS
-        while (unfinished := self._unfinished(driver)) and time.monotonic() < give_up_at:
-            self._turn()
-            time.sleep(TURN_SECONDS)
+        wait_until(lambda: not self._unfinished(driver), tick=self._turn, seconds=SETTLE_SECONDS)
+        unfinished = self._unfinished(driver)
         if not unfinished:
             return
         if any(code == 0 for code in self._exits(driver).values()):
@@ -201,7 +204,7 @@ class ElasticLeader(Leader):
         departure = next((each for each in reversed(self._server.departures) if each.address == address), None)
         if departure is None or departure.in_order or not departure.silent:
             return True
-        quiet = self._silence.seconds(departure.node, now=self._looked_at)
+        quiet = self._nodes.quiet_seconds(departure.node)
         return quiet > _MISSED_REFRESHES * refresh_seconds(self._work.run.settings)
 
     def _end_driver(self) -> None:
@@ -221,7 +224,5 @@ class ElasticLeader(Leader):
                 {"node": node, "kind": kind, "at": int(at), "left_in_order": node in left}
                 for node, kind, at in self._server.interruptions
             ],
-            **self._resumed(),
-            **self._repeated(),
-            **slowest_rank([node for node in self._nodes if node.address in driver.assigned()]),
+            **slowest_rank([node for node in self._nodes.items if node.address in driver.assigned()]),
         }

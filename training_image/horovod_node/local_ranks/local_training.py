@@ -22,8 +22,6 @@ from horovod_node.rank_process.script_failure import ORIGIN_PREFLIGHT, ORIGIN_RI
 
 _log = logging.getLogger(__name__)
 
-TURN_SECONDS = 0.1
-"""Pause between two looks at the ranks, which cost system calls only."""
 _FAILURE_FILE_LIMIT = 1024
 """Characters; Amazon SageMaker API Reference, `FailureReason` of `DescribeTrainingJob`."""
 RING_LOSS_SECONDS = 2.0

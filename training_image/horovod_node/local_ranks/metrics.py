@@ -18,7 +18,7 @@ from horovod_node import contract
 from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.ledger.cost_ceiling import CostCeiling
 from horovod_node.local_ranks.gpu_monitor import GpuMonitor
-from horovod_node.node.interval import Interval
+from horovod_node.node.waiting import Interval
 from horovod_node.rank_process.progress import Progress
 
 SECONDS: Final = 10.0

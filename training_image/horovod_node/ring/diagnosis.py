@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from horovod_node import contract
-from horovod_node.attempt.last_seen import LastSeen
+from horovod_node.attempt.last_seen import AttemptNodes
 from horovod_node.attempt.membership import refresh_seconds
 from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.ledger.ledger import NodeItem
@@ -28,13 +28,13 @@ class Explanation:
 
     Args:
         work: What the node works on.
-        silence: What the leader has noticed so far.
+        nodes: The attempt's nodes, as the leader read them.
     """
 
-    def __init__(self, work: NodeAttempt, silence: LastSeen) -> None:
+    def __init__(self, work: NodeAttempt, nodes: AttemptNodes) -> None:
         self._work = work
         self._ledger = work.ledger.with_patience(0)
-        self._silence = silence
+        self._nodes = nodes
 
     def of_failed_nodes(self) -> RunError:
         """Say why nodes failed before there was a ring."""
@@ -61,7 +61,6 @@ class Explanation:
         patience = MISSED_REFRESHES * refresh_seconds(self._work.run.settings)
         started = time.monotonic()
         explained_at: float | None = None
-        others: list[NodeItem] = []
         while True:
             if own is None or own.origin == "ring":
                 own = training.failure() or own
@@ -70,13 +69,14 @@ class Explanation:
                 # Before that node ends its ranks: ours would only say then that they lost the ring.
                 own = training.stands_still_too()
             failures = [*recorded, *([own] if own else [])]
-            others = self._others(plan) or others
+            self._nodes.read()
+            others = [node for node in self._nodes.items if plan.host(node.id) and node.id != self._work.node.id]
             now = time.monotonic()
             if explained_at is None and any(failure.origin in REASONS for failure in failures):
                 explained_at = now
             spoken = {failure.node for failure in failures}
             silent = [node for node in others if node.id not in spoken and node.state != contract.NODE_DONE]
-            lost = [node for node in silent if self._silence.seconds(node.id, now=now) > patience]
+            lost = [node for node in silent if self._nodes.quiet_seconds(node.id) > patience]
             heard_all = len(lost) == len(silent) and (own is not None or training.done)
             settled = explained_at is not None and now - explained_at > SETTLE_SECONDS
             # Nodes that live on and say nothing are not waited for any longer than the dead are.
@@ -105,14 +105,6 @@ class Explanation:
         except LedgerUnreachableError:
             # The answer to the state machine carries it all the same.
             return
-
-    def _others(self, plan: RingPlan) -> list[NodeItem]:
-        try:
-            nodes = self._ledger.nodes(self._work.lease)
-        except LedgerUnreachableError:
-            return []
-        self._silence.see(nodes, now=time.monotonic())
-        return [node for node in nodes if plan.host(node.id) and node.id != self._work.node.id]
 
     def _lost(self, node: NodeItem, plan: RingPlan) -> Failure:
         ranks = plan.ranks_of(node.id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.attempt.task import Task
 from horovod_node.node.background import in_background
 from horovod_node.node.errors import RunError
+from horovod_node.node.waiting import wait_until
 from horovod_node.ring.read_back import READ_ERRORS, ReadBack
 from horovod_node.transfer.folder_upload import UPLOAD_ERRORS, FolderUpload, TakenError, entries
 from horovod_node.transfer.s3 import refused
@@ -58,12 +58,15 @@ def save_model(work: NodeAttempt, task: Task, *, keep: Callable[[], None]) -> di
 
     def wait(doing: Future[T], progress: Callable[[], object]) -> T:
         told: object = None
-        while not doing.done():
+
+        def tick() -> None:
+            nonlocal told
             if (now := progress()) != told:
                 told = now
                 task.heartbeat()
             keep()
-            time.sleep(0.1)
+
+        wait_until(doing.done, tick=tick)
         return doing.result()
 
     answer = {contract.KEY: key, contract.FILES: files}

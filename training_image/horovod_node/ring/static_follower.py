@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 
 from horovod_node import contract
@@ -11,12 +13,12 @@ from horovod_node.attempt.last_seen import LastSeen
 from horovod_node.attempt.membership import Membership, look_soon_seconds
 from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.checkpoints.restore import Restored
-from horovod_node.local_ranks.local_training import TURN_SECONDS, LocalTraining
+from horovod_node.local_ranks.local_training import LocalTraining
 from horovod_node.local_ranks.plan import RingPlan
 from horovod_node.local_ranks.rank_assignment import ranks_of_plan
 from horovod_node.node.errors import LeaderLostError, LedgerUnreachableError, ReleasedError
 from horovod_node.node.failure import Failure, NodeFailedError
-from horovod_node.node.interval import Interval
+from horovod_node.node.waiting import TURN_SECONDS, Interval, wait, wait_for, wait_until
 
 STAND_STILL_SECONDS = 5.0
 """Ranks of one ring stand still at the same step; their nodes notice within some two seconds of each other."""
@@ -52,9 +54,7 @@ class Follower:
             PartOverError: If the training ended well.
             ReleasedError: If the fleet was released, or the leader gave the attempt up.
         """
-        while not fetched.done():
-            self._membership.keep()
-            time.sleep(TURN_SECONDS)
+        wait_until(fetched.done, tick=self._membership.keep)
         fetched.result()
         plan = self._wait_for_plan()
         if plan.host(self._work.node.id) is not None:
@@ -63,16 +63,13 @@ class Follower:
 
     def _wait_for_plan(self) -> RingPlan:
         look = Interval(look_soon_seconds(self._work.run.request.gpus))
-        while True:
-            self._membership.keep(state=contract.NODE_READY)
-            if look.elapsed():
-                try:
-                    plan = self._ledger.plan(self._work.lease)
-                except LedgerUnreachableError:
-                    plan = None
-                if plan is not None:
-                    return RingPlan.from_text(plan)
-            time.sleep(TURN_SECONDS)
+
+        def plan() -> str | None:
+            with suppress(LedgerUnreachableError):
+                return self._ledger.plan(self._work.lease) if look.elapsed() else None
+            return None
+
+        return RingPlan.from_text(wait_for(plan, tick=partial(self._membership.keep, state=contract.NODE_READY)))
 
     def _train(self, plan: RingPlan) -> None:
         with LocalTraining(self._work, ranks_of_plan(self._work, plan)) as training:
@@ -99,10 +96,7 @@ class Follower:
         self._work.ledger.put_failure(
             self._work.lease, self._work.node.id, failure.to_json(), remove_at=self._work.run.remove_at
         )
-        give_up_at = time.monotonic() + STAND_STILL_SECONDS
-        while time.monotonic() < give_up_at:
-            self._membership.keep(state=contract.NODE_FAILED)
-            time.sleep(TURN_SECONDS)
+        wait(STAND_STILL_SECONDS, tick=partial(self._membership.keep, state=contract.NODE_FAILED))
 
     def _check_leader(self) -> None:
         """Stop when the leader gave up or fell silent: nobody would answer for this node's ranks."""

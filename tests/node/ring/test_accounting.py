@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from horovod_node.rank_process.progress import Progress
-from horovod_node.ring.repeated_steps import RepeatedSteps
-from horovod_node.ring.trained_time import TrainedTime
+from horovod_node.ring.accounting import RepeatedSteps, TrainedTime
 
 
 def test_time_between_steps_counts_for_every_rank() -> None:
