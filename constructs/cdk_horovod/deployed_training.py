@@ -56,23 +56,104 @@ class IHorovodTraining(Protocol):
 
 class DeployedTraining(Construct):
     """
-    Grants and metrics of a training; `HorovodTraining` creates one, `ImportedTraining` finds one.
+    Grants and metrics of a training: `HorovodTraining` creates one, `from_attributes` and `from_stack_output` find one.
 
     Attributes:
+        queue: Name of the training in the ids of its runs, and of the queue in which they wait; plain text.
         state_machine: Its executions are the runs.
         node_log_group: Log group of the nodes.
     """
 
+    queue: str
     state_machine: sfn.IStateMachine
     node_log_group: logs.ILogGroup
     _storage: ITrainingStorage
     _ledger_table: dynamodb.ITable
     _stack_arn: str | None
 
-    @property
-    def queue(self) -> str:
-        """Name of the training in the ids of its runs, and of the queue in which they wait; plain text."""
-        raise NotImplementedError
+    @staticmethod
+    def from_attributes(
+        scope: Construct,
+        id: str,
+        *,
+        queue: str,
+        state_machine_arn: str,
+        ledger_table_name: str,
+        storage: ITrainingStorage,
+        node_log_group_name: str,
+        stack_arn: str | None = None,
+    ) -> IHorovodTraining:
+        """
+        Import a training that another app deployed, to grant, to alarm and to show; creates nothing.
+
+        Args:
+            scope: Where the import belongs.
+            id: Its id there.
+            queue: Name of the training, which its runs' ids begin with.
+            state_machine_arn: State machine of its runs.
+            ledger_table_name: Its ledger.
+            storage: Its buckets, for example `TrainingStorage.from_buckets(…)`.
+            node_log_group_name: Log group of its nodes.
+            stack_arn: The stack whose output describes it; grantees may then look it up there.
+        """
+        training = DeployedTraining(scope, id)
+        training.queue = queue
+        training.state_machine = sfn.StateMachine.from_state_machine_arn(training, "Runs", state_machine_arn)
+        training.node_log_group = logs.LogGroup.from_log_group_name(training, "NodeLogs", node_log_group_name)
+        training._ledger_table = dynamodb.Table.from_table_name(training, "Ledger", ledger_table_name)
+        training._storage = storage
+        training._stack_arn = stack_arn
+        return training
+
+    @staticmethod
+    def from_stack_output(
+        scope: Construct,
+        id: str,
+        *,
+        output: str,
+        encryption_key_arn: str | None = None,
+        stack_arn: str | None = None,
+    ) -> IHorovodTraining:
+        """
+        Import a training by what its stack says of it; creates nothing, and asks nobody at synthesis.
+
+        Args:
+            scope: Where the import belongs.
+            id: Its id there.
+            output: Text of the stack output that `HorovodTraining` writes, JSON; keep it in your app's context.
+            encryption_key_arn: KMS key of the buckets, if they have one; grants then include it.
+            stack_arn: The stack of that output; grantees may then look it up there.
+
+        Raises:
+            ValueError: If *output* is not such a text.
+        """
+        try:
+            facts = json.loads(output)
+            state_machine, queue = facts[contract.CONNECTION_STATE_MACHINE], facts[contract.CONNECTION_QUEUE]
+            data, model = facts[contract.CONNECTION_DATA_BUCKET], facts[contract.CONNECTION_MODEL_BUCKET]
+            table, log_group = facts[contract.CONNECTION_LEDGER_TABLE], facts[contract.CONNECTION_LOG_GROUP]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                "'output' must be the text of the stack output that is described as "
+                f"'{contract.CONNECTION_DESCRIPTION}', got {output[:60]!r}"
+            ) from error
+        holder = Construct(scope, f"{id}Storage")
+        key = kms.Key.from_key_arn(holder, "Key", encryption_key_arn) if encryption_key_arn else None
+        buckets = [
+            s3.Bucket.from_bucket_attributes(holder, name, bucket_name=bucket, encryption_key=key)
+            for name, bucket in (("Data", data), ("Model", model))
+        ]
+        storage = TrainingStorage.from_buckets(holder, "Buckets", data_bucket=buckets[0], model_bucket=buckets[1])
+        return DeployedTraining.from_attributes(
+            scope,
+            id,
+            queue=queue,
+            state_machine_arn=state_machine,
+            ledger_table_name=table,
+            storage=storage,
+            node_log_group_name=log_group,
+            stack_arn=stack_arn,
+        )
 
     def grant_start(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let *grantee* start runs: find the connection, upload scripts, start, and read what becomes of it."""
@@ -171,80 +252,3 @@ class DeployedTraining(Construct):
         )
         accept_executions(grantee, self.state_machine)
         return grant
-
-
-class ImportedTraining(DeployedTraining):
-    """
-    A training that another app deployed, for grants, metrics and alarms. Creates nothing.
-
-    Args:
-        queue: Name of the training.
-        state_machine_arn: Of its runs.
-        ledger_table_name: Its ledger.
-        storage: Its buckets.
-        node_log_group_name: Log group of its nodes.
-        stack_arn: The stack that describes it to clients; without it grantees are told of the connection otherwise.
-    """
-
-    def __init__(
-        self,
-        scope: Construct,
-        id: str,
-        *,
-        queue: str,
-        state_machine_arn: str,
-        ledger_table_name: str,
-        storage: ITrainingStorage,
-        node_log_group_name: str,
-        stack_arn: str | None = None,
-    ) -> None:
-        super().__init__(scope, id)
-        self._queue = queue
-        self.state_machine = sfn.StateMachine.from_state_machine_arn(self, "Runs", state_machine_arn)
-        self.node_log_group = logs.LogGroup.from_log_group_name(self, "NodeLogs", node_log_group_name)
-        self._ledger_table = dynamodb.Table.from_table_name(self, "Ledger", ledger_table_name)
-        self._storage = storage
-        self._stack_arn = stack_arn
-
-    @property
-    def queue(self) -> str:
-        """Name of the training in the ids of its runs, and of the queue in which they wait."""
-        return self._queue
-
-
-def read_stack_output(
-    scope: Construct, id: str, *, output: str, encryption_key_arn: str | None, stack_arn: str | None
-) -> ImportedTraining:
-    """
-    Import the training that the text of a stack output describes; see `HorovodTraining.from_stack_output`.
-
-    Raises:
-        ValueError: If *output* is not the text of such an output.
-    """
-    try:
-        facts = json.loads(output)
-        state_machine, queue = facts[contract.CONNECTION_STATE_MACHINE], facts[contract.CONNECTION_QUEUE]
-        data, model = facts[contract.CONNECTION_DATA_BUCKET], facts[contract.CONNECTION_MODEL_BUCKET]
-        table, log_group = facts[contract.CONNECTION_LEDGER_TABLE], facts[contract.CONNECTION_LOG_GROUP]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            "'output' must be the text of the stack output that is described as "
-            f"'{contract.CONNECTION_DESCRIPTION}', got {output[:60]!r}"
-        ) from error
-    holder = Construct(scope, f"{id}Storage")
-    key = kms.Key.from_key_arn(holder, "Key", encryption_key_arn) if encryption_key_arn else None
-    buckets = [
-        s3.Bucket.from_bucket_attributes(holder, name, bucket_name=bucket, encryption_key=key)
-        for name, bucket in (("Data", data), ("Model", model))
-    ]
-    storage = TrainingStorage.from_buckets(holder, "Buckets", data_bucket=buckets[0], model_bucket=buckets[1])
-    return ImportedTraining(
-        scope,
-        id,
-        queue=queue,
-        state_machine_arn=state_machine,
-        ledger_table_name=table,
-        storage=storage,
-        node_log_group_name=log_group,
-        stack_arn=stack_arn,
-    )

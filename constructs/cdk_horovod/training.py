@@ -14,7 +14,7 @@ from constructs import Construct
 
 from cdk_horovod.acknowledgements import acknowledge_objects
 from cdk_horovod.asl.state_machine import workflow_machine
-from cdk_horovod.deployed_training import DeployedTraining, IHorovodTraining, ImportedTraining, read_stack_output
+from cdk_horovod.deployed_training import DeployedTraining
 from cdk_horovod.engines import EngineTarget, IEngine
 from cdk_horovod.permissions.executions import permit_own_executions, permit_workflow
 from cdk_horovod.permissions.node_permissions import permit_nodes
@@ -107,6 +107,7 @@ class HorovodTraining(DeployedTraining):
         self._priced_types = sorted(prices)
         self.ledger = ledger or Ledger(self, "Ledger", removal_policy=removal_policy)
         self._ledger_table = self.ledger.table
+        self.queue = Names.unique_id(self)
         self.ledger.serve(self, name=self.queue)
         self.node_log_group = logs.LogGroup(
             self, "NodeLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=removal_policy
@@ -188,71 +189,6 @@ class HorovodTraining(DeployedTraining):
         self._connection = CfnOutput(
             self, "Connection", description=contract.CONNECTION_DESCRIPTION, value=self._connection_json()
         )
-
-    @staticmethod
-    def from_attributes(
-        scope: Construct,
-        id: str,
-        *,
-        queue: str,
-        state_machine_arn: str,
-        ledger_table_name: str,
-        storage: ITrainingStorage,
-        node_log_group_name: str,
-        stack_arn: str | None = None,
-    ) -> IHorovodTraining:
-        """
-        Import a training that another app deployed, to grant, to alarm and to show; creates nothing.
-
-        Args:
-            scope: Where the import belongs.
-            id: Its id there.
-            queue: Name of the training, which its runs' ids begin with.
-            state_machine_arn: State machine of its runs.
-            ledger_table_name: Its ledger.
-            storage: Its buckets, for example `TrainingStorage.from_buckets(…)`.
-            node_log_group_name: Log group of its nodes.
-            stack_arn: The stack whose output describes it; grantees may then look it up there.
-        """
-        return ImportedTraining(
-            scope,
-            id,
-            queue=queue,
-            state_machine_arn=state_machine_arn,
-            ledger_table_name=ledger_table_name,
-            storage=storage,
-            node_log_group_name=node_log_group_name,
-            stack_arn=stack_arn,
-        )
-
-    @staticmethod
-    def from_stack_output(
-        scope: Construct,
-        id: str,
-        *,
-        output: str,
-        encryption_key_arn: str | None = None,
-        stack_arn: str | None = None,
-    ) -> IHorovodTraining:
-        """
-        Import a training by what its stack says of it; creates nothing, and asks nobody at synthesis.
-
-        Args:
-            scope: Where the import belongs.
-            id: Its id there.
-            output: Text of the stack output that `HorovodTraining` writes, JSON; keep it in your app's context.
-            encryption_key_arn: KMS key of the buckets, if they have one; grants then include it.
-            stack_arn: The stack of that output; grantees may then look it up there.
-
-        Raises:
-            ValueError: If *output* is not such a text.
-        """
-        return read_stack_output(scope, id, output=output, encryption_key_arn=encryption_key_arn, stack_arn=stack_arn)
-
-    @property
-    def queue(self) -> str:
-        """Name of the training in the ids of its runs, and of the queue in which they wait; plain text."""
-        return Names.unique_id(self)
 
     def metric_clean_up_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
         """Count clean-ups that did not come to their end. Default period: 5 minutes."""

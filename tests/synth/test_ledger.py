@@ -19,7 +19,7 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
     def build(app: App) -> None:
         stack = Stack(app, "Ledger")
         ledger = Ledger(stack, "Ledger")
-        for grant in ("node", "workflow", "read"):
+        for grant in ("node", "read"):
             role = iam.Role(stack, grant.title(), assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"))
             options = {"fleet": "FleetA", "training": "StackTraining"} if grant == "node" else {}
             getattr(ledger, f"grant_{grant}")(role, **options)
@@ -95,7 +95,6 @@ def test_table_goes_with_its_stack(stacks: Stacks, stack: str, policy: str) -> N
                 ),
             ],
         ),
-        ("Workflow", {"GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"}, []),
         (
             "Read",
             set(),

@@ -100,10 +100,6 @@ class Ledger(Construct):
         )
         return read.combine(write).combine(renew)
 
-    def grant_workflow(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow what a state machine does: read and write every item, and release leases."""
-        return _grant(grantee, self.table, (*_READ, *_WRITE, "dynamodb:DeleteItem"))
-
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
         """Allow to look at runs, nodes, queues and leases, as a client does, but not at nodes' secrets."""
         return grant_read_ledger(grantee, table=self.table)

@@ -80,9 +80,7 @@ def _number(attribute: str) -> str:
     return f"$number($item.{attribute}.N)"
 
 
-ADD_THE_PAGE: Final = f"""(
-  {PRICE_OF}
-  {_SETTLE}
+_ROWS: Final = f"""
   $ask := $tally.asks[0];
   $items := [$states.result.Items];
   $page := $tally.page + 1;
@@ -119,7 +117,10 @@ ADD_THE_PAGE: Final = f"""(
     and ($not($exists($row.interruption)) or $name_like($row.interruption))
     and $is_number($row.g) and $is_number($row.joined) and $is_number($row.seen)
   }})];
+"""
+"""Defines `$rows`, the nodes of a page as far as they are well-formed, and what is asked next: `$asks`."""
 
+_MACHINES: Final = f"""
   $kind := function($row) {{ $row.type & ' ' & $row.market & ' ' & $row.zone }};
   $rates := $merge([{{}}, $map($distinct([$map($rows, $kind)]), function($name) {{ (
     $parts := $split($name, ' ');
@@ -144,7 +145,10 @@ ADD_THE_PAGE: Final = f"""(
   $is_old := function($node) {{ $node.p <= $page - {REMEMBERED_PAGES} and $not($exists($node.t)) }};
   $old := $page > {REMEMBERED_PAGES} ? [$each($all, function($node) {{ $is_old($node) ? $node }})] : [];
   $nodes := $count($old) = 0 ? $all : $merge([{{}}, $sift($all, function($node) {{ $not($is_old($node)) }})]);
+"""
+"""Defines `$nodes`, the machines that are remembered, and `$old`, those that are settled into sums now."""
 
+_RING_AND_LEADER: Final = f"""
   $formed := $exists($times.ring_at) ? $toMillis($times.ring_at) / 1000 : 0;
   $ring := [$filter($rows, function($row) {{ $row.joined <= $formed + 1 }})];
   $latest := [$filter($ring, function($row) {{ $row.joined = $max([$ring.joined]) }})][0];
@@ -158,6 +162,15 @@ ADD_THE_PAGE: Final = f"""(
   $amount := function($value) {{ $is_number($value) and $value >= 0 and $value < {_MILLION * _MILLION} ? $value }};
   $lead := $ask = '{contract.LEADER_PREFIX}' ? $items[0];
   $attempt := $split($lead.{contract.SORT_KEY}.S, '#')[1];
+"""
+"""Defines `$slowest`, the node that the ring waited for, `$far`, the progress that was told, `$lead` and `$attempt`."""
+
+ADD_THE_PAGE: Final = f"""(
+  {PRICE_OF}
+  {_SETTLE}
+  {_ROWS}
+  {_MACHINES}
+  {_RING_AND_LEADER}
   $merge([
     $tally,
     {{
@@ -190,11 +203,9 @@ ADD_THE_PAGE: Final = f"""(
 )"""
 """The expression of `$tally` after one more answer of the ledger, `$states.result`; it reads `$prices` and `$times`."""
 
-ACCOUNTS: Final = f"""
-  {PRICE_OF}
-  {_SETTLE}
-  $epoch := function($time) {{ $exists($time) ? $toMillis($time) / 1000 }};
-  $iso := function($time) {{ $fromMillis($round($time * 1000)) }};
+_MOMENTS: Final = """
+  $epoch := function($time) { $exists($time) ? $toMillis($time) / 1000 };
+  $iso := function($time) { $fromMillis($round($time * 1000)) };
   $began := $epoch($passed.started_at);
   $reserved := $epoch($passed.reserved_at);
   $asked := $epoch($passed.asked_at);
@@ -205,7 +216,10 @@ ACCOUNTS: Final = f"""
   $stopped := $exists($passed.failed_at) ? $epoch($passed.failed_at) : $epoch($passed.stopped_at);
   $end := $epoch($passed.terminated_at);
   $broken := $exists($stopped) ? $stopped : $end;
+"""
+"""Defines the moments of the run, in epoch seconds."""
 
+_SPANS: Final = f"""
   $spans := [$each($tally.nodes, function($node, $name) {{ (
     $stayed := $node.s >= $tally.last - {STILL_THERE_SECONDS};
     $until := $exists($node.l) ? $max([$node.l, $node.s])
@@ -227,9 +241,12 @@ ACCOUNTS: Final = f"""
     $rest.unpriced = 0 ? {{'usd': $round($rest.usd, 4)}} : {{}},
     $rest.unlisted = 0 ? {{'on_demand_usd': $round($rest.on_demand_usd, 4)}} : {{}}
   ]);
+"""
+"""Defines how long each node was there (`$spans`, `$sums`), and what of it is listed (`$nodes`, `$more_nodes`)."""
 
+_SECONDS: Final = """
   $slowest := $tally.slowest;
-  $within := function($time) {{ $min([$max([$time, $begin]), $formed]) }};
+  $within := function($time) { $min([$max([$time, $begin]), $formed]) };
   $up := $exists($slowest) ? $within($exists($slowest.booted) ? $slowest.booted : $slowest.joined) : $formed;
   $pulls := $exists($slowest.pull_began) and $exists($slowest.pulled);
   $pulling := $exists($slowest) ? $max([$up, $within($pulls ? $slowest.pull_began : $slowest.joined)]) : $formed;
@@ -241,7 +258,7 @@ ACCOUNTS: Final = f"""
   $worked := $exists($formed) ? ($exists($done) ? $done : $broken);
   $kept := $exists($done) ? ($exists($stored) ? $stored : $broken);
   $over := $exists($stopped) ? $stopped : $stored;
-  $seconds := {{
+  $seconds := {
     'queue': $exists($reserved) ? $reserved - $began : $broken - $began,
     'lost': $exists($passed.restarted_at) and $exists($asked) ? $begin - $asked,
     'capacity': $exists($formed) ? $up - $begin : $exists($begin) ? $broken - $begin,
@@ -252,11 +269,14 @@ ACCOUNTS: Final = f"""
     'train': $exists($worked) ? $worked - $formed,
     'save': $exists($kept) ? $kept - $done,
     'terminate': $exists($asked) and $exists($over) ? $end - $over
-  }};
-  $seconds := $merge([{{}}, $each($seconds, function($value, $part) {{
-    {{$part: $round($max([0, $value]), 3)}}
-  }})]);
+  };
+  $seconds := $merge([{}, $each($seconds, function($value, $part) {
+    {$part: $round($max([0, $value]), 3)}
+  })]);
+"""
+"""Defines `$seconds`, where the run's time went."""
 
+_MONEY: Final = f"""
   $steps := $exists($work.steps) ? $work.steps : 0;
   $tried := $steps + ($exists($work.repeated) ? $work.repeated : 0);
   $useful := $exists($work.trained) ? $work.trained * ($tried > 0 ? $steps / $tried : 1);
@@ -282,6 +302,9 @@ ACCOUNTS: Final = f"""
     {{'instance_type': $price.instance_type, 'usd_per_hour': $price.usd, 'source': $price.source}}
   }})];
 """
+"""Defines `$gpu_seconds`, `$there`, `$bill` and `$listings`."""
+
+ACCOUNTS: Final = f"{PRICE_OF}{_SETTLE}{_MOMENTS}{_SPANS}{_SECONDS}{_MONEY}"
 """
 Closes the books in a receipt's expression.
 
