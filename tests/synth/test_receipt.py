@@ -107,7 +107,7 @@ VARIABLES: Mapping[str, Any] = {
     "fleet": {"id": "Fleet", "group": "g"},
     "prices": PRICES,
     "price": UNKNOWN,
-    "lost": [],
+    "lost_attempts": [],
     "search": NO_SEARCH,
     "ring": {"gpus": 2, "leader": {"node": "i-0a"}, "nodes": []},
     "trained": {

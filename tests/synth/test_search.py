@@ -88,14 +88,14 @@ def case(
             "starts": 1,
             "again": 0,
             "refusal": "",
-            "looked": [],
+            "log": [],
             "step": "look",
             **search,
         },
         "fleet": {"plan": list(plan), "rest": {"unit": 1}},
         "request": {contract.GPUS: gpus, contract.MIN_GPUS: gpus},
         "attempt": 1,
-        "lost": [],
+        "lost_attempts": [],
         "states": {
             "result": {
                 "Activities": [
@@ -117,10 +117,10 @@ def decided(expression: str, variables: Mapping[str, Any]) -> tuple[str, str, in
     (found,) = by_reference([variables], expression)
     local = evaluate(expression, variables)
     for answer in (found, local):
-        answer["looked"][-1].pop("seconds")
+        answer["log"][-1].pop("seconds")
         answer["cause"] = ""
     assert local == found
-    return found["looked"][-1]["outcome"], found["step"], found["number"]
+    return found["log"][-1]["outcome"], found["step"], found["number"]
 
 
 CASES: dict[str, tuple[dict[str, Any], tuple[str, str, int]]] = {
@@ -171,7 +171,7 @@ def test_codes_tell_as_much_as_words(why: str, kind: str, message: str) -> None:
 def test_cause_tells_of_every_attempt(why: str) -> None:
     """Number, words, time and EC2's own sentence of each attempt since the last restart; and a quota's code."""
     # GIVEN two attempts of this ring, and one of the ring before
-    looked = [
+    log = [
         {"restarts": 0, "number": 1, "words": "Spot in any zone", "outcome": "capacity", "seconds": 9, "said": "Old."},
         {
             "restarts": 1,
@@ -183,7 +183,7 @@ def test_cause_tells_of_every_attempt(why: str) -> None:
         },
         {"restarts": 1, "number": 2, "words": "Spot in a", "outcome": "nothing", "seconds": 300, "said": ""},
     ]
-    variables = {**case(ON_DEMAND_QUOTA, number=4, looked=looked), "lost": [{"attempt": 1}]}
+    variables = {**case(ON_DEMAND_QUOTA, number=4, log=log), "lost_attempts": [{"attempt": 1}]}
     # WHEN
     (found,) = by_reference([variables], why)
     # THEN
@@ -197,17 +197,17 @@ def test_cause_tells_of_every_attempt(why: str) -> None:
         f" s: EC2 said: {ON_DEMAND_QUOTA} The quota of On-Demand is L-DB2E81BA (Running On-Demand G and VT instances) "
         "in Service Quotas."
     )
-    assert len(found["looked"]) == 4
+    assert len(found["log"]) == 4
     assert found["refusal"] == ON_DEMAND_QUOTA
 
 
 def test_long_words_are_cut(why: str) -> None:
     """However much EC2 says, a variable and an execution's cause can hold it."""
-    looked = [
+    log = [
         {"restarts": 0, "number": n, "words": "Spot", "outcome": "refused", "seconds": 1, "said": "x" * 600}
         for n in range(STARTS)
     ]
-    (found,) = by_reference([case("y" * 100_000, number=4, looked=looked)], why)
+    (found,) = by_reference([case("y" * 100_000, number=4, log=log)], why)
     assert len(found["cause"]) < contract.CAUSE_LIMIT
     assert len(found["refusal"]) == 600
 
@@ -220,10 +220,10 @@ def test_an_api_that_does_not_answer_is_no_lack(definition: Mapping[str, Any]) -
     # WHEN
     once, twice = by_reference([case(), case(again=1)], expression)
     # THEN
-    assert (once["looked"][0]["outcome"], once["step"], once["number"]) == ("unknown", "start", 1)
+    assert (once["log"][0]["outcome"], once["step"], once["number"]) == ("unknown", "start", 1)
     assert (twice["step"], twice["cause"]) == (
         "fail",
-        f"The ring of 4 GPUs did not form. Attempt 1 of 4, Spot in any zone, {twice['looked'][0]['seconds']} s: "
+        f"The ring of 4 GPUs did not form. Attempt 1 of 4, Spot in any zone, {twice['log'][0]['seconds']} s: "
         "Auto Scaling could not be asked.",
     )
 

@@ -72,8 +72,8 @@ class IFleetStates(Protocol):
     Builds the states that act on the fleet in `$fleet`, for any state machine: a run's, the clean-up's, the reaper's.
 
     `$fleet` is an object with the keys `id` and `group`, in a run also `rest`. A run's states read `$run`, `$request`,
-    `$ring`, `$gone` and `$search` (see `workflow.capacity_search`), too. The workflow adds what they have in common:
-    order, Catch, the loop until nothing runs.
+    `$ring`, `$lost_leader` and `$search` (see `workflow.capacity_search`), too. The workflow adds what they have in
+    common: order, Catch, the loop until nothing runs.
     """
 
     def start(self, scope: Construct, *, assign: Mapping[str, Any]) -> tuple[sfn.TaskStateBase, ...]:
@@ -93,7 +93,7 @@ class IFleetStates(Protocol):
         ...
 
     def replace(self, scope: Construct) -> sfn.TaskStateBase:
-        """End the node `$gone`, whether it is still there or not; another one takes its place."""
+        """End the node `$lost_leader`, whether it is still there or not; another one takes its place."""
         ...
 
     def restore(self, scope: Construct) -> sfn.TaskStateBase:

@@ -146,7 +146,7 @@ class GroupStates:
             scope,
             "Replace the leader",
             "terminateInstanceInAutoScalingGroup",
-            named={"InstanceId": jsonata("$gone")},
+            named={"InstanceId": jsonata("$lost_leader")},
             retries=1,
             ShouldDecrementDesiredCapacity=False,
         )

@@ -145,7 +145,7 @@ def _read_the_run(scope: Construct, *, engine: EngineConfig, ledger: Ledger, tra
             "run_id": jsonata(id_of_the_run),
             "emptying": NOT_BEGUN,
             "attempt": -1,
-            "search": {"looked": []},
+            "search": {"log": []},
             "ring": {"gpus": 0},
             "trained": {"ranks": 0},
             "saved": {"bytes": 0},
@@ -157,7 +157,7 @@ def _read_the_run(scope: Construct, *, engine: EngineConfig, ledger: Ledger, tra
 )"""
             ),
             # Of an execution that is forgotten there is no more to say than that it ended.
-            "written": jsonata(f"{number(contract.RECEIPT_AT)} > 0 or $type({_EVENT}.startDate) != 'number'"),
+            "receipt_written": jsonata(f"{number(contract.RECEIPT_AT)} > 0 or $type({_EVENT}.startDate) != 'number'"),
             "times": jsonata(
                 f"""(
   $iso := function($time) {{ $type($time) = 'number' ? $fromMillis($time) }};
@@ -167,7 +167,7 @@ def _read_the_run(scope: Construct, *, engine: EngineConfig, ledger: Ledger, tra
 )"""
             ),
             "prices": jsonata(f"[{parsed(contract.PRICES_JSON, '[]')}]"),
-            "lost": jsonata(f"[{parsed(contract.RESTARTS_JSON, '[]')}]"),
+            "lost_attempts": jsonata(f"[{parsed(contract.RESTARTS_JSON, '[]')}]"),
             "price": {
                 contract.USD_PER_HOUR: jsonata(number(contract.USD_PER_HOUR)),
                 contract.BILLED_FROM: jsonata(number(contract.BILLED_FROM)),

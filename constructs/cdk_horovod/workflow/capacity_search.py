@@ -3,7 +3,7 @@ The search for capacity: what follows when a ring does not form.
 
 `$search` is all that a run knows of it: `number` and `attempt` (of the fleet's plan, from 1), `since` (epoch seconds),
 `starts` (how often nodes were asked for, in the whole run), `again` (how often this attempt was repeated), `refusal`
-(the provider's words on the last attempt that failed), `looked` (every attempt made, for the receipt) and `step` (what
+(the provider's words on the last attempt that failed), `log` (every attempt made, for the receipt) and `step` (what
 follows: `wait`, `look`, `start`, `empty` or `fail`).
 
 An attempt is one of these objects: `words`, `seconds` and `heartbeat` (how long the ring may take, and its first node),
@@ -22,7 +22,7 @@ from cdk_horovod.engines.engine import EngineConfig, FleetConfig
 from cdk_horovod.workflow.run_timeouts import REPEATS, STARTS, RunTimeouts
 from horovod_node import contract
 
-NO_SEARCH: Final[Mapping[str, Any]] = {"looked": []}
+NO_SEARCH: Final[Mapping[str, Any]] = {"log": []}
 """`$search` of a run that has no fleet."""
 
 MOST_FLEETS_BYTES: Final = 160_000
@@ -108,7 +108,7 @@ def begun(plan: str) -> str:
         plan: Expression of the fleet's plan.
     """
     return (
-        f"{{'number': 1, 'attempt': {plan}[0], 'since': {NOW}, 'starts': 0, 'again': 0, 'refusal': '', 'looked': [], "
+        f"{{'number': 1, 'attempt': {plan}[0], 'since': {NOW}, 'starts': 0, 'again': 0, 'refusal': '', 'log': [], "
         "'step': 'start'}"
     )
 
@@ -127,8 +127,8 @@ ASKED: Final = jsonata(f"$merge([$search, {{'since': {NOW}, 'starts': $search.st
 """`$search` when nodes have been asked for."""
 
 FORMED: Final = jsonata(
-    f"""$merge([$search, {{'refusal': '', 'looked': $append($search.looked, [{{
-  'attempt': $attempt, 'restarts': $count($lost), 'number': $search.number, 'words': $search.attempt.words,
+    f"""$merge([$search, {{'refusal': '', 'log': $append($search.log, [{{
+  'attempt': $attempt, 'restarts': $count($lost_attempts), 'number': $search.number, 'words': $search.attempt.words,
   'outcome': 'formed', 'seconds': {NOW} - $search.since, 'said': ''
 }}])}}])"""
 )
@@ -229,13 +229,13 @@ def judged(messages: str, *, asked: bool = True) -> dict[str, Any]:
     or ($repeats ? $search.again >= {REPEATS} : $count($left) = 0);
   $number := $ends or $repeats ? $search.number : $left[0];
   $next := $fleet.plan[$number - 1];
-  $looked := $append($search.looked, [{{
-    'attempt': $attempt, 'restarts': $count($lost), 'number': $search.number, 'words': $search.attempt.words,
+  $log := $append($search.log, [{{
+    'attempt': $attempt, 'restarts': $count($lost_attempts), 'number': $search.number, 'words': $search.attempt.words,
     'outcome': $kind, 'seconds': {NOW} - $search.since, 'said': $substring($said, 0, {WORDS_KEPT})
   }}]);
   $quota := ($spot_quota ? ' The quota of Spot is ' & {quotas[contract.SPOT]} & ' in Service Quotas.' : '')
     & ($on_demand_quota ? ' The quota of On-Demand is ' & {quotas[contract.ON_DEMAND]} & ' in Service Quotas.' : '');
-  $tale := $map($filter($looked, function($look) {{ $look.restarts = $count($lost) }}), function($look) {{
+  $tale := $map($filter($log, function($look) {{ $look.restarts = $count($lost_attempts) }}), function($look) {{
     'Attempt ' & $look.number & ' of ' & $count($fleet.plan) & ', ' & $look.words & ', ' & $look.seconds & ' s: '
     & ($look.outcome = 'unknown' ? 'Auto Scaling could not be asked.'
       : $look.said != '' ? 'EC2 said: ' & $look.said
@@ -248,7 +248,7 @@ def judged(messages: str, *, asked: bool = True) -> dict[str, Any]:
     'attempt': $next,
     'again': $repeats ? $search.again + 1 : 0,
     'refusal': $substring($said, 0, {WORDS_KEPT}),
-    'looked': $looked,
+    'log': $log,
     'cause': $substring('The ring of ' & $request.gpus & ' GPUs did not form. ' & $join([$tale], ' ') & $quota, 0,
       {contract.CAUSE_LIMIT - 1000})
   }}])

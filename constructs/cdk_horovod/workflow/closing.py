@@ -50,7 +50,7 @@ def close_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
         values={
             ":stage": {"S": jsonata(f"$outcome.succeeded ? '{contract.STAGE_SUCCEEDED}' : '{contract.STAGE_FAILED}'")},
             ":removal": {"N": jsonata("$remove_at")},
-            ":written": {"N": jsonata(f"$written ? $string({NOW}) : '0'")},
+            ":written": {"N": jsonata(f"$receipt_written ? $string({NOW}) : '0'")},
         },
     )
 
@@ -68,7 +68,7 @@ def close_a_stopped_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBas
         values={
             ":failed": {"S": contract.STAGE_FAILED},
             ":succeeded": {"S": contract.STAGE_SUCCEEDED},
-            ":written": {"N": jsonata(f"$written ? $string({NOW}) : '0'")},
+            ":written": {"N": jsonata(f"$receipt_written ? $string({NOW}) : '0'")},
         },
     )
 

@@ -1,17 +1,23 @@
 """
 The whole run on one screen.
 
-Variables, in the order in which they come: `$run` (execution name), `$run_id` (see `contract.run_id`), `$attempt` (from
-1; a new one in a fleet that was emptied, and after a loss: no node of the one before leads it or counts in it),
-`$times` (ISO 8601, for the receipt), `$outcome` (succeeded, error, cause), `$request` (with its defaults),
-`$request_json` (the same as the text that it was), `$fleets` (those that fit), `$open` (those whose turn it is),
-`$fleet` (the one reserved), `$fresh` (it is to be empty before nodes start), `$search` (the search for capacity, see
-`workflow.capacity_search`), `$ring`, `$trained` and `$saved` (the leader's answers, see `horovod_node.contract`),
-`$prices` (of the fleet's types), `$price` (of the ring, if there is a ceiling), `$lost` (the attempts before this one),
-`$spent` (their seconds of training), `$restart` and `$gone` (whether an attempt that was lost has a next one, and the
-leader that it lost), `$tally` and `$written` (see `cdk_horovod.workflow.receipt`), `$held` (see
-`cdk_horovod.workflow.lease`), `$emptying` (see `cdk_horovod.workflow.emptying`), `$running`, `$staying` and
-`$launching` (set by the engine's states).
+Its variables, in the order in which they come:
+
+- `$run`: name of the execution. `$run_id`: see `contract.run_id`.
+- `$attempt`: counted from 1. A fleet that was emptied begins a new one, and so does a run that lost its ring: no node
+  of the attempt before leads the new one or counts in it.
+- `$times`: ISO 8601, for the receipt. `$outcome`: succeeded, error, cause.
+- `$request`: with its defaults. `$request_json`: the same as the text that it was.
+- `$fleets`: those that fit the request. `$eligible_fleets`: those whose turn it is. `$fleet`: the one reserved.
+- `$must_be_empty`: whether the fleet is emptied before nodes start.
+- `$search`: the search for capacity, see `workflow.capacity_search`.
+- `$ring`, `$trained`, `$saved`: the leader's answers, see `horovod_node.contract`.
+- `$prices`: of the fleet's types. `$price`: of the ring, if there is a ceiling.
+- `$lost_attempts`: those before this one. `$spent`: their seconds of training. `$restart`: whether another one follows.
+- `$lost_leader`: the node that led an attempt and fell silent; '' for none.
+- `$tally`, `$receipt_written`: see `workflow.receipt`. `$held`: see `workflow.lease`. `$emptying`: see
+  `workflow.emptying`.
+- `$running`, `$staying`, `$launching`: set by the engine's states.
 """
 
 from __future__ import annotations
@@ -102,9 +108,9 @@ def run_definition(
     leader.add_catch(look).next(again)
 
     begin_or_end.when(
-        sfn.Condition.jsonata(jsonata("$fresh")),
+        sfn.Condition.jsonata(jsonata("$must_be_empty")),
         hold,
-        assign={"fresh": False, "attempt": jsonata("$attempt + 1")},
+        assign={"must_be_empty": False, "attempt": jsonata("$attempt + 1")},
     ).otherwise(restore)
     hold.add_catch(receipt, errors=[CONDITION_FAILED], assign=lease_lost())
     ring.add_catch(leader, errors=[token_tasks.HEARTBEAT_MISSED]).add_catch(look, errors=[token_tasks.TIMED_OUT])
@@ -155,7 +161,7 @@ def _search_on(
     next_one = (
         sfn.Choice.jsonata(scope, "Another attempt?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$search.step = 'fail'")), end, assign=capacity_search.NOT_FORMED)
-        .when(sfn.Condition.jsonata(jsonata("$search.step = 'empty'")), emptied, assign={"fresh": True})
+        .when(sfn.Condition.jsonata(jsonata("$search.step = 'empty'")), emptied, assign={"must_be_empty": True})
         .otherwise(then)
     )
     explain = states.explain(scope, judged=capacity_search.judged)
@@ -189,7 +195,7 @@ def _start_again(
     begin.add_catch(lost, errors=[CONDITION_FAILED], assign=lease_lost()).add_catch(end)
     begin.next(
         sfn.Choice.jsonata(scope, "Leader to replace?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$gone = ''")), then)
+        .when(sfn.Condition.jsonata(jsonata("$lost_leader = ''")), then)
         .otherwise(replace)
     )
     return (
@@ -227,8 +233,12 @@ def _queue(
     # A fleet that is taken, or cannot be asked for now, is not open: the next one, or the next look.
     reserve.add_catch(
         first,
-        assign={"open": jsonata("[$filter($open, function($fleet) { $fleet.id != $open[0].id })]")},
+        assign={
+            "eligible_fleets": jsonata(
+                "[$filter($eligible_fleets, function($fleet) { $fleet.id != $eligible_fleets[0].id })]"
+            )
+        },
     )
     reserve.next(leave)
-    look.add_catch(first, assign={"open": []}).next(first)
+    look.add_catch(first, assign={"eligible_fleets": []}).next(first)
     return look

@@ -50,7 +50,7 @@ _EXECUTION_VALUE = {":execution": {"S": jsonata("$states.context.Execution.Id")}
 
 def reserve(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.TaskStateBase:
     """
-    Build the state that takes the lease of `$open[0]`, or fails with `TRANSACTION_CANCELED`.
+    Build the state that takes the lease of `$eligible_fleets[0]`, or fails with `TRANSACTION_CANCELED`.
 
     Free is a fleet whose lease is missing, or names no execution, or has been expired for so long that every node of
     its last holder has taken itself out. A lease without an execution is none of a state machine's: it is what a node
@@ -62,12 +62,12 @@ def reserve(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.T
     """
     table = ledger.table.table_name
     # Nodes obey this whatever happens: it is the time in which everything goes as slowly as it may.
-    forming = f"($request.{contract.MAX_RESTARTS} + 1) * $open[0].longest"
+    forming = f"($request.{contract.MAX_RESTARTS} + 1) * $eligible_fleets[0].longest"
     longest = f"$request.{contract.MAX_RUNTIME_SECONDS} + {forming} + {timeouts.without_training.to_seconds()}"
     take = {
         "TableName": table,
         "Item": {
-            **fleet_key("$open[0].id"),
+            **fleet_key("$eligible_fleets[0].id"),
             contract.RUN: {"S": jsonata("$run")},
             contract.RUN_ID: {"S": jsonata("$run_id")},
             contract.ATTEMPT: {"N": jsonata("$string($attempt)")},
@@ -75,7 +75,7 @@ def reserve(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.T
             contract.ACQUIRED_AT: {"N": jsonata(f"$string({NOW})")},
             contract.EXPIRES_AT: {"N": jsonata(f"$string({NOW} + {timeouts.hold.to_seconds()})")},
             contract.ENDS_BY: {"N": jsonata(f"$string({NOW} + {longest})")},
-            contract.LEADER_MARKET: {"S": jsonata("$open[0].leader_market")},
+            contract.LEADER_MARKET: {"S": jsonata("$eligible_fleets[0].leader_market")},
         },
         "ConditionExpression": f"attribute_not_exists(#execution) OR {MINE} OR #expiry < :abandoned",
         "ExpressionAttributeNames": {
@@ -97,7 +97,7 @@ def reserve(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.T
             "#times": contract.TIMES_JSON,
         },
         "ExpressionAttributeValues": {
-            ":fleet": {"S": jsonata("$open[0].id")},
+            ":fleet": {"S": jsonata("$eligible_fleets[0].id")},
             ":stage": {"S": contract.STAGE_STARTING},
             ":times": {"S": jsonata("$string($merge([$times, {'reserved_at': $now()}]))")},
         },
@@ -112,9 +112,9 @@ def reserve(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.T
         parameters={"TransactItems": [{"Put": take}, {"Update": tell}]},
         resources=[ledger.table.table_arn],
         assign={
-            "fleet": jsonata("$open[0]"),
+            "fleet": jsonata("$eligible_fleets[0]"),
             "times": now_as("reserved_at"),
-            "search": jsonata(begun("$open[0].plan")),
+            "search": jsonata(begun("$eligible_fleets[0].plan")),
             **HELD,
         },
         # A fleet that is taken goes to the next one at once.
@@ -184,8 +184,8 @@ def begin_the_next_attempt(scope: Construct, *, ledger: Ledger, seconds: Duratio
         },
         assign={
             "attempt": jsonata("$attempt + 1"),
-            "lost": jsonata(
-                f"""$append($lost, [{{
+            "lost_attempts": jsonata(
+                f"""$append($lost_attempts, [{{
   'attempt': $attempt, 'error': $outcome.error, 'cause': $substring($outcome.cause, 0, {LOST_CAUSE_LIMIT}), 'at': $now()
 }}])"""
             ),

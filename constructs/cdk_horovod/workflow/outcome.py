@@ -32,7 +32,7 @@ def lease_lost() -> dict[str, Any]:
 
 
 def leader_lost(timeouts: RunTimeouts) -> dict[str, Any]:
-    """What a run says whose leader fell silent while it trained or saved; `$gone` names it."""
+    """What a run says whose leader fell silent while it trained or saved; `$lost_leader` names it."""
     silence = (
         f"'No heartbeat for {timeouts.heartbeat.to_seconds()} s from the leader ' & $ring.leader.node "
         "& '. Its instance or its agent died: see the log of this node.'"
@@ -40,7 +40,7 @@ def leader_lost(timeouts: RunTimeouts) -> dict[str, Any]:
     return {
         **_ceiling_or(contract.ERROR_LEADER_LOST, silence),
         **_restart(timeouts, trained=_TRAINED_SECONDS),
-        "gone": jsonata("$ring.leader.node"),
+        "lost_leader": jsonata("$ring.leader.node"),
     }
 
 
@@ -67,7 +67,7 @@ def joining_leader_lost(timeouts: RunTimeouts, *, leader: str, heartbeat: str) -
         "times": jsonata(f"$exists({leader}) ? $merge([$times, {{'failed_at': $now()}}]) : $times"),
         "search": jsonata(f"$merge([$search, {{'step': $exists({leader}) ? 'lost' : 'look'}}])"),
         **_restart(timeouts, trained="$spent"),
-        "gone": jsonata(f"$exists({leader}) ? {leader} : ''"),
+        "lost_leader": jsonata(f"$exists({leader}) ? {leader} : ''"),
     }
 
 
@@ -76,7 +76,7 @@ def attempt_lost(timeouts: RunTimeouts, *, had_a_ring: bool) -> dict[str, Any]:
     return {
         **CAUGHT,
         **_restart(timeouts, trained=_TRAINED_SECONDS if had_a_ring else "$spent"),
-        "gone": jsonata("''"),
+        "lost_leader": jsonata("''"),
     }
 
 
@@ -94,7 +94,7 @@ def _restart(timeouts: RunTimeouts, *, trained: str) -> dict[str, Any]:
     return {
         "spent": jsonata(trained),
         "restart": jsonata(
-            f"$count($lost) < $request.{contract.MAX_RESTARTS} and {left} > {timeouts.heartbeat.to_seconds()} "
+            f"$count($lost_attempts) < $request.{contract.MAX_RESTARTS} and {left} > {timeouts.heartbeat.to_seconds()} "
             f"and $search.starts < {STARTS} and $not({_CEILING_REACHED})"
         ),
     }

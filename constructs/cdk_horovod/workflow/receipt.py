@@ -6,7 +6,7 @@ to S3. What cannot be read is left out, and the receipt says so in `partial`. No
 tried.
 
 They read the same variables in both machines (see `cdk_horovod.workflow.definition`), and `$tally`, what was read so
-far (see `cdk_horovod.workflow.receipt_math`), and `$written`, whether the receipt is in S3.
+far (see `cdk_horovod.workflow.receipt_math`), and `$receipt_written`, whether the receipt is in S3.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from horovod_node import contract
 
 UNREAD_BY_THE_RUN: Final = {
     "tally": unread(contract.PROGRESS_SORT_KEY, contract.NODE_PREFIX),
-    "written": False,
+    "receipt_written": False,
 }
 """Variables of a run that knows its own leader."""
 UNREAD_BY_ANOTHER: Final = {
     "tally": unread(contract.PROGRESS_SORT_KEY, contract.LEADER_PREFIX, contract.NODE_PREFIX),
-    "written": False,
+    "receipt_written": False,
 }
 """Variables of a machine that must ask who led."""
 
@@ -89,8 +89,8 @@ def _receipt(bucket: s3.IBucket, *, writer: str, execution: str) -> str:
   $bytes := function($value) {{ $length($replace($string($value), /[^ -~]/, '****')) }};
   $parts := $merge([
     {{'request': $request}},
-    $count($lost) > 0 ? {{'restarts': [$lost]}} : {{}},
-    $count($search.looked) > 0 ? {{'capacity': [$search.looked]}} : {{}},
+    $count($lost_attempts) > 0 ? {{'restarts': [$lost_attempts]}} : {{}},
+    $count($search.log) > 0 ? {{'capacity': [$search.log]}} : {{}},
     $type($trained.{contract.RING}) = 'object' ? {{'{contract.RING}': $trained.{contract.RING}}} : {{}}
   ]);
   $most := {_LARGEST_PARTS};
@@ -150,7 +150,7 @@ def write_the_receipt(
     execution: str = "$states.context.Execution.Id",
 ) -> sfn.State:
     """
-    Build the states that leave the run's record beside its model, unless `$written` says that it is there.
+    Build the states that leave the run's record beside its model, unless `$receipt_written` says that it is there.
 
     Args:
         bucket: Where receipts are.
@@ -174,13 +174,13 @@ def write_the_receipt(
             "Body": jsonata(_receipt(bucket, writer=writer, execution=execution)),
         },
         resources=[bucket.arn_for_objects(contract.receipt_key(contract.training_prefix(training) + "*"))],
-        assign={"written": True},
+        assign={"receipt_written": True},
     )
     write.add_catch(then).next(then)
     read = _read_the_nodes(scope, ledger=ledger)
     more = (
         sfn.Choice.jsonata(scope, "More to read?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$written")), then)
+        .when(sfn.Condition.jsonata(jsonata("$receipt_written")), then)
         .when(sfn.Condition.jsonata(jsonata("$tally.unread")), read)
         .otherwise(write)
     )

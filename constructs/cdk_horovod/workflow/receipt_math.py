@@ -126,7 +126,7 @@ _MACHINES: Final = f"""
     $parts := $split($name, ' ');
     {{$name: {{'r': $price_of($parts[0], $parts[1], $parts[2]), 'o': $listed($parts[0])}}}}
   ) }})]);
-  $fresh := [$map($distinct([$rows.n]), function($name, $place) {{ (
+  $of_this_page := [$map($distinct([$rows.n]), function($name, $place) {{ (
     $same := [$filter($rows, function($row) {{ $row.n = $name }})];
     $node := $same[0];
     $known := $lookup($tally.nodes, $name);
@@ -141,7 +141,7 @@ _MACHINES: Final = f"""
       'p': $page
     }}])}}
   ) }})];
-  $all := $merge([$tally.nodes, $fresh]);
+  $all := $merge([$tally.nodes, $of_this_page]);
   $is_old := function($node) {{ $node.p <= $page - {REMEMBERED_PAGES} and $not($exists($node.t)) }};
   $old := $page > {REMEMBERED_PAGES} ? [$each($all, function($node) {{ $is_old($node) ? $node }})] : [];
   $nodes := $count($old) = 0 ? $all : $merge([{{}}, $sift($all, function($node) {{ $not($is_old($node)) }})]);

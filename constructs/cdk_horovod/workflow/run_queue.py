@@ -28,7 +28,7 @@ LOOKS_MISSED = 3
 
 
 def poll_the_queue(scope: Construct, *, ledger: Ledger, queue: str, interval: Duration) -> sfn.TaskStateBase:
-    """Build the state that keeps the run's place and sets `$open`: the fleets that it may try now."""
+    """Build the state that keeps the run's place and sets `$eligible_fleets`: the fleets that it may try now."""
     patience = LOOKS_MISSED * interval.to_seconds()
     return update_item(
         scope,
@@ -49,7 +49,7 @@ def poll_the_queue(scope: Construct, *, ledger: Ledger, queue: str, interval: Du
         },
         returns="ALL_NEW",
         assign={
-            "open": jsonata(
+            "eligible_fleets": jsonata(
                 f"""(
   $waiters := {waiters("$states.result.Attributes")};
   $alive := $filter($waiters, function($waiter) {{ $waiter.seen_at + {patience} > {NOW} }});
@@ -83,7 +83,7 @@ def first_in_the_queue(
     wait.next(then)
     return (
         sfn.Choice.jsonata(scope, "First in the queue?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$count($open) > 0")), reserve)
+        .when(sfn.Condition.jsonata(jsonata("$count($eligible_fleets) > 0")), reserve)
         .when(
             sfn.Condition.jsonata(jsonata(f"$millis() - $toMillis($times.started_at) > {allowed * 1000}")),
             leave,

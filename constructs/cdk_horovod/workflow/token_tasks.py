@@ -78,7 +78,7 @@ def wait_for_the_ring(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
         tell={
             contract.CAPACITY_JSON: CAPACITY_JSON,
             contract.PRICES_JSON: jsonata("$string([$prices])"),
-            contract.RESTARTS_JSON: jsonata("$string([$lost])"),
+            contract.RESTARTS_JSON: jsonata("$string([$lost_attempts])"),
         },
     )
 
@@ -231,9 +231,9 @@ def _with_price(update: str) -> str:
     return jsonata(
         f"""(
   {_PRICED}
-  $gone := $filter({json.dumps(ring_price.ATTRIBUTES)}, function($name) {{ $not($name in $known) }});
+  $absent := $filter({json.dumps(ring_price.ATTRIBUTES)}, function($name) {{ $not($name in $known) }});
   '{update}' & $join([$map($known, function($name) {{ ', #' & $name & ' = :' & $name }})])
-    & ' REMOVE ' & $join([$map($gone, function($name) {{ '#' & $name }})], ', ')
+    & ' REMOVE ' & $join([$map($absent, function($name) {{ '#' & $name }})], ', ')
 )"""
     )
 

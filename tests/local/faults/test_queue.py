@@ -247,7 +247,7 @@ class Reservations:
             "attempt": 1,
             "request": {contract.MAX_RUNTIME_SECONDS: 60, contract.MAX_RESTARTS: 0},
             "times": {},
-            "open": [{**deployed["States"]["Check the request"]["Assign"]["fleets"][0], "id": self.FLEET}],
+            "eligible_fleets": [{**deployed["States"]["Check the request"]["Assign"]["fleets"][0], "id": self.FLEET}],
         }
         definition = {
             "QueryLanguage": "JSONata",

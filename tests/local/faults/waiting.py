@@ -145,7 +145,13 @@ def queue_of(lab: Lab, *, interval: int = POLL, timeout: int = QUEUE_TIMEOUT) ->
     states["Wait in the queue"]["Seconds"] = interval
     give_up = states["First in the queue?"]["Choices"][1]
     for holder, name, text, deployed_as, wanted in (
-        (states["Poll the queue"]["Assign"], "open", "seen_at + {} >", LOOKS_MISSED * POLL, LOOKS_MISSED * interval),
+        (
+            states["Poll the queue"]["Assign"],
+            "eligible_fleets",
+            "seen_at + {} >",
+            LOOKS_MISSED * POLL,
+            LOOKS_MISSED * interval,
+        ),
         (give_up, "Condition", "> {} ", QUEUE_TIMEOUT * 1000, timeout * 1000),
         (give_up["Assign"]["outcome"], "cause", "in {} s", QUEUE_TIMEOUT, timeout),
     ):
