@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -13,7 +14,17 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from aws_cdk.assertions import Match, Template
 
-from cdk_horovod import GpuFleet, HorovodTraining, NetworkMode, TrainingImage, TrainingNetwork, TrainingStorage
+from cdk_horovod import (
+    CapacityPlan,
+    Engine,
+    GpuFleet,
+    HorovodTraining,
+    NetworkMode,
+    TrainingImage,
+    TrainingNetwork,
+    TrainingStorage,
+)
+from cdk_horovod.fleet.gpu_types import GPU_INSTANCE_TYPES
 from horovod_node import contract
 from one_training import training_in
 
@@ -107,6 +118,36 @@ def test_metrics_take_cdks_options(stack: Stack) -> None:
     assert (mean.statistic, mean.label, mean.color) == ("p99", "slow", cloudwatch.Color.RED)
     assert (named.metric_name, named.period.to_minutes()) == ("StepSeconds", 5)
     assert "digits" in (named.dimensions or {}).values()
+
+
+def test_fleets_fit_into_a_variable(stack: Stack) -> None:
+    """More fleets, types and attempts than a variable of Step Functions holds are refused before they are deployed."""
+    # GIVEN every type of one GPU model, each in as many zones as a plan may name
+    network = TrainingNetwork(stack, "Network")
+    types = [name for name, row in GPU_INSTANCE_TYPES.items() if row.gpu.name == "A10G"]
+    place: Any = {
+        "vpc": network.vpc,
+        "instance_types": types,
+        "max_gpus": 64,
+        "capacity_plan": CapacityPlan.spot_first(),
+    }
+    fleets = [GpuFleet(stack, f"Fleet{number}", **place) for number in range(40)]
+
+    # WHEN
+    with pytest.raises(ValueError, match="'fleets'") as refused:
+        HorovodTraining(
+            stack,
+            "Training",
+            storage=TrainingStorage(stack, "Storage"),
+            image=TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1"),
+            engine=Engine.ec2(*fleets),
+        )
+
+    # THEN
+    assert re.fullmatch(
+        r"'fleets' must be at most 160000 bytes as JSON, .*, got \d{6}; use fewer fleets, attempts or instance types",
+        str(refused.value),
+    )
 
 
 def test_first_mistakes_are_explained(stack: Stack, fleet: GpuFleet) -> None:
