@@ -17,10 +17,10 @@ from typing import Any
 import tensorflow as tf
 
 from horovod_node.training import refusals, ring
-from horovod_node.training.share import Share, is_rehearsed
+from horovod_node.training.averaging import Averaging, is_rehearsed
 from horovod_node.training_base.learning_rate import Rule, rule_of
 
-_SHARE = "_horovod_share"
+_AVERAGING = "_horovod_share"
 
 
 def distributed(optimizer: Any, *, scale_learning_rate: str | Rule = "linear") -> Any:
@@ -47,8 +47,8 @@ def distributed(optimizer: Any, *, scale_learning_rate: str | Rule = "linear") -
         RuntimeError: If `start` was not called before, or Keras 3 computes with another framework than TensorFlow.
     """
     rule = rule_of(scale_learning_rate)
-    share = share_of(optimizer)
-    if share is not None and not share.is_inert:
+    averaging = averaging_of(optimizer)
+    if averaging is not None and not averaging.is_inert:
         raise ValueError("the optimizer is distributed already")
     if not (hasattr(optimizer, "apply_gradients") and hasattr(optimizer, "learning_rate")):
         raise TypeError(f"'optimizer' must be a Keras optimizer, got {type(optimizer).__name__}")
@@ -58,11 +58,11 @@ def distributed(optimizer: Any, *, scale_learning_rate: str | Rule = "linear") -
         raise RuntimeError("call training.start() before training.distributed()")
     scaled = inner_of(optimizer)
     if scaled is optimizer:
-        join(optimizer, Share(averages=True, rule=rule))
+        join(optimizer, Averaging(averages=True, rule=rule))
     else:
         # The outer one looks for infinities: on averages, so that all ranks find the same.
-        join(scaled, Share(averages=False, rule=rule))
-        join(optimizer, Share(averages=True, rule=None))
+        join(scaled, Averaging(averages=False, rule=rule))
+        join(optimizer, Averaging(averages=True, rule=None))
     follow_size(optimizer)
     return optimizer
 
@@ -78,11 +78,11 @@ def adopt(optimizer: Any) -> None:
         TypeError: If the script did not distribute it, and there are other ranks.
     """
     inner = inner_of(optimizer)
-    share, inner_share = share_of(optimizer), share_of(inner)
-    if share is None and inner_share is not None:
-        inner_share.averages = False
-        join(optimizer, Share(averages=True, rule=None))
-    elif share is None and ring.is_ring():
+    averaging, inner_averaging = averaging_of(optimizer), averaging_of(inner)
+    if averaging is None and inner_averaging is not None:
+        inner_averaging.averages = False
+        join(optimizer, Averaging(averages=True, rule=None))
+    elif averaging is None and ring.is_ring():
         raise TypeError(
             "the model's optimizer does not average gradients: give training.distributed(...) of it to compile()"
         )
@@ -90,23 +90,23 @@ def adopt(optimizer: Any) -> None:
 
 def follow_size(optimizer: Any) -> None:
     """Apply the ring's present size to the learning rate."""
-    share = share_of(inner_of(optimizer))
-    if share is not None and share.rule is not None:
-        share.factor.assign(share.rule(ring.size()))
+    averaging = averaging_of(inner_of(optimizer))
+    if averaging is not None and averaging.rule is not None:
+        averaging.factor.assign(averaging.rule(ring.size()))
 
 
 def follow_ring(optimizer: Any) -> None:
     """Take it that all ranks have the same variables now, and apply the ring's size to the learning rate."""
     follow_size(optimizer)
-    share = share_of(optimizer)
-    if share is not None:
-        share.together = True
+    averaging = averaging_of(optimizer)
+    if averaging is not None:
+        averaging.together = True
 
 
 def has_averaged(optimizer: Any) -> bool:
     """Whether a step of *optimizer* that averages was ever prepared."""
-    share = share_of(optimizer)
-    return share is not None and share.used
+    averaging = averaging_of(optimizer)
+    return averaging is not None and averaging.used
 
 
 def build(optimizer: Any, variables: Sequence[Any]) -> None:
@@ -129,10 +129,10 @@ def inner_of(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def share_of(optimizer: Any) -> Share | None:
+def averaging_of(optimizer: Any) -> Averaging | None:
     """Give what the ring added to *optimizer*, if it did."""
-    share: Share | None = vars(optimizer).get(_SHARE)
-    return share
+    averaging: Averaging | None = vars(optimizer).get(_AVERAGING)
+    return averaging
 
 
 def variables_of(optimizer: Any) -> list[Any]:
@@ -150,20 +150,22 @@ def variables_of(optimizer: Any) -> list[Any]:
 @contextlib.contextmanager
 def unfinished(optimizer: Any) -> Iterator[None]:
     """Let Keras end a part of the training without the optimizer's last touch, which is for its end alone."""
-    shares = [share for share in (share_of(optimizer), share_of(inner_of(optimizer))) if share is not None]
-    for share in shares:
-        share.finishes = False
+    averagings = [
+        averaging for averaging in (averaging_of(optimizer), averaging_of(inner_of(optimizer))) if averaging is not None
+    ]
+    for averaging in averagings:
+        averaging.finishes = False
     try:
         yield
     finally:
-        for share in shares:
-            share.finishes = True
+        for averaging in averagings:
+            averaging.finishes = True
 
 
-def join(optimizer: Any, share: Share) -> None:
-    """Put *share* into *optimizer*, in place: one made anew would lose what the script did to it since."""
-    is_joined = share_of(optimizer) is not None
-    vars(optimizer)[_SHARE] = share
+def join(optimizer: Any, averaging: Averaging) -> None:
+    """Put *averaging* into *optimizer*, in place: one made anew would lose what the script did to it since."""
+    is_joined = averaging_of(optimizer) is not None
+    vars(optimizer)[_AVERAGING] = averaging
     if not is_joined:
         plain: Any = type(optimizer)
         optimizer.__class__ = _ring_class(plain)
@@ -178,11 +180,11 @@ def _prepared(optimizer: Any, variables: Sequence[Any]) -> bool:
     """
     if is_rehearsed(optimizer, variables):
         return False
-    share = _own(optimizer)
-    if share.averages and ring.is_ring():
+    averaging = _own(optimizer)
+    if averaging.averages and ring.is_ring():
         refusals.check_step()
-        if not share.together:
-            share.together = True
+        if not averaging.together:
+            averaging.together = True
             _begin_together(optimizer, variables)
     return True
 
@@ -219,9 +221,9 @@ def _averaging_keras_3(plain: type[Any]) -> type[Any]:
         def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
             if not _prepared(self, self._trainable_variables if trainable_variables is None else trainable_variables):
                 return None
-            share = _own(self)
-            gradients = share.average(list(grads))
-            with share.apply():
+            averaging = _own(self)
+            gradients = averaging.average(list(grads))
+            with averaging.apply():
                 return super().apply(gradients, trainable_variables)
 
     return Averaging
@@ -230,11 +232,11 @@ def _averaging_keras_3(plain: type[Any]) -> type[Any]:
 def _averaging_keras_2(plain: type[Any]) -> type[Any]:
     class Averaging(plain):  # type: ignore[misc]  # known at run time only
         def apply_gradients(self, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
-            share, pairs = _own(self), list(grads_and_vars)
+            averaging, pairs = _own(self), list(grads_and_vars)
             if not _prepared(self, [variable for _, variable in pairs]):
                 return self.iterations
-            gradients = share.average([gradient for gradient, _ in pairs])
-            with share.apply():
+            gradients = averaging.average([gradient for gradient, _ in pairs])
+            with averaging.apply():
                 averaged = zip(gradients, (variable for _, variable in pairs), strict=True)
                 return super().apply_gradients(list(averaged), *args, **kwargs)
 
@@ -266,6 +268,6 @@ def _scaled_legacy(plain: type[Any]) -> type[Any]:
     return Scaled
 
 
-def _own(optimizer: Any) -> Share:
-    share: Share = vars(optimizer)[_SHARE]
-    return share
+def _own(optimizer: Any) -> Averaging:
+    averaging: Averaging = vars(optimizer)[_AVERAGING]
+    return averaging

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from horovod_node.training import optimizer as optimizers
 from horovod_node.training import ring
-from horovod_node.training.share import Rehearsal, Share, rehearsing
+from horovod_node.training.averaging import Averaging, Rehearsal, rehearsing
 
 _KERAS = ("keras", "tf_keras")
 
@@ -51,8 +51,8 @@ def optimizers_of(model: Any, batch: Callable[[], Any]) -> list[Any]:
     if _is_kerass(model.train_step):
         optimizers.adopt(model.optimizer)
         optimizers.build(model.optimizer, list(model.trainable_variables))
-        if (share := optimizers.share_of(model.optimizer)) is not None:
-            share.number = 0
+        if (averaging := optimizers.averaging_of(model.optimizer)) is not None:
+            averaging.number = 0
         return [model.optimizer]
     with contextlib.suppress(TypeError):
         # Puts the averaging where it belongs; what does not average is found as it is used.
@@ -64,9 +64,9 @@ def optimizers_of(model: Any, batch: Callable[[], Any]) -> list[Any]:
             "apply_gradients() of one from training.distributed(...)"
         )
     for number, optimizer in enumerate(found):
-        share = optimizers.share_of(optimizer)
-        assert share is not None
-        share.number = number
+        averaging = optimizers.averaging_of(optimizer)
+        assert averaging is not None
+        averaging.number = number
     return found
 
 
@@ -88,7 +88,7 @@ def _rehearse(model: Any, batch: Callable[[], Any]) -> list[Any]:
     def hear_of_plain(optimizer: Any, variables: Sequence[Any]) -> None:
         plain.append(optimizer)
         if not ring.is_ring():
-            optimizers.join(optimizer, Share(averages=False, rule=None))
+            optimizers.join(optimizer, Averaging(averages=False, rule=None))
             hear(optimizer, variables)
 
     data = tf.nest.map_structure(tf.convert_to_tensor, batch())

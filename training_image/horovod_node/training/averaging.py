@@ -40,7 +40,7 @@ def is_rehearsed(optimizer: Any, variables: Sequence[Any]) -> bool:
 
 
 @dataclass
-class Share:
+class Averaging:
     """
     What the ring adds to one optimizer.
 
