@@ -15,7 +15,7 @@ import pytest
 
 from horovod_client import TrainingClient
 from horovod_node import contract
-from training_account import MACHINE, STACK, Account, configure_moto, connection_output
+from support.training_account import MACHINE, STACK, Account, configure_moto, connection_output
 
 REGION = "eu-west-1"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from horovod_client import HorovodClientError, render_receipt
-from receipts import validate_receipt
+from support.receipts import validate_receipt
 
 
 def test_renders_a_run_that_went_well(receipt: dict[str, Any]) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from image.buildah import BuiltImage, built
-from image.debian import base_root, wheel_folders
-from image.instance import Instance
-from image.profile import PROFILES, Profile
+from support.image.buildah import BuiltImage, built
+from support.image.debian import base_root, wheel_folders
+from support.image.instance import Instance
+from support.image.profile import PROFILES, Profile
 
 TRAINING_IMAGE = Path(__file__).parents[2] / "training_image"
 

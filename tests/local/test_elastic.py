@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from deployment import facts, wait
-from elastic_lab import ElasticLab, elastic_lab
 
 from horovod_client import Run
 from horovod_local import Faults, Refusal
 from horovod_node import contract
-from patience import eventually
+from support.local_cloud.deployment import facts, wait
+from support.local_cloud.elastic_lab import ElasticLab, elastic_lab
+from support.patience import eventually
 
 pytestmark = [pytest.mark.local, pytest.mark.ring]
 

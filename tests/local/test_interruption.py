@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from elastic_lab import ElasticLab, elastic_lab
 
 from horovod_node import contract
-from patience import eventually
+from support.local_cloud.elastic_lab import ElasticLab, elastic_lab
+from support.patience import eventually
 
 pytestmark = pytest.mark.local
 

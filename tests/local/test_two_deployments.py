@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 from aws_cdk import App, Duration, Stack
-from deployment import Deployment, wait
 
 from cdk_horovod import Engine, GpuFleet, HorovodTraining, RunTimeouts, TrainingImage, TrainingNetwork, TrainingStorage
 from horovod_client import Run, TrainingClient
 from horovod_local import LocalCloud
 from horovod_node import contract
-from patience import eventually
-from receipts import validate_receipt
+from support.local_cloud.deployment import Deployment, wait
+from support.patience import eventually
+from support.receipts import validate_receipt
 
 pytestmark = [pytest.mark.local, pytest.mark.slow]
 

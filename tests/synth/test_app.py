@@ -12,7 +12,7 @@ from aws_cdk import App
 
 from cdk_horovod import TORCH_PROFILE, NetworkMode
 from stacks.settings import Settings
-from synthesis import synthesise
+from support.synthesis import synthesise
 
 pytestmark = pytest.mark.synth
 

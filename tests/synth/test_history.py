@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import asl
 from cdk_horovod.workflow.emptying import HOLD_AGAIN_SECONDS, LATE_PAUSE_SECONDS, SOON, ZEROS
 from cdk_horovod.workflow.receipt_math import MOST_PAGES
 from cdk_horovod.workflow.run_timeouts import EVENTS_OF_THE_QUEUE, MOST_EVENTS, STARTS
 from horovod_node import contract
+from support import asl
 
 pytestmark = pytest.mark.synth
 

@@ -9,8 +9,8 @@ from aws_cdk import App, Stack
 from aws_cdk import aws_sns as sns
 
 from cdk_horovod import TrainingAlarms
-from one_training import training_in
-from validated import Resource, Stacks, synthesise_validated
+from support.one_training import training_in
+from support.validated import Resource, Stacks, synthesise_validated
 
 pytestmark = pytest.mark.synth
 

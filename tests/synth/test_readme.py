@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from synthesis import REPOSITORY
+from support.synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth
 

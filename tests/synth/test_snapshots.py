@@ -12,7 +12,7 @@ import pytest
 
 from cdk_horovod.asl.graph import drawn
 from cdk_horovod.asl.resolved import by_layer
-from synthesis import REPOSITORY
+from support.synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth
 

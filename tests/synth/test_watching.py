@@ -12,8 +12,8 @@ from aws_cdk import aws_sns as sns
 
 from cdk_horovod import RunNotifications, TrainingDashboard
 from horovod_node import contract
-from one_training import training_in
-from validated import Stacks, flat, synthesise_validated
+from support.one_training import training_in
+from support.validated import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
 

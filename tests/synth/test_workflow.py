@@ -14,13 +14,13 @@ import boto3
 import pytest
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
-import asl
 from cdk_horovod.asl.resolved import by_layer
 from cdk_horovod.workflow.emptying import NOT_BEGUN
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
-from reference_jsonata import bare, by_reference
-from synthesis import REPOSITORY
+from support import asl
+from support.reference_jsonata import bare, by_reference
+from support.synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth
 

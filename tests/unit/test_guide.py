@@ -11,7 +11,7 @@ import pytest
 
 from horovod_client.cli import PROGRAM, commands
 from horovod_node import contract
-from synthesis import REPOSITORY
+from support.synthesis import REPOSITORY
 
 GUIDE = REPOSITORY / "docs" / "guide"
 PAGES = [REPOSITORY / "README.md", *sorted(GUIDE.glob("*.md"))]

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Lab, deployed_lab
-from phases import PHASES
-from strikes import STRIKES
-from table import TABLE
+
+from support.faults.lab import Lab, deployed_lab
+from support.faults.phases import PHASES
+from support.faults.strikes import STRIKES
+from support.faults.table import TABLE
 
 CELLS = "faults/cells"
 """Key in pytest's cache, and in what a worker of pytest-xdist hands on."""

@@ -11,17 +11,17 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from lab import HEARTBEAT, HOLD, LEASE, ONE, REAPER, Lab, until
-from strikes import Bound
-from table import TABLE, Layer
-from test_matrix import SLACK, receipt_of
 
 from horovod_client import Run
 from horovod_client.errors import ReceiptNotFound
 from horovod_client.run import STOPPED_ERROR
 from horovod_local import ApiFault
 from horovod_node import contract
-from patience import SECONDS
+from local.faults.test_matrix import SLACK, receipt_of
+from support.faults.lab import HEARTBEAT, HOLD, LEASE, ONE, REAPER, Lab, until
+from support.faults.strikes import Bound
+from support.faults.table import TABLE, Layer
+from support.patience import SECONDS
 
 LOOK = 6
 """Seconds between two looks of the switch, its two calls of the AWS CLI included, on a loaded machine."""

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from expectations import SUCCESS, Expectation, Strike
-from lab import ONE, TWO, Lab, receipt_of, until
-from phases import PHASES, Phase
-from strikes import STRIKES
-from table import TABLE, Cell
 
 from horovod_client import Run
 from horovod_client.errors import RunEnded
-from patience import SECONDS
+from support.faults.expectations import SUCCESS, Expectation, Strike
+from support.faults.lab import ONE, TWO, Lab, receipt_of, until
+from support.faults.phases import PHASES, Phase
+from support.faults.strikes import STRIKES
+from support.faults.table import TABLE, Cell
+from support.patience import SECONDS
 
 SLACK = 45
 """Seconds for a loaded machine, beside the bound."""

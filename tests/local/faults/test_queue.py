@@ -10,17 +10,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from deployment import SCRIPTS, wait
-from lab import LEASE, ONE, RULES, TWO, Lab, until
-from waiting import overtakings, queue_of, silence, taken, wait_of
-from watch import Watch
 
 from cdk_horovod.workflow.run_queue import LOOKS_MISSED
 from horovod_client import Run
 from horovod_client.errors import ReceiptNotFound
 from horovod_client.run import STOPPED_ERROR
 from horovod_node import contract
-from patience import SECONDS, eventually
+from support.faults.lab import LEASE, ONE, RULES, TWO, Lab, until
+from support.faults.waiting import overtakings, queue_of, silence, taken, wait_of
+from support.faults.watch import Watch
+from support.local_cloud.deployment import SCRIPTS, wait
+from support.patience import SECONDS, eventually
 
 pytestmark = pytest.mark.local
 

@@ -28,16 +28,16 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from lab import LEASE, ONE, TWO, Lab, until
-from test_queue import is_quiet, receipt_of
-from waiting import silence
-from watch import Watch
 
 from horovod_client import Run
 from horovod_client.errors import RunEnded
 from horovod_local import ApiFault, LocalCloudError, Refusal
 from horovod_local.shared.faults import DROP, NODE, WORKFLOW
 from horovod_node import contract
+from local.faults.test_queue import is_quiet, receipt_of
+from support.faults.lab import LEASE, ONE, TWO, Lab, until
+from support.faults.waiting import silence
+from support.faults.watch import Watch
 
 pytestmark = [pytest.mark.local, pytest.mark.slow]
 

@@ -19,10 +19,10 @@ import horovod_node
 from horovod_node.checkpoints.manifest import CheckpointName, list_checkpoints
 from horovod_node.checkpoints.restore import restore
 from horovod_node.node.folders import Layout
-from node import mirror_to_be_killed
-from node.emulated import REGION, Aws
-from node.mirror_to_be_killed import Task, state
-from patience import eventually
+from support.node import mirror_to_be_killed
+from support.node.emulated import REGION, Aws
+from support.node.mirror_to_be_killed import Task, state
+from support.patience import eventually
 
 RUN = "run-1"
 

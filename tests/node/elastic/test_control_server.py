@@ -16,10 +16,10 @@ from horovod_node import contract
 from horovod_node.elastic import control_server, signed_channel
 from horovod_node.elastic.control_server import ControlServer
 from horovod_node.elastic.signed_channel import BEAT_SECONDS, KEY_BYTES, Channel
-from node.addresses import new_addresses
-from node.played_nodes import PlayedNode
-from node.wires import NONCE_BYTES, read
-from patience import SECONDS, eventually
+from support.node.addresses import new_addresses
+from support.node.played_nodes import PlayedNode
+from support.node.wires import NONCE_BYTES, read
+from support.patience import SECONDS, eventually
 
 KEY = bytes(range(KEY_BYTES))
 

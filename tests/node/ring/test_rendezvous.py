@@ -21,8 +21,8 @@ import horovod_node
 from horovod_node.local_ranks.plan import RingHost, RingPlan
 from horovod_node.ring import rendezvous
 from horovod_node.ring.rendezvous import Rendezvous
-from node.addresses import new_addresses
-from patience import SECONDS, eventually
+from support.node.addresses import new_addresses
+from support.patience import SECONDS, eventually
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from node.horovodrun import TWO_RANKS
 from node.training.test_training import environment
+from support.node.horovodrun import TWO_RANKS
 
 pytestmark = pytest.mark.ring
 

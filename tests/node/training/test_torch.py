@@ -17,9 +17,9 @@ from sklearn.datasets import load_digits
 import horovod_node
 from horovod_node import contract
 from horovod_node.rank_process.progress import Progress
-from node.horovodrun import run_on_two_ranks
-from node.rings import SCRIPTS, SETTINGS, Ring
-from node.torch_python import torch_python
+from support.node.horovodrun import run_on_two_ranks
+from support.node.rings import SCRIPTS, SETTINGS, Ring
+from support.node.torch_python import torch_python
 
 pytestmark = [pytest.mark.slow, pytest.mark.ring]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from node.horovodrun import TWO_RANKS
 from node.training.test_torch import digits, environment, python
+from support.node.horovodrun import TWO_RANKS
 
 __all__ = ["digits", "python"]  # fixtures
 

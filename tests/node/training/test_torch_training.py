@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from node.helped_rings import BATCH, EPOCH_OF_TWO, EXAMPLES, HelpedRing, progress
-from node.horovodrun import run_on_two_ranks
-from node.rings import SCRIPTS, Ring
 from node.training.test_torch import digits, environment, python
+from support.node.helped_rings import BATCH, EPOCH_OF_TWO, EXAMPLES, HelpedRing, progress
+from support.node.horovodrun import run_on_two_ranks
+from support.node.rings import SCRIPTS, Ring
 
 __all__ = ["digits", "python"]  # fixtures
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import horovod_node
-from node.horovodrun import run_on_two_ranks
-from node.rings import SCRIPTS, wait_for
-from patience import SECONDS
+from support.node.horovodrun import run_on_two_ranks
+from support.node.rings import SCRIPTS, wait_for
+from support.patience import SECONDS
 
 pytestmark = pytest.mark.ring
 

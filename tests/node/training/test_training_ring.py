@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from node.helped_rings import EPOCH_OF_TWO, HelpedRing, progress
-from node.rings import Ring
+from support.node.helped_rings import EPOCH_OF_TWO, HelpedRing, progress
+from support.node.rings import Ring
 
 pytestmark = pytest.mark.ring
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from node.horovodrun import run_on_two_ranks
-from node.rings import SCRIPTS
 from node.training.test_training import environment
+from support.node.horovodrun import run_on_two_ranks
+from support.node.rings import SCRIPTS
 
 pytestmark = pytest.mark.ring
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 from aws_cdk import App, Duration, Stack
-from deployment import Deployment
 
 from cdk_horovod import (
     CapacityAttempt,
@@ -33,7 +32,8 @@ from horovod_client import Run
 from horovod_client.errors import ReceiptNotFound
 from horovod_local import Faults, LocalCloud, LocalInstance
 from horovod_node import contract
-from patience import SECONDS
+from support.local_cloud.deployment import Deployment
+from support.patience import SECONDS
 
 HEARTBEAT, LAUNCH, START, SAVE, LEASE, STALL, POLL = 12, 40, 120, 120, 16, 12, 1
 """Seconds."""

@@ -22,11 +22,12 @@ from sklearn.datasets import load_digits
 
 import horovod_node
 from horovod_node import contract
-from node.addresses import new_addresses
-from node.emulated import REGION, Aws, TaskAnswers, id_of
-from patience import SECONDS, eventually
+from support.node.addresses import new_addresses
+from support.node.emulated import REGION, Aws, TaskAnswers, id_of
+from support.patience import SECONDS, eventually
+from support.synthesis import REPOSITORY
 
-SCRIPTS = Path(__file__).parent / "scripts"
+SCRIPTS = REPOSITORY / "tests" / "node" / "scripts"
 SETTINGS = contract.RunSettings(
     model_bucket="",
     heartbeat_seconds=8,

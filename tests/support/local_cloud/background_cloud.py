@@ -17,8 +17,8 @@ import pexpect
 from horovod_client import Run, TrainingClient
 from horovod_local import background
 from horovod_local.background import BackgroundCloud
-from patience import SECONDS
-from synthesis import REPOSITORY
+from support.patience import SECONDS
+from support.synthesis import REPOSITORY
 
 TOOL = [sys.executable, "-m", "horovod_client"]
 ROWS, COLUMNS = 30, 100

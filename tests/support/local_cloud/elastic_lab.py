@@ -7,15 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployment import SETTINGS, Deployment
-
 from horovod_client import Run
 from horovod_local import LocalCloud, LocalInstance
 from horovod_node import contract
 from horovod_node.checkpoints.manifest import newest_checkpoint, read_manifest
 from horovod_node.ledger.ledger import Lease, Ledger, NodeItem
-from patience import eventually
-from synthesis import synthesise
+from support.local_cloud.deployment import SETTINGS, Deployment
+from support.patience import eventually
+from support.synthesis import synthesise
 
 MAX_GPUS = 4
 LAB_SETTINGS = {**SETTINGS, "instance_types": "g5.xlarge", "max_gpus": MAX_GPUS, "on_demand_base_gpus": 1}

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from lab import HEARTBEAT, LAUNCH, LEASE, REAPER, STALL, Lab
-from phases import Phase
-
 from horovod_client import Run
 from horovod_local import ApiFault
+from support.faults.lab import HEARTBEAT, LAUNCH, LEASE, REAPER, STALL, Lab
+from support.faults.phases import Phase
 
 SUCCESS = "succeeded"
 """In the place of an error: the run ends with its model."""

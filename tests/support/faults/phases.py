@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lab import TWO, Lab, until
-
 from horovod_client import Run
 from horovod_local import ApiFault
 from horovod_local.shared.faults import WORKFLOW
-from patience import SECONDS
+from support.faults.lab import TWO, Lab, until
+from support.patience import SECONDS
 
 SCALING = ("UpdateAutoScalingGroup", "SetDesiredCapacity")
 """What changes a group's capacity."""

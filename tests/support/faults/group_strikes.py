@@ -11,13 +11,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from expectations import BY_EVENT, BY_OUTAGE, BY_SILENCE, SUCCESS, Bound, Expectation, Strike
-from lab import TWO, Lab, until
-from phases import LONG, Phase
-
 from horovod_client import Run
 from horovod_client.run import STOPPED_ERROR
 from horovod_node import contract
+from support.faults.expectations import BY_EVENT, BY_OUTAGE, BY_SILENCE, SUCCESS, Bound, Expectation, Strike
+from support.faults.lab import TWO, Lab, until
+from support.faults.phases import LONG, Phase
 
 LATE = 8
 """Seconds that EC2 takes to answer a launch after its run was stopped: less than a lease holds."""

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthesis import REPOSITORY
+from support.synthesis import REPOSITORY
 
 
 def bare(expression: str) -> str:

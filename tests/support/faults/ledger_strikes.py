@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from expectations import BY_EVENT, BY_OUTAGE, BY_REAPER, SUCCESS, Bound, Expectation, Strike
-from lab import Lab
-from phases import Phase
-
 from horovod_client import Run
 from horovod_client.run import STOPPED_ERROR
 from horovod_local import ApiFault
+from support.faults.expectations import BY_EVENT, BY_OUTAGE, BY_REAPER, SUCCESS, Bound, Expectation, Strike
+from support.faults.lab import Lab
+from support.faults.phases import Phase
 
 HICCUPS: Mapping[str, Mapping[str, tuple[str, int]]] = {
     "fails": {"*": ("InternalServerError", 500)},

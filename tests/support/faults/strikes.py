@@ -8,7 +8,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
-from expectations import (
+from horovod_client import Run
+from horovod_client.run import STOPPED_ERROR
+from horovod_local import ApiFault
+from horovod_local.shared.faults import WORKFLOW
+from horovod_node import contract
+from support.faults.expectations import (
     AT_ONCE,
     BY_EVENT,
     BY_HEARTBEAT,
@@ -26,16 +31,10 @@ from expectations import (
     Strike,
     release,
 )
-from group_strikes import GROUP_STRIKES
-from lab import Lab, until
-from ledger_strikes import LEDGER_STRIKES
-from phases import SCALING, Phase
-
-from horovod_client import Run
-from horovod_client.run import STOPPED_ERROR
-from horovod_local import ApiFault
-from horovod_local.shared.faults import WORKFLOW
-from horovod_node import contract
+from support.faults.group_strikes import GROUP_STRIKES
+from support.faults.lab import Lab, until
+from support.faults.ledger_strikes import LEDGER_STRIKES
+from support.faults.phases import SCALING, Phase
 
 TIME_LIMIT = 18
 """Of an execution: later than every phase is reached, and sooner than launch_timeout ends a run without nodes."""

@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from lab import POLL, Lab
-
 from cdk_horovod.workflow.run_queue import LOOKS_MISSED
 from horovod_client import Run
 from horovod_client.aws.connection import Fleet
 from horovod_node import contract
+from support.faults.lab import POLL, Lab
 
 QUEUE_TIMEOUT = 360
 """Seconds; as the lab is deployed, where the interval between two looks is `POLL`."""

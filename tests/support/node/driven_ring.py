@@ -11,9 +11,9 @@ from horovod_node import contract
 from horovod_node.elastic.control_server import ControlServer
 from horovod_node.elastic.driver import RingDriver, RingRendezvous
 from horovod_node.elastic.signed_channel import KEY_BYTES
-from node.addresses import new_addresses
-from node.played_nodes import PlayedNode
-from patience import SECONDS, eventually
+from support.node.addresses import new_addresses
+from support.node.played_nodes import PlayedNode
+from support.patience import SECONDS, eventually
 
 KEY = bytes(range(KEY_BYTES))
 Place = tuple[PlayedNode, int]

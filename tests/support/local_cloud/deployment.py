@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from horovod_client import Run, RunFailed, RunStatus, TrainingClient
 from horovod_local import LocalCloud
 from horovod_node import contract
-from patience import eventually
+from support.patience import eventually
+from support.synthesis import REPOSITORY
 
-SCRIPTS = Path(__file__).resolve().parent / "scripts"
+SCRIPTS = REPOSITORY / "tests" / "local" / "scripts"
 HEARTBEAT_SECONDS = 15
 
 SETTINGS = {

@@ -2,7 +2,7 @@
 Stands where the local cloud expects Python: `PYTHON -m horovod_node` becomes the image's entry point in the image.
 
 The instance's own folder becomes /opt/ml, as user data arranges it on EC2. Run as
-`python -m image.node_in_image FACTS`, with the image's root and configuration in the JSON file FACTS.
+`python -m support.image.node_in_image FACTS`, with the image's root and configuration in the JSON file FACTS.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from horovod_node import contract
-from image.buildah import BuiltImage
+from support.image.buildah import BuiltImage
 
 
 def main(facts: Path) -> None:

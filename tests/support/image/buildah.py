@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from image.debian import CACHE, SUITE, base_root, require
+from support.image.debian import CACHE, SUITE, base_root, require
 
 STORAGE = CACHE / "containers"
 BASE_IMAGE = f"localhost/debian:{SUITE}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from horovod_node.rank_process.progress import Progress
-from node.rings import Agent, Ring, wait_for
+from support.node.rings import Agent, Ring, wait_for
 
 COMMIT_EVERY = 5
 EXAMPLES, BATCH = 1437, 16

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from lab import ONE, TWO, Lab
-
 from horovod_client import Run
 from horovod_node import contract
+from support.faults.lab import ONE, TWO, Lab
 
 PERIOD = 0.6
 """Seconds between two looks."""
