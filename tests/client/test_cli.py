@@ -18,7 +18,7 @@ from horovod_client.cli import main
 from horovod_client.cli.request_arguments import parse_data, parse_max_runtime
 from horovod_client.cli.watch.lines import news_printer
 from horovod_node import contract
-from support.training_account import STACK, Account, connection_output
+from support.fake_account import STACK, Account, connection_output
 
 WriteReceipt = Callable[[dict[str, Any]], None]
 

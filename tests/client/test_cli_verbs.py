@@ -22,7 +22,7 @@ from horovod_client.cli.completion_candidates import complete_run
 from horovod_client.cli.ls import ls
 from horovod_client.results.tensorboard import TensorBoardFiles
 from horovod_node import contract
-from support.training_account import STACK, Account
+from support.fake_account import STACK, Account
 
 pytestmark = pytest.mark.usefixtures("account")
 

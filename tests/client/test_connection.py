@@ -10,7 +10,7 @@ import pytest
 from horovod_client import Connection, ConnectionNotFound, Fleet, TrainingClient
 from horovod_client.aws.connection import find_connection
 from horovod_node import contract
-from support.training_account import STACK, Account, connection_output
+from support.fake_account import STACK, Account, connection_output
 
 
 def test_finds_the_only_training_of_a_stack(account: Account) -> None:

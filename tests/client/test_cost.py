@@ -16,7 +16,7 @@ from horovod_client import TrainingClient
 from horovod_client.cli import main
 from horovod_client.prices.cache import CachedPrices, PriceCache
 from horovod_node import contract
-from support.training_account import STACK, Account
+from support.fake_account import STACK, Account
 
 WriteReceipt = Callable[[dict[str, Any]], None]
 

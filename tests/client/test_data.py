@@ -12,7 +12,7 @@ from horovod_client import InvalidInput, TrainingClient
 from horovod_client.submit.request import check_data_exists
 from horovod_node.transfer.data_channels import list_files
 from horovod_node.transfer.s3 import S3Address
-from support.training_account import Account
+from support.fake_account import Account
 
 KEYS = ("digits/x", "digits", "digits/", "digits-old/x", "dig/deep/x", "dig/deep/", "digits//x")
 ADDRESSES = ("", "digits", "digits/", "dig", "dig/", "digi", "digits/x", "digits/x/", "dig/deep", "digits//")

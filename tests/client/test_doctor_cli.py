@@ -7,7 +7,7 @@ import json
 import pytest
 
 from horovod_client.cli import main
-from support.training_account import STACK, Account
+from support.fake_account import STACK, Account
 
 
 def test_finds_the_training_well(

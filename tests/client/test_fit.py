@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from horovod_client import InvalidInput, ScriptDoubtful, TrainingClient
 from horovod_client.submit.source import package_source
 from horovod_node import contract
-from support.training_account import Account
+from support.fake_account import Account
 
 
 def test_starts_the_run_that_was_asked_for(account: Account, client: TrainingClient, script: Path, data: str) -> None:

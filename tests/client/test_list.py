@@ -30,7 +30,7 @@ from horovod_client.aws.retry import keep_trying
 from horovod_client.status.instances import Instance, find_instances
 from horovod_client.status.run_status import Holder
 from horovod_node import contract
-from support.training_account import Account
+from support.fake_account import Account
 
 
 def test_lists_the_newest_runs_first(account: Account, client: TrainingClient, script: Path) -> None:

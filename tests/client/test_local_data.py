@@ -21,7 +21,7 @@ from horovod_client.submit.local_data import DataProgress, upload_data
 from horovod_client.text.terminal import printable
 from horovod_node.transfer.data_channels import list_files
 from horovod_node.transfer.s3 import S3Address
-from support.training_account import Account
+from support.fake_account import Account
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -11,7 +11,7 @@ from horovod_client import InvalidInput, LogsNotFound, RunNotFound, TrainingClie
 from horovod_client.results.logs import RunLogs, Selection, pause_seconds
 from horovod_client.run import Run
 from horovod_node import contract
-from support.training_account import Account
+from support.fake_account import Account
 
 GROUP = "/training/nodes"
 BEGAN = int(time.time() * 1000) - 60_000

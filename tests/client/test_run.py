@@ -21,7 +21,7 @@ from horovod_client import (
     TrainingClient,
 )
 from horovod_node import contract
-from support.training_account import Account
+from support.fake_account import Account
 
 QUICK = 0.05
 """Seconds between two looks, where the run needs less than the default's five to end."""

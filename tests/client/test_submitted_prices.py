@@ -16,8 +16,7 @@ from botocore.stub import Stubber
 from horovod_client import Fleet, InvalidInput, PricesMissing, TrainingClient
 from horovod_client.cli import main
 from horovod_node import contract
-from support.one_connection import connection_to
-from support.training_account import Account, connection_output
+from support.fake_account import Account, connection_output, connection_to
 
 USD = {"g5.12xlarge": 5.672, "g4dn.12xlarge": 3.912}
 """What the Price List says of the fleet's types."""

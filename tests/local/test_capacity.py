@@ -12,8 +12,8 @@ from horovod_client import Run, RunStatus
 from horovod_local import Faults, LocalCloud, Refusal
 from horovod_node import contract
 from support.local_cloud.deployment import SETTINGS, Deployment, facts, wait
-from support.patience import eventually
 from support.synthesis import synthesise
+from support.waiting import eventually
 
 pytestmark = pytest.mark.local
 

@@ -23,8 +23,8 @@ from horovod_node.checkpoints.restore import restore
 from horovod_node.node.folders import Layout
 from support.faults.lab import until
 from support.local_cloud.deployment import SCRIPTS, SETTINGS, Deployment, wait
-from support.patience import SECONDS
 from support.synthesis import synthesise
+from support.waiting import SECONDS
 
 pytestmark = pytest.mark.local
 

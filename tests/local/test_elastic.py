@@ -17,7 +17,7 @@ from horovod_local import Faults, Refusal
 from horovod_node import contract
 from support.local_cloud.deployment import facts, wait
 from support.local_cloud.elastic_lab import ElasticLab, elastic_lab
-from support.patience import eventually
+from support.waiting import eventually
 
 pytestmark = [pytest.mark.local, pytest.mark.ring]
 

@@ -16,8 +16,8 @@ from horovod_node import contract
 from horovod_node.rank_process.progress import Progress
 from support.faults.lab import until
 from support.local_cloud.deployment import HEARTBEAT_SECONDS, SCRIPTS, SETTINGS, Deployment, wait
-from support.patience import eventually
 from support.synthesis import synthesise
+from support.waiting import eventually
 
 # The same proof without the workflow around it is in tests/node/ring/test_ring.py, and takes half the time.
 pytestmark = [pytest.mark.slow, pytest.mark.local]

@@ -11,8 +11,8 @@ import pytest
 
 from horovod_node import contract
 from support.faults.lab import ONE, TWO, Lab, deployed_lab, until
-from support.patience import SECONDS
 from support.receipts import validate_receipt
+from support.waiting import SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.local]
 

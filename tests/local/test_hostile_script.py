@@ -12,7 +12,7 @@ from horovod_client import Run
 from horovod_node import contract
 from support.faults.lab import Lab, deployed_lab
 from support.local_cloud.deployment import wait
-from support.patience import eventually
+from support.waiting import eventually
 
 ATTACKS = 21
 """That `scripts/attacks.py` tries."""

@@ -9,7 +9,7 @@ import pytest
 
 from horovod_node import contract
 from support.local_cloud.elastic_lab import ElasticLab, elastic_lab
-from support.patience import eventually
+from support.waiting import eventually
 
 pytestmark = pytest.mark.local
 

@@ -17,8 +17,8 @@ from horovod_local.shared.faults import WORKFLOW
 from horovod_node import contract
 from support.faults.lab import ONE, REAPER, TWO, Lab, deployed_lab, receipt_of, until
 from support.local_cloud.deployment import wait
-from support.patience import SECONDS
 from support.receipts import validate_receipt
+from support.waiting import SECONDS
 
 pytestmark = pytest.mark.local
 

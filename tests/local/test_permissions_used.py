@@ -22,7 +22,7 @@ from horovod_local.permissions.policy import DENY
 from horovod_node import contract
 from support.faults.lab import REAPER, SCHEDULE_SPEED, Lab, synthesise_lab, until
 from support.local_cloud.deployment import SCRIPTS, Deployment, wait
-from support.patience import SECONDS
+from support.waiting import SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.local]
 

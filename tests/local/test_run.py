@@ -15,10 +15,10 @@ from horovod_client import InvalidInput
 from horovod_local import LocalCloud
 from horovod_node import contract
 from support.local_cloud.deployment import HEARTBEAT_SECONDS, SCRIPTS, SETTINGS, Deployment, facts, wait
-from support.patience import eventually
 from support.receipts import validate_receipt
 from support.synthesis import synthesise
-from support.wheel_files import write_wheel
+from support.waiting import eventually
+from support.wheels import write_wheel
 
 pytestmark = pytest.mark.local
 

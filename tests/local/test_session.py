@@ -13,7 +13,7 @@ import pytest
 
 from support.local_cloud.background_cloud import DIGITS, TOOL, Shell
 from support.local_cloud.deployment import wait
-from support.patience import SECONDS, eventually
+from support.waiting import SECONDS, eventually
 
 pytestmark = pytest.mark.local
 

@@ -13,8 +13,8 @@ from horovod_client import Run, TrainingClient
 from horovod_local import LocalCloud
 from horovod_node import contract
 from support.local_cloud.deployment import Deployment, wait
-from support.patience import eventually
 from support.receipts import validate_receipt
+from support.waiting import eventually
 
 pytestmark = [pytest.mark.local, pytest.mark.slow]
 

@@ -21,8 +21,8 @@ from cdk_horovod import (
 )
 from cdk_horovod.asl.resolved import by_layer
 from horovod_local.corrections.step_functions.jsonata import evaluate
-from support.reference_jsonata import bare, by_reference
-from support.validated import Stacks, synthesise_validated
+from support.asl import bare, by_reference
+from support.construct_stacks import Stacks, synthesise_validated
 
 pytestmark = pytest.mark.synth
 

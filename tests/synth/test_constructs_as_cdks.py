@@ -15,7 +15,7 @@ from aws_cdk.assertions import Match, Template
 
 from cdk_horovod import GpuFleet, HorovodTraining, NetworkMode, TrainingImage, TrainingNetwork, TrainingStorage
 from horovod_node import contract
-from support.one_training import training_in
+from support.construct_stacks import training_in
 
 pytestmark = pytest.mark.synth
 

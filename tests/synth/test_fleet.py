@@ -12,7 +12,7 @@ from aws_cdk import aws_kms as kms
 
 from cdk_horovod import CapacityPlan, GpuFleet, NetworkMode, TrainingNetwork
 from horovod_node import contract
-from support.validated import Stacks, flat, synthesise_validated
+from support.construct_stacks import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
 

@@ -9,8 +9,7 @@ from aws_cdk import App, Stack
 from aws_cdk import aws_sns as sns
 
 from cdk_horovod import TrainingAlarms
-from support.one_training import training_in
-from support.validated import Resource, Stacks, synthesise_validated
+from support.construct_stacks import Resource, Stacks, synthesise_validated, training_in
 
 pytestmark = pytest.mark.synth
 

@@ -10,7 +10,7 @@ from aws_cdk import App, Environment, Stack
 
 from cdk_horovod import NetworkMode, TrainingNetwork
 from horovod_client.doctor.account import ENDPOINT_SERVICES
-from support.validated import Stacks, flat, synthesise_validated
+from support.construct_stacks import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
 

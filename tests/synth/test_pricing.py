@@ -19,7 +19,7 @@ from cdk_horovod.workflow.price_lookup import look_up_prices
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_local.shared.price_list import get_products
 from horovod_node import contract
-from support.reference_jsonata import bare, by_reference
+from support.asl import bare, by_reference
 
 pytestmark = pytest.mark.synth
 

@@ -26,8 +26,8 @@ from horovod_client.prices.fleet_prices import Price, price_of
 from horovod_client.results.receipt import receipt_schema, render_receipt
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
+from support.asl import bare, by_reference
 from support.receipts import validate_receipt
-from support.reference_jsonata import bare, by_reference
 
 pytestmark = pytest.mark.synth
 

@@ -11,7 +11,7 @@ from cdk_horovod.workflow.run_timeouts import STARTS
 from horovod_local.corrections.allocation import refusal_message
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
-from support.reference_jsonata import bare, by_reference
+from support.asl import bare, by_reference
 
 pytestmark = pytest.mark.synth
 

@@ -16,7 +16,7 @@ from cdk_horovod import Engine, GpuFleet, HorovodTraining, RunTimeouts, Training
 from cdk_horovod.asl.resolved import by_layer
 from cdk_horovod.termination.reaper_definition import HOLD
 from horovod_node import contract
-from support.validated import Stacks, flat, synthesise_validated
+from support.construct_stacks import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
 

@@ -12,8 +12,7 @@ from aws_cdk import aws_sns as sns
 
 from cdk_horovod import RunNotifications, TrainingDashboard
 from horovod_node import contract
-from support.one_training import training_in
-from support.validated import Stacks, flat, synthesise_validated
+from support.construct_stacks import Stacks, flat, synthesise_validated, training_in
 
 pytestmark = pytest.mark.synth
 

@@ -19,7 +19,7 @@ from cdk_horovod.workflow.emptying import NOT_BEGUN
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
 from support import asl
-from support.reference_jsonata import bare, by_reference
+from support.asl import bare, by_reference
 from support.synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth

@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 from cdk_horovod.asl.states import run_id
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import __version__, contract
-from support.reference_jsonata import by_reference
+from support.asl import by_reference
 
 FLEET = contract.FleetSize(max_gpus=32, gpu_step=4)
 MAX_RUNTIME_SECONDS = 86_400

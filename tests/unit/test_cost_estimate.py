@@ -10,7 +10,7 @@ from horovod_client.aws.connection import Fleet
 from horovod_client.errors import InvalidInput, PricesUnknown
 from horovod_client.prices.estimate import NOTE, UsdRange, estimate
 from horovod_client.prices.fleet_prices import Price, Prices
-from support.one_connection import connection_to
+from support.fake_account import connection_to
 
 CONNECTION = connection_to(
     Fleet(id="Small", max_gpus=4, gpu_step=1, types={"g5.xlarge": 1}),

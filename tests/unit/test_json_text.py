@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node.contract import jsonata_text
-from support.reference_jsonata import by_reference
+from support.asl import by_reference
 
 EXPRESSION = """{
   'same': $value,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from horovod_local import LocalCloud
-from support.patience import eventually
+from support.waiting import eventually
 
 ROLE = "arn:aws:iam::123456789012:role/any"
 SERVICES = ("ec2.amazonaws.com", "events.amazonaws.com", "states.amazonaws.com")

@@ -13,7 +13,7 @@ import pytest
 from horovod_local.instances.user_data import node_environment, written_files
 from horovod_node import contract
 from support.local_cloud.acted import processes, started, user_data
-from support.patience import eventually
+from support.waiting import eventually
 
 
 def test_agents_know_their_instance(cloud: Any, fleets: Any) -> None:

@@ -18,7 +18,7 @@ from horovod_local import LocalCloudError
 from horovod_local.instances.instance_metadata import LONGEST_TTL_SECONDS, InstanceMetadata
 from horovod_node import contract
 from support.local_cloud.acted import processes, started, user_data
-from support.patience import SECONDS, eventually
+from support.waiting import SECONDS, eventually
 
 TOKEN = "/latest/api/token"
 TTL = "X-aws-ec2-metadata-token-ttl-seconds"

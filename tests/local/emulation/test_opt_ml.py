@@ -16,7 +16,7 @@ from horovod_node import contract
 from local.emulation.conftest import Fleets, make_role
 from support.local_cloud import without_namespaces
 from support.local_cloud.acted import started, user_data
-from support.patience import eventually
+from support.waiting import eventually
 
 WITHOUT_NAMESPACES = [sys.executable, without_namespaces.__file__]
 AS_WHO = {

@@ -21,7 +21,7 @@ from local.faults.test_matrix import SLACK, receipt_of
 from support.faults.lab import HEARTBEAT, HOLD, LEASE, ONE, REAPER, Lab, until
 from support.faults.strikes import Bound
 from support.faults.table import TABLE, Layer
-from support.patience import SECONDS
+from support.waiting import SECONDS
 
 LOOK = 6
 """Seconds between two looks of the switch, its two calls of the AWS CLI included, on a loaded machine."""

@@ -19,7 +19,7 @@ from support.faults.lab import ONE, TWO, Lab, receipt_of, until
 from support.faults.phases import PHASES, Phase
 from support.faults.strikes import STRIKES
 from support.faults.table import TABLE, Cell
-from support.patience import SECONDS
+from support.waiting import SECONDS
 
 SLACK = 45
 """Seconds for a loaded machine, beside the bound."""

@@ -20,7 +20,7 @@ from support.faults.lab import LEASE, ONE, RULES, TWO, Lab, until
 from support.faults.waiting import overtakings, queue_of, silence, taken, wait_of
 from support.faults.watch import Watch
 from support.local_cloud.deployment import SCRIPTS, wait
-from support.patience import SECONDS, eventually
+from support.waiting import SECONDS, eventually
 
 pytestmark = pytest.mark.local
 

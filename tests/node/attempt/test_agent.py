@@ -12,7 +12,7 @@ import pytest
 
 from horovod_node import contract
 from support.node.rings import SCRIPTS, Ring, pack, wait_for
-from support.wheel_files import write_wheel
+from support.wheels import write_wheel
 
 pytestmark = pytest.mark.ring
 

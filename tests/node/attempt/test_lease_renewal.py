@@ -17,7 +17,7 @@ from horovod_node.ledger.ledger import Lease
 from horovod_node.node.errors import ReleasedError
 from support.node.emulated import Aws, TaskAnswers
 from support.node.rings import SETTINGS
-from support.patience import eventually
+from support.waiting import eventually
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from horovod_node.node.interruption import InterruptionWatch
 from support.node.emulated import REGION, Aws
 from support.node.metadata_service import MetadataService
 from support.node.rings import SETTINGS
-from support.patience import eventually
+from support.waiting import eventually
 
 
 def test_new_state_is_written_at_once(work: NodeAttempt, monkeypatch: pytest.MonkeyPatch) -> None:

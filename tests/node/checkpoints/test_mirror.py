@@ -20,7 +20,7 @@ from horovod_node.checkpoints.snapshot import ChangedError, held, look
 from horovod_node.node.folders import Layout
 from horovod_node.ring.last_checkpoint import save_last_checkpoint
 from support.node.emulated import Aws
-from support.patience import SECONDS, eventually
+from support.waiting import SECONDS, eventually
 
 PART_BYTES = 5 * 1024**2
 """S3's least."""

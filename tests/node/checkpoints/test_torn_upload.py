@@ -22,7 +22,7 @@ from horovod_node.node.folders import Layout
 from support.node import mirror_to_be_killed
 from support.node.emulated import REGION, Aws
 from support.node.mirror_to_be_killed import Task, state
-from support.patience import eventually
+from support.waiting import eventually
 
 RUN = "run-1"
 

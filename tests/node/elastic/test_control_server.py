@@ -19,7 +19,7 @@ from horovod_node.elastic.signed_channel import BEAT_SECONDS, KEY_BYTES, Channel
 from support.node.addresses import new_addresses
 from support.node.played_nodes import PlayedNode
 from support.node.wires import NONCE_BYTES, read
-from support.patience import SECONDS, eventually
+from support.waiting import SECONDS, eventually
 
 KEY = bytes(range(KEY_BYTES))
 

@@ -19,7 +19,7 @@ from horovod_node.elastic.signed_channel import BEAT_SECONDS
 from horovod_node.ring.rendezvous import Rendezvous
 from support.node.driven_ring import DrivenRing
 from support.node.played_nodes import PlayedNode
-from support.patience import SECONDS, eventually
+from support.waiting import SECONDS, eventually
 
 REMOVED, ADDED = 1, 2
 A_WHILE = 1.5

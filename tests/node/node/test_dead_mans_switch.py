@@ -19,7 +19,7 @@ import pytest
 
 from horovod_node import contract
 from support.node.emulated import REGION, Aws
-from support.patience import SECONDS, eventually
+from support.waiting import SECONDS, eventually
 
 SCRIPT = Path(__file__).parents[3] / "constructs" / "cdk_horovod" / "engines" / "dead_mans_switch.sh"
 INSTANCE = "i-0123456789abcdef0"

@@ -14,7 +14,7 @@ from horovod_node.node.identity import Node
 from horovod_node.node.instance_metadata import InstanceMetadata
 from horovod_node.node.interruption import Interruption, InterruptionWatch
 from support.node.metadata_service import MetadataService
-from support.patience import eventually
+from support.waiting import eventually
 
 POLL_SECONDS = 0.02
 ACTION = "/latest/meta-data/spot/instance-action"

@@ -24,7 +24,7 @@ from horovod_node.node.log_shipping import (
 )
 from support.node.emulated import Aws
 from support.node.rings import Ring, wait_for
-from support.patience import SECONDS
+from support.waiting import SECONDS
 
 RANK_0 = f"{contract.LOG_RANK_PREFIX}0"
 

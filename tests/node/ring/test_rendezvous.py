@@ -22,7 +22,7 @@ from horovod_node.local_ranks.plan import RingHost, RingPlan
 from horovod_node.ring import rendezvous
 from horovod_node.ring.rendezvous import Rendezvous
 from support.node.addresses import new_addresses
-from support.patience import SECONDS, eventually
+from support.waiting import SECONDS, eventually
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 import horovod_node
 from support.node.horovodrun import run_on_two_ranks
 from support.node.rings import SCRIPTS, wait_for
-from support.patience import SECONDS
+from support.waiting import SECONDS
 
 pytestmark = pytest.mark.ring
 

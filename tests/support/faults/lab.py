@@ -33,7 +33,7 @@ from horovod_client.errors import ReceiptNotFound
 from horovod_local import Faults, LocalCloud, LocalInstance
 from horovod_node import contract
 from support.local_cloud.deployment import Deployment
-from support.patience import SECONDS
+from support.waiting import SECONDS
 
 HEARTBEAT, LAUNCH, START, SAVE, LEASE, STALL, POLL = 12, 40, 120, 120, 16, 12, 1
 """Seconds."""

@@ -9,7 +9,7 @@ from horovod_client import Run
 from horovod_local import ApiFault
 from horovod_local.shared.faults import WORKFLOW
 from support.faults.lab import TWO, Lab, until
-from support.patience import SECONDS
+from support.waiting import SECONDS
 
 SCALING = ("UpdateAutoScalingGroup", "SetDesiredCapacity")
 """What changes a group's capacity."""

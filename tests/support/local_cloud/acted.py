@@ -7,7 +7,7 @@ from typing import Any
 
 from horovod_local.instances.processes import processes_with
 from horovod_node import contract
-from support.patience import eventually
+from support.waiting import eventually
 
 
 def user_data(command: str, *, switch: str | None = None) -> str:

@@ -17,8 +17,8 @@ import pexpect
 from horovod_client import Run, TrainingClient
 from horovod_local import background
 from horovod_local.background import BackgroundCloud
-from support.patience import SECONDS
 from support.synthesis import REPOSITORY
+from support.waiting import SECONDS
 
 TOOL = [sys.executable, "-m", "horovod_client"]
 ROWS, COLUMNS = 30, 100

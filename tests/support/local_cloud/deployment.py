@@ -14,8 +14,8 @@ from typing import Any
 from horovod_client import Run, RunFailed, RunStatus, TrainingClient
 from horovod_local import LocalCloud
 from horovod_node import contract
-from support.patience import eventually
 from support.synthesis import REPOSITORY
+from support.waiting import eventually
 
 SCRIPTS = REPOSITORY / "tests" / "local" / "scripts"
 HEARTBEAT_SECONDS = 15

@@ -13,8 +13,8 @@ from horovod_node import contract
 from horovod_node.checkpoints.manifest import newest_checkpoint, read_manifest
 from horovod_node.ledger.ledger import Lease, Ledger, NodeItem
 from support.local_cloud.deployment import SETTINGS, Deployment
-from support.patience import eventually
 from support.synthesis import synthesise
+from support.waiting import eventually
 
 MAX_GPUS = 4
 LAB_SETTINGS = {**SETTINGS, "instance_types": "g5.xlarge", "max_gpus": MAX_GPUS, "on_demand_base_gpus": 1}

@@ -13,7 +13,7 @@ from horovod_node.elastic.driver import RingDriver, RingRendezvous
 from horovod_node.elastic.signed_channel import KEY_BYTES
 from support.node.addresses import new_addresses
 from support.node.played_nodes import PlayedNode
-from support.patience import SECONDS, eventually
+from support.waiting import SECONDS, eventually
 
 KEY = bytes(range(KEY_BYTES))
 Place = tuple[PlayedNode, int]

@@ -24,8 +24,8 @@ import horovod_node
 from horovod_node import contract
 from support.node.addresses import new_addresses
 from support.node.emulated import REGION, Aws, TaskAnswers, id_of
-from support.patience import SECONDS, eventually
 from support.synthesis import REPOSITORY
+from support.waiting import SECONDS, eventually
 
 SCRIPTS = REPOSITORY / "tests" / "node" / "scripts"
 SETTINGS = contract.RunSettings(

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from horovod_node.elastic.signed_channel import Channel
-from support.patience import SECONDS
+from support.waiting import SECONDS
 
 NONCE_BYTES = 16
 HEAD_BYTES = 4

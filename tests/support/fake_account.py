@@ -1,4 +1,8 @@
-"""The account that the client's tests talk to: a stack with one training, whose runs end as their requests say."""
+"""
+A fake AWS account for tests of the client: a stack with one training, whose runs end as their requests say.
+
+`connection_to` gives what a client knows of a training without any account.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
-from horovod_client import Connection
+from horovod_client import Connection, Fleet
 from horovod_node import contract
 
 if TYPE_CHECKING:
@@ -102,6 +106,21 @@ def template(outputs: dict[str, object]) -> str:
             },
             "Outputs": outputs,
         }
+    )
+
+
+def connection_to(*fleets: Fleet, region: str = "eu-west-1", **facts: Any) -> Connection:
+    """Build a connection to a training with these *fleets*; *facts* set more fields of `Connection`."""
+    return Connection(
+        state_machine=f"arn:aws:states:{region}:123456789012:stateMachine:Run",
+        data_bucket="data",
+        model_bucket="models",
+        ledger_table="ledger",
+        queue="Training",
+        log_group="/cdk-horovod/Training",
+        fleets=fleets,
+        max_runtime_seconds=36_000,
+        **facts,
     )
 
 

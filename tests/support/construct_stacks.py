@@ -1,4 +1,8 @@
-"""Synthesises constructs as a user's app does: with cdk-nag, without feature flags."""
+"""
+Stacks of the library's constructs, for tests that need no `app.py`.
+
+They are synthesised as a user's app is: with cdk-nag, without feature flags.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aws_cdk import App, Validations
+from aws_cdk import App, Stack, Validations
 from aws_cdk.assertions import Template
 from cdk_nag import AwsSolutionsChecks
+
+from cdk_horovod import Engine, GpuFleet, HorovodTraining, TrainingImage, TrainingNetwork, TrainingStorage
 
 Resource = Mapping[str, Any]
 
@@ -89,3 +95,21 @@ def flat(value: Any) -> str:
         case {"Fn::GetAtt": [name, _]} | {"Ref": name} | {"Fn::ImportValue": name} | {"Fn::Sub": name}:
             return str(name)
     return str(value)
+
+
+def training_in(stack: Stack) -> HorovodTraining:
+    """Add a training with everything that it needs to *stack*."""
+    network = TrainingNetwork(stack, "Network")
+    fleet = GpuFleet(
+        stack,
+        "Fleet",
+        vpc=network.vpc,
+        vpc_subnets=network.subnets,
+        boundary=network.boundary,
+        instance_types=["g5.xlarge"],
+        max_gpus=8,
+        on_demand_base_gpus=1,
+    )
+    storage = TrainingStorage(stack, "Storage")
+    image = TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1")
+    return HorovodTraining(stack, "Training", storage=storage, image=image, engine=Engine.ec2(fleet))

@@ -1,4 +1,4 @@
-"""Wheels that tests write themselves, as pip takes them."""
+"""Writes wheels that pip installs, for tests of a user's requirements."""
 
 from __future__ import annotations
 
