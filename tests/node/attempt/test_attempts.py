@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from horovod_node import contract
-from support.node.emulated import Aws
+from support.node.emulated_aws import Aws
 from support.node.rings import Ring, wait_for
 
 pytestmark = pytest.mark.ring

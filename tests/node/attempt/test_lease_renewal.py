@@ -15,7 +15,7 @@ from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.attempt.task import Task
 from horovod_node.ledger.ledger import Lease
 from horovod_node.node.errors import ReleasedError
-from support.node.emulated import Aws, TaskAnswers
+from support.node.emulated_aws import Aws, TaskAnswers
 from support.node.rings import SETTINGS
 from support.waiting import eventually
 

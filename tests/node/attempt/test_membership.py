@@ -20,8 +20,7 @@ from horovod_node.ledger.ledger import Ledger
 from horovod_node.node.errors import LedgerUnreachableError, ReleasedError
 from horovod_node.node.instance_metadata import InstanceMetadata
 from horovod_node.node.interruption import InterruptionWatch
-from support.node.emulated import REGION, Aws
-from support.node.metadata_service import MetadataService
+from support.node.emulated_aws import REGION, Aws, MetadataService
 from support.node.rings import SETTINGS
 from support.waiting import eventually
 

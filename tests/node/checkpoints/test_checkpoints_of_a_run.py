@@ -8,7 +8,7 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.checkpoints.manifest import Manifest, newest_checkpoint, read_manifest
-from support.node.emulated import Aws, TaskAnswers
+from support.node.emulated_aws import Aws, TaskAnswers
 from support.node.rings import Ring, wait_for
 
 pytestmark = pytest.mark.ring

@@ -19,7 +19,7 @@ from horovod_node.checkpoints.restore import restore
 from horovod_node.checkpoints.snapshot import ChangedError, held, look
 from horovod_node.node.folders import Layout
 from horovod_node.ring.last_checkpoint import save_last_checkpoint
-from support.node.emulated import Aws
+from support.node.emulated_aws import Aws
 from support.waiting import SECONDS, eventually
 
 PART_BYTES = 5 * 1024**2

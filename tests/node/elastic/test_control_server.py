@@ -16,9 +16,8 @@ from horovod_node import contract
 from horovod_node.elastic import control_server, signed_channel
 from horovod_node.elastic.control_server import ControlServer
 from horovod_node.elastic.signed_channel import BEAT_SECONDS, KEY_BYTES, Channel
-from support.node.addresses import new_addresses
-from support.node.played_nodes import PlayedNode
-from support.node.wires import NONCE_BYTES, read
+from support.node.loopback import NONCE_BYTES, new_addresses, read
+from support.node.played_ring import PlayedNode
 from support.waiting import SECONDS, eventually
 
 KEY = bytes(range(KEY_BYTES))

@@ -17,8 +17,7 @@ from horovod_node import contract
 from horovod_node.elastic import driver, signed_channel
 from horovod_node.elastic.signed_channel import BEAT_SECONDS
 from horovod_node.ring.rendezvous import Rendezvous
-from support.node.driven_ring import DrivenRing
-from support.node.played_nodes import PlayedNode
+from support.node.played_ring import DrivenRing, PlayedNode
 from support.waiting import SECONDS, eventually
 
 REMOVED, ADDED = 1, 2

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from horovod_node.elastic import signed_channel
 from horovod_node.elastic.signed_channel import KEY_BYTES, Channel, ChannelClosedError, connect
-from support.node.wires import NONCE_BYTES, Wire, connected_pair, read, read_frame
+from support.node.loopback import NONCE_BYTES, Wire, connected_pair, read, read_frame
 from support.waiting import SECONDS
 
 KEY = bytes(range(KEY_BYTES))

@@ -20,7 +20,7 @@ from horovod_node.node.errors import LedgerUnreachableError, RunError
 from horovod_node.node.identity import Node
 from horovod_node.node.interruption import Interruption
 from horovod_node.transfer.requirements import Installation
-from support.node.emulated import REGION, Aws, id_of
+from support.node.emulated_aws import REGION, Aws, id_of
 from support.node.rings import SETTINGS
 
 LEASE = Lease(

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from horovod_node import contract
-from support.node.emulated import REGION, Aws
+from support.node.emulated_aws import REGION, Aws
 from support.waiting import SECONDS, eventually
 
 SCRIPT = Path(__file__).parents[3] / "constructs" / "cdk_horovod" / "engines" / "dead_mans_switch.sh"

@@ -22,7 +22,7 @@ from horovod_node.node.log_shipping import (
     LogHandler,
     LogShipping,
 )
-from support.node.emulated import Aws
+from support.node.emulated_aws import Aws
 from support.node.rings import Ring, wait_for
 from support.waiting import SECONDS
 

@@ -15,7 +15,7 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.rank_process.control import ENV_CONTROL, FORMING, IN_RING, STANDBY, AgentConnection, RankConnection
-from support.node.addresses import new_addresses
+from support.node.loopback import new_addresses
 from support.waiting import SECONDS, eventually
 
 SAY = """

@@ -21,7 +21,7 @@ import horovod_node
 from horovod_node.local_ranks.plan import RingHost, RingPlan
 from horovod_node.ring import rendezvous
 from horovod_node.ring.rendezvous import Rendezvous
-from support.node.addresses import new_addresses
+from support.node.loopback import new_addresses
 from support.waiting import SECONDS, eventually
 
 

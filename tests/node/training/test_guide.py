@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from node.training.test_training import environment
-from support.node.horovodrun import TWO_RANKS
+from support.node.plain_horovod import TWO_RANKS, cpu_environment
 
 pytestmark = pytest.mark.ring
 
@@ -50,7 +49,7 @@ def run(folder: Path, script: str, *launcher: str) -> dict[str, Any]:
     (folder / "model").mkdir()
     ended = subprocess.run(
         [*launcher, sys.executable, str(folder / "script.py"), "--epochs", "6"],
-        env=environment(SM_CHANNEL_TRAIN=str(folder / "data"), SM_MODEL_DIR=str(folder / "model")),
+        env=cpu_environment(SM_CHANNEL_TRAIN=str(folder / "data"), SM_MODEL_DIR=str(folder / "model")),
         capture_output=True,
         text=True,
         check=False,

@@ -10,10 +10,7 @@ from typing import Any
 
 import pytest
 
-from node.training.test_torch import digits, environment, python
-from support.node.horovodrun import TWO_RANKS
-
-__all__ = ["digits", "python"]  # fixtures
+from support.node.plain_horovod import TWO_RANKS, cpu_environment
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "digits" / "train_torch.py"
@@ -31,7 +28,7 @@ def run(digits: Path, python: str, folder: Path, script: str, *launcher: str) ->
     (folder / "model").mkdir()
     ended = subprocess.run(
         [*launcher, python, str(folder / "script.py"), "--epochs", "6"],
-        env=environment(python, SM_CHANNEL_TRAIN=str(digits), SM_MODEL_DIR=str(folder / "model")),
+        env=cpu_environment(python, SM_CHANNEL_TRAIN=str(digits), SM_MODEL_DIR=str(folder / "model")),
         capture_output=True,
         text=True,
         check=False,

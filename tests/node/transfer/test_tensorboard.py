@@ -10,7 +10,7 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.transfer.tensorboard import TensorBoardMirror
-from support.node.emulated import Aws
+from support.node.emulated_aws import Aws
 from support.waiting import SECONDS, eventually
 
 PREFIX = contract.tensorboard_prefix("run-1")

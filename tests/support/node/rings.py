@@ -22,8 +22,8 @@ from sklearn.datasets import load_digits
 
 import horovod_node
 from horovod_node import contract
-from support.node.addresses import new_addresses
-from support.node.emulated import REGION, Aws, TaskAnswers, id_of
+from support.node.emulated_aws import REGION, Aws, TaskAnswers, id_of
+from support.node.loopback import new_addresses
 from support.synthesis import REPOSITORY
 from support.waiting import SECONDS, eventually
 

@@ -1,18 +1,45 @@
-"""Connections of which every byte is in the test's hands."""
+"""Loopback for tests: networks that no other test uses, and connections whose bytes the test carries itself."""
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Final
 
 from horovod_node.elastic.signed_channel import Channel
 from support.waiting import SECONDS
 
+_FIRST, _LAST = 1, 126
+"""Second numbers of the networks; the local cloud's instances have larger ones."""
+_nets = itertools.product(range(_FIRST, _LAST + 1), range(256))
+_reserved: Final[list[socket.socket]] = []
 NONCE_BYTES = 16
 HEAD_BYTES = 4
 MAC_BYTES = 32
+
+
+def new_addresses() -> Callable[[int], str]:
+    """
+    Give a source of addresses 127.x.y.N, all of one network.
+
+    Ports are the product's own and fixed, so two tests with one network would meet. A name that the kernel gives to one
+    process at a time reserves the network for the rest of this one's life; process ids, which other workers of pytest
+    and other sessions have too, do not tell networks apart.
+    """
+    for second, third in _nets:
+        mark = socket.socket(socket.AF_UNIX)
+        try:
+            mark.bind(f"\0cdk-horovod-tests-127.{second}.{third}")
+        except OSError:
+            mark.close()
+            continue
+        _reserved.append(mark)
+        return lambda number: f"127.{second}.{third}.{number}"
+    raise RuntimeError("no loopback network is left for this test")
 
 
 def connected_pair() -> tuple[socket.socket, socket.socket]:

@@ -1,17 +1,29 @@
-"""The examples and tests of the release of Horovod that we run; neither its wheel nor its source archive holds them."""
+"""
+Horovod without agents: scripts under its own launcher, and its own examples and tests.
+
+Those are of the release that we run; neither its wheel nor its source archive holds them.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import pytest
+
+import horovod_node
+
+TWO_RANKS = ("-np", "2", "-H", "localhost:2", "--gloo", "--gloo-timeout-seconds", "240")
+"""Options of `horovodrun`."""
 
 COMMIT: Final = "1d217b59949986d025f6db93c49943fb6b6cc78f"
 """What v0.28.1 names: no other code is run, whoever moves the tag."""
@@ -52,6 +64,33 @@ Path(args.outcomes, os.environ["HOROVOD_RANK"] + ".json").write_text(json.dumps(
 # Failures are compared, and a test may fail both ways.
 sys.exit(0 if outcomes else int(code) or 1)
 '''
+
+
+def cpu_environment(python: str = sys.executable, **more: str) -> dict[str, str]:
+    """Give what a script finds on a machine without a GPU."""
+    return {
+        "PATH": f"{Path(python).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(horovod_node.__file__).parents[1]),
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "OMP_NUM_THREADS": "1",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "TF_NUM_INTEROP_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        **more,
+    }
+
+
+def run_on_two_ranks(
+    script: Path, *arguments: str, environment: Mapping[str, str], python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
+    """Run *script* to its end, and give what became of it."""
+    return subprocess.run(
+        [str(Path(python).parent / "horovodrun"), *TWO_RANKS, python, str(script), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def horovods_own(folder: Path) -> Path:

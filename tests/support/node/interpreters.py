@@ -1,4 +1,8 @@
-"""Interpreters with newer TensorFlows and Keras 3, each with Horovod compiled for it; made once, in the cache."""
+"""
+Interpreters with other frameworks than this one's, each with Horovod compiled for it.
+
+Those with Keras 3 are made on first use and kept in the cache; `make test-slow` makes the one with PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 import horovod_node
 
@@ -58,3 +64,11 @@ def _arguments(tensorflow: str) -> tuple[str, ...]:
 
 def _install(python: Path, *arguments: str) -> None:
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", *arguments], check=True)
+
+
+def torch_python() -> str:
+    """Give the Python with PyTorch, which HOROVOD_TORCH_PYTHON names; fails the test where it names none."""
+    named = os.environ.get("HOROVOD_TORCH_PYTHON")
+    if not named:
+        pytest.fail("HOROVOD_TORCH_PYTHON names no Python with PyTorch and Horovod: run make test-slow", pytrace=False)
+    return named
