@@ -19,7 +19,7 @@ from horovod_local import background
 from horovod_local.command_line.requirements import sample_assembly
 from horovod_local.instances.processes import CLOUD_VARIABLE, processes_with
 from support.local_cloud import without_namespaces
-from support.local_cloud.background_cloud import DIGITS, TOOL, Shell
+from support.local_cloud.user_shell import DIGITS, TOOL, Shell
 from support.waiting import eventually
 
 pytestmark = pytest.mark.local

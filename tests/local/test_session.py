@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pexpect
 import pytest
 
-from support.local_cloud.background_cloud import DIGITS, TOOL, Shell
 from support.local_cloud.deployment import wait
+from support.local_cloud.user_shell import DIGITS, TOOL, Shell
 from support.waiting import SECONDS, eventually
 
 pytestmark = pytest.mark.local

@@ -12,7 +12,7 @@ import pytest
 
 from horovod_local.instances.user_data import node_environment, written_files
 from horovod_node import contract
-from support.local_cloud.acted import processes, started, user_data
+from support.local_cloud.emulated_resources import processes, started, user_data
 from support.waiting import eventually
 
 

@@ -13,9 +13,8 @@ import pytest
 from horovod_local import LocalCloud
 from horovod_local.instances import opt_ml
 from horovod_node import contract
-from local.emulation.conftest import Fleets, make_role
 from support.local_cloud import without_namespaces
-from support.local_cloud.acted import started, user_data
+from support.local_cloud.emulated_resources import Fleets, make_role, started, user_data
 from support.waiting import eventually
 
 WITHOUT_NAMESPACES = [sys.executable, without_namespaces.__file__]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from support.faults.cases import FAULT_CASES
 from support.faults.lab import Lab, deployed_lab
+from support.faults.matrix_table import TABLE
 from support.faults.phases import PHASES
-from support.faults.strikes import STRIKES
-from support.faults.table import TABLE
 
 CELLS = "faults/cells"
 """Key in pytest's cache, and in what a worker of pytest-xdist hands on."""
@@ -57,5 +57,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         TABLE.take(cache.get(CELLS, {}))
     cache.set(CELLS, TABLE.to_json())
     if not session.testsfailed:
-        text = TABLE.markdown(phases=[phase.name for phase in PHASES], strikes=[strike.name for strike in STRIKES])
+        text = TABLE.markdown(phases=[phase.name for phase in PHASES], faults=[fault.name for fault in FAULT_CASES])
         Path(place).write_text(text)

@@ -1,4 +1,4 @@
-"""What a fault is, and what must become of a run to which it happens."""
+"""What a case of the fault matrix consists of: a fault, what must become of the run, and within which time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ SUCCESS = "succeeded"
 """In the place of an error: the run ends with its model."""
 OUTAGE, STUBBORN = 12, 6
 """Seconds for which the terminate call fails, and for which an instance ignores its termination."""
+SLACK = 45
+"""Seconds for a loaded machine, beside the bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +25,8 @@ class Bound:
     How long it may take until nothing runs any more.
 
     Args:
-        formula: In the construct's own words.
-        seconds: The same with the lab's times.
+        formula: The bound as users read it, made of the construct's timeouts.
+        seconds: The same, with the lab's timeouts.
     """
 
     formula: str
@@ -60,16 +62,16 @@ class Expectation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strike:
+class FaultCase:
     """
-    One fault.
+    A fault, and what must become of a run to which it happens.
 
     Args:
         name: As the table calls it.
-        act: Makes it happen to a run; what is left in force is the lab's.
-        expect: What must follow in a phase; None where the fault cannot happen.
-        ends_by_itself: Whether the training must end soon for the fault to be met.
-        before: Makes what must be different when the run starts, for as long as it is entered.
+        act: Makes it happen to a run. Faults that stay in force are ended by `Lab.heal`.
+        expect: Says what must follow in a phase; None where the fault cannot happen.
+        ends_by_itself: Whether the fault shows only when the training ends, which must then be soon. Default: no.
+        before: A context in which the run starts. Default: nothing is different.
     """
 
     name: str

@@ -1,7 +1,8 @@
 """
-Where faults are tried: two fleets, a run that must suffer, and a run that must not notice.
+The deployment in which faults are tried: a training over two fleets, so that one run meets the fault and another must
+not notice.
 
-Times are short, so that a bound can be waited for; they keep the proportions of the defaults.
+Its timeouts are short, so that a test can wait for a bound; they keep the proportions of the defaults.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from horovod_client.errors import ReceiptNotFound
 from horovod_local import Faults, LocalCloud, LocalInstance
 from horovod_node import contract
 from support.local_cloud.deployment import Deployment
-from support.waiting import SECONDS
+from support.waiting import eventually
 
 HEARTBEAT, LAUNCH, START, SAVE, LEASE, STALL, POLL = 12, 40, 120, 120, 16, 12, 1
 """Seconds."""
@@ -234,16 +235,16 @@ def until(seconds: float, look: Any) -> bool:
     return bool(seen)
 
 
+def receipt_so_far(run: Run) -> dict[str, Any]:
+    """Read the receipt of a run; {} as long as there is none."""
+    try:
+        return run.receipt()
+    except ReceiptNotFound:
+        return {}
+
+
 def receipt_of(run: Run) -> dict[str, Any]:
     """Read the receipt of a run that has ended; the clean-up may still be writing it."""
-    found: list[dict[str, Any]] = []
-
-    def look() -> bool:
-        try:
-            found.append(run.receipt())
-        except ReceiptNotFound:
-            return False
-        return True
-
-    assert until(SECONDS, look), f"{run.name} has no receipt"
-    return found[0]
+    receipt = eventually(lambda: receipt_so_far(run))
+    assert receipt, f"{run.name} has no receipt"
+    return receipt

@@ -1,4 +1,4 @@
-"""Looks at the fleets all the while, and tells afterwards what must never have been seen."""
+"""Samples the fleets while a test goes on; afterwards it reports what must never have been seen."""
 
 from __future__ import annotations
 

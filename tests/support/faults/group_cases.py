@@ -1,7 +1,7 @@
 """
-What Auto Scaling documents and a run must survive: late launches, instances that stay, a policy that changes.
+Faults of an Auto Scaling group, all documented: late launches, instances that stay, a policy that changes.
 
-People do these things to a group whose run they do not know of; a run neither protects its nodes nor puts them on
+A person who does not know of the run causes most of them; a run itself neither protects its nodes nor puts them on
 standby.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from horovod_client import Run
 from horovod_client.run import STOPPED_ERROR
 from horovod_node import contract
-from support.faults.expectations import BY_EVENT, BY_OUTAGE, BY_SILENCE, SUCCESS, Bound, Expectation, Strike
+from support.faults.expectations import BY_EVENT, BY_OUTAGE, BY_SILENCE, SUCCESS, Bound, Expectation, FaultCase
 from support.faults.lab import TWO, Lab, until
 from support.faults.phases import LONG, Phase
 
@@ -72,8 +72,8 @@ def _in_training(*outcomes: str, bound: Bound) -> Callable[[Phase], Expectation 
     return lambda phase: Expectation(outcomes=outcomes, bound=bound) if phase.name == "training" else None
 
 
-GROUP_STRIKES = (
-    Strike(
+GROUP_CASES = (
+    FaultCase(
         name="launches answered after StopExecution",
         act=_answer_late,
         expect=lambda phase: (
@@ -85,25 +85,25 @@ GROUP_STRIKES = (
         ),
         before=_launches_unanswered,
     ),
-    Strike(
+    FaultCase(
         name="nodes protected from scale-in by a person",
         act=_keep_instances("set_instance_protection", ProtectedFromScaleIn=True),
         expect=_in_training(SUCCESS, bound=BY_OUTAGE),
         ends_by_itself=True,
     ),
-    Strike(
+    FaultCase(
         name="nodes put on standby by a person",
         act=_keep_instances("enter_standby", ShouldDecrementDesiredCapacity=True),
         expect=_in_training(SUCCESS, bound=BY_OUTAGE),
         ends_by_itself=True,
     ),
-    Strike(
+    FaultCase(
         name="terminations retained by a lifecycle policy",
         act=_retain,
         expect=_in_training(SUCCESS, bound=BY_OUTAGE),
         ends_by_itself=True,
     ),
-    Strike(
+    FaultCase(
         name="market policy changed in mid-run",
         act=_all_on_demand,
         # The Spot node is replaced by an On-Demand one, which nothing in the run asked for.

@@ -1,4 +1,4 @@
-"""What goes wrong, in the order of the matrix."""
+"""Every fault of the matrix, in its order. Those of Auto Scaling groups and of the ledger have modules of their own."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from support.faults.expectations import (
     SUCCESS,
     Bound,
     Expectation,
-    Strike,
+    FaultCase,
     release,
 )
-from support.faults.group_strikes import GROUP_STRIKES
+from support.faults.group_cases import GROUP_CASES
 from support.faults.lab import Lab, until
-from support.faults.ledger_strikes import LEDGER_STRIKES
+from support.faults.ledger_cases import LEDGER_CASES
 from support.faults.phases import SCALING, Phase
 
 TIME_LIMIT = 18
@@ -58,7 +58,7 @@ def _stop_without(layer: str) -> Callable[[Lab, Run], None]:
 def _signal_leader(number: signal.Signals) -> Callable[[Lab, Run], None]:
     def act(lab: Lab, run: Run) -> None:
         pid = lab.leader_of(run).pid
-        assert pid is not None, "the leader's agent has ended before it could be struck"
+        assert pid is not None, "the leader's agent has ended before it could be signalled"
         os.kill(pid, number)
         release(lab)
 
@@ -189,21 +189,21 @@ def _scaling(**limits: float) -> tuple[ApiFault, ...]:
     return tuple(replace(refused, operation=operation, **limits) for operation in SCALING)
 
 
-STRIKES = (
-    Strike(name="StopExecution", act=_stop, expect=_stopped),
-    Strike(name="clean-up rule lost, StopExecution", act=_stop_without("clean-up"), expect=_stopped_without_rule),
-    Strike(name="reaper off, StopExecution", act=_stop_without("reaper"), expect=_stopped),
-    Strike(
+FAULT_CASES = (
+    FaultCase(name="StopExecution", act=_stop, expect=_stopped),
+    FaultCase(name="clean-up rule lost, StopExecution", act=_stop_without("clean-up"), expect=_stopped_without_rule),
+    FaultCase(name="reaper off, StopExecution", act=_stop_without("reaper"), expect=_stopped),
+    FaultCase(
         name="execution's own time limit",
         act=_wait_for_the_limit,
         expect=_out_of_time,
         before=lambda lab: lab.executions_limited_to(TIME_LIMIT),
     ),
-    Strike(name="leader's agent killed", act=_signal_leader(signal.SIGKILL), expect=_leader_gone),
-    Strike(name="leader's agent hangs", act=_signal_leader(signal.SIGSTOP), expect=_leader_gone),
-    Strike(name="worker lost", act=_lose_a_worker, expect=_worker_gone),
-    Strike(name="all nodes lost", act=_lose_all_nodes, expect=_leader_gone),
-    Strike(
+    FaultCase(name="leader's agent killed", act=_signal_leader(signal.SIGKILL), expect=_leader_gone),
+    FaultCase(name="leader's agent hangs", act=_signal_leader(signal.SIGSTOP), expect=_leader_gone),
+    FaultCase(name="worker lost", act=_lose_a_worker, expect=_worker_gone),
+    FaultCase(name="all nodes lost", act=_lose_all_nodes, expect=_leader_gone),
+    FaultCase(
         name="agents never start",
         act=_no_agents,
         expect=lambda phase: (
@@ -213,20 +213,20 @@ STRIKES = (
         ),
         before=_nothing_starts_agents,
     ),
-    Strike(name="ledger unreachable from the nodes", act=_hide_the_ledger, expect=_ledger_gone),
-    Strike(
+    FaultCase(name="ledger unreachable from the nodes", act=_hide_the_ledger, expect=_ledger_gone),
+    FaultCase(
         name=f"capacity cannot be changed {REFUSALS} times",
         act=_fail(*_scaling(times=REFUSALS)),
         expect=_scaling_refused,
         ends_by_itself=True,
     ),
-    Strike(
+    FaultCase(
         name="capacity cannot be changed for long",
         act=_fail(*_scaling(seconds=OUTAGE)),
         expect=_terminating_fails,
         ends_by_itself=True,
     ),
-    Strike(
+    FaultCase(
         name="Describe* throttled for long",
         act=_fail(
             ApiFault(
@@ -241,7 +241,7 @@ STRIKES = (
         expect=_described_late,
         ends_by_itself=True,
     ),
-    Strike(
+    FaultCase(
         name="instances ignore their termination",
         act=_stubborn,
         expect=lambda phase: Expectation(
@@ -249,7 +249,7 @@ STRIKES = (
         ),
         ends_by_itself=True,
     ),
-    Strike(
+    FaultCase(
         name="S3 refuses the model",
         act=_fail(
             *(
@@ -260,6 +260,6 @@ STRIKES = (
         expect=_upload_refused,
         ends_by_itself=True,
     ),
-    *LEDGER_STRIKES,
-    *GROUP_STRIKES,
+    *LEDGER_CASES,
+    *GROUP_CASES,
 )

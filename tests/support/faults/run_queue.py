@@ -1,4 +1,4 @@
-"""Waiting in line: how a test makes runs wait, and what their executions' histories tell of it."""
+"""The run queue under test: how a test makes runs wait, and what the histories of their executions say of the wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cdk_horovod.workflow.run_queue import LOOKS_MISSED
 from horovod_client import Run
 from horovod_client.aws.connection import Fleet
 from horovod_node import contract
-from support.faults.lab import POLL, Lab
+from support.faults.lab import ONE, POLL, TWO, Lab
 
 QUEUE_TIMEOUT = 360
 """Seconds; as the lab is deployed, where the interval between two looks is `POLL`."""
@@ -155,6 +155,15 @@ def queue_of(lab: Lab, *, interval: int = POLL, timeout: int = QUEUE_TIMEOUT) ->
         yield
     finally:
         stepfunctions.update_state_machine(stateMachineArn=training, definition=deployed)
+
+
+def is_quiet(lab: Lab) -> bool:
+    """Whether nobody waits, nobody holds a fleet, and nothing runs."""
+    return (
+        lab.app.queue() == []
+        and all(lab.app.lease(fleet) is None for fleet in (ONE, TWO))
+        and all(lab.is_at_rest(fleet) for fleet in (ONE, TWO))
+    )
 
 
 def silence(lab: Lab, *runs: str) -> None:

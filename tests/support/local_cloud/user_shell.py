@@ -1,4 +1,4 @@
-"""A local cloud that is used as a user's shell does: by `cdk-horovod local`."""
+"""A user's shell that works with `cdk-horovod local`: with or without a terminal, inside the cloud or outside."""
 
 from __future__ import annotations
 

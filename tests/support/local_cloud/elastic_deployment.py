@@ -17,11 +17,11 @@ from support.synthesis import synthesise
 from support.waiting import eventually
 
 MAX_GPUS = 4
-LAB_SETTINGS = {**SETTINGS, "instance_types": "g5.xlarge", "max_gpus": MAX_GPUS, "on_demand_base_gpus": 1}
+ELASTIC_SETTINGS = {**SETTINGS, "instance_types": "g5.xlarge", "max_gpus": MAX_GPUS, "on_demand_base_gpus": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ElasticLab(Deployment):
+class ElasticDeployment(Deployment):
     """The deployment, and what is known of its nodes."""
 
     @property
@@ -81,7 +81,7 @@ class ElasticLab(Deployment):
 
 
 @contextmanager
-def elastic_lab(folder: Path, **settings: object) -> Iterator[ElasticLab]:
+def elastic_deployment(folder: Path, **settings: object) -> Iterator[ElasticDeployment]:
     """
     Deploy the app into a local cloud of its own, for as long as the block lasts.
 
@@ -89,7 +89,7 @@ def elastic_lab(folder: Path, **settings: object) -> Iterator[ElasticLab]:
         folder: For the assembly and the cloud's files.
         settings: Of the app, beside those that make its times short.
     """
-    synthesise(folder / "cdk.out", settings={**LAB_SETTINGS, **settings})
+    synthesise(folder / "cdk.out", settings={**ELASTIC_SETTINGS, **settings})
     with LocalCloud(home=folder / "cloud") as cloud:
         cloud.deploy(folder / "cdk.out")
-        yield ElasticLab(cloud=cloud)
+        yield ElasticDeployment(cloud=cloud)

@@ -15,7 +15,7 @@ from typing import Any
 from horovod_client import Run
 from horovod_client.run import STOPPED_ERROR
 from horovod_local import ApiFault
-from support.faults.expectations import BY_EVENT, BY_OUTAGE, BY_REAPER, SUCCESS, Bound, Expectation, Strike
+from support.faults.expectations import BY_EVENT, BY_OUTAGE, BY_REAPER, SUCCESS, Bound, Expectation, FaultCase
 from support.faults.lab import Lab
 from support.faults.phases import Phase
 
@@ -64,7 +64,7 @@ def _once_in_every_state(hiccup: str) -> Callable[[Lab], AbstractContextManager[
 
 
 def _go_on(_lab: Lab, _run: Run) -> None:
-    """Leave the faults in force, which have struck since the run was started."""
+    """Do nothing more: the faults have been in force since before the run was started."""
 
 
 def _stop(lab: Lab, run: Run) -> None:
@@ -84,24 +84,24 @@ def _in(*phases: str, outcome: str, bound: Bound) -> Callable[[Phase], Expectati
     return expect
 
 
-LEDGER_STRIKES = tuple(
-    strike
+LEDGER_CASES = tuple(
+    case
     for hiccup in HICCUPS
-    for strike in (
-        Strike(
+    for case in (
+        FaultCase(
             name=f"DynamoDB {hiccup} once in every state",
             act=_go_on,
             expect=_in("queueing", "training", outcome=SUCCESS, bound=BY_OUTAGE),
             ends_by_itself=True,
             before=_once_in_every_state(hiccup),
         ),
-        Strike(
+        FaultCase(
             name=f"DynamoDB {hiccup} once in every state, StopExecution",
             act=_stop,
             expect=_in("training", outcome=STOPPED_ERROR, bound=BY_EVENT),
             before=_once_in_every_state(hiccup),
         ),
-        Strike(
+        FaultCase(
             name=f"DynamoDB {hiccup} once in every state, clean-up rule lost, StopExecution",
             act=_stop_without_rule,
             expect=_in("training", outcome=STOPPED_ERROR, bound=BY_REAPER),

@@ -28,14 +28,14 @@ class Cell:
     What one test saw.
 
     Args:
-        phase: Column.
-        strike: Row.
-        receipt: Of the struck run.
-        bound: Within which nothing was left, as a formula.
+        phase: Name of the phase: the column.
+        fault: Name of the fault: the row.
+        receipt: The receipt of the run to which it happened.
+        bound: The time within which nothing was left, as a formula.
     """
 
     phase: str
-    strike: str
+    fault: str
     receipt: Mapping[str, object]
     bound: str
 
@@ -52,13 +52,13 @@ class Layer:
 
     Args:
         name: The layer, one of `LAYERS`.
-        strike: What it was tried with.
+        fault: Name of the fault that it was tried with.
         ended: How the run ended.
-        bound: Within which nothing was left, as a formula.
+        bound: The time within which nothing was left, as a formula.
     """
 
     name: str
-    strike: str
+    fault: str
     ended: str
     bound: str
 
@@ -72,11 +72,11 @@ class Table:
 
     def add(self, cell: Cell) -> None:
         """Take what a test saw."""
-        self._cells[f"{cell.strike}|{cell.phase}"] = str(cell)
+        self._cells[f"{cell.fault}|{cell.phase}"] = str(cell)
 
     def add_layer(self, layer: Layer) -> None:
         """Take what a layer did alone."""
-        self._layers[f"{layer.name} | {layer.strike}"] = f"{layer.ended} | ≤ {layer.bound}"
+        self._layers[f"{layer.name} | {layer.fault}"] = f"{layer.ended} | ≤ {layer.bound}"
 
     def to_json(self) -> dict[str, dict[str, str]]:
         """Write what is known, for a later session that repeats what failed in this one."""
@@ -87,12 +87,12 @@ class Table:
         self._cells = {**known.get("cells", {}), **self._cells}
         self._layers = {**known.get("layers", {}), **self._layers}
 
-    def markdown(self, *, phases: list[str], strikes: list[str]) -> str:
+    def markdown(self, *, phases: list[str], faults: list[str]) -> str:
         """Write the tables."""
         lines = ["| | " + " | ".join(phases) + " |", "|---" * (len(phases) + 1) + "|"]
-        for strike in strikes:
-            row = [self._cells.get(f"{strike}|{phase}", "-") for phase in phases]
-            lines.append(f"| **{strike}** | " + " | ".join(row) + " |")
+        for fault in faults:
+            row = [self._cells.get(f"{fault}|{phase}", "-") for phase in phases]
+            lines.append(f"| **{fault}** | " + " | ".join(row) + " |")
         lines += ["", "## Each layer alone", "", "| layer | tried with | the run ended | bound |", "|---|---|---|---|"]
         lines += [f"| {tried} | {seen} |" for tried, seen in sorted(self._layers.items(), key=_place)]
         return HEAD + "\n".join(lines) + "\n"
