@@ -11,8 +11,9 @@ from support.image.buildah import BuiltImage, built
 from support.image.debian import base_root, wheel_folders
 from support.image.instance import Instance
 from support.image.profile import PROFILES, Profile
+from support.synthesis import REPOSITORY
 
-TRAINING_IMAGE = Path(__file__).parents[2] / "training_image"
+TRAINING_IMAGE = REPOSITORY / "training_image"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from cdk_horovod import Engine, GpuFleet, HorovodTraining, RunTimeouts, Training
 from horovod_client import Run, TrainingClient
 from horovod_local import LocalCloud
 from horovod_node import contract
-from support.local_cloud.deployment import Deployment, wait
+from support.local_cloud.deployment import SCRIPTS, Deployment, wait
 from support.receipts import validate_receipt
 from support.waiting import eventually
 
@@ -99,7 +99,7 @@ def test_name_that_is_used_again_is_a_new_run(two_trainings: LocalCloud, assembl
 
 def leave_a_note(training: TrainingClient, note: str) -> Run:
     """Run the script that leaves *note*, under the one name, to its end."""
-    script = Path(__file__).parent / "scripts" / "keeps_a_note.py"
+    script = SCRIPTS / "keeps_a_note.py"
     run = training.fit(script, gpus=1, name=NAME, hyperparameters={"note": note})
     ended = wait(run)
     assert (ended.state, ended.error, ended.cause) == ("SUCCEEDED", None, None)

@@ -13,10 +13,11 @@ from aws_cdk.assertions import Annotations, Match
 from cdk_horovod import NEWER_PROFILE, TORCH_PROFILE, TrainingImage
 from cdk_horovod.engines.image_fit import check_image_fits
 from cdk_horovod.fleet.gpu_types import GPU_INSTANCE_TYPES, gpu_instance_type
+from support.synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth
 
-FOLDER = Path(__file__).parents[2] / "training_image"
+FOLDER = REPOSITORY / "training_image"
 VOLTA = ["p3.2xlarge", "p3.8xlarge", "p3.16xlarge", "p3dn.24xlarge"]
 HOPPER = ["p5.4xlarge", "p5.48xlarge", "p5e.48xlarge", "p5en.48xlarge"]
 

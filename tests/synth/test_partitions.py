@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from cdk_horovod.asl.resolved import by_layer
+from support.synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth
 
-CONSTRUCTS = Path(__file__).parents[2] / "constructs"
+CONSTRUCTS = REPOSITORY / "constructs"
 KIB = 1024
 
 

@@ -7,7 +7,6 @@ import re
 import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from cdk_horovod.asl.states import run_id
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import __version__, contract
 from support.asl import by_reference
+from support.synthesis import REPOSITORY
 
 FLEET = contract.FleetSize(max_gpus=32, gpu_step=4)
 MAX_RUNTIME_SECONDS = 86_400
@@ -441,7 +441,7 @@ def test_names_the_files_of_a_run() -> None:
 
 def test_nodes_know_the_version_of_the_library() -> None:
     """The package in the image names the version that the project has."""
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
     assert project["version"] == __version__
 

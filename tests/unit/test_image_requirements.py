@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "training_image"
+from support.synthesis import REPOSITORY
+
+FOLDER = REPOSITORY / "training_image"
 LOCKED = [
     "requirements",
     "requirements-cpu",

@@ -13,8 +13,7 @@ from horovod_client.proof.claims import CLAIMS, STEPS, claims_of
 from horovod_client.proof.drill import Drill, estimate_usd
 from horovod_client.proof.place import Paces, StepFailed
 from horovod_client.proof.report import FAILED, NOT_RUN, PASSED, Report, StepReport
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from support.synthesis import REPOSITORY
 
 
 def report(*, local: bool = False, **states: str) -> Report:

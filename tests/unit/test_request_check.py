@@ -31,6 +31,7 @@ from horovod_node.local_ranks.script_environment import script_arguments, script
 from horovod_node.node.folders import Layout
 from horovod_node.node.identity import Node
 from horovod_node.rank_process.job import RankJob
+from support.synthesis import REPOSITORY
 
 FLEETS = [FleetSize(max_gpus=32, gpu_step=4), FleetSize(max_gpus=9, gpu_step=3)]
 LIMITS: dict[str, Any] = {"fleets": FLEETS, "max_runtime_seconds": 3600, "max_cost_usd": 250.5}
@@ -198,7 +199,7 @@ def in_the_state_machine_as_text(requests: str, expression: str) -> list[Any]:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=REPOSITORY,
     )
     answers: list[Any] = json.loads(done.stdout)
     return answers

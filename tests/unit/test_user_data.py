@@ -13,8 +13,8 @@ import pytest
 from cdk_horovod.engines import user_data
 from cdk_horovod.engines.user_data import node_user_data, without_comments
 from horovod_node import contract
+from support.synthesis import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 UNIT = "/etc/systemd/system/cdk-horovod-dead-mans-switch.service"
 IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/node:1"
 ENVIRONMENT = {

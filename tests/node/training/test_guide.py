@@ -14,12 +14,12 @@ import pytest
 from sklearn.datasets import load_digits
 
 from support.node.plain_horovod import TWO_RANKS, cpu_environment
+from support.synthesis import REPOSITORY
 
 pytestmark = pytest.mark.ring
 
-ROOT = Path(__file__).parents[3]
-GUIDE = ROOT / "docs" / "guide" / "train-your-script.md"
-EXAMPLE = ROOT / "examples" / "digits" / "train_elastic.py"
+GUIDE = REPOSITORY / "docs" / "guide" / "train-your-script.md"
+EXAMPLE = REPOSITORY / "examples" / "digits" / "train_elastic.py"
 
 
 @pytest.fixture(scope="module")

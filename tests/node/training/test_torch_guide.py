@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from support.node.plain_horovod import TWO_RANKS, cpu_environment
+from support.synthesis import REPOSITORY
 
-ROOT = Path(__file__).parents[3]
-EXAMPLE = ROOT / "examples" / "digits" / "train_torch.py"
-(BLOCK,) = re.findall(r"```diff\n(.*?)```", (ROOT / "docs" / "guide" / "train-pytorch.md").read_text(), re.DOTALL)
+EXAMPLE = REPOSITORY / "examples" / "digits" / "train_torch.py"
+(BLOCK,) = re.findall(r"```diff\n(.*?)```", (REPOSITORY / "docs" / "guide" / "train-pytorch.md").read_text(), re.DOTALL)
 
 
 def lines(mark: str) -> str:
