@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from botocore.stub import Stubber
 
 from horovod_client import (
+    Holder,
     HorovodClientError,
     InvalidInput,
     ModelNotFound,
@@ -28,7 +29,6 @@ from horovod_client import (
 from horovod_client.aws.clients import AwsClients, pricing_region
 from horovod_client.aws.retry import keep_trying
 from horovod_client.status.instances import Instance, find_instances
-from horovod_client.status.run_status import Holder
 from horovod_node import contract
 from support.fake_account import Account
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from horovod_client import InvalidInput, LogsNotFound, RunNotFound, TrainingClient
+from horovod_client import InvalidInput, LogsNotFound, Run, RunNotFound, TrainingClient
 from horovod_client.results.logs import RunLogs, Selection, pause_seconds
-from horovod_client.run import Run
 from horovod_node import contract
 from support.fake_account import Account
 

@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 
+from horovod_client import CapacitySearch, Holder, NodeStatus, RunStatus, Spend, TrainingProgress, explain_waiting
 from horovod_client.aws.ledger_items import RunItems
-from horovod_client.status.capacity import CapacitySearch
 from horovod_client.status.instances import Instance
 from horovod_client.status.nodes import nodes_of
 from horovod_client.status.phase import phase_of
 from horovod_client.status.progress import progress_of
-from horovod_client.status.run_status import Holder, NodeStatus, RunStatus, Spend, TrainingProgress
 from horovod_client.status.spend import spend_of, spend_of_receipt
-from horovod_client.status.waiting import explain_waiting
 from horovod_node import contract
 
 RUN = ("TrainingFleet", "digits")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from horovod_client import RunStatus, TrainingProgress
 from horovod_client.cli.watch import lines
-from horovod_client.status.run_status import RunStatus, TrainingProgress
 
 
 def test_progress_is_printed_when_it_is_new(

@@ -12,13 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from horovod_client import RunFailed
+from horovod_client import Holder, LogLine, LostAttempt, NodeStatus, Run, RunFailed, RunStatus, TrainingClient
 from horovod_client.cli import exit_codes, main
 from horovod_client.cli.watch.render import draw
-from horovod_client.client import TrainingClient
-from horovod_client.results.log_line import LogLine
-from horovod_client.run import Run
-from horovod_client.status.run_status import Holder, LostAttempt, NodeStatus, RunStatus
 from horovod_client.text.terminal import printable, printable_json, printable_line
 
 HOSTILE = (

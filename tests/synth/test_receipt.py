@@ -22,8 +22,8 @@ from cdk_horovod.workflow.capacity_search import NO_SEARCH
 from cdk_horovod.workflow.receipt import UNREAD_BY_ANOTHER, UNREAD_BY_THE_RUN, write_the_receipt
 from cdk_horovod.workflow.receipt_math import MOST_LISTED, MOST_PAGES, PAGE, STILL_THERE_SECONDS
 from cdk_horovod.workflow.ring_price import UNKNOWN
+from horovod_client import receipt_schema, render_receipt
 from horovod_client.prices.fleet_prices import Price, price_of
-from horovod_client.results.receipt import receipt_schema, render_receipt
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
 from support.asl import bare, by_reference

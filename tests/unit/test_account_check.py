@@ -9,7 +9,7 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from horovod_client.aws.connection import Fleet
+from horovod_client import Fleet
 from horovod_client.doctor.account import ENDPOINT_SERVICES, check_account
 from horovod_client.doctor.check import FAIL, OK, WARN, Check
 from horovod_client.doctor.offers import check_offers

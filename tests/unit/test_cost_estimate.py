@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from horovod_client.aws.connection import Fleet
-from horovod_client.errors import InvalidInput, PricesUnknown
-from horovod_client.prices.estimate import NOTE, UsdRange, estimate
+from horovod_client import Fleet, InvalidInput, PricesUnknown, UsdRange
+from horovod_client.prices.estimate import NOTE, estimate
 from horovod_client.prices.fleet_prices import Price, Prices
 from support.fake_account import connection_to
 

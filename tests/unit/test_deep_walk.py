@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from horovod_client.aws.connection import Fleet
+from horovod_client import Fleet
 from horovod_client.doctor.deep.mocks import MockMaker, example_request
 from horovod_client.doctor.deep.walk import Untestable, Verdict, Walk
 from horovod_local import corrections

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from horovod_client import Holder, RunStatus, Spend, TrainingProgress
 from horovod_client.status.describe import describe_run
-from horovod_client.status.run_status import Holder, RunStatus, Spend, TrainingProgress
 
 
 @pytest.mark.parametrize(

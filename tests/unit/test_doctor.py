@@ -14,7 +14,7 @@ from botocore.config import Config
 from botocore.stub import Stubber
 
 from cdk_horovod.workflow.capacity_search import QUOTAS
-from horovod_client.aws.connection import Fleet
+from horovod_client import Fleet
 from horovod_client.doctor.check import FAIL, OK, WARN, Check
 from horovod_client.doctor.examination import Doctor
 from horovod_client.doctor.quotas import QUOTA_CODES, check_quotas

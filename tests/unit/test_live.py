@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import click
 import pytest
 
+from horovod_client import RunStatus
 from horovod_client.cli.watch.live import follow_live
 from horovod_client.cli.watch.session import ViewLeft
-from horovod_client.status.run_status import RunStatus
 
 
 def training(stage: str, phase: str) -> RunStatus:

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from horovod_client import CapacitySearch, Holder, NodeStatus, RunStatus, Spend, TrainingProgress
 from horovod_client.cli.watch.render import NODES_SHOWN, draw
-from horovod_client.status.capacity import CapacitySearch
-from horovod_client.status.run_status import Holder, NodeStatus, RunStatus, Spend, TrainingProgress
 
 NOW = 1000.0
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from aws_cdk import Duration
 
-from cdk_horovod.workflow.run_timeouts import EVENTS_OF_THE_QUEUE, RunTimeouts
+from cdk_horovod import RunTimeouts
+from cdk_horovod.workflow.run_timeouts import EVENTS_OF_THE_QUEUE
 from horovod_node import contract
 
 DEFAULTS = RunTimeouts()

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from horovod_client import Run
-from horovod_client.errors import ReceiptNotFound
+from horovod_client import ReceiptNotFound, Run
 from horovod_client.run import STOPPED_ERROR
 from horovod_local import ApiFault
 from horovod_node import contract

@@ -12,8 +12,7 @@ from contextlib import suppress
 
 import pytest
 
-from horovod_client import Run
-from horovod_client.errors import RunEnded
+from horovod_client import Run, RunEnded
 from support.faults.cases import FAULT_CASES
 from support.faults.expectations import SLACK, SUCCESS, Expectation, FaultCase
 from support.faults.lab import ONE, TWO, Lab, receipt_of, until

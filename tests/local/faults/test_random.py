@@ -29,8 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from horovod_client import Run
-from horovod_client.errors import RunEnded
+from horovod_client import Run, RunEnded
 from horovod_local import ApiFault, LocalCloudError, Refusal
 from horovod_local.shared.faults import DROP, NODE, WORKFLOW
 from horovod_node import contract

@@ -29,8 +29,7 @@ from cdk_horovod import (
     TrainingNetwork,
     TrainingStorage,
 )
-from horovod_client import Run
-from horovod_client.errors import ReceiptNotFound
+from horovod_client import ReceiptNotFound, Run
 from horovod_local import Faults, LocalCloud, LocalInstance
 from horovod_node import contract
 from support.local_cloud.deployment import Deployment

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cdk_horovod.workflow.run_queue import LOOKS_MISSED
-from horovod_client import Run
-from horovod_client.aws.connection import Fleet
+from horovod_client import Fleet, Run
 from horovod_node import contract
 from support.faults.lab import ONE, POLL, TWO, Lab
 
