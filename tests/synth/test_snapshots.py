@@ -1,4 +1,4 @@
-"""What a pull request does to the deployed resources shows as a diff of these files."""
+"""Snapshots of what `app.py` deploys: their diff is what reviewers of a pull request read."""
 
 from __future__ import annotations
 
