@@ -75,6 +75,7 @@ def test_knows_every_fleet_and_may_have_no_ceiling() -> None:
 
 def test_has_one_field_for_each_key_of_the_contract() -> None:
     """Every key of the contract's connection is a field of the client's."""
+    # GIVEN
     keys = {value for name, value in vars(contract).items() if name.startswith("CONNECTION_")}
     of_a_fleet = {
         contract.CONNECTION_FLEET,
@@ -84,6 +85,7 @@ def test_has_one_field_for_each_key_of_the_contract() -> None:
         contract.CONNECTION_TYPES,
     }
     of_the_output = {contract.CONNECTION_DESCRIPTION, contract.CONNECTION_VERSION}
+    # THEN
     assert keys - of_a_fleet - of_the_output == {f.name for f in fields(Connection)}
     assert of_a_fleet == {"fleet" if f.name == "id" else f.name for f in fields(Fleet)}
 

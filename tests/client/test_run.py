@@ -231,14 +231,18 @@ def test_reads_the_receipt(
 
 def test_fails_when_there_is_no_receipt_yet(client: TrainingClient, script: Path) -> None:
     """The error for a run without a receipt says when there will be one."""
+    # GIVEN
     run = client.fit(script, gpus=4, name="receipt-yet")
+    # WHEN / THEN while it runs
     with pytest.raises(ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it still runs, and writes it when"):
         run.receipt()
+    # AND after it was stopped
     run.stop()
     with pytest.raises(
         ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it ended, and the clean-up writes it once"
     ):
         run.receipt()
+    # AND of a run that does not exist
     with pytest.raises(RunNotFound, match=r"^there is no run 'receipt-never' of the last 90 days: cdk-"):
         Run.from_id("receipt-never", client=client).receipt()
 

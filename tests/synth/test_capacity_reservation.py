@@ -117,7 +117,9 @@ def test_block_is_scaled_in_instances(states: Mapping[str, Any]) -> None:
 
 def test_reservations_are_taken_by_the_group(stacks: Stacks) -> None:
     """The group launches its On-Demand nodes into the given reservations, only or first."""
+    # WHEN
     groups = [stacks.resource("Reserved", GROUP, id=name) for name in ("Only", "First")]
+    # THEN
     assert [group["CapacityReservationSpecification"] for group in groups] == [
         {
             "CapacityReservationPreference": "capacity-reservations-only",
@@ -176,6 +178,7 @@ def test_fails_when_the_fleet_cannot_use_it(
 
 def test_fails_when_blocks_are_mixed_with_others() -> None:
     """A training cannot mix groups that count instances with groups that count GPUs."""
+    # GIVEN
     stack = Stack()
     network = TrainingNetwork(stack, "Network")
     place: dict[str, Any] = {
@@ -186,5 +189,6 @@ def test_fails_when_blocks_are_mixed_with_others() -> None:
         "spot": False,
     }
     block = GpuFleet(stack, "Block", **place, capacity_reservation=CapacityReservation.block(ID))
+    # WHEN / THEN
     with pytest.raises(ValueError, match="'fleets' must all be Capacity Blocks, or none of them, got some of each"):
         Engine.ec2(GpuFleet(stack, "Other", **place), block)

@@ -55,11 +55,13 @@ def test_watches_what_the_layers_tell(stacks: Stacks) -> None:
 
 def test_any_find_is_an_alarm_and_most_of_a_ceiling(stacks: Stacks) -> None:
     """One event is enough for every alarm but the ceiling's, whose percentage is 80 unless told."""
+    # WHEN
     thresholds = {
         name: (alarm["Threshold"], alarm["ComparisonOperator"], alarm["EvaluationPeriods"])
         for of in ("Alarms", "Quiet")
         for name, alarm in ((f"{of}{each}", found) for each, found in alarms(stacks, of).items())
     }
+    # THEN
     assert thresholds.pop("AlarmsCeilingNear") == (80, "GreaterThanThreshold", 1)
     assert thresholds.pop("QuietCeilingNear") == (95.5, "GreaterThanThreshold", 1)
     assert set(thresholds.values()) == {(0, "GreaterThanThreshold", 1)}

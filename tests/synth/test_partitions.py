@@ -103,11 +103,13 @@ def test_policies_fit_iam(template: Mapping[str, Any]) -> None:
 
 def test_state_machines_log_where_no_resource_policy_grows(template: Mapping[str, Any]) -> None:
     """The log group is below /aws/vendedlogs/, which spares the account's resource policy of 5,120 characters."""
+    # WHEN
     names = [
         json.dumps(group["LogGroupName"])
         for group in of_type(template, "AWS::Logs::LogGroup").values()
         if "LogGroupName" in group
     ]
     (name,) = names
+    # THEN
     assert "/aws/vendedlogs/states/Training" in name
     assert "AWS::StackId" in name

@@ -201,8 +201,10 @@ def test_metrics_go_to_one_namespace_only(stacks: Stacks) -> None:
 
 def test_clean_up_starts_for_every_end_without_success(stacks: Stacks) -> None:
     """The rule matches this training's executions only, and all ends that a Catch may miss."""
+    # WHEN
     rules = stacks.resources("Team", "AWS::Events::Rule")
     patterns = [rule["EventPattern"] for rule in rules.values() if "EventPattern" in rule]
+    # THEN
     assert [flat(pattern["detail"]["stateMachineArn"][0])[:20] for pattern in patterns] == ["TrainingStateMachine"]
     assert patterns[0]["detail"]["status"] == ["ABORTED", "FAILED", "TIMED_OUT"]
     assert (patterns[0]["source"], patterns[0]["detail-type"]) == (
@@ -248,9 +250,11 @@ def test_grants_are_as_wide_as_their_names(stacks: Stacks) -> None:
 
 def test_clients_find_the_connection_by_its_description(stacks: Stacks) -> None:
     """One output tells a client everything, whatever the construct's id."""
+    # WHEN
     outputs = stacks.templates["Team"].to_json()["Outputs"]
     (output,) = [each for each in outputs.values() if each.get("Description") == contract.CONNECTION_DESCRIPTION]
     connection = json.loads(flat(output["Value"]))
+    # THEN it has every key of the contract
     of_a_fleet = {
         contract.CONNECTION_FLEET,
         contract.CONNECTION_MAX_GPUS,

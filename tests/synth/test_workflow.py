@@ -202,11 +202,14 @@ def test_what_scales_a_fleet_is_fenced_against_a_redrive(any_definition: Mapping
 
 def test_capacity_alone_is_changed_by_the_call_for_capacity(template: Mapping[str, Any]) -> None:
     """Only the run's two states that write a policy need the permission to launch; no other machine has it."""
+    # WHEN
     updating = {
         layer: sorted(name for name, _, action, _ in sdk_calls(definition) if action == "updateAutoScalingGroup")
         for layer, definition in by_layer(template).items()
     }
+    # THEN
     assert updating == {"run": ["Restore the group", "Start nodes"], "clean-up": [], "reaper": []}
+    # AND only their role may launch
     launching = [
         role["Ref"]
         for resource in template["Resources"].values()
@@ -254,6 +257,7 @@ def test_fleet_is_empty_after_two_looks_that_see_nothing(definition: Mapping[str
 
 def test_launches_without_an_instance_are_counted(definition: Mapping[str, Any]) -> None:
     """A launch that has begun and not ended counts, and a termination does not."""
+    # GIVEN
     expression = bare(states_of(definition)["Look for launches"]["Assign"]["launching"])
     activities = [
         {"StatusCode": code, "Description": f"{what} EC2 instance"}
@@ -261,12 +265,14 @@ def test_launches_without_an_instance_are_counted(definition: Mapping[str, Any])
         for what in ("Launching a new", "Terminating")
     ]
     cases: list[dict[str, Any]] = [{"states": {"result": {"Activities": found}}} for found in (activities, [])]
+    # WHEN / THEN
     assert by_reference(cases, expression) == [evaluate(expression, case) for case in cases] == [3, 0]
 
 
 @pytest.mark.parametrize("staying", [0, 1, 3, 60])
 def test_instances_that_stay_are_ended_by_id(definition: Mapping[str, Any], staying: int) -> None:
     """Instances that are protected, in standby or retained by a policy are ended by id, ten at a time."""
+    # GIVEN
     expression = bare(states_of(definition)[CONFIRM]["Assign"]["staying"])
     kinds = (("InService", True), ("Standby", False), ("Terminating:Retained", False))
     stay = [(f"i-{number}", *kinds[number % 3]) for number in range(staying)]
@@ -275,7 +281,9 @@ def test_instances_that_stay_are_ended_by_id(definition: Mapping[str, Any], stay
         for name, state, protected in [("i-going", "Terminating", False), *stay]
     ]
     variables = {"states": {"result": {"AutoScalingGroups": [{"Instances": instances}]}}}
+    # WHEN
     (found,) = by_reference([variables], expression)
+    # THEN
     assert found == evaluate(expression, variables) == [name for name, _, _ in stay[:10]]
 
 

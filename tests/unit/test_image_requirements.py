@@ -85,6 +85,7 @@ def test_torch_is_compiled_for_with_its_own_cuda() -> None:
 
 def test_dockerfile_copies_only_what_the_context_holds() -> None:
     """Every file that the Dockerfile copies passes .dockerignore and exists."""
+    # WHEN
     dockerfile = (FOLDER / "Dockerfile").read_text()
     defaults = dict(re.findall(r"^ARG (\w*REQUIREMENTS)=(\S+)$", dockerfile, re.MULTILINE))
     copied = [
@@ -92,6 +93,7 @@ def test_dockerfile_copies_only_what_the_context_holds() -> None:
         for source in re.findall(r"^COPY (?!--from)(\S+) \S+$", dockerfile, re.MULTILINE)
     ]
     allowed = [line[1:] for line in (FOLDER / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    # THEN
     assert sorted(copied) == ["build_horovod.sh", "horovod_node", "requirements-build.txt", "requirements.txt"]
     assert [name for name in copied if not any(Path(name).match(pattern) for pattern in allowed)] == []
     assert [name for name in copied if not (FOLDER / name).exists()] == []
