@@ -50,7 +50,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if handed_on is not None:
         handed_on[CELLS] = TABLE.to_json()
         return
-    place, cache = os.environ.get("FAULT_MATRIX"), session.config.cache
+    place, cache = os.environ.get("FAULT_MATRIX"), getattr(session.config, "cache", None)
     if not place or cache is None:
         return
     if session.config.getoption("lf") or session.config.getoption("keyword"):
