@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Assertions of the support modules explain themselves as those of tests do.
+pytest.register_assert_rewrite("support")
+
 REGION = "eu-west-1"
 
 # A loaded machine is slow: that is no failure of a property. And what fails, fails because something has changed: every

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ PACKAGES = (
     REPOSITORY / "stacks",
 )
 CONTRACT = REPOSITORY / "training_image" / "horovod_node" / "contract"
+SUPPORT = REPOSITORY / "tests" / "support"
 LONGEST_FILE = 400
 FULLEST_ROOM = 20
 
@@ -82,6 +84,32 @@ def test_tests_are_no_packages() -> None:
     tests = REPOSITORY / "tests"
     assert [*tests.rglob("__init__.py")] == []
     assert not (tests / "constructs").exists()
+
+
+def test_tests_do_not_import_each_other() -> None:
+    """What two modules of tests need is in tests/support, or a fixture of their folder."""
+    # WHEN
+    tests = {path.stem for path in modules(REPOSITORY / "tests") if path.name.startswith(("test_", "conftest"))}
+    taken = {
+        (str(path.relative_to(REPOSITORY)), module)
+        for path in modules(REPOSITORY / "tests")
+        for module, _ in imports(path)
+        if module.rpartition(".")[2] in tests
+    }
+
+    # THEN
+    assert taken == set()
+
+
+def test_support_of_tests_has_rooms_of_a_size() -> None:
+    """A folder of tests/support has 3 to 20 modules, each of at most 400 lines."""
+    # WHEN
+    lengths = {path.relative_to(SUPPORT): len(path.read_text().splitlines()) for path in modules(SUPPORT)}
+    sizes = Counter(path.parent for path in lengths)
+
+    # THEN
+    assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+    assert {folder: size for folder, size in sizes.items() if not 3 <= size <= FULLEST_ROOM} == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)

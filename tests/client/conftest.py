@@ -15,7 +15,8 @@ import pytest
 
 from horovod_client import TrainingClient
 from horovod_node import contract
-from training_account import MACHINE, STACK, Account, configure_moto, connection_output
+from support.fake_account import MACHINE, STACK, Account, configure_moto, connection_output
+from support.receipts import successful_receipt
 
 REGION = "eu-west-1"
 
@@ -131,72 +132,8 @@ def write_receipt(account: Account, client: TrainingClient) -> Callable[[dict[st
 
 @pytest.fixture
 def receipt() -> dict[str, Any]:
-    """Build the receipt of a run that went well."""
-    return {
-        "version": 2,
-        "written_by": "workflow",
-        "run": "digits-1",
-        "execution": "arn:aws:states:eu-west-1:123456789012:execution:TrainingRun:digits-1",
-        "outcome": "succeeded",
-        "request": {"source": "s3://data/source/abc/source.tar.gz", "entry_point": "train.py", "gpus": 8},
-        "fleet": "TrainingFleet",
-        "attempts": 1,
-        "nodes": [
-            {
-                "node": "i-0a",
-                "address": "10.0.1.4",
-                "gpus": 4,
-                "instance_type": "g5.12xlarge",
-                "zone": "eu-west-1a",
-                "market": "on-demand",
-                "from": "2025-03-01T10:00:45.000Z",
-                "until": "2025-03-01T11:02:34.000Z",
-                "usd_per_hour": 5.0,
-                "usd": 5.15,
-                "on_demand_usd": 5.15,
-            },
-            {
-                "node": "i-0b",
-                "address": "10.0.2.17",
-                "gpus": 4,
-                "instance_type": "g4dn.12xlarge",
-                "zone": "eu-west-1b",
-                "market": "spot",
-                "from": "2025-03-01T10:00:50.000Z",
-                "until": "2025-03-01T11:02:05.000Z",
-                "usd_per_hour": 2.234,
-                "usd": 2.25,
-                "on_demand_usd": 4.85,
-            },
-        ],
-        "leader": "i-0a",
-        "gpus": 8,
-        "ranks": 8,
-        "steps": 1200,
-        "model": {"uri": "s3://models/runs/digits-1/model.tar.gz", "bytes": 1_234_567, "files": 3},
-        "times": {
-            "started_at": "2025-03-01T10:00:00Z",
-            "reserved_at": "2025-03-01T10:00:02.5Z",
-            "ring_at": "2025-03-01T10:02:00Z",
-            "trained_at": "2025-03-01T11:02:00Z",
-            "saved_at": "2025-03-01T11:02:04Z",
-            "terminated_at": "2025-03-01T11:02:34Z",
-        },
-        "seconds": {
-            "queue": 2.5,
-            "capacity": 40,
-            "boot": 20,
-            "pull": 30,
-            "join": 26.5,
-            "train": 3600,
-            "save": 4,
-            "terminate": 30,
-        },
-        "gpu_seconds": {"billed": 29_000, "useful": 26_100, "ratio": 0.9},
-        "cost": {"usd": 7.4, "spent_usd": 7.4, "on_demand_usd": 10, "saved_usd": 2.6, "usd_per_hour": 7.234},
-        "image": "training@sha256:abc",
-        "library_version": "0.5.0",
-    }
+    """Build the receipt of a run that succeeded."""
+    return successful_receipt()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command line tool: what it prints, where, and its exit code."""
+"""The command line tool: what it prints and where, and its exit code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from horovod_client.cli import main
 from horovod_client.cli.request_arguments import parse_data, parse_max_runtime
 from horovod_client.cli.watch.lines import news_printer
 from horovod_node import contract
-from training_account import STACK, Account, connection_output
+from support.fake_account import STACK, Account, connection_output
 
 WriteReceipt = Callable[[dict[str, Any]], None]
 
@@ -174,7 +174,7 @@ def test_prints_the_exact_request_of_a_dry_run(
 def test_follows_a_detached_run_by_its_name(
     account: Account, client: TrainingClient, script: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Start, look, stop, look again: each verb needs the run's name and nothing else."""
+    """Each verb finds a detached run by its name alone."""
     # WHEN
     codes = [main(["train", str(script), "--gpus", "4", "--name", "cli-detached", "--detach"])]
     account.set_stage(client.connection, "cli-detached", contract.STAGE_JOINING)
@@ -202,7 +202,7 @@ def test_follows_a_detached_run_by_its_name(
 def test_prints_what_a_run_waits_for(
     account: Account, client: TrainingClient, script: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who waits reads how many runs come first, and what the state machine has to remark."""
+    """The status of a queued run says how many come first, with the state machine's remarks."""
     # GIVEN
     client.fit(script, gpus=4, name="cli-queued")
     account.set_stage(client.connection, "cli-queued", contract.STAGE_QUEUED, notice="No price is known.")
@@ -230,7 +230,7 @@ def test_prints_what_a_run_waits_for(
 def test_prints_where_a_run_looks_for_capacity(
     account: Account, client: TrainingClient, script: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who waits for nodes reads which attempt is made, since when, and in EC2's words why the last one failed."""
+    """The status says which capacity attempt is made, since when, and in EC2's words why the last one failed."""
     # GIVEN
     client.fit(script, gpus=4, name="cli-capacity")
     search = {"number": 1, "of": 5, "attempt": "Spot in any zone", "since": int(time.time()) - 190, "refusal": ""}
@@ -255,7 +255,7 @@ def test_prints_where_a_run_looks_for_capacity(
 def test_prints_that_a_run_started_again(
     account: Account, client: TrainingClient, script: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """How often, and the first line of what happened last."""
+    """The status says how often a run started again, with the first line of the last cause."""
     # GIVEN
     client.fit(script, gpus=4, name="cli-restarts")
     lost = [
@@ -275,7 +275,7 @@ def test_prints_that_a_run_started_again(
 
 
 def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who follows a run reads a stage again only when its place in the queue changed, and anything else once."""
+    """A watched run prints a stage again only if its place in the queue changed, and other news once."""
     # GIVEN
     search = CapacitySearch(number=1, of=2, attempt="Spot in any zone", since=0)
     lost = LostAttempt(attempt=1, error="LeaderLost", cause="No heartbeat.", at="2026-03-01T12:00:00Z")
@@ -323,7 +323,7 @@ def test_prints_status_and_receipt_for_programs(
     write_receipt: WriteReceipt,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Every verb has a JSON form."""
+    """The verbs `train`, `status`, `receipt` and `stop` print one JSON document with --json."""
     # GIVEN
     receipt["run"] = "cli-verbs"
     write_receipt(receipt)
@@ -425,7 +425,7 @@ def test_fails_in_one_line_when_the_input_is_bad(
 def test_fails_in_one_line_when_script_or_data_is_missing(
     client: TrainingClient, script: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is named by the user and is not there is named again."""
+    """A script or data that does not exist is named in one line."""
     # GIVEN
     empty = f"s3://{client.connection.data_bucket}/empty/"
 
@@ -461,7 +461,7 @@ def test_fails_in_one_line_when_script_or_data_is_missing(
 def test_fails_in_one_line_when_the_environment_is_bad(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who is not signed in, or looks in the wrong place, is told so in one line and exit code 2."""
+    """Missing credentials and a wrong stack are told in one line, with exit code 2."""
     # GIVEN
     for name, value in changes.items():
         if value is None:
@@ -495,7 +495,7 @@ def test_shows_the_traceback_on_request(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_says_what_aws_refused(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
-    """An error of AWS is told with the call and AWS's own words."""
+    """An error of AWS is reported with the call and AWS's own words."""
     # GIVEN
     gone = "arn:aws:states:eu-west-1:123456789012:stateMachine:Gone"
     account.deploy("Stale", {"Connection": connection_output(ledger_table="gone", state_machine=gone)})
@@ -509,7 +509,7 @@ def test_says_what_aws_refused(account: Account, capsys: pytest.CaptureFixture[s
 
 
 def test_owns_up_to_its_own_faults(write_receipt: WriteReceipt, capsys: pytest.CaptureFixture[str]) -> None:
-    """What nobody expected is one line as well, under an exit code of its own."""
+    """An error that nobody expected is one line as well, with an exit code of its own."""
     # GIVEN
     write_receipt({"run": "cli-torn", "version": 2, "times": {}, "nodes": 7})
 
@@ -524,7 +524,7 @@ def test_owns_up_to_its_own_faults(write_receipt: WriteReceipt, capsys: pytest.C
 
 
 def test_shows_help_where_there_is_no_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    """The bare command lists its verbs; asked for help, it is no error."""
+    """The bare command shows the help as an error, and `--help` shows it as output."""
     # THEN
     assert main([]) == 2
     assert "Usage: cdk-horovod" in capsys.readouterr().err
@@ -543,7 +543,7 @@ def test_shows_help_where_there_is_no_verb(capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_tells_a_channel_from_an_address(values: list[str], data: dict[str, str]) -> None:
-    """What stands before the first '=' is a channel, unless it is a part of the address."""
+    """The text before the first '=' is a channel, unless it is part of the address."""
     assert parse_data(values) == data
 
 
@@ -551,7 +551,7 @@ def test_tells_a_channel_from_an_address(values: list[str], data: dict[str, str]
     ("text", "seconds"), [("24h", 86_400), ("1h30m", 5_400), ("90s", 90), ("2m1s", 121), ("0s", 0)]
 )
 def test_reads_times(text: str, seconds: int) -> None:
-    """Hours, minutes and seconds may be combined."""
+    """A time may combine hours, minutes and seconds."""
     assert parse_max_runtime(text).total_seconds() == seconds
 
 
@@ -569,7 +569,7 @@ def test_runs_as_a_program(client: TrainingClient, script: Path) -> None:
 
 
 def test_leaves_the_run_alone_when_interrupted(client: TrainingClient, script: Path) -> None:
-    """Ctrl-C ends the watching and not the run, and says how to come back or to stop it."""
+    """Ctrl-C ends the watching and not the run, and the tool says how to come back or to stop it."""
     # GIVEN
     command = [sys.executable, "-m", "horovod_client", "train", str(script), "--gpus", "4", "--name", "cli-interrupted"]
     with subprocess.Popen(

@@ -22,7 +22,7 @@ from horovod_client.cli.completion_candidates import complete_run
 from horovod_client.cli.ls import ls
 from horovod_client.results.tensorboard import TensorBoardFiles
 from horovod_node import contract
-from training_account import STACK, Account
+from support.fake_account import STACK, Account
 
 pytestmark = pytest.mark.usefixtures("account")
 
@@ -71,7 +71,7 @@ def test_lists_runs(account: Account, client: TrainingClient, script: Path, caps
 def test_prints_logs_of_whom_the_user_names(
     client: TrainingClient, account: Account, script: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Rank 0 alone is printed bare; several are told apart; programs get a document for each line."""
+    """One rank's lines are printed bare, several ranks' with their names, and as JSON a document for each line."""
     # GIVEN
     run = client.fit(script, gpus=4, name="verbs-logs")
     logs = boto3.client("logs", endpoint_url=account.endpoint, region_name="eu-west-1")
@@ -161,7 +161,7 @@ def test_says_that_there_is_nothing_for_tensorboard(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A run that is over and wrote nothing has nothing to wait for: no server is started."""
+    """No server is started for an ended run that wrote nothing for TensorBoard."""
     # GIVEN
     program = tmp_path / "tensorboard"
     program.write_text("#!/bin/sh\nexit 1\n")
@@ -180,7 +180,7 @@ def test_says_that_there_is_nothing_for_tensorboard(
 
 
 def test_says_its_version_and_what_to_look_up(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--version` and `-h` are there; a slip of the fingers is answered with where the words are."""
+    """`--version` and `-h` work, and an error of usage names the help to read."""
     # WHEN
     codes = [main(["--version"]), main(["ls", "-h"])]
     told = capsys.readouterr().out
@@ -196,7 +196,7 @@ def test_says_its_version_and_what_to_look_up(capsys: pytest.CaptureFixture[str]
 
 
 def test_prints_a_script_for_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
-    """Bash gets a function that asks the tool itself."""
+    """The completion script for Bash is a function that asks the tool itself."""
     # WHEN
     code = main(["completion", "bash"])
     # THEN

@@ -10,11 +10,11 @@ import pytest
 from horovod_client import Connection, ConnectionNotFound, Fleet, TrainingClient
 from horovod_client.aws.connection import find_connection
 from horovod_node import contract
-from training_account import STACK, Account, connection_output
+from support.fake_account import STACK, Account, connection_output
 
 
 def test_finds_the_only_training_of_a_stack(account: Account) -> None:
-    """The output that is described as a connection is read; other outputs are not in the way."""
+    """The output that is described as a connection is read, and others are ignored."""
     # WHEN
     connection = find_connection(account.cloudformation, stack_name=STACK)
 
@@ -74,7 +74,8 @@ def test_knows_every_fleet_and_may_have_no_ceiling() -> None:
 
 
 def test_has_one_field_for_each_key_of_the_contract() -> None:
-    """A key that the contract gains is a field that the client lacks, and this test says so."""
+    """Every key of the contract's connection is a field of the client's."""
+    # GIVEN
     keys = {value for name, value in vars(contract).items() if name.startswith("CONNECTION_")}
     of_a_fleet = {
         contract.CONNECTION_FLEET,
@@ -84,6 +85,7 @@ def test_has_one_field_for_each_key_of_the_contract() -> None:
         contract.CONNECTION_TYPES,
     }
     of_the_output = {contract.CONNECTION_DESCRIPTION, contract.CONNECTION_VERSION}
+    # THEN
     assert keys - of_a_fleet - of_the_output == {f.name for f in fields(Connection)}
     assert of_a_fleet == {"fleet" if f.name == "id" else f.name for f in fields(Fleet)}
 
@@ -130,7 +132,7 @@ def test_chooses_between_several_trainings_by_output(account: Account) -> None:
 
 
 def test_fails_when_the_stack_has_no_training(account: Account) -> None:
-    """A stack without a connection says what was looked for."""
+    """The error for a stack without a connection says what was looked for."""
     # GIVEN
     account.deploy("Website", {"Url": {"Value": "{}"}})
 
@@ -140,7 +142,7 @@ def test_fails_when_the_stack_has_no_training(account: Account) -> None:
 
 
 def test_fails_when_there_is_no_such_stack() -> None:
-    """A stack that is not there is named together with the region that was searched."""
+    """The error for a stack that does not exist names it and the Region that was searched."""
     with pytest.raises(
         ConnectionNotFound, match=r"^there is no stack 'Nowhere' in eu-west-1: check name and AWS_REGION$"
     ):

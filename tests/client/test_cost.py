@@ -16,7 +16,7 @@ from horovod_client import TrainingClient
 from horovod_client.cli import main
 from horovod_client.prices.cache import CachedPrices, PriceCache
 from horovod_node import contract
-from training_account import STACK, Account
+from support.fake_account import STACK, Account
 
 WriteReceipt = Callable[[dict[str, Any]], None]
 
@@ -31,7 +31,7 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, account: Account) -> 
 def test_estimates_with_the_prices_of_the_cache(
     account: Account, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Sixteen GPUs for three hours, in a table with the prices' date."""
+    """The estimate of sixteen GPUs for three hours is a table with the prices' date."""
     # GIVEN
     place, cache = urlsplit(account.endpoint).netloc, PriceCache(tmp_path / "cache" / "cdk-horovod" / "prices")
     for name, usd in {"g5.12xlarge": 6.0, "g4dn.12xlarge": 16.0}.items():
@@ -55,7 +55,7 @@ def test_estimates_with_the_prices_of_the_cache(
 def test_tells_what_a_run_has_cost(
     receipt: dict[str, Any], write_receipt: WriteReceipt, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """After the run, its receipt is asked."""
+    """The cost of an ended run is its receipt's."""
     # GIVEN
     receipt |= {
         "run": "cost-done",
@@ -81,7 +81,7 @@ def test_tells_what_a_run_has_cost(
 def test_receipt_as_json(
     receipt: dict[str, Any], write_receipt: WriteReceipt, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A receipt of which little is known has the same keys."""
+    """The cost as JSON has all its keys even if the receipt knows little."""
     # GIVEN
     write_receipt(receipt | {"run": "cost-json", "cost": {"spent_usd": 1.25}, "nodes": []})
     # WHEN
@@ -94,7 +94,7 @@ def test_receipt_as_json(
 def test_tells_what_a_run_has_cost_so_far(
     account: Account, client: TrainingClient, script: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While it trains: one node for an hour, at the price that was noted when the run got its fleet."""
+    """The cost of a running run is that of its nodes so far, at the price recorded when it got its fleet."""
     # GIVEN
     run, now = client.fit(script, gpus=4, max_cost_usd=50, name="cost-running"), time.time()
     account.set_stage(
@@ -147,6 +147,6 @@ def test_tells_what_a_run_has_cost_so_far(
     ],
 )
 def test_refuses_in_one_sentence(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What was asked wrongly."""
+    """A wrong argument is refused in one sentence."""
     assert main(["cost", *arguments]) == 2
     assert capsys.readouterr().err == f"cdk-horovod: {says}\n"

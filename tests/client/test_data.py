@@ -12,7 +12,7 @@ from horovod_client import InvalidInput, TrainingClient
 from horovod_client.submit.request import check_data_exists
 from horovod_node.transfer.data_channels import list_files
 from horovod_node.transfer.s3 import S3Address
-from training_account import Account
+from support.fake_account import Account
 
 KEYS = ("digits/x", "digits", "digits/", "digits-old/x", "dig/deep/x", "dig/deep/", "digits//x")
 ADDRESSES = ("", "digits", "digits/", "dig", "dig/", "digi", "digits/x", "digits/x/", "dig/deep", "digits//")
@@ -21,7 +21,7 @@ bucket_numbers = itertools.count()
 
 
 def accepted(client: TrainingClient, uri: str) -> bool:
-    """Whether the client lets a request with this channel pass."""
+    """Tell whether the client accepts a request with this channel."""
     try:
         check_data_exists({"train": uri}, s3=client.clients.s3)
     except InvalidInput:
@@ -60,7 +60,7 @@ def new_bucket(account: Account, keys: set[str]) -> str:
 def test_takes_a_folder_or_one_object(
     account: Account, client: TrainingClient, keys: set[str], address: str, there: bool
 ) -> None:
-    """A folder with a file in it and one object are data; the beginning of a name and an empty folder are none."""
+    """A folder with a file and a single object are data; the beginning of a name and an empty folder are not."""
     # GIVEN
     bucket = new_bucket(account, keys)
 
@@ -69,7 +69,7 @@ def test_takes_a_folder_or_one_object(
 
 
 def test_looks_past_a_page_of_empty_folders(account: Account, client: TrainingClient) -> None:
-    """S3 lists a thousand keys at a time: a file behind so many folders of a console is still found."""
+    """A file is found behind more empty folders than one page of a listing holds, which is 1,000 keys."""
     # GIVEN
     bucket = new_bucket(account, {f"digits/{number:04}/" for number in range(1001)})
 
@@ -82,7 +82,7 @@ def test_looks_past_a_page_of_empty_folders(account: Account, client: TrainingCl
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keys=st.sets(st.sampled_from(KEYS)))
 def test_judges_as_the_node_does(account: Account, client: TrainingClient, keys: set[str]) -> None:
-    """Whatever a bucket holds, the client accepts the addresses at which a node finds a file, and no other."""
+    """For any content of a bucket, the client accepts exactly the addresses at which a node finds a file."""
     # GIVEN
     bucket = new_bucket(account, keys)
 

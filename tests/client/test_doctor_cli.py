@@ -7,14 +7,14 @@ import json
 import pytest
 
 from horovod_client.cli import main
-from training_account import STACK, Account
+from support.fake_account import STACK, Account
 
 
 def test_finds_the_training_well(
     account: Account,  # noqa: ARG001 - the stack must be there
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Everything that a run needs is there; what cannot be asked is a warning and no failure."""
+    """A training with everything that a run needs passes; what cannot be asked is a warning."""
     # WHEN
     code = main(["doctor", "--stack", STACK, "--json"])
     # THEN
@@ -28,7 +28,7 @@ def test_finds_the_training_well(
 
 
 def test_a_failed_check_is_exit_code_1(account: Account, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ARG001
-    """A script that asks the doctor first stops there."""
+    """A failed check ends the doctor with exit code 1, so that a script stops."""
     # WHEN
     code = main(["doctor", "--stack", "NoSuchStack"])
     # THEN

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from horovod_client import InvalidInput, ScriptDoubtful, TrainingClient
 from horovod_client.submit.source import package_source
 from horovod_node import contract
-from training_account import Account
+from support.fake_account import Account
 
 
 def test_starts_the_run_that_was_asked_for(account: Account, client: TrainingClient, script: Path, data: str) -> None:
@@ -61,7 +61,7 @@ def test_starts_the_run_that_was_asked_for(account: Account, client: TrainingCli
 
 
 def test_leaves_out_what_was_not_given(account: Account, client: TrainingClient, script: Path) -> None:
-    """Defaults are the state machine's: the client does not repeat them."""
+    """The request has no defaults, because the state machine applies them."""
     # WHEN
     run = client.fit(script, gpus=4)
 
@@ -81,7 +81,7 @@ def test_gives_one_address_the_channel_of_sagemaker(
 
 
 def test_names_runs_after_the_script(client: TrainingClient, tmp_path: Path) -> None:
-    """A run without a name gets one that people recognise, and no two get the same."""
+    """A run without a name is named after its script, and no two get the same name."""
     # GIVEN
     script = tmp_path / "train.digits.py"
     script.write_text("")
@@ -149,7 +149,7 @@ def test_starts_the_same_run_once(client: TrainingClient, script: Path) -> None:
 
 
 def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> None:
-    """A name belongs to one request."""
+    """Another request under a name that is taken is refused."""
     # GIVEN
     client.fit(script, gpus=4, name="digits-taken")
 
@@ -242,7 +242,7 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
 def test_fails_before_anything_is_made(
     account: Account, client: TrainingClient, script: Path, changes: dict[str, Any], sentence: str
 ) -> None:
-    """What cannot run is refused in one sentence; nothing was uploaded and nothing started."""
+    """A request that cannot run is refused in one sentence, before anything is uploaded or started."""
     # GIVEN
     before = account.keys(client.connection.data_bucket), account.runs()
     arguments: dict[str, Any] = {"entry_point": script, "gpus": 4} | changes
@@ -273,7 +273,7 @@ def test_fails_when_data_is_missing(account: Account, client: TrainingClient, sc
 def test_leaves_data_to_the_state_machine_that_the_user_may_not_list(
     account: Account, client: TrainingClient, script: Path, data: str
 ) -> None:
-    """Data that the user may not list is no reason to refuse: the state machine may, and looks for itself."""
+    """Data that the user may not list is not refused, because the state machine looks for itself."""
     # GIVEN
     statements = [
         {"Effect": "Allow", "Action": "*", "Resource": "*"},
@@ -311,7 +311,7 @@ def test_packages_the_folder_of_a_script(
 def test_script_that_may_train_in_vain_is_started_with_a_warning(
     account: Account, client: TrainingClient, script: Path
 ) -> None:
-    """The run starts all the same; the command prints the sentence as a line of its own."""
+    """A doubtful script is started, and the command prints the warning as a line of its own."""
     # GIVEN
     script.write_text(f"print({str(script)!r}, 'trained')\n")
     # WHEN

@@ -1,4 +1,4 @@
-"""What the package loads: a notebook waits for every import."""
+"""What importing the package loads: a notebook waits for every import."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from botocore.stub import Stubber
 
 from horovod_client import (
+    Holder,
     HorovodClientError,
     InvalidInput,
     ModelNotFound,
@@ -28,9 +29,8 @@ from horovod_client import (
 from horovod_client.aws.clients import AwsClients, pricing_region
 from horovod_client.aws.retry import keep_trying
 from horovod_client.status.instances import Instance, find_instances
-from horovod_client.status.run_status import Holder
 from horovod_node import contract
-from training_account import Account
+from support.fake_account import Account
 
 
 def test_lists_the_newest_runs_first(account: Account, client: TrainingClient, script: Path) -> None:
@@ -81,7 +81,7 @@ def test_tells_who_holds_the_fleet(account: Account, client: TrainingClient, scr
 
 
 def test_lists_the_machines_of_a_fleet() -> None:
-    """Machines that end are left out; a user who may not ask gets None and no error."""
+    """Instances that are terminating are left out, and a user who may not ask gets None."""
     # GIVEN
     autoscaling = boto3.client(
         "autoscaling", region_name="eu-west-1", aws_access_key_id="testing", aws_secret_access_key="testing"
@@ -144,7 +144,7 @@ def put_model(account: Account, client: TrainingClient) -> Callable[[str, dict[s
 def test_unpacks_the_model(
     client: TrainingClient, put_model: Callable[[str, dict[str, str]], None], tmp_path: Path
 ) -> None:
-    """The model's files are in the folder; one that has files already is left as it is."""
+    """The model is unpacked into the folder, unless that has files already."""
     # GIVEN
     put_model("model-there", {"model.keras": "weights", "assets/classes.txt": "ten"})
     run = Run.from_id("model-there", client=client)
@@ -178,7 +178,7 @@ def test_leaves_nothing_of_a_model_that_would_write_elsewhere(
 
 
 def test_says_why_there_is_no_model(client: TrainingClient, script: Path, tmp_path: Path) -> None:
-    """A run that goes on has none yet, one that ended without a model has none; the sentence says which."""
+    """The error says whether the run has no model yet, or ended without one."""
     # GIVEN
     run = client.fit(script, gpus=4, name="model-missing")
 
@@ -198,7 +198,7 @@ def test_tells_what_a_run_cost(
     receipt: dict[str, Any],
     write_receipt: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Of a run with a receipt that is what counts; before, what its nodes have cost so far, if prices are known."""
+    """The cost is the receipt's, and before there is one, that of the nodes so far, if prices are known."""
     # GIVEN
     run = client.fit(script, gpus=4, name="cost-known")
     assert run.cost() is None
@@ -218,7 +218,7 @@ def test_tells_what_a_run_cost(
 
 
 def test_waits_through_network_trouble(client: TrainingClient, script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network that fails for a while ends no watch; the error is told, and the run's end is seen."""
+    """A network that fails for a while does not end a watch: the error is reported, and the end is seen."""
     # GIVEN
     run = client.fit(script, gpus=4, hyperparameters={"outcome": "failure"}, name="wait-offline")
     look, failures = Run.status, iter([1, 2])
@@ -240,7 +240,7 @@ def test_waits_through_network_trouble(client: TrainingClient, script: Path, mon
 
 
 def test_loses_patience_in_the_end() -> None:
-    """When there is no answer for as long as was said, the error is raised."""
+    """The error is raised when there was no answer for the time that was given."""
 
     def fail() -> None:
         raise EndpointConnectionError(endpoint_url="https://states")
@@ -253,7 +253,7 @@ def test_loses_patience_in_the_end() -> None:
     ("code", "status", "waits"), [("ThrottlingException", 400, True), ("Gone", 503, True), ("AccessDenied", 403, False)]
 )
 def test_waits_when_aws_asks_for_patience(code: str, status: int, waits: bool) -> None:
-    """Throttling and failures of AWS's own are waited for; what will be refused again is raised at once."""
+    """Throttling and failures of AWS's own are retried, and other errors are raised at once."""
     # GIVEN
     error = ClientError(
         {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
@@ -276,7 +276,7 @@ def test_waits_when_aws_asks_for_patience(code: str, status: int, waits: bool) -
 
 
 def test_takes_the_clients_that_are_given(account: Account) -> None:
-    """A client that is given is used; one that nothing here calls is refused."""
+    """A boto3 client that is given is used, and one of a service that is never called is refused."""
     assert AwsClients(region="eu-west-1", s3=account.s3).s3 is account.s3
     with pytest.raises(TypeError, match=r"^'lambda_' must be one of stepfunctions, s3, "):
         AwsClients(region="eu-west-1", lambda_=account.s3)  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""Data of this machine: which files of it are uploaded, once, whole, and what is told meanwhile."""
+"""Data of this machine: which files are uploaded, once and whole, and what is reported meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from horovod_client.submit.local_data import DataProgress, upload_data
 from horovod_client.text.terminal import printable
 from horovod_node.transfer.data_channels import list_files
 from horovod_node.transfer.s3 import S3Address
-from training_account import Account
+from support.fake_account import Account
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -98,13 +98,13 @@ def test_uploads_a_folder_and_a_file(upload: Upload, data: Path) -> None:
 
 
 def test_finds_the_users_own_folder(upload: Upload, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `~` that no shell has replaced, as in `--data train=~/digits`, is replaced."""
+    """A `~` that no shell has expanded, as in `--data train=~/digits`, is expanded."""
     monkeypatch.setenv("HOME", str(data.parent))
     assert upload("~/digits/one") == {"a.txt": b"1"}
 
 
 def test_follows_links(upload: Upload, data: Path, tmp_path: Path) -> None:
-    """What a link leads to is data under the name of the link: files, folders, twice the same, and the whole folder."""
+    """A link's target, a file or a folder, is data under the name of the link."""
     # GIVEN
     (tmp_path / "disk" / "two").mkdir(parents=True)
     (tmp_path / "disk" / "two" / "b.txt").write_text("2")
@@ -149,7 +149,7 @@ def _socket(path: Path) -> None:
 def test_refuses_what_cannot_be_copied(
     upload: Upload, data: Path, account: Account, bucket: str, make: Callable[[Path], None], sentence: str
 ) -> None:
-    """Half of the data would train a worse model without a word: one such entry refuses all, by its name."""
+    """One entry that cannot be copied, which the error names, refuses all: part of the data would train worse."""
     # GIVEN
     odd = data / "one" / "odd"
     make(odd)
@@ -165,7 +165,7 @@ def test_refuses_what_cannot_be_copied(
 
 
 def test_refuses_links_that_lead_to_each_other(upload: Upload, data: Path, tmp_path: Path) -> None:
-    """Two folders with links to each other have no end, though neither link leads to a folder around it."""
+    """Two folders with links to each other are refused, for they have no end."""
     # GIVEN
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "back").symlink_to(data)
@@ -220,7 +220,7 @@ def test_refuses_what_holds_nothing(upload: Upload, data: Path) -> None:
 
 
 def test_uploads_many_files_once(account: Account, bucket: str, data: Path) -> None:
-    """More files than a listing has on a page are not sent again as long as they are the same, wherever they lie."""
+    """Unchanged files are not sent again, even if they lie elsewhere and fill more than a page of a listing."""
     # GIVEN
     for number in range(1001):
         (data / f"{number:04}").touch()
@@ -250,7 +250,7 @@ def test_uploads_many_files_once(account: Account, bucket: str, data: Path) -> N
 def test_other_data_has_another_address(
     account: Account, bucket: str, upload: Upload, data: Path, change: Callable[[Path], object]
 ) -> None:
-    """Content of the same size, a name, a file more or less: a run that reads the data of before is not disturbed."""
+    """Data with any other content, name or file has another address, so that a running run is not disturbed."""
     # GIVEN
     first = upload_data(data, channel="train", bucket=bucket, s3=account.s3)
     before = upload(data)
@@ -269,7 +269,7 @@ def test_other_data_has_another_address(
 
 
 def test_goes_on_with_an_upload_that_was_cut_off(account: Account, bucket: str, upload: Upload, data: Path) -> None:
-    """What arrived is not sent again, and what did not is."""
+    """An upload that was interrupted sends only the files that did not arrive."""
     # GIVEN an upload whose network breaks at its last file
     for number in range(30):
         (data / f"{number:02}").write_text(str(number))
@@ -297,7 +297,7 @@ def test_goes_on_with_an_upload_that_was_cut_off(account: Account, bucket: str, 
 
 
 def test_replaces_what_is_not_as_it_should_be(account: Account, bucket: str, upload: Upload, data: Path) -> None:
-    """An object of another size than its file is not the file, whoever put it there."""
+    """An object whose size is not its file's is replaced."""
     # GIVEN
     address = S3Address.parse(upload_data(data, channel="train", bucket=bucket, s3=account.s3))
     account.s3.put_object(Bucket=bucket, Key=f"{address.key}one/a.txt", Body=b"")
@@ -317,7 +317,7 @@ def test_sends_large_files_in_parts(upload: Upload, data: Path) -> None:
 
 
 def test_data_that_changes_meanwhile_is_refused(account: Account, bucket: str, data: Path) -> None:
-    """What is written to while it is uploaded would be stored under the digest of what it was: it is taken away."""
+    """A file that changes while it is uploaded is refused and removed, because its digest would be wrong."""
     # GIVEN a writer that comes while the file is sent
     sending: list[str] = []
 
@@ -339,7 +339,7 @@ def test_data_that_changes_meanwhile_is_refused(account: Account, bucket: str, d
 
 
 def test_data_that_cannot_be_read_is_named(upload: Upload, data: Path) -> None:
-    """A file whose content cannot be had, as on a disk that breaks, is named with its channel."""
+    """A file whose content cannot be read, as on a broken disk, is named with its channel."""
     # GIVEN
     (data / "labels").unlink()
     (data / "labels").symlink_to("/proc/self/mem")
@@ -350,7 +350,7 @@ def test_data_that_cannot_be_read_is_named(upload: Upload, data: Path) -> None:
 
 
 def test_ends_at_once_when_it_is_stopped(account: Account, bucket: str, tmp_path: Path) -> None:
-    """Who stops it, as with Ctrl-C, does not wait until large files are read to their ends."""
+    """An upload that is stopped, as by Ctrl-C, does not read large files to their ends first."""
     # GIVEN
     for name in ("a", "b", "c"):
         with (tmp_path / name).open("wb") as sparse:
@@ -372,7 +372,7 @@ def test_ends_at_once_when_it_is_stopped(account: Account, bucket: str, tmp_path
 
 
 def test_dry_run_uploads_nothing(account: Account, bucket: str, upload: Upload, data: Path) -> None:
-    """Data that is there already has its address; what is not there is refused with what to do."""
+    """A dry run gives the address of data that is in S3, and refuses other data with what to do."""
     # WHEN
     with pytest.raises(
         InvalidInput, match=r"^'data.train' is not in S3 yet, and a dry run uploads nothing: train once"
@@ -387,7 +387,7 @@ def test_dry_run_uploads_nothing(account: Account, bucket: str, upload: Upload, 
 
 
 def test_tells_how_far_it_is(account: Account, bucket: str, data: Path) -> None:
-    """All bytes are told twice, as they are read and as they are sent, and the second time only as they are read."""
+    """Progress counts all bytes twice, as they are read and as they are sent, or once if nothing is sent."""
 
     # WHEN
     def told() -> Iterator[DataProgress]:
@@ -414,7 +414,7 @@ def test_tells_how_far_it_is(account: Account, bucket: str, data: Path) -> None:
 def test_prints_little_where_there_is_no_terminal(
     account: Account, bucket: str, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A log has two lines of an upload, and one of data that is there; stdout has none."""
+    """Without a terminal an upload prints two lines to stderr, and one if the data is there."""
     # WHEN
     for _ in range(2):
         with upload_shown() as watcher:
@@ -433,7 +433,7 @@ def test_prints_little_where_there_is_no_terminal(
 def test_says_that_a_stopped_upload_goes_on(
     account: Account, bucket: str, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who presses Ctrl-C learns that nothing is lost."""
+    """After Ctrl-C the tool says that the next upload goes on from there."""
 
     # WHEN
     def stopped() -> None:

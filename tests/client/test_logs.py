@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from horovod_client import InvalidInput, LogsNotFound, RunNotFound, TrainingClient
+from horovod_client import InvalidInput, LogsNotFound, Run, RunNotFound, TrainingClient
 from horovod_client.results.logs import RunLogs, Selection, pause_seconds
-from horovod_client.run import Run
 from horovod_node import contract
-from training_account import Account
+from support.fake_account import Account
 
 GROUP = "/training/nodes"
 BEGAN = int(time.time() * 1000) - 60_000
@@ -48,7 +47,7 @@ def say(client: TrainingClient) -> Say:
 
 
 def test_reads_the_lines_of_a_selection_by_time(client: TrainingClient, say: Say) -> None:
-    """Rank 0 is the default, wherever it moved; a node, a rank, agents or all may be chosen."""
+    """The lines are rank 0's by default, wherever it moved, or those of a node, a rank, agents or all."""
     # GIVEN
     say("logs-1", "i-a", "rank-0", [(1, "a0 first"), (5, "a0 last\n")])
     say("logs-1", "i-a", "agent", [(0, "agent of a")])
@@ -82,7 +81,7 @@ def test_reads_the_lines_of_a_selection_by_time(client: TrainingClient, say: Say
 
 
 def test_follows_until_nothing_new_comes_after_the_end(client: TrainingClient, say: Say) -> None:
-    """Lines and streams that come while it is followed are read once each, those after the run's end among them."""
+    """Lines and streams that come while a run is followed, or after its end, are read once each."""
     # GIVEN
     say("logs-follow", "i-a", "rank-0", [(1, "first")])
     logs = RunLogs(client.clients.logs, group=GROUP, run="logs-follow", selection=Selection())
@@ -101,13 +100,13 @@ def test_follows_until_nothing_new_comes_after_the_end(client: TrainingClient, s
 
 
 def test_many_streams_are_read_less_often() -> None:
-    """CloudWatch limits the requests of all who ask; one stream is read twice a second, 32 every 8 seconds."""
+    """One stream is read twice a second and 32 every 8 seconds, because CloudWatch limits requests."""
     assert [pause_seconds(streams=streams) for streams in (0, 1, 2, 4, 32)] == [0.5, 0.5, 0.5, 1, 8]
     assert pause_seconds(streams=32, poll_seconds=0) == 0
 
 
 def test_has_no_lines_before_there_is_a_stream(client: TrainingClient, script: object) -> None:
-    """A run without lines has none; one that never was is named."""
+    """A run that has printed nothing has no lines, and a run that does not exist is named."""
     # GIVEN
     run = client.fit(str(script), gpus=4, name="logs-none")
 

@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 
+from horovod_client import CapacitySearch, Holder, NodeStatus, RunStatus, Spend, TrainingProgress, explain_waiting
 from horovod_client.aws.ledger_items import RunItems
-from horovod_client.status.capacity import CapacitySearch
 from horovod_client.status.instances import Instance
 from horovod_client.status.nodes import nodes_of
 from horovod_client.status.phase import phase_of
 from horovod_client.status.progress import progress_of
-from horovod_client.status.run_status import Holder, NodeStatus, RunStatus, Spend, TrainingProgress
 from horovod_client.status.spend import spend_of, spend_of_receipt
-from horovod_client.status.waiting import explain_waiting
 from horovod_node import contract
 
 RUN = ("TrainingFleet", "digits")
@@ -60,7 +58,7 @@ def run_item(**attributes: str | float) -> Any:
 
 
 def test_lists_the_nodes_of_the_present_attempt() -> None:
-    """The leader comes first; those of a lost attempt are left out, those that have not joined are told apart."""
+    """The leader comes first, nodes of lost attempts are left out, and those that have not joined are marked."""
     # GIVEN
     items = RunItems.of(
         [
@@ -127,14 +125,14 @@ def a_node(state: str, *, seen_at: float | None = NOW - 40) -> NodeStatus:
     ],
 )
 def test_names_the_phase(stage: str | None, states: list[str], times: dict[str, str], phase: str | None) -> None:
-    """While nodes are awaited the slowest one decides; a run of two GPUs with one is still looking for capacity."""
+    """The slowest node decides the phase, and a run with fewer GPUs than it needs still looks for capacity."""
     nodes = [a_node(state) for state in states]
     assert phase_of(stage=stage, ended=False, gpus=2, nodes=nodes, times=times) == phase
     assert phase_of(stage=stage, ended=True, gpus=2, nodes=nodes, times=times) == (stage and "ended")
 
 
 def test_tells_progress_and_the_time_that_is_left() -> None:
-    """The measured pace counts; a script that does not measure has the mean since the ring was formed."""
+    """The remaining time follows the measured pace, or without one the mean since the ring was formed."""
     # GIVEN
     facts = {"step": 100, "steps": 300, "epoch": 2, "epochs": 6, "loss": 0.5, "ranks": 4, "resets": 1, "at": 1_100.0}
     measured = facts | {"compute_seconds_per_step": 0.3, "wait_seconds_per_step": 0.1}
@@ -161,7 +159,7 @@ def test_tells_progress_and_the_time_that_is_left() -> None:
 
 
 def test_adds_up_what_the_nodes_cost() -> None:
-    """A node that is there costs until now, one that fell silent until it was seen last; each one counts once."""
+    """A node costs until now, or until it was last seen, and each one counts once."""
     # GIVEN
     items = [
         run_item(ceiling_usd=50),
@@ -188,7 +186,7 @@ def test_adds_up_what_the_nodes_cost() -> None:
 
 
 def test_reads_the_cost_out_of_a_receipt() -> None:
-    """A receipt also knows what Spot saved; one without prices knows nothing."""
+    """A receipt with prices gives the cost and what Spot saved."""
     cost = {"usd": 3.5, "usd_per_hour": 7, "on_demand_usd": 10, "saved_usd": 6.5}
     assert spend_of_receipt(cost) == Spend(usd=3.5, usd_per_hour=7, on_demand_usd=10, saved_usd=6.5)
     assert spend_of_receipt({}) is None
@@ -223,5 +221,5 @@ REFUSED = CapacitySearch(number=2, of=3, attempt="Spot in eu-west-1a", since=9_4
     ],
 )
 def test_says_why_it_waits(status: RunStatus, sentence: str | None) -> None:
-    """The queue and who holds the fleets; EC2's own words; which nodes have not joined and when they were seen."""
+    """A run waits for the queue and the holders of fleets, for EC2, whose words are quoted, or for nodes to join."""
     assert explain_waiting(status, now=NOW) == sentence

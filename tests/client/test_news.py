@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from horovod_client import RunStatus, TrainingProgress
 from horovod_client.cli.watch import lines
-from horovod_client.status.run_status import RunStatus, TrainingProgress
 
 
 def test_progress_is_printed_when_it_is_new(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While the model is saved and nodes go away, the training makes no steps, and nobody is told of the same one."""
+    """A step is printed once, even if the run's stage changes after it."""
     # GIVEN
     monkeypatch.setattr(lines, "PROGRESS_SECONDS", 0.0)
     print_news = lines.news_printer(err=False)
@@ -26,7 +26,7 @@ def test_progress_is_printed_when_it_is_new(
 
 
 def test_time_that_is_left_is_no_news(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """While a ring is formed anew it makes no step, and the same one with other time left is not told again."""
+    """A step is not printed again when only its remaining time has changed."""
     # GIVEN
     monkeypatch.setattr(lines, "PROGRESS_SECONDS", 0.0)
     print_news = lines.news_printer(err=False)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from horovod_client import HorovodClientError, render_receipt
-from receipts import validate_receipt
+from support.receipts import validate_receipt
 
 
 def test_renders_a_run_that_went_well(receipt: dict[str, Any]) -> None:
-    """Outcome, model, ring, nodes and times, each where the eye expects it."""
+    """The receipt shows outcome, model, ring, nodes and times."""
     assert render_receipt(receipt).splitlines() == [
         "run digits-1 succeeded",
         "started     2025-03-01 10:00 UTC",
@@ -39,7 +39,7 @@ def test_renders_a_run_that_went_well(receipt: dict[str, Any]) -> None:
 
 
 def test_renders_a_run_that_failed(receipt: dict[str, Any]) -> None:
-    """Error and cause come first; what never happened is left out, and its time is told with what followed."""
+    """Error and cause come first, and parts that never happened are left out."""
     # GIVEN
     for name in ("model", "ranks", "steps", "cost", "image", "library_version"):
         del receipt[name]
@@ -66,7 +66,7 @@ def test_renders_a_run_that_failed(receipt: dict[str, Any]) -> None:
 
 
 def test_renders_what_became_of_the_ring(receipt: dict[str, Any]) -> None:
-    """Sizes, repeated steps, what was resumed, who had notice, and which rank the others waited for."""
+    """The receipt shows sizes, repeated and resumed steps, interruption notices and the slowest rank."""
     # GIVEN
     receipt["ring"] = {
         "elastic": True,
@@ -98,7 +98,7 @@ def test_renders_what_became_of_the_ring(receipt: dict[str, Any]) -> None:
 
 
 def test_undisturbed_ring_is_told_in_a_few_words(receipt: dict[str, Any]) -> None:
-    """A size that never changed is one size; one is no plural; a slowest rank that nobody waited for is no news."""
+    """A ring of one size shows one number, and no slowest rank if nobody waited for it."""
     # GIVEN
     slowest = {"rank": 1, "node": "i-0b", "instance_type": "g5.xlarge", "seconds_per_step": 0.12, "cost": 0.004}
     ring = {"elastic": True, "resets": 1, "smallest": 8, "largest": 8, "repeated_steps": 1, "slowest": slowest}
@@ -133,7 +133,7 @@ def test_renders_a_run_that_never_had_a_node() -> None:
 
 
 def test_renders_what_a_run_cost(receipt: dict[str, Any]) -> None:
-    """Spent and allowed stand together; a ceiling that nobody could watch is told in the workflow's own words."""
+    """Cost and ceiling stand together, and a ceiling that was not enforced is explained in the workflow's words."""
     # GIVEN
     priced = receipt | {"cost": {"ceiling_usd": 12.5, "usd_per_hour": 7.234, "usd": 7.4}}
     cheap = receipt | {"cost": {"usd": 0.0012, "on_demand_usd": 0.0012, "saved_usd": 0}}
@@ -146,7 +146,7 @@ def test_renders_what_a_run_cost(receipt: dict[str, Any]) -> None:
 
 
 def test_renders_the_search_for_capacity_and_restarts(receipt: dict[str, Any]) -> None:
-    """Attempts are told where the first one was not enough, with EC2's words; and each attempt that was lost."""
+    """Each capacity attempt is shown with EC2's words if there were several, and each lost attempt."""
     # GIVEN
     formed = {"words": "Spot in any zone", "seconds": 40, "outcome": "formed", "said": ""}
     refused = {"words": "Spot in any zone", "seconds": 600, "outcome": "capacity", "said": "There is no Spot capacity."}
@@ -167,7 +167,7 @@ def test_renders_the_search_for_capacity_and_restarts(receipt: dict[str, Any]) -
 
 @pytest.mark.parametrize("writer", ["clean-up", "reaper"])
 def test_renders_a_run_that_was_stopped(writer: str) -> None:
-    """Whoever wrote the receipt in the run's place says so, and what it does not know is not invented."""
+    """A receipt that clean-up or reaper wrote says so, and leaves out what they do not know."""
     # GIVEN
     receipt = {
         "version": 2,
@@ -201,7 +201,7 @@ def test_renders_a_run_that_was_stopped(writer: str) -> None:
 
 
 def test_renders_whatever_is_missing(receipt: dict[str, Any]) -> None:
-    """No key but the version is needed, whoever wrote the receipt and whatever they knew."""
+    """A receipt may lack every key but its version."""
     # GIVEN
     receipt |= {
         "written_by": "workflow",
@@ -236,7 +236,7 @@ def test_renders_the_size_of_the_model(receipt: dict[str, Any], size: float, sho
 
 
 def test_fails_when_the_receipt_is_of_another_version(receipt: dict[str, Any]) -> None:
-    """A receipt from a newer release is not guessed at."""
+    """A receipt of a newer release is refused."""
     # GIVEN
     receipt["version"] = 3
 

@@ -1,4 +1,4 @@
-"""What a user types, parsed."""
+"""Parsing of what a user types."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JSON = '{"epochs": 3, "name": "größe"}'
     ],
 )
 def test_reads_files_of_every_editor(tmp_path: Path, content: bytes) -> None:
-    """Editors and shells of Windows write a byte order mark, or UTF-16; the JSON in it is the same."""
+    """A JSON file may have a byte order mark or be in UTF-16, as editors and shells of Windows write it."""
     # GIVEN
     file = tmp_path / "parameters.json"
     file.write_bytes(content)
@@ -34,7 +34,7 @@ def test_reads_files_of_every_editor(tmp_path: Path, content: bytes) -> None:
 
 
 def test_says_what_is_wrong_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file, the place in it, and what to do."""
+    """The error names the file and the place in it, and says what to do."""
     # GIVEN
     monkeypatch.chdir(tmp_path)
     Path("latin.json").write_bytes(JSON.encode("latin-1"))

@@ -21,14 +21,14 @@ from horovod_client import (
     TrainingClient,
 )
 from horovod_node import contract
-from training_account import Account
+from support.fake_account import Account
 
 QUICK = 0.05
 """Seconds between two looks, where the run needs less than the default's five to end."""
 
 
 def test_tells_the_state_before_there_is_a_stage(client: TrainingClient, script: Path) -> None:
-    """A run that the state machine has not entered into the ledger yet is running, at no stage."""
+    """A run that is not in the ledger yet is running, without a stage."""
     # GIVEN
     run = client.fit(script, gpus=4, name="status-new")
 
@@ -53,7 +53,7 @@ def test_reads_the_stage_from_the_ledger(account: Account, client: TrainingClien
 
 
 def test_tells_the_place_in_the_line(account: Account, client: TrainingClient, script: Path) -> None:
-    """While a run waits it knows how many come first; of two that came at once, the first name is first."""
+    """A queued run knows how many come first; of two that came at once, the lower name is first."""
     # GIVEN
     run = client.fit(script, gpus=4, name="status-queued")
     account.set_stage(client.connection, run.name, contract.STAGE_QUEUED)
@@ -77,7 +77,7 @@ def test_tells_the_place_in_the_line(account: Account, client: TrainingClient, s
 
 
 def test_has_no_place_when_it_does_not_wait(account: Account, client: TrainingClient, script: Path) -> None:
-    """A run that trains, or was stopped while it waited, has no place, whatever the line still says."""
+    """A run that trains, or was stopped while it waited, has no place in the queue, whatever the ledger says."""
     # GIVEN
     training, stopped = (client.fit(script, gpus=4, name=name) for name in ("place-training", "place-stopped"))
     account.set_line(client.connection, {training.name: 1, stopped.name: 2})
@@ -92,7 +92,7 @@ def test_has_no_place_when_it_does_not_wait(account: Account, client: TrainingCl
 
 
 def test_tells_what_was_not_done(account: Account, client: TrainingClient, script: Path) -> None:
-    """What the state machine has to remark on a run is part of its status."""
+    """The state machine's remarks on a run are part of its status."""
     # GIVEN
     run = client.fit(script, gpus=4, name="status-notice")
     account.set_stage(client.connection, run.name, contract.STAGE_TRAINING, notice="No price is known for g5.xlarge.")
@@ -102,7 +102,7 @@ def test_tells_what_was_not_done(account: Account, client: TrainingClient, scrip
 
 
 def test_waits_for_the_model(account: Account, client: TrainingClient, script: Path) -> None:
-    """A run that succeeds is waited for, and says where its model is."""
+    """`wait` returns when the run has succeeded, with the address of its model."""
     # GIVEN
     run = client.fit(script, gpus=4, hyperparameters={"outcome": "success"}, name="wait-success")
 
@@ -118,7 +118,7 @@ def test_waits_for_the_model(account: Account, client: TrainingClient, script: P
 
 
 def test_raises_what_the_run_failed_of(client: TrainingClient, script: Path) -> None:
-    """A run that fails raises its error and its cause, word by word."""
+    """`wait` raises the error and the cause of a run that failed, word by word."""
     # GIVEN
     run = client.fit(script, gpus=4, hyperparameters={"outcome": "failure"}, name="wait-failure")
 
@@ -132,7 +132,7 @@ def test_raises_what_the_run_failed_of(client: TrainingClient, script: Path) -> 
 
 
 def test_reports_each_change_once(account: Account, client: TrainingClient, script: Path) -> None:
-    """A watcher hears of every new state and stage, however often the run is looked at in between."""
+    """A watcher is told of each new state and stage once, however often the run is polled."""
     # GIVEN
     run = client.fit(script, gpus=4, name="wait-changes")
     stages = iter([contract.STAGE_QUEUED, contract.STAGE_TRAINING])
@@ -189,7 +189,7 @@ def test_fails_to_stop_what_is_over(client: TrainingClient, script: Path) -> Non
 
 
 def test_finds_a_run_again_by_its_name(client: TrainingClient, script: Path) -> None:
-    """A name is enough to come back to a run."""
+    """A run can be found by its name alone."""
     # GIVEN
     started = client.fit(script, gpus=4, name="find-again")
 
@@ -203,7 +203,7 @@ def test_finds_a_run_again_by_its_name(client: TrainingClient, script: Path) -> 
 
 
 def test_fails_when_there_is_no_such_run(client: TrainingClient) -> None:
-    """A run that the training never had is named; a name that cannot be one is refused before AWS is asked."""
+    """A run that does not exist is named, and a name that no run can have is refused without asking AWS."""
     with pytest.raises(RunNotFound, match=r"^there is no run 'never' of the last 90 days: cdk-horovod ls "):
         Run.from_id("never", client=client).status()
     with pytest.raises(
@@ -230,15 +230,19 @@ def test_reads_the_receipt(
 
 
 def test_fails_when_there_is_no_receipt_yet(client: TrainingClient, script: Path) -> None:
-    """Before a run ended there is no receipt, and the sentence says when there will be."""
+    """The error for a run without a receipt says when there will be one."""
+    # GIVEN
     run = client.fit(script, gpus=4, name="receipt-yet")
+    # WHEN / THEN while it runs
     with pytest.raises(ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it still runs, and writes it when"):
         run.receipt()
+    # AND after it was stopped
     run.stop()
     with pytest.raises(
         ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it ended, and the clean-up writes it once"
     ):
         run.receipt()
+    # AND of a run that does not exist
     with pytest.raises(RunNotFound, match=r"^there is no run 'receipt-never' of the last 90 days: cdk-"):
         Run.from_id("receipt-never", client=client).receipt()
 
@@ -246,7 +250,7 @@ def test_fails_when_there_is_no_receipt_yet(client: TrainingClient, script: Path
 def test_name_that_was_used_again_means_the_newest_run(
     account: Account, client: TrainingClient, script: Path, receipt: dict[str, Any]
 ) -> None:
-    """What a run of the same name left before this one began is not this one's."""
+    """Items that an older run of the same name left are not taken for this run's."""
     # GIVEN
     old = contract.run_id(client.connection.queue, "used-again", datetime(2026, 1, 1, tzinfo=UTC))
     account.s3.put_object(

@@ -1,4 +1,4 @@
-"""What is packaged of the user's code, and that it is always the same bytes."""
+"""What is packaged of the user's code, and that it always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_packages_a_folder(write_files: WriteFiles) -> None:
 
 @pytest.mark.parametrize(("requirements", "packaged"), [(True, True), (False, False)])
 def test_packages_ignored_wheels_for_requirements(write_files: WriteFiles, requirements: bool, packaged: bool) -> None:
-    """Nodes install the folder's requirements.txt from its wheels, which many a .gitignore names."""
+    """Wheels that .gitignore excludes are packaged beside a requirements.txt, which nodes install from them."""
     # GIVEN
     files = {"train.py": "t", ".gitignore": "wheels/\n", "wheels/a-1.0-py3-none-any.whl": "a", "wheels/log.txt": "l"}
     folder = write_files(files | ({"requirements.txt": "a"} if requirements else {}))
@@ -69,7 +69,7 @@ def test_packages_ignored_wheels_for_requirements(write_files: WriteFiles, requi
 
 
 def test_packages_the_same_files_into_the_same_bytes(write_files: WriteFiles) -> None:
-    """Times, owners and the order of creation change nothing; the digest is of the files, not of the compression."""
+    """The bytes do not depend on times, owners or order of creation, and the digest not on the compression."""
     # GIVEN
     folder = write_files({"b.py": "b", "a/c.py": "c", "train.py": "t"})
     first = package_source("train.py", source_dir=folder)
@@ -149,7 +149,7 @@ def test_leaves_out_what_git_leaves_out(write_files: WriteFiles) -> None:
 
 
 def test_packages_the_file_behind_a_link(write_files: WriteFiles, tmp_path: Path) -> None:
-    """A link to a file becomes the file, because what it points to stays here."""
+    """A link to a file becomes the file, because its target stays on this machine."""
     # GIVEN
     folder = write_files({"train.py": "t"})
     (tmp_path / "shared.py").write_text("s")
@@ -163,7 +163,7 @@ def test_packages_the_file_behind_a_link(write_files: WriteFiles, tmp_path: Path
 
 
 def test_packages_the_folder_behind_a_link(write_files: WriteFiles, tmp_path: Path) -> None:
-    """A link to a folder becomes the folder, which `.gitignore` speaks of like any other, also from inside."""
+    """A link to a folder becomes the folder, to which `.gitignore` applies as to any other."""
     # GIVEN
     folder = write_files({"train.py": "t", ".gitignore": "data/\n"})
     for name, text in {"lib/model.py": "m", "lib/.gitignore": "*.h5\n", "lib/old.h5": "", "data/digits": ""}.items():
@@ -180,7 +180,7 @@ def test_packages_the_folder_behind_a_link(write_files: WriteFiles, tmp_path: Pa
 
 
 def test_packages_folders_that_lie_deep(write_files: WriteFiles) -> None:
-    """Folders may lie deeper than Python calls functions."""
+    """Folders may be nested deeper than Python's limit of recursion."""
     # GIVEN
     folder = write_files({"train.py": "t"})
     name = f"{'d/' * 500}x"
@@ -200,7 +200,7 @@ def test_packages_folders_that_lie_deep(write_files: WriteFiles) -> None:
     ],
 )
 def test_refuses_what_cannot_be_packaged(write_files: WriteFiles, make: Callable[[Path], None], sentence: str) -> None:
-    """Links without an end or a target, and what is no file, are refused with what to do, unless they are ignored."""
+    """Links without an end or a target, and special files, are refused with what to do, unless ignored."""
     # GIVEN
     folder = write_files({"train.py": "t"})
     make(folder / "odd")
@@ -215,7 +215,7 @@ def test_refuses_what_cannot_be_packaged(write_files: WriteFiles, make: Callable
 
 
 def test_refuses_a_name_that_is_not_utf_8(write_files: WriteFiles) -> None:
-    """Its name could not be told to anybody; its bytes are spelled."""
+    """A name that is not UTF-8 is refused, and the sentence spells its bytes."""
     # GIVEN
     folder = write_files({"train.py": "t"})
     odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.py"))
@@ -246,7 +246,7 @@ def test_refuses_a_name_that_is_not_utf_8(write_files: WriteFiles) -> None:
 def test_fails_when_the_script_is_not_in_the_package(
     write_files: WriteFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry_point: str, sentence: str
 ) -> None:
-    """A script that would be missing on the nodes is named, with the reason."""
+    """A script that the nodes would not find is named, with the reason."""
     # GIVEN
     folder = write_files({".gitignore": "draft.py\n", "draft.py": "", "jobs/train.py": "", "model.h5": ""})
     (tmp_path / "outside.py").write_text("")
@@ -258,7 +258,7 @@ def test_fails_when_the_script_is_not_in_the_package(
 
 
 def test_fails_when_the_script_cannot_be_read(tmp_path: Path) -> None:
-    """A script that is missing, or no file, or a folder that is none, is named."""
+    """A script or a folder that is missing or of the wrong kind is named."""
     with pytest.raises(InvalidInput, match=r"^cannot read '.*/missing.py': No such file or directory$"):
         package_source(tmp_path / "missing.py")
     with pytest.raises(InvalidInput, match=rf"^'entry_point' must be a script, got the folder '{tmp_path}': name the "):
@@ -284,7 +284,7 @@ def test_fails_when_the_folder_holds_data(write_files: WriteFiles) -> None:
 
 @pytest.mark.parametrize("name", ["my train.py", "größe (2)..v2.py", "\u3042/train's.py", "-m.py"])
 def test_names_that_a_disk_takes_are_packaged(write_files: WriteFiles, tmp_path: Path, name: str) -> None:
-    """A node unpacks the script under the very name that it has here, and the request may hold it."""
+    """Any name that the disk allows is packaged, unpacked and accepted in a request."""
     # GIVEN
     folder = write_files({name: "print(1)"})
     (tmp_path / "node").mkdir()
@@ -337,7 +337,7 @@ def test_refuses_what_nodes_would_not_unpack(write_files: WriteFiles, monkeypatc
 def test_script_that_may_train_in_vain_is_doubted(
     tmp_path: Path, text: str, gpus: int, model_required: bool, doubts: list[str]
 ) -> None:
-    """It is said before a GPU is paid for, and only said: a package may do it."""
+    """A script that seems not to average or to save gives a warning, and no error: a package may do it."""
     # GIVEN
     script = tmp_path / "train.py"
     script.write_text(text)

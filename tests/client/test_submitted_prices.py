@@ -16,8 +16,7 @@ from botocore.stub import Stubber
 from horovod_client import Fleet, InvalidInput, PricesMissing, TrainingClient
 from horovod_client.cli import main
 from horovod_node import contract
-from one_connection import connection_to
-from training_account import Account, connection_output
+from support.fake_account import Account, connection_output, connection_to
 
 USD = {"g5.12xlarge": 5.672, "g4dn.12xlarge": 3.912}
 """What the Price List says of the fleet's types."""
@@ -32,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def price_list() -> Iterator[Stubber]:
-    """The Price List API; it answers what a test told it to, and nothing else."""
+    """Stub the Price List API, which answers only what a test told it to."""
     keys: dict[str, Any] = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
     with Stubber(boto3.client("pricing", region_name="eu-central-1", **keys)) as stub:
         yield stub
@@ -80,7 +79,7 @@ def list_prices(price_list: Stubber, *types: str) -> None:
 def test_brings_the_prices_that_the_stack_lacks(
     account: Account, connect: Callable[..., TrainingClient], price_list: Stubber, script: Path
 ) -> None:
-    """One price for each type that the stack was not given one of; a second run takes them from the cache."""
+    """The client brings a price for each type that the stack has none for, the second time from its cache."""
     # GIVEN one answer for each of two types
     list_prices(price_list, *USD)
     # WHEN
@@ -98,7 +97,7 @@ def test_brings_the_prices_that_the_stack_lacks(
 def test_same_request_stays_the_same_run(
     connect: Callable[..., TrainingClient], price_list: Stubber, script: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On another machine, whose cache is empty, the prices are the same, and so is the request."""
+    """A request that is repeated on another machine, with an empty cache, is the same request."""
     # GIVEN
     list_prices(price_list, *USD, *USD)
     client = connect()
@@ -114,7 +113,7 @@ def test_same_request_stays_the_same_run(
 def test_run_without_prices_goes_on(
     account: Account, connect: Callable[..., TrainingClient], price_list: Stubber, script: Path
 ) -> None:
-    """Credentials that may not ask: one sentence of warning, and the request that was asked for."""
+    """A user who may not ask for prices gets one sentence of warning, and the run starts."""
     # GIVEN
     price_list.add_client_error("get_products", "AccessDeniedException")
     # WHEN
@@ -133,7 +132,7 @@ def test_run_without_prices_goes_on(
 
 
 def test_what_cannot_run_is_refused_first(connect: Callable[..., TrainingClient], script: Path) -> None:
-    """Nobody is asked for prices of a run that is refused."""
+    """A request that cannot run is refused before prices are asked for."""
     with warnings.catch_warnings():
         # A question would be refused, and that warned of.
         warnings.simplefilter("error", PricesMissing)
@@ -142,7 +141,7 @@ def test_what_cannot_run_is_refused_first(connect: Callable[..., TrainingClient]
 
 
 def test_command_warns_in_its_own_line(account: Account, script: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The tool says it on stderr; stdout is for the run. Moto has no Price List API."""
+    """The command warns on stderr, as against moto, which has no Price List API; stdout is for the run."""
     # GIVEN
     account.deploy(
         "Unpriced", {"Connection": connection_output(**{contract.CONNECTION_PRICED_TYPES: ["g4dn.12xlarge"]})}
@@ -174,7 +173,7 @@ def test_command_warns_in_its_own_line(account: Account, script: Path, capsys: p
 def test_types_whose_prices_are_wanted(
     region: str, priced: tuple[str, ...] | None, gpus: int, types: tuple[str, ...]
 ) -> None:
-    """Those of the fleets that the run fits; none where the state machine can ask, or takes no prices."""
+    """Prices are wanted for the types of fleets that the run fits, if the state machine cannot ask for them."""
     # GIVEN
     connection = connection_to(
         Fleet(id="Small", max_gpus=4, gpu_step=1, types={"g5.xlarge": 1, "g5.12xlarge": 4}),
@@ -187,7 +186,7 @@ def test_types_whose_prices_are_wanted(
 
 
 def test_estimate_in_python(connect: Callable[..., TrainingClient], price_list: Stubber, account: Account) -> None:
-    """`client.estimate` says what `cdk-horovod cost --gpus` does."""
+    """`client.estimate` gives the numbers of `cdk-horovod cost --gpus`."""
     # GIVEN
     list_prices(price_list, *USD)
     ec2 = account.session.client("ec2", endpoint_url=account.endpoint)

@@ -1,4 +1,4 @@
-"""Whatever scripts and nodes write, the tool's words cannot drive a terminal."""
+"""No text of scripts, nodes or callers can control the user's terminal."""
 
 from __future__ import annotations
 
@@ -12,13 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from horovod_client import RunFailed
+from horovod_client import Holder, LogLine, LostAttempt, NodeStatus, Run, RunFailed, RunStatus, TrainingClient
 from horovod_client.cli import exit_codes, main
 from horovod_client.cli.watch.render import draw
-from horovod_client.client import TrainingClient
-from horovod_client.results.log_line import LogLine
-from horovod_client.run import Run
-from horovod_client.status.run_status import Holder, LostAttempt, NodeStatus, RunStatus
 from horovod_client.text.terminal import printable, printable_json, printable_line
 
 HOSTILE = (
@@ -51,7 +47,7 @@ def test_nothing_harmful_is_left(text: str) -> None:
 
 @given(st.recursive(TEXT | st.integers(), lambda inner: st.dictionaries(TEXT, inner) | st.lists(inner), max_leaves=6))
 def test_json_stays_the_same_document(document: Any) -> None:
-    """What is escaped for the terminal is the same to a program."""
+    """JSON that is escaped for the terminal is the same document to a program."""
     assert json.loads(printable_json(json.dumps(document, ensure_ascii=False))) == document
 
 
@@ -68,7 +64,7 @@ def test_json_stays_the_same_document(document: Any) -> None:
     ],
 )
 def test_what_people_wrote_can_be_read(text: str, shown: str) -> None:
-    """Colours go, each state of a progress bar is a line, and what is left of controls is spelled out."""
+    """Colours are removed, each state of a progress bar is a line, and other controls are spelled out."""
     assert printable(text) == shown
 
 
@@ -103,7 +99,7 @@ def hostile_status(text: str) -> RunStatus:
 @example("[/x]")
 @example(HOSTILE)
 def test_the_live_view_shows_texts_as_they_are(text: str) -> None:
-    """Square brackets are no markup, and no sequence gets through but the drawing's own colours."""
+    """Square brackets are no markup, and only the view's own colours are sent."""
     # WHEN
     screen = io.StringIO()
     Console(file=screen, width=200, color_system=None).print(draw(hostile_status(text), now=10.0, lines=(text,)))
@@ -113,7 +109,7 @@ def test_the_live_view_shows_texts_as_they_are(text: str) -> None:
 
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A run of which everything that AWS tells is one text."""
+    """Play a run of which everything that AWS tells is one text."""
     words = [""]
     receipt = {
         "run": "x",
@@ -173,7 +169,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_no_verb_drives_the_terminal(
     played: list[str], capsys: pytest.CaptureFixture[str], verb: str, as_json: bool, text: str
 ) -> None:
-    """Whatever AWS tells, neither lines nor JSON nor errors nor tracebacks carry it to the terminal."""
+    """No verb passes control characters from AWS to the terminal, in lines, JSON, errors or tracebacks."""
     # GIVEN
     played[0] = text
     # WHEN

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from image.buildah import BuiltImage, built
-from image.debian import base_root, wheel_folders
-from image.instance import Instance
-from image.profile import PROFILES, Profile
+from support.image.buildah import BuiltImage, built
+from support.image.debian import base_root, wheel_folders
+from support.image.instance import Instance
+from support.image.profile import PROFILES, Profile
+from support.synthesis import REPOSITORY
 
-TRAINING_IMAGE = Path(__file__).parents[2] / "training_image"
+TRAINING_IMAGE = REPOSITORY / "training_image"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import cdk_horovod
 from cdk_horovod.engines.user_data import node_user_data, without_comments
 from horovod_node import contract
 from horovod_node.ledger.table import item_key
-from image.instance import Instance
+from support.image.instance import Instance
 
 pytestmark = pytest.mark.slow
 

@@ -8,20 +8,18 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
-from deployment import SETTINGS, Deployment, facts, wait
 
 from horovod_local import LocalCloud
-from image.buildah import BuiltImage
-from image.profile import Profile
-from synthesis import synthesise
+from support.image.buildah import BuiltImage
+from support.image.profile import Profile
+from support.local_cloud.deployment import SETTINGS, Deployment, facts, wait
+from support.synthesis import REPOSITORY, synthesise
 
 # The first build compiles Horovod.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-TESTS = Path(__file__).parents[1]
 BUILD_TOOLS = {"as", "c++", "cc", "cmake", "g++", "gcc", "ld", "make", "nvcc"}
 REMOTE_SHELLS = {"dropbear", "rlogind", "rshd", "ssh", "sshd", "telnetd"}
 
@@ -34,8 +32,8 @@ def app(training_image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) ->
     told = folder / "image.json"
     told.write_text(json.dumps(asdict(training_image), default=str))
     node = folder / "node"
-    words = [sys.executable, "-m", "image.node_in_image", str(told)]
-    path = os.pathsep.join([str(TESTS), *sys.path])
+    words = [sys.executable, "-m", "support.image.node_in_image", str(told)]
+    path = os.pathsep.join([str(REPOSITORY / "tests"), *sys.path])
     node.write_text(f"#!/bin/sh\nPYTHONPATH={shlex.quote(path)} exec {shlex.join(words)}\n")
     node.chmod(0o755)
     # WHEN

@@ -7,13 +7,13 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from deployment import SETTINGS, Deployment, facts, wait
 
 from horovod_client import Run, RunStatus
 from horovod_local import Faults, LocalCloud, Refusal
 from horovod_node import contract
-from patience import eventually
-from synthesis import synthesise
+from support.local_cloud.deployment import SETTINGS, Deployment, facts, wait
+from support.synthesis import synthesise
+from support.waiting import eventually
 
 pytestmark = pytest.mark.local
 

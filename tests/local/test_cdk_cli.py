@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from deployment import SETTINGS, Deployment, facts, wait
 
 from horovod_local import LocalCloud
-from synthesis import REPOSITORY
+from support.local_cloud.deployment import SETTINGS, Deployment, facts, wait
+from support.synthesis import REPOSITORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.local]
 

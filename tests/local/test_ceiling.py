@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import SCRIPTS, SETTINGS, Deployment, wait
-from lab import until
 
 from horovod_client import InvalidInput, Run
 from horovod_local import ApiFault, Faults, LocalCloud, LocalInstance, Refusal
@@ -23,8 +21,10 @@ from horovod_local.shared.price_list import ON_DEMAND_USD, spot_usd
 from horovod_node import contract
 from horovod_node.checkpoints.restore import restore
 from horovod_node.node.folders import Layout
-from patience import SECONDS
-from synthesis import synthesise
+from support.faults.lab import until
+from support.local_cloud.deployment import SCRIPTS, SETTINGS, Deployment, wait
+from support.synthesis import synthesise
+from support.waiting import SECONDS
 
 pytestmark = pytest.mark.local
 

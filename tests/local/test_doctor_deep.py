@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from deployment import SETTINGS, Deployment
 
 from horovod_client.doctor.check import FAIL, OK, Check
 from horovod_client.doctor.deep.examine import examine_states
 from horovod_local import LocalCloud
-from synthesis import synthesise
+from support.local_cloud.deployment import SETTINGS, Deployment
+from support.synthesis import synthesise
 
 pytestmark = [pytest.mark.slow, pytest.mark.local]
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from deployment import facts, wait
-from elastic_lab import ElasticLab, elastic_lab
 
 from horovod_client import Run
 from horovod_local import Faults, Refusal
 from horovod_node import contract
-from patience import eventually
+from support.local_cloud.deployment import facts, wait
+from support.local_cloud.elastic_deployment import ElasticDeployment, elastic_deployment
+from support.waiting import eventually
 
 pytestmark = [pytest.mark.local, pytest.mark.ring]
 
@@ -28,14 +28,14 @@ ACCURACY_MARGIN = 0.04
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ElasticLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ElasticDeployment]:
     """One deployment for all runs of this file."""
-    with elastic_lab(tmp_path_factory.mktemp("elastic"), spot_seconds=20, spot_zone_seconds=20) as lab:
+    with elastic_deployment(tmp_path_factory.mktemp("elastic"), spot_seconds=20, spot_zone_seconds=20) as lab:
         yield lab
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(lab: ElasticLab) -> Iterator[None]:
+def nothing_is_left(lab: ElasticDeployment) -> Iterator[None]:
     """After every run, however it ended: no instance, no process, no lease."""
     yield
     lab.cloud.set_faults(Faults())
@@ -43,7 +43,7 @@ def nothing_is_left(lab: ElasticLab) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(lab: ElasticLab) -> float:
+def undisturbed(lab: ElasticDeployment) -> float:
     """The accuracy of a run of three GPUs that nothing disturbs."""
     run = start(lab)
     assert wait(run).state == "SUCCEEDED", run.status()
@@ -52,7 +52,9 @@ def undisturbed(lab: ElasticLab) -> float:
     return float(facts(lab.model(run))["accuracy"])
 
 
-def start(lab: ElasticLab, *, gpus: int = 3, min_gpus: int = 1, step_seconds: float = 0.1, **options: Any) -> Run:
+def start(
+    lab: ElasticDeployment, *, gpus: int = 3, min_gpus: int = 1, step_seconds: float = 0.1, **options: Any
+) -> Run:
     hyperparameters = {
         "commit-every": COMMIT_EVERY,
         "checkpoint-every": CHECKPOINT_EVERY,
@@ -61,7 +63,7 @@ def start(lab: ElasticLab, *, gpus: int = 3, min_gpus: int = 1, step_seconds: fl
     return lab.start("learns_digits.py", gpus=gpus, min_gpus=min_gpus, hyperparameters=hyperparameters, **options)
 
 
-def succeeds(lab: ElasticLab, run: Run, undisturbed: float) -> dict[str, Any]:
+def succeeds(lab: ElasticDeployment, run: Run, undisturbed: float) -> dict[str, Any]:
     """Wait for the run's end, compare its model, and give its receipt."""
     ended = wait(run)
     assert (ended.state, ended.error, ended.cause) == ("SUCCEEDED", None, None)
@@ -70,7 +72,7 @@ def succeeds(lab: ElasticLab, run: Run, undisturbed: float) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_killed_worker_costs_one_commit(lab: ElasticLab, undisturbed: float) -> None:
+def test_killed_worker_costs_one_commit(lab: ElasticDeployment, undisturbed: float) -> None:
     """One of three nodes loses its power in mid-epoch: the others go on from their last commit."""
     # GIVEN
     run = start(lab)
@@ -86,7 +88,7 @@ def test_killed_worker_costs_one_commit(lab: ElasticLab, undisturbed: float) -> 
 
 
 @pytest.mark.slow
-def test_interrupted_node_leaves_in_order(lab: ElasticLab, undisturbed: float) -> None:
+def test_interrupted_node_leaves_in_order(lab: ElasticDeployment, undisturbed: float) -> None:
     """EC2 gives notice: the node leaves at the next commit, no step is repeated, and the group replaces it."""
     # GIVEN
     run = start(lab)
@@ -108,7 +110,7 @@ def test_interrupted_node_leaves_in_order(lab: ElasticLab, undisturbed: float) -
 
 
 @pytest.mark.slow
-def test_node_that_comes_later_is_taken_in(lab: ElasticLab, undisturbed: float) -> None:
+def test_node_that_comes_later_is_taken_in(lab: ElasticDeployment, undisturbed: float) -> None:
     """Spot has only one GPU at first: the run begins with two, and grows when there is a third."""
     # GIVEN
     lab.cloud.set_faults(
@@ -131,7 +133,7 @@ def test_node_that_comes_later_is_taken_in(lab: ElasticLab, undisturbed: float) 
 
 
 @pytest.mark.slow
-def test_lost_leader_begins_anew_from_the_newest_checkpoint(lab: ElasticLab, undisturbed: float) -> None:
+def test_lost_leader_begins_anew_from_the_newest_checkpoint(lab: ElasticDeployment, undisturbed: float) -> None:
     """The leader's instance is gone: the surviving nodes begin the run anew where its newest checkpoint is."""
     # GIVEN
     run = start(lab, max_restarts=1)
@@ -151,7 +153,7 @@ def test_lost_leader_begins_anew_from_the_newest_checkpoint(lab: ElasticLab, und
 
 
 @pytest.mark.slow
-def test_loss_of_all_spot_nodes_at_once(lab: ElasticLab, undisturbed: float) -> None:
+def test_loss_of_all_spot_nodes_at_once(lab: ElasticDeployment, undisturbed: float) -> None:
     """All Spot nodes lose their power in one moment: the leader goes on, and the group brings others."""
     # GIVEN
     run = start(lab)
@@ -166,7 +168,7 @@ def test_loss_of_all_spot_nodes_at_once(lab: ElasticLab, undisturbed: float) -> 
 
 
 @pytest.mark.slow
-def test_static_run_begins_anew_when_a_node_is_lost(lab: ElasticLab, undisturbed: float) -> None:
+def test_static_run_begins_anew_when_a_node_is_lost(lab: ElasticDeployment, undisturbed: float) -> None:
     """A ring that cannot change loses a node: all of it begins anew from the newest checkpoint, leader included."""
     # GIVEN
     # The ledger hears of steps and checkpoints seconds later: a faster training would be over by then.
@@ -183,7 +185,7 @@ def test_static_run_begins_anew_when_a_node_is_lost(lab: ElasticLab, undisturbed
 
 
 @pytest.mark.slow
-def test_notice_in_a_static_ring_costs_no_step(lab: ElasticLab, undisturbed: float) -> None:
+def test_notice_in_a_static_ring_costs_no_step(lab: ElasticDeployment, undisturbed: float) -> None:
     """EC2 gives notice to a node that the ring cannot do without: its last checkpoint is written before it goes."""
     # GIVEN
     run = start(lab, min_gpus=3, max_restarts=1)
@@ -202,7 +204,7 @@ def test_notice_in_a_static_ring_costs_no_step(lab: ElasticLab, undisturbed: flo
 
 
 @pytest.mark.slow
-def test_capacity_refused_twice(lab: ElasticLab, undisturbed: float) -> None:
+def test_capacity_refused_twice(lab: ElasticDeployment, undisturbed: float) -> None:
     """There is no Spot at first, neither anywhere nor in the first zone: the run trains with what comes then."""
     # GIVEN
     lab.cloud.set_faults(Faults(refused=(Refusal(market="spot"),)))

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployment import HEARTBEAT_SECONDS, SCRIPTS, SETTINGS, Deployment, wait
-from lab import until
 
 from horovod_client import Run
 from horovod_local import LocalCloud, LocalInstance
 from horovod_node import contract
 from horovod_node.rank_process.progress import Progress
-from patience import eventually
-from synthesis import synthesise
+from support.faults.lab import until
+from support.local_cloud.deployment import HEARTBEAT_SECONDS, SCRIPTS, SETTINGS, Deployment, wait
+from support.synthesis import synthesise
+from support.waiting import eventually
 
 # The same proof without the workflow around it is in tests/node/ring/test_ring.py, and takes half the time.
 pytestmark = [pytest.mark.slow, pytest.mark.local]

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from lab import ONE, TWO, Lab, deployed_lab, until
 
 from horovod_node import contract
-from patience import SECONDS
-from receipts import validate_receipt
+from support.faults.lab import ONE, TWO, Lab, deployed_lab, until
+from support.receipts import validate_receipt
+from support.waiting import SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.local]
 

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from deployment import wait
-from faults.lab import Lab, deployed_lab
 
 from horovod_client import Run
 from horovod_node import contract
-from patience import eventually
+from support.faults.lab import Lab, deployed_lab
+from support.local_cloud.deployment import wait
+from support.waiting import eventually
 
 ATTACKS = 21
 """That `scripts/attacks.py` tries."""

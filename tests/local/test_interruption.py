@@ -6,22 +6,22 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from elastic_lab import ElasticLab, elastic_lab
 
 from horovod_node import contract
-from patience import eventually
+from support.local_cloud.elastic_deployment import ElasticDeployment, elastic_deployment
+from support.waiting import eventually
 
 pytestmark = pytest.mark.local
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ElasticLab]:
-    with elastic_lab(tmp_path_factory.mktemp("interruption")) as lab:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ElasticDeployment]:
+    with elastic_deployment(tmp_path_factory.mktemp("interruption")) as lab:
         yield lab
 
 
 @pytest.mark.slow
-def test_notices_are_in_the_ledger(lab: ElasticLab) -> None:
+def test_notices_are_in_the_ledger(lab: ElasticDeployment) -> None:
     """A recommendation is written down and changes nothing; an instance action takes its place."""
     # GIVEN a run that trains
     run = lab.start("steps_only.py", gpus=2)

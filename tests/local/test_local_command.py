@@ -13,13 +13,14 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from background_cloud import DIGITS, TOOL, Shell
 
 from horovod_client.cli import main
 from horovod_local import background
 from horovod_local.command_line.requirements import sample_assembly
 from horovod_local.instances.processes import CLOUD_VARIABLE, processes_with
-from patience import eventually
+from support.local_cloud import without_namespaces
+from support.local_cloud.user_shell import DIGITS, TOOL, Shell
+from support.waiting import eventually
 
 pytestmark = pytest.mark.local
 
@@ -118,7 +119,7 @@ def test_up_says_that_the_nodes_of_a_running_cloud_have_another_python(shell: Sh
 def test_up_says_that_nodes_have_no_opt_ml(shell: Shell) -> None:
     """Inside a container, for example: `up` says it, and then training does, for a script to which it matters."""
     # GIVEN
-    filtered = [sys.executable, str(Path(__file__).parent / "emulation" / "without_namespaces.py")]
+    filtered = [sys.executable, without_namespaces.__file__]
     sentence = (
         "cdk-horovod: this machine gives nodes no /opt/ml of their own (unshare: Operation not permitted): scripts "
         "find their folders by SM_MODEL_DIR, SM_CHECKPOINT_DIR and the like alone"

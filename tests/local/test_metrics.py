@@ -8,8 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from deployment import wait
-from lab import ONE, REAPER, TWO, Lab, deployed_lab, receipt_of, until
 
 from cdk_horovod.termination.reaper_definition import METRIC_CAPACITY_WITHOUT_LEASE, METRIC_REAPED
 from horovod_client import Run
@@ -17,8 +15,10 @@ from horovod_client.run import STOPPED_ERROR
 from horovod_local import ApiFault
 from horovod_local.shared.faults import WORKFLOW
 from horovod_node import contract
-from patience import SECONDS
-from receipts import validate_receipt
+from support.faults.lab import ONE, REAPER, TWO, Lab, deployed_lab, receipt_of, until
+from support.local_cloud.deployment import wait
+from support.receipts import validate_receipt
+from support.waiting import SECONDS
 
 pytestmark = pytest.mark.local
 

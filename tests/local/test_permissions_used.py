@@ -13,8 +13,6 @@ import pytest
 from aws_cdk import CfnOutput, Stack
 from aws_cdk import aws_iam as iam
 from botocore.exceptions import ClientError
-from deployment import SCRIPTS, Deployment, wait
-from lab import REAPER, SCHEDULE_SPEED, Lab, synthesise_lab, until
 
 from cdk_horovod import HorovodTraining
 from horovod_client import Run, TrainingClient
@@ -22,7 +20,9 @@ from horovod_client.results.tensorboard import TensorBoardFiles
 from horovod_local import LocalCloud
 from horovod_local.permissions.policy import DENY
 from horovod_node import contract
-from patience import SECONDS
+from support.faults.lab import REAPER, SCHEDULE_SPEED, Lab, synthesise_lab, until
+from support.local_cloud.deployment import SCRIPTS, Deployment, wait
+from support.waiting import SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.local]
 

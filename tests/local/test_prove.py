@@ -9,6 +9,7 @@ import pytest
 
 from horovod_client.cli import main
 from horovod_client.proof.claims import STEPS
+from support.synthesis import REPOSITORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.local]
 
@@ -18,7 +19,7 @@ def test_the_drill_passes_and_says_what_it_saw(
 ) -> None:
     """Every step passes, and the report has its values; nothing is left but what is kept on purpose."""
     # GIVEN a checkout
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    monkeypatch.chdir(REPOSITORY)
     # WHEN
     code = main(["prove", "--local", "--json", "--report", str(tmp_path)])
     # THEN

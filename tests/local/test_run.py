@@ -10,15 +10,15 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from deployment import HEARTBEAT_SECONDS, SCRIPTS, SETTINGS, Deployment, facts, wait
 
 from horovod_client import InvalidInput
 from horovod_local import LocalCloud
 from horovod_node import contract
-from patience import eventually
-from receipts import validate_receipt
-from synthesis import synthesise
-from wheel_files import write_wheel
+from support.local_cloud.deployment import HEARTBEAT_SECONDS, SCRIPTS, SETTINGS, Deployment, facts, wait
+from support.receipts import validate_receipt
+from support.synthesis import synthesise
+from support.waiting import eventually
+from support.wheels import write_wheel
 
 pytestmark = pytest.mark.local
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pexpect
 import pytest
-from background_cloud import DIGITS, TOOL, Shell
-from deployment import wait
 
-from patience import SECONDS, eventually
+from support.local_cloud.deployment import wait
+from support.local_cloud.user_shell import DIGITS, TOOL, Shell
+from support.waiting import SECONDS, eventually
 
 pytestmark = pytest.mark.local
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 from aws_cdk import App, Duration, Stack
-from deployment import Deployment, wait
 
 from cdk_horovod import Engine, GpuFleet, HorovodTraining, RunTimeouts, TrainingImage, TrainingNetwork, TrainingStorage
 from horovod_client import Run, TrainingClient
 from horovod_local import LocalCloud
 from horovod_node import contract
-from patience import eventually
-from receipts import validate_receipt
+from support.local_cloud.deployment import SCRIPTS, Deployment, wait
+from support.receipts import validate_receipt
+from support.waiting import eventually
 
 pytestmark = [pytest.mark.local, pytest.mark.slow]
 
@@ -99,7 +99,7 @@ def test_name_that_is_used_again_is_a_new_run(two_trainings: LocalCloud, assembl
 
 def leave_a_note(training: TrainingClient, note: str) -> Run:
     """Run the script that leaves *note*, under the one name, to its end."""
-    script = Path(__file__).parent / "scripts" / "keeps_a_note.py"
+    script = SCRIPTS / "keeps_a_note.py"
     run = training.fit(script, gpus=1, name=NAME, hyperparameters={"note": note})
     ended = wait(run)
     assert (ended.state, ended.error, ended.cause) == ("SUCCEEDED", None, None)

@@ -19,8 +19,8 @@ from horovod_node.ledger.ledger import Run
 from horovod_node.ledger.request_item import Request
 from horovod_node.node.folders import Layout
 from horovod_node.node.identity import Node
-from node.emulated import REGION, Aws, TaskAnswers
-from node.rings import SETTINGS, Ring
+from support.node.emulated_aws import REGION, Aws, TaskAnswers
+from support.node.rings import SETTINGS, Ring
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cdk_horovod.asl.resolved import by_layer
-from synthesis import synthesise
+from support.synthesis import synthesise
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The app: settings in, templates out, one sentence when a setting is wrong."""
+"""The app turns settings into templates, and a wrong setting into one sentence."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from aws_cdk import App
 
 from cdk_horovod import TORCH_PROFILE, NetworkMode
 from stacks.settings import Settings
-from synthesis import synthesise
+from support.synthesis import synthesise
 
 pytestmark = pytest.mark.synth
 
 
 def test_settings_come_from_the_context() -> None:
-    """What `cdk deploy -c horovod:KEY=VALUE` says overrides the default; the rest stays."""
+    """A setting of `cdk deploy -c horovod:KEY=VALUE` overrides its default, and the others stay."""
     # GIVEN context as the CLI gives it: texts
     app = App(
         context={
@@ -77,7 +77,7 @@ def test_fails_when_a_setting_is_wrong(key: str, value: str, sentence: str) -> N
     ],
 )
 def test_wrong_settings_end_the_app_in_one_line(settings: dict[str, object], sentence: str, tmp_path: Path) -> None:
-    """Whoever runs `cdk synth` reads one line, not a traceback, and nothing half-made is left."""
+    """A wrong setting ends `cdk synth` with one line, no traceback and no half-written output."""
     # WHEN
     said = synthesise(tmp_path / "cdk.out", settings=settings, check=False)
     # THEN
@@ -86,7 +86,7 @@ def test_wrong_settings_end_the_app_in_one_line(settings: dict[str, object], sen
 
 
 def test_settings_reach_the_training(tmp_path: Path) -> None:
-    """The ceiling is in what clients read, the reaper's clock in its rule; alarms and image are as asked."""
+    """Cost ceiling, reaper interval, alarms and image are deployed as the settings say."""
     # WHEN
     settings = {"max_cost_usd": 12.5, "reaper_minutes": 3, "dashboard": "false", "image_profile": "torch"}
     synthesise(tmp_path / "cdk.out", settings=settings)
@@ -107,7 +107,7 @@ def test_settings_reach_the_training(tmp_path: Path) -> None:
 
 
 def test_infrastructure_settings_reach_the_template(tmp_path: Path) -> None:
-    """Two named zones, a pinned AMI, sessions, and P5 with the image that has its code."""
+    """Zones, machine image, sessions, instance types and image profile are deployed as the settings say."""
     # WHEN
     settings = {
         "availability_zones": "us-west-1a,us-west-1c",
@@ -131,13 +131,13 @@ def test_infrastructure_settings_reach_the_template(tmp_path: Path) -> None:
 
 
 def test_dashboard_is_deployed_unless_told_otherwise(template: Mapping[str, Any]) -> None:
-    """Whoever deploys the app as it is sees the training at a glance."""
+    """The app as it is deploys a dashboard of the training."""
     kinds = [resource["Type"] for resource in template["Resources"].values()]
     assert kinds.count("AWS::CloudWatch::Dashboard") == 1
 
 
 def test_every_finding_is_acknowledged(assembly: Path) -> None:
-    """AwsSolutions of cdk-nag runs on every synth of the app, and finds nothing that is not explained."""
+    """cdk-nag's AwsSolutions checks run on every synth of the app, and every finding is explained."""
     reports = json.loads((assembly / "validation-report.json").read_text())["pluginReports"]
     nag = [report for report in reports if report["pluginName"] == "AwsSolutions"]
     assert [(report["conclusion"], report["violations"]) for report in nag] == [("success", [])]

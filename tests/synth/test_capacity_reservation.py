@@ -1,4 +1,4 @@
-"""Fleets on capacity that was reserved: what is deployed, and how a run scales it."""
+"""Fleets on reserved capacity: what is deployed, and how a run scales it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from cdk_horovod import (
 )
 from cdk_horovod.asl.resolved import by_layer
 from horovod_local.corrections.step_functions.jsonata import evaluate
-from reference_jsonata import bare, by_reference
-from validated import Stacks, synthesise_validated
+from support.asl import bare, by_reference
+from support.construct_stacks import Stacks, synthesise_validated
 
 pytestmark = pytest.mark.synth
 
@@ -98,7 +98,7 @@ def test_block_is_taken_by_the_launch_template(stacks: Stacks) -> None:
 
 
 def test_block_is_scaled_in_instances(states: Mapping[str, Any]) -> None:
-    """Two nodes of 8 GPUs are a capacity of 2; a group without a policy is sent its launch template alone."""
+    """Two nodes of 8 GPUs are a capacity of 2, and a group without a policy gets its launch template only."""
     # GIVEN
     (fleet,) = states["Check the request"]["Assign"]["fleets"]
     variables = {
@@ -116,8 +116,10 @@ def test_block_is_scaled_in_instances(states: Mapping[str, Any]) -> None:
 
 
 def test_reservations_are_taken_by_the_group(stacks: Stacks) -> None:
-    """Only, or first: the group launches its On-Demand nodes into the reservations that it is given."""
+    """The group launches its On-Demand nodes into the given reservations, only or first."""
+    # WHEN
     groups = [stacks.resource("Reserved", GROUP, id=name) for name in ("Only", "First")]
+    # THEN
     assert [group["CapacityReservationSpecification"] for group in groups] == [
         {
             "CapacityReservationPreference": "capacity-reservations-only",
@@ -166,7 +168,7 @@ def test_fails_when_nothing_was_reserved_like_this(arguments: dict[str, Any], me
 def test_fails_when_the_fleet_cannot_use_it(
     reservation: CapacityReservation, arguments: dict[str, Any], message: str
 ) -> None:
-    """What was reserved says what the fleet may be."""
+    """A fleet whose arguments contradict its reservation is refused."""
     stack = Stack()
     network = TrainingNetwork(stack, "Network")
     fleet = {"instance_types": ["p4d.24xlarge"], "max_gpus": 16, "vpc": network.vpc, **arguments}
@@ -175,7 +177,8 @@ def test_fails_when_the_fleet_cannot_use_it(
 
 
 def test_fails_when_blocks_are_mixed_with_others() -> None:
-    """Groups that count instances and groups that count GPUs are scaled by different calls."""
+    """A training cannot mix groups that count instances with groups that count GPUs."""
+    # GIVEN
     stack = Stack()
     network = TrainingNetwork(stack, "Network")
     place: dict[str, Any] = {
@@ -186,5 +189,6 @@ def test_fails_when_blocks_are_mixed_with_others() -> None:
         "spot": False,
     }
     block = GpuFleet(stack, "Block", **place, capacity_reservation=CapacityReservation.block(ID))
+    # WHEN / THEN
     with pytest.raises(ValueError, match="'fleets' must all be Capacity Blocks, or none of them, got some of each"):
         Engine.ec2(GpuFleet(stack, "Other", **place), block)

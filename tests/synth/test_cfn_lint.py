@@ -17,10 +17,11 @@ ACCEPTED = {
 
 
 def test_cfn_lint_finds_nothing(assembly: Path) -> None:
-    """No unknown property, wrong type or dangling reference in any template of the app."""
+    """No template of the app has an unknown property, a wrong type or a dangling reference."""
     # The definition's joined string is opaque to it: asl-validator reads that one.
     templates = sorted(str(path) for path in assembly.glob("*.template.json"))
     assert len(templates) == 2
+    # WHEN
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("cfn-lint")),
@@ -36,4 +37,5 @@ def test_cfn_lint_finds_nothing(assembly: Path) -> None:
         text=True,
         check=False,
     )
+    # THEN
     assert (done.returncode, done.stdout) == (0, "")

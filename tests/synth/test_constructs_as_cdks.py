@@ -26,7 +26,7 @@ from cdk_horovod import (
 )
 from cdk_horovod.fleet.gpu_types import GPU_INSTANCE_TYPES
 from horovod_node import contract
-from one_training import training_in
+from support.construct_stacks import training_in
 
 pytestmark = pytest.mark.synth
 
@@ -45,7 +45,7 @@ def fleet(stack: Stack) -> GpuFleet:
 
 
 def test_fleet_can_be_let_in(stack: Stack, fleet: GpuFleet) -> None:
-    """A security group's `connections` take a fleet, as they take an Auto Scaling group."""
+    """A security group's `connections` accept a fleet, as they accept an Auto Scaling group."""
     # GIVEN a file system's security group
     vpc = ec2.Vpc(stack, "Files")
     files = ec2.SecurityGroup(stack, "FileSystem", vpc=vpc)
@@ -73,7 +73,7 @@ def test_fleet_can_be_granted(stack: Stack, fleet: GpuFleet) -> None:
 
 
 def test_fleet_takes_instance_types(stack: Stack) -> None:
-    """An `ec2.InstanceType` stands for its name."""
+    """A fleet accepts an `ec2.InstanceType` as it accepts the type's name."""
     # GIVEN
     network = TrainingNetwork(stack, "Network")
     types = [ec2.InstanceType("g5.xlarge"), "g5.2xlarge"]
@@ -86,13 +86,13 @@ def test_fleet_takes_instance_types(stack: Stack) -> None:
 
 
 def test_network_takes_the_value_of_a_mode(stack: Stack) -> None:
-    """The text in a context file stands for the member of that value."""
+    """A network accepts a mode's text, as context files have it, as it accepts the enum's member."""
     assert TrainingNetwork(stack, "Network", mode="public").mode is NetworkMode.PUBLIC
 
 
 @pytest.mark.parametrize("grant", ["grant_start", "grant_read", "grant_stop"])
 def test_grants_are_grants(stack: Stack, grant: str) -> None:
-    """What a training grants can be asked whether it was granted, and be applied before something else."""
+    """Every grant of a training is an `iam.Grant`, which can be asserted and applied before another construct."""
     # GIVEN
     training = training_in(stack)
     role = iam.Role(stack, "Role", assumed_by=iam.AccountRootPrincipal())
@@ -106,7 +106,7 @@ def test_grants_are_grants(stack: Stack, grant: str) -> None:
 
 
 def test_metrics_take_cdks_options(stack: Stack) -> None:
-    """Every option of a metric of CDK is one of ours; `metric` gives any of them by name."""
+    """The metrics take every option of CDK's, and `metric` takes any metric's name."""
     # GIVEN
     training = training_in(stack)
 
@@ -183,7 +183,7 @@ KEY = "arn:aws:kms:eu-west-1:111122223333:key/1"
 
 
 def test_imported_training_grants_what_its_own_app_would() -> None:
-    """Who is granted by another app may do the same as who is granted by the app that deployed the training."""
+    """A grant of an imported training allows the same as a grant of the app that deployed it."""
     # GIVEN the same training, deployed by one app and imported by another
     ours, theirs = (Stack(App(), "Stack", env=Environment(account="111122223333", region="eu-west-1")) for _ in "12")
     training = training_in(ours)
@@ -214,7 +214,7 @@ def test_imported_training_grants_what_its_own_app_would() -> None:
 
 
 def test_imported_training_is_measured_by_the_same_metrics(stack: Stack) -> None:
-    """An alarm of another app looks at the state machine and at the nodes of this training."""
+    """An alarm of another app sees the state machine and the nodes of an imported training."""
     # WHEN
     imported = HorovodTraining.from_stack_output(stack, "Training", output=OUTPUT)
     failed = stack.resolve(imported.metric_failed().to_metric_config().metric_stat.dimensions[0].value)
@@ -226,7 +226,7 @@ def test_imported_training_is_measured_by_the_same_metrics(stack: Stack) -> None
 
 
 def test_text_that_is_no_training_is_refused(stack: Stack) -> None:
-    """What was copied wrongly is refused in a sentence that says what is wanted."""
+    """A connection that was copied wrongly is refused in a sentence that says what is wanted."""
     with pytest.raises(ValueError, match="output") as refused:
         HorovodTraining.from_stack_output(stack, "Training", output='{"version": 1}')
     assert str(refused.value) == (

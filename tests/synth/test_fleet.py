@@ -12,7 +12,7 @@ from aws_cdk import aws_kms as kms
 
 from cdk_horovod import CapacityPlan, GpuFleet, NetworkMode, TrainingNetwork
 from horovod_node import contract
-from validated import Stacks, flat, synthesise_validated
+from support.construct_stacks import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
 
@@ -126,7 +126,7 @@ def test_group_rests_at_zero_and_counts_in_gpus(stacks: Stacks) -> None:
 
 @pytest.mark.parametrize(("fleet", "base", "percentage"), [("Mixed", 4, 0), ("Spot", 0, 0), ("OnDemand", 0, 100)])
 def test_markets_are_those_that_were_asked_for(stacks: Stacks, fleet: str, base: int, percentage: int) -> None:
-    """On-Demand first up to the base, then Spot; or On-Demand throughout."""
+    """A group launches On-Demand up to its base and then Spot, or On-Demand only."""
     group = stacks.resource("Fleets", GROUP, id=fleet)
     assert group["MixedInstancesPolicy"]["InstancesDistribution"] == {
         "OnDemandBaseCapacity": base,
@@ -137,7 +137,7 @@ def test_markets_are_those_that_were_asked_for(stacks: Stacks, fleet: str, base:
 
 
 def test_group_shows_one_launch_template(stacks: Stacks) -> None:
-    """What cdk-nag is shown does not reach the template, whose literal version no new machine image changes."""
+    """The group has one launch template in a literal version, and not the one that cdk-nag is shown."""
     # WHEN
     group = stacks.resource("Fleets", GROUP, id="Mixed")
 
@@ -151,7 +151,7 @@ def test_group_shows_one_launch_template(stacks: Stacks) -> None:
 
 
 def test_instances_are_locked_down(stacks: Stacks) -> None:
-    """Metadata version 2 only, encrypted volumes, and gone when they shut down."""
+    """Instances have IMDSv2 only and encrypted volumes, and are terminated when they shut down."""
     # WHEN
     data = launch_data(stacks, "Mixed")
 
@@ -187,18 +187,18 @@ def test_image_is_found_at_deployment(stacks: Stacks) -> None:
 
 
 def test_image_can_be_pinned(stacks: Stacks) -> None:
-    """An AMI that is named is in the template as it stands, in whatever Region that is deployed."""
+    """An AMI that is named is in the template unchanged, whatever the Region."""
     assert launch_data(stacks, "Bounded")["ImageId"] == "ami-0123456789abcdef0"
 
 
 def test_fast_volumes_have_the_operations_that_they_need(stacks: Stacks) -> None:
-    """Amazon EBS takes a quarter of a MiB/s at most for each I/O operation a second."""
+    """A volume has the IOPS that its throughput needs: Amazon EBS gives 0.25 MiB/s for each."""
     (volume,) = launch_data(stacks, "Bounded")["BlockDeviceMappings"]
     assert (volume["Ebs"]["Throughput"], volume["Ebs"]["Iops"]) == (1000, 4000)
 
 
 def test_credentials_are_worth_nothing_outside_the_boundary(stacks: Stacks) -> None:
-    """Every call that comes through no endpoint of the network is refused, but those that services make themselves."""
+    """The role may call AWS only through the network's endpoints, or through a service that acts for it."""
     # WHEN
     deny = [each for each in stacks.statements("Fleets", role="BoundedRole") if each["Effect"] == "Deny"]
     # THEN
@@ -237,7 +237,7 @@ def test_https_leaves_to_the_boundary_only(stacks: Stacks) -> None:
 
 
 def test_sessions_are_for_whoever_asked(stacks: Stacks) -> None:
-    """The agent's exact actions, and none of them in another fleet."""
+    """A fleet with sessions has the agent's exact actions, and another fleet none of them."""
     # WHEN
     allowed = [each for each in stacks.statements("Fleets", role="BoundedRole") if each["Effect"] == "Allow"]
     # THEN
@@ -274,7 +274,7 @@ def test_security_group_lets_nothing_in_from_outside(stacks: Stacks) -> None:
 
 
 def test_role_has_no_permission_of_its_own(stacks: Stacks) -> None:
-    """What nodes may do, grants say."""
+    """A role of nodes has no permission until something is granted."""
     # WHEN
     role = stacks.resource("Fleets", "AWS::IAM::Role", id="MixedRole")
 
@@ -345,7 +345,7 @@ def test_auto_scaling_may_use_the_given_key(stacks: Stacks) -> None:
 
 
 def test_only_the_missing_notifications_are_acknowledged(stacks: Stacks) -> None:
-    """cdk-nag finds one thing for each group; its rule EC26, which throws on such groups, has nothing to say."""
+    """cdk-nag finds missing notifications only; its rule EC26, which fails on such groups, reports nothing."""
     names = ("Mixed", "Spot", "OnDemand", "Efa", "WithoutEfa", "Brought", "Bounded", "NarrowFleet")
     assert stacks.accepted == {
         *(("AwsSolutions-AS3", f"Fleets/{name}/Group/ASG") for name in names),
@@ -354,7 +354,7 @@ def test_only_the_missing_notifications_are_acknowledged(stacks: Stacks) -> None
 
 
 def test_fleet_says_what_it_can_hold(fleets: Fleets) -> None:
-    """Client and workflow read the fleet's limits from it."""
+    """A fleet states its limits, which client and workflow read."""
     fleet = fleets.mixed
     assert (fleet.max_gpus, fleet.on_demand_base_gpus, fleet.gpu_step, fleet.largest_weight, fleet.max_nodes) == (
         32,
@@ -366,26 +366,26 @@ def test_fleet_says_what_it_can_hold(fleets: Fleets) -> None:
 
 
 def test_leader_is_on_demand_where_there_is_any(fleets: Fleets) -> None:
-    """A fleet with an On-Demand base, or of On-Demand only, leads from there."""
+    """The leader is an On-Demand node in a fleet that has any."""
     markets = [fleet.leader_market for fleet in (fleets.mixed, fleets.on_demand, fleets.spot)]
     assert markets == [contract.ON_DEMAND, contract.ON_DEMAND, contract.SPOT]
 
 
 def test_fleet_is_named_in_plain_text(fleets: Fleets) -> None:
-    """User data and ledger keys hold the fleet's id, which therefore is no token and differs from fleet to fleet."""
+    """A fleet's id is text and no token, and unique, because user data and ledger keys hold it."""
     ids = [fleet.fleet_id for fleet in (fleets.mixed, fleets.spot, fleets.on_demand)]
     assert len(set(ids)) == 3
     assert all(id.isalnum() for id in ids)
 
 
 def test_group_is_named_without_a_wildcard(fleets: Fleets) -> None:
-    """Permissions can name this group only."""
+    """The fleet's ARN is that of its own group, so that a permission can name it."""
     group = fleets.name["Ref"]
     assert fleets.arn == {"Fn::GetAtt": [group, "AutoScalingGroupARN"]}
 
 
 def test_warns_of_bandwidth_that_stays_unused(stacks: Stacks) -> None:
-    """A type with many adapters works without them, slower."""
+    """A type with many network adapters brings a warning if EFA is not used, for it works, but slower."""
     text = (stacks.folder / "Fleets.metadata.json").read_text()
     assert "p4d.24xlarge reach their network bandwidth only with Elastic Fabric Adapters; set 'efa'." in text
     assert text.count("EfaUnused") == 1
@@ -393,7 +393,7 @@ def test_warns_of_bandwidth_that_stays_unused(stacks: Stacks) -> None:
 
 @pytest.fixture(scope="module")
 def networks() -> dict[NetworkMode, TrainingNetwork]:
-    """Networks for fleets that are never made."""
+    """Build networks for fleets that are never made."""
     return {mode: TrainingNetwork(Stack(), "Network", mode=mode) for mode in (NetworkMode.ISOLATED, NetworkMode.PUBLIC)}
 
 
@@ -440,7 +440,7 @@ def test_fails_when_no_such_fleet_can_work(
     message: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    """The error names the argument, the value and what would do."""
+    """The error names the argument, its value and a value that would work."""
     # GIVEN
     network = networks[mode]
     fleet = {"instance_types": ["p4d.24xlarge"], "max_gpus": 16, "vpc": network.vpc} | arguments

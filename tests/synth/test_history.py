@@ -1,4 +1,4 @@
-"""A run's history: Step Functions ends an execution at 25,000 events, so what a run does is counted here."""
+"""The events in a run's history are counted: Step Functions ends an execution at 25,000."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import asl
 from cdk_horovod.workflow.emptying import HOLD_AGAIN_SECONDS, LATE_PAUSE_SECONDS, SOON, ZEROS
 from cdk_horovod.workflow.receipt_math import MOST_PAGES
 from cdk_horovod.workflow.run_timeouts import EVENTS_OF_THE_QUEUE, MOST_EVENTS, STARTS
 from horovod_node import contract
+from support import asl
 
 pytestmark = pytest.mark.synth
 
@@ -46,7 +46,7 @@ def emptied(states: Mapping[str, asl.State], *, minutes: int) -> int:
 
 
 def test_history_has_room_for_every_start(definition: Mapping[str, Any]) -> None:
-    """A run that queues as long as it may, and starts as often as it may with slow instances, ends by itself."""
+    """A run that queues and restarts as much as it may, with slow instances, stays below the limit."""
     # GIVEN
     states = definition["States"]
     # WHEN each start is one that finds nothing and whose nodes take ten minutes to go

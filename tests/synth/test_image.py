@@ -12,7 +12,7 @@ from aws_cdk import aws_ecr as ecr
 from aws_cdk import aws_iam as iam
 
 from cdk_horovod import TrainingImage
-from validated import Stacks, flat, synthesise_validated
+from support.construct_stacks import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
 
@@ -58,7 +58,7 @@ def test_address_is_what_was_given(stacks: Stacks) -> None:
 
 
 def test_repository_and_tag_make_the_address(stacks: Stacks) -> None:
-    """An image of a repository of the app is known by its tag."""
+    """An image of a repository in the app is named by the repository and a tag."""
     assert flat(uri(stacks, "Ecr")).endswith(":1.4")
 
 
@@ -124,12 +124,12 @@ def test_fails_when_there_is_no_dockerfile(tmp_path: Path) -> None:
     ],
 )
 def test_fails_when_the_address_is_not_of_ecr(wrong: str) -> None:
-    """Nodes reach no other registry, and a tag that moves is no version."""
+    """An address outside Amazon ECR, or with a tag that moves, is refused."""
     with pytest.raises(ValueError, match=rf"'uri' must be an image in Amazon ECR, .*, got {wrong}"):
         TrainingImage.from_uri(wrong)
 
 
 def test_fails_when_the_address_is_a_token() -> None:
-    """The repository cannot be read out of what only a deployment knows."""
+    """A token is refused as an address, because the repository cannot be read from it."""
     with pytest.raises(ValueError, match="'uri' must be known when the app is synthesised"):
         TrainingImage.from_uri(f"{Aws.ACCOUNT_ID}.dkr.ecr.eu-west-1.amazonaws.com/train:1")

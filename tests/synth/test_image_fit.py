@@ -13,10 +13,11 @@ from aws_cdk.assertions import Annotations, Match
 from cdk_horovod import NEWER_PROFILE, TORCH_PROFILE, TrainingImage
 from cdk_horovod.engines.image_fit import check_image_fits
 from cdk_horovod.fleet.gpu_types import GPU_INSTANCE_TYPES, gpu_instance_type
+from support.synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth
 
-FOLDER = Path(__file__).parents[2] / "training_image"
+FOLDER = REPOSITORY / "training_image"
 VOLTA = ["p3.2xlarge", "p3.8xlarge", "p3.16xlarge", "p3dn.24xlarge"]
 HOPPER = ["p5.4xlarge", "p5.48xlarge", "p5e.48xlarge", "p5en.48xlarge"]
 
@@ -30,20 +31,20 @@ def checked(image: TrainingImage, *names: str) -> Annotations:
 
 @pytest.mark.parametrize("name", HOPPER)
 def test_default_image_is_refused_on_hopper(name: str) -> None:
-    """Its TensorFlow would compile for half an hour on each new node, longer than the first step may take."""
+    """The default image is refused on Hopper: its TensorFlow would compile for half an hour on each node."""
     with pytest.raises(ValueError, match="TensorFlow") as refused:
         checked(TrainingImage.from_asset(FOLDER), name)
     assert str(refused.value).startswith(f"'image' must have TensorFlow 2.17 or newer for {name}, got 2.15.1, which ")
 
 
 def test_newer_profile_fits_every_type() -> None:
-    """Nothing is said of an image that has the code."""
+    """The `newer` profile has code for every type, and brings no message."""
     image = TrainingImage.from_asset(FOLDER, build_args=NEWER_PROFILE)
     checked(image, *GPU_INSTANCE_TYPES).has_no_warning("*", Match.any_value())
 
 
 def test_torch_profile_fits_every_type_but_those_that_cuda_13_has_left() -> None:
-    """PyTorch is built with CUDA 13, which has code for Hopper and none for V100."""
+    """The profile of PyTorch, built with CUDA 13, has code for Hopper and none for V100."""
     image = TrainingImage.from_asset(FOLDER, build_args=TORCH_PROFILE)
     checked(image, *GPU_INSTANCE_TYPES.keys() - set(VOLTA)).has_no_warning("*", Match.any_value())
     for name in VOLTA:
@@ -53,13 +54,13 @@ def test_torch_profile_fits_every_type_but_those_that_cuda_13_has_left() -> None
 
 
 def test_default_image_fits_every_other_type() -> None:
-    """Nor of the default image anywhere else."""
+    """The default image has code for every type but Hopper's."""
     others = GPU_INSTANCE_TYPES.keys() - set(HOPPER)
     checked(TrainingImage.from_asset(FOLDER), *others).has_no_warning("*", Match.any_value())
 
 
 def test_unknown_image_is_warned_of_on_hopper(tmp_path: Path) -> None:
-    """What an image in ECR, or of another Dockerfile, has in it cannot be seen at synthesis."""
+    """An image whose content synthesis cannot see, in ECR or of another Dockerfile, brings a warning."""
     # GIVEN
     (tmp_path / "Dockerfile").write_text("FROM scratch\n")
     uri = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/train:1"
@@ -72,7 +73,7 @@ def test_unknown_image_is_warned_of_on_hopper(tmp_path: Path) -> None:
 
 
 def test_horovod_is_compiled_for_every_gpu() -> None:
-    """Each type of the table finds code in the image, V100 included."""
+    """The image has Horovod's code for the GPU of every type, V100 included."""
     (listed,) = re.findall(r"^ARG HOROVOD_BUILD_CUDA_CC_LIST=(\S+)$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
     known = {row.gpu.compute_capability for row in GPU_INSTANCE_TYPES.values()}
     assert set(map(int, listed.split(","))) == known
@@ -82,7 +83,7 @@ def test_horovod_is_compiled_for_every_gpu() -> None:
 
 @pytest.mark.parametrize(("name", "profile"), [("newer", NEWER_PROFILE), ("torch", TORCH_PROFILE)])
 def test_profile_is_the_dockerfiles(name: str, profile: Mapping[str, str]) -> None:
-    """The build arguments are those of the Dockerfile's table."""
+    """The build arguments of each profile are those of the Dockerfile's table."""
     (row,) = re.findall(
         rf"^#   {name} +(\S+)((?:(?: +|\n# +)[A-Z_]+=\S+)+)", (FOLDER / "Dockerfile").read_text(), re.MULTILINE
     )
@@ -90,5 +91,5 @@ def test_profile_is_the_dockerfiles(name: str, profile: Mapping[str, str]) -> No
 
 
 def test_cuda_comes_by_digest() -> None:
-    """NVIDIA takes tags away and builds them anew."""
+    """The CUDA image is named by digest, because NVIDIA removes and rebuilds tags."""
     assert re.search(r"^ARG CUDA_IMAGE=\S+@sha256:[0-9a-f]{64}$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)

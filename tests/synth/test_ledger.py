@@ -9,7 +9,7 @@ from aws_cdk import App, RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
 
 from cdk_horovod import Ledger
-from validated import Stacks, flat, synthesise_validated
+from support.construct_stacks import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
 
@@ -55,7 +55,7 @@ def test_table_costs_by_request_and_can_be_recovered(stacks: Stacks) -> None:
 
 @pytest.mark.parametrize(("stack", "policy"), [("Ledger", "Delete"), ("Kept", "Retain")])
 def test_table_goes_with_its_stack(stacks: Stacks, stack: str, policy: str) -> None:
-    """What must last is in S3, so the table is deleted unless the user keeps it."""
+    """The table is deleted with its stack unless the user keeps it, because what must last is in S3."""
     (table,) = stacks.templates[stack].find_resources("AWS::DynamoDB::Table").values()
     assert table["DeletionPolicy"] == policy
 
@@ -110,7 +110,7 @@ def test_table_goes_with_its_stack(stacks: Stacks, stack: str, policy: str) -> N
 def test_grant_allows_exactly(
     stacks: Stacks, role: str, unconditional: set[str], conditional: list[tuple[set[str], dict[str, Any]]]
 ) -> None:
-    """A node, which runs the user's script, writes what its fleet's nodes share, and of its lease the expiry only."""
+    """A node may write what its fleet's nodes share, and of its lease the expiry only."""
     # GIVEN
     (table,) = stacks.resources("Ledger", "AWS::DynamoDB::Table")
     anything: set[str] = set()
@@ -131,12 +131,12 @@ def test_grant_allows_exactly(
 
 
 def test_needs_no_acknowledgement(stacks: Stacks) -> None:
-    """cdk-nag finds nothing at all."""
+    """cdk-nag finds nothing in a ledger."""
     assert stacks.accepted == frozenset()
 
 
 def test_fails_when_a_second_training_is_given_the_ledger() -> None:
-    """Nodes may read the runs of their own training; claiming it twice for the same one is no fault."""
+    """A ledger serves one training only, because nodes may read its runs; the same one may claim it again."""
     # GIVEN
     stack = Stack(App(), "Ledger")
     ledger = Ledger(stack, "Ledger")

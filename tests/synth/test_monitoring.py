@@ -1,4 +1,4 @@
-"""`TrainingAlarms`: what is watched, what silence means, and that CloudWatch may tell the topic."""
+"""`TrainingAlarms`: what is watched, what missing data means, and that CloudWatch may publish to the topic."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from aws_cdk import App, Stack
 from aws_cdk import aws_sns as sns
 
 from cdk_horovod import TrainingAlarms
-from one_training import training_in
-from validated import Resource, Stacks, synthesise_validated
+from support.construct_stacks import Resource, Stacks, synthesise_validated, training_in
 
 pytestmark = pytest.mark.synth
 
 
 def build(app: App) -> None:
-    """One training that is watched twice: with a topic of the alarms' own, and with one that the team has."""
+    """Build one training that is watched twice: with a topic of the alarms' own, and with one that the team has."""
     stack = Stack(app, "Team")
     training = training_in(stack)
     TrainingAlarms(stack, "Alarms", training=training)
@@ -43,7 +42,7 @@ def metrics_of(alarm: Resource) -> set[str]:
 
 
 def test_watches_what_the_layers_tell(stacks: Stacks) -> None:
-    """Each layer that can find or miss something has its alarm, on the metrics that say so."""
+    """Each layer of termination has its alarm, on the metrics that it puts."""
     assert {name: metrics_of(alarm) for name, alarm in alarms(stacks, "Alarms").items()} == {
         "CapacityWithoutLease": {"CapacityWithoutLease"},
         "CleanUpFailed": {"ExecutionsFailed", "ExecutionsAborted", "ExecutionsTimedOut", "FailedInvocations"},
@@ -55,19 +54,21 @@ def test_watches_what_the_layers_tell(stacks: Stacks) -> None:
 
 
 def test_any_find_is_an_alarm_and_most_of_a_ceiling(stacks: Stacks) -> None:
-    """One is too many of everything; of a ceiling it is the percentage that was asked for, 80 unless told."""
+    """One event is enough for every alarm but the ceiling's, whose percentage is 80 unless told."""
+    # WHEN
     thresholds = {
         name: (alarm["Threshold"], alarm["ComparisonOperator"], alarm["EvaluationPeriods"])
         for of in ("Alarms", "Quiet")
         for name, alarm in ((f"{of}{each}", found) for each, found in alarms(stacks, of).items())
     }
+    # THEN
     assert thresholds.pop("AlarmsCeilingNear") == (80, "GreaterThanThreshold", 1)
     assert thresholds.pop("QuietCeilingNear") == (95.5, "GreaterThanThreshold", 1)
     assert set(thresholds.values()) == {(0, "GreaterThanThreshold", 1)}
 
 
 def test_silence_is_an_alarm_only_of_the_reaper(stacks: Stacks) -> None:
-    """At rest nothing is put and all is well, except that the reaper has to look."""
+    """Missing data is an alarm of the reaper only, which has to look even when nothing runs."""
     assert {name: alarm["TreatMissingData"] for name, alarm in alarms(stacks, "Alarms").items()} == {
         "CapacityWithoutLease": "notBreaching",
         "CleanUpFailed": "notBreaching",
@@ -85,7 +86,7 @@ def test_costs_what_the_documentation_says(stacks: Stacks) -> None:
 
 
 def test_tells_the_topic_that_is_given_or_makes_one(stacks: Stacks) -> None:
-    """All alarms publish to one topic; only who gives none gets one, with one key."""
+    """All alarms publish to one topic, which is made, with a key, if none is given."""
     # GIVEN
     topics = stacks.resources("Team", "AWS::SNS::Topic")
     keys = stacks.resources("Team", "AWS::KMS::Key", id="Alarms")
@@ -100,7 +101,7 @@ def test_tells_the_topic_that_is_given_or_makes_one(stacks: Stacks) -> None:
 
 
 def test_alarms_of_the_account_may_publish(stacks: Stacks) -> None:
-    """CloudWatch may use topic and key for this account, nobody may publish without TLS."""
+    """CloudWatch may use topic and key for this account, and nobody may publish without TLS."""
     # GIVEN
     policy = stacks.resource("Team", "AWS::SNS::TopicPolicy")["PolicyDocument"]["Statement"]
     key = stacks.resource("Team", "AWS::KMS::Key", id="Alarms")["KeyPolicy"]["Statement"]
@@ -122,7 +123,7 @@ def test_alarms_of_the_account_may_publish(stacks: Stacks) -> None:
 
 
 def test_says_what_it_means_and_what_to_do(stacks: Stacks) -> None:
-    """Whoever is called at night reads one or two sentences, and the percentage that was chosen."""
+    """A description says in one or two sentences what an alarm means and what to do."""
     for alarm in alarms(stacks, "Quiet").values():
         description = alarm["AlarmDescription"]
         assert description.endswith(".")
@@ -133,7 +134,7 @@ def test_says_what_it_means_and_what_to_do(stacks: Stacks) -> None:
 
 @pytest.mark.parametrize("ceiling_percent", [0, -1, 100.5, float("nan")])
 def test_fails_when_the_percentage_is_none(ceiling_percent: Any) -> None:
-    """A share that no run can pass, or every run has, is refused by name."""
+    """A percentage that no run, or every run, would pass is refused by name."""
     # GIVEN
     stack = Stack(App(), "Team")
 

@@ -1,4 +1,4 @@
-"""`TrainingNetwork`: three ways to reach AWS, none to be reached."""
+"""`TrainingNetwork`: three ways to AWS, and none from outside to the nodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aws_cdk import App, Environment, Stack
 
 from cdk_horovod import NetworkMode, TrainingNetwork
 from horovod_client.doctor.account import ENDPOINT_SERVICES
-from validated import Stacks, flat, synthesise_validated
+from support.construct_stacks import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
 
@@ -57,13 +57,13 @@ def endpoints(stacks: Stacks, stack: str, kind: str) -> set[str]:
     ],
 )
 def test_interface_endpoints_are_those_that_nodes_need(stacks: Stacks, mode: str, expected: set[str]) -> None:
-    """Each interface endpoint costs in each zone, so there are five, and none where there is another way out."""
+    """Isolated nodes have five interface endpoints, which cost in each zone; others have a way out and none."""
     assert endpoints(stacks, mode, "Interface") == expected
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_s3_and_dynamodb_are_reached_for_free(stacks: Stacks, mode: str) -> None:
-    """Gateway endpoints cost nothing, so every mode has them."""
+    """Every mode has the gateway endpoints, which cost nothing."""
     assert endpoints(stacks, mode, "Gateway") == {"s3", "dynamodb"}
 
 
@@ -82,13 +82,13 @@ def test_way_out_is_that_of_the_mode(stacks: Stacks, mode: str, gateways: set[st
 
 
 def test_one_nat_gateway_serves_all_zones(stacks: Stacks) -> None:
-    """The mode costs at rest what its documentation says."""
+    """The mode with NAT has one gateway for all zones, as its documented cost says."""
     assert len(stacks.resources("private-with-nat", "AWS::EC2::NatGateway")) == 1
 
 
 @pytest.mark.parametrize(("stack", "zones"), [*((mode, 3) for mode in MODES), ("one", 1)])
 def test_nodes_have_a_subnet_in_each_zone(stacks: Stacks, stack: str, zones: int) -> None:
-    """Without a fixed environment, zones are counted at deployment, and nothing is looked up."""
+    """Without a fixed environment a subnet names its zone by its number, so that nothing is looked up."""
     # WHEN
     subnets = stacks.resources(stack, "AWS::EC2::Subnet", id="NetworkVpcNodes").values()
 
@@ -130,7 +130,7 @@ def test_endpoints_take_https_from_the_network_only(stacks: Stacks) -> None:
 
 
 def test_isolated_is_the_default(stacks: Stacks) -> None:
-    """A user who does not choose gets the mode from which nothing can leave."""
+    """A network without a mode is isolated: nothing can leave it."""
     assert stacks.kinds("standard") == stacks.kinds("isolated")
     assert endpoints(stacks, "standard", "Interface") == endpoints(stacks, "isolated", "Interface")
 
@@ -147,12 +147,12 @@ def test_zones_of_a_known_region_are_looked_up(stacks: Stacks) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_is_custom(stacks: Stacks, mode: str) -> None:
-    """No Lambda function and no custom resource."""
+    """The network has no Lambda function and no custom resource."""
     assert {kind for kind in stacks.kinds(mode) if "Lambda" in kind or "Custom" in kind} == set()
 
 
 def test_needs_no_acknowledgement(stacks: Stacks) -> None:
-    """cdk-nag finds nothing at all; CDK itself accepts the fixed names of zones that a user gave (cfn-lint's W3010)."""
+    """cdk-nag finds nothing, and CDK accepts the fixed zones that a user named (cfn-lint's W3010)."""
     assert {rule for rule, _ in stacks.accepted} == {"W3010"}
 
 
@@ -165,7 +165,7 @@ def policies(stacks: Stacks, stack: str) -> dict[str, Any]:
 
 
 def test_isolated_endpoints_carry_only_what_the_account_does_with_its_own(stacks: Stacks) -> None:
-    """Neither foreign credentials nor foreign buckets can be used from there; image layers come from ECR's bucket."""
+    """Isolated endpoints refuse foreign credentials and buckets, but for ECR's image layers."""
     # GIVEN
     account = {"Ref": "AWS::AccountId"}
     own = {"StringEquals": {"aws:PrincipalAccount": account, "aws:ResourceAccount": account}}
@@ -181,13 +181,13 @@ def test_isolated_endpoints_carry_only_what_the_account_does_with_its_own(stacks
 
 
 def test_endpoints_with_another_way_out_carry_everything(stacks: Stacks) -> None:
-    """Scripts that may download from the internet may read public buckets too."""
+    """Where scripts reach the internet, endpoints carry everything, public buckets included."""
     assert set(policies(stacks, "public").values()) == {None}
     assert set(policies(stacks, "private-with-nat").values()) == {None}
 
 
 def test_other_accounts_can_be_read_only(stacks: Stacks) -> None:
-    """Data and images of accounts that are named come in; nothing goes out to them."""
+    """Nodes can read data and images of named accounts, and write nothing there."""
     for policy in policies(stacks, "bounded").values():
         (foreign,) = [each for each in policy["Statement"] if "210987654321" in str(each)]
         assert [action for action in foreign["Action"] if not action.split(":")[1].startswith(("Get", "List"))] == [
@@ -198,7 +198,7 @@ def test_other_accounts_can_be_read_only(stacks: Stacks) -> None:
 
 
 def test_zones_can_be_named(stacks: Stacks) -> None:
-    """Where counting does not reach a zone, its name does; endpoints may be in fewer zones than nodes."""
+    """Subnets are in the zones that were named, and endpoints may be in fewer of them."""
     # WHEN
     subnets = stacks.resources("bounded", "AWS::EC2::Subnet", id="NetworkVpcNodes")
     placed = {
@@ -212,7 +212,7 @@ def test_zones_can_be_named(stacks: Stacks) -> None:
 
 
 def test_session_manager_has_its_endpoints(stacks: Stacks) -> None:
-    """Two more, and only for whoever asked."""
+    """Only a network that was asked for sessions has the two endpoints of Session Manager."""
     more = endpoints(stacks, "bounded", "Interface") - endpoints(stacks, "isolated", "Interface")
     assert more == {"ssm", "ssmmessages"}
 
@@ -227,7 +227,7 @@ def test_session_manager_has_its_endpoints(stacks: Stacks) -> None:
     ],
 )
 def test_fails_when_no_such_network_can_be(arguments: dict[str, Any], sentence: str) -> None:
-    """The error names the argument, the value, and what would do."""
+    """The error names the argument, its value and a value that would work."""
     with pytest.raises(ValueError, match="must") as refused:
         TrainingNetwork(Stack(), "Network", **arguments)
     assert str(refused.value) == sentence
@@ -235,11 +235,11 @@ def test_fails_when_no_such_network_can_be(arguments: dict[str, Any], sentence: 
 
 @pytest.mark.parametrize("max_azs", [0, 7])
 def test_fails_when_there_are_no_such_zones(max_azs: int) -> None:
-    """No Region has more than six zones."""
+    """More zones than any Region has are refused."""
     with pytest.raises(ValueError, match=f"'max_azs' must be from 1 to 6, got {max_azs}"):
         TrainingNetwork(Stack(), "Network", max_azs=max_azs)
 
 
 def test_doctor_asks_for_the_endpoints_that_there_are(stacks: Stacks) -> None:
-    """What it looks for in a Region is what an isolated network needs there."""
+    """The doctor looks in a Region for the endpoints that an isolated network needs."""
     assert endpoints(stacks, "isolated", "Interface") == set(ENDPOINT_SERVICES)

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from cdk_horovod.asl.resolved import by_layer
+from support.synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth
 
-CONSTRUCTS = Path(__file__).parents[2] / "constructs"
+CONSTRUCTS = REPOSITORY / "constructs"
 KIB = 1024
 
 
@@ -32,7 +33,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def test_no_construct_names_a_partition() -> None:
-    """China and GovCloud have partitions of their own: ARNs are made of CDK's token."""
+    """The constructs' ARNs contain CDK's token, because China and GovCloud are partitions of their own."""
     found = [
         f"{path.name}: {line.strip()}"
         for path in CONSTRUCTS.rglob("*")
@@ -44,7 +45,7 @@ def test_no_construct_names_a_partition() -> None:
 
 
 def test_no_template_names_a_partition(assembly: Path) -> None:
-    """Nor does CDK, in what it makes of them: the same templates deploy into aws, aws-cn and aws-us-gov."""
+    """The templates name no partition, so that they deploy into aws, aws-cn and aws-us-gov."""
     found = [
         text
         for path in assembly.glob("*.template.json")
@@ -71,27 +72,27 @@ def length(value: Any) -> int:
 
 
 def test_templates_fit_cloudformation(assembly: Path) -> None:
-    """Half of a template's limits is left for what users add. Source: CloudFormation User Guide, quotas."""
+    """A template takes at most half of CloudFormation's limits (User Guide, quotas), and users may add the rest."""
     for path in assembly.glob("*.template.json"):
         assert path.stat().st_size < 500_000, path.name  # of 1 MB
         assert len(json.loads(path.read_text())["Resources"]) < 250, path.name  # of 500
 
 
 def test_user_data_fits_ec2(template: Mapping[str, Any]) -> None:
-    """EC2 takes 16 KB before base64. Source: EC2 User Guide, "Run commands when you launch an EC2 instance"."""
+    """User data has at most 16 KB before base64 (EC2 User Guide, "Run commands when you launch an EC2 instance")."""
     (launch,) = of_type(template, "AWS::EC2::LaunchTemplate").values()
     assert length(launch["LaunchTemplateData"]["UserData"]) < 15.5 * KIB
 
 
 def test_definitions_fit_step_functions(template: Mapping[str, Any]) -> None:
-    """A definition has at most 1 MB. Source: Step Functions Developer Guide, quotas."""
+    """A definition has at most 1 MB (Step Functions Developer Guide, quotas)."""
     sizes = {layer: len(json.dumps(definition)) for layer, definition in by_layer(template).items()}
     assert len(sizes) == 3
     assert max(sizes.values()) < 500_000, sizes
 
 
 def test_policies_fit_iam(template: Mapping[str, Any]) -> None:
-    """Inline policies of a role have at most 10,240 characters together, without white space. Source: IAM quotas."""
+    """A role's inline policies have at most 10,240 characters without white space (IAM quotas)."""
     sizes: dict[str, int] = {}
     for policy in of_type(template, "AWS::IAM::Policy").values():
         text = len(re.sub(r"\s", "", json.dumps(policy["PolicyDocument"])))
@@ -101,12 +102,14 @@ def test_policies_fit_iam(template: Mapping[str, Any]) -> None:
 
 
 def test_state_machines_log_where_no_resource_policy_grows(template: Mapping[str, Any]) -> None:
-    """The account's policy of 5,120 characters is shared with every other service; the name is this stack's own."""
+    """The log group is below /aws/vendedlogs/, which spares the account's resource policy of 5,120 characters."""
+    # WHEN
     names = [
         json.dumps(group["LogGroupName"])
         for group in of_type(template, "AWS::Logs::LogGroup").values()
         if "LogGroupName" in group
     ]
     (name,) = names
+    # THEN
     assert "/aws/vendedlogs/states/Training" in name
     assert "AWS::StackId" in name

@@ -1,4 +1,4 @@
-"""What nodes and a ring cost, by the state machine: its expressions, evaluated by the reference JSONata."""
+"""What nodes and a ring cost: the state machine's expressions, evaluated by the reference JSONata."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cdk_horovod.workflow.price_lookup import look_up_prices
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_local.shared.price_list import get_products
 from horovod_node import contract
-from reference_jsonata import bare, by_reference
+from support.asl import bare, by_reference
 
 pytestmark = pytest.mark.synth
 
@@ -160,7 +160,7 @@ CASES: dict[str, tuple[Case, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_price_of_a_ring(price: str, name: str) -> None:
-    """The sum of what its nodes cost and the time at which it is used up, or which prices are missing."""
+    """A ring's price is the sum of its nodes' prices, with the time of its ceiling, or the list of missing prices."""
     # GIVEN
     variables, expected = CASES[name]
     # WHEN
@@ -171,7 +171,7 @@ def test_price_of_a_ring(price: str, name: str) -> None:
 
 
 def test_ring_without_a_ceiling_has_no_price(price: str) -> None:
-    """Nothing is watched, and nothing said."""
+    """A ring without a ceiling has no price, and nothing is recorded."""
     variables = case(node("g6.xlarge"))
     variables = {**variables, "request": {contract.GPUS: 4}}
     assert by_reference([variables], price) == [{contract.USD_PER_HOUR: 0, contract.CEILING_AT: 0}]
@@ -185,7 +185,7 @@ def test_ring_without_a_ceiling_has_no_price(price: str) -> None:
 def test_price_is_written_with_the_question_for_the_training(
     definition: Mapping[str, Any], priced: Mapping[str, Any]
 ) -> None:
-    """The run's item has what this ring costs or why nobody knows, and nothing of what the ring before cost."""
+    """The run's item holds this ring's price, or why it is unknown, and nothing of the ring before."""
     # GIVEN
     (_, write) = definition["States"]["Train"]["Arguments"]["TransactItems"]
     variables = {"price": priced, "times": {"asked_at": ASKED_AT}}
@@ -230,7 +230,7 @@ rings = st.builds(
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases=st.lists(rings, min_size=40, max_size=50))
 def test_price_of_any_ring(price: str, cases: list[Case]) -> None:
-    """Whatever the nodes and whatever is known of prices, the sum is that of plain arithmetic."""
+    """For any nodes and any known prices, the sum is that of plain arithmetic."""
     assert by_reference(cases, price) == [expected(each) for each in cases]
 
 
@@ -258,7 +258,7 @@ def expected(variables: Case) -> dict[str, Any]:
 
 
 def test_price_list_is_asked_for_what_was_not_given(states: Mapping[str, Any]) -> None:
-    """One question for each type, and none for a type whose price the construct was given."""
+    """The Price List is asked once for each type whose price the construct was not given."""
     # GIVEN
     items = bare(states["Look up On-Demand prices"]["Items"]).replace("${AWS::Region}", "eu-central-1")
     fleets = [["g6.xlarge", "g5.xlarge", "g6e.xlarge"], ["g6.xlarge"], ["g5.xlarge", "g5.12xlarge"]]
@@ -269,7 +269,7 @@ def test_price_list_is_asked_for_what_was_not_given(states: Mapping[str, Any]) -
 
 
 def test_nobody_is_asked_where_nobody_answers(states: Mapping[str, Any]) -> None:
-    """In a Region without an endpoint of the Price List API a call could only fail."""
+    """The Price List is not asked in a Region where it has no endpoint."""
     # GIVEN
     items = bare(states["Look up On-Demand prices"]["Items"]).replace("${AWS::Region}", "us-west-2")
     variables = {"fleet": {"types": ["g6.xlarge", "g6e.xlarge"]}}
@@ -280,7 +280,7 @@ def test_nobody_is_asked_where_nobody_answers(states: Mapping[str, Any]) -> None
 
 
 def test_on_demand_price_is_read_out_of_the_product(states: Mapping[str, Any]) -> None:
-    """The Price List answers with one product as a JSON text; for a type that it lacks with none."""
+    """The On-Demand price is read from the product's JSON text; a type that the list lacks has none."""
     # GIVEN the deployed question, for a type that is listed and for one that is not
     look = states["Look up On-Demand prices"]["ItemProcessor"]["States"]["Look up the type"]
     answers = []
@@ -297,7 +297,7 @@ def test_on_demand_price_is_read_out_of_the_product(states: Mapping[str, Any]) -
 
 @pytest.mark.parametrize("types", [["g5.xlarge"], ["g6e.xlarge", "g5.12xlarge", "g6.xlarge"]], ids=len)
 def test_prices_are_those_of_every_type_and_zone(states: Mapping[str, Any], types: list[str]) -> None:
-    """One row for each type and zone of Spot and for each type On-Demand; what nobody knows has no row."""
+    """Each known price is one row: of a type and zone for Spot, of a type for On-Demand."""
     # GIVEN what EC2 and the Price List answer; a price that was given counts before one that is listed
     spot = [("g5.xlarge", "eu-west-1a", "0.250000"), ("g5.xlarge", "eu-west-1b", "0.5")]
     history = [{"InstanceType": kind, "AvailabilityZone": zone, "SpotPrice": usd} for kind, zone, usd in spot]
@@ -372,7 +372,7 @@ BROUGHT_CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", BROUGHT_CASES)
 def test_price_that_the_request_brings_counts(states: Mapping[str, Any], name: str) -> None:
-    """Where nobody else knows it, and never as less than EC2 asks for Spot: nobody talks a ceiling away."""
+    """A request's price counts where no other is known, and never below EC2's Spot price."""
     # GIVEN
     facts, expected = BROUGHT_CASES[name]
     spot = facts.get("spot", [])

@@ -1,4 +1,4 @@
-"""What the README shows works."""
+"""The README's stack, commands and names work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from synthesis import REPOSITORY
+from support.synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth
 
@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_stack_of_the_readme_synthesises(tmp_path: Path) -> None:
-    """A newcomer's first stack is the README's: it becomes a template."""
+    """The README's first stack becomes a template."""
     # GIVEN the README's stack, beside the folder that it names
     (code,) = [block for block in blocks("python") if "HorovodTraining" in block]
     (tmp_path / "training_image").symlink_to(REPOSITORY / "training_image")
@@ -41,14 +41,14 @@ def test_stack_of_the_readme_synthesises(tmp_path: Path) -> None:
 
 
 def test_stack_of_the_readme_is_ten_lines() -> None:
-    """Statements of the stack, imports aside."""
+    """The README's first stack has at most ten lines, imports aside."""
     (code,) = [block for block in blocks("python") if "HorovodTraining" in block]
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith(("import", "from"))]
     assert len(lines) <= 10
 
 
 def test_commands_of_the_readme_exist() -> None:
-    """Every `make` target, file and setting that the README names is there."""
+    """Every `make` target, file and setting that the README names exists."""
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= targets
     for link in re.findall(r"\]\(([^)#]+)\)", README):

@@ -1,4 +1,4 @@
-"""The receipt, as the state machines make it out: deployed expressions, evaluated as Step Functions does."""
+"""The receipt that the state machines build: deployed expressions, evaluated as Step Functions does."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from cdk_horovod.workflow.capacity_search import NO_SEARCH
 from cdk_horovod.workflow.receipt import UNREAD_BY_ANOTHER, UNREAD_BY_THE_RUN, write_the_receipt
 from cdk_horovod.workflow.receipt_math import MOST_LISTED, MOST_PAGES, PAGE, STILL_THERE_SECONDS
 from cdk_horovod.workflow.ring_price import UNKNOWN
+from horovod_client import receipt_schema, render_receipt
 from horovod_client.prices.fleet_prices import Price, price_of
-from horovod_client.results.receipt import receipt_schema, render_receipt
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
-from receipts import validate_receipt
-from reference_jsonata import bare, by_reference
+from support.asl import bare, by_reference
+from support.receipts import validate_receipt
 
 pytestmark = pytest.mark.synth
 
@@ -60,7 +60,7 @@ def epoch(second: float) -> float:
 
 
 def times(*names: str, **more: float) -> dict[str, str]:
-    """Give these of `MOMENTS`, and more of their kind."""
+    """Give the times of these `MOMENTS`, and *more* of their kind."""
     return {name: iso(second) for name, second in {**{name: MOMENTS[name] for name in names}, **more}.items()}
 
 
@@ -192,7 +192,7 @@ def tallied(
 
 
 def run_receipt(states: Mapping[str, Any], *items: Mapping[str, Any], **variables: Any) -> dict[str, Any]:
-    """Make out a run's receipt, with `VARIABLES` and *variables*."""
+    """Build a run's receipt from `VARIABLES` and *variables*."""
     given = {**VARIABLES, **variables}
     given = {"tally": tallied(states, *items, variables=given), **given}
     found = both(states["Write the receipt"]["Arguments"]["Body"], given)
@@ -203,7 +203,7 @@ def run_receipt(states: Mapping[str, Any], *items: Mapping[str, Any], **variable
 
 
 def test_receipt_of_a_run_that_went_well(states: Mapping[str, Any]) -> None:
-    """Every part of the time, every node, what it cost and what the same would have cost On-Demand."""
+    """The receipt has every part of the time, every node, the cost, and the cost of the same On-Demand."""
     # WHEN
     receipt = run_receipt(states, LEADER, WORKER, leads("i-0a"))
     # THEN the parts are those of the node that joined last, and add up
@@ -245,7 +245,7 @@ def test_receipt_of_a_run_that_went_well(states: Mapping[str, Any]) -> None:
 def test_receipt_tells_of_requirements(
     states: Mapping[str, Any], began: float, ended: float, join: float, install: float
 ) -> None:
-    """Installing a script's requirements.txt is a part of its own, and no part of joining."""
+    """Installing a script's requirements.txt is a part of the time of its own."""
     # GIVEN
     installing = {
         contract.INSTALL_BEGAN_AT: {"N": str(epoch(began))},
@@ -264,7 +264,7 @@ def test_receipt_tells_of_requirements(
 
 
 def test_receipt_of_a_run_that_started_again(states: Mapping[str, Any]) -> None:
-    """A lost node ends with its last sign of life; who was in both attempts is one row; the loss has its own time."""
+    """A lost node ends with its last sign of life, a node of both attempts has one row, and lost time is shown."""
     # GIVEN
     items = [
         item("i-0a", attempt=1, market="on-demand", joined_at=100, seen_at=300),
@@ -297,7 +297,7 @@ def test_receipt_of_a_run_that_started_again(states: Mapping[str, Any]) -> None:
 
 
 def test_receipt_of_a_run_that_failed_in_training(states: Mapping[str, Any]) -> None:
-    """Progress tells what the leader's answer cannot; a run with a ceiling tells it."""
+    """Steps and ranks come from the progress item if the leader gave none, and the ceiling is shown."""
     # GIVEN
     progress = {"step": 40, "ranks": 2, "resets": 0, "repeated_steps": 0, "loss": None, "trained_gpu_seconds": 700.5}
     told = {
@@ -326,7 +326,7 @@ def test_receipt_of_a_run_that_failed_in_training(states: Mapping[str, Any]) -> 
 
 
 def test_receipt_without_the_ledger_or_prices(states: Mapping[str, Any]) -> None:
-    """What could not be read is left out; nothing is made up, and the receipt says so."""
+    """The receipt leaves out what could not be read, invents nothing and says so."""
     # GIVEN a ledger that answers none of the questions
     unreadable = dict(UNREAD_BY_ANOTHER["tally"])
     while unreadable["unread"]:
@@ -353,7 +353,7 @@ def test_receipt_without_the_ledger_or_prices(states: Mapping[str, Any]) -> None
 
 
 def test_receipt_of_one_node_and_one_price(states: Mapping[str, Any]) -> None:
-    """JSONata makes no difference between a list of one and the one; the receipt does."""
+    """A list of one item stays a list, though JSONata unwraps it."""
     # WHEN
     receipt = run_receipt(states, LEADER, prices=PRICES[2:])
     # THEN
@@ -363,7 +363,7 @@ def test_receipt_of_one_node_and_one_price(states: Mapping[str, Any]) -> None:
 
 
 def test_receipt_says_who_told_the_prices(states: Mapping[str, Any]) -> None:
-    """The On-Demand price of each type that a node had, with its source; of other types there is no word."""
+    """The receipt has the On-Demand price and its source for the types of its nodes only."""
     # GIVEN
     others = [
         {"instance_type": "g5.2xlarge", "market": "on-demand", "zone": "", "usd": 4, "source": "construct"},
@@ -386,7 +386,7 @@ def test_receipt_says_who_told_the_prices(states: Mapping[str, Any]) -> None:
 
 
 def test_leader_and_attempts_are_read_where_nobody_knows_them(states: Mapping[str, Any]) -> None:
-    """Who writes in a run's place asks the ledger who led last, and in which attempt; a twelfth is after a ninth."""
+    """Clean-up and reaper read the last leader and attempt from the ledger, where 12 follows 9."""
     # WHEN
     receipt = run_receipt(
         states, LEADER, leads("i-0x", attempt=9), leads("i-0a", attempt=12), attempt=-1, ring={"gpus": 0}
@@ -398,7 +398,7 @@ def test_leader_and_attempts_are_read_where_nobody_knows_them(states: Mapping[st
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=st.data())
 def test_accounts_of_any_run(states: Mapping[str, Any], case: st.DataObject) -> None:
-    """Whatever the nodes were, the sums are those of a plain computation over all of their items."""
+    """For any nodes, the sums are those of a plain computation over all items."""
     # GIVEN nodes of some types, markets and zones in some attempts, each alive for some time
     names = case.draw(st.lists(st.sampled_from([f"i-{number}" for number in range(6)]), min_size=1, unique=True))
     kinds = {name: (case.draw(st.sampled_from(TYPES)), *case.draw(st.sampled_from(PLACES))) for name in names}
@@ -525,7 +525,7 @@ def pages_of(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_page_of_the_largest_items_fits(states: Mapping[str, Any]) -> None:
-    """Whatever a script writes into the items that the filter passes, one answer is not too large for a state."""
+    """A page of the largest items that a script can cause fits into a state's payload."""
     # GIVEN what the filter lets through
     arguments = states["Read the nodes"]["Arguments"]
     values, names = arguments["ExpressionAttributeValues"], arguments["ExpressionAttributeNames"]

@@ -11,7 +11,7 @@ from cdk_horovod.workflow.run_timeouts import STARTS
 from horovod_local.corrections.allocation import refusal_message
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
-from reference_jsonata import bare, by_reference
+from support.asl import bare, by_reference
 
 pytestmark = pytest.mark.synth
 
@@ -157,19 +157,19 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, str, int]]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_follows_a_failed_attempt(why: str, name: str) -> None:
-    """A lack leads on, a quota passes over, throttling repeats, and the end of the plan ends the run."""
+    """Missing capacity leads to the next attempt, a quota skips some, throttling repeats, and the last ends the run."""
     variables, expected = CASES[name]
     assert decided(why, variables) == expected
 
 
 @pytest.mark.parametrize(("kind", "message"), [(kind, text) for kind, texts in WITH_CODES.items() for text in texts])
 def test_codes_tell_as_much_as_words(why: str, kind: str, message: str) -> None:
-    """Groups of several types put EC2's code before its words."""
+    """EC2's error code, which groups of several types report first, decides as its words do."""
     assert decided(why, case(message))[0] == kind
 
 
 def test_cause_tells_of_every_attempt(why: str) -> None:
-    """Number, words, time and EC2's own sentence of each attempt since the last restart; and a quota's code."""
+    """The cause has number, time and EC2's sentence of each attempt since the last restart, and a quota's code."""
     # GIVEN two attempts of this ring, and one of the ring before
     log = [
         {"restarts": 0, "number": 1, "words": "Spot in any zone", "outcome": "capacity", "seconds": 9, "said": "Old."},
@@ -202,7 +202,7 @@ def test_cause_tells_of_every_attempt(why: str) -> None:
 
 
 def test_long_words_are_cut(why: str) -> None:
-    """However much EC2 says, a variable and an execution's cause can hold it."""
+    """EC2's words are cut so that a variable and an execution's cause can hold them."""
     log = [
         {"restarts": 0, "number": n, "words": "Spot", "outcome": "refused", "seconds": 1, "said": "x" * 600}
         for n in range(STARTS)
@@ -213,7 +213,7 @@ def test_long_words_are_cut(why: str) -> None:
 
 
 def test_an_api_that_does_not_answer_is_no_lack(definition: Mapping[str, Any]) -> None:
-    """When Auto Scaling cannot say why, the same attempt goes on once; then the run ends and says that."""
+    """If Auto Scaling gives no reason, the attempt is repeated once, and then the run ends and says that."""
     # GIVEN
     (catch,) = definition["States"]["Find out why"]["Catch"]
     expression = bare(catch["Assign"]["search"])
@@ -244,7 +244,7 @@ def test_an_api_that_does_not_answer_is_no_lack(definition: Mapping[str, Any]) -
 def test_nodes_that_are_there_get_their_time(
     definition: Mapping[str, Any], instances: list[tuple[str | None, str]], patient: bool, step: str
 ) -> None:
-    """GPUs that came within the attempt's time have the training's start_timeout to form the ring, once."""
+    """GPUs that came within the attempt's time get start_timeout to form the ring, once."""
     # GIVEN what the group answers
     expression = bare(definition["States"]["See what is there"]["Assign"]["search"])
     members = [
@@ -264,7 +264,7 @@ def test_nodes_that_are_there_get_their_time(
 
 
 def test_a_smaller_ring_is_enough(definition: Mapping[str, Any]) -> None:
-    """With min_gpus, that many are there: they are waited for."""
+    """A ring of min_gpus is waited for once that many GPUs are there."""
     expression = bare(definition["States"]["See what is there"]["Assign"]["search"])
     variables = case(gpus=8)
     variables["request"] = {contract.GPUS: 8, contract.MIN_GPUS: 2}

@@ -1,10 +1,10 @@
-"""What a pull request does to the deployed resources shows as a diff of these files."""
+"""Snapshots of what `app.py` deploys: their diff is what reviewers of a pull request read."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,12 @@ import pytest
 
 from cdk_horovod.asl.graph import drawn
 from cdk_horovod.asl.resolved import by_layer
-from synthesis import REPOSITORY
+from support.synthesis import REPOSITORY
+from support.template_text import ELSEWHERE, template_text, user_data_text
 
 pytestmark = pytest.mark.synth
 
 SNAPSHOTS = REPOSITORY / "tests" / "snapshots"
-
-
-def scrubbed(value: Any) -> Any:
-    """
-    Replace what changes without meaning: hashes of assets, the state machines' text (they have files of their own).
-
-    Everything that a reviewer must see stays.
-    """
-    if isinstance(value, Mapping):
-        return {key: "see *.asl.json" if key == "DefinitionString" else scrubbed(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [scrubbed(item) for item in value]
-    if isinstance(value, str):
-        return re.sub(r"\b[0-9a-f]{64}\b", "<hash>", value)
-    return value
 
 
 LAYERS = ["run", "clean-up", "reaper"]
@@ -40,14 +26,50 @@ LAYERS = ["run", "clean-up", "reaper"]
 @pytest.mark.parametrize("stack", ["Storage", "Training"])
 def test_template_is_as_reviewed(stack: str, assembly: Path, request: pytest.FixtureRequest) -> None:
     """The synthesised template is the reviewed one; `make snapshots` accepts a change."""
-    template = json.loads((assembly / f"{stack}.template.json").read_text())
-    compare(f"{stack.lower()}.template.json", scrubbed(template), request)
+    compare(f"{stack.lower()}.yaml", template_text(assembly, stack), request)
+
+
+def test_user_data_is_as_reviewed(assembly: Path, request: pytest.FixtureRequest) -> None:
+    """The script that a node boots with is the reviewed one."""
+    compare("user-data.sh", user_data_text(assembly, "Training"), request)
+
+
+def marked(value: Any, marks: Iterator[str]) -> Any:
+    """Replace every literal in a resource's properties by a mark; references and joined text stay."""
+    if isinstance(value, Mapping):
+        if any(key == "Ref" or key.startswith("Fn::") for key in value):
+            return value
+        return {key: item if key in ELSEWHERE else marked(item, marks) for key, item in value.items()}
+    if isinstance(value, list):
+        return [marked(item, marks) for item in value]
+    return next(marks)
+
+
+@pytest.mark.parametrize("stack", ["Storage", "Training"])
+def test_no_property_is_left_out(stack: str, assembly: Path, tmp_path: Path) -> None:
+    """A change of any literal in any resource's properties changes the snapshot."""
+    # GIVEN an assembly in which every such literal is another one
+    copy = Path(shutil.copytree(assembly, tmp_path / "cdk.out"))
+    template = json.loads((copy / f"{stack}.template.json").read_text())
+    marks = [f"mark-{number}-" for number in range(10_000)]
+    unused = iter(marks)
+    for resource in template["Resources"].values():
+        resource["Properties"] = marked(resource["Properties"], unused)
+    used = marks[: marks.index(next(unused))]
+    (copy / f"{stack}.template.json").write_text(json.dumps(template))
+
+    # WHEN
+    text = template_text(copy, stack)
+
+    # THEN
+    assert [mark for mark in used if mark not in text] == []
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_state_machine_is_as_reviewed(layer: str, template: Mapping[str, Any], request: pytest.FixtureRequest) -> None:
     """Each state machine, as readable Amazon States Language, is the reviewed one."""
-    compare(f"{layer}.asl.json", by_layer(template)[layer], request)
+    text = json.dumps(by_layer(template)[layer], indent=2, ensure_ascii=False) + "\n"
+    compare(f"{layer}.asl.json", text, request)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -56,8 +78,8 @@ def test_drawing_is_of_this_state_machine(layer: str, template: Mapping[str, Any
     assert drawn(by_layer(template)[layer]) in (REPOSITORY / "docs" / "state-machine.md").read_text()
 
 
-def compare(name: str, value: Any, request: pytest.FixtureRequest) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+def compare(name: str, text: str, request: pytest.FixtureRequest) -> None:
+    """Compare *text* with the snapshot of this name, or write it there when `--update-snapshots` is given."""
     if request.config.getoption("--update-snapshots"):
         (SNAPSHOTS / name).write_text(text)
     assert text == (SNAPSHOTS / name).read_text(), f"{name} changed: review it, then run `make snapshots`"

@@ -11,7 +11,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 
 from cdk_horovod import TrainingStorage
-from validated import Stacks, flat, synthesise_validated
+from support.construct_stacks import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
 
@@ -116,7 +116,7 @@ def test_data_and_models_are_encrypted_with_one_rotating_key(stacks: Stacks) -> 
 
 
 def test_access_is_logged(stacks: Stacks) -> None:
-    """Data and model bucket log into the log bucket, whose policy lets S3 deliver for exactly these two."""
+    """Data and model bucket log into the log bucket, whose policy admits S3's delivery for these two only."""
     # WHEN
     found = buckets(stacks, "Own")
     policy = stacks.resource("Own", "AWS::S3::BucketPolicy", id="StorageLogBucket")
@@ -140,7 +140,7 @@ def test_access_is_logged(stacks: Stacks) -> None:
 
 @pytest.mark.parametrize(("stack", "checkpoints", "logs"), [("Own", 30, 90), ("Custom", 3, 7)])
 def test_what_is_no_longer_needed_expires(stacks: Stacks, stack: str, checkpoints: int, logs: int) -> None:
-    """Checkpoints, logs, replaced models and abandoned uploads go by themselves; models and data stay."""
+    """Checkpoints, logs, replaced versions and abandoned uploads expire; models and data stay."""
     # WHEN
     found = {kind: bucket["LifecycleConfiguration"]["Rules"] for kind, bucket in buckets(stacks, stack).items()}
 
@@ -175,7 +175,7 @@ def test_what_is_no_longer_needed_expires(stacks: Stacks, stack: str, checkpoint
 
 
 def test_scripts_and_models_are_versioned(stacks: Stacks) -> None:
-    """What is replaced or deleted by whoever may can be had back."""
+    """Scripts and models that were replaced or deleted can be restored."""
     versioned = {kind for kind, bucket in buckets(stacks, "Own").items() if "VersioningConfiguration" in bucket}
     assert versioned == {"Data", "Model"}
 
@@ -193,7 +193,7 @@ def test_removal_policy_applies_to_all(stacks: Stacks, stack: str, policy: str) 
 
 
 def test_a_given_key_is_used(stacks: Stacks) -> None:
-    """The user's key encrypts the buckets, and no other is made."""
+    """The user's key encrypts the buckets, and no other key is made."""
     (key,) = stacks.resources("Custom", "AWS::KMS::Key")
     assert key.startswith("Mine")
 
@@ -269,7 +269,7 @@ def test_grant_allows_exactly(
 
 
 def test_nodes_list_checkpoints_only(stacks: Stacks) -> None:
-    """A node finds a run's checkpoints; what else lies in the model bucket it cannot see."""
+    """A node may list checkpoints, and nothing else in the model bucket."""
     # WHEN
     conditions = {
         role: [
@@ -336,13 +336,13 @@ def test_findings_are_accepted_one_by_one(stacks: Stacks) -> None:
     ],
 )
 def test_fails_when_an_expiration_is_no_whole_number_of_days(arguments: dict[str, Any], message: str) -> None:
-    """S3 counts the age of objects in days."""
+    """An expiration must be a whole number of days, as S3 counts."""
     with pytest.raises(ValueError, match=message):
         TrainingStorage(Stack(), "Storage", **arguments)
 
 
 def test_fails_when_the_grantee_has_no_policies() -> None:
-    """A permission that nothing can hold is an error, not silence."""
+    """A grant to a grantee without policies is an error, because nothing would hold the permission."""
     # GIVEN
     storage = TrainingStorage(Stack(), "Storage")
 

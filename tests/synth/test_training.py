@@ -16,7 +16,7 @@ from cdk_horovod import Engine, GpuFleet, HorovodTraining, RunTimeouts, Training
 from cdk_horovod.asl.resolved import by_layer
 from cdk_horovod.termination.reaper_definition import HOLD
 from horovod_node import contract
-from validated import Stacks, flat, synthesise_validated
+from support.construct_stacks import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
 
@@ -59,7 +59,7 @@ def add_training(
 
 
 def build(app: App) -> None:
-    """One stack with a training, data of its user's own, and people with every grant."""
+    """Build one stack with a training, data of its user's own, and people with every grant."""
     stack = Stack(app, "Team")
     data = s3.Bucket.from_bucket_name(stack, "Lake", "data-lake")
     training = add_training(stack, data_buckets=[data], max_cost_usd=500)
@@ -117,7 +117,7 @@ def test_settings_of_a_fleet_reach_its_nodes(stacks: Stacks) -> None:
 
 
 def test_no_permission_is_a_wildcard(stacks: Stacks) -> None:
-    """Nobody in the stack may do "everything of a service"; only calls that know no resource name `*`."""
+    """No permission covers all of a service, and only calls without resources name `*`."""
     for role in stacks.resources("Team", "AWS::IAM::Role"):
         for action, resources in allowed(stacks, role).items():
             assert not action.endswith(":*"), (role, action)
@@ -126,7 +126,7 @@ def test_no_permission_is_a_wildcard(stacks: Stacks) -> None:
 
 
 def test_nodes_may_answer_only_their_own_workflow(stacks: Stacks) -> None:
-    """A node's role speaks to one state machine, writes one log group, and ends instances of its own group only."""
+    """A node may answer one state machine, write one log group and end instances of its own group only."""
     node = allowed(stacks, "TrainingFleet")
     (group,) = stacks.resources("Team", "AWS::AutoScaling::AutoScalingGroup")
     assert [name[:20] for name in node["states:SendTaskSuccess"]] == ["TrainingStateMachine"]
@@ -139,7 +139,7 @@ def test_nodes_may_answer_only_their_own_workflow(stacks: Stacks) -> None:
 
 
 def test_workflow_scales_only_its_own_fleet(stacks: Stacks) -> None:
-    """What ends instances names the one group; the run's machine alone may change what the group launches."""
+    """Permissions to scale name one group, and only the run's machine may change what it launches."""
     # GIVEN
     (group,) = stacks.resources("Team", "AWS::AutoScaling::AutoScalingGroup")
     ending = {"autoscaling:setDesiredCapacity", "autoscaling:terminateInstanceInAutoScalingGroup"}
@@ -165,7 +165,7 @@ def test_workflow_scales_only_its_own_fleet(stacks: Stacks) -> None:
 
 
 def test_workflow_may_launch_only_what_its_fleet_launches(stacks: Stacks) -> None:
-    """Auto Scaling asks for these permissions of whoever gives a group its launch template."""
+    """The workflow has the launch permissions that Auto Scaling checks, for its fleet's template only."""
     # WHEN
     statements = [
         (statement["Action"], statement["Resource"], statement.get("Condition"))
@@ -190,7 +190,7 @@ def test_workflow_may_launch_only_what_its_fleet_launches(stacks: Stacks) -> Non
 
 
 def test_metrics_go_to_one_namespace_only(stacks: Stacks) -> None:
-    """CloudWatch knows no resources for metrics: the permission names the namespace."""
+    """The permission to put metrics names the namespace, because CloudWatch has no resource for them."""
     (statement,) = [
         statement
         for statement in stacks.statements("Team", role="TrainingReaperStateMachine")
@@ -200,9 +200,11 @@ def test_metrics_go_to_one_namespace_only(stacks: Stacks) -> None:
 
 
 def test_clean_up_starts_for_every_end_without_success(stacks: Stacks) -> None:
-    """The rule matches this training's executions only, and exactly the ends that Catch may have missed."""
+    """The rule matches this training's executions only, and all ends that a Catch may miss."""
+    # WHEN
     rules = stacks.resources("Team", "AWS::Events::Rule")
     patterns = [rule["EventPattern"] for rule in rules.values() if "EventPattern" in rule]
+    # THEN
     assert [flat(pattern["detail"]["stateMachineArn"][0])[:20] for pattern in patterns] == ["TrainingStateMachine"]
     assert patterns[0]["detail"]["status"] == ["ABORTED", "FAILED", "TIMED_OUT"]
     assert (patterns[0]["source"], patterns[0]["detail-type"]) == (
@@ -212,7 +214,7 @@ def test_clean_up_starts_for_every_end_without_success(stacks: Stacks) -> None:
 
 
 def test_reaper_looks_every_five_minutes(stacks: Stacks) -> None:
-    """It is enabled from the start, and an Express workflow, which costs next to nothing at rest."""
+    """The reaper's rule is enabled from the start, and its workflow is an Express one, which is cheap at rest."""
     rules = stacks.resources("Team", "AWS::Events::Rule").values()
     schedules = [(rule["ScheduleExpression"], rule["State"]) for rule in rules if "ScheduleExpression" in rule]
     assert schedules == [("rate(5 minutes)", "ENABLED")]
@@ -222,13 +224,13 @@ def test_reaper_looks_every_five_minutes(stacks: Stacks) -> None:
 
 
 def test_reaper_ends_before_its_hold_on_a_fleet_does(template: Mapping[str, Any]) -> None:
-    """Who takes the fleet after the reaper's lease has expired never meets a reaper that still acts."""
+    """The reaper ends before its lease expires, so that it never acts on a fleet that another run holds."""
     definition = by_layer(template)["reaper"]
     assert definition["TimeoutSeconds"] < HOLD.to_seconds()
 
 
 def test_grants_are_as_wide_as_their_names(stacks: Stacks) -> None:
-    """Reading does not start, starting does not stop."""
+    """A grant to read does not allow to start, and a grant to start does not allow to stop."""
     starter, reader, stopper = (allowed(stacks, role) for role in ("Starter", "Reader", "Stopper"))
     assert {"states:StartExecution", "s3:PutObject", "cloudformation:DescribeStacks"} <= set(starter)
     assert "states:StopExecution" not in starter
@@ -247,10 +249,12 @@ def test_grants_are_as_wide_as_their_names(stacks: Stacks) -> None:
 
 
 def test_clients_find_the_connection_by_its_description(stacks: Stacks) -> None:
-    """One output tells a client everything, under any construct id."""
+    """One output tells a client everything, whatever the construct's id."""
+    # WHEN
     outputs = stacks.templates["Team"].to_json()["Outputs"]
     (output,) = [each for each in outputs.values() if each.get("Description") == contract.CONNECTION_DESCRIPTION]
     connection = json.loads(flat(output["Value"]))
+    # THEN it has every key of the contract
     of_a_fleet = {
         contract.CONNECTION_FLEET,
         contract.CONNECTION_MAX_GPUS,
@@ -264,7 +268,7 @@ def test_clients_find_the_connection_by_its_description(stacks: Stacks) -> None:
 
 
 def test_execution_data_stays_out_of_the_log(stacks: Stacks) -> None:
-    """Task tokens are credentials, and execution data holds them."""
+    """The log holds no execution data, because task tokens are credentials."""
     machines = stacks.resources("Team", "AWS::StepFunctions::StateMachine").values()
     assert len(machines) == 3
     for machine in machines:
@@ -274,7 +278,7 @@ def test_execution_data_stays_out_of_the_log(stacks: Stacks) -> None:
 
 
 def test_group_has_no_desired_capacity(stacks: Stacks) -> None:
-    """A deployment in mid-run must not reset the size of the fleet."""
+    """The group has no desired capacity, because a deployment during a run must not resize it."""
     group = stacks.resource("Team", "AWS::AutoScaling::AutoScalingGroup")
     assert "DesiredCapacity" not in group
     assert (group["MinSize"], group["MaxSize"]) == ("0", "8")
@@ -328,7 +332,7 @@ def test_fails_when_times_contradict(times: dict[str, Duration], sentence: str) 
     ],
 )
 def test_fails_when_an_argument_cannot_be(options: dict[str, Any], sentence: str) -> None:
-    """An argument without sense is refused at construction, in one sentence."""
+    """A senseless argument is refused at construction, in one sentence."""
     stack = Stack(App(), "Stack")
     with pytest.raises(ValueError, match="must be") as refused:
         add_training(stack, **options)
@@ -336,14 +340,14 @@ def test_fails_when_an_argument_cannot_be(options: dict[str, Any], sentence: str
 
 
 def test_fails_without_a_fleet() -> None:
-    """An engine needs something to start nodes in."""
+    """An engine without a fleet is refused."""
     with pytest.raises(ValueError, match="at least one") as refused:
         Engine.ec2()
     assert str(refused.value) == "'fleets' must be at least one, got none"
 
 
 def test_fails_when_a_fleet_serves_two_trainings() -> None:
-    """User data names one ledger: a second training would never see a node."""
+    """A fleet serves one training only, because its user data names one ledger."""
     # GIVEN a fleet with a training
     stack = Stack(App(), "Stack")
     network = TrainingNetwork(stack, "Network")

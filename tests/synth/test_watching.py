@@ -1,4 +1,4 @@
-"""`TrainingDashboard`, `RunNotifications` and the metrics that they and a user's own alarms stand on."""
+"""`TrainingDashboard`, `RunNotifications`, and the metrics that they and a user's own alarms use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from aws_cdk import aws_sns as sns
 
 from cdk_horovod import RunNotifications, TrainingDashboard
 from horovod_node import contract
-from one_training import training_in
-from validated import Stacks, flat, synthesise_validated
+from support.construct_stacks import Stacks, flat, synthesise_validated, training_in
 
 pytestmark = pytest.mark.synth
 
@@ -21,7 +20,7 @@ ON_CALL = "arn:aws:sns:eu-west-1:123456789012:on-call"
 
 
 def build(app: App) -> None:
-    """One training with its dashboard, told of to a topic of its own and to one that the team has."""
+    """Build one training with its dashboard, which notifies a topic of its own and one that the team has."""
     stack = Stack(app, "Team")
     training = training_in(stack)
     TrainingDashboard(stack, "Dashboard", training=training, name="digits")
@@ -37,7 +36,7 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
 
 @pytest.fixture(scope="module")
 def widgets(stacks: Stacks) -> dict[str, list[Any]]:
-    """The dashboard's widgets: title to metrics."""
+    """Give the dashboard's widgets: title to metrics."""
     dashboard = stacks.resource("Team", "AWS::CloudWatch::Dashboard")
     assert dashboard["DashboardName"] == "digits"
     body = json.loads(flat(dashboard["DashboardBody"]))
@@ -45,7 +44,7 @@ def widgets(stacks: Stacks) -> dict[str, list[Any]]:
 
 
 def test_dashboard_answers_what_people_ask(widgets: dict[str, list[Any]]) -> None:
-    """Runs, cost, what was left running, and how fast and on how many GPUs each run trains."""
+    """The dashboard shows runs, cost, what was left running, and each run's speed and GPUs."""
     assert list(widgets) == [
         "Runs",
         "Cost of running runs, % of their ceilings",
@@ -71,7 +70,7 @@ def test_dashboard_answers_what_people_ask(widgets: dict[str, list[Any]]) -> Non
 
 
 def test_dashboard_finds_every_run(widgets: dict[str, list[Any]]) -> None:
-    """Nobody knows the runs' names before: what is shown of each is a search, within this training."""
+    """The dashboard searches for runs within this training, because their names are not known in advance."""
     # WHEN
     searches = {
         title: match
@@ -99,7 +98,7 @@ def test_dashboard_finds_every_run(widgets: dict[str, list[Any]]) -> None:
 
 
 def test_metrics_are_those_that_nodes_send() -> None:
-    """One of all runs or of one, with the name and the dimensions of the contract."""
+    """A metric of all runs or of one has the name and the dimensions of the contract."""
     # GIVEN
     training = training_in(Stack(App(), "Team"))
 
@@ -129,7 +128,7 @@ def test_metrics_are_those_that_nodes_send() -> None:
 
 
 def test_notifications_are_one_sentence(stacks: Stacks) -> None:
-    """Whoever is told reads which run ended how, and the command that shows more."""
+    """A notification says which run ended and how, and the command that shows more."""
     # WHEN
     rule = stacks.resource("Team", "AWS::Events::Rule", id="EndsRule")
 
@@ -152,7 +151,7 @@ def test_notifications_are_one_sentence(stacks: Stacks) -> None:
 
 
 def test_notifications_publish_as_a_role_of_their_own(stacks: Stacks) -> None:
-    """Only the rule's role may publish, and use the key: no service is let in for whatever account it acts for."""
+    """Only the rule's role may publish and use the key, and no service in its own name."""
     # GIVEN
     (topic,) = stacks.resources("Team", "AWS::SNS::Topic", id="Ends")
     (key,) = stacks.resources("Team", "AWS::KMS::Key", id="Ends")

@@ -1,4 +1,4 @@
-"""What must hold of the run's state machine, whatever its states are called tomorrow."""
+"""Invariants of the run's state machine, whatever its states are called."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import boto3
 import pytest
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
-import asl
 from cdk_horovod.asl.resolved import by_layer
 from cdk_horovod.workflow.emptying import NOT_BEGUN
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
-from reference_jsonata import bare, by_reference
-from synthesis import REPOSITORY
+from support import asl
+from support.asl import bare, by_reference
+from support.synthesis import REPOSITORY
 
 pytestmark = pytest.mark.synth
 
@@ -68,7 +68,7 @@ def sdk_calls(definition: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Ma
 
 
 def test_every_path_after_the_start_confirms_that_nothing_runs(definition: Mapping[str, Any]) -> None:
-    """No way from the first paid-for instance to the end avoids the confirmation, but for a fleet that is another's."""
+    """Every path from the first start of nodes to an end confirms that nothing runs, unless the fleet is another's."""
     # GIVEN the graph of a run that keeps its lease, with the confirmation taken out
     states = {
         name: {**state, "Catch": [catch for catch in state.get("Catch", ()) if catch["ErrorEquals"] != [LEASE_LOST]]}
@@ -82,7 +82,7 @@ def test_every_path_after_the_start_confirms_that_nothing_runs(definition: Mappi
 
 
 def test_every_scale_down_follows_a_renewed_lease(any_definition: Mapping[str, Any]) -> None:
-    """No fleet is set to 0 by anybody who has not just taken or renewed its lease under a condition."""
+    """A fleet is set to 0 only after its lease was taken or renewed under a condition."""
     for states in (any_definition["States"], *(state["ItemProcessor"]["States"] for state in maps(any_definition))):
         scaling = [name for name, state in states.items() if state.get("Arguments", {}).get("DesiredCapacity") == 0]
         for name in scaling:
@@ -115,7 +115,7 @@ def scaled(definition: Mapping[str, Any]) -> list[str]:
 
 
 def test_no_error_after_the_start_escapes(definition: Mapping[str, Any]) -> None:
-    """Every task that can run while nodes run hands each of its errors on, so the execution cannot end there."""
+    """Every task that can run while nodes run catches all errors, so that the execution cannot end there."""
     states = states_of(definition)
     for name in asl.reachable(states, start=START):
         if states[name]["Type"] in ("Task", "Map", "Parallel"):
@@ -124,7 +124,7 @@ def test_no_error_after_the_start_escapes(definition: Mapping[str, Any]) -> None
 
 
 def test_states_that_cannot_catch_only_read_what_is_assigned(definition: Mapping[str, Any]) -> None:
-    """Choice, Pass and Wait have no Catch: after the start they read variables and the context, and compute little."""
+    """Choice, Pass and Wait, which have no Catch, read variables and the context only, and compute little."""
     states = states_of(definition)
     for name in asl.reachable(states, start=START):
         if states[name]["Type"] in ("Choice", "Pass", "Wait"):
@@ -134,7 +134,7 @@ def test_states_that_cannot_catch_only_read_what_is_assigned(definition: Mapping
 
 
 def test_the_original_error_ends_the_run(definition: Mapping[str, Any]) -> None:
-    """The one failing end takes error and cause from the outcome, which clean-up steps never overwrite."""
+    """The one Fail state takes error and cause from the outcome, which clean-up steps never overwrite."""
     # GIVEN the states from the termination on
     states = states_of(definition)
     failing = [state for state in states.values() if state["Type"] == "Fail"]
@@ -148,7 +148,7 @@ def test_the_original_error_ends_the_run(definition: Mapping[str, Any]) -> None:
 
 
 def test_token_tasks_hand_over_their_token_and_bound_their_wait(definition: Mapping[str, Any]) -> None:
-    """A token task without heartbeat would wait up to a year for a node that died."""
+    """A token task has a heartbeat; without one it would wait a year for a node that died."""
     tasks = {
         name: state for name, state in states_of(definition).items() if str(state.get("Resource")).endswith("Token")
     }
@@ -172,7 +172,7 @@ def test_token_tasks_hand_over_their_token_and_bound_their_wait(definition: Mapp
 
 
 def test_token_tasks_are_asked_again_after_trouble_with_the_ledger_alone(definition: Mapping[str, Any]) -> None:
-    """One answer of 5xx must not lose a whole training; what a leader answers, and its silence, is never retried."""
+    """A token task is retried after a 5xx of the ledger, and never after the leader's answer or silence."""
     for name, state in states_of(definition).items():
         if str(state.get("Resource")).endswith("Token"):
             (retry,) = state["Retry"]
@@ -186,13 +186,13 @@ def test_token_tasks_are_asked_again_after_trouble_with_the_ledger_alone(definit
 
 
 def test_state_machines_are_small(template: Mapping[str, Any]) -> None:
-    """States of each machine, those inside of maps included: what grows unseen is hard to reason about."""
+    """The number of states of each machine, maps included, is known, so that none grows unnoticed."""
     counts = {layer: len(list(asl.all_states(definition))) for layer, definition in by_layer(template).items()}
     assert counts["run"] <= 55, counts
 
 
 def test_what_scales_a_fleet_is_fenced_against_a_redrive(any_definition: Mapping[str, Any]) -> None:
-    """A redriven execution goes on where it ended: it scales nothing before it has made sure of the lease again."""
+    """A redriven execution scales nothing before it has made sure of its lease again."""
     fence = "$held = ($exists($states.context.Execution.RedriveCount) ? $states.context.Execution.RedriveCount : 0) ?"
     changing = ("updateAutoScalingGroup", "setDesiredCapacity", "suspendProcesses", "createOrUpdateTags")
     for name, state in asl.all_states(any_definition):
@@ -202,11 +202,14 @@ def test_what_scales_a_fleet_is_fenced_against_a_redrive(any_definition: Mapping
 
 def test_capacity_alone_is_changed_by_the_call_for_capacity(template: Mapping[str, Any]) -> None:
     """Only the run's two states that write a policy need the permission to launch; no other machine has it."""
+    # WHEN
     updating = {
         layer: sorted(name for name, _, action, _ in sdk_calls(definition) if action == "updateAutoScalingGroup")
         for layer, definition in by_layer(template).items()
     }
+    # THEN
     assert updating == {"run": ["Restore the group", "Start nodes"], "clean-up": [], "reaper": []}
+    # AND only their role may launch
     launching = [
         role["Ref"]
         for resource in template["Resources"].values()
@@ -234,7 +237,7 @@ def looked(expression: str, *, running: int, wanted: int, launching: int, **empt
 
 
 def test_fleet_is_empty_after_two_looks_that_see_nothing(definition: Mapping[str, Any]) -> None:
-    """An instance, a wanted capacity and a launch without its instance all count; one look that sees none may err."""
+    """A fleet is empty after two looks without instance, capacity or launch, because one look may err."""
     # GIVEN
     states = states_of(definition)
     judged = bare(states[CONFIRM]["Assign"]["emptying"])
@@ -253,7 +256,8 @@ def test_fleet_is_empty_after_two_looks_that_see_nothing(definition: Mapping[str
 
 
 def test_launches_without_an_instance_are_counted(definition: Mapping[str, Any]) -> None:
-    """What has begun and not ended, unless it is a termination."""
+    """A launch that has begun and not ended counts, and a termination does not."""
+    # GIVEN
     expression = bare(states_of(definition)["Look for launches"]["Assign"]["launching"])
     activities = [
         {"StatusCode": code, "Description": f"{what} EC2 instance"}
@@ -261,12 +265,14 @@ def test_launches_without_an_instance_are_counted(definition: Mapping[str, Any])
         for what in ("Launching a new", "Terminating")
     ]
     cases: list[dict[str, Any]] = [{"states": {"result": {"Activities": found}}} for found in (activities, [])]
+    # WHEN / THEN
     assert by_reference(cases, expression) == [evaluate(expression, case) for case in cases] == [3, 0]
 
 
 @pytest.mark.parametrize("staying", [0, 1, 3, 60])
 def test_instances_that_stay_are_ended_by_id(definition: Mapping[str, Any], staying: int) -> None:
-    """Protected ones, those in standby and those that a policy retains, ten in each turn."""
+    """Instances that are protected, in standby or retained by a policy are ended by id, ten at a time."""
+    # GIVEN
     expression = bare(states_of(definition)[CONFIRM]["Assign"]["staying"])
     kinds = (("InService", True), ("Standby", False), ("Terminating:Retained", False))
     stay = [(f"i-{number}", *kinds[number % 3]) for number in range(staying)]
@@ -275,12 +281,14 @@ def test_instances_that_stay_are_ended_by_id(definition: Mapping[str, Any], stay
         for name, state, protected in [("i-going", "Terminating", False), *stay]
     ]
     variables = {"states": {"result": {"AutoScalingGroups": [{"Instances": instances}]}}}
+    # WHEN
     (found,) = by_reference([variables], expression)
+    # THEN
     assert found == evaluate(expression, variables) == [name for name, _, _ in stay[:10]]
 
 
 def test_every_variable_is_assigned_before_it_is_read(any_definition: Mapping[str, Any]) -> None:
-    """Reading an unset variable is an error that only the run would show."""
+    """Every variable is assigned on every way to a state that reads it; only a run would show the error."""
     states = states_of(any_definition)
     known = asl.assigned_before(states, start=any_definition["StartAt"])
     assert set(known) == set(states), "every state can be reached"
@@ -295,7 +303,7 @@ def test_every_variable_is_assigned_before_it_is_read(any_definition: Mapping[st
 
 
 def test_maps_assign_no_variable_of_the_outside(any_definition: Mapping[str, Any]) -> None:
-    """Step Functions refuses a variable inside a map that has the name of one outside (its guide, "Variables")."""
+    """No variable inside a map has the name of one outside, which Step Functions refuses (its guide, "Variables")."""
     states = states_of(any_definition)
     outside = {name for edge in asl.edges(states) for name in edge.assigns}
     for state in states.values():
@@ -304,7 +312,7 @@ def test_maps_assign_no_variable_of_the_outside(any_definition: Mapping[str, Any
 
 
 def test_every_call_exists_in_the_service_models(any_definition: Mapping[str, Any]) -> None:
-    """Actions, parameters, their nesting and the required ones are those of AWS's own models."""
+    """Every call has an action and parameters of AWS's service models, and no required one is missing."""
     calls = list(sdk_calls(any_definition))
     assert len(calls) >= 10
     for name, service, action, arguments in calls:
@@ -340,7 +348,7 @@ def step_functions_name(member: str) -> str:
     ],
 )
 def test_names_are_spelt_as_step_functions_does(member: str, spelt: str) -> None:
-    """Names that AWS's own definitions show, and that runs of others were refused or taken with."""
+    """Members are spelt as in AWS's published definitions and in recorded runs."""
     assert step_functions_name(member) == spelt
 
 
@@ -373,7 +381,7 @@ def problems(value: Any, shape: Shape | None, place: str) -> list[str]:
 
 
 def test_every_member_of_a_result_exists(any_definition: Mapping[str, Any]) -> None:
-    """What an expression reads of an answer is there, under the name that Step Functions gives it."""
+    """Every member that an expression reads is in the service's answer, as Step Functions spells it."""
     read = 0
     for name, state in asl.all_states(any_definition):
         match = re.fullmatch(SDK_INTEGRATION, str(state.get("Resource")))
@@ -419,7 +427,7 @@ def goes_through(shape: Shape | None, path: list[str]) -> bool:
 
 
 def test_every_caught_error_exists(any_definition: Mapping[str, Any]) -> None:
-    """A misspelt error name in a Catch or Retry never matches, and nobody says so."""
+    """Every error of a Catch or Retry exists, because a misspelt one silently never matches."""
     for name, state in asl.all_states(any_definition):
         for handler in (*state.get("Catch", ()), *state.get("Retry", ())):
             for error in handler["ErrorEquals"]:
@@ -443,14 +451,14 @@ def test_every_caught_error_exists(any_definition: Mapping[str, Any]) -> None:
 
 
 def test_own_errors_do_not_pretend_to_be_states_errors() -> None:
-    """Step Functions refuses a Fail state whose own error name begins with `States.`."""
+    """No error of our own begins with `States.`, which Step Functions refuses in a Fail state."""
     names = [value for key, value in vars(contract).items() if key.startswith("ERROR_")]
     assert len(names) > 5
     assert [name for name in names if not re.fullmatch(r"[A-Z][A-Za-z]+", name)] == []
 
 
 def test_the_number_of_calls_does_not_depend_on_the_nodes(template: Mapping[str, Any]) -> None:
-    """Maps go over data channels, instance types, fleets and waiting runs; no state is repeated for each node."""
+    """Maps go over channels, instance types, fleets and queued runs, and never over nodes."""
     maps = {
         layer: [
             name
@@ -468,7 +476,7 @@ def test_the_number_of_calls_does_not_depend_on_the_nodes(template: Mapping[str,
 
 
 def test_no_lambda_and_no_custom_resource(template: Mapping[str, Any]) -> None:
-    """Nothing has to be patched, and the local cloud can deploy all of it."""
+    """The stack has nothing to patch, and the local cloud can deploy all of it."""
     kinds = {resource["Type"] for resource in template["Resources"].values()}
     assert [kind for kind in kinds if kind.startswith(("AWS::Lambda", "Custom::", "AWS::CloudFormation::Custom"))] == []
 
@@ -486,7 +494,7 @@ def validate(definition: Mapping[str, Any], path: Path) -> subprocess.CompletedP
 
 
 def test_asl_validator_accepts_the_definition(any_definition: Mapping[str, Any], tmp_path: Path) -> None:
-    """The schema of Amazon States Language and the syntax of every JSONata expression are right."""
+    """asl-validator accepts every definition and the syntax of every JSONata expression."""
     # WHEN
     done = validate(any_definition, tmp_path / "definition.asl.json")
     # THEN
@@ -494,7 +502,7 @@ def test_asl_validator_accepts_the_definition(any_definition: Mapping[str, Any],
 
 
 def test_asl_validator_refuses_a_broken_definition(definition: Mapping[str, Any], tmp_path: Path) -> None:
-    """The validator does look at these states: one misspelt `Next` is found."""
+    """asl-validator does read these states: it finds one misspelt `Next`."""
     # GIVEN a definition with a way to nowhere
     broken = {**definition, "States": {**definition["States"], "Trained": {"Type": "Pass", "Next": "Nowhere"}}}
     # WHEN
@@ -505,7 +513,7 @@ def test_asl_validator_refuses_a_broken_definition(definition: Mapping[str, Any]
 
 
 def test_no_expression_reads_an_input_that_it_has_not(any_definition: Mapping[str, Any]) -> None:
-    """Step Functions refuses `$`, `$$` and bare field names: its expressions have no context to read."""
+    """No expression reads `$`, `$$` or a bare field name, which have no input in Step Functions."""
     # GIVEN every expression of the definition, parsed by JSONata itself
     expressions = sorted(set(asl.expressions(dict(any_definition))))
     script = """

@@ -9,7 +9,7 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from horovod_client.aws.connection import Fleet
+from horovod_client import Fleet
 from horovod_client.doctor.account import ENDPOINT_SERVICES, check_account
 from horovod_client.doctor.check import FAIL, OK, WARN, Check
 from horovod_client.doctor.offers import check_offers
@@ -51,7 +51,7 @@ def account(
 
 
 def test_an_account_that_has_everything_is_well() -> None:
-    """Quotas of one family are enough to begin with."""
+    """An account passes every check, even if it has quotas of one GPU family only."""
     assert {name: check.state for name, check in account().items()} == {
         "GPU quotas": OK,
         "zones": OK,
@@ -73,7 +73,7 @@ def test_an_account_without_gpus_fails_first() -> None:
 
 @pytest.mark.parametrize(("zones", "default"), [(ZONES[:2], ZONES[:2]), (ZONES, ZONES[:2]), (ZONES[:2], ())])
 def test_too_few_zones_are_told_with_the_setting(zones: Sequence[str], default: Sequence[str]) -> None:
-    """A Region may have two zones, and an account default subnets in two: a stack of three cannot be deployed."""
+    """Two usable zones are too few for a stack of three, and the finding names the setting to change."""
     # WHEN
     found = account(zones=zones, default=default)["zones"]
     # THEN
@@ -85,7 +85,7 @@ def test_too_few_zones_are_told_with_the_setting(zones: Sequence[str], default: 
 
 
 def test_zones_without_default_subnets_count_where_no_zone_has_one() -> None:
-    """CloudFormation then lists all of them."""
+    """In an account without default subnets every zone counts, because CloudFormation lists them all."""
     assert account(default=())["zones"].state == OK
 
 
@@ -105,7 +105,7 @@ def test_a_service_without_an_endpoint_in_a_zone_is_told() -> None:
 
 @pytest.mark.parametrize(("offered", "state"), [(ZONES, OK), (ZONES[:1], WARN), (("us-west-1d",), FAIL)])
 def test_zones_without_the_fleets_types_are_told(offered: Sequence[str], state: str) -> None:
-    """A zone without them is searched in vain; with none at all no run gets a node."""
+    """A zone without the fleet's types is a warning, and a failure if no zone has any."""
     # GIVEN
     ec2, of_ec2 = client("ec2")
     autoscaling, of_autoscaling = client("autoscaling")

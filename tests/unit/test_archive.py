@@ -1,4 +1,4 @@
-"""Archives of strangers, unpacked: nothing lands outside of the folder, or takes memory or disk without end."""
+"""Unpacking archives of strangers: nothing lands outside the folder or exhausts memory or disk."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_gives_the_digest_of_what_it_unpacked(tmp_path: Path) -> None:
 
 
 def test_permissions_are_those_of_new_files(unpack: Callable[..., Path]) -> None:
-    """No set-user-id bit, no file for everybody to write; what was executable still is."""
+    """Files get the permissions of new files, without a set-user-id bit, and executables stay executable."""
     # GIVEN
     program, text = special("program", tarfile.REGTYPE, mode=0o6777), special("text", tarfile.REGTYPE, mode=0o7666)
     mask = os.umask(0o022)
@@ -140,7 +140,7 @@ def escape_by_long_links(victim: str) -> bytes:
 
 
 def test_cve_2025_4517_leads_nowhere(unpack: Callable[..., Path], tmp_path: Path) -> None:
-    """The archive that overwrites a file of its reader by way of `extractall` is refused at its first link."""
+    """The archive that overwrites files of its reader through `extractall` is refused at its first link."""
     # GIVEN a file beside the folder
     victim = tmp_path / "deep" / "authorized_keys"
     victim.parent.mkdir()
@@ -175,7 +175,7 @@ def test_cve_2025_4517_leads_nowhere(unpack: Callable[..., Path], tmp_path: Path
     ],
 )
 def test_refuses(unpack: Callable[..., Path], tmp_path: Path, members: list[Member], words: str) -> None:
-    """What no script's folder and no model needs is refused, and named."""
+    """An entry that no script's folder and no model needs is refused, and the error names it."""
     # WHEN
     with pytest.raises(ArchiveRefused, match=words):
         unpack(tar(*members), most_bytes=1000)
@@ -185,7 +185,7 @@ def test_refuses(unpack: Callable[..., Path], tmp_path: Path, members: list[Memb
 
 
 def test_counts_folders_that_only_names_tell_of(unpack: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some hundred short names of deep files would make folders without end."""
+    """Folders count towards the limit even if only the names of deep files mention them."""
     monkeypatch.setattr(archive_module, "ARCHIVE_ENTRIES_LIMIT", 1000)
     with pytest.raises(ArchiveRefused, match="holds more than 1,000 files and folders"):
         unpack(tar(*((f"{number}" + "/x" * 400, b"") for number in range(10))))
@@ -204,7 +204,7 @@ def pax_bomb(size: int) -> Iterable[bytes]:
 
 
 def test_a_header_takes_no_memory(tmp_path: Path) -> None:
-    """A header that says 192 MiB in less than one is refused before it is read."""
+    """A header of 192 MiB, compressed to less than one, is refused before it is read."""
     # GIVEN
     (bomb,) = pax_bomb(192 * 2**20)
     (tmp_path / "bomb.tar.gz").write_bytes(bomb)
@@ -234,7 +234,7 @@ except ArchiveRefused as refusal:
 
 
 def test_many_headers_before_one_file_end(unpack: Callable[..., Path]) -> None:
-    """Ten thousand long names for one file neither exhaust the stack nor are they taken for ten thousand files."""
+    """Ten thousand long names for one file neither exhaust the stack nor count as ten thousand files."""
     long_name = tarfile.TarInfo("././@LongLink")
     long_name.type, long_name.size = tarfile.GNUTYPE_LONGNAME, 4
     header = long_name.tobuf(tarfile.GNU_FORMAT) + b"name".ljust(512, b"\0")
@@ -252,7 +252,7 @@ WHOLE = tar(
 def test_no_damage_raises_anything_else(
     tmp_path_factory: pytest.TempPathFactory, seed: int, packed: bool, changes: int, mended: bool
 ) -> None:
-    """Whatever bytes are changed or cut, packed or not, and with the check sums put right: unpacked, or refused."""
+    """A damaged archive, even one with valid check sums, is unpacked or refused and raises nothing else."""
     # GIVEN
     dice = random.Random(seed)  # noqa: S311
     body = bytearray(gzip.compress(WHOLE) if packed else WHOLE)
@@ -275,7 +275,7 @@ def test_no_damage_raises_anything_else(
 
 
 def test_a_full_disk_is_not_the_archives_fault(tmp_path: Path) -> None:
-    """What the disk refuses is told as it is: another try may go well."""
+    """A full disk is reported as such and not as a bad archive, because another try may succeed."""
     # GIVEN a limit on what this process may write to one file
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))

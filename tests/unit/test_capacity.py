@@ -11,7 +11,7 @@ from cdk_horovod.fleet.gpu_types import GPU_INSTANCE_TYPES
 
 
 def test_counts_in_gpus() -> None:
-    """Step, largest weight and most nodes follow from the GPUs of the types."""
+    """A fleet's step, largest weight and most nodes follow from the GPUs of its types."""
     # WHEN
     capacity = GpuCapacity.of(["g5.48xlarge", "g5.12xlarge"], max_gpus=32, on_demand_base_gpus=4)
 
@@ -30,7 +30,7 @@ def test_mixes_models_when_told() -> None:
 
 
 def test_holds_600_nodes() -> None:
-    """The largest fleet is as large as its description may be."""
+    """A fleet may have 600 nodes, as many as its description has room for."""
     assert GpuCapacity.of(["g5.xlarge"], max_gpus=600).max_nodes == 600
 
 
@@ -75,7 +75,7 @@ def test_holds_600_nodes() -> None:
     ],
 )
 def test_fails_when_no_such_fleet_can_work(arguments: dict[str, Any], message: str) -> None:
-    """The error names the argument, the value and what would do."""
+    """The error names the argument, its value and a value that would work."""
     # GIVEN
     fleet = {"names": ["g5.12xlarge"], "max_gpus": 16} | arguments
 

@@ -33,7 +33,7 @@ def told(plan: CapacityPlan, place: FleetPlace = PLACE) -> list[tuple[str, int |
 
 
 def test_spot_first_ends_on_demand() -> None:
-    """Spot in all zones, then in each of them, then On-Demand, from an empty fleet each."""
+    """The plan tries Spot in all zones, then zone by zone, then On-Demand, each from an empty fleet."""
     assert told(CapacityPlan.spot_first()) == [
         ("Spot in any zone", 600, False),
         ("Spot in zone-a", 300, True),
@@ -50,7 +50,7 @@ def test_subnets_are_those_of_the_zones() -> None:
 
 
 def test_nothing_is_tried_twice() -> None:
-    """In a fleet of one zone, any zone and each zone are the same."""
+    """In a fleet of one zone, any zone and each zone are one attempt."""
     assert told(CapacityPlan.spot_first(), ONE_ZONE) == [
         ("Spot in zone-a", 600, False),
         ("On-Demand in zone-a", None, True),
@@ -77,7 +77,7 @@ def test_one_zone_at_a_time() -> None:
 
 
 def test_plans_of_ones_own() -> None:
-    """Zones, types and time limits are taken as given; all but an attempt like those before it begin empty."""
+    """A user's plan keeps its zones, types and time limits, and its attempts begin with an empty fleet."""
     plan = CapacityPlan.attempts(
         [
             CapacityAttempt(market="spot", instance_types=["g5.4xlarge"], time_limit=Duration.minutes(1)),
@@ -117,7 +117,7 @@ def test_plans_of_ones_own() -> None:
     ],
 )
 def test_fails_when_the_fleet_cannot_make_the_attempt(attempt: dict[str, Any], place: FleetPlace, message: str) -> None:
-    """What the fleet does not have, no attempt can ask for."""
+    """An attempt cannot ask for a zone or a type that the fleet does not have."""
     plan = CapacityPlan.attempts([CapacityAttempt(**{"market": "on-demand", **attempt})])
     with pytest.raises(ValueError, match=message):
         plan_attempts(plan, place)
@@ -147,7 +147,7 @@ def test_fails_when_no_fleet_could_make_the_attempt(arguments: dict[str, Any], m
 
 
 def test_fails_without_attempts_and_with_too_many() -> None:
-    """A plan has an attempt, and no more than fit into an execution's history."""
+    """A plan has at least one attempt, and no more than fit into an execution's history."""
     with pytest.raises(ValueError, match="'attempts' must be at least one, got none"):
         CapacityPlan.attempts([])
     zones = tuple(Zone(name=f"zone-{n}", key=str(n), subnets=(f"subnet-{n}",)) for n in range(21))

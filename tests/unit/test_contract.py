@@ -7,7 +7,6 @@ import re
 import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,8 @@ from jsonschema import Draft202012Validator
 from cdk_horovod.asl.states import run_id
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import __version__, contract
-from reference_jsonata import by_reference
+from support.asl import by_reference
+from support.synthesis import REPOSITORY
 
 FLEET = contract.FleetSize(max_gpus=32, gpu_step=4)
 MAX_RUNTIME_SECONDS = 86_400
@@ -151,7 +151,7 @@ def test_accepts_a_request_with_every_field() -> None:
 
 
 def test_accepts_the_required_fields_alone() -> None:
-    """Whatever is not required may be left out."""
+    """A request may leave out every optional field."""
     # GIVEN
     required = [field.name for field in contract.REQUEST_FIELDS if field.required]
     request = {name: value for name, value in a_request().items() if name in required}
@@ -270,7 +270,7 @@ def test_accepts_the_edges(changes: dict[str, Any]) -> None:
     ],
 )
 def test_fails_when_one_field_is_wrong(changes: dict[str, Any], sentence: str) -> None:
-    """One wrong field is one sentence, which names the field and shows the value as JSON does."""
+    """One wrong field gives one sentence, which names the field and shows the value as JSON."""
     assert problems(a_request(**changes)) == [sentence]
 
 
@@ -310,7 +310,7 @@ def test_lists_every_wrong_field_at_once() -> None:
 
 
 def test_lists_every_limit_at_once() -> None:
-    """GPUs, runtime and cost beyond their limits are a sentence each."""
+    """GPUs, runtime and cost beyond their limits give one sentence each."""
     # WHEN
     found = problems(a_request(gpus=64, min_gpus=65, max_runtime_seconds=100_000, max_cost_usd=1000))
 
@@ -334,7 +334,7 @@ def test_takes_what_fits_one_of_several_fleets(gpus: int, fits: bool) -> None:
 
 
 def test_a_training_without_a_ceiling_takes_any() -> None:
-    """Without a limit of the construct, a request's own ceiling may be as high as it likes."""
+    """A request may set any cost ceiling if the construct sets none."""
     # WHEN
     found = contract.check_request(a_request(max_cost_usd=1e9), fleets=[FLEET], max_runtime_seconds=MAX_RUNTIME_SECONDS)
 
@@ -343,7 +343,7 @@ def test_a_training_without_a_ceiling_takes_any() -> None:
 
 
 def test_says_so_when_a_value_cannot_be_shown() -> None:
-    """Values that Python cannot write as JSON are refused for what they are, without being shown."""
+    """A value that Python cannot write as JSON is refused without being shown."""
     # GIVEN
     nested: list[Any] = []
     for _ in range(100_000):
@@ -403,7 +403,7 @@ def test_does_not_change_what_it_checks(request: dict[str, Any]) -> None:
 
 
 def test_what_nodes_tell_shares_a_partition() -> None:
-    """One query reads what a run's nodes tell, and the partition says who may: the tokens lie apart."""
+    """One query reads what a run's nodes report; secrets lie in a partition of their own, which grants can name."""
     # WHEN
     keys = [
         contract.run_key("r"),
@@ -441,13 +441,13 @@ def test_names_the_files_of_a_run() -> None:
 
 def test_nodes_know_the_version_of_the_library() -> None:
     """The package in the image names the version that the project has."""
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
     assert project["version"] == __version__
 
 
 def test_run_is_its_execution() -> None:
-    """The same name at another second, or in another training, is another run; fractions of a second are cut off."""
+    """A run's id differs with its name, its training and the second of its start, but not with fractions of it."""
     # GIVEN
     started = datetime(2026, 11, 26, 12, 2, 36, 999_999, tzinfo=timezone(timedelta(hours=1)))
     # WHEN
@@ -460,7 +460,7 @@ def test_run_is_its_execution() -> None:
 
 @pytest.mark.parametrize("fraction", ["", ".999", ".9999999"])
 def test_state_machine_and_client_identify_a_run_alike(fraction: str) -> None:
-    """The context object's StartTime comes with or without fractions of a second."""
+    """State machine and client derive the same run id, whether or not StartTime has fractions of a second."""
     # GIVEN
     expression = run_id("StackTraining", name="$name", started="$started")
     variables = {"name": "digits", "started": f"2026-11-26T11:02:36{fraction}Z"}
@@ -475,6 +475,6 @@ def test_state_machine_and_client_identify_a_run_alike(fraction: str) -> None:
 
 
 def test_sort_keys_are_in_the_order_of_attempts() -> None:
-    """Attempt 12 comes behind attempt 9."""
+    """A query returns attempt 12 after attempt 9."""
     keys = [contract.node_key("f", "r", attempt, "i-1")[1] for attempt in (9, 12, 100)]
     assert keys == sorted(keys)

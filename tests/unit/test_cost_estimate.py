@@ -1,4 +1,4 @@
-"""What a run would cost, by hand-made prices."""
+"""The estimate of what a run would cost, with prices that the test sets."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 
 import pytest
 
-from horovod_client.aws.connection import Fleet
-from horovod_client.errors import InvalidInput, PricesUnknown
-from horovod_client.prices.estimate import NOTE, UsdRange, estimate
+from horovod_client import Fleet, InvalidInput, PricesUnknown, UsdRange
+from horovod_client.prices.estimate import NOTE, estimate
 from horovod_client.prices.fleet_prices import Price, Prices
-from one_connection import connection_to
+from support.fake_account import connection_to
 
 CONNECTION = connection_to(
     Fleet(id="Small", max_gpus=4, gpu_step=1, types={"g5.xlarge": 1}),
@@ -97,14 +96,14 @@ def test_is_json() -> None:
     ],
 )
 def test_refuses_what_cannot_run(gpus: int, hours: float, says: str) -> None:
-    """The same rule as for a run."""
+    """An estimate refuses what a run would refuse, in one sentence."""
     with pytest.raises(InvalidInput) as refused:
         estimate(CONNECTION, gpus=gpus, hours=hours, prices=PRICES)
     assert str(refused.value) == says
 
 
 def test_says_that_there_are_no_prices() -> None:
-    """An estimate without any price would be a lie: the reasons are told instead."""
+    """Without any price the estimate fails, and the error gives the reasons."""
     with pytest.raises(PricesUnknown) as refused:
         estimate(CONNECTION, gpus=4, hours=1, prices=Prices(found=(), remarks=("the network is down",)))
     assert str(refused.value) == "there are no prices to estimate with: the network is down"

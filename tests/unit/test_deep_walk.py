@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from horovod_client.aws.connection import Fleet
+from horovod_client import Fleet
 from horovod_client.doctor.deep.mocks import MockMaker, example_request
 from horovod_client.doctor.deep.walk import Untestable, Verdict, Walk
 from horovod_local import corrections
@@ -81,7 +81,7 @@ def machine(**changes: Any) -> dict[str, Any]:
 
 
 def test_tests_every_state_with_results_and_errors() -> None:
-    """States that no value leads into are tested too, with what their forks know."""
+    """Every state is tested, also one that no value leads into, with the variables of its branch."""
     # WHEN
     verdicts = walk(machine(), "Begin")
     # THEN
@@ -112,7 +112,7 @@ def test_tests_every_state_with_results_and_errors() -> None:
     ],
 )
 def test_tells_what_would_fail(change: dict[str, Any], said: str) -> None:
-    """A member's wrong name, a variable that is not there, a call that is not there, a broken catcher."""
+    """The walk finds a misspelt member, an unset variable, a call that does not exist and a broken catcher."""
     # WHEN
     verdicts = walk(machine(**change), "Begin")
     # THEN

@@ -1,11 +1,11 @@
-"""A status that is printed is a line for people."""
+"""What a status prints for people."""
 
 from __future__ import annotations
 
 import pytest
 
+from horovod_client import Holder, RunStatus, Spend, TrainingProgress
 from horovod_client.status.describe import describe_run
-from horovod_client.status.run_status import Holder, RunStatus, Spend, TrainingProgress
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ from horovod_client.status.run_status import Holder, RunStatus, Spend, TrainingP
     ],
 )
 def test_run_is_told_in_one_line(status: RunStatus, line: str) -> None:
-    """Where it is, what it waits for, how far it is and what it cost; or how it ended."""
+    """The line says where a run is, what it waits for, its progress and its cost, or how it ended."""
     assert describe_run(status, now=1000.0) == line
 
 
 def test_printed_status_is_that_line() -> None:
-    """`run.wait(on_progress=print)` is for people; a representation is for those who look for a fault."""
+    """`run.wait(on_progress=print)` prints that line, and `repr` gives the fields."""
     status = RunStatus(run="r", state="RUNNING", stage="training", phase="training")
     assert str(status) == "run r: RUNNING, training"
     assert repr(status).startswith("RunStatus(run='r', state='RUNNING', stage='training'")

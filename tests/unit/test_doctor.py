@@ -1,4 +1,4 @@
-"""The doctor: what it says of an account that is well, and of what is wrong with others."""
+"""What the doctor says of an account that is well, and of what is wrong with others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from botocore.config import Config
 from botocore.stub import Stubber
 
 from cdk_horovod.workflow.capacity_search import QUOTAS
-from horovod_client.aws.connection import Fleet
+from horovod_client import Fleet
 from horovod_client.doctor.check import FAIL, OK, WARN, Check
 from horovod_client.doctor.examination import Doctor
 from horovod_client.doctor.quotas import QUOTA_CODES, check_quotas
@@ -100,7 +100,7 @@ def test_compares_quotas_with_the_fleet(services: Services) -> None:
 
 
 def test_an_account_without_any_quota_fails(services: Services) -> None:
-    """New accounts have quotas of 0: no run would get a node."""
+    """An account whose GPU quotas are 0, as in a new one, fails: no run would get a node."""
     # WHEN
     checks = quota_checks(services, {"L-DB2E81BA": 0, "L-3819A6DF": 0})
     # THEN
@@ -109,7 +109,7 @@ def test_an_account_without_any_quota_fails(services: Services) -> None:
 
 
 def test_takes_the_default_of_a_quota_that_was_never_changed(services: Services) -> None:
-    """Service Quotas then has no value of the account's own."""
+    """A quota that was never changed has AWS's default value."""
     # GIVEN
     stubber = services.stub("service-quotas")
     for _ in QUOTA_CODES:
@@ -122,7 +122,7 @@ def test_takes_the_default_of_a_quota_that_was_never_changed(services: Services)
 
 
 def test_what_cannot_be_asked_is_no_failure(services: Services) -> None:
-    """Someone who may start runs need not be allowed to read quotas."""
+    """A quota that the user may not read is a warning, because starting runs does not need it."""
     # GIVEN
     stubber = services.stub("service-quotas")
     for _ in QUOTA_CODES:
@@ -137,7 +137,7 @@ def test_what_cannot_be_asked_is_no_failure(services: Services) -> None:
 
 
 def test_needs_a_region() -> None:
-    """Without one nothing else can be asked."""
+    """Without a Region the examination ends, because nothing else can be asked."""
     # WHEN
     *_, last = Services().doctor(None).examine(stack="Training")
     # THEN
@@ -157,7 +157,7 @@ def test_needs_credentials(services: Services) -> None:
 
 
 def test_needs_a_network(services: Services) -> None:
-    """Who does not reach AWS is not told to sign in."""
+    """A user who cannot reach AWS is told so, and not told to sign in."""
     # GIVEN
     address = "http://127.0.0.1:9"
     services.clients["sts"] = boto3.client(
@@ -177,7 +177,7 @@ def test_needs_a_network(services: Services) -> None:
 
 
 def test_looks_no_further_than_the_account_without_a_stack(services: Services) -> None:
-    """Before anything is deployed, the machine and the credentials can be checked."""
+    """Before anything is deployed, the doctor checks the machine, the credentials and the account."""
     # GIVEN
     services.sign_in()
     # WHEN
@@ -188,7 +188,7 @@ def test_looks_no_further_than_the_account_without_a_stack(services: Services) -
 
 
 def test_tells_that_the_clock_is_wrong(services: Services) -> None:
-    """AWS's answers carry the time."""
+    """A clock is wrong if it differs from the time in AWS's answers."""
     # GIVEN
     services.sign_in(at=NOW + 200)
     # WHEN
@@ -198,7 +198,7 @@ def test_tells_that_the_clock_is_wrong(services: Services) -> None:
 
 
 def test_tells_that_there_is_no_such_stack(services: Services) -> None:
-    """The same sentence as every other verb, and what to do."""
+    """A missing stack is reported in the sentence of all verbs, with what to do."""
     # GIVEN
     services.sign_in()
     services.stub("cloudformation").add_client_error(

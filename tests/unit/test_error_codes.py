@@ -20,5 +20,5 @@ from horovod_client.aws.error_codes import code_of
     ids=lambda value: type(value).__name__,
 )
 def test_only_what_aws_answered_has_a_code(error: Exception, code: str) -> None:
-    """An error that is no answer, among them botocore's that carry a response of another kind, has no code."""
+    """An error that is no answer of AWS has no code, even if botocore attached another kind of response."""
     assert code_of(error) == code

@@ -1,4 +1,4 @@
-"""The guide tells of what is there: its commands parse, its links lead somewhere, and its errors are the contract's."""
+"""The guide describes what exists: its commands parse, its links lead to files, its errors are the contract's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from horovod_client.cli import PROGRAM, commands
 from horovod_node import contract
-from synthesis import REPOSITORY
+from support.synthesis import REPOSITORY
 
 GUIDE = REPOSITORY / "docs" / "guide"
 PAGES = [REPOSITORY / "README.md", *sorted(GUIDE.glob("*.md"))]
@@ -30,7 +30,7 @@ SHOWN = sorted({line for page in PAGES for line in commands_of(page.read_text())
 
 @pytest.mark.parametrize("line", SHOWN)
 def test_command_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tool has every verb and option that a reader may copy."""
+    """The tool has every verb and option that a page shows."""
     # GIVEN a shell in which the stack is named
     monkeypatch.setenv("CDK_HOROVOD_STACK", "Training")
     arguments = [word for word in shlex.split(line, comments=True)[1:] if word != ELLIPSIS]
@@ -57,7 +57,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_imports_are_exported(page: Path) -> None:
-    """What a page's Python imports is there to be imported."""
+    """A package exports every name that a page's Python imports from it."""
     # GIVEN the names that each package's `__init__` brings in
     exported = {
         package: set(re.findall(r"\b\w+\b", (REPOSITORY / folder / package / "__init__.py").read_text()))
@@ -71,7 +71,7 @@ def test_imports_are_exported(page: Path) -> None:
 
 
 def test_every_error_is_explained() -> None:
-    """A reader who has an error's name finds it, and finds none that cannot happen."""
+    """The guide explains every error of the contract, and no other."""
     # GIVEN
     errors = {value for name, value in vars(contract).items() if name.startswith("ERROR_")}
     # WHEN

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "training_image"
+from support.synthesis import REPOSITORY
+
+FOLDER = REPOSITORY / "training_image"
 LOCKED = [
     "requirements",
     "requirements-cpu",
@@ -37,7 +39,7 @@ def test_lock_files_pin_everything_by_hash(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOCKED)
 def test_lock_files_hold_what_was_asked_for(name: str) -> None:
-    """Nobody changed an .in file without compiling its .txt again."""
+    """Each lock file was compiled from its .in file as it is now."""
     # GIVEN
     lines = (FOLDER / f"{name}.in").read_text().splitlines()
     if "-r requirements-common.in" in lines:
@@ -58,14 +60,14 @@ def test_lock_files_hold_what_was_asked_for(name: str) -> None:
     ("gpu", "cpu"), [("requirements", "requirements-cpu"), ("requirements-newer", "requirements-newer-cpu")]
 )
 def test_cpu_profiles_differ_only_in_tensorflow_and_cuda(gpu: str, cpu: str) -> None:
-    """What is tested without GPUs is what runs with them, but for TensorFlow's build and CUDA."""
+    """The tested CPU image and the GPU image differ only in TensorFlow's build and CUDA."""
     renamed = {name.replace("tensorflow-cpu", "tensorflow"): version for name, version in pins(cpu).items()}
 
     assert renamed == {name: version for name, version in pins(gpu).items() if not name.startswith("nvidia-")}
 
 
 def test_torch_profiles_differ_only_in_cuda() -> None:
-    """The tested PyTorch is the image's, but for its build and what only GPUs need."""
+    """The tested CPU image with PyTorch and the GPU image differ only in its build and CUDA."""
     cpu, gpu = pins("requirements-torch-cpu"), pins("requirements-torch")
     assert cpu.pop("torch") == f"{gpu.pop('torch')}+cpu"
     of_cuda = {"cuda-bindings", "cuda-pathfinder", "cuda-toolkit", "triton"}
@@ -73,7 +75,7 @@ def test_torch_profiles_differ_only_in_cuda() -> None:
 
 
 def test_torch_is_compiled_for_with_its_own_cuda() -> None:
-    """Horovod's code for GPUs and PyTorch's meet in one process; what builds is the same, but for the compiler."""
+    """Horovod is compiled with the CUDA of PyTorch, because both run in one process."""
     build, run = pins("requirements-torch-build"), pins("requirements-torch")
     shared = {name: version for name, version in build.items() if name in run and name.startswith(("cuda", "nvidia"))}
     assert shared == {name: run[name] for name in ("cuda-toolkit", "nvidia-cuda-runtime")}
@@ -83,6 +85,7 @@ def test_torch_is_compiled_for_with_its_own_cuda() -> None:
 
 def test_dockerfile_copies_only_what_the_context_holds() -> None:
     """Every file that the Dockerfile copies passes .dockerignore and exists."""
+    # WHEN
     dockerfile = (FOLDER / "Dockerfile").read_text()
     defaults = dict(re.findall(r"^ARG (\w*REQUIREMENTS)=(\S+)$", dockerfile, re.MULTILINE))
     copied = [
@@ -90,6 +93,7 @@ def test_dockerfile_copies_only_what_the_context_holds() -> None:
         for source in re.findall(r"^COPY (?!--from)(\S+) \S+$", dockerfile, re.MULTILINE)
     ]
     allowed = [line[1:] for line in (FOLDER / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    # THEN
     assert sorted(copied) == ["build_horovod.sh", "horovod_node", "requirements-build.txt", "requirements.txt"]
     assert [name for name in copied if not any(Path(name).match(pattern) for pattern in allowed)] == []
     assert [name for name in copied if not (FOLDER / name).exists()] == []

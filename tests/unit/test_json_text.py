@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node.contract import jsonata_text
-from reference_jsonata import by_reference
+from support.asl import by_reference
 
 EXPRESSION = """{
   'same': $value,
@@ -41,7 +41,7 @@ values = st.recursive(
 
 
 def test_numbers_lose_the_digits_that_step_functions_loses() -> None:
-    """A nanosecond clock and a rate of sixteen digits are not what they were once a state machine has written them."""
+    """The client rounds a number to 15 digits, as a state machine does when it writes JSON."""
     assert jsonata_text({"seed": 1764145000123456789, "rate": 0.1234567890123456}) == (
         '{"seed":1764145000123460000,"rate":0.123456789012346}'
     )
@@ -50,7 +50,7 @@ def test_numbers_lose_the_digits_that_step_functions_loses() -> None:
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(values, numbers), min_size=100, max_size=150))
 def test_local_cloud_changes_numbers_as_the_reference_does(cases: list[tuple[Any, float]]) -> None:
-    """Whatever an expression does with a number, it has the same digits in the local cloud and in Step Functions."""
+    """An expression gives a number the same digits in the local cloud as in Step Functions."""
     # GIVEN
     bindings: list[dict[str, Any]] = [
         {"value": [value], "number": number, "next": number + 1} for value, number in cases
@@ -65,7 +65,7 @@ def test_local_cloud_changes_numbers_as_the_reference_does(cases: list[tuple[Any
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\U0001f600", '\u2028\x7f\b"\\', "é"])
 def test_texts_are_written_as_the_reference_writes_them(text: str) -> None:
-    """Characters stay as they are, and half of a surrogate pair is escaped."""
+    """A text keeps its characters, and half of a surrogate pair is escaped."""
     (theirs,) = by_reference([{"value": [text]}], "$string($value)")
     assert jsonata_text([text]) == theirs == evaluate("$string($value)", {"value": [text]})
     assert json.loads(theirs) == [text]

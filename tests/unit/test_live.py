@@ -1,4 +1,4 @@
-"""The live view follows a run: what it says of times that it did not see, and where the user's Ctrl-C leaves it."""
+"""How the live view follows a run, and what becomes of the run when the user presses Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import click
 import pytest
 
+from horovod_client import RunStatus
 from horovod_client.cli.watch.live import follow_live
 from horovod_client.cli.watch.session import ViewLeft
-from horovod_client.status.run_status import RunStatus
 
 
 def training(stage: str, phase: str) -> RunStatus:
@@ -58,7 +58,7 @@ def view_of(*seen: RunStatus) -> None:
 def test_tells_the_time_of_a_phase_that_it_saw_begin(
     seen: list[tuple[str, str]], phases: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who comes to a run in the middle of a phase is not told that it has only begun."""
+    """The view shows how long a phase has lasted only if it saw the phase begin."""
     # WHEN
     view_of(*(training(stage, phase) for stage, phase in seen))
     # THEN

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from horovod_client import CapacitySearch, Holder, NodeStatus, RunStatus, Spend, TrainingProgress
 from horovod_client.cli.watch.render import NODES_SHOWN, draw
-from horovod_client.status.capacity import CapacitySearch
-from horovod_client.status.run_status import Holder, NodeStatus, RunStatus, Spend, TrainingProgress
 
 NOW = 1000.0
 
@@ -50,7 +49,7 @@ def test_queued_run_says_who_holds_the_fleet() -> None:
 
 
 def test_search_for_capacity_carries_the_words_of_ec2() -> None:
-    """Attempt, its age, and why the last one was refused."""
+    """The search shows the attempt, its age, and EC2's reason for refusing the one before."""
     # GIVEN
     search = CapacitySearch(number=2, of=5, attempt="Spot in eu-west-1a", since=820, refusal="no Spot capacity")
     status = RunStatus(run="r", state="RUNNING", stage="joining", phase="capacity", capacity=search, gpus=2)
@@ -61,7 +60,7 @@ def test_search_for_capacity_carries_the_words_of_ec2() -> None:
 
 
 def test_training_run_shows_nodes_progress_spend_and_last_lines() -> None:
-    """All that a user looks for is on one screen: who trains, how far it is, what it cost, what rank 0 says."""
+    """One screen shows the nodes, the progress, the cost so far and rank 0's last lines."""
     # GIVEN
     status = RunStatus(
         run="r",
@@ -121,7 +120,7 @@ def test_narrow_terminal_cuts_nothing_off() -> None:
 
 
 def test_ended_run_waits_for_nothing_and_costs_nothing_an_hour() -> None:
-    """What is left and the price of an hour are told while there is something to wait and to pay for."""
+    """An ended run shows neither remaining time nor an hourly price."""
     # GIVEN
     progress = TrainingProgress(step=400, steps=400, ranks=1, resets=1, eta_seconds=0.0)
     status = RunStatus(run="r", state="SUCCEEDED", progress=progress, spend=Spend(usd=1.5, usd_per_hour=2.0))
@@ -134,7 +133,7 @@ def test_ended_run_waits_for_nothing_and_costs_nothing_an_hour() -> None:
 
 
 def test_many_nodes_are_counted() -> None:
-    """A cluster of 64 nodes does not push the rest off the screen."""
+    """A cluster of 64 nodes is summed up, so that it does not push the rest off the screen."""
     # GIVEN
     status = RunStatus(run="r", state="RUNNING", phase="training", nodes=tuple(node(number) for number in range(64)))
     # THEN
@@ -142,7 +141,7 @@ def test_many_nodes_are_counted() -> None:
 
 
 def test_ended_run_is_no_longer_on_its_way() -> None:
-    """The outcome takes the place of the time, and no phase is marked."""
+    """An ended run shows its outcome in the place of the time, and marks no phase."""
     # THEN
     assert drawn(RunStatus(run="r", state="FAILED", phase="ended", gpus=1)) == [
         "run r, 1 GPU, FAILED",

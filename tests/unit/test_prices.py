@@ -1,4 +1,4 @@
-"""Prices: asked for once, kept with their date, and explained when they are missing."""
+"""Prices are asked for once, kept with their date, and explained when they are missing."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def market(tmp_path: Path) -> Market:
 
 
 def test_prices_come_from_both_services_once(market: Market) -> None:
-    """The second look finds the first one's prices on disk: AWS is not asked again."""
+    """A second lookup takes the first one's prices from the cache and does not ask AWS."""
     # GIVEN one answer of each service
     market.list_on_demand(product("1.006"))
     market.list_spot({"eu-west-1a": "0.5", "eu-west-1b": "0.4"})
@@ -85,7 +85,7 @@ def test_prices_come_from_both_services_once(market: Market) -> None:
 
 
 def test_on_demand_prices_alone(market: Market) -> None:
-    """Whoever needs no Spot prices asks EC2 nothing, which would need a permission of its own."""
+    """A lookup of On-Demand prices alone does not ask EC2, which would need another permission."""
     # GIVEN one answer of the Price List, and none of EC2
     market.list_on_demand(product("1.006"))
     # WHEN
@@ -97,7 +97,7 @@ def test_on_demand_prices_alone(market: Market) -> None:
 
 
 def test_spot_prices_age_sooner(market: Market) -> None:
-    """After two hours the Spot price is asked for anew, and the On-Demand price is still good."""
+    """After two hours a Spot price is asked for again, while the On-Demand price is still valid."""
     # GIVEN
     market.list_on_demand(product("1.006"))
     market.list_spot({"eu-west-1a": "0.5"})
@@ -113,7 +113,7 @@ def test_spot_prices_age_sooner(market: Market) -> None:
 
 
 def test_old_prices_are_better_than_none(market: Market) -> None:
-    """When AWS refuses, the cache's prices are used and their date is said."""
+    """When AWS refuses, prices of the cache are used, and their date is shown."""
     # GIVEN
     market.list_on_demand(product("1.006"))
     market.list_spot({"eu-west-1a": "0.5"})
@@ -133,7 +133,7 @@ def test_old_prices_are_better_than_none(market: Market) -> None:
 
 
 def test_says_why_there_is_no_price(market: Market) -> None:
-    """A type that is not listed, and a service that fails, have each its sentence."""
+    """A missing price has a reason: the type is not listed, or the service failed."""
     # GIVEN
     market.list_on_demand()
     market.spot.add_client_error("describe_spot_price_history", "RequestLimitExceeded", "Slow down.")
@@ -152,7 +152,7 @@ def test_says_why_there_is_no_price(market: Market) -> None:
     "damage", ["", "{", "[]", '{"at": "x", "usd": {}}', '{"at": 1, "usd": {}}', '{"at": NaN, "usd": {"": 1}}']
 )
 def test_damaged_file_is_no_cache(tmp_path: Path, damage: str) -> None:
-    """A file that another program broke is as if it were not there, and the next price replaces it."""
+    """A damaged cache file is ignored, and the next price replaces it."""
     # GIVEN
     cache, prices = PriceCache(tmp_path), CachedPrices(at=NOW, usd={"": 1.5})
     cache.write("aws", "g5.xlarge", prices=prices)
@@ -165,7 +165,7 @@ def test_damaged_file_is_no_cache(tmp_path: Path, damage: str) -> None:
 
 
 def test_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
-    """A file where the folder should be: the price is just not kept."""
+    """A price that cannot be written to the cache is used and not kept."""
     # GIVEN
     (tmp_path / "taken").write_text("")
     cache = PriceCache(tmp_path / "taken")
@@ -176,7 +176,7 @@ def test_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 
 
 def test_cache_is_where_users_expect_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """XDG_CACHE_HOME rules, if it is an absolute path."""
+    """The cache lies in XDG_CACHE_HOME if that is an absolute path, and in ~/.cache otherwise."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert default_folder() == tmp_path / "x" / "cdk-horovod" / "prices"

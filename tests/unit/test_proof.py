@@ -13,8 +13,7 @@ from horovod_client.proof.claims import CLAIMS, STEPS, claims_of
 from horovod_client.proof.drill import Drill, estimate_usd
 from horovod_client.proof.place import Paces, StepFailed
 from horovod_client.proof.report import FAILED, NOT_RUN, PASSED, Report, StepReport
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from support.synthesis import REPOSITORY
 
 
 def report(*, local: bool = False, **states: str) -> Report:
@@ -31,7 +30,7 @@ def report(*, local: bool = False, **states: str) -> Report:
 
 
 def test_every_claim_has_a_step_or_a_reason_and_every_step_a_claim() -> None:
-    """Nothing is claimed that the drill forgets in silence, and no step is without a purpose."""
+    """Every claim has a step or the reason why it has none, and every step serves a claim."""
     # THEN
     assert [claim.id for claim in CLAIMS if (claim.step is None) == (not claim.because)] == []
     assert {claim.step for claim in CLAIMS} - {None} == set(STEPS)
@@ -40,7 +39,7 @@ def test_every_claim_has_a_step_or_a_reason_and_every_step_a_claim() -> None:
 
 
 def test_the_guide_lists_every_claim() -> None:
-    """A reader of the guide sees what is proven by which step, and what by none."""
+    """The guide lists every claim with the step that proves it, or says that none does."""
     # WHEN
     guide = (REPOSITORY / "docs" / "prove.md").read_text(encoding="utf-8")
     # THEN
@@ -69,7 +68,7 @@ def test_the_report_says_of_each_claim_what_its_step_showed(tmp_path: Path) -> N
 
 
 def test_the_local_cloud_proves_nothing_of_aws() -> None:
-    """What it only plays is marked; what is the same program here and there is not."""
+    """In the local cloud, a claim about AWS is marked as emulated, and one about our own programs is not."""
     # WHEN
     states = {claim["id"]: claim["state"] for claim in report(local=True).to_json()["claims"]}
     # THEN

@@ -1,4 +1,4 @@
-"""A receipt without On-Demand prices gets its costs from the client's."""
+"""A receipt without On-Demand prices gets its costs from the client's prices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_adds_the_list_price_to_nodes_without_one() -> None:
 
 
 def test_says_nothing_without_a_price() -> None:
-    """A type that no list knows leaves the receipt without costs: half a sum would be a lie."""
+    """A node whose type has no price leaves the receipt without costs, because half a sum misleads."""
     # GIVEN
     receipt = {"run": "r", "nodes": [node("on-demand"), node("spot", usd=0.2)]}
     # THEN
@@ -36,7 +36,7 @@ def test_says_nothing_without_a_price() -> None:
 
 
 def test_on_demand_is_never_charged_as_spot() -> None:
-    """While only Spot prices are known, what an On-Demand node costs is not."""
+    """With Spot prices alone, the cost of an On-Demand node stays unknown."""
     # GIVEN
     prices = [Price(instance_type="g5.xlarge", market="spot", zone="a", usd=0.4)]
     # THEN

@@ -1,4 +1,4 @@
-"""The request check is written twice, in Python for the client and in JSONata for the state machine: they agree."""
+"""The request check exists twice, in Python for the client and in JSONata for the state machine: they agree."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from horovod_node.local_ranks.script_environment import script_arguments, script
 from horovod_node.node.folders import Layout
 from horovod_node.node.identity import Node
 from horovod_node.rank_process.job import RankJob
+from support.synthesis import REPOSITORY
 
 FLEETS = [FleetSize(max_gpus=32, gpu_step=4), FleetSize(max_gpus=9, gpu_step=3)]
 LIMITS: dict[str, Any] = {"fleets": FLEETS, "max_runtime_seconds": 3600, "max_cost_usd": 250.5}
@@ -198,7 +199,7 @@ def in_the_state_machine_as_text(requests: str, expression: str) -> list[Any]:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=REPOSITORY,
     )
     answers: list[Any] = json.loads(done.stdout)
     return answers
@@ -206,7 +207,7 @@ def in_the_state_machine_as_text(requests: str, expression: str) -> list[Any]:
 
 @pytest.mark.parametrize("limits", SEVERAL_LIMITS)
 def test_state_machine_and_client_refuse_in_the_same_words(limits: dict[str, Any]) -> None:
-    """Whoever checks a request, whatever the fleets and limits, the caller reads the same sentences."""
+    """State machine and client refuse a request in the same sentences, for any fleets and limits."""
     # GIVEN requests, good and bad
     # WHEN the state machine's JSONata and the client's Python check them
     theirs = in_the_state_machine(REQUESTS, problems_expression(**limits))
@@ -227,7 +228,7 @@ def test_good_requests_pass_and_bad_ones_do_not() -> None:
     "field", [f'"{field.name}": ' + number for field in REQUEST_FIELDS for number in ("1e400", "-1e400")]
 )
 def test_a_number_that_nobody_can_count_to_starts_nothing(field: str) -> None:
-    """JSON can say 1e400, which is infinite to the state machine: no request with it gets past the check."""
+    """A request with 1e400, which JSON allows and the state machine reads as infinite, is refused."""
     # GIVEN
     request = json.dumps(VALID).removesuffix("}") + f", {field}}}"
     # THEN the reference stops with an error of its own, which fails the execution
@@ -284,7 +285,7 @@ close_to_valid = st.fixed_dictionaries(
     st.sampled_from(SEVERAL_LIMITS),
 )
 def test_they_agree_on_any_object(requests: list[Any], limits: dict[str, Any]) -> None:
-    """No object is judged differently by the two."""
+    """State machine and client agree on any JSON object."""
     theirs = in_the_state_machine(requests, problems_expression(**limits))
     assert theirs == ["; ".join(check_request(request, **limits)) for request in requests]
 
@@ -296,7 +297,7 @@ hyperparameters = st.dictionaries(texts, values | texts | st.lists(texts, max_si
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(hyperparameters, min_size=40, max_size=50))
 def test_what_all_accept_reaches_a_process_as_it_was(given_ones: list[dict[str, Any]]) -> None:
-    """Client, state machine and local cloud judge alike, and the kernel takes what they accept; no digit is lost."""
+    """A request that all accept reaches the script's process with every digit."""
     # GIVEN
     requests = [{**VALID, "hyperparameters": each} for each in given_ones]
     # WHEN
@@ -315,13 +316,13 @@ def test_what_all_accept_reaches_a_process_as_it_was(given_ones: list[dict[str, 
 
 @pytest.mark.parametrize("number", [10**400, -(10**400), float("inf"), float("nan")])
 def test_the_client_names_a_number_that_nobody_can_count_to(number: float) -> None:
-    """Such a number is refused in a sentence wherever it stands, and so is a whole number of 400 digits."""
+    """The client refuses an infinite number, and a whole number of 400 digits, wherever it stands."""
     assert check_request({**VALID, "hyperparameters": {"a": [number]}}, **LIMITS) == [UNUSABLE_NUMBER]
     assert check_request([number], **LIMITS) == [UNUSABLE_NUMBER]
 
 
 def test_digits_count_as_they_were_written() -> None:
-    """A number that a state machine writes with an exponent counts with all the digits that the script is given."""
+    """A number that is written with an exponent counts with all the digits that the script is given."""
     # GIVEN
     request = {**VALID, "hyperparameters": {"many": [10**300] * 140}}
     # THEN
@@ -330,7 +331,7 @@ def test_digits_count_as_they_were_written() -> None:
 
 @pytest.mark.parametrize("half", ["\\ud800", "\\udfff", "\\ude00\\ud83d", "x\\\\\\\\\\udabc"])
 def test_half_a_surrogate_pair_starts_nothing(half: str) -> None:
-    """JSON can hold a text that is no UTF-8; a whole pair is a character like others."""
+    """A text with half a surrogate pair, which JSON allows, is refused; one with a whole pair is accepted."""
 
     # GIVEN
     def requests(text: str) -> list[str]:
@@ -352,7 +353,7 @@ def test_half_a_surrogate_pair_starts_nothing(half: str) -> None:
     "name", ["a", "x" * 80, "train-1_B", "", "x" * 81, "é", "a.b", "a+b", "a\n", "../a", "z" * 300]
 )
 def test_the_executions_name_is_checked(name: str) -> None:
-    """A name that Step Functions takes and the log streams, keys and receipts of a run do not is refused."""
+    """An execution's name that log streams, S3 keys and receipts cannot hold is refused."""
     # GIVEN
     states = {"input": VALID, "context": {"Execution": {"Name": name}}}
     # WHEN
@@ -363,7 +364,7 @@ def test_the_executions_name_is_checked(name: str) -> None:
 
 
 def test_causes_stay_short() -> None:
-    """However many and large the wrong values are, the sentence fits into an execution's cause."""
+    """The sentences about any number of wrong values fit into an execution's cause."""
     longest = max(("; ".join(check_request(request, **LIMITS)) for request in BAD), key=len)
     assert 1000 < len(longest) < 10_000
 
@@ -428,7 +429,7 @@ LONGEST_IN_THREE_WAYS = {
 @pytest.mark.parametrize("nodes", [1, 256])
 @pytest.mark.parametrize("kind", LONGEST_IN_THREE_WAYS)
 def test_every_accepted_request_can_be_given_to_a_process(kind: str, nodes: int) -> None:
-    """Linux takes 131,072 bytes for each variable: the largest requests stay below, however they are spelled."""
+    """Every variable of an accepted request fits into the 131,072 bytes that Linux allows."""
     # GIVEN a request just below the limit
     fields = {**VALID, "hyperparameters": LONGEST_IN_THREE_WAYS[kind]}
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""`RunTimeouts`: times that follow from other times."""
+"""Times of `RunTimeouts` that follow from others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from aws_cdk import Duration
 
-from cdk_horovod.workflow.run_timeouts import EVENTS_OF_THE_QUEUE, RunTimeouts
+from cdk_horovod import RunTimeouts
+from cdk_horovod.workflow.run_timeouts import EVENTS_OF_THE_QUEUE
 from horovod_node import contract
 
 DEFAULTS = RunTimeouts()
@@ -17,7 +18,7 @@ DEFAULTS = RunTimeouts()
     ("hours", "fleets", "seconds"), [(24, 1, 155), (24, 3, 302), (1, 1, 15), (2, 1, 15), (24 * 7, 1, 1084)]
 )
 def test_long_queue_looks_seldom(hours: float, fleets: int, seconds: int) -> None:
-    """The longer a run may wait and the more fleets it tries, the longer it pauses; never less than it polls."""
+    """The pause between two polls grows with the queue's timeout and the fleets, from the poll interval up."""
     timeouts = replace(DEFAULTS, queue_timeout=Duration.seconds(int(hours * 3600)))
     assert timeouts.queue_interval(fleets=fleets).to_seconds() == seconds
 
@@ -25,7 +26,7 @@ def test_long_queue_looks_seldom(hours: float, fleets: int, seconds: int) -> Non
 @pytest.mark.parametrize("fleets", [1, 2, 5, 20])
 @pytest.mark.parametrize("hours", [1, 24, 24 * 30])
 def test_whole_run_fits_into_the_history(hours: int, fleets: int) -> None:
-    """Waiting to the very end takes no more events than the queue has; test_history counts those of the run itself."""
+    """Waiting until the queue's timeout takes no more events than are reserved for the queue."""
     # GIVEN a run that looks at the line as often as it can, and tries every fleet in vain
     timeouts = replace(DEFAULTS, queue_timeout=Duration.hours(hours))
     looks = timeouts.queue_timeout.to_seconds() / timeouts.queue_interval(fleets=fleets).to_seconds()
@@ -36,7 +37,7 @@ def test_whole_run_fits_into_the_history(hours: int, fleets: int) -> None:
 
 
 def test_lease_holds_until_somebody_can_renew_it() -> None:
-    """Before the first node is up there is no leader."""
+    """A lease outlasts the start of the nodes, because no leader can renew it before."""
     assert DEFAULTS.hold.to_minutes() == 25
 
 

@@ -1,4 +1,4 @@
-"""What an instance runs at its first boot: text only; tests/image runs it."""
+"""The script that an instance runs at its first boot, as text; tests/image runs it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from cdk_horovod.engines import user_data
 from cdk_horovod.engines.user_data import node_user_data, without_comments
 from horovod_node import contract
+from support.synthesis import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 UNIT = "/etc/systemd/system/cdk-horovod-dead-mans-switch.service"
 IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/node:1"
 ENVIRONMENT = {
@@ -29,7 +29,7 @@ ENVIRONMENT = {
 def rendered(
     *, image_uri: str = IMAGE, environment: dict[str, str] | None = None, log_group_name: str | None = "nodes"
 ) -> str:
-    """Render as an instance gets it."""
+    """Render the script as an instance gets it."""
     lines = node_user_data(
         image_uri=image_uri,
         environment=ENVIRONMENT if environment is None else environment,
@@ -39,7 +39,7 @@ def rendered(
 
 
 def findings(script: str) -> str:
-    """Check *script* with ShellCheck, every optional rule of taste left off."""
+    """Check *script* with ShellCheck, without its optional rules of style."""
     shellcheck = Path(sys.executable).with_name("shellcheck")
     checked = subprocess.run(
         [shellcheck, "--shell=bash", "--norc", "-"], input=script, capture_output=True, text=True, check=False
@@ -69,12 +69,12 @@ def test_shell_scripts_are_clean(script: str) -> None:
 
 @pytest.mark.parametrize("log_group_name", ["nodes", None])
 def test_rendered_script_is_clean(log_group_name: str | None) -> None:
-    """ShellCheck finds nothing in what an instance runs either."""
+    """ShellCheck finds nothing in the script that an instance runs."""
     assert findings(rendered(log_group_name=log_group_name)) == ""
 
 
 def test_environment_reaches_its_file() -> None:
-    """The environment is one KEY=VALUE line each, in the file that the container and the local cloud read."""
+    """Each variable is one KEY=VALUE line of the file that the container and the local cloud read."""
     assert heredoc(rendered()).splitlines() == [f"{name}={value}" for name, value in ENVIRONMENT.items()]
 
 
@@ -97,7 +97,7 @@ def test_switch_is_installed_before_anything_that_may_fail() -> None:
 
 
 def test_switch_is_restarted_whatever_happens() -> None:
-    """systemd starts it at every boot and after every end, without a limit, and the kernel spares it."""
+    """systemd starts the switch at every boot and after every end, and the kernel never kills it for memory."""
     # GIVEN
     unit = ConfigParser()
     unit.optionxform = str  # type: ignore[assignment, method-assign]  # ConfigParser's documented way to keep capitals
@@ -124,12 +124,12 @@ def test_switch_is_restarted_whatever_happens() -> None:
 
 
 def test_every_word_is_filled_in() -> None:
-    """No word between at-signs is left, and the file has no word that nobody fills in."""
+    """Every placeholder of the script is replaced, and every value has a placeholder."""
     assert re.findall(r"@[A-Z_]+@", rendered()) == []
 
 
 def test_tokens_stay_whole() -> None:
-    """What CloudFormation will resolve is carried into the script as it stands."""
+    """A CDK token is carried into the script unchanged, for CloudFormation to resolve."""
     # GIVEN
     image, region, group = "${Token[TOKEN.7]}/node:${Token[TOKEN.8]}", "${Token[AWS.Region.4]}", "${Token[TOKEN.9]}"
 
@@ -144,19 +144,19 @@ def test_tokens_stay_whole() -> None:
 
 
 def test_value_is_not_taken_for_a_word_of_the_script() -> None:
-    """A value that looks like one of the script's own words stays what it is."""
+    """A value that looks like a placeholder is not replaced."""
     script = rendered(environment=ENVIRONMENT | {"NOTE": "@IMAGE@"})
 
     assert heredoc(script).endswith("\nNOTE=@IMAGE@")
 
 
 def test_no_log_group_leaves_the_log_driver_alone() -> None:
-    """Without a log group the script has none to hand to Docker."""
+    """Without a log group the script passes no log driver to Docker."""
     assert "\nlog_group=''\n" in rendered(log_group_name=None)
 
 
 def test_fits_into_user_data() -> None:
-    """EC2 takes 16 KB of user data; a fleet's own commands must find room beside ours."""
+    """The script leaves room for a fleet's own commands within the 16 KB of user data."""
     assert len(rendered().encode()) < 13 * 1024
 
 
@@ -169,20 +169,20 @@ def test_fails_when_a_value_needs_quoting(value: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a", "A B", "A=B", "1A", "A-B"])
 def test_fails_when_a_name_is_not_one(name: str) -> None:
-    """Only names that every shell takes are written."""
+    """A name of a variable that not every shell takes is refused."""
     with pytest.raises(ValueError, match=r"^'environment' must be named in capital letters, digits and '_', got"):
         rendered(environment=ENVIRONMENT | {name: "1"})
 
 
 @pytest.mark.parametrize("image", ["", "a b", "a'b", "a\nb"])
 def test_fails_when_the_image_is_not_one_word(image: str) -> None:
-    """An image address is one word."""
+    """An image's address that is not one word is refused."""
     with pytest.raises(ValueError, match=r"^'image_uri' must be one word without quotes, got "):
         rendered(image_uri=image)
 
 
 def test_fails_when_the_log_group_is_empty() -> None:
-    """No log group is said by None."""
+    """An empty log group is refused: None says that there is none."""
     with pytest.raises(ValueError, match=r"^'log_group_name' must be one word without quotes, or None, got ''$"):
         rendered(log_group_name="")
 
@@ -191,7 +191,7 @@ def test_fails_when_the_log_group_is_empty() -> None:
     "name", ["AWS_REGION", contract.ENV_LEDGER_TABLE, contract.ENV_FLEET, contract.ENV_LEASE_SECONDS]
 )
 def test_fails_when_the_switch_would_not_know_its_run(name: str) -> None:
-    """What the dead-man's switch needs is no matter of chance; the log driver needs the region, too."""
+    """A variable that the dead-man's switch or the log driver needs must not be missing."""
     # GIVEN
     environment = {key: value for key, value in ENVIRONMENT.items() if key != name}
 
@@ -202,5 +202,5 @@ def test_fails_when_the_switch_would_not_know_its_run(name: str) -> None:
 
 @pytest.mark.parametrize("script", ["node_boot.sh", "dead_mans_switch.sh"])
 def test_scripts_are_shipped_beside_their_module(script: str) -> None:
-    """The scripts are package data: found where the module is."""
+    """The scripts are package data, beside the module that reads them."""
     assert Path(user_data.__file__).with_name(script).read_text().startswith("#!/usr/bin/env bash\n")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from horovod_local import LocalCloud
 from horovod_node import contract
+from support.synthesis import REPOSITORY
 
-SNAPSHOT = Path(__file__).resolve().parents[2] / "snapshots/run.asl.json"
+SNAPSHOT = REPOSITORY / "tests" / "snapshots" / "run.asl.json"
 DEFAULTS = {"data": {}, "hyperparameters": {}, "max_restarts": 2, "min_gpus": 4, "max_runtime_seconds": 60}
 
 buckets = itertools.count()

@@ -17,7 +17,7 @@ from horovod_local import ApiFault, Faults, LocalCloudError
 from horovod_local.shared.api_calls import ApiCall, read_call
 from horovod_local.shared.faults import FaultBox
 from horovod_node import contract
-from patience import SECONDS, eventually
+from support.waiting import SECONDS, eventually
 
 SDK = "arn:aws:states:::aws-sdk:"
 READ = {

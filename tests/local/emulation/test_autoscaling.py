@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from patience import eventually
+from support.waiting import eventually
 
 LARGE = ("g5.12xlarge", "on-demand")
 SMALL = ("g5.xlarge", "on-demand")

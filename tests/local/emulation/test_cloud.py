@@ -16,7 +16,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from horovod_local.instances.processes import CLOUD_VARIABLE, processes_with
-from patience import eventually
+from support.waiting import eventually
 
 STARTER = """
 import sys, time

@@ -10,8 +10,7 @@ import pytest
 
 from horovod_local import LocalCloudError, corrections
 from horovod_local.corrections.registry import Correction
-
-REPOSITORY = Path(__file__).parents[3]
+from support.synthesis import REPOSITORY
 
 
 def test_the_installed_moto_is_the_pinned_one() -> None:

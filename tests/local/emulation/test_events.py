@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from horovod_local.deployment.schedules import period_seconds
-from patience import eventually
+from support.waiting import eventually
 
 ROLE = "arn:aws:iam::123456789012:role/any"
 

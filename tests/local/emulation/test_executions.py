@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from patience import eventually
+from support.waiting import eventually
 
 WAIT = {"Type": "Wait", "Seconds": 600}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from patience import eventually
+from support.waiting import eventually
 
 ROLE = "arn:aws:iam::123456789012:role/any"
 NOTE = {

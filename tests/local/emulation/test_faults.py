@@ -11,7 +11,7 @@ import pytest
 from horovod_local import ApiFault, Faults, LocalCloudError, Refusal
 from horovod_local.instances.processes import processes_with
 from horovod_node import contract
-from patience import eventually
+from support.waiting import eventually
 
 
 def test_refused_capacity_is_told_in_words_of_ec2(faults: Any, fleets: Any) -> None:

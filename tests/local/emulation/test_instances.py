@@ -12,8 +12,8 @@ import pytest
 
 from horovod_local.instances.user_data import node_environment, written_files
 from horovod_node import contract
-from local.emulation.acted import processes, started, user_data
-from patience import eventually
+from support.local_cloud.emulated_resources import processes, started, user_data
+from support.waiting import eventually
 
 
 def test_agents_know_their_instance(cloud: Any, fleets: Any) -> None:

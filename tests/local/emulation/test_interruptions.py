@@ -17,8 +17,8 @@ import pytest
 from horovod_local import LocalCloudError
 from horovod_local.instances.instance_metadata import LONGEST_TTL_SECONDS, InstanceMetadata
 from horovod_node import contract
-from local.emulation.acted import processes, started, user_data
-from patience import SECONDS, eventually
+from support.local_cloud.emulated_resources import processes, started, user_data
+from support.waiting import SECONDS, eventually
 
 TOKEN = "/latest/api/token"
 TTL = "X-aws-ec2-metadata-token-ttl-seconds"

@@ -13,11 +13,11 @@ import pytest
 from horovod_local import LocalCloud
 from horovod_local.instances import opt_ml
 from horovod_node import contract
-from local.emulation.acted import started, user_data
-from local.emulation.conftest import Fleets, make_role
-from patience import eventually
+from support.local_cloud import without_namespaces
+from support.local_cloud.emulated_resources import Fleets, make_role, started, user_data
+from support.waiting import eventually
 
-WITHOUT_NAMESPACES = [sys.executable, str(Path(__file__).with_name("without_namespaces.py"))]
+WITHOUT_NAMESPACES = [sys.executable, without_namespaces.__file__]
 AS_WHO = {
     "whoever runs the tests": [],
     "who may not mount": ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"],

@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from horovod_local import Faults
-from patience import eventually
+from support.waiting import eventually
 
 SMALL = ("g5.xlarge", "on-demand")
 SMALL_SPOT = ("g5.xlarge", "spot")

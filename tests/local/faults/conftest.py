@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Lab, deployed_lab
-from phases import PHASES
-from strikes import STRIKES
-from table import TABLE
+
+from support.faults.cases import FAULT_CASES
+from support.faults.lab import Lab, deployed_lab
+from support.faults.matrix_table import TABLE
+from support.faults.phases import PHASES
 
 CELLS = "faults/cells"
 """Key in pytest's cache, and in what a worker of pytest-xdist hands on."""
@@ -49,12 +50,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if handed_on is not None:
         handed_on[CELLS] = TABLE.to_json()
         return
-    place, cache = os.environ.get("FAULT_MATRIX"), session.config.cache
+    place, cache = os.environ.get("FAULT_MATRIX"), getattr(session.config, "cache", None)
     if not place or cache is None:
         return
     if session.config.getoption("lf") or session.config.getoption("keyword"):
         TABLE.take(cache.get(CELLS, {}))
     cache.set(CELLS, TABLE.to_json())
     if not session.testsfailed:
-        text = TABLE.markdown(phases=[phase.name for phase in PHASES], strikes=[strike.name for strike in STRIKES])
+        text = TABLE.markdown(phases=[phase.name for phase in PHASES], faults=[fault.name for fault in FAULT_CASES])
         Path(place).write_text(text)

@@ -11,17 +11,15 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from lab import HEARTBEAT, HOLD, LEASE, ONE, REAPER, Lab, until
-from strikes import Bound
-from table import TABLE, Layer
-from test_matrix import SLACK, receipt_of
 
-from horovod_client import Run
-from horovod_client.errors import ReceiptNotFound
+from horovod_client import ReceiptNotFound, Run
 from horovod_client.run import STOPPED_ERROR
 from horovod_local import ApiFault
 from horovod_node import contract
-from patience import SECONDS
+from support.faults.expectations import SLACK, Bound
+from support.faults.lab import HEARTBEAT, HOLD, LEASE, ONE, REAPER, Lab, receipt_of, until
+from support.faults.matrix_table import TABLE, Layer
+from support.waiting import SECONDS
 
 LOOK = 6
 """Seconds between two looks of the switch, its two calls of the AWS CLI included, on a loaded machine."""
@@ -65,7 +63,7 @@ def test_catch_alone(lab: Lab) -> None:
     receipt = receipt_of(run)
     assert (receipt["written_by"], receipt["error"]) == ("workflow", contract.ERROR_LEADER_LOST)
     TABLE.add_layer(
-        Layer(name="Catch", strike="leader's agent killed", ended=str(receipt["error"]), bound=bound.formula)
+        Layer(name="Catch", fault="leader's agent killed", ended=str(receipt["error"]), bound=bound.formula)
     )
 
 
@@ -80,7 +78,7 @@ def test_clean_up_alone(lab: Lab) -> None:
     assert settles(lab, bound)
     receipt = receipt_of(run)
     assert (receipt["written_by"], receipt["error"]) == ("clean-up", STOPPED_ERROR)
-    TABLE.add_layer(Layer(name="clean-up", strike="StopExecution", ended=STOPPED_ERROR, bound=bound.formula))
+    TABLE.add_layer(Layer(name="clean-up", fault="StopExecution", ended=STOPPED_ERROR, bound=bound.formula))
 
 
 def test_reaper_alone(lab: Lab) -> None:
@@ -94,7 +92,7 @@ def test_reaper_alone(lab: Lab) -> None:
     assert settles(lab, bound)
     receipt = receipt_of(run)
     assert (receipt["written_by"], receipt["error"]) == ("reaper", STOPPED_ERROR)
-    TABLE.add_layer(Layer(name="reaper", strike="StopExecution", ended=STOPPED_ERROR, bound=bound.formula))
+    TABLE.add_layer(Layer(name="reaper", fault="StopExecution", ended=STOPPED_ERROR, bound=bound.formula))
 
 
 def switch_bound(*, held: float, formula: str) -> Bound:
@@ -102,7 +100,7 @@ def switch_bound(*, held: float, formula: str) -> Bound:
     return Bound(formula=f"{formula} + lease_timeout", seconds=held + LEASE + 2 * LOOK)
 
 
-def note_switch(lab: Lab, run: Run, *, strike: str, bound: Bound) -> None:
+def note_switch(lab: Lab, run: Run, *, fault: str, bound: Bound) -> None:
     """A node cannot write a receipt of a run; the next layer that works again does."""
     with pytest.raises(ReceiptNotFound):
         run.receipt()
@@ -113,7 +111,7 @@ def note_switch(lab: Lab, run: Run, *, strike: str, bound: Bound) -> None:
     TABLE.add_layer(
         Layer(
             name="dead-man's switch",
-            strike=strike,
+            fault=fault,
             ended=f"{STOPPED_ERROR}, once the reaper is back",
             bound=bound.formula,
         )
@@ -133,7 +131,7 @@ def test_switch_alone(lab: Lab) -> None:
     # THEN its lease expires, and some time later the instance is gone for good
     bound = switch_bound(held=LEASE, formula="lease_timeout")
     assert settles(lab, bound)
-    note_switch(lab, run, strike="agent hangs, StopExecution", bound=bound)
+    note_switch(lab, run, fault="agent hangs, StopExecution", bound=bound)
 
 
 @pytest.mark.slow
@@ -146,7 +144,7 @@ def test_switch_alone_when_the_agent_has_left(lab: Lab) -> None:
     # THEN
     bound = switch_bound(held=LEASE, formula="lease_timeout")
     assert settles(lab, bound)
-    note_switch(lab, run, strike="StopExecution", bound=bound)
+    note_switch(lab, run, fault="StopExecution", bound=bound)
 
 
 @pytest.mark.slow
@@ -163,7 +161,7 @@ def test_switch_alone_when_no_container_ever_started(lab: Lab) -> None:
     # THEN
     bound = switch_bound(held=HOLD, formula="launch_timeout + lease_timeout")
     assert settles(lab, bound)
-    note_switch(lab, run, strike="agent never starts, StopExecution", bound=bound)
+    note_switch(lab, run, fault="agent never starts, StopExecution", bound=bound)
 
 
 @pytest.mark.slow
@@ -179,4 +177,4 @@ def test_switch_alone_when_the_ledger_is_away(lab: Lab) -> None:
     bound = switch_bound(held=0, formula="0")
     assert settles(lab, bound)
     lab.put(failing=())
-    note_switch(lab, run, strike="ledger unreachable, StopExecution", bound=Bound(formula="lease_timeout", seconds=0))
+    note_switch(lab, run, fault="ledger unreachable, StopExecution", bound=Bound(formula="lease_timeout", seconds=0))

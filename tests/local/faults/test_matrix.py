@@ -11,18 +11,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from expectations import SUCCESS, Expectation, Strike
-from lab import ONE, TWO, Lab, receipt_of, until
-from phases import PHASES, Phase
-from strikes import STRIKES
-from table import TABLE, Cell
 
-from horovod_client import Run
-from horovod_client.errors import RunEnded
-from patience import SECONDS
-
-SLACK = 45
-"""Seconds for a loaded machine, beside the bound."""
+from horovod_client import Run, RunEnded
+from support.faults.cases import FAULT_CASES
+from support.faults.expectations import SLACK, SUCCESS, Expectation, FaultCase
+from support.faults.lab import ONE, TWO, Lab, receipt_of, until
+from support.faults.matrix_table import TABLE, Cell
+from support.faults.phases import PHASES, Phase
+from support.waiting import SECONDS
 
 IN_EVERY_TEST = {
     ("training", "clean-up rule lost, StopExecution"),
@@ -36,15 +32,15 @@ IN_EVERY_TEST = {
 def cells() -> Iterator[object]:
     """List every cell in which the fault can happen."""
     for phase in PHASES:
-        for strike in STRIKES:
-            expectation = strike.expect(phase)
+        for fault in FAULT_CASES:
+            expectation = fault.expect(phase)
             if expectation is not None:
-                often = (phase.name, strike.name) in IN_EVERY_TEST
+                often = (phase.name, fault.name) in IN_EVERY_TEST
                 yield pytest.param(
                     phase,
-                    strike,
+                    fault,
                     expectation,
-                    id=f"{phase.name}-{strike.name}",
+                    id=f"{phase.name}-{fault.name}",
                     marks=() if often else pytest.mark.slow,
                 )
 
@@ -74,16 +70,16 @@ def bystander(lab: Lab, bystanders: list[Run]) -> Run:
     return run
 
 
-@pytest.mark.parametrize(("phase", "strike", "expectation"), list(cells()))
-def test_nothing_is_left(lab: Lab, bystander: Run, phase: Phase, strike: Strike, expectation: Expectation) -> None:
-    """The struck run's fleet is empty within the bound, its lease is free, its receipt names the cause."""
+@pytest.mark.parametrize(("phase", "fault", "expectation"), list(cells()))
+def test_nothing_is_left(lab: Lab, bystander: Run, phase: Phase, fault: FaultCase, expectation: Expectation) -> None:
+    """The run's fleet is empty within the bound, its lease is free, its receipt names the cause."""
     # GIVEN a run in this phase, and another run in the other fleet
     witness = lab.instances_in(ONE)
     lab.put(switches_start=False)
-    with strike.before(lab):
-        run = phase.reach(lab, 6 if strike.ends_by_itself else None)
+    with fault.before(lab):
+        run = phase.reach(lab, 6 if fault.ends_by_itself else None)
     # WHEN the fault strikes
-    strike.act(lab, run)
+    fault.act(lab, run)
     if phase.name == "queueing":
         assert lab.blocker is not None
         with suppress(RunEnded):
@@ -101,4 +97,4 @@ def test_nothing_is_left(lab: Lab, bystander: Run, phase: Phase, strike: Strike,
     # AND the other run has not noticed anything
     assert bystander.status().state == "RUNNING"
     assert (lab.holder(ONE), lab.instances_in(ONE)) == (bystander.name, witness)
-    TABLE.add(Cell(phase=phase.name, strike=strike.name, receipt=receipt, bound=expectation.bound.formula))
+    TABLE.add(Cell(phase=phase.name, fault=fault.name, receipt=receipt, bound=expectation.bound.formula))

@@ -10,17 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from deployment import SCRIPTS, wait
-from lab import LEASE, ONE, RULES, TWO, Lab, until
-from waiting import overtakings, queue_of, silence, taken, wait_of
-from watch import Watch
 
 from cdk_horovod.workflow.run_queue import LOOKS_MISSED
 from horovod_client import Run
-from horovod_client.errors import ReceiptNotFound
 from horovod_client.run import STOPPED_ERROR
 from horovod_node import contract
-from patience import SECONDS, eventually
+from support.faults.fleet_watch import Watch
+from support.faults.lab import LEASE, ONE, RULES, TWO, Lab, receipt_so_far, until
+from support.faults.run_queue import is_quiet, overtakings, queue_of, silence, taken, wait_of
+from support.local_cloud.deployment import SCRIPTS, wait
+from support.waiting import SECONDS, eventually
 
 pytestmark = pytest.mark.local
 
@@ -48,23 +47,6 @@ def at_once(calls: Sequence[Callable[[], Any]]) -> None:
 
 def stands_in_line(lab: Lab, *runs: Run) -> bool:
     return until(SECONDS, lambda: {run.name for run in runs} <= set(lab.app.queue()))
-
-
-def receipt_of(run: Run) -> dict[str, Any]:
-    """Read the receipt, or nothing as long as there is none."""
-    try:
-        return run.receipt()
-    except ReceiptNotFound:
-        return {}
-
-
-def is_quiet(lab: Lab) -> bool:
-    """Whether nobody waits, nobody holds a fleet, and nothing runs."""
-    return (
-        lab.app.queue() == []
-        and all(lab.app.lease(fleet) is None for fleet in (ONE, TWO))
-        and all(lab.is_at_rest(fleet) for fleet in (ONE, TWO))
-    )
 
 
 @pytest.mark.slow
@@ -107,7 +89,7 @@ def test_many_runs_at_once(lab: Lab, count: int, stops: int) -> None:
     # AND at no time were two of them in one fleet
     assert watch.meetings(runs) == []
     assert watch.intruders(runs) == []
-    receipts = {run.name: eventually(lambda run=run: receipt_of(run)) for run in runs}
+    receipts = {run.name: eventually(lambda run=run: receipt_so_far(run)) for run in runs}
     for fleet in lab.app.training.connection.fleets:
         held = sorted(
             (receipt["times"]["reserved_at"], receipt["times"]["terminated_at"])
@@ -217,7 +199,7 @@ def test_reaper_takes_a_silent_waiter_out_of_the_line(lab: Lab) -> None:
         lab.switch("reaper", on=True)
         # THEN
         assert until(SECONDS, lambda: lab.app.queue() == [waiting.name])
-        receipt = eventually(lambda: receipt_of(stopped))
+        receipt = eventually(lambda: receipt_so_far(stopped))
         assert (receipt["written_by"], receipt["outcome"], receipt["error"], receipt["cause"]) == (
             "reaper",
             "failed",

@@ -28,16 +28,14 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from lab import LEASE, ONE, TWO, Lab, until
-from test_queue import is_quiet, receipt_of
-from waiting import silence
-from watch import Watch
 
-from horovod_client import Run
-from horovod_client.errors import RunEnded
+from horovod_client import Run, RunEnded
 from horovod_local import ApiFault, LocalCloudError, Refusal
 from horovod_local.shared.faults import DROP, NODE, WORKFLOW
 from horovod_node import contract
+from support.faults.fleet_watch import Watch
+from support.faults.lab import LEASE, ONE, TWO, Lab, receipt_so_far, until
+from support.faults.run_queue import is_quiet, silence
 
 pytestmark = [pytest.mark.local, pytest.mark.slow]
 
@@ -264,7 +262,7 @@ class RandomFaults(RuleBasedStateMachine):
         assert until(PATIENCE, lambda: is_quiet(self.lab)), self._seen()
         assert watch.meetings(self.runs) == []
         recorded = [run for run in self.runs if run.name not in self.unrecorded]
-        assert until(PATIENCE, lambda: all(receipt_of(run) for run in recorded)), self._seen()
+        assert until(PATIENCE, lambda: all(receipt_so_far(run) for run in recorded)), self._seen()
         for run in recorded:
             status, receipt = run.status(), run.receipt()
             self.trial.say(f"{run.name}: {status.state} {status.error}, {receipt['outcome']}")
@@ -281,7 +279,7 @@ class RandomFaults(RuleBasedStateMachine):
             "leases": [self.lab.app.lease(fleet) for fleet in (ONE, TWO)],
             "instances": [self.lab.group_of(fleet)["Instances"] for fleet in (ONE, TWO)],
             "runs": {
-                run.name: (run.status().state, self.lab.state_of(run), receipt_of(run).get("written_by"))
+                run.name: (run.status().state, self.lab.state_of(run), receipt_so_far(run).get("written_by"))
                 for run in self.runs
             },
         }
@@ -289,7 +287,7 @@ class RandomFaults(RuleBasedStateMachine):
     def _has_come_to_the_line(self, run: Run) -> bool:
         """Whether more tells of *run* than its execution's events: a place in line, a fleet, or a receipt."""
         reserved = contract.FLEET in (self.lab.app.item(contract.run_key(run.run_id)) or {})
-        return reserved or run.name in self.lab.app.queue() or bool(receipt_of(run))
+        return reserved or run.name in self.lab.app.queue() or bool(receipt_so_far(run))
 
     def _comes_to(self, what: str, *, after: float) -> bool:
         """Let *after* seconds pass and tell what happens now; False, and at once, when the trial is over."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from horovod_node import contract
-from node.rings import SCRIPTS, Ring, pack, wait_for
-from wheel_files import write_wheel
+from support.node.rings import SCRIPTS, Ring, pack, wait_for
+from support.wheels import write_wheel
 
 pytestmark = pytest.mark.ring
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from horovod_node import contract
-from node.emulated import Aws
-from node.rings import Ring, wait_for
+from support.node.emulated_aws import Aws
+from support.node.rings import Ring, wait_for
 
 pytestmark = pytest.mark.ring
 

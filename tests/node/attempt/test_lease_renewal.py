@@ -15,9 +15,9 @@ from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.attempt.task import Task
 from horovod_node.ledger.ledger import Lease
 from horovod_node.node.errors import ReleasedError
-from node.emulated import Aws, TaskAnswers
-from node.rings import SETTINGS
-from patience import eventually
+from support.node.emulated_aws import Aws, TaskAnswers
+from support.node.rings import SETTINGS
+from support.waiting import eventually
 
 
 @pytest.fixture

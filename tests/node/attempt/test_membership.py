@@ -20,10 +20,9 @@ from horovod_node.ledger.ledger import Ledger
 from horovod_node.node.errors import LedgerUnreachableError, ReleasedError
 from horovod_node.node.instance_metadata import InstanceMetadata
 from horovod_node.node.interruption import InterruptionWatch
-from node.emulated import REGION, Aws
-from node.metadata_service import MetadataService
-from node.rings import SETTINGS
-from patience import eventually
+from support.node.emulated_aws import REGION, Aws, MetadataService
+from support.node.rings import SETTINGS
+from support.waiting import eventually
 
 
 def test_new_state_is_written_at_once(work: NodeAttempt, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from horovod_node.attempt.membership import Membership
 from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.attempt.task import Task
 from horovod_node.node.errors import ReleasedError
-from node.emulated import Aws, TaskAnswers, id_of
-from patience import eventually
+from support.node.emulated_aws import Aws, TaskAnswers, id_of
+from support.waiting import eventually
 
 
 @pytest.fixture

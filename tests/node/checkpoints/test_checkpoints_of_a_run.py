@@ -8,8 +8,8 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.checkpoints.manifest import Manifest, newest_checkpoint, read_manifest
-from node.emulated import Aws, TaskAnswers
-from node.rings import Ring, wait_for
+from support.node.emulated_aws import Aws, TaskAnswers
+from support.node.rings import Ring, wait_for
 
 pytestmark = pytest.mark.ring
 

@@ -22,7 +22,7 @@ from horovod_node.checkpoints.manifest import (
     newest_checkpoint,
 )
 from horovod_node.checkpoints.prune import superfluous
-from node.emulated import Aws
+from support.node.emulated_aws import Aws
 
 DIGEST = hashlib.sha256(b"").hexdigest()
 NAME = CheckpointName(run_id="run-1", attempt=2, sequence=17)

@@ -19,8 +19,8 @@ from horovod_node.checkpoints.restore import restore
 from horovod_node.checkpoints.snapshot import ChangedError, held, look
 from horovod_node.node.folders import Layout
 from horovod_node.ring.early_stop import save_last_checkpoint
-from node.emulated import Aws
-from patience import SECONDS, eventually
+from support.node.emulated_aws import Aws
+from support.waiting import SECONDS, eventually
 
 PART_BYTES = 5 * 1024**2
 """S3's least."""

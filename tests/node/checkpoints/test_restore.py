@@ -16,7 +16,7 @@ from horovod_node.checkpoints.manifest import CheckpointFile, CheckpointName, Ma
 from horovod_node.checkpoints.restore import Restored, restore
 from horovod_node.node.errors import RunError
 from horovod_node.node.folders import Layout
-from node.emulated import Aws, id_of
+from support.node.emulated_aws import Aws, id_of
 
 RUN_ID = id_of("run-1")
 OLD = {"epoch-1/weights": b"one", "step": b"1"}

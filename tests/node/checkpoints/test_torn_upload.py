@@ -19,10 +19,10 @@ import horovod_node
 from horovod_node.checkpoints.manifest import CheckpointName, list_checkpoints
 from horovod_node.checkpoints.restore import restore
 from horovod_node.node.folders import Layout
-from node import mirror_to_be_killed
-from node.emulated import REGION, Aws
-from node.mirror_to_be_killed import Task, state
-from patience import eventually
+from support.node import killable_mirror
+from support.node.emulated_aws import REGION, Aws
+from support.node.killable_mirror import Task, state
+from support.waiting import eventually
 
 RUN = "run-1"
 
@@ -137,7 +137,7 @@ def killer(aws: Aws, tmp_path: Path) -> Iterator[Killer]:
         "PYTHONPATH": str(Path(horovod_node.__file__).parents[1]),
     }
     with subprocess.Popen(
-        [sys.executable, mirror_to_be_killed.__file__],
+        [sys.executable, killable_mirror.__file__],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -16,10 +16,9 @@ from horovod_node import contract
 from horovod_node.elastic import control_server, signed_channel
 from horovod_node.elastic.control_server import ControlServer
 from horovod_node.elastic.signed_channel import BEAT_SECONDS, KEY_BYTES, Channel
-from node.addresses import new_addresses
-from node.played_nodes import PlayedNode
-from node.wires import NONCE_BYTES, read
-from patience import SECONDS, eventually
+from support.node.loopback import NONCE_BYTES, new_addresses, read
+from support.node.played_ring import PlayedNode
+from support.waiting import SECONDS, eventually
 
 KEY = bytes(range(KEY_BYTES))
 

@@ -17,9 +17,8 @@ from horovod_node import contract
 from horovod_node.elastic import driver, signed_channel
 from horovod_node.elastic.signed_channel import BEAT_SECONDS
 from horovod_node.ring.rendezvous import Rendezvous
-from node.driven_ring import DrivenRing
-from node.played_nodes import PlayedNode
-from patience import SECONDS, eventually
+from support.node.played_ring import DrivenRing, PlayedNode
+from support.waiting import SECONDS, eventually
 
 REMOVED, ADDED = 1, 2
 A_WHILE = 1.5

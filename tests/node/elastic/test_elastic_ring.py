@@ -9,7 +9,7 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.rank_process.preflight import NOT_ELASTIC
-from node.rings import Agent, Ring
+from support.node.rings import Agent, Ring
 
 pytestmark = pytest.mark.ring
 

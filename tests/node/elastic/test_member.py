@@ -18,8 +18,8 @@ from horovod_node.elastic.signed_channel import KEY_BYTES
 from horovod_node.node.errors import LeaderLostError
 from horovod_node.node.failure import NodeFailedError
 from horovod_node.rank_process.control import FORMING
-from node.addresses import new_addresses
-from patience import SECONDS
+from support.node.loopback import new_addresses
+from support.waiting import SECONDS
 
 KEY = bytes(range(KEY_BYTES))
 SCRIPT = """

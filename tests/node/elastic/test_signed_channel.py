@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from horovod_node.elastic import signed_channel
 from horovod_node.elastic.signed_channel import KEY_BYTES, Channel, ChannelClosedError, connect
-from node.wires import NONCE_BYTES, Wire, connected_pair, read, read_frame
-from patience import SECONDS
+from support.node.loopback import NONCE_BYTES, Wire, connected_pair, read, read_frame
+from support.waiting import SECONDS
 
 KEY = bytes(range(KEY_BYTES))
 OTHER_KEY = bytes(KEY_BYTES)

@@ -13,8 +13,8 @@ from horovod_node import contract
 from horovod_node.checkpoints.restore import restore
 from horovod_node.ledger.cost_ceiling import CostCeiling
 from horovod_node.node.folders import Layout
-from node.emulated import id_of
-from node.rings import Ring
+from support.node.emulated_aws import id_of
+from support.node.rings import Ring
 
 COST = r"The run's instances cost 36\.00 USD an hour and had cost ([\d.]+) USD at 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ; "
 

@@ -20,8 +20,8 @@ from horovod_node.node.errors import LedgerUnreachableError, RunError
 from horovod_node.node.identity import Node
 from horovod_node.node.interruption import Interruption
 from horovod_node.transfer.requirements import Installation
-from node.emulated import REGION, Aws, id_of
-from node.rings import SETTINGS
+from support.node.emulated_aws import REGION, Aws, id_of
+from support.node.rings import SETTINGS
 
 LEASE = Lease(
     fleet="fleet",

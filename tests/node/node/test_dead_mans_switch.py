@@ -18,10 +18,11 @@ from urllib.parse import parse_qs
 import pytest
 
 from horovod_node import contract
-from node.emulated import REGION, Aws
-from patience import SECONDS, eventually
+from support.node.emulated_aws import REGION, Aws
+from support.synthesis import REPOSITORY
+from support.waiting import SECONDS, eventually
 
-SCRIPT = Path(__file__).parents[3] / "constructs" / "cdk_horovod" / "engines" / "dead_mans_switch.sh"
+SCRIPT = REPOSITORY / "constructs" / "cdk_horovod" / "engines" / "dead_mans_switch.sh"
 INSTANCE = "i-0123456789abcdef0"
 TERMINATE = {
     "Action": "TerminateInstanceInAutoScalingGroup",

@@ -12,7 +12,7 @@ from horovod_node import contract
 from horovod_node.node.boot_facts import BootFacts
 from horovod_node.node.errors import UsageError
 from horovod_node.node.identity import Node, identify, interface_of
-from node.metadata_service import MetadataService
+from support.node.emulated_aws import MetadataService
 
 COMMON = {
     contract.ENV_LEDGER_TABLE: "ledger",

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from horovod_node.node.instance_metadata import InstanceMetadata
-from node.metadata_service import MetadataService
+from support.node.emulated_aws import MetadataService
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from horovod_node import contract
 from horovod_node.node.identity import Node
 from horovod_node.node.instance_metadata import InstanceMetadata
 from horovod_node.node.interruption import Interruption, InterruptionWatch
-from node.metadata_service import MetadataService
-from patience import eventually
+from support.node.emulated_aws import MetadataService
+from support.waiting import eventually
 
 POLL_SECONDS = 0.02
 ACTION = "/latest/meta-data/spot/instance-action"

@@ -22,9 +22,9 @@ from horovod_node.node.log_shipping import (
     LogHandler,
     LogShipping,
 )
-from node.emulated import Aws
-from node.rings import Ring, wait_for
-from patience import SECONDS
+from support.node.emulated_aws import Aws
+from support.node.rings import Ring, wait_for
+from support.waiting import SECONDS
 
 RANK_0 = f"{contract.LOG_RANK_PREFIX}0"
 

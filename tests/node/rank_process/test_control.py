@@ -15,8 +15,8 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.rank_process.control import ENV_CONTROL, FORMING, IN_RING, STANDBY, AgentConnection, RankConnection
-from node.addresses import new_addresses
-from patience import SECONDS, eventually
+from support.node.loopback import new_addresses
+from support.waiting import SECONDS, eventually
 
 SAY = """
 import json, os, socket, sys

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from horovod_node.rank_process.job import RankJob
-from node.rings import SCRIPTS
+from support.node.rings import SCRIPTS
 
 
 @pytest.mark.ring

@@ -13,7 +13,7 @@ import pytest
 import horovod_node
 from horovod_node.rank_process.progress import Progress
 from horovod_node.rank_process.step_counter import StepsBetweenLooks
-from node.rings import SCRIPTS
+from support.node.rings import SCRIPTS
 
 
 @pytest.mark.ring

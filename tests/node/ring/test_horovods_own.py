@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from horovod_node import contract
-from node.horovodrun import run_on_two_ranks
-from node.horovods_own import horovods_own
-from node.rings import SETTINGS, Ring
-from node.torch_python import torch_python
+from support.node.interpreters import torch_python
+from support.node.plain_horovod import horovods_own, run_on_two_ranks
+from support.node.rings import SETTINGS, Ring
 
 pytestmark = [pytest.mark.ring, pytest.mark.slow, pytest.mark.timeout(3600)]
 

@@ -19,7 +19,7 @@ from horovod_node.attempt.task import Task
 from horovod_node.node.errors import RunError
 from horovod_node.ring.model import save_model
 from horovod_node.transfer.folder_upload import PART_BYTES, FolderUpload
-from node.emulated import Aws, TaskAnswers, id_of
+from support.node.emulated_aws import Aws, TaskAnswers, id_of
 
 KEY = contract.model_key(id_of("run-1"))
 

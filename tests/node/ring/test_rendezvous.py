@@ -21,8 +21,9 @@ import horovod_node
 from horovod_node.local_ranks.plan import RingHost, RingPlan
 from horovod_node.ring import rendezvous
 from horovod_node.ring.rendezvous import Rendezvous
-from node.addresses import new_addresses
-from patience import SECONDS, eventually
+from support.node.loopback import new_addresses
+from support.synthesis import REPOSITORY
+from support.waiting import SECONDS, eventually
 
 
 @pytest.fixture
@@ -172,7 +173,7 @@ def test_large_rings_form() -> None:
     command = ["benchmarks/rendezvous.py", "--ranks", "64", "--runs", "1", "--servers", "cdk-horovod"]
     formed = subprocess.run(
         [sys.executable, *command],
-        cwd=Path(__file__).parents[3],
+        cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(Path(horovod_node.__file__).parents[1])},
         capture_output=True,
         text=True,

@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from horovod_node import contract
-from node.rings import SETTINGS, Ring, wait_for
+from support.node.rings import SETTINGS, Ring, wait_for
 
 pytestmark = pytest.mark.ring
 

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from node.horovodrun import TWO_RANKS
-from node.training.test_training import environment
+from support.node.plain_horovod import TWO_RANKS, cpu_environment
+from support.synthesis import REPOSITORY
 
 pytestmark = pytest.mark.ring
 
-ROOT = Path(__file__).parents[3]
-GUIDE = ROOT / "docs" / "guide" / "train-your-script.md"
-EXAMPLE = ROOT / "examples" / "digits" / "train_elastic.py"
+GUIDE = REPOSITORY / "docs" / "guide" / "train-your-script.md"
+EXAMPLE = REPOSITORY / "examples" / "digits" / "train_elastic.py"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def run(folder: Path, script: str, *launcher: str) -> dict[str, Any]:
     (folder / "model").mkdir()
     ended = subprocess.run(
         [*launcher, sys.executable, str(folder / "script.py"), "--epochs", "6"],
-        env=environment(SM_CHANNEL_TRAIN=str(folder / "data"), SM_MODEL_DIR=str(folder / "model")),
+        env=cpu_environment(SM_CHANNEL_TRAIN=str(folder / "data"), SM_MODEL_DIR=str(folder / "model")),
         capture_output=True,
         text=True,
         check=False,

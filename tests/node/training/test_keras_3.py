@@ -19,13 +19,19 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.rank_process.preflight import REASON
-from node.helped_rings import HelpedRing
-from node.horovodrun import run_on_two_ranks
-from node.keras_3 import NEWER, OTHERS, keras_3_python
-from node.rings import SCRIPTS, Ring
-from node.training.test_training import KERAS_2_CASES, KERAS_3_CASES, prove_averaging
-from node.training.test_training_ring import assert_callbacks_saw_one_training
-from node.training.test_training_unusual import prove_refusals, prove_resume_of_several, prove_unusual_trainings
+from support.node.interpreters import NEWER, OTHERS, keras_3_python
+from support.node.plain_horovod import run_on_two_ranks
+from support.node.rings import SCRIPTS, Ring
+from support.node.training_proofs import (
+    KERAS_2_CASES,
+    KERAS_3_CASES,
+    HelpedRing,
+    assert_callbacks_saw_one_training,
+    prove_averaging,
+    prove_refusals,
+    prove_resume_of_several,
+    prove_unusual_trainings,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.ring, pytest.mark.timeout(1800)]
 

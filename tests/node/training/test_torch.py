@@ -10,42 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
-import horovod_node
 from horovod_node import contract
 from horovod_node.rank_process.progress import Progress
-from node.horovodrun import run_on_two_ranks
-from node.rings import SCRIPTS, SETTINGS, Ring
-from node.torch_python import torch_python
+from support.node.plain_horovod import cpu_environment, run_on_two_ranks
+from support.node.rings import SCRIPTS, SETTINGS, Ring
 
 pytestmark = [pytest.mark.slow, pytest.mark.ring]
 
 COMMIT_EVERY = 5
 
 
-@pytest.fixture(scope="module")
-def python() -> str:
-    return torch_python()
-
-
-def environment(python: str, **more: str) -> dict[str, str]:
-    """Give what a script finds on a machine without a GPU."""
-    return {
-        "PATH": f"{Path(python).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(Path(horovod_node.__file__).parents[1]),
-        "OMP_NUM_THREADS": "1",
-        **more,
-    }
-
-
 def counted(python: str, *arguments: str) -> dict[str, Any]:
     """Train in every way, or in one, and give what the counter saw."""
     ended = subprocess.run(
         [python, str(SCRIPTS / "torch_steps.py"), *arguments],
-        env=environment(python),
+        env=cpu_environment(python),
         capture_output=True,
         text=True,
         check=False,
@@ -82,14 +63,6 @@ def test_hooks_add_nothing_to_a_compiled_step(python: str, tmp_path: Path) -> No
     assert hooked["compiled"] == {"step": 0, "advanced": True, "still": True}
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with the data channel."""
-    folder, found = tmp_path_factory.mktemp("digits"), load_digits()
-    np.savez(folder / "digits.npz", images=(found.images / 16).astype("float32"), labels=found.target)
-    return folder
-
-
 @pytest.mark.parametrize(("alone", "equal"), [(False, True), (True, False)])
 def test_only_horovod_makes_weights_equal(python: str, digits: Path, tmp_path: Path, alone: bool, equal: bool) -> None:
     """Under bare horovodrun: what ranks with other data come to is the same because of the averaging, and only then."""
@@ -103,7 +76,7 @@ def test_only_horovod_makes_weights_equal(python: str, digits: Path, tmp_path: P
     ended = run_on_two_ranks(
         script,
         python=python,
-        environment=environment(python, SM_CHANNEL_TRAIN=str(digits), SM_MODEL_DIR=str(tmp_path)),
+        environment=cpu_environment(python, SM_CHANNEL_TRAIN=str(digits), SM_MODEL_DIR=str(tmp_path)),
     )
     # THEN
     assert ended.returncode == 0, ended.stderr

@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 
-from node.horovodrun import TWO_RANKS
-from node.training.test_torch import digits, environment, python
+from support.node.plain_horovod import TWO_RANKS, cpu_environment
+from support.synthesis import REPOSITORY
 
-__all__ = ["digits", "python"]  # fixtures
-
-ROOT = Path(__file__).parents[3]
-EXAMPLE = ROOT / "examples" / "digits" / "train_torch.py"
-(BLOCK,) = re.findall(r"```diff\n(.*?)```", (ROOT / "docs" / "guide" / "train-pytorch.md").read_text(), re.DOTALL)
+EXAMPLE = REPOSITORY / "examples" / "digits" / "train_torch.py"
+(BLOCK,) = re.findall(r"```diff\n(.*?)```", (REPOSITORY / "docs" / "guide" / "train-pytorch.md").read_text(), re.DOTALL)
 
 
 def lines(mark: str) -> str:
@@ -31,7 +28,7 @@ def run(digits: Path, python: str, folder: Path, script: str, *launcher: str) ->
     (folder / "model").mkdir()
     ended = subprocess.run(
         [*launcher, python, str(folder / "script.py"), "--epochs", "6"],
-        env=environment(python, SM_CHANNEL_TRAIN=str(digits), SM_MODEL_DIR=str(folder / "model")),
+        env=cpu_environment(python, SM_CHANNEL_TRAIN=str(digits), SM_MODEL_DIR=str(folder / "model")),
         capture_output=True,
         text=True,
         check=False,

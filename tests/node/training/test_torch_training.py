@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from node.helped_rings import BATCH, EPOCH_OF_TWO, EXAMPLES, HelpedRing, progress
-from node.horovodrun import run_on_two_ranks
-from node.rings import SCRIPTS, Ring
-from node.training.test_torch import digits, environment, python
-
-__all__ = ["digits", "python"]  # fixtures
+from support.node.plain_horovod import cpu_environment, run_on_two_ranks
+from support.node.rings import SCRIPTS, Ring
+from support.node.training_proofs import BATCH, EPOCH_OF_TWO, EXAMPLES, HelpedRing, progress
 
 pytestmark = [pytest.mark.slow, pytest.mark.ring]
 
@@ -31,7 +28,7 @@ def helped(ring: Ring, python: str) -> HelpedRing:
 def test_gradients_are_averaged(python: str) -> None:
     """Ranks with other data end with equal weights, and with those that all ranks' data lead to on one."""
     # WHEN
-    ended = run_on_two_ranks(SCRIPTS / "torch_average.py", python=python, environment=environment(python))
+    ended = run_on_two_ranks(SCRIPTS / "torch_average.py", python=python, environment=cpu_environment(python))
     # THEN
     assert ended.returncode == 0, ended.stderr
     ranks = [json.loads(line) for line in re.findall(r"result \d (.*)$", ended.stdout, re.MULTILINE)]
@@ -51,7 +48,7 @@ def test_epoch_is_divided_whatever_happens_to_the_ring(python: str) -> None:
     # WHEN
     ended = subprocess.run(
         [python, str(SCRIPTS / "torch_divide.py")],
-        env=environment(python),
+        env=cpu_environment(python),
         capture_output=True,
         text=True,
         check=False,
@@ -121,7 +118,7 @@ def train(python: str, digits: Path, folder: Path, *arguments: str) -> dict[str,
     (folder / "model").mkdir(exist_ok=True)
     ended = subprocess.run(
         [python, str(SCRIPTS / "torch_helped.py"), "--step-seconds", "0", "--checkpoint-every", "5", *arguments],
-        env=environment(
+        env=cpu_environment(
             python,
             SM_CHANNEL_TRAIN=str(digits),
             SM_MODEL_DIR=str(folder / "model"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,81 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import horovod_node
-from node.horovodrun import run_on_two_ranks
-from node.rings import SCRIPTS, wait_for
-from patience import SECONDS
+from support.node.plain_horovod import cpu_environment
+from support.node.rings import SCRIPTS, wait_for
+from support.node.training_proofs import KERAS_2_CASES, prove_averaging
+from support.waiting import SECONDS
 
 pytestmark = pytest.mark.ring
-
-CASES = {
-    "momentum",
-    "adam",
-    "sqrt",
-    "schedule",
-    "clipnorm",
-    "global clipnorm",
-    "weight decay",
-    "moving average",
-    "sparse",
-    "loss scale",
-    "infinity",
-    "mixed precision",
-}
-KERAS_2_CASES, KERAS_3_CASES = CASES | {"legacy", "legacy sparse"}, CASES | {"accumulation"}
-
-
-def environment(python: str = sys.executable, **more: str) -> dict[str, str]:
-    """Give what a script finds on a machine without a GPU."""
-    return {
-        "PATH": f"{Path(python).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(Path(horovod_node.__file__).parents[1]),
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "OMP_NUM_THREADS": "1",
-        "TF_NUM_INTRAOP_THREADS": "1",
-        "TF_NUM_INTEROP_THREADS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        **more,
-    }
-
-
-def prove_averaging(folder: Path, cases: set[str], *, python: str = sys.executable, **more: str) -> None:
-    """Run the proof on two ranks, and look at it."""
-    (folder / "model").mkdir()
-    ended = run_on_two_ranks(
-        SCRIPTS / "average_gradients.py",
-        python=python,
-        environment=environment(python, SM_MODEL_DIR=str(folder / "model"), **more),
-    )
-    assert ended.returncode == 0, ended.stderr
-    ranks = [json.loads(line) for line in re.findall(r"result \d (.*)$", ended.stdout, re.MULTILINE)]
-    assert len(ranks) == 2
-    assert set(ranks[0]) == cases
-    # One rank began where the other did not.
-    assert min(max(rank[name]["apart_at_first"] for rank in ranks) for name in cases) > 0.1
-    for rank in ranks:
-        assert {name: found["apart"] for name, found in rank.items()} == dict.fromkeys(cases, 0.0)
-        for name, found in rank.items():
-            # Weights moved by some hundredths; gradients in half precision are that much less exact.
-            tolerance = 1e-3 if name == "mixed precision" else 1e-6
-            assert found["from_expected"] < tolerance, name
-            assert found["moved"] > 0.005, name
-            assert found["rate"] <= 0.0500001, name
-    # AND the model loads where nothing is known of rings
-    loaded = subprocess.run(
-        [
-            *(python, "-c"),
-            "import tensorflow as tf, sys; optimizer = tf.keras.models.load_model(sys.argv[1]).optimizer;"
-            "rate = float(optimizer.get_config()['learning_rate']);"
-            "print(type(optimizer).__name__, int(optimizer.iterations.numpy()), round(rate, 6))",
-            str(folder / "model" / "model.keras"),
-        ],
-        env={**environment(python, **more), "PYTHONPATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert loaded.stdout.split() == ["Adam", "8", "0.01"], loaded.stderr
 
 
 def test_gradients_are_averaged_under_keras_2(tmp_path: Path) -> None:
@@ -101,7 +31,7 @@ def train(folder: Path, *arguments: str, **more: str) -> dict[str, Any] | int:
     (folder / "model").mkdir(exist_ok=True, parents=True)
     ended = subprocess.run(
         [sys.executable, str(SCRIPTS / "resume_training.py"), *arguments],
-        env=environment(SM_MODEL_DIR=str(folder / "model"), SM_CHECKPOINT_DIR=str(folder / "checkpoints"), **more),
+        env=cpu_environment(SM_MODEL_DIR=str(folder / "model"), SM_CHECKPOINT_DIR=str(folder / "checkpoints"), **more),
         capture_output=True,
         text=True,
         check=False,
@@ -159,7 +89,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(tmp_path: Path, undisturbe
     (tmp_path / "model").mkdir()
     script = subprocess.Popen(
         [sys.executable, str(SCRIPTS / "resume_training.py"), "--wait-at-step", "28"],
-        env=environment(SM_MODEL_DIR=str(tmp_path / "model"), SM_CHECKPOINT_DIR=str(tmp_path / "checkpoints")),
+        env=cpu_environment(SM_MODEL_DIR=str(tmp_path / "model"), SM_CHECKPOINT_DIR=str(tmp_path / "checkpoints")),
     )
     wait_for("step 28", (tmp_path / "model" / "waiting").exists)
     # WHEN

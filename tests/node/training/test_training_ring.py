@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from node.helped_rings import EPOCH_OF_TWO, HelpedRing, progress
-from node.rings import Ring
+from support.node.rings import Ring
+from support.node.training_proofs import EPOCH_OF_TWO, HelpedRing, assert_callbacks_saw_one_training, progress
 
 pytestmark = pytest.mark.ring
 
@@ -56,12 +56,6 @@ def test_killed_node_costs_at_most_one_commit_of_two_optimizers(ring: Ring) -> N
     """Both are committed, and go back together: the ranks' weights are equal, and learn."""
     helped = HelpedRing(ring=ring, script="train_helped.py", hyperparameters={"two_optimizers": 1})
     helped.assert_killed_node_costs_at_most_one_commit()
-
-
-def assert_callbacks_saw_one_training(ring: Ring) -> None:
-    """Of four epochs, whatever happened to the ring."""
-    assert len(ring.agents[0].journal("begin")) == len(ring.agents[0].journal("end")) == 1
-    assert [entry["epoch"] for entry in ring.agents[0].journal("epoch")] == [0, 1, 2, 3]
 
 
 @pytest.mark.slow

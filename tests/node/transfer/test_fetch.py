@@ -19,7 +19,7 @@ from horovod_node.node.folders import Layout
 from horovod_node.transfer.data_channels import fetch_channels, list_files
 from horovod_node.transfer.s3 import S3Address, refused, unwritten
 from horovod_node.transfer.source import fetch_source
-from node.emulated import Aws
+from support.node.emulated_aws import Aws
 
 
 def archive(*members: tuple[str, bytes] | tarfile.TarInfo) -> bytes:

@@ -23,8 +23,8 @@ from horovod_node.node.failure import Failure, NodeFailedError
 from horovod_node.node.folders import Layout
 from horovod_node.node.identity import Node
 from horovod_node.transfer.requirements import Requirements, compiled_packages, rank_python, rank_variables
-from patience import eventually
-from wheel_files import write_wheel
+from support.waiting import eventually
+from support.wheels import write_wheel
 
 
 class Index:

@@ -10,8 +10,8 @@ import pytest
 
 from horovod_node import contract
 from horovod_node.transfer.tensorboard import TensorBoardMirror
-from node.emulated import Aws
-from patience import SECONDS, eventually
+from support.node.emulated_aws import Aws
+from support.waiting import SECONDS, eventually
 
 PREFIX = contract.tensorboard_prefix("run-1")
 
