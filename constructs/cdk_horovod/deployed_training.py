@@ -1,4 +1,4 @@
-"""What a training grants and measures, whichever app deployed it."""
+"""Grants and metrics of a training, whether this app or another one deployed it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from horovod_node import contract
 
 
 class IHorovodTraining(Protocol):
-    """A training of this app or of another one: who may start runs, and how they fare."""
+    """A training of this app or of another one, with grants to use it and metrics of its runs."""
 
     @property
     def queue(self) -> str:
@@ -48,7 +48,7 @@ class IHorovodTraining(Protocol):
         """Let *grantee* stop runs."""
 
     def metric(self, name: str, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Give any metric that the training's nodes publish."""
+        """Return any metric that the training's nodes publish."""
 
     def metric_failed(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Count runs that failed."""
@@ -56,10 +56,10 @@ class IHorovodTraining(Protocol):
 
 class DeployedTraining(Construct):
     """
-    Grants and metrics of a training; `HorovodTraining` creates one, `ImportedTraining` finds one.
+    Grants and metrics of a training, which `HorovodTraining` creates and `ImportedTraining` imports.
 
     Attributes:
-        state_machine: Its executions are the runs.
+        state_machine: State machine whose executions are the runs.
         node_log_group: Log group of the nodes.
     """
 
@@ -75,7 +75,7 @@ class DeployedTraining(Construct):
         raise NotImplementedError
 
     def grant_start(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let *grantee* start runs: find the connection, upload scripts, start, and read what becomes of it."""
+        """Let *grantee* start runs: read the connection, upload scripts, start executions, and all of `grant_read`."""
         start = self.state_machine.grant_start_execution(grantee)
         return start.combine(self._storage.grant_upload_source(grantee)).combine(self.grant_read(grantee))
 
@@ -99,12 +99,12 @@ class DeployedTraining(Construct):
 
     def metric(self, name: str, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """
-        Give any metric that the training's nodes publish.
+        Return any metric that the training's nodes publish.
 
         Args:
-            name: One of the contract's `METRIC_*`, as CloudWatch shows it.
+            name: Name of the metric in CloudWatch, one of the contract's `METRIC_*`.
             run: Name of a run. Default: all runs of the training together.
-            options: As for CDK's own metrics. Default: average, 1 minute.
+            options: Options as for CDK's own metrics. Default: average, 1 minute.
         """
         return node_metric(name, training=self.queue, run=run, options=options)
 
@@ -121,7 +121,7 @@ class DeployedTraining(Construct):
         return self.state_machine.metric_failed(**options)
 
     def metric_timed_out(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Count runs that reached the execution's own time limit. Default period: 5 minutes."""
+        """Count runs whose execution reached its timeout. Default period: 5 minutes."""
         return self.state_machine.metric_timed_out(**options)
 
     def metric_time(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
@@ -131,31 +131,35 @@ class DeployedTraining(Construct):
     def metric_samples_per_second(
         self, *, run: str | None = None, **options: Unpack[MetricOptions]
     ) -> cloudwatch.Metric:
-        """Measure what `horovod_node.training` trains, of *run* or of each. Default period: 1 minute."""
+        """
+        Measure the samples per second of *run*, or of the average run. Default period: 1 minute.
+
+        Only scripts that use `horovod_node.training` publish them.
+        """
         return self._measure(contract.METRIC_SAMPLES_PER_SECOND, run, cloudwatch.Stats.AVERAGE, options)
 
     def metric_step_time(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Measure the seconds of rank 0's steps, of *run* or of all, as p50, p90, … Default period: 1 minute."""
+        """Measure the step time of rank 0 in seconds, of *run* or of all runs. Default: p50 over 1 minute."""
         return self._measure(contract.METRIC_STEP_SECONDS, run, "p50", options)
 
     def metric_ring_size(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Count ranks in a ring, of *run* or of the largest. Default period: 1 minute."""
+        """Count the ranks of the ring of *run*, or of the largest ring. Default period: 1 minute."""
         return self._measure(contract.METRIC_RING_SIZE, run, cloudwatch.Stats.MAXIMUM, options)
 
     def metric_gpu_utilization(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Measure in percent how busy GPUs are, of *run* or of all. Default period: 1 minute."""
+        """Measure GPU utilization in percent, of *run* or of all runs. Default period: 1 minute."""
         return self._measure(contract.METRIC_GPU_UTILIZATION, run, cloudwatch.Stats.AVERAGE, options)
 
     def metric_gpu_memory(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Measure in percent how much memory of GPUs is taken, of *run* or of all. Default period: 1 minute."""
+        """Measure GPU memory in use in percent, of *run* or of all runs. Default period: 1 minute."""
         return self._measure(contract.METRIC_GPU_MEMORY, run, cloudwatch.Stats.AVERAGE, options)
 
     def metric_bytes_read(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Count bytes that ranks read, of *run* or of all. Default period: 1 minute."""
+        """Count bytes that ranks read, of *run* or of all runs. Default period: 1 minute."""
         return self._measure(contract.METRIC_BYTES_READ, run, cloudwatch.Stats.SUM, options)
 
     def metric_ceiling_used(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Measure what running runs have cost, in percent of their ceilings. Default period: 5 minutes."""
+        """Measure the cost of running runs in percent of their ceilings, the highest. Default period: 5 minutes."""
         widest = with_defaults(options, statistic=cloudwatch.Stats.MAXIMUM, period=Duration.minutes(5))
         return self.metric(contract.METRIC_CEILING_USED, **widest)
 
@@ -179,11 +183,12 @@ class ImportedTraining(DeployedTraining):
 
     Args:
         queue: Name of the training.
-        state_machine_arn: Of its runs.
-        ledger_table_name: Its ledger.
+        state_machine_arn: ARN of its state machine.
+        ledger_table_name: Name of its ledger's table.
         storage: Its buckets.
-        node_log_group_name: Log group of its nodes.
-        stack_arn: The stack that describes it to clients; without it grantees are told of the connection otherwise.
+        node_log_group_name: Name of its nodes' log group.
+        stack_arn: ARN of its stack, whose output holds the connection; `grant_read` then allows reading it. Default:
+            grantees must get the connection in another way.
     """
 
     def __init__(
@@ -216,10 +221,10 @@ def read_stack_output(
     scope: Construct, id: str, *, output: str, encryption_key_arn: str | None, stack_arn: str | None
 ) -> ImportedTraining:
     """
-    Import the training that the text of a stack output describes; see `HorovodTraining.from_stack_output`.
+    Import a training from the value of its stack output; see `HorovodTraining.from_stack_output`.
 
     Raises:
-        ValueError: If *output* is not the text of such an output.
+        ValueError: If *output* is not the value of such an output.
     """
     try:
         facts = json.loads(output)
@@ -228,7 +233,7 @@ def read_stack_output(
         table, log_group = facts[contract.CONNECTION_LEDGER_TABLE], facts[contract.CONNECTION_LOG_GROUP]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            "'output' must be the text of the stack output that is described as "
+            "'output' must be the value of the stack output with the description "
             f"'{contract.CONNECTION_DESCRIPTION}', got {output[:60]!r}"
         ) from error
     holder = Construct(scope, f"{id}Storage")
