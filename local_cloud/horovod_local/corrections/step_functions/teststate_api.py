@@ -313,8 +313,8 @@ def _evaluate(component: Any, env: Any, *, name: str, inspection: dict[str, Any]
         }
         return {"status": "RETRIABLE", "error": error.error, "cause": error.cause}
     except FailureEventException as failure:
-        name, cause = failure.extract_error_cause_pair() or (None, None)
-        return {"status": "FAILED", "error": name or "States.Runtime", "cause": cause or ""}
+        error_name, cause = failure.extract_error_cause_pair() or (None, None)
+        return {"status": "FAILED", "error": error_name or "States.Runtime", "cause": cause or ""}
     except RequestRefused:
         raise
     except Exception as error:  # moto's interpreter reports these as States.Runtime, too
