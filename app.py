@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Settings into stacks: `cdk deploy --all`."""
+"""The CDK app: deploys the stacks with the settings of `cdk.json` (`cdk deploy --all`)."""
 
 import sys
 
@@ -16,6 +16,6 @@ try:
     settings = Settings.from_context(app.node)
     storage = StorageStack(app, "Storage")
     TrainingStack(app, "Training", storage=storage.storage, settings=settings)
-except ValueError as refused:
-    sys.exit(str(refused))
+except ValueError as error:
+    sys.exit(str(error))
 app.synth()

@@ -1,10 +1,10 @@
 """
-Measures what a user of the client waits for.
+Measures two waiting times of a user of the client.
 
     python benchmarks/client.py [--lines 100] [--imports 11]
 
-Import: `import horovod_client` in a new process, less an empty one of the same interpreter, in turn.
-Line: from a script's `print` on a node in the local cloud to `Run.logs(follow=True)`, in one process on this machine.
+- Import: `import horovod_client` in a new process, minus an empty program of the same interpreter, measured in turn.
+- Line: from a script's `print` on a node in the local cloud to `Run.logs(follow=True)` on this machine.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    """Measure both and print a line for each."""
+    """Measure both times, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lines", type=int, default=100, help="lines that the script prints")
-    parser.add_argument("--imports", type=int, default=11, help="counted imports, after one that warms up")
+    parser.add_argument("--lines", type=int, default=100, help="number of lines that the script prints")
+    parser.add_argument("--imports", type=int, default=11, help="number of imports, after one to warm up")
     options = parser.parse_args()
     print(f"import  {spread(import_seconds(options.imports))}", flush=True)
     with LocalCloud() as cloud, tempfile.TemporaryDirectory() as folder:
@@ -47,27 +47,27 @@ def import_seconds(count: int) -> list[float]:
 
 
 def program_seconds(program: str) -> float:
-    """Measure one Python program, from its start to its end."""
+    """Measure one Python program, from start to end, in seconds."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", program], check=True)
     return time.perf_counter() - started
 
 
 def line_seconds(cloud: LocalCloud, lines: int) -> list[float]:
-    """Follow a run, and compare when its lines come with what is written in them."""
-    run = cloud.training().fit(HERE / "talking.py", gpus=2, hyperparameters={"lines": lines})
+    """Follow a run's log, and compare each line's arrival with the time that it contains."""
+    run = cloud.training().fit(HERE / "print_times.py", gpus=2, hyperparameters={"lines": lines})
     seconds = [time.time() - float(line.text) for line in run.logs(follow=True) if is_number(line.text)]
     assert len(seconds) == lines, f"{len(seconds)} of {lines} lines came"
     return seconds
 
 
 def is_number(text: str) -> bool:
-    """Tell the script's lines from what its libraries print."""
+    """Whether a line is from the script, and not from one of its libraries."""
     return text.replace(".", "", 1).isdigit()
 
 
 def spread(seconds: Sequence[float]) -> str:
-    """Write median, range and number of some measurements."""
+    """Format median, range and number of the measurements."""
     return f"{statistics.median(seconds):.2f} s, {min(seconds):.2f} to {max(seconds):.2f} ({len(seconds)} times)"
 
 

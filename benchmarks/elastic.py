@@ -1,16 +1,16 @@
 """
-Measures what it costs a ring to lose and to gain nodes, and what commits and checkpoints cost each step.
+Measures the time that a ring needs to lose or gain a node, and the overhead of commits and checkpoints per step.
 
     python benchmarks/elastic.py [--runs 5]
 
-Every figure comes from whole runs in the local cloud: real agents and real Horovod ranks, on loopback. Times are those
-that the leader's rank 0 wrote down at its own steps.
+All measurements are of whole runs in the local cloud, with real agents and real Horovod ranks on loopback. Times are
+those that rank 0 of the leader records at each step.
 
-- kill: the processes of one of three nodes die at once, and their connections with them.
-- drop: they are stopped and say nothing more, as a host does that has vanished without a word.
-- notice: EC2 announces that it will take one of three nodes away. The training goes on until the next commit, so the
-  pause between two steps is what counts.
-- join: a third node comes to a ring of two.
+- kill: one of three nodes is killed, and its connections are closed.
+- drop: the processes of one of three nodes are stopped, as if the network had failed.
+- notice: one of three nodes gets an interruption notice. The training continues until the next commit, so the longest
+  pause between two steps is measured.
+- join: nodes join a ring of one node; the longest pause between two steps is measured.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ PATIENCE_SECONDS = 180.0
 
 
 def main() -> None:
-    """Measure everything and print two tables."""
+    """Measure both, and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5, help="of each kind, in turn")
-    parser.add_argument("--only", choices=["events", "overhead"], help="one of the two tables")
+    parser.add_argument("--runs", type=int, default=5, help="number of runs of each kind, in turn")
+    parser.add_argument("--only", choices=["events", "overhead"], help="measure only one of the two tables")
     options = parser.parse_args()
     with cloud() as bench:
         if options.only != "overhead":
@@ -62,36 +62,36 @@ def main() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """The deployed app."""
+    """The local cloud with the deployed app."""
 
     cloud: LocalCloud
     training: TrainingClient
 
     def start(self, *, steps: int, gpus: int = 3, **hyperparameters: object) -> Run:
-        """Start a run that may have from one to *gpus* GPUs."""
+        """Start an elastic run with 1 to *gpus* GPUs."""
         named = {name.replace("_", "-"): value for name, value in hyperparameters.items()}
         return self.training.fit(SCRIPT, gpus=gpus, min_gpus=1, hyperparameters={"steps": steps, **named})
 
     def marks(self, instance: str) -> list[tuple[float, int]]:
-        """Read the time of each step of a node, and the ring's size at it."""
+        """Read the time of each step of a node, and the size of the ring at that step."""
         files = (self.cloud.home / "instances" / instance / "ml").glob("marks-*.jsonl")
         found = [json.loads(line) for file in files for line in file.read_text().splitlines() if line.endswith("]")]
         return sorted((float(at), int(size)) for at, size in found)
 
     def leader(self, run: Run) -> str:
-        """Name the instance that leads the run's first attempt, once there is one."""
+        """Wait for the leader of the run's first attempt, and return the id of its instance."""
         key = contract.leader_key(run.connection.fleets[0].id, run.run_id, 1)
         names = {contract.PARTITION_KEY: {"S": key[0]}, contract.SORT_KEY: {"S": key[1]}}
 
-        def look() -> str:
+        def read_leader() -> str:
             table = run.connection.ledger_table
             item = self.cloud.client("dynamodb").get_item(TableName=table, Key=names, ConsistentRead=True).get("Item")
             return str(item[contract.NODE]["S"]) if item else ""
 
-        return wait_for(look)
+        return wait_for(read_leader)
 
     def spot(self) -> LocalInstance:
-        """Give a node that may be lost."""
+        """Return a Spot node, which may be lost."""
         return next(each for each in self.cloud.instances() if each.market == contract.SPOT)
 
 
@@ -107,7 +107,7 @@ def cloud() -> Iterator[Bench]:
 
 
 def measure_events(bench: Bench, *, runs: int) -> None:
-    """Disturb runs in each way, in turn, and print what it cost them."""
+    """Measure each kind of event in turn, and print a table."""
     kinds: dict[str, Callable[[Bench], tuple[float, int]]] = {
         "kill": lambda bench: lose(bench, lambda node: bench.cloud.lose(node)),
         "drop": lambda bench: lose(bench, lambda node: bench.cloud.drop(node)),
@@ -128,7 +128,7 @@ def measure_events(bench: Bench, *, runs: int) -> None:
 
 
 def lose(bench: Bench, take: Callable[[str], None]) -> tuple[float, int]:
-    """Take a node away without a word: seconds until the first step of the ring without it, and steps repeated."""
+    """Lose a node without notice: return the seconds to the first step of the smaller ring, and the repeated steps."""
     run, leader = begin(bench, size=3)
     at = time.time()
     take(bench.spot().instance_id)
@@ -137,7 +137,7 @@ def lose(bench: Bench, take: Callable[[str], None]) -> tuple[float, int]:
 
 
 def notice(bench: Bench) -> tuple[float, int]:
-    """Give notice of a node's end: the longest pause between two steps until the ring is smaller."""
+    """Interrupt a node with notice: return the longest pause until the ring is smaller, and the repeated steps."""
     run, leader = begin(bench, size=3)
     at = time.time()
     bench.cloud.interrupt(bench.spot().instance_id, notice_seconds=60)
@@ -146,7 +146,7 @@ def notice(bench: Bench) -> tuple[float, int]:
 
 
 def join(bench: Bench) -> tuple[float, int]:
-    """Let a node come: the longest pause between two steps until the ring is larger."""
+    """Let nodes join: return the longest pause until the ring is larger, and the repeated steps."""
     zones = sorted(
         {each.zone for each in bench.cloud.instances()} | {f"{bench.cloud.region}{letter}" for letter in "abc"}
     )
@@ -169,15 +169,15 @@ def begin(bench: Bench, *, size: int) -> tuple[Run, str]:
 
 
 def pause(marks: list[tuple[float, int]], *, since: float) -> float:
-    """Find the longest time between two steps, up to the first one in a ring of another size."""
+    """Return the longest time between two steps, up to the first step in a ring of another size."""
     steps = [mark for mark in marks if mark[0] > since - 1]
     first = next(place for place, mark in enumerate(steps) if mark[0] > since and mark[1] != steps[0][1])
     return max(after[0] - before[0] for before, after in pairwise(steps[: first + 1]))
 
 
 def end(bench: Bench, run: Run) -> int:
-    """Stop the run, and tell how many steps it has repeated."""
-    time.sleep(8)  # from the script over the agent to the ledger it takes up to four
+    """Stop the run, and return the number of its repeated steps."""
+    time.sleep(8)  # the count reaches the ledger, through script and agent, within 4 s
     key = contract.progress_key(run.connection.fleets[0].id, run.run_id)
     item = bench.cloud.client("dynamodb").get_item(
         TableName=run.connection.ledger_table,
@@ -191,7 +191,7 @@ def end(bench: Bench, run: Run) -> int:
 
 
 def measure_overhead(bench: Bench, *, runs: int) -> None:
-    """Train the same with commits and checkpoints more or less often, in turn, and print the time of a step."""
+    """Train with different intervals of commits and checkpoints, in turn, and print the time of a step."""
     kinds = {
         "neither": {"commit_every": 100_000, "checkpoint_every": 100_000},
         "defaults": {},
@@ -204,7 +204,7 @@ def measure_overhead(bench: Bench, *, runs: int) -> None:
             run = bench.start(steps=600, gpus=2, width=1024, **hyperparameters)
             leader = bench.leader(run)
             run.wait(poll_seconds=0.5)
-            # The first steps compile, and the ring may have begun with one rank.
+            # Skip the first steps, which compile, and those of a ring with one rank.
             times = [at for at, size in bench.marks(leader) if size == 2][20:]
             seconds = (times[-1] - times[0]) / (len(times) - 1)
             print(f"{number + 1} {kind}: {seconds * 1000:.1f} ms a step", flush=True)
@@ -217,14 +217,14 @@ def measure_overhead(bench: Bench, *, runs: int) -> None:
         print(f"{kind:28}{spread:>26}{f'{statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}':>28}")
 
 
-def wait_for(look: Callable[[], object]) -> object:
-    """Wait until there is something to see, and give it."""
+def wait_for(read: Callable[[], object]) -> object:
+    """Call *read* until it returns a true value, and return that value."""
     give_up_at = time.monotonic() + PATIENCE_SECONDS
-    while not (seen := look()):
+    while not (value := read()):
         if time.monotonic() > give_up_at:
-            sys.exit(f"nothing happened for {PATIENCE_SECONDS:.0f} s")
+            sys.exit(f"an expected event did not happen within {PATIENCE_SECONDS:.0f} s")
         time.sleep(0.05)
-    return seen
+    return value
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 """
-Compares how many images a second a script trains in a run and under bare `horovodrun`, on the same machine.
+Compares the images per second of a script in a run and with bare `horovodrun`, on the same machine.
 
     python benchmarks/fidelity.py [--pairs 5] [--kinds fit loop helper] [--steps 300]
 
-Three kinds of script (`images.py`): Keras's `fit` with Horovod's optimizer, a loop of one's own with `tf.function` and
-Horovod's tape, and the training helper. The first two are the same script both ways. The helper stands against the
-first under `horovodrun`, which is what it replaces.
+There are three kinds of script (`images.py`): Keras's `fit` with Horovod's optimizer, a custom loop with `tf.function`
+and Horovod's tape, and the training helper. The first two use the same script in both. The helper is compared with the
+first kind under `horovodrun`, which it replaces.
 
-Two ranks; a run in the local cloud and a `horovodrun` make a pair, and every other pair begins with the other one, so
-that a machine that gets slower does so for both. Each counts its images itself, from the end of its warm-up to its last
-step. Only the ratios of pairs mean something. Where other work takes turns on the processors, so that images a second
-tell little, the processor time of rank 0 for an image tells more.
+All have two ranks. A run in the local cloud and a `horovodrun` are a pair, whose order alternates, so that a machine
+that gets slower affects both. Scripts count images from the end of their warm-up to the last step. Only the ratios
+within pairs are meaningful. If other programs use the processors, the processor time of rank 0 per image is more
+meaningful than images per second.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from horovod_local import LocalCloud
 HERE: Final = Path(__file__).resolve().parent
 SCRIPT: Final = HERE / "images.py"
 KINDS: Final = {"fit": "fit", "loop": "loop", "helper": "fit"}
-"""What each kind is compared with."""
+"""Each kind, and the kind with which it is compared under `horovodrun`."""
 Measured = tuple[float, float]
+"""Images per second of all ranks, and seconds of processor time per image of rank 0."""
 
 
 def main() -> None:
-    """Run pairs of each kind, and print a table."""
+    """Measure pairs of each kind, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5, help="counted pairs of each kind, after one that warms up")
+    parser.add_argument("--pairs", type=int, default=5, help="number of pairs of each kind, after one to warm up")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--steps", type=int, default=300, help="steps that count, of each run")
+    parser.add_argument("--steps", type=int, default=300, help="counted steps of each run")
     options = parser.parse_args()
     rows = []
     with LocalCloud() as cloud, tempfile.TemporaryDirectory() as folder:
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def measure(way: str, kind: str, steps: int, result: Path, *, cloud: LocalCloud) -> Measured:
-    """Run the script one way, and give its images a second, and the processor time of one."""
+    """Run the script in a run or with `horovodrun`, and return its measurements."""
     result.unlink(missing_ok=True)
     if way == "run":
         arguments = {"kind": kind, "steps": steps, "result": str(result)}
@@ -81,14 +82,14 @@ def measure(way: str, kind: str, steps: int, result: Path, *, cloud: LocalCloud)
 
 
 def row(kind: str, pairs: Sequence[tuple[Measured, Measured]]) -> str:
-    """Write a row of the table."""
+    """Format a row of the table."""
     rates = [statistics.median(measured[0] for measured in way) for way in zip(*pairs, strict=True)]
     ratios = [spread([ours[part] / theirs[part] for ours, theirs in pairs]) for part in (0, 1)]
     return f"| {kind} | {rates[0]:.0f} | {rates[1]:.0f} | {ratios[0]} | {ratios[1]} |"
 
 
 def spread(ratios: Sequence[float]) -> str:
-    """Write median and range of some measurements."""
+    """Format median and range of the ratios."""
     return f"{statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}"
 
 

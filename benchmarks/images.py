@@ -1,4 +1,4 @@
-"""Trains a small network on made-up images; rank 0 leaves in `--result` how many a second and what each cost."""
+"""Trains a small network on random images; rank 0 writes images per second and processor time to `--result`."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ import tensorflow as tf
 parser = argparse.ArgumentParser()
 parser.add_argument("--kind", choices=["fit", "loop", "helper"], required=True)
 parser.add_argument("--result", required=True)
-parser.add_argument("--steps", type=int, default=300, help="counted, after a tenth as many that warm up")
+parser.add_argument("--steps", type=int, default=300, help="counted steps, after a tenth as many to warm up")
 parser.add_argument("--batch", type=int, default=32)
 args = parser.parse_args()
 warm_up = args.steps // 10
@@ -54,7 +54,7 @@ if args.kind == "fit":
     model.fit(images, labels, batch_size=args.batch, verbose=0, callbacks=[Watch()])
 elif args.kind == "helper":
     model.compile(training.distributed(optimizer), loss)
-    # The ring divides what it is given: each rank trains as many steps as with `fit`.
+    # The helper shards the data, so each rank trains as many steps as with `fit`.
     whole = [np.concatenate([part] * training.size()) for part in (images, labels)]
     training.fit(model, *whole, batch_size=args.batch, verbose=0, callbacks=[Watch()])
 else:

@@ -1,11 +1,13 @@
 """
-Measures what a run adds around the training, against `horovodrun` of the same script on the same machine.
+Compares the overhead of a run with `horovodrun`, for the same script on the same machine.
 
     python benchmarks/launch.py [--runs 7] [--horovodrun-options "--network-interface lo"]
 
-Launch: from the last node joined (our run) or the start of the command (`horovodrun`) to rank 0's first training step.
-End: from the last rank's end to *Terminate* being entered (our run) or to the command's end (`horovodrun`).
-Both run two ranks, in turn, so that a machine that gets slower does so for both.
+- Launch: to rank 0's first training step, from the time when the last node has joined (run) or from the start of the
+  command (`horovodrun`).
+- End: from the end of the last rank to the state *Terminate* (run) or to the end of the command (`horovodrun`).
+
+Both have two ranks and alternate, so that a machine that gets slower affects both.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ from pathlib import Path
 from horovod_local import LocalCloud
 
 HERE = Path(__file__).resolve().parent
-SCRIPT = HERE / "marked.py"
+SCRIPT = HERE / "step_marks.py"
 
 
 def main() -> None:
-    """Run both in turn and print a table."""
+    """Run both alternately, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=7, help="counted runs of each, after one that warms up")
+    parser.add_argument("--runs", type=int, default=7, help="number of runs of each, after one to warm up")
     parser.add_argument("--horovodrun-options", default="--network-interface lo")
     options = parser.parse_args()
     rows: dict[str, list[tuple[float, float]]] = {"cdk-horovod": [], "horovodrun": []}
@@ -77,9 +79,9 @@ def measure_run(cloud: LocalCloud, marks: Path) -> tuple[float, float]:
 
 
 def joined_at(log: Path) -> float:
-    """Read from an agent's log when its node joined."""
+    """Read from an agent's log the time at which its node joined, in epoch seconds."""
     match = re.search(r"^(\d\d:\d\d:\d\d\.\d{3}) horovod_node: \S+ joins ", log.read_text(), flags=re.MULTILINE)
-    assert match, f"{log} does not tell when its node joined"
+    assert match, f"{log} has no line about joining"
     now = datetime.now()
     joined = datetime.combine(now.date(), datetime.strptime(match[1], "%H:%M:%S.%f").time())
     return (joined if joined <= now else joined - timedelta(days=1)).timestamp()
@@ -99,12 +101,12 @@ def measure_horovodrun(marks: Path, options: list[str]) -> tuple[float, float]:
 
 
 def first_step(marks: Path) -> float:
-    """Read when rank 0 took its first step."""
+    """Read the time of rank 0's first step, in epoch seconds."""
     return float(json.loads((marks / "0.json").read_text())["first_step"])
 
 
 def last_end(marks: Path) -> float:
-    """Read when the last rank ended its training."""
+    """Read the time at which the last rank ended its training, in epoch seconds."""
     return max(float(json.loads(path.read_text())["end"]) for path in marks.glob("*.json"))
 
 

@@ -1,19 +1,18 @@
 """
-Measures how long the ranks of a ring take to find each other, by our rendezvous and by the one of `horovodrun`.
+Measures how long a ring takes to form, with our rendezvous and with that of `horovodrun`.
 
     python benchmarks/rendezvous.py [--ranks 2 16 64 128] [--runs 3]
 
-Every rank is a process that calls `hvd.init()` and one `hvd.allreduce`, Horovod's own, compiled for TensorFlow. They
-are forked off a process that has imported TensorFlow, because 128 imports would measure nothing else on this machine;
-none has used it before. All begin at one moment. The rendezvous is a process of its own, as the agent and `horovodrun`
-are.
+Every rank is a process that calls `hvd.init()` and one `hvd.allreduce` of the real Horovod for TensorFlow. The ranks
+are forked from a process that has imported TensorFlow but not used it, because 128 imports would dominate the
+measurement. All ranks begin at the same time. The rendezvous is a separate process, as the agent and `horovodrun` are.
 
-All run on this machine, but as on hosts of eight: each host has an address of its own, in a network namespace that ends
-with the command. Every pair of ranks listens on a port of its own, and 128 ranks on one address would measure how the
-kernel looks for the last free ones.
+All ranks run on this machine, but as on hosts with eight ranks: each host has its own address, in a network namespace
+that ends with the command. Every pair of ranks listens on its own port, and with 128 ranks on one address the kernel's
+search for free ports would dominate.
 
-Both servers take turns, with the Gloo timeout that a run of so many ranks has. Counted is from the moment until the
-last rank has its sum.
+Both servers alternate, with the Gloo timeout of a run of that size. The measurement ends when the last rank has the
+sum.
 """
 
 from __future__ import annotations
@@ -42,19 +41,19 @@ PORT: Final = 29411
 RANKS_OF_A_HOST: Final = 8
 SERVERS: Final = ("cdk-horovod", "horovodrun")
 _EXTRA_SECONDS: Final = 60
-"""A ring that hangs after its timeout is ended."""
+"""Time after the Gloo timeout, after which ranks that hang are killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Formed:
     """
-    What became of one ring.
+    The measurement of one ring.
 
     Args:
-        ranks: Ranks that have their sum.
-        seconds: Until the last of them had it.
-        server_seconds: Processor time of the rendezvous.
-        ranks_seconds: Processor time of all ranks, from their start to their end.
+        ranks: Number of ranks that got the sum.
+        seconds: Seconds until the last of them got it.
+        server_seconds: Processor time of the rendezvous, in seconds.
+        ranks_seconds: Processor time of all ranks, from start to end, in seconds.
     """
 
     ranks: int
@@ -64,10 +63,10 @@ class Formed:
 
 
 def main() -> None:
-    """Form rings of each size with both servers in turn, and print a table."""
+    """Form rings of each size with both servers alternately, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 16, 64, 128])
-    parser.add_argument("--runs", type=int, default=3, help="rings of each size and server")
+    parser.add_argument("--runs", type=int, default=3, help="number of rings of each size and server")
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=SERVERS)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -75,7 +74,7 @@ def main() -> None:
         unshare = ("unshare", "--user", "--map-root-user", "--net")
         raise SystemExit(subprocess.run([*unshare, sys.executable, *sys.argv, "--inside"], check=False).returncode)
     make_hosts(-(-max(options.ranks) // RANKS_OF_A_HOST))
-    import horovod.tensorflow  # noqa: F401 - the ranks have it from here
+    import horovod.tensorflow  # noqa: F401 - the ranks inherit the import
 
     rows = []
     for ranks in options.ranks:
@@ -95,24 +94,24 @@ def main() -> None:
 
 
 def make_hosts(count: int) -> None:
-    """Give each host an interface and an address in this process's network namespace."""
+    """Create an interface and an address for each host, in this process's network namespace."""
     labels = [f"addr add {address(number)}/32 dev lo label {interface(number)}" for number in range(count)]
     commands = ["link set lo up", *labels]
     subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True)
 
 
 def interface(number: int) -> str:
-    """Name a host's interface: the name that an address of the loopback interface has is as good to Gloo."""
+    """Return the name of a host's interface. Gloo also accepts the label of a loopback address."""
     return f"lo:{number}"
 
 
 def address(number: int) -> str:
-    """Give a host's address."""
+    """Return a host's address."""
     return f"10.0.{number}.1"
 
 
 def row(ranks: int, formed: dict[str, list[Formed]]) -> str:
-    """Write a row of the table."""
+    """Format a row of the table."""
     cells = [str(ranks)]
     for rings in formed.values():
         whole = [ring for ring in rings if ring.ranks == ranks]
@@ -131,12 +130,12 @@ def row(ranks: int, formed: dict[str, list[Formed]]) -> str:
 
 
 def spread(seconds: Sequence[float]) -> str:
-    """Write median and range of some measurements."""
+    """Format median and range of the measurements."""
     return f"{statistics.median(seconds):.2f} s, {min(seconds):.2f} to {max(seconds):.2f}"
 
 
 def form(server: str, ranks: int) -> Formed:
-    """Form one ring of so many ranks."""
+    """Form one ring of *ranks* ranks."""
     hosts = tuple(
         RingHost(node=f"n{number}", address=address(number), slots=min(RANKS_OF_A_HOST, ranks - first))
         for number, first in enumerate(range(0, ranks, RANKS_OF_A_HOST))
@@ -179,13 +178,13 @@ def form(server: str, ranks: int) -> Formed:
 
 
 def processor_seconds(who: int) -> float:
-    """Give the processor time of this process, or of its children that have ended."""
+    """Return the processor time of this process, or of its ended children, in seconds."""
     used = resource.getrusage(who)
     return used.ru_utime + used.ru_stime
 
 
 def take_part(wait: int, tell: int, ranks: int) -> None:
-    """Be one rank, in a process of its own: tell when the sum is there."""
+    """Run one rank in this process, and report the time at which it has the sum."""
     code = 1
     try:
         import horovod.tensorflow as hvd
@@ -207,7 +206,7 @@ def take_part(wait: int, tell: int, ranks: int) -> None:
 
 
 def end(processes: Sequence[int]) -> None:
-    """End ranks that hang."""
+    """Kill ranks that hang."""
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
@@ -215,7 +214,7 @@ def end(processes: Sequence[int]) -> None:
 
 @contextlib.contextmanager
 def served(server: str, plan: RingPlan) -> Iterator[tuple[int, Any]]:
-    """Serve the rendezvous of *plan* in a process of its own; gives its port, and what ends it and tells its cost."""
+    """Serve *plan* in another process; yield its port, and a function that stops it and returns its processor time."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(server, plan, theirs), daemon=True)
@@ -233,7 +232,7 @@ def served(server: str, plan: RingPlan) -> Iterator[tuple[int, Any]]:
 
 
 def serve(server: str, plan: RingPlan, asked: Connection) -> None:
-    """Serve a rendezvous until asked what it cost."""
+    """Serve a rendezvous until the parent process asks for its processor time."""
     if server == "horovodrun":
         from horovod.runner.http.http_server import RendezvousServer
 
@@ -250,7 +249,7 @@ def serve(server: str, plan: RingPlan, asked: Connection) -> None:
 
 
 def finish(asked: Connection, port: int) -> None:
-    """Tell where the rendezvous is, and in the end what it cost."""
+    """Report the port of the rendezvous and, when the parent asks, its processor time."""
     before = processor_seconds(resource.RUSAGE_SELF)
     asked.send(port)
     asked.recv()

@@ -1,18 +1,18 @@
 """
-Shows how a run's control plane grows with its nodes: the real state machines and the real agents, training stubbed.
+Measures how a run's control plane scales with the number of nodes: real state machines and agents, stubbed ranks.
 
     python benchmarks/scale.py [--nodes 2 16 64 256 600] [--train 20]
 
-For each number of nodes the app is deployed into a local cloud of its own and runs one training. The instances have no
-processes: two processes of this program act all agents, the leader alone in one, as threads that run
-`horovod_node.agent` against the local cloud's ledger and buckets. Only the ranks are stubbed: they count a step every
-tenth of a second for `--train` seconds.
+For each number of nodes, the app is deployed into a new local cloud and trains one run. The instances have no
+processes. Instead, two processes of this program run all agents (`horovod_node.agent`) as threads, one for the leader
+and one for the followers, with the local cloud's ledger and buckets. Only the ranks are stubbed: they count a step
+every tenth of a second for `--train` seconds.
 
-One machine cannot answer what 600 nodes ask in a second. So time itself runs slower with more nodes, for the agents
-(the clock that they pause by) and for the state machine (its pauses and limits): every figure "a second" is of that
-slower time, in which the agents ask as often as on EC2. What the ledger's requests cost in DynamoDB's units is worked
-out from the sizes of requests and answers (DynamoDB Developer Guide, "DynamoDB read and write operations": 4 KB a unit
-for a consistent read, 1 KB a unit for a write).
+One machine cannot answer the requests of 600 nodes in real time. So time runs slower with more nodes, for the agents
+(the clock and the pauses) and for the state machine (pauses and timeouts). Every figure "a second" is in that slower
+time, in which agents send as many requests as on EC2. DynamoDB's units follow from the sizes of requests and answers
+(DynamoDB Developer Guide, "DynamoDB read and write operations": 4 KB a unit for a consistent read, 1 KB a unit for a
+write).
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from typing import Any, Final
 
 HERE: Final = Path(__file__).resolve().parent
 NODES_AT_FULL_SPEED: Final = 16
-"""So many nodes ask no more than a local cloud on one core answers."""
+"""Most nodes whose requests a local cloud on one core can answer in real time."""
 INSTANCE_TYPE: Final = "g5.xlarge"
 SWITCH_INTERVAL: Final = 30
-"""Seconds; the dead-man's switch's, with a lease of more than 5 minutes."""
+"""Poll interval of the dead-man's switch in seconds, with a lease of more than 5 minutes."""
 LIMITS: Final = {
     "history events": "25,000 an execution",
     "payload": "262,144 bytes",
     "read units a second": "3,000 a partition",
     "write units a second": "1,000 a partition",
 }
-"""AWS's: Step Functions Developer Guide, "Service quotas"; DynamoDB Developer Guide, "Burst and adaptive capacity"."""
+"""Limits of AWS: Step Functions guide, "Service quotas"; DynamoDB Developer Guide, "Burst and adaptive capacity"."""
 
 
 def main() -> None:
@@ -54,10 +54,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, nargs="+", default=[2, 16, 64, 256, 600])
     parser.add_argument("--train", type=float, default=20.0, help="seconds of training")
-    parser.add_argument("--act", nargs=2, metavar=("SLOWNESS", "WHO"), help=argparse.SUPPRESS)
+    parser.add_argument("--agents", nargs=2, metavar=("SLOWNESS", "ROLE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.act:
-        act(slowness=float(options.act[0]), who=options.act[1], train_seconds=options.train)
+    if options.agents:
+        run_agents(slowness=float(options.agents[0]), role=options.agents[1], train_seconds=options.train)
         return
     rows = []
     for nodes in options.nodes:
@@ -91,23 +91,23 @@ def simulate(nodes: int, *, train_seconds: float) -> dict[str, Any]:
         script.write_text("import horovod.tensorflow as hvd\n\nhvd.init()\n")
         training = cloud.training()
         run = training.fit(script, gpus=nodes)
-        actors = {
-            who: subprocess.Popen(
-                [sys.executable, __file__, "--act", str(slowness), who, "--train", str(train_seconds)],
+        processes = {
+            role: subprocess.Popen(
+                [sys.executable, __file__, "--agents", str(slowness), role, "--train", str(train_seconds)],
                 cwd=folder,
                 env=cloud.environment() | {"CDK_HOROVOD_SIMULATED_TABLE": training.connection.ledger_table},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            for who in ("leader", "followers")
+            for role in ("leader", "followers")
         }
         known: set[str] = set()
         while not (status := run.status()).ended:
             for instance in cloud.instances():
                 if instance.instance_id not in known:
                     known.add(instance.instance_id)
-                    actor = actors["leader" if instance.market == "on-demand" else "followers"]
+                    process = processes["leader" if instance.market == "on-demand" else "followers"]
                     facts = {
                         "id": instance.instance_id,
                         "number": len(known),
@@ -119,45 +119,45 @@ def simulate(nodes: int, *, train_seconds: float) -> dict[str, Any]:
                         "group": training.connection.fleets[0].group,
                         "training": training.connection.queue,
                     }
-                    print(json.dumps(facts), file=actor.stdin, flush=True)
+                    print(json.dumps(facts), file=process.stdin, flush=True)
             time.sleep(0.5)
-        told = {who: json.loads(actor.communicate()[0].splitlines()[-1]) for who, actor in actors.items()}
+        reports = {role: json.loads(process.communicate()[0].splitlines()[-1]) for role, process in processes.items()}
         if not status.succeeded:
             raise SystemExit(f"the run of {nodes} nodes ended as {status}")
         figures = history_figures(cloud.client("stepfunctions"), run.execution_arn, slowness=slowness)
         receipt = run.receipt()
-    requests = sum((Counter(part["requests"]) for part in told.values()), Counter())
+    requests = sum((Counter(report["requests"]) for report in reports.values()), Counter())
     return {
         "nodes": nodes,
         "time runs slower by": slowness,
         **figures,
         "nodes listed in the receipt": len(receipt["nodes"]),
-        "first node joins to ring, s": round(_between(told, "joined", "formed"), 1),
-        "requests to DynamoDB a second": _peak(told, "dynamodb"),
-        "read units a second": _peak(told, "read units"),
-        "write units a second": _peak(told, "write units"),
-        "requests to S3 a second": _peak(told, "s3"),
-        "requests to Auto Scaling a second": _peak(told, "autoscaling"),
+        "first node joins to ring, s": round(_between(reports, "joined", "formed"), 1),
+        "requests to DynamoDB a second": _peak(reports, "dynamodb"),
+        "read units a second": _peak(reports, "read units"),
+        "write units a second": _peak(reports, "write units"),
+        "requests to S3 a second": _peak(reports, "s3"),
+        "requests to Auto Scaling a second": _peak(reports, "autoscaling"),
         "requests of all nodes": sum(requests.values()),
-        "the leader's memory, MB": round(told["leader"]["memory"] / 1e6),
+        "the leader's memory, MB": round(reports["leader"]["memory"] / 1e6),
     }
 
 
-def _between(told: Mapping[str, Any], first: str, last: str) -> float:
-    begins = [part["marks"][first] for part in told.values() if first in part["marks"]]
-    ends = [part["marks"][last] for part in told.values() if last in part["marks"]]
+def _between(reports: Mapping[str, Any], first: str, last: str) -> float:
+    begins = [report["marks"][first] for report in reports.values() if first in report["marks"]]
+    ends = [report["marks"][last] for report in reports.values() if last in report["marks"]]
     return float(max(ends) - min(begins))
 
 
-def _peak(told: Mapping[str, Any], what: str) -> int:
+def _peak(reports: Mapping[str, Any], what: str) -> int:
     seconds: Counter[str] = Counter()
-    for part in told.values():
-        seconds.update(part["seconds"].get(what, {}))
+    for report in reports.values():
+        seconds.update(report["seconds"].get(what, {}))
     return max(seconds.values(), default=0)
 
 
 def history_figures(stepfunctions: Any, execution_arn: str, *, slowness: float) -> dict[str, Any]:
-    """Read from the execution's history what the state machine did and carried."""
+    """Return the numbers of transitions and events, and the largest payload, from the execution's history."""
     pages = stepfunctions.get_paginator("get_execution_history").paginate(executionArn=execution_arn)
     events = [event for page in pages for event in page["events"]]
     entered = [event for event in events if event["type"].endswith("StateEntered")]
@@ -171,7 +171,7 @@ def history_figures(stepfunctions: Any, execution_arn: str, *, slowness: float) 
                     texts = value.values() if isinstance(value, dict) else [value]
                     largest = max((len(text.encode()) for text in texts if isinstance(text, str)), default=0)
                     carried[state] = max(carried[state], largest)
-    # A run empties its fleet before it starts nodes, too.
+    # The last one of each state, because a run also empties its fleet before it starts nodes.
     last = {event["stateEnteredEventDetails"]["name"]: event["timestamp"] for event in entered}
     where, payload = carried.most_common(1)[0]
     return {
@@ -186,7 +186,7 @@ def history_figures(stepfunctions: Any, execution_arn: str, *, slowness: float) 
 
 
 def synthesise(out: Path, *, nodes: int, slowness: float) -> None:
-    """Write the cloud assembly of one training with one fleet, all of its times slowed down."""
+    """Synthesise one training with one fleet, whose timeouts are multiplied by *slowness*."""
     import aws_cdk as cdk
     from aws_cdk import Duration
 
@@ -236,11 +236,11 @@ def synthesise(out: Path, *, nodes: int, slowness: float) -> None:
     app.synth()
 
 
-# -- The agents, in processes of their own ---------------------------------------------------------------------------
+# -- The agents, in separate processes -------------------------------------------------------------------------------
 
 
 class Meter:
-    """Counts what clients ask, by the second."""
+    """Counts the requests of clients, in total and by the second."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -249,12 +249,12 @@ class Meter:
         self.marks: dict[str, float] = {}
 
     def watch(self, client: Any) -> Any:
-        """Count the requests of *client*, a boto3 client."""
+        """Count the requests of *client*, a boto3 client, and return it."""
         client.meta.events.register("after-call", self._count)
         return client
 
     def mark(self, name: str, *, first: bool = False) -> None:
-        """Remember the time at which something happened last, or first."""
+        """Record the time of an event *name*: the last time, or with *first* the first time."""
         with self._lock:
             if not (first and name in self.marks):
                 self.marks[name] = epoch_seconds()
@@ -276,7 +276,7 @@ class Meter:
 
 
 class StubbedTraining:
-    """Stands for the node's `LocalTraining`: ranks that count a step every tenth of a second."""
+    """Replaces the node's `LocalTraining`: its ranks count a step every tenth of a second."""
 
     seconds_of_training: float = 0.0
     meter: Meter
@@ -323,15 +323,15 @@ _slowness = 1.0
 
 
 def epoch_seconds() -> float:
-    """Give the time in slow seconds, the same in all processes."""
+    """Return the time in slow seconds, the same in all processes."""
     return _real_time() / _slowness
 
 
-def act(*, slowness: float, who: str, train_seconds: float) -> None:
-    """Act the nodes that standard input names, until it closes and all have ended; print what they asked."""
+def run_agents(*, slowness: float, role: str, train_seconds: float) -> None:
+    """Run an agent for each node in standard input, until it closes and all agents have ended; print their report."""
     global _slowness
     _slowness = slowness
-    # What agents and SDK pause by; sockets and locks keep the machine's own time.
+    # The clock and pauses of agents and SDK; sockets and locks still use real time.
     time.monotonic = lambda: _real_monotonic() / slowness
     time.sleep = lambda seconds: _real_sleep(seconds * slowness)
     import boto3
@@ -351,7 +351,7 @@ def act(*, slowness: float, who: str, train_seconds: float) -> None:
     }
     threads = []
     for facts in _lines_of_standard_input():
-        thread = threading.Thread(target=act_node, args=(facts, clients, meter, slowness), daemon=True)
+        thread = threading.Thread(target=run_agent, args=(facts, clients, meter, slowness), daemon=True)
         thread.start()
         threads.append(thread)
     for thread in threads:
@@ -360,7 +360,7 @@ def act(*, slowness: float, who: str, train_seconds: float) -> None:
     print(
         json.dumps(
             {
-                "who": who,
+                "role": role,
                 "requests": meter.requests,
                 "seconds": meter.seconds,
                 "marks": meter.marks,
@@ -376,8 +376,8 @@ def _lines_of_standard_input() -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-def act_node(facts: Mapping[str, Any], clients: Mapping[str, Any], meter: Meter, slowness: float) -> None:
-    """Run one agent from joining to leaving, then what its instance does when its part is over."""
+def run_agent(facts: Mapping[str, Any], clients: Mapping[str, Any], meter: Meter, slowness: float) -> None:
+    """Run one agent from joining to leaving, and then what its instance would do when the agent has ended."""
     import os
 
     from horovod_node import contract
@@ -386,7 +386,7 @@ def act_node(facts: Mapping[str, Any], clients: Mapping[str, Any], meter: Meter,
     from horovod_node.node.identity import Node
 
     class SlowLedger(Ledger):
-        """Tells the agent the limits in its own seconds."""
+        """Returns time limits in the agent's slow seconds."""
 
         def with_patience(self, seconds: float) -> SlowLedger:
             return SlowLedger(self._dynamodb, table=self._table, patience_seconds=seconds)
@@ -405,7 +405,7 @@ def act_node(facts: Mapping[str, Any], clients: Mapping[str, Any], meter: Meter,
     number = int(facts["number"])
     node = Node(
         id=facts["id"],
-        # Only the leader listens; the others' addresses are never asked.
+        # Only the leader listens; nobody connects to the other addresses.
         address=f"127.{64 + number // 250}.{os.getpid() % 250 + 1}.{number % 250 + 1}",
         interface="lo",
         gpus=int(facts["gpus"]),
@@ -427,7 +427,7 @@ def act_node(facts: Mapping[str, Any], clients: Mapping[str, Any], meter: Meter,
         stepfunctions=clients["stepfunctions"],
     )
     if agent.take_part() == contract.EXIT_PART_OVER:
-        # As `dead_mans_switch.sh leave` does: spread over the switch's interval, and at peace if layer 1 was quicker.
+        # As `dead_mans_switch.sh leave`: spread over its interval; the workflow may have terminated the instance.
         time.sleep(number % SWITCH_INTERVAL)
         with contextlib.suppress(clients["autoscaling"].exceptions.ClientError):
             clients["autoscaling"].terminate_instance_in_auto_scaling_group(

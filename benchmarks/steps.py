@@ -1,4 +1,4 @@
-"""Trains a model of a given size with the training helper; every rank writes down when it took each step."""
+"""Trains a model of a given size with the training helper; every rank records the time of each step."""
 
 import argparse
 import json
@@ -12,9 +12,9 @@ import tensorflow as tf
 from horovod_node import training
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--steps", type=int, required=True, help="of the whole ring when it has one rank")
-parser.add_argument("--width", type=int, default=16, help="of two dense layers: width squared weights between them")
-parser.add_argument("--step-seconds", type=float, default=0.0, help="pause after each step")
+parser.add_argument("--steps", type=int, required=True, help="steps of a ring with one rank")
+parser.add_argument("--width", type=int, default=16, help="units of each of two dense layers")
+parser.add_argument("--step-seconds", type=float, default=0.0, help="pause after each step, in seconds")
 parser.add_argument("--commit-every", type=int, default=0, help="0: the helper's default")
 parser.add_argument("--checkpoint-every", type=int, default=0, help="0: the helper's default")
 args = parser.parse_args()

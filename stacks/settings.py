@@ -1,4 +1,4 @@
-"""What `cdk.json` or `cdk deploy -c horovod:KEY=VALUE` may set, as one frozen value."""
+"""Settings of the app, from `cdk.json` or `cdk deploy -c horovod:KEY=VALUE`."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ PREFIX = "horovod:"
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """
-    The app's settings; each is a context key of the same name behind the prefix `horovod:`.
+    The app's settings. Each is the context key of the same name with the prefix `horovod:`.
 
     Args:
         instance_types: GPU instance types, separated by commas.
-        max_gpus: GPUs that the fleet may hold at once.
-        on_demand_base_gpus: GPUs that are always On-Demand; the leader runs there. The rest is Spot.
+        max_gpus: Most GPUs of the fleet.
+        on_demand_base_gpus: GPUs that are always On-Demand, on which the leader runs. The other GPUs are Spot.
         network: How nodes reach AWS: `isolated`, `private-with-nat` or `public` (see `NetworkMode`).
-        max_azs: Availability Zones to use. Two in a Region that has no third one.
-        availability_zones: Their names, separated by commas, in place of `max_azs` (see `TrainingNetwork`).
-        endpoint_azs: Zones that have interface endpoints. Default: all.
-        readable_accounts: Other accounts whose buckets and repositories isolated nodes may read.
+        max_azs: Number of Availability Zones. 2 in a Region without a third zone.
+        availability_zones: Names of zones, separated by commas, instead of `max_azs` (see `TrainingNetwork`).
+        endpoint_azs: Number of zones with interface endpoints. Default: all zones.
+        readable_accounts: Ids of other accounts whose buckets and repositories isolated nodes may read.
         gateway_prefix_lists: Ids of the prefix lists of S3 and DynamoDB (see `TrainingNetwork`).
-        session_manager: Whether people can log in to nodes by Session Manager.
-        machine_image: Id of the AMI that nodes stay with. Default: the newest at each deployment.
-        volume_throughput: Of a node's root volume, in MiB/s.
-        image: Folder with the Dockerfile, or the address of an image in ECR.
+        session_manager: Whether people can log in to nodes through Session Manager.
+        machine_image: Id of the nodes' AMI. Default: the newest AMI at each deployment.
+        volume_throughput: Throughput of a node's root volume, in MiB/s.
+        image: Folder with the Dockerfile, or the URI of an image in ECR.
         image_profile:
             `default`, `newer` for P5, P5e and P5en, or `torch` for PyTorch (the table in `training_image/Dockerfile`).
-        max_runtime_minutes: Longest training.
+        max_runtime_minutes: Longest training of a run.
         max_restarts: How often a run that loses its leader, or a node that its ring needs, starts again.
-        spot_seconds: How long Spot is tried in all zones together.
-        spot_zone_seconds: How long it is then tried in each zone, before On-Demand is.
-        heartbeat_seconds: A silent leader is given up after this long.
-        launch_seconds: The first node must be there this long after the start.
-        start_seconds: The whole ring must be ready this long after the start.
-        first_step_seconds: The first training step must come this long after the ranks started.
-        stall_seconds: Every later step must come this long after the one before.
-        poll_seconds: Pause between two looks at the queue, or at nodes that go away.
-        lease_seconds: A fleet stays a run's, and a node stays without a valid lease, this long.
-        reaper_minutes: Time between two looks of the reaper at the fleets.
+        spot_seconds: How long a run tries Spot in all zones together.
+        spot_zone_seconds: How long it then tries Spot in each zone, before On-Demand.
+        heartbeat_seconds: Time without a heartbeat after which the leader counts as lost.
+        launch_seconds: Time from the start of nodes until the first node has joined.
+        start_seconds: Time from the start of nodes until the ring has formed.
+        first_step_seconds: Time from the start of the ranks until the first training step.
+        stall_seconds: Longest time between two training steps.
+        poll_seconds: Pause between two polls of terminating nodes, and shortest pause between two polls of the queue.
+        lease_seconds: How long a run keeps its fleet, and a node runs, without a renewal of the lease.
+        reaper_minutes: Time between two executions of the reaper.
         queue_minutes: Longest wait for a fleet.
-        max_cost_usd: Most that the instances of a run may cost. Default: no ceiling but a request's own.
+        max_cost_usd: Highest and default cost ceiling of a run. Default: only the ceiling of a request.
         on_demand_prices:
-            USD an hour of instance types, as in `g5.12xlarge=5.67,g5.4xlarge=1.62`: they count before all others, and
-            the ceiling then holds against submitters in every Region (see `HorovodTraining`).
-        dashboard: Whether there is a `TrainingDashboard`, at 3 USD a month unless the account has fewer than three.
+            On-Demand prices in USD an hour, such as `g5.12xlarge=5.67,g5.4xlarge=1.62`. They take precedence over all
+            other prices, and enforce the ceiling in every Region (see `HorovodTraining`).
+        dashboard: Whether to deploy a `TrainingDashboard`; 3 USD a month after an account's first three dashboards.
     """
 
     instance_types: tuple[str, ...] = ("g5.12xlarge", "g5.4xlarge")
@@ -91,7 +91,7 @@ class Settings:
         Read the settings from the app's context.
 
         Raises:
-            ValueError: If a value has the wrong form, or a `horovod:` key is none of the settings.
+            ValueError: If a value has the wrong form, or a `horovod:` key is not a setting.
         """
         known = {field.name: field for field in fields(cls)}
         unknown = [key.removeprefix(PREFIX) for key in node.get_all_context() if key.startswith(PREFIX)]
@@ -107,7 +107,7 @@ class Settings:
 
 
 def _prices(text: Any) -> tuple[tuple[str, float], ...]:
-    pairs = (part.partition("=") for part in _types(text))
+    pairs = (part.partition("=") for part in _list(text))
     return tuple((name, float(usd)) for name, _, usd in pairs)
 
 
@@ -118,12 +118,12 @@ def _bool(text: Any) -> bool:
     return spelled == "true"
 
 
-def _types(text: Any) -> tuple[str, ...]:
+def _list(text: Any) -> tuple[str, ...]:
     return tuple(part.strip() for part in str(text).split(",") if part.strip())
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "tuple[str, ...]": _types,
+    "tuple[str, ...]": _list,
     "int": int,
     "int | None": int,
     "bool": _bool,

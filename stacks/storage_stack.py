@@ -1,4 +1,4 @@
-"""What outlives every run: the buckets."""
+"""The stack of the buckets, which outlive all runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class StorageStack(Stack):
     """
     Buckets for scripts and data, for models and receipts, and for logs.
 
-    They stay when the stack is deleted: `cdk destroy` never costs a model.
+    They are retained when the stack is deleted, so `cdk destroy` never deletes a model.
     """
 
     def __init__(self, scope: Construct, id: str, **options: Any) -> None:

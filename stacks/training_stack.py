@@ -1,4 +1,4 @@
-"""What may be deleted and deployed again at any time: network, fleet, workflow."""
+"""The stack of network, fleet and workflow, which may be deleted and deployed again at any time."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from stacks.settings import Settings
 
 class TrainingStack(Stack):
     """
-    A network, a GPU fleet at zero, the state machines that start, train and terminate, their alarms, and a dashboard.
+    A network, a GPU fleet that rests at zero, a training with its state machines, their alarms, and a dashboard.
 
     Args:
-        storage: Buckets of the runs.
-        settings: See `Settings`.
+        storage: Buckets of the training.
+        settings: Settings of the app.
     """
 
     def __init__(
@@ -93,10 +93,10 @@ class TrainingStack(Stack):
             self.dashboard = TrainingDashboard(self, "Dashboard", training=self.training)
 
 
-def _image(place: str, *, profile: str) -> TrainingImage:
+def _image(image: str, *, profile: str) -> TrainingImage:
     profiles: dict[str, Mapping[str, str]] = {"default": {}, "newer": NEWER_PROFILE, "torch": TORCH_PROFILE}
     if profile not in profiles:
         raise ValueError(f"'horovod:image_profile' must be default, newer or torch, got {profile!r}")
-    if ".dkr.ecr." in place:
-        return TrainingImage.from_uri(place)
-    return TrainingImage.from_asset(place, build_args=profiles[profile])
+    if ".dkr.ecr." in image:
+        return TrainingImage.from_uri(image)
+    return TrainingImage.from_asset(image, build_args=profiles[profile])

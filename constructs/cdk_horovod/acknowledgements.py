@@ -1,4 +1,4 @@
-"""Findings of cdk-nag's AwsSolutions pack that this library accepts, each beside the construct that causes it."""
+"""Accepts findings of cdk-nag's AwsSolutions pack; each call stands beside the construct with the finding."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 def acknowledge(construct: IConstruct, *, rule: str, reason: str) -> None:
     """
-    Accept one finding on *construct* and what is below it.
+    Accept one finding on *construct* and its children.
 
     Args:
         construct: The narrowest construct that has the finding.
-        rule: The rule's id without the pack's name, with the finding where the rule reports several: `AS3`,
+        rule: Id of the rule without the pack's name, and with the finding if the rule reports several: `AS3`,
             `IAM5[Resource::*]`.
         reason: Why the finding does no harm, for the reviewer.
     """
@@ -40,14 +40,14 @@ def acknowledge_objects(
     The finding is accepted for exactly this resource, in the policies of exactly this principal.
 
     Args:
-        grantee: Who was granted the permission, or the policy that grants it.
+        grantee: Principal that was granted the permission, or the policy that grants it.
         owner: The bucket.
         arn: The bucket's ARN, without a path.
         path: What follows the ARN: `/source/*`.
         reason: Why the finding does no harm, for the reviewer.
     """
     holder = grantee if isinstance(grantee, iam.Policy) else grantee.grant_principal
-    # A principal that is no construct has no policy in a template, and so no finding.
+    # A principal that is not a construct has no policy in a template, and so no finding.
     if not Construct.is_construct(holder):
         return
     reader = cast("IConstruct", holder)
@@ -58,9 +58,9 @@ def _as_seen_from(reader: IConstruct, *, owner: IConstruct, arn: str) -> str:
     """
     Write *arn* as cdk-nag will find it in the template of *reader*.
 
-    That text is fixed only when the app is synthesised, yet an acknowledgement must name it now: in the bucket's own
-    stack it is `<LogicalId.Arn>`, in another stack the name of an export. Exporting the value here makes CDK choose
-    that name now; it is the very export that the reference would have created later.
+    An acknowledgement needs this text now, although it is fixed only at synthesis: in the bucket's own stack it is
+    `<LogicalId.Arn>`, in another stack the name of an export. Exporting the value here makes CDK choose that name now;
+    the reference would have created the same export later.
     """
     stack = Stack.of(owner)
     if Stack.of(reader) is not stack and Token.is_unresolved(arn) and "Fn::GetAtt" in stack.resolve(arn):

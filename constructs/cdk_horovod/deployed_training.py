@@ -1,4 +1,4 @@
-"""What a training grants and measures, whichever app deployed it."""
+"""Grants and metrics of a training, whether this app or another one deployed it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from horovod_node import contract
 
 
 class IHorovodTraining(Protocol):
-    """A training of this app or of another one: who may start runs, and how they fare."""
+    """A training of this app or of another one, with grants to use it and metrics of its runs."""
 
     @property
     def queue(self) -> str:
@@ -48,7 +48,7 @@ class IHorovodTraining(Protocol):
         """Let *grantee* stop runs."""
 
     def metric(self, name: str, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Give any metric that the training's nodes publish."""
+        """Return any metric that the training's nodes publish."""
 
     def metric_failed(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Count runs that failed."""
@@ -60,7 +60,7 @@ class DeployedTraining(Construct):
 
     Attributes:
         queue: Name of the training in the ids of its runs, and of the queue in which they wait; plain text.
-        state_machine: Its executions are the runs.
+        state_machine: State machine whose executions are the runs.
         node_log_group: Log group of the nodes.
     """
 
@@ -84,17 +84,17 @@ class DeployedTraining(Construct):
         stack_arn: str | None = None,
     ) -> IHorovodTraining:
         """
-        Import a training that another app deployed, to grant, to alarm and to show; creates nothing.
+        Import a training that another app deployed, for grants, alarms and dashboards; creates nothing.
 
         Args:
-            scope: Where the import belongs.
-            id: Its id there.
-            queue: Name of the training, which its runs' ids begin with.
-            state_machine_arn: State machine of its runs.
-            ledger_table_name: Its ledger.
+            scope: Scope of the import.
+            id: Id of the import.
+            queue: Name of the training, with which its runs' ids begin.
+            state_machine_arn: ARN of its runs' state machine.
+            ledger_table_name: Name of its ledger's table.
             storage: Its buckets, for example `TrainingStorage.from_buckets(…)`.
-            node_log_group_name: Log group of its nodes.
-            stack_arn: The stack whose output describes it; grantees may then look it up there.
+            node_log_group_name: Name of its nodes' log group.
+            stack_arn: ARN of the stack whose output has the connection; `grant_read` then allows reading it.
         """
         training = DeployedTraining(scope, id)
         training.queue = queue
@@ -115,17 +115,17 @@ class DeployedTraining(Construct):
         stack_arn: str | None = None,
     ) -> IHorovodTraining:
         """
-        Import a training by what its stack says of it; creates nothing, and asks nobody at synthesis.
+        Import a training from the value of its stack output; creates nothing, and makes no calls at synthesis.
 
         Args:
-            scope: Where the import belongs.
-            id: Its id there.
-            output: Text of the stack output that `HorovodTraining` writes, JSON; keep it in your app's context.
-            encryption_key_arn: KMS key of the buckets, if they have one; grants then include it.
-            stack_arn: The stack of that output; grantees may then look it up there.
+            scope: Scope of the import.
+            id: Id of the import.
+            output: Value of the stack output `Connection` of `HorovodTraining`, JSON; keep it in your app's context.
+            encryption_key_arn: ARN of the buckets' KMS key, if they have one; grants then include the key.
+            stack_arn: ARN of the stack with that output; `grant_read` then allows reading it.
 
         Raises:
-            ValueError: If *output* is not such a text.
+            ValueError: If *output* is not the value of such an output.
         """
         try:
             facts = json.loads(output)
@@ -134,7 +134,7 @@ class DeployedTraining(Construct):
             table, log_group = facts[contract.CONNECTION_LEDGER_TABLE], facts[contract.CONNECTION_LOG_GROUP]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                "'output' must be the text of the stack output that is described as "
+                "'output' must be the value of the stack output with the description "
                 f"'{contract.CONNECTION_DESCRIPTION}', got {output[:60]!r}"
             ) from error
         holder = Construct(scope, f"{id}Storage")
@@ -156,7 +156,7 @@ class DeployedTraining(Construct):
         )
 
     def grant_start(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let *grantee* start runs: find the connection, upload scripts, start, and read what becomes of it."""
+        """Let *grantee* start runs: read the connection, upload scripts, start executions, and all of `grant_read`."""
         start = self.state_machine.grant_start_execution(grantee)
         return start.combine(self._storage.grant_upload_source(grantee)).combine(self.grant_read(grantee))
 
@@ -180,12 +180,12 @@ class DeployedTraining(Construct):
 
     def metric(self, name: str, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """
-        Give any metric that the training's nodes publish.
+        Return any metric that the training's nodes publish.
 
         Args:
-            name: One of the contract's `METRIC_*`, as CloudWatch shows it.
+            name: Name of the metric in CloudWatch, one of the contract's `METRIC_*`.
             run: Name of a run. Default: all runs of the training together.
-            options: As for CDK's own metrics. Default: average, 1 minute.
+            options: Options as for CDK's own metrics. Default: average, 1 minute.
         """
         return node_metric(name, training=self.queue, run=run, options=options)
 
@@ -202,7 +202,7 @@ class DeployedTraining(Construct):
         return self.state_machine.metric_failed(**options)
 
     def metric_timed_out(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Count runs that reached the execution's own time limit. Default period: 5 minutes."""
+        """Count runs whose execution reached its timeout. Default period: 5 minutes."""
         return self.state_machine.metric_timed_out(**options)
 
     def metric_time(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
@@ -212,31 +212,35 @@ class DeployedTraining(Construct):
     def metric_samples_per_second(
         self, *, run: str | None = None, **options: Unpack[MetricOptions]
     ) -> cloudwatch.Metric:
-        """Measure what `horovod_node.training` trains, of *run* or of each. Default period: 1 minute."""
+        """
+        Measure the samples per second of *run*, or of the average run. Default period: 1 minute.
+
+        Only scripts that use `horovod_node.training` publish them.
+        """
         return self._measure(contract.METRIC_SAMPLES_PER_SECOND, run, cloudwatch.Stats.AVERAGE, options)
 
     def metric_step_time(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Measure the seconds of rank 0's steps, of *run* or of all, as p50, p90, … Default period: 1 minute."""
+        """Measure the step time of rank 0 in seconds, of *run* or of all runs. Default: p50 over 1 minute."""
         return self._measure(contract.METRIC_STEP_SECONDS, run, "p50", options)
 
     def metric_ring_size(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Count ranks in a ring, of *run* or of the largest. Default period: 1 minute."""
+        """Count the ranks of the ring of *run*, or of the largest ring. Default period: 1 minute."""
         return self._measure(contract.METRIC_RING_SIZE, run, cloudwatch.Stats.MAXIMUM, options)
 
     def metric_gpu_utilization(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Measure in percent how busy GPUs are, of *run* or of all. Default period: 1 minute."""
+        """Measure GPU utilization in percent, of *run* or of all runs. Default period: 1 minute."""
         return self._measure(contract.METRIC_GPU_UTILIZATION, run, cloudwatch.Stats.AVERAGE, options)
 
     def metric_gpu_memory(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Measure in percent how much memory of GPUs is taken, of *run* or of all. Default period: 1 minute."""
+        """Measure GPU memory in use in percent, of *run* or of all runs. Default period: 1 minute."""
         return self._measure(contract.METRIC_GPU_MEMORY, run, cloudwatch.Stats.AVERAGE, options)
 
     def metric_bytes_read(self, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Count bytes that ranks read, of *run* or of all. Default period: 1 minute."""
+        """Count bytes that ranks read, of *run* or of all runs. Default period: 1 minute."""
         return self._measure(contract.METRIC_BYTES_READ, run, cloudwatch.Stats.SUM, options)
 
     def metric_ceiling_used(self, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
-        """Measure what running runs have cost, in percent of their ceilings. Default period: 5 minutes."""
+        """Measure the cost of running runs in percent of their ceilings, the highest. Default period: 5 minutes."""
         widest = with_defaults(options, statistic=cloudwatch.Stats.MAXIMUM, period=Duration.minutes(5))
         return self.metric(contract.METRIC_CEILING_USED, **widest)
 

@@ -1,4 +1,4 @@
-"""What nodes tell CloudWatch of their training, as metrics for graphs and alarms."""
+"""The metrics that nodes publish, for graphs and alarms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from horovod_node import contract
 
 
 class MetricOptions(TypedDict, total=False):
-    """Options of a metric, those of CDK's own `MetricOptions`."""
+    """Options of a metric, as in CDK's `MetricOptions`."""
 
     account: str
     color: str
@@ -29,19 +29,19 @@ class MetricOptions(TypedDict, total=False):
 
 
 def with_defaults(options: MetricOptions, **defaults: Unpack[MetricOptions]) -> MetricOptions:
-    """Give *options*, and *defaults* where they say nothing."""
+    """Return *options*, completed by *defaults*."""
     return {**defaults, **options}
 
 
 def node_metric(name: str, *, training: str, run: str | None, options: MetricOptions) -> cloudwatch.Metric:
     """
-    Give one metric of a training.
+    Return one metric of a training.
 
     Args:
         name: One of the contract's `METRIC_*`.
         training: Name of the training.
-        run: Of one run only; None for all runs of the training together.
-        options: Default: the average over 1 minute, in which nodes tell it six times.
+        run: Name of a run; None for all runs of the training together.
+        options: Options of the metric. Default: the average over 1 minute, in which nodes publish it six times.
     """
     dimensions = {contract.METRIC_TRAINING: training}
     if run is not None:
@@ -60,12 +60,14 @@ _SEARCH: Final = (
 
 def metric_of_each_run(name: str, *, training: str, statistic: str) -> cloudwatch.SearchExpression:
     """
-    Search for one metric of each run of a training, the newest 500 of them; nobody knows their names before.
+    Return a search for one metric of each run of a training, because names of runs are not known at synthesis.
+
+    CloudWatch returns the newest 500 metrics.
 
     Args:
         name: One of the contract's `METRIC_*`.
         training: Name of the training.
-        statistic: As CloudWatch spells it.
+        statistic: CloudWatch's name of the statistic.
     """
     expression = _SEARCH.format(
         namespace=contract.METRIC_NAMESPACE,

@@ -1,7 +1,8 @@
 """
-The stack of the drill `cdk-horovod prove`: `python -m cdk_horovod.proof_app SETTINGS`, an app for the CDK CLI.
+The CDK app of the drill `cdk-horovod prove`: `python -m cdk_horovod.proof_app SETTINGS`.
 
-SETTINGS is a JSON object of `ProofSettings`. The cloud assembly goes where the CDK CLI says, else to `cdk.out`.
+SETTINGS is `ProofSettings` as a JSON object. The cloud assembly is written to the CDK CLI's output folder, or to
+`cdk.out`.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from cdk_horovod.workflow.run_timeouts import RunTimeouts
 @dataclass(frozen=True, kw_only=True)
 class ProofSettings:
     """
-    What the drill sets.
+    Settings of the drill's stack.
 
     Args:
         stack: Name of the stack.
-        instance_type: Type of its instances, of one GPU.
-        image: Folder with the Dockerfile, or the address of an image in ECR.
-        usd_per_hour: On-Demand price of an instance.
-        max_cost_usd: Most that a run may cost.
-        heartbeat: Seconds after which a silent leader is given up.
-        lease: Seconds that a node stays without a valid lease.
-        reaper_minutes: Between two looks of the reaper.
-        start: Seconds after which the ring must be there.
-        poll: Seconds between two looks at nodes that go away.
+        instance_type: Instance type, with one GPU.
+        image: Folder with the Dockerfile, or the URI of an image in ECR.
+        usd_per_hour: On-Demand price of an instance, in USD an hour.
+        max_cost_usd: Cost ceiling of a run, in USD.
+        heartbeat: Seconds without a heartbeat after which the leader counts as lost.
+        lease: Seconds that a node runs without a valid lease.
+        reaper_minutes: Minutes between two runs of the reaper.
+        start: Seconds in which the ring must form.
+        poll: Seconds between two polls of terminating nodes.
     """
 
     stack: str
@@ -56,7 +57,7 @@ class ProofSettings:
 
 def build(app: cdk.App, settings: ProofSettings) -> None:
     """
-    Add the drill's stack to *app*: two GPUs, public subnets without anything at rest, buckets that stay.
+    Add the drill's stack to *app*: two GPUs, public subnets, which cost nothing at rest, and buckets that are retained.
 
     Args:
         app: The app.
@@ -90,7 +91,7 @@ def build(app: cdk.App, settings: ProofSettings) -> None:
         engine=Engine.ec2(fleet),
         max_cost_usd=settings.max_cost_usd,
         on_demand_prices={settings.instance_type: settings.usd_per_hour},
-        # A run that hangs ends soon, and a drill that is forgotten costs little.
+        # Short limits, so that a run that hangs ends soon and a forgotten drill costs little.
         timeouts=RunTimeouts(
             max_runtime=Duration.hours(1),
             queue_timeout=Duration.hours(1),

@@ -1,4 +1,4 @@
-"""The construct that turns a fleet, buckets and an image into runs."""
+"""`HorovodTraining`, the construct that trains runs on a fleet."""
 
 from __future__ import annotations
 
@@ -34,37 +34,36 @@ class HorovodTraining(DeployedTraining):
     Starts, trains and terminates a Horovod cluster for every run.
 
     One training is one trust domain: a run's script can change checkpoints and TensorBoard files of other runs of the
-    same training, and read their requests and models (see docs/security.md). Teams that must not do that to each other
-    get a training each.
+    same training, and read their requests and models (see docs/security.md). Give teams that must be isolated from each
+    other one training each.
 
-    Creates: the run's state machine (no Lambda), the `CleanUp` and the `Reaper` behind it, its ledger unless one is
-    given, two log groups (state machines, nodes), the nodes' permissions, and a stack output through which clients find
-    all this.
+    Creates: the runs' state machine (no Lambda), `CleanUp` and `Reaper`, a ledger unless one is given, two log groups
+    (state machines, nodes), the nodes' permissions, and a stack output with the connection for clients.
 
     Args:
         storage: Buckets for scripts, data, models and receipts.
-        image: What runs on every node.
-        engine: What provides the nodes, for example `Engine.ec2(fleet)`.
-        data_buckets: More buckets that runs may read data from. Default: only the storage's data bucket.
+        image: Container image of the nodes.
+        engine: Engine that provides the nodes, for example `Engine.ec2(fleet)`.
+        data_buckets: Further buckets from which runs may read data. Default: only the storage's data bucket.
         ledger: A ledger that no other training uses. Default: a new one.
         max_restarts:
-            How often a run that loses its leader, or a node that its ring cannot do without, starts again from its
-            newest checkpoint, unless its request says otherwise; 0 to 20. Default: 3.
+            How often a run that loses its leader, or a node that its ring needs, starts again from its newest
+            checkpoint, unless its request says otherwise; 0 to 20. Default: 3.
         max_cost_usd:
-            Ceiling of what the instances of a run may cost, and its default. A run whose prices are unknown goes on
-            under its time limit and says so. Default: no ceiling but the one that a request asks for.
+            Highest and default cost ceiling of a run's instances, in USD. A run whose prices are unknown is limited
+            only by its timeouts, and its receipt says so. Default: only the ceiling of a request.
         on_demand_prices:
-            Instance type to USD an hour. Default: the Price List API is asked, which answers in us-east-1,
-            eu-central-1 and ap-south-1; in other Regions a run's client asks for it and brings the prices along. With
-            prices that are given here *max_cost_usd* holds against submitters, too. Spot prices are always looked up.
-        timeouts: How long each part of a run may take. Default: those of `RunTimeouts`.
-        keep_checkpoints: The newest so many of a run's checkpoints stay in S3. Default: 3.
-        reaper_interval: Between two looks at every fleet; whole minutes. Default: 5 minutes.
-        removal_policy: What becomes of ledger and log groups with the stack. Default: they are removed, because
-            models and receipts are in the storage.
+            On-Demand prices in USD an hour, by instance type. With these prices, submitters cannot circumvent
+            *max_cost_usd*. Spot prices are always looked up. Default: the Price List API, which has endpoints in
+            us-east-1, eu-central-1 and ap-south-1; in other Regions the client looks the prices up and submits them.
+        timeouts: Timeouts of each part of a run. Default: those of `RunTimeouts`.
+        keep_checkpoints: Number of a run's newest checkpoints that are kept in S3. Default: 3.
+        reaper_interval: Time between two executions of the reaper; whole minutes. Default: 5 minutes.
+        removal_policy: Whether ledger and log groups are deleted with the stack. Default: they are; models and receipts
+            are in the storage.
 
     Raises:
-        TypeError: If *engine* is none: a fleet, for example.
+        TypeError: If *engine* is not an engine, but a fleet, for example.
         ValueError: If a price is not more than 0, or a fleet or the ledger already serves another training.
     """
 
@@ -115,9 +114,9 @@ class HorovodTraining(DeployedTraining):
         self.workflow_log_group = logs.LogGroup(
             self,
             "WorkflowLogs",
-            # Step Functions adds each log group to the account's one resource policy of 5,120 characters, unless its
-            # name begins like this (Step Functions Developer Guide, "Avoiding Amazon CloudWatch Logs resource policy
-            # size restrictions"). The stack's own id is in it, for a group that was kept has the name of an older one.
+            # Step Functions adds each log group to the account's resource policy, which has at most 5,120 characters,
+            # unless its name begins like this (Step Functions Developer Guide, "Avoiding Amazon CloudWatch Logs
+            # resource policy size restrictions"). The stack's id makes the name differ from that of a retained group.
             log_group_name=f"/aws/vendedlogs/states/{self.queue}-{_stack_uuid(self)}",
             retention=logs.RetentionDays.ONE_MONTH,
             removal_policy=removal_policy,
@@ -191,11 +190,11 @@ class HorovodTraining(DeployedTraining):
         )
 
     def metric_clean_up_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
-        """Count clean-ups that did not come to their end. Default period: 5 minutes."""
+        """Count clean-ups that failed, and events that could not start one. Default period: 5 minutes."""
         return self.clean_up.metric_failed(period=period)
 
     def metric_reaper_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
-        """Count looks of the reaper that failed or did not happen. Default period: three of its intervals."""
+        """Count executions of the reaper that failed or did not start. Default period: three of its intervals."""
         return self.reaper.metric_failed(period=period)
 
     def metric_reaped(self, *, period: Duration | None = None) -> cloudwatch.Metric:
@@ -203,11 +202,11 @@ class HorovodTraining(DeployedTraining):
         return self.reaper.metric_reaped(period=period)
 
     def metric_capacity_without_lease(self, *, period: Duration | None = None) -> cloudwatch.Metric:
-        """Measure capacity that no run held. Default period: 5 minutes."""
+        """Measure the capacity of fleets that no run held. Default period: 5 minutes."""
         return self.reaper.metric_capacity_without_lease(period=period)
 
     def _permit_the_workflow(self) -> None:
-        # Every state brought the permission of its own call; these add the buckets' key.
+        # Every state has added the permission of its own call; these add the buckets' KMS key.
         for machine in (self.state_machine, self.clean_up.state_machine):
             self._storage.grant_write_receipts(machine, training=self.queue)
         self._storage.grant_check_models(self.state_machine, training=self.queue)
@@ -220,8 +219,8 @@ class HorovodTraining(DeployedTraining):
                         owner=self,
                         arn=resource.removesuffix("/*"),
                         path="/*",
-                        reason="A launch needs the permission for all that it touches. Its instance's statement has "
-                        "the condition that binds it to the fleet's launch template, and no launch is without one.",
+                        reason="A launch needs permissions for all of its resources. The statement for instances, "
+                        "which every launch needs, has a condition that names the fleet's launch template.",
                     )
         permit_workflow(self.state_machine)
         permit_own_executions(self.state_machine)
@@ -255,5 +254,5 @@ class HorovodTraining(DeployedTraining):
 
 
 def _stack_uuid(scope: Construct) -> str:
-    """Take the part that is another one for each stack ever made from arn:…:stack/NAME/UUID; a CDK token."""
+    """Return the UUID, unique to each stack, from the stack's ARN arn:…:stack/NAME/UUID; a CDK token."""
     return Fn.select(2, Fn.split("/", Stack.of(scope).stack_id))

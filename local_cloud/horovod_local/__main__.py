@@ -1,4 +1,4 @@
-"""`python -m horovod_local`: serve the local cloud, keep one in the background, or deploy into one that is served."""
+"""`python -m horovod_local`: serve a local cloud, keep one in the background, or deploy into a running one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from horovod_local.shared.access_keys import read_key
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 1 after one line that says what failed."""
+    """Run the command line and return its exit code: 0, or 1 after printing one line that says what failed."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
     try:
@@ -66,11 +66,11 @@ def _access_key(home: Path) -> str:
     with contextlib.suppress(OSError):
         return read_key(home)
     try:
-        # Of a shell that was led into the cloud.
+        # Set in a shell by `cdk-horovod local env`.
         return os.environ["AWS_ACCESS_KEY_ID"]
     except KeyError:
         raise LocalCloudError(
-            f"'--home' must be the folder of the local cloud, where its access key is, got {home}"
+            f"'--home' must be the home folder of a running local cloud, which holds its access key, got {home}"
         ) from None
 
 
@@ -79,24 +79,32 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
-        "--home", type=Path, default=Path("local-cloud"), help="folder of key, logs and nodes (default: ./%(default)s)"
+        "--home",
+        type=Path,
+        default=Path("local-cloud"),
+        help="folder of access key, logs and node files (default: ./%(default)s)",
     )
-    shared.add_argument("--account", default=DEFAULT_ACCOUNT, help="the cloud's one account (default: %(default)s)")
+    shared.add_argument("--account", default=DEFAULT_ACCOUNT, help="the cloud's only account (default: %(default)s)")
 
     serving = commands.add_parser("serve", parents=[shared], help="serve the local cloud until interrupted")
-    serving.add_argument("--port", type=int, default=5000, help="port on loopback, 0 for a free one (default: 5000)")
-    serving.add_argument("--node-python", default=sys.executable, help="interpreter of the nodes (default: this one)")
+    serving.add_argument("--port", type=int, default=5000, help="port on loopback, 0 for any free one (default: 5000)")
+    serving.add_argument("--node-python", default=sys.executable, help="Python of the nodes (default: this one)")
     serving.add_argument(
-        "--schedule-speed", type=float, default=1.0, help="how many times faster than the clock (default: %(default)s)"
+        "--schedule-speed",
+        type=float,
+        default=1.0,
+        help="EventBridge schedules run this many times faster (default: %(default)s)",
     )
     serving.add_argument(
-        "--stop-with-stdin", action="store_true", help="end when standard input closes, with whoever holds it"
+        "--stop-with-stdin",
+        action="store_true",
+        help="stop when standard input closes, that is, when the parent process ends",
     )
 
-    keeping = commands.add_parser("keep", help="what `cdk-horovod local up` leaves in the background")
-    keeping.add_argument("folder", type=Path, help="folder of its state")
-    keeping.add_argument("--region", default=DEFAULT_REGION, help="of what works in it (default: %(default)s)")
-    keeping.add_argument("--node-python", default=sys.executable, help="interpreter of the nodes (default: this one)")
+    keeping = commands.add_parser("keep", help="hold a cloud in the background; started by `cdk-horovod local up`")
+    keeping.add_argument("folder", type=Path, help="folder of the cloud's state")
+    keeping.add_argument("--region", default=DEFAULT_REGION, help="default Region of clients (default: %(default)s)")
+    keeping.add_argument("--node-python", default=sys.executable, help="Python of the nodes (default: this one)")
 
     deploying = commands.add_parser("deploy", parents=[shared], help="deploy a cdk.out, unchanged")
     deploying.add_argument("assembly", type=Path, nargs="?", default=Path("cdk.out"), help="default: ./cdk.out")
@@ -106,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         help="address of the local cloud (default: %(default)s)",
     )
     deploying.add_argument(
-        "--region", default=DEFAULT_REGION, help="for stacks that leave theirs open (default: %(default)s)"
+        "--region", default=DEFAULT_REGION, help="Region of stacks that name none (default: %(default)s)"
     )
     return parser
 

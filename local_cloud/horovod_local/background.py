@@ -1,10 +1,10 @@
 """
-A local cloud in the background, for a user's shell: one for each folder, found again by what it leaves there.
+A local cloud in the background, for a user's shell: one for each folder, which holds its state.
 
-A keeper holds it: a process without a terminal, in which the cloud is an ordinary `LocalCloud`. So server and nodes
-end with the keeper, however it ends, and when the server dies the keeper takes the nodes away. The keeper locks a file
-for as long as it lives, and the kernel ends the lock with it: whether a cloud runs is not guessed from a process
-number, which another process may have by then.
+A keeper process without a terminal holds the cloud as an ordinary `LocalCloud`. Server and nodes therefore end with the
+keeper, however it ends, and when the server dies the keeper ends the nodes. The keeper holds a file lock for as long as
+it lives, which the kernel releases with the process. A process id alone would not tell whether a cloud runs, because
+another process may have got the same id.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from horovod_local.cloud import DEFAULT_REGION, START_SECONDS, STOP_SECONDS, LocalCloud, ask, client
+from horovod_local.cloud import DEFAULT_REGION, START_SECONDS, STOP_SECONDS, LocalCloud, call_control_api, client
 from horovod_local.errors import LocalCloudError
-from horovod_local.instances.processes import CLOUD_VARIABLE, fake_credentials, kill_processes_with, without_aws
+from horovod_local.instances.processes import CLOUD_VARIABLE, cloud_environment, kill_processes_with, without_aws
 from horovod_local.server import DEFAULT_ACCOUNT, HOST
 from horovod_local.shared.access_keys import read_key
 
@@ -38,7 +38,7 @@ _CHANGE: Final = "change.lock"
 
 
 class OtherVersionError(LocalCloudError):
-    """A cloud runs that another version started: it can be ended, and nothing else."""
+    """The running cloud was started by another version of this package: it can only be stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +47,14 @@ class BackgroundCloud:
     A local cloud that runs in the background.
 
     Args:
-        endpoint: Its address.
-        region: Of what works in it.
-        account: The one account that it has.
-        pid: Of its keeper.
-        started_at: Epoch seconds.
+        endpoint: URL of its server.
+        region: Default Region of clients.
+        account: Its only account.
+        pid: Process id of its keeper.
+        started_at: When it was started, in epoch seconds.
         home: Folder with the administrator's access key, the server's log and the instances' files.
-        node_python: Interpreter of its nodes.
-        without_opt_ml: Why its nodes have no `/opt/ml` of their own; '' if they have.
+        node_python: Python interpreter of its nodes.
+        without_opt_ml: Why its nodes have no private `/opt/ml`; '' if they have one.
     """
 
     endpoint: str
@@ -72,29 +72,29 @@ class BackgroundCloud:
             service, endpoint=self.endpoint, region=region or self.region, access_key=read_key(Path(self.home))
         )
 
-    def ask(self, method: str, path: str) -> Any:
-        """Send the cloud a request that AWS does not have, and return its answer."""
-        return ask(self.endpoint, method, path, access_key=read_key(Path(self.home)))
+    def call_control_api(self, method: str, path: str) -> Any:
+        """Send a request to the cloud's control API, which AWS does not have, and return the answer."""
+        return call_control_api(self.endpoint, method, path, access_key=read_key(Path(self.home)))
 
     def environment(self) -> dict[str, str]:
-        """Give the variables that lead the AWS SDKs into this cloud."""
+        """Return the environment variables that point the AWS SDKs at this cloud."""
         return {
-            **fake_credentials(self.endpoint, access_key=read_key(Path(self.home))),
+            **cloud_environment(self.endpoint, access_key=read_key(Path(self.home))),
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
         }
 
 
 def default_folder() -> Path:
-    """Name the folder of the user's own cloud, by the rules of freedesktop.org for what a program leaves behind."""
+    """Return the folder of the user's cloud, below the XDG state directory (XDG Base Directory Specification)."""
     state = os.environ.get("XDG_STATE_HOME", "")
     base = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
     return base / "cdk-horovod" / "local"
 
 
 @contextlib.contextmanager
-def changing(folder: Path) -> Iterator[None]:
-    """Be the only one that starts, deploys into or stops the cloud of *folder*; wait for the one that does."""
+def change_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock under which the cloud of *folder* is started, stopped or deployed into; waits for the lock."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (folder / _CHANGE).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -103,25 +103,25 @@ def changing(folder: Path) -> Iterator[None]:
 
 def find(folder: Path) -> BackgroundCloud | None:
     """
-    Find the cloud that runs for *folder*, if one does.
+    Return the cloud that runs for *folder*; None if none does.
 
     Raises:
-        OtherVersionError: If one does, and what it left can be read by another version only.
+        OtherVersionError: If the running cloud's state was written by another version.
     """
-    return _read_state(folder) if _is_kept(folder) else None
+    return _read_state(folder) if _is_running(folder) else None
 
 
 def start(folder: Path, *, region: str = DEFAULT_REGION, node_python: str = sys.executable) -> BackgroundCloud:
     """
-    Start the cloud of *folder*, or find the one that runs; call it within `changing`.
+    Start the cloud of *folder*, or return the one that already runs. The caller must hold `change_lock`.
 
     Args:
-        folder: Where its state is.
-        region: Of what works in it.
-        node_python: Interpreter of its nodes. Default: this one.
+        folder: Folder of its state.
+        region: Default Region of clients.
+        node_python: Python interpreter of its nodes. Default: this one.
 
     Raises:
-        LocalCloudError: If it does not start; says where its log is. Or if another version's runs.
+        LocalCloudError: If it does not start, with the path of its log; or if a cloud of another version runs.
     """
     found = find(folder)
     if found is not None:
@@ -133,7 +133,7 @@ def start(folder: Path, *, region: str = DEFAULT_REGION, node_python: str = sys.
     with log.open("wb") as output:
         keeper = subprocess.Popen(
             command,
-            # In no folder of the user's, and no terminal's: it lives on when both are gone.
+            # Neither the user's folder nor the terminal: the keeper must outlive both.
             cwd=folder,
             env=without_aws(os.environ),
             stdin=subprocess.DEVNULL,
@@ -148,25 +148,27 @@ def start(folder: Path, *, region: str = DEFAULT_REGION, node_python: str = sys.
             last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
             raise LocalCloudError(f"the local cloud did not start: {''.join(last) or 'no answer'} (see {log})")
         time.sleep(0.05)
-    # It outlives this process, which need not wait for it.
+    # Keeps `Popen` from warning that the process still runs: the keeper is meant to outlive this one.
     keeper.returncode = 0
     return found
 
 
 def stop(folder: Path) -> bool:
     """
-    End the cloud of *folder*, of any version, with every node, also what a killed one left; call it within `changing`.
+    Stop the cloud of *folder*, of any version, and remove what it left, even after a crash.
+
+    The caller must hold `change_lock`.
 
     Returns:
-        Whether one was running.
+        Whether a cloud was running.
     """
-    keeper: int = _facts(folder).get("pid", 0)
-    runs = bool(keeper) and _is_kept(folder)
+    keeper: int = _state_json(folder).get("pid", 0)
+    runs = bool(keeper) and _is_running(folder)
     if runs:
-        # Its lock is held, so the number is the keeper's own.
+        # The lock is held, so the process id is still the keeper's.
         os.kill(keeper, signal.SIGTERM)
         until = time.monotonic() + 2 * STOP_SECONDS
-        while _is_kept(folder):
+        while _is_running(folder):
             if time.monotonic() > until:
                 os.kill(keeper, signal.SIGKILL)
             time.sleep(0.05)
@@ -176,25 +178,25 @@ def stop(folder: Path) -> bool:
 
 def keep(folder: Path, *, region: str, node_python: str) -> None:
     """
-    Hold a local cloud until this process is asked to end, or the cloud's server dies.
+    Run a local cloud in this process until it gets a signal to end or the cloud's server dies.
 
     Args:
-        folder: Where its state is.
-        region: Of what works in it.
-        node_python: Interpreter of its nodes.
+        folder: Folder of the cloud's state.
+        region: Default Region of clients.
+        node_python: Python interpreter of the nodes.
 
     Raises:
-        LocalCloudError: If another keeper holds the folder's cloud, or the server does not start or dies.
+        LocalCloudError: If another keeper runs for *folder*, or the server does not start or dies.
     """
-    asked = threading.Event()
+    stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: asked.set())
+        signal.signal(number, lambda *_: stopping.set())
     state = folder / STATE
     with (folder / _ALIVE).open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise LocalCloudError(f"a local cloud runs for {folder} already") from error
+            raise LocalCloudError(f"a local cloud already runs for {folder}") from error
         home = folder / "cloud"
         with LocalCloud(home=home, region=region, node_python=node_python) as cloud:
             kept = BackgroundCloud(
@@ -210,21 +212,21 @@ def keep(folder: Path, *, region: str, node_python: str) -> None:
             partial = state.with_suffix(".partial")
             partial.write_text(json.dumps(asdict(kept)), encoding="utf-8")
             partial.replace(state)
-            while not asked.wait(0.2):
+            while not stopping.wait(0.2):
                 if not cloud.is_alive():
                     raise LocalCloudError(f"the server of the local cloud died (see {cloud.log})")
         state.unlink(missing_ok=True)
 
 
-def _is_kept(folder: Path) -> bool:
-    """Whether a keeper lives: nobody else has its lock for longer than a look takes."""
+def _is_running(folder: Path) -> bool:
+    """Whether a keeper runs: only a keeper holds the lock exclusively."""
     try:
         lock = (folder / _ALIVE).open("rb")
     except FileNotFoundError:
         return False
     with lock:
         try:
-            # Shared, so that two who look do not take each other for the keeper.
+            # A shared lock, so that two concurrent checks do not mistake each other for the keeper.
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -232,22 +234,22 @@ def _is_kept(folder: Path) -> bool:
 
 
 def _read_state(folder: Path) -> BackgroundCloud | None:
-    facts = _facts(folder)
+    facts = _state_json(folder)
     if not facts:
         return None
     try:
         cloud = BackgroundCloud(**facts)
-        # One without a key would answer everybody.
+        # A version that wrote no access key answered every request.
         read_key(Path(cloud.home))
     except (TypeError, OSError):
         raise OtherVersionError(
-            "a local cloud of another version of cdk-horovod is running: end it with cdk-horovod local down"
+            "a local cloud of another version of cdk-horovod is running: stop it with cdk-horovod local down"
         ) from None
     return cloud
 
 
-def _facts(folder: Path) -> dict[str, Any]:
-    """Read what a cloud of any version left; nothing if there is none, or it has not come so far."""
+def _state_json(folder: Path) -> dict[str, Any]:
+    """Read the state file of a cloud of any version; empty if there is none, or if the cloud is still starting."""
     try:
         facts: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -256,16 +258,16 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _clear(folder: Path) -> None:
-    """Take away what a cloud has left that no longer runs: files, and nodes if keeper and server died at once."""
-    endpoint = _facts(folder).get("endpoint", "")
-    if endpoint and _falls_silent(endpoint):
+    """Remove what a cloud that no longer runs has left: files, and nodes if keeper and server were both killed."""
+    endpoint = _state_json(folder).get("endpoint", "")
+    if endpoint and _stops_listening(endpoint):
         kill_processes_with(CLOUD_VARIABLE, endpoint)
     (folder / STATE).unlink(missing_ok=True)
     shutil.rmtree(folder / "cloud", ignore_errors=True)
 
 
-def _falls_silent(endpoint: str) -> bool:
-    """Whether nobody listens there any more; a server whose keeper was killed is given the time to end."""
+def _stops_listening(endpoint: str) -> bool:
+    """Whether nothing listens at *endpoint* any more; waits for a server whose keeper was killed to end."""
     port = int(endpoint.rpartition(":")[2])
     until = time.monotonic() + STOP_SECONDS
     while time.monotonic() < until:
@@ -273,5 +275,5 @@ def _falls_silent(endpoint: str) -> bool:
             if probe.connect_ex((HOST, port)):
                 return True
         time.sleep(0.1)
-    # Another cloud has the port by now, and its nodes the same address.
+    # Another cloud has got the port, so the processes with this endpoint are its nodes.
     return False

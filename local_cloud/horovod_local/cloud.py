@@ -1,4 +1,4 @@
-"""The local cloud from the outside: started, deployed into, watched and stopped."""
+"""`LocalCloud`: starts a local cloud, deploys into it, injects faults and stops it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from horovod_client.aws.clients import pricing_region
 from horovod_client.client import TrainingClient
 from horovod_local.deployment.deploy import Outputs, deploy
 from horovod_local.errors import LocalCloudError
-from horovod_local.instances.machine import OWN_PATH, LocalInstance
-from horovod_local.instances.processes import CLOUD_VARIABLE, fake_credentials, kill_processes_with, without_aws
+from horovod_local.instances.machine import CONTROL_PATH, LocalInstance
+from horovod_local.instances.processes import CLOUD_VARIABLE, cloud_environment, kill_processes_with, without_aws
 from horovod_local.server import DEFAULT_ACCOUNT, ENDPOINT_FILE
 from horovod_local.shared.access_keys import read_key
 from horovod_local.shared.faults import Faults
 
 START_SECONDS: Final = 180.0
-"""It takes two; a loaded machine takes longer."""
+"""A start takes two seconds; a loaded machine takes longer."""
 STOP_SECONDS: Final = 10.0
 DEFAULT_REGION: Final = "eu-west-1"
 
@@ -38,18 +38,18 @@ class LocalCloud:
     """
     AWS on this machine, for as long as the `with` block lasts.
 
-    Starts a server process of its own, bound to loopback. It ends when the block does, and also when this process
-    dies, however it dies; its nodes end with it.
+    Starts a server process bound to loopback. The server and its nodes end with the block, and also when this process
+    dies, however it dies.
 
     Args:
         home: Folder for the server's log and the instances' files. Default: a temporary one, deleted at the end.
-        region: Of clients, and of stacks that leave theirs open.
-        account: The one account that the cloud has.
-        node_python: Interpreter that runs the nodes. Default: the one that runs this.
-        schedule_speed: How many times faster than the clock schedules of EventBridge rules run. Default: as the clock.
+        region: Default Region of clients, and of stacks that name none.
+        account: The cloud's only account.
+        node_python: Python interpreter that runs the nodes. Default: the one that runs this.
+        schedule_speed: Factor by which EventBridge schedules run faster than real time. Default: 1.
 
     Raises:
-        LocalCloudError: On entering, if the server does not start; says where its log is.
+        LocalCloudError: On entering, if the server does not start; the message names its log.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LocalCloud:
         self.account = account
         self.endpoint = ""
         self.access_key = ""
-        """The administrator's, which the server made: without it the cloud answers nobody."""
+        """The administrator's access key, which the server made; the cloud refuses requests without a key."""
         self._node_python = node_python
         self._schedule_speed = schedule_speed
         self._server: subprocess.Popen[bytes] | None = None
@@ -89,7 +89,7 @@ class LocalCloud:
         return self.home / "server.log"
 
     def start(self) -> None:
-        """Start the server and wait until it answers; what the `with` block does first."""
+        """Start the server and wait until it answers; entering the `with` block does this."""
         self.home.mkdir(parents=True, exist_ok=True)
         address = self.home / ENDPOINT_FILE
         address.unlink(missing_ok=True)
@@ -100,11 +100,11 @@ class LocalCloud:
             self._server = subprocess.Popen(
                 command,
                 env=without_aws(os.environ),
-                # The server watches this pipe, which closes when this process ends in any way.
+                # The server watches this pipe, which closes however this process ends.
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C is for this process; it stops the server in its own time.
+                # Ctrl-C must reach this process only, which then stops the server in order.
                 start_new_session=True,
             )
         until = time.monotonic() + START_SECONDS
@@ -118,7 +118,7 @@ class LocalCloud:
         self.access_key = read_key(self.home)
 
     def stop(self) -> None:
-        """End the server and every node; what the `with` block does last."""
+        """Stop the server and every node; leaving the `with` block does this."""
         server, self._server = self._server, None
         self._clients.clear()
         self._sessions.clear()
@@ -132,7 +132,7 @@ class LocalCloud:
             server.kill()
             server.wait()
         if self.endpoint:
-            # None are left, unless the server itself was killed.
+            # Nodes are left only if the server itself was killed.
             kill_processes_with(CLOUD_VARIABLE, self.endpoint)
         if self._temporary is not None:
             self._temporary.cleanup()
@@ -143,14 +143,14 @@ class LocalCloud:
 
     def deploy(self, assembly: Path, *, tell: Callable[[str], None] = print) -> Outputs:
         """
-        Deploy every stack of the cloud assembly in the folder *assembly*, and return the outputs by stack and key.
+        Deploy every stack of a cloud assembly, and return the outputs by stack and key.
 
         Args:
             assembly: The folder `cdk.out`, unchanged.
-            tell: Takes lines for people: what was accepted although it has no effect here.
+            tell: Called with one line of text for each thing that was accepted although it has no effect here.
 
         Raises:
-            LocalCloudError: If the assembly cannot be read, or a stack failed; says which resource, and why.
+            LocalCloudError: If the assembly cannot be read, or a stack failed; the message names resource and reason.
         """
         return deploy(
             assembly,
@@ -163,11 +163,11 @@ class LocalCloud:
 
     def client(self, service: str, *, region: str | None = None, role_arn: str | None = None) -> Any:
         """
-        Return a boto3 client of *service* that talks to this cloud and to nothing else; the same one every time.
+        Return a boto3 client of *service* that talks to this cloud only; repeated calls return the same client.
 
         Args:
-            service: As boto3 calls it.
-            region: Default: the cloud's.
+            service: Name of the service in boto3.
+            region: Region of the client. Default: the cloud's.
             role_arn: Role to act as, which must trust the account. Default: the administrator.
 
         Raises:
@@ -180,24 +180,24 @@ class LocalCloud:
         return self._clients[key]
 
     def _session_key(self, role_arn: str) -> str:
-        """Assume the role, once, and return the id of the session's access key."""
+        """Return the access key id of a session of the role, which is assumed once."""
         if role_arn not in self._sessions:
             assumed = self.client("sts").assume_role(RoleArn=role_arn, RoleSessionName="local")
             self._sessions[role_arn] = str(assumed["Credentials"]["AccessKeyId"])
         return self._sessions[role_arn]
 
     def without_opt_ml(self) -> str:
-        """Tell why this machine gives nodes no `/opt/ml` of their own; '' if it does."""
-        return str(self._ask("GET", "opt-ml")["refusal"])
+        """Return why nodes have no private `/opt/ml` on this machine; '' if they have one."""
+        return str(self._call_control_api("GET", "opt-ml")["refusal"])
 
     def permissions(self) -> dict[str, Any]:
         """
-        Tell what became of the deployed permissions until now, as JSON.
+        Return how the deployed permissions have been used so far, as JSON.
 
-        `statements` are all statements of all policies; each pattern of an action or a resource has those who were
-        allowed something by it. `denials` are the requests of roles, users and nodes that were denied, and why.
+        `statements` lists all statements of all policies; each pattern of an action or a resource has the principals
+        that were allowed something by it. `denials` lists the denied requests of roles, users and nodes, with reasons.
         """
-        answer: dict[str, Any] = self._ask("GET", "permissions")
+        answer: dict[str, Any] = self._call_control_api("GET", "permissions")
         return answer
 
     def training(self, stack: str = "Training", *, role_arn: str | None = None) -> TrainingClient:
@@ -205,113 +205,113 @@ class LocalCloud:
         Connect to a training that was deployed here, as `TrainingClient.from_stack` does on AWS.
 
         Args:
-            stack: Name of its stack.
+            stack: Name of the training's stack.
             role_arn: Role to act as, as in `client`.
 
         Raises:
-            ConnectionNotFound: If there is no such stack, or no training in it.
+            ConnectionNotFound: If the stack does not exist or has no training.
         """
         services = ("cloudformation", "stepfunctions", "s3", "dynamodb", "logs", "autoscaling", "ec2")
-        # As `AwsClients` would: there is no such endpoint in most Regions.
+        # As `AwsClients` does: most Regions have no endpoint of the Price List API.
         pricing = self.client("pricing", region=pricing_region(self.region), role_arn=role_arn)
         clients = {name: self.client(name, role_arn=role_arn) for name in services}
         return TrainingClient.from_stack(stack, pricing=pricing, **clients)
 
     def environment(self) -> dict[str, str]:
-        """Make the environment for a process that is to work in this cloud: this process's own, without its AWS."""
+        """Return this process's environment with its AWS settings replaced by those of this cloud."""
         return {
             **without_aws(os.environ),
-            **fake_credentials(self.endpoint, access_key=self.access_key),
+            **cloud_environment(self.endpoint, access_key=self.access_key),
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
         }
 
     def instances(self) -> list[LocalInstance]:
-        """List the instances that run, also those that are being terminated."""
-        return [LocalInstance(**item) for item in self._ask("GET", "instances")]
+        """List the running instances, including those that are being terminated."""
+        return [LocalInstance(**item) for item in self._call_control_api("GET", "instances")]
 
     def lose(self, instance_id: str) -> None:
         """
-        Take the power from an instance: its processes die at once, and EC2 says terminated.
+        Cut the power of an instance: its processes are killed at once, and EC2 reports it as terminated.
 
         Raises:
             LocalCloudError: If no such instance runs.
         """
-        self._ask("DELETE", f"instances/{instance_id}")
+        self._call_control_api("DELETE", f"instances/{instance_id}")
 
     def interrupt(self, instance_id: str, *, notice_seconds: float = 120.0) -> None:
         """
-        Take a Spot Instance back, as EC2 does: after a notice in its metadata, and in EventBridge.
+        Interrupt a Spot Instance as EC2 does: with a notice in its metadata and in EventBridge.
 
-        When the notice is over its processes die at once, EC2 says terminated, and its group replaces it.
+        After the notice its processes are killed at once, EC2 reports it as terminated, and its group replaces it.
 
         Args:
             instance_id: The instance.
-            notice_seconds: How long before. Default: what EC2 gives at best.
+            notice_seconds: Seconds from the notice to the termination. Default: 120, as on EC2.
 
         Raises:
-            LocalCloudError: If no such instance runs, if it is no Spot Instance or interrupted already, or if
-                *notice_seconds* is negative.
+            LocalCloudError: If no such instance runs, if it is not a Spot Instance or is already being interrupted, or
+                if *notice_seconds* is negative.
         """
         if notice_seconds < 0:
             raise LocalCloudError(f"'notice_seconds' must be at least 0, got {notice_seconds}")
-        self._ask("POST", f"instances/{instance_id}/interrupt", {"notice_seconds": notice_seconds})
+        self._call_control_api("POST", f"instances/{instance_id}/interrupt", {"notice_seconds": notice_seconds})
 
     def recommend_rebalance(self, instance_id: str) -> None:
         """
-        Tell a Spot Instance that it is more likely than usual to be interrupted; nothing else happens to it.
+        Give a Spot Instance a rebalance recommendation, in its metadata and in EventBridge; nothing else happens.
 
         Raises:
-            LocalCloudError: If no such instance runs, or it is no Spot Instance.
+            LocalCloudError: If no such instance runs, or it is not a Spot Instance.
         """
-        self._ask("POST", f"instances/{instance_id}/recommend-rebalance")
+        self._call_control_api("POST", f"instances/{instance_id}/recommend-rebalance")
 
     def drop(self, instance_id: str) -> None:
         """
-        Make an instance unreachable without a word, as a network that loses it would.
+        Make an instance silently unreachable, as if the network had failed.
 
-        All of its processes are stopped (SIGSTOP), its dead-man's switch among them. On loopback this is the closest:
-        nobody on the instance answers, and no connection is reset. Other than with a lost network the kernel still
-        acknowledges what is sent, as long as buffers have room. EC2 goes on to say running.
+        All of its processes are stopped (SIGSTOP), including its dead-man's switch. This is the closest emulation on
+        loopback: nothing on the instance answers, and no connection is reset. Unlike with a failed network, the kernel
+        still acknowledges data while buffers have room. EC2 keeps reporting the instance as running.
 
         Raises:
             LocalCloudError: If no such instance runs.
         """
-        self._ask("POST", f"instances/{instance_id}/drop")
+        self._call_control_api("POST", f"instances/{instance_id}/drop")
 
     def set_faults(self, faults: Faults) -> None:
-        """Put *faults* in force, instead of those that were; `Faults()` ends them all."""
-        self._ask("PUT", "faults", faults.to_json())
+        """Inject *faults* in place of the present ones; `Faults()` ends all of them."""
+        self._call_control_api("PUT", "faults", faults.to_json())
 
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        return ask(self.endpoint, method, path, body, access_key=self.access_key)
+    def _call_control_api(self, method: str, path: str, body: Any = None) -> Any:
+        return call_control_api(self.endpoint, method, path, body, access_key=self.access_key)
 
 
-def ask(endpoint: str, method: str, path: str, body: Any = None, *, access_key: str) -> Any:
+def call_control_api(endpoint: str, method: str, path: str, body: Any = None, *, access_key: str) -> Any:
     """
-    Send the local cloud at *endpoint* a request that AWS does not have, and return its answer.
+    Send a request to the control API of the local cloud at *endpoint*, and return the answer.
 
     Raises:
-        LocalCloudError: If the cloud refuses it; says why.
+        LocalCloudError: If the cloud refuses it; the message says why.
     """
     data = None if body is None else json.dumps(body).encode()
-    # The address is the cloud's own, so the scheme cannot be a surprise.
+    # The endpoint is the cloud's own, so its scheme is known to be http.
     request = urllib.request.Request(  # noqa: S310
-        endpoint + OWN_PATH + path, data=data, method=method, headers={"Authorization": f"Bearer {access_key}"}
+        endpoint + CONTROL_PATH + path, data=data, method=method, headers={"Authorization": f"Bearer {access_key}"}
     )
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
             return json.loads(answer.read())
     except urllib.error.HTTPError as error:
         text = error.read().decode("utf-8", "replace")
-        # What the door refuses is no JSON.
+        # `Authentication` refuses with plain text, not with JSON.
         raise LocalCloudError(json.loads(text)["error"] if text.startswith("{") else text.strip()) from error
 
 
 def client(service: str, *, endpoint: str, region: str, access_key: str) -> Any:
-    """Make a boto3 client of *service* for the local cloud at *endpoint*, with a key that is good for nothing else."""
-    credentials = fake_credentials(endpoint, access_key=access_key)
-    make: Any = boto3.session.Session().client  # its stubs want the name of the service as a literal
+    """Make a boto3 client of *service* for the local cloud at *endpoint*, with that cloud's *access_key*."""
+    credentials = cloud_environment(endpoint, access_key=access_key)
+    make: Any = boto3.session.Session().client  # boto3's type stubs accept only literal service names
     return make(
         service,
         endpoint_url=endpoint,
@@ -321,6 +321,6 @@ def client(service: str, *, endpoint: str, region: str, access_key: str) -> Any:
         config=Config(
             retries={"total_max_attempts": 3},
             s3={"addressing_style": "path"},
-            inject_host_prefix=False,  # else TestState goes to a host "sync-localhost"
+            inject_host_prefix=False,  # otherwise TestState calls the host "sync-localhost"
         ),
     )

@@ -1,7 +1,7 @@
-"""What the local cloud raises for people to read."""
+"""The exception that the local cloud raises for its users."""
 
 from __future__ import annotations
 
 
 class LocalCloudError(Exception):
-    """The local cloud cannot do what was asked; the message is one sentence that says why."""
+    """The local cloud cannot do what was requested; the message says why in one sentence."""

@@ -1,4 +1,4 @@
-"""The server: corrected moto on loopback, the instances, and the requests that are the local cloud's own."""
+"""The server: moto with its corrections on loopback, the instances, and the local cloud's control API."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from horovod_local import corrections
-from horovod_local.authentication import Door
+from horovod_local.authentication import Authentication
 from horovod_local.deployment.schedules import Schedules
 from horovod_local.errors import LocalCloudError
 from horovod_local.instances import opt_ml
 from horovod_local.instances.instance_driver import InstanceDriver
-from horovod_local.instances.machine import METADATA_PATH, OWN_PATH
-from horovod_local.permissions.authorization import Permissions
+from horovod_local.instances.machine import CONTROL_PATH, METADATA_PATH
+from horovod_local.permissions.authorization import Authorization
 from horovod_local.permissions.principals import PRINCIPALS
 from horovod_local.permissions.record import RECORD
 from horovod_local.shared.access_keys import ACCESS_KEYS, KEY_FILE, write_key
 from horovod_local.shared.api_faults import ApiFaults, Application, StartResponse
-from horovod_local.shared.faults import IN_FORCE, Faults
+from horovod_local.shared.faults import ACTIVE_FAULTS, Faults
 from horovod_local.shared.price_list import PriceList
 
 HOST: Final = "127.0.0.1"
 DEFAULT_ACCOUNT: Final = "123456789012"
 ENDPOINT_FILE: Final = "endpoint"
-"""In the home folder: the server's address, once it answers."""
+"""File in the home folder that holds the server's URL once it answers."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,34 +49,34 @@ def serve(
     tell: Callable[[str], None] = print,
 ) -> None:
     """
-    Serve the local cloud until the process is asked to end; leave no node behind.
+    Serve the local cloud until the process gets SIGTERM or SIGINT; no node outlives it.
 
     Args:
-        home: Folder for the address, the administrator's access key, the log and the instances' files; created.
+        home: Folder for the endpoint, the administrator's access key, the log and the instances' files; created.
         port: Port on loopback. Default: a free one.
-        account: The one account that the cloud has.
-        node_python: Interpreter that runs the nodes. Default: this one.
-        schedule_speed: How many times faster than the clock schedules of EventBridge rules run. Default: as the clock.
-        stop_with_stdin: End too when standard input closes, as it does when the process that holds it dies.
-        tell: Takes lines for people.
+        account: The cloud's only account.
+        node_python: Python interpreter that runs the nodes. Default: this one.
+        schedule_speed: Factor by which EventBridge schedules run faster than real time. Default: 1.
+        stop_with_stdin: Whether to stop too when standard input closes, which it does when the parent process dies.
+        tell: Called with each line of text for the user.
 
     Raises:
-        LocalCloudError: If the port is taken, *node_python* is no program, *schedule_speed* is not above 0, or moto is
-            not the pinned release.
+        LocalCloudError: If the port is taken, *node_python* is not a program, *schedule_speed* is not above 0, or
+            another release of moto is installed.
     """
     if schedule_speed <= 0:
         raise LocalCloudError(f"'schedule_speed' must be more than 0, got {schedule_speed}")
     if shutil.which(node_python) is None:
         raise LocalCloudError(f"'node_python' must be a program, got {node_python}")
     try:
-        # Before anything that takes time; werkzeug's own attempt would print three lines and exit.
+        # First, to fail fast; werkzeug would print three lines and exit if the port were taken.
         listening = socket.create_server((HOST, port))
     except OSError as error:
         raise LocalCloudError(
-            f"cannot serve on port {port}: {error.strerror}; choose another, or 0 for a free one"
+            f"cannot serve on port {port}: {error.strerror}; choose another port, or 0 for any free one"
         ) from error
     installed = corrections.apply()
-    # Imported after the corrections on purpose: nothing has yet bound what they replace.
+    # Imported after the corrections on purpose: these modules must not bind what the corrections replace.
     from moto.core import config
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
@@ -85,43 +85,43 @@ def serve(
     config.default_user_config["stepfunctions"] = {"execute_state_machine": True}
     os.environ["MOTO_ACCOUNT_ID"] = account
     aws = PriceList(DomainDispatcherApplication(create_backend_app))
-    checked = Permissions(aws, principals=PRINCIPALS, record=RECORD, account=account)
-    without_opt_ml = opt_ml.refusal()
-    requests = _OwnRequests(ApiFaults(checked, box=IN_FORCE), account=account, without_opt_ml=without_opt_ml)
-    door = Door(requests, keys=ACCESS_KEYS, port=listening.getsockname()[1])
+    checked = Authorization(aws, principals=PRINCIPALS, record=RECORD, account=account)
+    without_opt_ml = opt_ml.unavailable_reason()
+    control_api = _ControlApi(ApiFaults(checked, active=ACTIVE_FAULTS), account=account, without_opt_ml=without_opt_ml)
+    application = Authentication(control_api, keys=ACCESS_KEYS, port=listening.getsockname()[1])
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    # It repeats every failed state with its whole definition; the execution's history has the failure in one line.
+    # This logger prints the whole definition of every failed state; the execution's history has the failure, too.
     logging.getLogger("moto.stepfunctions.parser.asl.component.eval_component").setLevel(logging.CRITICAL)
     port = listening.getsockname()[1]
-    server = make_server(HOST, port, door, threaded=True, fd=listening.fileno())
-    # The word localhost matters: moto takes a template's address as one of its own buckets by it.
+    server = make_server(HOST, port, application, threaded=True, fd=listening.fileno())
+    # It must be localhost: by this host name moto recognises a TemplateURL in one of its own buckets.
     endpoint = f"http://localhost:{port}"
     os.environ["MOTO_PORT"] = str(port)
-    requests.driver = InstanceDriver(
+    control_api.driver = InstanceDriver(
         home=home.absolute(), endpoint=endpoint, node_python=node_python, own_opt_ml=not without_opt_ml
     )
     schedules = Schedules(speed=schedule_speed)
     _log.info("%d corrections to moto %s", len(installed), corrections.MOTO_VERSION)
     _stop_on_request(server, with_stdin=stop_with_stdin)
-    requests.driver.start()
+    control_api.driver.start()
     schedules.start()
     write_key(home, ACCESS_KEYS.administrator)
-    _write_whole(home / ENDPOINT_FILE, endpoint)
+    _write_atomically(home / ENDPOINT_FILE, endpoint)
     tell(f"local cloud at {endpoint}")
     if without_opt_ml:
-        tell(opt_ml.sentence(without_opt_ml))
+        tell(opt_ml.explanation(without_opt_ml))
     try:
         server.serve_forever()
     finally:
         schedules.stop()
-        requests.driver.stop()
+        control_api.driver.stop()
         listening.close()
         for name in (ENDPOINT_FILE, KEY_FILE):
             (home / name).unlink(missing_ok=True)
 
 
-class _OwnRequests:
-    """Answers the local cloud's own requests, and hands all others to AWS."""
+class _ControlApi:
+    """WSGI middleware that answers requests to the control API and to instance metadata; passes on all others."""
 
     driver: InstanceDriver
 
@@ -132,14 +132,14 @@ class _OwnRequests:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         path = str(environ.get("PATH_INFO", ""))
-        if not path.startswith(OWN_PATH):
+        if not path.startswith(CONTROL_PATH):
             return self._aws(environ, start_response)
         if path.startswith(METADATA_PATH):
-            return self._tell_metadata(environ, start_response)
+            return self._answer_metadata(environ, start_response)
         length = int(environ.get("CONTENT_LENGTH") or 0)
         body = environ["wsgi.input"].read(length) if length else b""
         try:
-            status, answer = self._answer(environ["REQUEST_METHOD"], path.removeprefix(OWN_PATH), body)
+            status, answer = self._answer(environ["REQUEST_METHOD"], path.removeprefix(CONTROL_PATH), body)
         except (LocalCloudError, ValueError, TypeError) as error:
             status, answer = "400 Bad Request", {"error": str(error)}
         start_response(status, [("Content-Type", "application/json")])
@@ -165,14 +165,14 @@ class _OwnRequests:
             case "GET", ["permissions"]:
                 return "200 OK", {"statements": RECORD.statements(self._account), "denials": RECORD.denials()}
             case "GET", ["faults"]:
-                return "200 OK", IN_FORCE.faults.to_json()
+                return "200 OK", ACTIVE_FAULTS.faults.to_json()
             case "PUT", ["faults"]:
-                IN_FORCE.faults = Faults.from_json(json.loads(body))
-                return "200 OK", IN_FORCE.faults.to_json()
+                ACTIVE_FAULTS.faults = Faults.from_json(json.loads(body))
+                return "200 OK", ACTIVE_FAULTS.faults.to_json()
         return "404 Not Found", {"error": f"nothing at {path}"}
 
-    def _tell_metadata(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Answer an instance that asks about itself."""
+    def _answer_metadata(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Answer an instance's request for its metadata."""
         instance_id, _, rest = str(environ["PATH_INFO"]).removeprefix(METADATA_PATH).partition("/")
         headers = {
             name.removeprefix("HTTP_").replace("_", "-"): str(value)
@@ -193,7 +193,7 @@ def _found(found: bool, instance_id: str) -> tuple[str, Any]:
 
 def _stop_on_request(server: Any, *, with_stdin: bool) -> None:
     def stop(*_signal: Any) -> None:
-        # shutdown waits for serve_forever, which a signal handler of the same thread would block.
+        # `shutdown` waits for `serve_forever`, which a signal handler in the same thread would block.
         threading.Thread(target=server.shutdown, daemon=True).start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -207,8 +207,8 @@ def _stop_on_request(server: Any, *, with_stdin: bool) -> None:
         threading.Thread(target=watch, name="stdin", daemon=True).start()
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write so that a reader sees all of it or none."""
+def _write_atomically(path: Path, text: str) -> None:
+    """Write the file atomically, so that a reader sees all of it or nothing."""
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

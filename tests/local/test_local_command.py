@@ -16,7 +16,7 @@ import pytest
 
 from horovod_client.cli import main
 from horovod_local import background
-from horovod_local.command_line.requirements import sample_assembly
+from horovod_local.command_line.prerequisites import sample_assembly
 from horovod_local.instances.processes import CLOUD_VARIABLE, processes_with
 from support.local_cloud import without_namespaces
 from support.local_cloud.user_shell import DIGITS, TOOL, Shell
@@ -75,7 +75,7 @@ def test_up_says_what_nodes_lack(shell: Shell) -> None:
     code, printed = shell.run("local", "up", "--node-python", str(bare))
     # THEN
     assert (code, shell.cloud) == (2, None)
-    assert f"nodes run in {bare}, which lacks horovod and tensorflow (or torch): install that there" in printed
+    assert f"nodes run with {bare}, which lacks horovod and tensorflow (or torch): install it there" in printed
 
 
 def test_up_needs_no_node_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_up_says_that_the_nodes_of_a_running_cloud_have_another_python(shell: Sh
     # THEN
     assert (codes, code) == ([0, 0], 2)
     assert printed == (
-        f"cdk-horovod: '--node-python' of the cloud that runs is {sys.executable}, got /other/python: end it first "
-        "with cdk-horovod local down\n"
+        f"cdk-horovod: '--node-python' of the running cloud is {sys.executable}, got /other/python: stop that cloud "
+        "first with cdk-horovod local down\n"
     )
     # AND a run that is left alone names the way to it
     code, printed = shell.run("local", "train", __file__, "--gpus", "1", "--detach", "--name", "left")
@@ -110,7 +110,7 @@ def test_up_says_that_the_nodes_of_a_running_cloud_have_another_python(shell: Sh
         [
             "run left started",
             "cdk-horovod: follow it with: cdk-horovod status left --watch --stack Training",
-            'cdk-horovod: in this shell, that takes first: eval "$(cdk-horovod local env)"',
+            'cdk-horovod: before that, run in this shell: eval "$(cdk-horovod local env)"',
         ],
     )
 
@@ -178,7 +178,7 @@ def test_cloud_of_another_version_can_be_ended(shell: Shell) -> None:
     told = [shell.run("local", *verb) for verb in (["up"], ["status"], ["train", "train.py", "--gpus", "2"])]
     ended = shell.ask("local", "down")
     # THEN
-    sentence = "a local cloud of another version of cdk-horovod is running: end it with cdk-horovod local down"
+    sentence = "a local cloud of another version of cdk-horovod is running: stop it with cdk-horovod local down"
     assert told == [(2, f"cdk-horovod: {sentence}\n")] * 3
     assert ended["stopped"] is True
     assert eventually(lambda: Path(f"/proc/{server}").exists(), lambda there: not there) is False

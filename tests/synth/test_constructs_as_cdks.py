@@ -230,6 +230,6 @@ def test_text_that_is_no_training_is_refused(stack: Stack) -> None:
     with pytest.raises(ValueError, match="output") as refused:
         HorovodTraining.from_stack_output(stack, "Training", output='{"version": 1}')
     assert str(refused.value) == (
-        f"'output' must be the text of the stack output that is described as '{contract.CONNECTION_DESCRIPTION}', "
+        f"'output' must be the value of the stack output with the description '{contract.CONNECTION_DESCRIPTION}', "
         "got '{\"version\": 1}'"
     )

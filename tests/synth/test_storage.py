@@ -347,5 +347,5 @@ def test_fails_when_the_grantee_has_no_policies() -> None:
     storage = TrainingStorage(Stack(), "Storage")
 
     # WHEN / THEN
-    with pytest.raises(ValueError, match="'grantee' must be a role, a user or a group, which has policies, got "):
+    with pytest.raises(ValueError, match="'grantee' must be a role, a user or a group, which can have policies, got "):
         storage.grant_read_data(iam.ServicePrincipal("ec2.amazonaws.com"))

@@ -11,7 +11,7 @@ from horovod_client import Fleet
 from horovod_client.doctor.deep.mocks import MockMaker, example_request
 from horovod_client.doctor.deep.walk import Untestable, Verdict, Walk
 from horovod_local import corrections
-from horovod_local.corrections.step_functions.state_tests import Refused, run_state
+from horovod_local.corrections.step_functions.teststate_api import RequestRefused, run_state
 
 FLEET = Fleet(id="Fleet", max_gpus=4, gpu_step=1, types={"g5.xlarge": 1})
 EXECUTION = "arn:aws:states:eu-west-1:123456789012:execution:Run:doctor"
@@ -30,7 +30,7 @@ def walk(states: dict[str, Any], start: str) -> dict[str, Verdict]:
     def ask(**arguments: Any) -> dict[str, Any]:
         try:
             return run_state(arguments.get, account="123456789012", region="eu-west-1")
-        except Refused as refusal:
+        except RequestRefused as refusal:
             raise Untestable(str(refusal)) from refusal
 
     definition = json.dumps({"QueryLanguage": "JSONata", "StartAt": start, "States": states})

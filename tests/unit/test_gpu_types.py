@@ -94,7 +94,7 @@ def test_only_p3_lacks_a_driver() -> None:
     ("name", "message"),
     [
         ("g5.13xlarge", r"got 'g5.13xlarge'; did you mean .*g5.12xlarge.*\?"),
-        ("banana", r"'instance_types' must hold GPU types of EC2, got 'banana'; known are those of g4dn, g5, "),
+        ("banana", r"'instance_types' must hold GPU types of EC2, got 'banana'; supported families are g4dn, g5, "),
         ("m5.large", r"'instance_types' must hold types with GPUs, those of g4dn, .*, got 'm5.large'"),
         ("u-6tb1.metal", r"must hold types with GPUs, .*, got 'u-6tb1.metal'"),
         ("g5g.xlarge", r"'instance_types' must not hold 'g5g.xlarge': its processors are Arm"),

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from horovod_local.permissions.conditions import NotUnderstoodError, read_conditions
-from horovod_local.permissions.decision import Applicable, decide
-from horovod_local.permissions.patterns import arn_matches, filled, text_matches
+from horovod_local.permissions.conditions import UnsupportedPolicyError, read_conditions
+from horovod_local.permissions.decision import ApplicablePolicies, decide
+from horovod_local.permissions.patterns import arn_matches, substitute, text_matches
 from horovod_local.permissions.policy import Policy, Request, read_policy
 from horovod_local.permissions.principals import Principal
 
@@ -36,7 +36,7 @@ def asked(
 
 def reason(request: Request, *identity: Policy, **others: Any) -> str:
     """Decide, and give the reason of a denial."""
-    return decide(request, Applicable(identity=identity, **others)).reason
+    return decide(request, ApplicablePolicies(identity=identity, **others)).reason
 
 
 NOT_BY_IDENTITY = "because no identity-based policy allows the s3:GetObject action"
@@ -190,22 +190,22 @@ def test_text_of_any_kind_matches_itself() -> None:
     """A pattern's other characters stand for themselves."""
     assert text_matches("a.b[c]*", "a.b[c]\n")
     assert not text_matches("a.b", "axb")
-    assert filled("${*}${?}", {}) == "\0*\0?"
+    assert substitute("${*}${?}", {}) == "\0*\0?"
 
 
 @pytest.mark.parametrize(
     ("statement", "what"),
     [
         ({"NotPrincipal": "*"}, "the element NotPrincipal"),
-        ({"Principal": {"Federated": "x"}}, "a principal of the kind Federated"),
+        ({"Principal": {"Federated": "x"}}, "a principal of the type Federated"),
         ({"Condition": {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}}, "the condition operator IpAddress"),
         ({"Condition": {"StringEquals": {"aws:MadeUp": "1"}}}, "the condition key aws:MadeUp"),
-        ({"Condition": {"StringEquals": {"dynamodb:LeadingKeys": "1"}}}, "it needs ForAllValues or ForAnyValue"),
+        ({"Condition": {"StringEquals": {"dynamodb:LeadingKeys": "1"}}}, "needs ForAllValues or ForAnyValue"),
         ({"Effect": "Maybe"}, "Effect must be Allow or Deny"),
     ],
 )
 def test_fails_on_what_is_not_evaluated(statement: dict[str, Any], what: str) -> None:
     """A policy with something that is not evaluated is an error that names it, the policy and the statement."""
-    with pytest.raises(NotUnderstoodError, match="unread, statement 0: ") as refused:
+    with pytest.raises(UnsupportedPolicyError, match="unread, statement 0: ") as refused:
         policy(statement, name="unread")
     assert what in str(refused.value)

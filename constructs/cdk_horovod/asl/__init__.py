@@ -1,1 +1,1 @@
-"""Amazon States Language: the blocks that engines and workflows share, and how a whole definition is read and drawn."""
+"""Amazon States Language: states shared by engines and workflows, and readers of whole definitions."""

@@ -20,10 +20,10 @@ _SHAPES = {"Choice": ("{", "}"), "Succeed": ("([", "])"), "Fail": ("([", "])"), 
 
 def mermaid(definition: Mapping[str, Any]) -> str:
     """
-    Draw *definition*: what happens as solid arrows, what happens after an error as dotted ones.
+    Draw *definition* with solid arrows for transitions and dotted arrows for Catch.
 
     Args:
-        definition: Amazon States Language.
+        definition: A state machine in Amazon States Language.
     """
     ids = {name: f"s{number}" for number, name in enumerate(definition["States"])}
     lines = ["flowchart TD", f"  start(( )) --> {ids[definition['StartAt']]}"]
@@ -48,7 +48,7 @@ def _ways(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def main(arguments: list[str]) -> None:
-    """Read a template, write a Markdown file."""
+    """Read a template and write the charts of its state machines to a Markdown file."""
     template, out = map(Path, arguments)
     definitions = by_layer(json.loads(template.read_text()))
     charts = [f"## {_TITLES[layer]}\n\n{drawn(definition)}" for layer, definition in definitions.items()]
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
 
 
 def drawn(definition: Mapping[str, Any]) -> str:
-    """Draw *definition*, and below it what it does for each item of a list, as Markdown."""
+    """Draw *definition* as Markdown, followed by the item processors of its Map states."""
     text = f"```mermaid\n{mermaid(definition)}```\n"
     for name, state in definition["States"].items():
         if "ItemProcessor" in state:

@@ -1,4 +1,4 @@
-"""An update of one item of the ledger, as a state."""
+"""The state that updates one item of the ledger."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ def update_item(
     Build the state that updates an item of the ledger.
 
     Args:
-        scope: Of the state.
-        name: Of the state.
-        ledger: Where the item is.
-        key: Of the item, as DynamoDB takes it.
-        update: The update expression.
-        names: What the names in the expressions stand for.
-        values: The same of the values. Default: there are none.
-        condition: When it may. The state fails with `CONDITION_FAILED`, at once, where it may not. Default: always.
-        returns: What the result holds of the item, such as `ALL_NEW`. Default: nothing.
-        assign: Variables set then.
+        scope: Scope of the state.
+        name: Name of the state.
+        ledger: The ledger.
+        key: Key of the item in DynamoDB's JSON.
+        update: `UpdateExpression`.
+        names: `ExpressionAttributeNames`.
+        values: `ExpressionAttributeValues`. Default: none.
+        condition: `ConditionExpression`. If it is false the state fails with `CONDITION_FAILED`, without a retry.
+            Default: none.
+        returns: `ReturnValues`, such as `ALL_NEW`. Default: none.
+        assign: Variables that the state sets.
         retries: See `call_aws`.
     """
     parameters = {

@@ -1,4 +1,4 @@
-"""The state machine as people and linters read it: plain Amazon States Language, out of a synthesised template."""
+"""Reads state machines out of a synthesised template, as plain Amazon States Language for people and linters."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ STATE_MACHINE_TYPE = "AWS::StepFunctions::StateMachine"
 
 def resolved_definitions(template: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """
-    Read every state machine of *template* by logical id, with `${LogicalId.Attribute}` where CloudFormation fills in.
+    Read every state machine of *template* by logical id, with references as `${LogicalId.Attribute}`.
 
-    Only the partition is filled in, with `aws`: a validator knows a state by the form of its ARN. States stand in the
-    order in which a run without errors meets them, then those that only errors lead to.
-
-    CDK writes a definition as one string joined from pieces, in which linters see nothing.
+    Linters cannot read the `Fn::Join` that CDK writes for a definition. Only the partition is substituted, with `aws`,
+    because validators recognise a state's resource by the form of its ARN. States are in the order in which a run
+    without errors enters them, followed by those that only errors lead to.
 
     Args:
         template: A CloudFormation template.
@@ -45,7 +44,7 @@ def by_layer(template: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _in_order(definition: dict[str, Any]) -> dict[str, Any]:
     states: dict[str, dict[str, Any]] = definition["States"]
     met: dict[str, dict[str, Any]] = {}
-    # First along the ways without errors, then along all: what is met first comes first.
+    # First follow the transitions without errors, then all transitions; states keep the order of their first visit.
     for kinds in (("Next", "Default", "Choices"), ("Next", "Default", "Choices", "Catch")):
         met_now: set[str] = set()
         ahead = [str(definition["StartAt"])]

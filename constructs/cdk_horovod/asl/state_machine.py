@@ -1,4 +1,4 @@
-"""The state machines of this library, which are alike but for what they do."""
+"""The settings that all state machines of this library share."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def workflow_machine(
     kind: sfn.StateMachineType | None = None,
 ) -> sfn.StateMachine:
     """
-    Create a state machine in JSONata, traced, that logs what it does without the data.
+    Create a state machine in JSONata, with X-Ray tracing, and with logs that leave out the execution data.
 
     Args:
-        scope: Construct that owns it; it can own one.
-        definition: Its states.
+        scope: Construct that owns the state machine; it can own only one.
+        definition: The states.
         timeout: Longest time of one execution.
-        log_group: Where it logs to.
+        log_group: Log group of the state machine.
         kind: Standard or Express. Default: Standard.
     """
     return sfn.StateMachine(

@@ -1,4 +1,4 @@
-"""How this workflow writes its states: JSONata expressions, AWS calls, and what becomes of a caught error."""
+"""Building blocks of states: JSONata expressions, AWS calls, and the `Assign` of a caught error."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from constructs import Construct
 from horovod_node import contract
 
 NO_OUTPUT: dict[str, str] = {}
-"""State output of every state here: what later states need is in variables, which survive Catch and loops."""
+"""Output of every state here: later states read variables, which survive Catch and loops."""
 
 
 def jsonata(expression: str) -> str:
     """
     Mark *expression* as JSONata for Step Functions, on one line: asl-validator 4.0.0 takes no other.
 
-    Step Functions gives an expression no input, so neither `$` nor a bare field name may begin a path in it (Developer
-    Guide, "Transforming data with JSONata"). Here they stand nowhere: what goes over a list is a function with a named
-    argument, and a test reads every expression's syntax tree.
+    Step Functions gives an expression no input, so no path may begin with `$` or a bare field name (Developer Guide,
+    "Transforming data with JSONata"). The expressions of this library use neither anywhere: functions over lists have a
+    named argument, and a test checks every expression's syntax tree.
     """
     return f"{{% {' '.join(line.strip() for line in expression.splitlines())} %}}"
 
@@ -49,15 +49,15 @@ def call_aws(
     Args:
         service: Service of the SDK integration.
         action: API action in camelCase.
-        parameters: The call's parameters in PascalCase.
-        resources: ARNs that the permission names.
-        iam_action: Permission that the call needs. Default: the action under its own name.
+        parameters: Parameters of the call in PascalCase.
+        resources: Resources of the permission, as ARNs.
+        iam_action: IAM action of the permission. Default: the one named like the API action.
         assign: Variables set from `$states.result`.
-        outputs: The state's output. Default: nothing.
+        outputs: Output of the state. Default: nothing.
         retries: How often throttling and outages are retried, at 1, 3, 9, … seconds, at most 60, with jitter.
-        answers: Errors that are an answer, not an outage, and so never retried.
-        task_timeout: With *heartbeat*: makes it a token task that waits for a node's answer.
-        heartbeat: Longest silence of the node that holds the token.
+        answers: Errors that are regular answers and so are never retried.
+        task_timeout: With *heartbeat*: makes the state a token task that waits for a node's answer.
+        heartbeat: Longest time between two heartbeats of the node that holds the token.
     """
     token_task = task_timeout is not None
     state = tasks.CallAwsService.jsonata(
@@ -82,9 +82,9 @@ def call_aws(
 
 
 def retry_calls(state: sfn.TaskStateBase | sfn.CustomState, *, retries: int, answers: Sequence[str]) -> None:
-    """Try a call again as `call_aws` does, with its arguments of the same names."""
+    """Add the retries of `call_aws` to *state*; see there for the arguments."""
     if answers:
-        # The first retrier that matches counts: these errors are not tried again.
+        # The first matching retrier applies, so these errors are not retried.
         state.add_retry(errors=list(answers), max_attempts=0)
     state.add_retry(
         errors=["States.ALL"],
@@ -100,7 +100,8 @@ def assign_safely(scope: Construct, name: str, *, assign: Mapping[str, Any]) -> 
     """
     Build a state that only sets variables, and whose errors can be caught.
 
-    A Pass or Choice has no Catch; a Map has one, also for errors of its own expressions. This one goes over nothing.
+    A Pass or Choice has no Catch; a Map has one, which also catches errors of its own expressions. This Map iterates
+    over an empty list.
     """
     state = sfn.Map.jsonata(
         scope, name, items=sfn.ProvideItems.jsonata(jsonata("[]")), assign=dict(assign), outputs=NO_OUTPUT
@@ -110,7 +111,7 @@ def assign_safely(scope: Construct, name: str, *, assign: Mapping[str, Any]) -> 
 
 
 def failure(error: str, cause: str) -> dict[str, Any]:
-    """Build the `Assign` of a state or Catch that ends the run with *error* and the JSONata expression *cause*."""
+    """Build the `Assign` that fails the run with *error*, and with the value of the JSONata expression *cause*."""
     return {"outcome": {"succeeded": False, "error": error, "cause": jsonata(cause)}}
 
 
@@ -126,32 +127,32 @@ CAUGHT: dict[str, Any] = {
 
 
 CONDITION_FAILED = "DynamoDb.ConditionalCheckFailedException"
-"""A conditional write was refused, through the SDK integration (the optimised one spells it `DynamoDB.…`)."""
+"""Error of a refused conditional write in the SDK integration (the optimised integration writes `DynamoDB.…`)."""
 TRANSACTION_CANCELED = "DynamoDb.TransactionCanceledException"
-"""The same of a transaction."""
+"""Error of a cancelled transaction."""
 
 NOW = "$floor($millis() / 1000)"
-"""The expression of the present time in epoch seconds."""
+"""Expression of the present time in epoch seconds."""
 
 REDRIVEN = "($exists($states.context.Execution.RedriveCount) ? $states.context.Execution.RedriveCount : 0)"
 """
-The expression of how often somebody redrove this execution ("Accessing execution data from the Context object").
+Expression of the number of redrives of this execution ("Accessing execution data from the Context object").
 
-A redriven execution goes on in the state in which it ended, with its variables ("Restarting state machine executions
-with redrive"), while its fleet may be somebody else's by then.
+A redriven execution continues in the state in which it ended, with its variables ("Restarting state machine executions
+with redrive"), but another run may hold its fleet by then.
 """
 
 RUN_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.RUN_PREFIX}' & $run_id")}
-"""Partition key of the run's items that only state machines write."""
+"""Partition key of the run's items that are written only by state machines."""
 
 NODES_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.NODES_PREFIX}' & $fleet.id & '#' & $run_id")}
-"""Partition key of what the nodes of `$fleet` write for the run."""
+"""Partition key of the items that nodes of `$fleet` write for the run."""
 
 SECRETS_PARTITION: dict[str, str] = {"S": jsonata(f"'{contract.SECRETS_PREFIX}' & $fleet.id & '#' & $run_id")}
-"""Partition key of what only the nodes of `$fleet` may see: the run's task tokens."""
+"""Partition key of the items that only nodes of `$fleet` may read: the run's task tokens."""
 
 RUN_KEY = {contract.PARTITION_KEY: RUN_PARTITION, contract.SORT_KEY: {"S": contract.RUN_SORT_KEY}}
-"""Key of the run's own item."""
+"""Key of the run's item."""
 
 
 def run_id(training: str, *, name: str, started: str) -> str:
@@ -170,7 +171,7 @@ def run_id(training: str, *, name: str, started: str) -> str:
 
 
 def attempt_digits(attempt: str) -> str:
-    """Write the expression of an attempt as it stands in sort keys."""
+    """Write the expression of an attempt's number as sort keys contain it."""
     return f"$pad($string({attempt}), -{contract.ATTEMPT_DIGITS}, '0')"
 
 
@@ -183,7 +184,7 @@ def entered_as(name: str) -> str:
     """
     Write the expression that adds the time at which this state was entered as *name* to the run's `$times`.
 
-    `now_as` would be the time of the call's answer, when others may have seen its effect already.
+    `now_as` would record the time of the call's answer, when others may already have seen the effect of the call.
     """
     return jsonata(f"$merge([$times, {{'{name}': $states.context.State.EnteredTime}}])")
 

@@ -1,4 +1,4 @@
-"""Where a run's nodes come from: one file an engine, and the protocol that they share."""
+"""Engines, which provide the nodes of a run: their protocol, and the EC2 engine."""
 
 from cdk_horovod.engines.ec2_fleet import Ec2FleetEngine
 from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig, IEngine, IFleetStates
@@ -8,9 +8,9 @@ __all__ = ["Ec2FleetEngine", "Engine", "EngineConfig", "EngineTarget", "FleetCon
 
 
 class Engine:
-    """The engines that this library brings; anything that implements `IEngine` may be given instead."""
+    """The engines of this library. Any other implementation of `IEngine` can be used as well."""
 
     @staticmethod
     def ec2(*fleets: GpuFleet) -> IEngine:
-        """Run nodes as instances of one of *fleets*: the first that is free and fits the run."""
+        """Run nodes as instances of one of *fleets*: the first one that is free and fits the run."""
         return Ec2FleetEngine(fleets=fleets)

@@ -21,7 +21,7 @@ from cdk_horovod.resources.image import TrainingImageConfig
 from horovod_node import contract
 
 _SERVES = "cdk_horovod:serves"
-"""Metadata of a fleet: path of the training that it is bound to."""
+"""Metadata key of a fleet, whose value is the path of its training."""
 
 
 class Ec2FleetEngine:
@@ -31,18 +31,18 @@ class Ec2FleetEngine:
     Binding adds to each fleet's user data: the nodes' environment, the dead-man's switch, the start of the container.
 
     Args:
-        fleets: The fleets, in the order in which a run tries them. One training a fleet: user data names one ledger and
-            one image.
+        fleets: The fleets, in the order in which a run tries them. A fleet can serve only one training, because its
+            user data names one ledger and one image.
 
     Raises:
-        ValueError: If there is no fleet, or some are Capacity Blocks and some are not.
+        ValueError: If there is no fleet, or only some of them are Capacity Blocks.
     """
 
     def __init__(self, *, fleets: Sequence[GpuFleet]) -> None:
         if not fleets:
             raise ValueError("'fleets' must be at least one, got none")
         if len({fleet.is_block for fleet in fleets}) > 1:
-            # Their groups are scaled by different calls.
+            # The groups of Capacity Blocks are scaled by other calls.
             raise ValueError("'fleets' must all be Capacity Blocks, or none of them, got some of each")
         self._fleets = tuple(fleets)
 
@@ -86,7 +86,7 @@ class Ec2FleetEngine:
 
 
 def _as_states_read_it(attempt: PlannedAttempt, *, fleet: GpuFleet) -> dict[str, Any]:
-    """Write an attempt as the run's states read it, see `cdk_horovod.workflow.capacity_search`."""
+    """Return an attempt as the run's states read it, see `cdk_horovod.workflow.capacity_search`."""
     return {
         "words": attempt.words,
         "time_limit": None if attempt.time_limit is None else int(attempt.time_limit.to_seconds()),
@@ -101,16 +101,16 @@ def _as_states_read_it(attempt: PlannedAttempt, *, fleet: GpuFleet) -> dict[str,
 
 def _launches(fleet: GpuFleet, attempt: PlannedAttempt | None = None) -> dict[str, Any]:
     """
-    Write what the group launches in an attempt, or is set to launch while it rests.
+    Return what the group launches in an attempt, or at rest if *attempt* is None.
 
-    At rest it names the version that the template names, so that nothing has changed for CloudFormation.
+    At rest it has the launch template version of the CloudFormation template, so that a deployment sees no change.
     """
     template = {
         "LaunchTemplateId": fleet.launch_template.launch_template_id,
         "Version": RESTING_VERSION if attempt is None else fleet.launch_template.version_number,
     }
     if fleet.is_block:
-        # Auto Scaling takes Capacity Blocks in groups without a mixed-instances policy only.
+        # Auto Scaling accepts Capacity Blocks only in groups without a mixed-instances policy.
         return {"template": template}
     types = fleet.capacity.smallest_first if attempt is None else smallest_first(attempt.instance_types)
     return {
@@ -126,15 +126,15 @@ def _launches(fleet: GpuFleet, attempt: PlannedAttempt | None = None) -> dict[st
 
 def _launch_permissions(fleet: GpuFleet) -> tuple[iam.PolicyStatement, ...]:
     """
-    Let the workflow give the group its launch template.
+    Return the permissions with which the workflow sets the group's launch template.
 
-    Auto Scaling asks whether its caller may launch what the template describes: instances with its role and tags (EC2
+    Auto Scaling checks whether its caller may launch what the template describes: instances with its role and tags (EC2
     Auto Scaling User Guide, "Control Amazon EC2 launch template usage in Auto Scaling groups").
 
-    Every launch needs the permission for an instance, whose key `ec2:LaunchTemplate` names the template it comes from,
-    so that statement alone binds all launches to this template. The other resources of a launch have no condition: if
-    one of them did not carry the key, nothing could be launched at all. The Service Authorization Reference ("Actions,
-    resources, and condition keys for Amazon EC2") lists the keys by resource.
+    Every launch needs permission for the resource `instance`, whose condition key `ec2:LaunchTemplate` names the launch
+    template, so that statement alone limits all launches to this template. The statement for the other resources has no
+    condition: if one of them did not support the key, nothing could be launched. The Service Authorization Reference
+    ("Actions, resources, and condition keys for Amazon EC2") lists the keys by resource.
     """
     stack = Stack.of(fleet)
 
@@ -152,7 +152,7 @@ def _launch_permissions(fleet: GpuFleet) -> tuple[iam.PolicyStatement, ...]:
             actions=["ec2:RunInstances"],
             resources=[
                 template,
-                # Images and snapshots of others have no account in their ARNs.
+                # The ARNs of images and snapshots have no account.
                 arn("image", account=""),
                 arn("snapshot", account=""),
                 *(
@@ -188,7 +188,7 @@ def _claim(fleet: GpuFleet, *, serves: str) -> None:
             raise ValueError(
                 f"'fleet' must serve one training, got {fleet.node.path}, which already serves {entry.data}"
             )
-    # On the fleet, not on the engine: two engines may be given the same fleet.
+    # Recorded on the fleet, because two engines may have the same fleet.
     fleet.node.add_metadata(_SERVES, serves)
 
 

@@ -1,4 +1,4 @@
-"""What an engine is: the part of a run that differs between an EC2 fleet and anything else that provides nodes."""
+"""The protocol of engines: the part of a run that depends on what provides the nodes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from horovod_node import contract
 @dataclass(frozen=True, kw_only=True)
 class EngineTarget:
     """
-    What `HorovodTraining` gives an engine to bind to.
+    What `HorovodTraining` passes to `IEngine.bind`.
 
     Args:
         image: The training image.
-        name: Of the training; plain text.
-        ledger: Where nodes find their run.
-        node_log_group: Where nodes write their logs.
-        lease_timeout: How long a node stays without a valid lease.
+        name: Name of the training; plain text, without CDK tokens.
+        ledger: Ledger in which nodes find their run.
+        node_log_group: Log group of the nodes.
+        lease_timeout: How long a node runs without a valid lease.
     """
 
     image: TrainingImage
@@ -40,20 +40,21 @@ class EngineTarget:
 @dataclass(frozen=True, kw_only=True)
 class FleetConfig:
     """
-    One fleet, as the workflow knows it.
+    One fleet, as the workflow uses it.
 
     Args:
         id: Name of the fleet in the ledger.
-        group: Name of what is scaled, for the engine's states.
-        group_arn: ARN of it, for the permission of a node to take itself out.
-        size: What it can hold.
-        types: Its instance types, each with its GPUs.
-        leader_market: Market that leaders come from, one of `contract.MARKETS`.
-        node_role: Role of its nodes; the training's grants go to it.
+        group: Name of the group that the engine's states scale.
+        group_arn: ARN of the group, for the permission of a node to terminate itself.
+        size: The most GPUs of the fleet, and the step in which it grows.
+        types: GPUs of its instance types, by the name of the type.
+        leader_market: Market of leaders, one of `contract.MARKETS`.
+        node_role: Role of its nodes, which gets the training's grants.
         plan:
-            What a run tries in it, in order: at least one attempt, as `workflow.capacity_search` describes it, with
-            `time_limit` (seconds, or None for the training's `start_timeout`) in place of `seconds`.
-        rest: What the engine's states read to restore it after a run.
+            The attempts that a run makes to get nodes, in order, at least one. `workflow.capacity_search` describes an
+            attempt; here it has `time_limit` (seconds, or None for the training's `start_timeout`) instead of
+            `seconds`.
+        rest: What the engine's states need to restore the group after a run.
     """
 
     id: str
@@ -69,58 +70,61 @@ class FleetConfig:
 
 class IFleetStates(Protocol):
     """
-    Builds the states that act on the fleet in `$fleet`, for any state machine: a run's, the clean-up's, the reaper's.
+    Builds the states that act on the fleet in `$fleet`, for the state machines of run, clean-up and reaper.
 
-    `$fleet` is an object with the keys `id` and `group`, in a run also `rest`. A run's states read `$run`, `$request`,
-    `$ring`, `$lost_leader` and `$search` (see `workflow.capacity_search`), too. The workflow adds what they have in
-    common: order, Catch, the loop until nothing runs.
+    `$fleet` is an object with the keys `id` and `group`, and in a run also `rest`. States of a run also read `$run`,
+    `$request`, `$ring`, `$lost_leader` and `$search` (see `workflow.capacity_search`). The workflow adds what all
+    engines have in common: order, Catch, and the loop until nothing runs.
     """
 
     def start(self, scope: Construct, *, assign: Mapping[str, Any]) -> tuple[sfn.TaskStateBase, ...]:
-        """Ask for nodes as `$search.attempt` says, in order; the first paid-for instance comes from the last."""
+        """Build the states that launch nodes for `$search.attempt`, in order; only the last one may launch anything."""
         ...
 
     def tag(self, scope: Construct) -> sfn.TaskStateBase:
-        """Give all nodes that will start the tags of the run, in place of those of the run before."""
+        """Build the state that sets the tags of nodes to be launched to those of this run."""
         ...
 
     def look(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> sfn.TaskStateBase:
-        """Assign what *judged* makes of the expression of the GPUs that are there or being started."""
+        """Build the state that counts GPUs that run or start; *judged* makes its `Assign` from their expression."""
         ...
 
     def explain(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> sfn.TaskStateBase:
-        """Assign what *judged* makes of the expression of the provider's words on nodes that did not come."""
+        """Build the state that reads why launches failed; *judged* makes its `Assign` from the messages' expression."""
         ...
 
     def replace(self, scope: Construct) -> sfn.TaskStateBase:
-        """End the node `$lost_leader`, whether it is still there or not; another one takes its place."""
+        """Build the state that terminates the node `$lost_leader`, if it still runs; another one takes its place."""
         ...
 
     def restore(self, scope: Construct) -> sfn.TaskStateBase:
-        """Make the empty fleet again what it was before attempts changed it."""
+        """Build the state that undoes the attempts' changes of the empty fleet."""
         ...
 
     def terminate(self, scope: Construct) -> sfn.TaskStateBase:
-        """Let every node go; repeating it is harmless."""
+        """Build the state that terminates every node; it is idempotent."""
         ...
 
     def look_for_launches(self, scope: Construct) -> sfn.TaskStateBase:
-        """Set `$launching` to the number of launches whose nodes nobody can see yet."""
+        """Build the state that sets `$launching` to the number of launches whose nodes are not listed yet."""
         ...
 
     def confirm(
         self, scope: Construct, *, judged: Callable[[str, str], Mapping[str, Any]] | None = None
     ) -> sfn.TaskStateBase:
         """
-        Set `$running` to what is there or wanted, 0 for nothing, and `$staying` to nodes that do not go by themselves.
+        Build the state that sets `$running` and `$staying`.
+
+        `$running` is the larger of what runs and what is desired, 0 for nothing. `$staying` lists nodes that a desired
+        capacity of 0 does not terminate.
 
         Args:
-            judged: Gives what else to assign, from the expressions of `$running` and of what is wanted.
+            judged: Makes further assignments from two expressions: that of `$running`, and that of what is desired.
         """
         ...
 
     def end(self, scope: Construct) -> sfn.TaskStateBase | sfn.Map:
-        """End the nodes in `$staying`."""
+        """Build the state that terminates the nodes in `$staying`."""
         ...
 
 
@@ -130,9 +134,9 @@ class EngineConfig:
     What an engine contributes to a training.
 
     Args:
-        fleets: At least one; a run gets the first that is free and fits.
-        states: What acts on them.
-        statements: What a run's states need beside the permissions of their own calls.
+        fleets: The fleets, at least one; a run gets the first one that is free and fits.
+        states: Builds the states that act on the fleets.
+        statements: Permissions that a run's states need in addition to those of their own calls.
     """
 
     fleets: tuple[FleetConfig, ...]
@@ -141,7 +145,7 @@ class EngineConfig:
 
     @property
     def fleets_in_order(self) -> list[dict[str, Any]]:
-        """The fleets as states read them, from `$fleets` and `$fleet`."""
+        """The fleets as states read them from `$fleets` and `$fleet`."""
         return [
             {
                 "id": fleet.id,
@@ -160,8 +164,8 @@ class IEngine(Protocol):
 
     def bind(self, scope: Construct, target: EngineTarget) -> EngineConfig:
         """
-        Create what the engine needs under *scope* and return its part of the workflow.
+        Create the engine's resources under *scope*, and return its part of the workflow.
 
-        Called once by each `HorovodTraining` that uses the engine.
+        Each `HorovodTraining` that uses the engine calls this once.
         """
         ...

@@ -1,4 +1,4 @@
-"""The states that scale an Auto Scaling group, and look at it."""
+"""The states that scale and describe an Auto Scaling group."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from cdk_horovod.asl.states import NO_OUTPUT, REDRIVEN, call_aws, jsonata
 from horovod_node import contract
 
 UNTOLD = "unknown"
-"""Value of the tags of a run whose request does not say for whom or what it is."""
+"""Value of the owner and project tags of a run whose request has neither."""
 
 
 FENCED_GROUP = jsonata(
     f"$held = {REDRIVEN} ? $fleet.group : $error('The lease was not held since this execution was redriven.')"
 )
-"""Name of the group, for who has made sure of its lease; else the state fails, and what follows makes sure first."""
+"""Name of the group. The state fails if the lease was not checked since a redrive; its Catch leads to the check."""
 
 ENDED_AT_ONCE = 10
-"""Instances that one turn of the loop ends by their ids; later turns end the others."""
+"""Most instances that one iteration terminates by id; later iterations terminate the others."""
 
 
 class GroupStates:
@@ -29,8 +29,8 @@ class GroupStates:
     States that act on the Auto Scaling group in `$fleet.group`.
 
     Args:
-        arns: Of the groups, for the permissions.
-        blocks: Whether they are of Capacity Blocks, which have no policy and count instances.
+        arns: ARNs of the groups, for the permissions.
+        blocks: Whether the fleets are Capacity Blocks, whose groups have no mixed-instances policy and count instances.
     """
 
     def __init__(self, *, arns: Sequence[str], blocks: bool) -> None:
@@ -38,16 +38,16 @@ class GroupStates:
         self._blocks = blocks
 
     def _capacity(self, gpus: str) -> str:
-        """Write *gpus*, an expression, in the group's own unit."""
+        """Convert *gpus*, an expression, to the group's unit of capacity."""
         return jsonata(f"$ceil({gpus} / $fleet.rest.unit)" if self._blocks else gpus)
 
     def _launches(self, place: str, *, fits: str | None = None) -> dict[str, Any]:
         """
-        Write what the group launches, whole, because an update replaces it.
+        Return the arguments for what the group launches: complete ones, because an update replaces the policy.
 
         Args:
-            place: Expression of the object that holds it: an attempt, or the group at rest.
-            fits: Expression of the GPUs that no single node may exceed. Default: every type is offered.
+            place: Expression of the object that holds them: an attempt, or the group at rest.
+            fits: Expression of the most GPUs that one node may have. Default: every type is included.
         """
         if self._blocks:
             return {"LaunchTemplate": jsonata(f"{place}.template")}
@@ -63,13 +63,13 @@ class GroupStates:
 
     def start(self, scope: Construct, *, assign: Mapping[str, Any]) -> tuple[sfn.TaskStateBase, ...]:
         """
-        Offer no type that has more GPUs than the run asks for: a run of 2 GPUs never pays for a node of 4.
+        Leave out types with more GPUs than the run asks for: a run of 2 GPUs never pays for a node of 4.
 
-        Every fleet and every attempt has a type of `gpu_step` GPUs, and a run asks for a multiple of those, so at least
-        one type is always left.
+        Every fleet and every attempt has a type with `gpu_step` GPUs, and a run asks for a multiple of that, so at
+        least one type remains.
         """
         return (
-            # Balancing zones terminates healthy nodes in mid-run; no CloudFormation property turns it off.
+            # AZRebalance terminates healthy nodes during a run; no CloudFormation property disables it.
             self._call(scope, "Suspend rebalancing", "suspendProcesses", ScalingProcesses=["AZRebalance"]),
             self._call(
                 scope,
@@ -84,7 +84,7 @@ class GroupStates:
         )
 
     def tag(self, scope: Construct) -> sfn.TaskStateBase:
-        """A group hands its tags on to the instances that it launches; all three are written, so that none is old."""
+        """Set the group's tags, which it propagates to new instances; all three, so that none is of an earlier run."""
 
         def given(field: str) -> str:
             value = f"$request.{field}"
@@ -134,14 +134,14 @@ class GroupStates:
             scope,
             "Find out why",
             "describeScalingActivities",
-            arns=["*"],  # Auto Scaling's Describe actions know no resources
+            arns=["*"],  # Auto Scaling's Describe actions support no resource-level permissions
             named={"AutoScalingGroupName": jsonata("$fleet.group")},
             assign=judged(words),
             MaxRecords=50,
         )
 
     def replace(self, scope: Construct) -> sfn.TaskStateBase:
-        """End it by its name: the group launches another one, because the capacity that it wants stays the same."""
+        """Terminate it by id. The group launches another one, because its desired capacity does not change."""
         return self._call(
             scope,
             "Replace the leader",
@@ -163,26 +163,26 @@ class GroupStates:
 
     def terminate(self, scope: Construct) -> sfn.TaskStateBase:
         """
-        Lower the capacity alone, which needs no permission to launch anything.
+        Set the desired capacity only, which needs no permission to launch anything.
 
-        Of `UpdateAutoScalingGroup` Auto Scaling may want `ec2:RunInstances` and `iam:PassRole` (its guide, "Control
-        Amazon EC2 launch template usage in Auto Scaling groups"), which the clean-up and the reaper do not have.
+        For `UpdateAutoScalingGroup` Auto Scaling may require `ec2:RunInstances` and `iam:PassRole` (its guide, "Control
+        Amazon EC2 launch template usage in Auto Scaling groups"), which clean-up and reaper do not have.
         """
         return self._call(scope, "Terminate", "setDesiredCapacity", DesiredCapacity=0, HonorCooldown=False)
 
     def look_for_launches(self, scope: Construct) -> sfn.TaskStateBase:
         """
-        Count launches that have begun and have not ended: until EC2 answers, the group lists no instance of them.
+        Count the launches in progress, whose instances the group does not list until EC2 has answered.
 
         One page is enough: "Activities still in progress are described first" (EC2 Auto Scaling API Reference,
-        `DescribeScalingActivities`). It is at most 100 KB, for a message has up to 255 and a cause up to 1,023
+        `DescribeScalingActivities`). It is at most 100 KB, because a message has up to 255 and a cause up to 1,023
         characters.
         """
         return self._call(
             scope,
             "Look for launches",
             "describeScalingActivities",
-            arns=["*"],  # Auto Scaling's Describe actions know no resources
+            arns=["*"],  # Auto Scaling's Describe actions support no resource-level permissions
             named={"AutoScalingGroupName": jsonata("$fleet.group")},
             assign={
                 "launching": jsonata(
@@ -199,12 +199,12 @@ class GroupStates:
         self, scope: Construct, *, judged: Callable[[str, str], Mapping[str, Any]] | None = None
     ) -> sfn.TaskStateBase:
         """
-        Look at the group itself, which knows an instance from the launch to its very end.
+        Describe the group, which lists an instance from its launch until it has terminated.
 
-        A desired capacity counts like an instance: what is asked for and not yet there will come. An instance that
-        somebody protected from scale-in, or put into standby, survives a capacity of 0 ("Use instance scale-in
-        protection", "Temporarily remove instances from your Auto Scaling group" in Auto Scaling's guide), and so does
-        one that a lifecycle policy retains in `Terminating:Retained`.
+        The desired capacity counts like instances, because the group will launch them. Instances that somebody
+        protected from scale-in or put into standby survive a capacity of 0 ("Use instance scale-in protection",
+        "Temporarily remove instances from your Auto Scaling group" in Auto Scaling's guide), and so do those that a
+        lifecycle policy retains in `Terminating:Retained`.
         """
         instances = "$states.result.AutoScalingGroups.Instances"
         wanted = "$sum($states.result.AutoScalingGroups.DesiredCapacity)"
@@ -226,10 +226,10 @@ class GroupStates:
 
     def end(self, scope: Construct) -> sfn.Map:
         """
-        End each by its id, which no protection hinders; the wanted capacity of 0 keeps others from taking their place.
+        Terminate each by id, despite scale-in protection; the desired capacity of 0 prevents replacements.
 
-        Not with `InstanceIds`, which the API has had since 2026 only: a parameter that Step Functions does not know
-        fails the execution beyond any Catch.
+        `InstanceIds` would take one call, but the API has it only since 2026: a parameter that Step Functions does not
+        know fails the execution, and no Catch helps.
         """
         one = self._call(
             scope,
@@ -237,7 +237,7 @@ class GroupStates:
             "terminateInstanceInAutoScalingGroup",
             named={"InstanceId": jsonata("$states.input")},
             retries=1,
-            # The capacity cannot become smaller than 0: a decrement would be refused.
+            # The capacity is 0 already, so a decrement would be refused.
             ShouldDecrementDesiredCapacity=False,
         )
         each = sfn.Map.jsonata(
@@ -251,7 +251,7 @@ class GroupStates:
             scope,
             name,
             "describeAutoScalingGroups",
-            arns=["*"],  # Auto Scaling's Describe actions know no resources
+            arns=["*"],  # Auto Scaling's Describe actions support no resource-level permissions
             named={"AutoScalingGroupNames": [jsonata("$fleet.group")]},
             assign=assign,
         )

@@ -1,4 +1,4 @@
-"""Whether an image has the code that a fleet's GPUs run."""
+"""Checks that an image has code for the GPUs of a fleet."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _NEWER = ".".join(map(str, FIRST_TENSORFLOW_FOR_HOPPER))
 
 def check_image_fits(scope: Construct, *, image: TrainingImage, instance_types: Sequence[GpuInstanceType]) -> None:
     """
-    Refuse an image whose framework has no code for the GPUs; warn at *scope* of one whose framework is unknown.
+    Refuse an image whose framework has no code for the GPUs; add a warning to *scope* if its framework is unknown.
 
     Raises:
-        ValueError: If the image is known to lack it.
+        ValueError: If the image is known to lack the code.
     """
     if image.torch is not None:
-        # Code for Hopper is in every PyTorch that is built with CUDA 13.
+        # Every PyTorch built with CUDA 13 has code for Hopper.
         old = ", ".join(row.name for row in instance_types if row.gpu.compute_capability < TURING)
         if old:
             raise ValueError(

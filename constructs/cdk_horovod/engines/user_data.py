@@ -1,8 +1,8 @@
 """
-What an EC2 instance runs at its first boot to become a node: `node_boot.sh`, filled in, with `dead_mans_switch.sh`.
+User data that turns an EC2 instance into a node at its first boot: `node_boot.sh` and `dead_mans_switch.sh`.
 
-The scripts are files of their own so that they can be read, checked and run as what they are. An image address or
-value may be a CDK token: it is carried into the text as it stands, and CloudFormation resolves it there.
+The scripts are separate files, so that they can be checked and run as shell scripts. Image URI and values may be CDK
+tokens, which are inserted unchanged and which CloudFormation resolves.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from horovod_node import contract
 REGION: Final = "AWS_REGION"
 
 _NEEDED: Final = (REGION, contract.ENV_LEDGER_TABLE, contract.ENV_FLEET, contract.ENV_LEASE_SECONDS)
-"""What the dead-man's switch finds its run by."""
+"""Variables that the dead-man's switch needs to find its run."""
 _SCRIPT: Final = Path(__file__).with_name("node_boot.sh")
 _SWITCH: Final = Path(__file__).with_name("dead_mans_switch.sh")
 _NAME: Final = re.compile(r"[A-Z][A-Z0-9_]*")
-# One line of printable ASCII without what a shell or an env file could take for quoting. CDK's tokens fit too.
+# One line of printable ASCII without characters that a shell or an env file interprets as quoting. CDK tokens match.
 _VALUE: Final = re.compile(r"[^\x00-\x1f\x7f-\U0010ffff'\"\\`]*")
 _ADDRESS: Final = re.compile(r"[^\x00-\x20\x7f-\U0010ffff'\"\\`]+")
 
 
 def node_user_data(*, image_uri: str, environment: Mapping[str, str], log_group_name: str | None) -> list[str]:
     """
-    Write the commands that start the node's container, one line each, for `ec2.UserData.for_linux().add_commands`.
+    Return the commands that start the node's container, one line each, for `ec2.UserData.for_linux().add_commands`.
 
-    The dead-man's switch comes first. Then the instance logs in to the registry when the image is in ECR, as the
-    instance's role. A step that fails is named on the instance's console, and the instance stays up until the run's own
-    time limit ends it, or the switch. What an AMI must have: systemd, Docker, the NVIDIA container toolkit and the AWS
-    CLI; an instance without the CLI finds no lease and takes itself out.
+    The commands start the dead-man's switch first. If the image is in ECR, they then log in to the registry with the
+    instance's role. A failed step is named on the instance's console, and the instance stays up until the run's time
+    limit or the switch terminates it. The AMI must have systemd, Docker, the NVIDIA container toolkit and the AWS CLI;
+    an instance without the CLI reads no lease, and its switch shuts it down.
 
     Args:
-        image_uri: Image to start, as `docker pull` takes it.
-        environment: The node's environment, written to `contract.NODE_ENV_FILE`. It names `AWS_REGION`, the ledger's
-            table, the fleet, and for how many seconds an instance tolerates to see no valid lease.
-        log_group_name: CloudWatch log group for the container's output, in the same region; the log stream is the
-            instance's id. `None`: the output stays with Docker on the instance.
+        image_uri: Image to start, in the form that `docker pull` takes.
+        environment: The node's environment, written to `contract.NODE_ENV_FILE`. It must have `AWS_REGION`, the
+            ledger's table, the fleet, and the seconds that an instance runs without a valid lease.
+        log_group_name: CloudWatch log group for the container's output, in the same Region; the log stream is the
+            instance's id. `None`: Docker keeps the output on the instance.
 
     Raises:
-        ValueError: If a name or value could not be carried into the script unchanged, or one of these four is missing.
+        ValueError: If a name or value cannot be inserted into the script unchanged, or one of the four is missing.
     """
     _check("image_uri", image_uri, _ADDRESS, "one word without quotes")
     if log_group_name is not None:
@@ -67,14 +67,14 @@ def node_user_data(*, image_uri: str, environment: Mapping[str, str], log_group_
         "ENVIRONMENT": "\n".join(f"{name}={value}" for name, value in environment.items()),
         "ML_ROOT": contract.DEFAULT_ML_ROOT,
     }
-    # In one pass, so that nothing inside a value is taken for one of the script's own words.
+    # In one pass, so that a placeholder within a value is not replaced.
     script = re.sub(r"@([A-Z_]+)@", lambda word: words[word[1]], without_comments(_SCRIPT.read_text(encoding="utf-8")))
-    # `UserData.for_linux` begins with a shebang of its own.
+    # `UserData.for_linux` adds its own shebang.
     return script.splitlines()[1:]
 
 
 def without_comments(script: str) -> str:
-    """Leave out the lines that are a comment, but the first: EC2 takes no more than 16 KB of user data."""
+    """Remove comment lines, except the first line: EC2 accepts at most 16 KB of user data."""
     first, *lines = script.splitlines(keepends=True)
     return first + "".join(line for line in lines if not line.lstrip().startswith("#"))
 

@@ -1,1 +1,1 @@
-"""The Auto Scaling group of GPU instances, and what it is made of."""
+"""The Auto Scaling group of GPU instances, and its parts."""

@@ -11,28 +11,28 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_INSTANCE_TYPES: Final = 40
-"""Types that one group may have. Source: EC2 Auto Scaling API Reference, `LaunchTemplate.Overrides`."""
+"""Most types in one group. Source: EC2 Auto Scaling API Reference, `LaunchTemplate.Overrides`."""
 
 MAX_NODES: Final = 600
 """
-Nodes of one fleet.
+Most nodes of one fleet.
 
-One `DescribeAutoScalingGroups` answer names every instance, about 418 bytes each, and must fit into the 262,144 bytes
-that Step Functions takes as a state's result (Step Functions Developer Guide, "Quotas"), with some 8 KB for the group
-itself: 607 nodes at most. The call's parameter `IncludeInstances` would make it shorter, but Step Functions fails an
-execution, beyond any Catch, for a parameter that it does not know, and whether it knows this one no document says.
+One answer of `DescribeAutoScalingGroups` lists every instance with about 418 bytes, and must fit into the 262,144 bytes
+of a state's result (Step Functions Developer Guide, "Quotas"), with some 8 KB for the group itself: 607 nodes at most.
+The parameter `IncludeInstances` would shorten it, but it is not documented whether Step Functions knows it, and an
+unknown parameter fails the execution without a chance to catch it.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuCapacity:
     """
-    What a fleet can hold.
+    The capacity of a fleet.
 
     Args:
         instance_types: Types that the fleet mixes.
-        max_gpus: GPUs that it never exceeds.
-        on_demand_base_gpus: GPUs of those that come from On-Demand before any Spot does.
+        max_gpus: Most GPUs of the fleet.
+        on_demand_base_gpus: GPUs that come from On-Demand before any come from Spot.
     """
 
     instance_types: tuple[GpuInstanceType, ...]
@@ -49,17 +49,17 @@ class GpuCapacity:
         allow_heterogeneous_gpus: bool = False,
     ) -> GpuCapacity:
         """
-        Check what a user asks for and look the types up.
+        Look up the types, and check the capacity.
 
         Args:
-            names: EC2's names of the instance types.
+            names: Names of the instance types.
             max_gpus: See the class.
             on_demand_base_gpus: See the class.
             allow_heterogeneous_gpus: Whether the types may have different GPU models. The slowest GPU then sets the
-                pace of the ring, and a batch must fit the smallest.
+                pace of the ring, and a batch must fit into the smallest GPU's memory.
 
         Raises:
-            ValueError: If no such fleet can work; the message names the argument and the value.
+            ValueError: If such a fleet cannot work; the message names the argument and the value.
         """
         capacity = cls(instance_types=_look_up(names), max_gpus=max_gpus, on_demand_base_gpus=on_demand_base_gpus)
         models = {row.gpu: row for row in capacity.instance_types}
@@ -84,7 +84,7 @@ class GpuCapacity:
 
     @property
     def smallest_first(self) -> tuple[GpuInstanceType, ...]:
-        """The types in the order in which On-Demand is asked for them."""
+        """The types in the order in which On-Demand nodes are launched."""
         return smallest_first(self.instance_types)
 
     @property
@@ -94,15 +94,15 @@ class GpuCapacity:
 
     @property
     def max_nodes(self) -> int:
-        """Nodes when every node is of the smallest type."""
+        """Number of nodes if every node is of the smallest type."""
         return self.max_gpus // self.gpu_step
 
     def refuse_types_without_driver(self) -> None:
         """
-        Refuse types whose GPUs current Deep Learning AMIs have no driver for.
+        Refuse types with GPUs that the drivers in current Deep Learning AMIs do not support.
 
         Raises:
-            ValueError: If there are any; names them.
+            ValueError: If there are any; the message names them.
         """
         names = [row.name for row in self.instance_types if not row.deep_learning_ami]
         if names:
@@ -142,10 +142,10 @@ class GpuCapacity:
 
 def smallest_first(types: Sequence[GpuInstanceType]) -> tuple[GpuInstanceType, ...]:
     """
-    Order *types* by their GPUs; those of the same size stay as they are.
+    Sort *types* by their number of GPUs; types of the same size keep their order.
 
-    It is the order of priority for On-Demand nodes: a base of 1 GPU must not become a node of 4, as it would where
-    the price of a GPU decides (g5.12xlarge costs 5.67 USD an hour for 4, g5.4xlarge 1.62 USD for 1).
+    On-Demand nodes are launched in this order. If the price of a GPU decided, a base of 1 GPU would become a node of 4
+    (g5.12xlarge costs 5.67 USD an hour for 4 GPUs, g5.4xlarge 1.62 USD for 1).
     """
     return tuple(sorted(types, key=lambda row: row.gpus))
 
@@ -164,5 +164,5 @@ def _look_up(names: Sequence[str]) -> tuple[GpuInstanceType, ...]:
 
 
 def _is_whole(value: object) -> bool:
-    """A CDK token in place of a number is a float, and `True` is an `int`: neither counts."""
+    """Whether *value* is a whole number: not a CDK token, which is a float, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
 """
-Where a fleet's nodes are looked for: an ordered list of attempts, each a market, zones and types, with a time limit.
+Capacity plans: the attempts of a run to get nodes, in order, each with a market, zones, types and a time limit.
 
-A plan is what a user writes; `plan_attempts` makes of it what a certain fleet can try.
+Users write plans; `plan_attempts` turns a plan into the attempts of a particular fleet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cdk_horovod.fleet.gpu_types import GpuInstanceType
 
 MAX_ATTEMPTS: Final = 20
-"""Attempts in one plan: each takes its share of an execution's history, see `run_timeouts.STARTS`."""
+"""Most attempts in one plan: each adds events to the execution's history, see `run_timeouts.STARTS`."""
 
 MARKET_WORDS: Final = {contract.SPOT: "Spot", contract.ON_DEMAND: "On-Demand"}
 
@@ -29,23 +29,23 @@ class CapacityAttempt:
     """
     One attempt to get nodes.
 
-    GPUs of the fleet's `on_demand_base_gpus`, where its leaders run, come from On-Demand in every attempt; the market
-    is that of all others.
+    The GPUs of the fleet's `on_demand_base_gpus`, where leaders run, come from On-Demand in every attempt. The market
+    applies to all other GPUs.
 
-    An attempt that names neither zones nor types adds to the nodes that attempts of the same market before it got. Any
-    other begins with an empty fleet. Nodes of another zone or type would not be its own, and nodes of another market
-    would be replaced: for Auto Scaling a changed market share "means a gradual replacement of instances" (AWS
-    CloudFormation's reference of `InstancesDistribution`).
+    An attempt without zones and types keeps the nodes of earlier attempts of the same market. Any other attempt begins
+    with an empty fleet, because it could not use nodes of another zone or type, and nodes of another market would be
+    replaced: for Auto Scaling a changed market share "means a gradual replacement of instances" (AWS CloudFormation's
+    reference of `InstancesDistribution`).
 
     Args:
         market: `spot` or `on-demand`.
-        zones: Availability Zones, as the fleet's subnets name them. Default: all of the fleet.
-        zone_by_zone: Whether each zone is an attempt of its own, in their order. Default: they are one.
-        instance_types: Of the fleet's. Default: all of them.
+        zones: Names of Availability Zones of the fleet's subnets. Default: all zones of the fleet.
+        zone_by_zone: Whether each zone is a separate attempt, in order. Default: one attempt in all zones.
+        instance_types: Names of instance types of the fleet. Default: all of them.
         time_limit:
-            How long it looks; in whole seconds, at least 2. If its GPUs are there by then, the run waits for them to
-            form the ring, as long as `start_timeout` of the training.
-            Default: until `start_timeout`, in which the ring must form, too.
+            Time in which the attempt must get its GPUs; whole seconds, at least 2. If it does, the run waits for the
+            ring as long as the training's `start_timeout`.
+            Default: `start_timeout`, within which the ring must form, too.
 
     Raises:
         ValueError: If no fleet could make such an attempt.
@@ -78,7 +78,7 @@ class CapacityPlan:
     Attempts in the order in which a run makes them. Its class methods make the usual ones.
 
     Args:
-        steps: The attempts, before each `zone_by_zone` is one for every zone.
+        steps: The attempts, with `zone_by_zone` not yet expanded into one attempt for each zone.
     """
 
     steps: tuple[CapacityAttempt, ...]
@@ -95,9 +95,9 @@ class CapacityPlan:
         Try Spot in all zones together, then zone by zone, then On-Demand for everything.
 
         Args:
-            any_zone: Time limit of the first. Default: 10 minutes.
-            each_zone: Time limit of each zone. Default: 5 minutes.
-            on_demand: Time limit of the last. Default: the training's `start_timeout`.
+            any_zone: Time limit of Spot in all zones. Default: 10 minutes.
+            each_zone: Time limit of Spot in each zone. Default: 5 minutes.
+            on_demand: Time limit of On-Demand. Default: the training's `start_timeout`.
         """
         return cls(
             steps=(
@@ -112,7 +112,7 @@ class CapacityPlan:
         cls, *, spot: bool, each_zone: Duration | None = None, on_demand: Duration | None = None
     ) -> CapacityPlan:
         """
-        Try one zone after the other: what a cluster placement group needs.
+        Try one zone after the other, as a cluster placement group requires.
 
         Args:
             spot: Whether Spot is tried first in every zone.
@@ -131,13 +131,13 @@ class CapacityPlan:
         Try On-Demand in all zones.
 
         Args:
-            time_limit: Default: the training's `start_timeout`.
+            time_limit: Time limit of the attempt. Default: the training's `start_timeout`.
         """
         return cls(steps=(CapacityAttempt(market=contract.ON_DEMAND, time_limit=time_limit),))
 
     @classmethod
     def default(cls, *, spot: bool, single_zone: bool) -> CapacityPlan:
-        """Choose the plan of a fleet that was given none."""
+        """Return the plan of a fleet without an explicit plan."""
         if single_zone:
             return cls.one_zone(spot=spot)
         return cls.spot_first() if spot else cls.on_demand()
@@ -148,7 +148,7 @@ class CapacityPlan:
         Make exactly these attempts, in this order.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If *attempts* is empty.
         """
         if not attempts:
             raise ValueError("'attempts' must be at least one, got none")
@@ -161,9 +161,9 @@ class Zone:
     An Availability Zone of a fleet.
 
     Args:
-        name: Its name, or a CDK token of it.
-        key: The same for the same zone, whatever its name is made of.
-        subnets: Ids of the fleet's subnets in it.
+        name: Name of the zone, or a CDK token.
+        key: Text that identifies the zone even if its name is a token.
+        subnets: Ids of the fleet's subnets in the zone.
     """
 
     name: str
@@ -174,14 +174,14 @@ class Zone:
 @dataclass(frozen=True, kw_only=True)
 class FleetPlace:
     """
-    What a fleet can try.
+    Where a fleet can launch nodes.
 
     Args:
-        capacity: Its types and GPUs.
-        spot: Whether it may use Spot.
+        capacity: Types and GPUs of the fleet.
+        spot: Whether the fleet may use Spot.
         subnets: Ids of all its subnets.
-        zones: Its zones; none when they are not known at synthesis.
-        single_zone: Why all nodes of a run must be in one zone; '' when they need not.
+        zones: Its zones; empty if they are not known at synthesis.
+        single_zone: Why all nodes of a run must be in one zone; '' if they need not.
     """
 
     capacity: GpuCapacity
@@ -194,15 +194,15 @@ class FleetPlace:
 @dataclass(frozen=True, kw_only=True)
 class PlannedAttempt:
     """
-    One attempt that a certain fleet makes.
+    One attempt of a particular fleet.
 
     Args:
-        words: What it is, for people; may hold CDK tokens.
-        market: Of the GPUs above the fleet's On-Demand base.
-        subnets: Where nodes may be launched.
-        instance_types: Which may be.
-        empties: Whether it begins with an empty fleet.
-        time_limit: Default: the training's `start_timeout`.
+        words: Description for people; may contain CDK tokens.
+        market: Market of the GPUs above the fleet's On-Demand base.
+        subnets: Ids of the subnets in which nodes may be launched.
+        instance_types: Types that may be launched.
+        empties: Whether the attempt begins with an empty fleet.
+        time_limit: Time limit. Default: the training's `start_timeout`.
     """
 
     words: str
@@ -215,7 +215,9 @@ class PlannedAttempt:
 
 def plan_attempts(plan: CapacityPlan, place: FleetPlace) -> tuple[PlannedAttempt, ...]:
     """
-    List what a fleet tries. An attempt that only repeats one before it is left out: a single zone is all zones.
+    Return the attempts of a fleet.
+
+    Repetitions are left out: in a fleet with one zone, "each zone" repeats "all zones".
 
     Raises:
         ValueError: If the fleet cannot make one of the attempts; the message names the argument and the value.
@@ -237,7 +239,7 @@ def plan_attempts(plan: CapacityPlan, place: FleetPlace) -> tuple[PlannedAttempt
 
 
 def _emptied_between_markets(attempts: Iterable[PlannedAttempt]) -> Iterator[PlannedAttempt]:
-    """Let an attempt begin with an empty fleet when one before it, of another market, may have left nodes."""
+    """Make an attempt begin with an empty fleet if an earlier attempt of another market may have left nodes."""
     before: set[str] = set()
     for attempt in attempts:
         yield replace(attempt, empties=attempt.empties or bool(before - {attempt.market}))

@@ -1,4 +1,4 @@
-"""Capacity that was reserved before, for a fleet to launch into."""
+"""Capacity Reservations and Capacity Blocks that a fleet launches into."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ID = r"cr-[0-9a-f]+"
 @dataclass(frozen=True, kw_only=True)
 class CapacityReservation:
     """
-    What a fleet launches into. Made by `on_demand` or by `block`.
+    The reserved capacity of a fleet. Made by `on_demand` or `block`.
 
     Args:
-        ids: Capacity Reservations.
-        resource_group_arn: A resource group of them.
-        only: Whether nothing is launched outside of it.
+        ids: Ids of Capacity Reservations.
+        resource_group_arn: ARN of a resource group of Capacity Reservations.
+        only: Whether nodes are launched only into the reservation.
         is_block: Whether it is a Capacity Block.
     """
 
@@ -38,16 +38,16 @@ class CapacityReservation:
         cls, *, ids: Sequence[str] = (), resource_group_arn: str | None = None, only: bool = True
     ) -> CapacityReservation:
         """
-        Take On-Demand Capacity Reservations, either by their ids or as a resource group.
+        Use On-Demand Capacity Reservations, given by their ids or as a resource group.
 
         Args:
-            ids: Such as `cr-0123456789abcdef0`.
+            ids: Ids of Capacity Reservations, such as `cr-0123456789abcdef0`.
             resource_group_arn: ARN of a resource group of Capacity Reservations.
-            only: Whether nodes are launched in them only. Default: they are; else On-Demand nodes come from them first,
-                and from elsewhere when they are full.
+            only: Whether nodes are launched only into them. If False, On-Demand nodes use them first, and other
+                capacity when they are full. Default: True.
 
         Raises:
-            ValueError: If there are neither or both, or an id is none of a Capacity Reservation.
+            ValueError: If neither or both are given, or an id is not of a Capacity Reservation.
         """
         if isinstance(ids, str):
             raise ValueError(f"'ids' must be a list of ids, got the id '{ids}'")
@@ -59,31 +59,31 @@ class CapacityReservation:
     @classmethod
     def block(cls, id: str) -> CapacityReservation:
         """
-        Take a Capacity Block for ML.
+        Use a Capacity Block for ML.
 
-        EC2 ends its instances 30 minutes before its end: give runs a `max_runtime` that ends earlier. A Capacity Block
-        is paid for in advance; a run's ceiling counts its nodes at their On-Demand price all the same.
+        EC2 terminates its instances 30 minutes before its end: give runs a `max_runtime` that ends earlier. A Capacity
+        Block is paid in advance, but a run's cost ceiling still counts its nodes at their On-Demand price.
 
         Args:
-            id: Of its reservation, such as `cr-0123456789abcdef0`.
+            id: Id of its reservation, such as `cr-0123456789abcdef0`.
 
         Raises:
-            ValueError: If it is no id of a Capacity Reservation.
+            ValueError: If it is not the id of a Capacity Reservation.
         """
         _check([id], "id")
         return cls(ids=(id,), resource_group_arn=None, only=True, is_block=True)
 
     def check(self, capacity: GpuCapacity, *, spot: bool, zones: int) -> None:
         """
-        Refuse a fleet that cannot use this.
+        Refuse a fleet that cannot use this reservation.
 
         Args:
-            capacity: The fleet's.
-            spot: Whether it may use Spot.
-            zones: How many it is in.
+            capacity: The fleet's capacity.
+            spot: Whether the fleet may use Spot.
+            zones: Number of the fleet's zones.
 
         Raises:
-            ValueError: If it cannot; the message names the argument and the value.
+            ValueError: If it cannot use it; the message names the argument and the value.
         """
         if self.only and spot:
             raise ValueError("'spot' must be off with a 'capacity_reservation' that is the only capacity, got on")
@@ -96,7 +96,7 @@ class CapacityReservation:
             raise ValueError(f"'vpc_subnets' must be in the one zone of the Capacity Block, got {zones} zones")
 
     def group_specification(self) -> autoscaling.CfnAutoScalingGroup.CapacityReservationSpecificationProperty:
-        """Write it as a property of a group, which takes several reservations and a policy of several types."""
+        """Return it as a property of the group, which supports several reservations and mixed instance types."""
         return autoscaling.CfnAutoScalingGroup.CapacityReservationSpecificationProperty(
             capacity_reservation_preference=f"capacity-reservations-{'only' if self.only else 'first'}",
             capacity_reservation_target=autoscaling.CfnAutoScalingGroup.CapacityReservationTargetProperty(
@@ -108,7 +108,7 @@ class CapacityReservation:
         )
 
     def template_data(self) -> dict[str, Any]:
-        """Write a Capacity Block as launch template data, which is where EC2 takes it from."""
+        """Return a Capacity Block as launch template data, the only place where EC2 accepts it."""
         return {
             "InstanceMarketOptions": {"MarketType": "capacity-block"},
             "CapacityReservationSpecification": {"CapacityReservationTarget": {"CapacityReservationId": self.ids[0]}},

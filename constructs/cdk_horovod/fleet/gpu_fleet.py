@@ -1,4 +1,4 @@
-"""The GPU instances that runs are trained on."""
+"""The fleet of GPU instances on which runs train."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ class GpuFleet(Construct):
     """
     Auto Scaling group of GPU instances that rests at zero, its capacity counted in GPUs.
 
-    Each instance type weighs as much as it has GPUs, so a desired capacity of 16 is 16 GPUs, whatever the types. The
-    template sets no desired capacity: the state machine of each run does, and a deployment leaves it alone. Nothing
-    else scales the group.
+    The weight of an instance type is its number of GPUs, so a desired capacity of 16 is 16 GPUs, whatever the types.
+    The template sets no desired capacity, so a deployment does not change it: only this library's state machines and
+    nodes scale the group.
 
-    Creates: a launch template, a group, a role without any permission, and a security group that lets in nothing but
-    its own members and lets out HTTPS. With *efa*, a cluster placement group too. Instances use instance metadata
-    version 2 only and encrypted volumes; one that shuts itself down is terminated.
+    Creates: a launch template, a group, a role without permissions, and a security group that allows traffic between
+    its members and outbound HTTPS only. With *efa*, also a cluster placement group. Instances have encrypted volumes
+    and instance metadata version 2 only; an instance that shuts itself down is terminated.
 
-    Of the types that have no more GPUs than a run asks for, On-Demand takes the one with the fewest (`prioritized`),
-    and Spot the one with the best balance of price and spare capacity (`price-capacity-optimized`, which AWS
-    recommends for training). At rest it costs nothing.
+    Of the types that have no more GPUs than a run asks for, On-Demand uses the one with the fewest (`prioritized`), and
+    Spot the one with the best balance of price and spare capacity (`price-capacity-optimized`, which AWS recommends for
+    training). Cost at rest: none.
 
     Args:
         vpc:
             Network of the nodes.
 
         vpc_subnets:
-            Where in it. `TrainingNetwork.subnets` for a network of ours.
+            Subnets of the nodes; `TrainingNetwork.subnets` in a `TrainingNetwork`.
             Default: private subnets, else isolated, else public ones.
 
         instance_types:
-            1 to 40 types, each a name or an `ec2.InstanceType`, which all can start a node: `["g5.12xlarge", …]`. The
-            more types, the more often Spot has some. See `cdk_horovod.fleet.gpu_types`.
+            1 to 40 types, each a name or an `ec2.InstanceType`: `["g5.12xlarge", …]`. With more types, Spot has
+            capacity more often. See `cdk_horovod.fleet.gpu_types`.
 
         max_gpus:
-            GPUs that the fleet never exceeds. A multiple of the GPUs of the smallest type, and at most 600 nodes of it.
+            Most GPUs of the fleet. A multiple of the GPUs of the smallest type, and at most 600 nodes of that type.
 
         on_demand_base_gpus:
             GPUs that come from On-Demand before any come from Spot. Above zero, the leader of each run is On-Demand.
@@ -70,73 +70,73 @@ class GpuFleet(Construct):
 
         allow_heterogeneous_gpus:
             Whether types with different GPU models may be mixed. The slowest GPU sets the pace of the ring.
-            Default: they may not.
+            Default: False.
 
         spot:
-            Whether GPUs above *on_demand_base_gpus* come from Spot; else everything is On-Demand.
-            Default: they do.
+            Whether GPUs above *on_demand_base_gpus* come from Spot. If False, all GPUs are On-Demand.
+            Default: True.
 
         efa:
-            Whether nodes get Elastic Fabric Adapters, the settings for them and a cluster placement group, for rings
-            of many large nodes. Needs types with the same number of adapters, and private subnets. A cluster placement
-            group is in one Availability Zone, so a run's nodes are, too. The image needs EFA's software, or gets the
-            machine image's (docs/efa.md).
-            Default: off.
+            Whether nodes get Elastic Fabric Adapters, their settings and a cluster placement group, for rings of many
+            large nodes. All types must have the same number of adapters, and subnets must be private. A cluster
+            placement group is in one Availability Zone, and so are a run's nodes. If the image has no EFA software,
+            that of the machine image is used (docs/efa.md).
+            Default: False.
 
         capacity_plan:
-            Where a run's nodes are looked for, and in which order. See `CapacityPlan`.
-            Default: Spot in any zone, then in each, then On-Demand; with *efa* Spot in each zone, then On-Demand in
-            each; without *spot* On-Demand.
+            The attempts of a run to get nodes, in order. See `CapacityPlan`.
+            Default: Spot in all zones together, then in each zone, then On-Demand. With *efa*, Spot in each zone, then
+            On-Demand in each zone. Without *spot*, On-Demand.
 
         capacity_reservation:
-            Capacity that was reserved before. See `CapacityReservation`. A Capacity Block needs its own type alone,
-            subnets in its zone, and no *spot*.
+            Reserved capacity of the fleet. See `CapacityReservation`. A Capacity Block needs *instance_types* with its
+            type only, subnets in its zone, and no *spot*.
             Default: none.
 
         machine_image:
-            Image with an NVIDIA driver, Docker and the NVIDIA container toolkit, or an AMI's id, `"ami-…"`, to stay
-            with one until you name another: `aws ssm get-parameter --name DEEP_LEARNING_AMI`, with the parameter's
-            name, says which is the newest in your Region. Must be given for P3, whose GPUs current drivers no longer
-            support.
+            Image with an NVIDIA driver, Docker and the NVIDIA container toolkit, or the id of an AMI, `"ami-…"`, to pin
+            it. `aws ssm get-parameter --name DEEP_LEARNING_AMI`, with the parameter's name, returns the newest AMI in
+            your Region. Must be given for P3, whose GPUs current drivers no longer support.
             Default: the newest Deep Learning Base GPU AMI at each deployment, `machine_image.DEEP_LEARNING_AMI`.
 
         root_device_name:
-            Name of the image's root volume: `/dev/sda1` for Ubuntu.
-            Default: `/dev/xvda`, that of Amazon Linux.
+            Device name of the image's root volume: `/dev/sda1` for Ubuntu.
+            Default: `/dev/xvda`, as in Amazon Linux.
 
         volume_size:
-            Root volume of each node, for the container image, and for data on types without NVMe.
+            Size of each node's root volume, for the container image, and for data on types without NVMe.
             Default: 200 GiB.
 
         volume_throughput:
-            Of the root volume, in MiB/s, from 125 to 1000. With the 125 of every gp3 volume, writing an image of 8 GB
-            takes more than a minute of idle GPUs; what is above costs 0.04 USD a month for each MiB/s, so 500 costs
-            0.02 USD an hour of a node (Amazon EBS pricing, 2026, us-east-1).
+            Throughput of the root volume, in MiB/s, from 125 to 1000. With the 125 that are included in gp3, GPUs would
+            idle for more than a minute while an image of 8 GB is written. Above that, each MiB/s costs 0.04 USD a
+            month, so 500 costs 0.02 USD for each hour of a node (Amazon EBS pricing, 2026, us-east-1).
             Default: 500.
 
         encryption_key:
-            KMS key for the volumes. A key of this app is made to let EC2 Auto Scaling use it; an imported one must.
+            KMS key for the volumes. The policy of a key in this app is extended for EC2 Auto Scaling; the policy of an
+            imported key must already allow it.
             Default: the account's `aws/ebs` key.
 
         boundary:
-            What nodes may reach, `TrainingNetwork.boundary`: HTTPS leaves to there only, and the role's credentials
-            are refused wherever a call does not come through an endpoint of the network.
-            Default: HTTPS to everywhere, and credentials that know no place.
+            What nodes may reach, `TrainingNetwork.boundary`: the security group allows HTTPS only to there, and the
+            role denies calls that do not come through an endpoint of the network.
+            Default: HTTPS to any address, and a role that is valid everywhere.
 
         session_manager:
-            Whether people whom IAM lets start a session (`ssm:StartSession`) may log in to nodes, to look into one
-            that failed to boot. They are root there, and thus act with all that a node may. In `ISOLATED` the network
-            needs the option of the same name.
-            Default: nobody can log in.
+            Whether people with `ssm:StartSession` can log in to nodes, for example to examine one that failed to boot.
+            They are root there, and so have all permissions of a node. In `ISOLATED` the network needs the option of
+            the same name.
+            Default: False.
 
         role:
-            Role that nodes assume; `ec2.amazonaws.com` must be allowed to assume it.
-            Default: a new role that holds only what grants add.
+            Role of the nodes; `ec2.amazonaws.com` must be allowed to assume it.
+            Default: a new role, to which grants add permissions.
 
         security_group:
-            Security group of the nodes. It is made to let its members talk to each other.
-            Default: a new one. It has no rule for DNS because security groups do not apply to Amazon's resolver; with
-            a resolver of your own, add one to `connections`.
+            Security group of the nodes. A rule is added that allows traffic between its members.
+            Default: a new one. It has no rule for DNS, because security groups do not apply to Amazon's resolver; for
+            your own resolver, add a rule to `connections`.
 
     Raises:
         ValueError: If the arguments describe a fleet that cannot work; the message names the argument and the value.
@@ -223,12 +223,12 @@ class GpuFleet(Construct):
             role=self.role,
             security_group=self.security_group,
             require_imdsv2=True,
-            # The agent's container has the host's network, so nothing is further away than the instance itself, and a
-            # container with a network of its own, which is one more hop, gets no credentials. EC2 User Guide, "Use the
-            # Instance Metadata Service": "going to the container is considered an additional network hop".
-            # No `instance_metadata_tags`: EC2 refuses to start an instance that has them and a tag whose key has a
-            # space or "/", and a group's tags come from its stack (EC2 User Guide, "Access tags for your EC2 instances
-            # using instance metadata").
+            # The agent's container uses the host's network, so one hop is enough. A container with its own network, one
+            # hop further, gets no credentials. EC2 User Guide, "Use the Instance Metadata Service": "going to the
+            # container is considered an additional network hop".
+            # No `instance_metadata_tags`: with them, EC2 refuses to launch an instance that has a tag whose key has a
+            # space or "/", and tags of the stack are propagated to instances (EC2 User Guide, "Access tags for your EC2
+            # instances using instance metadata").
             http_put_response_hop_limit=1,
             instance_initiated_shutdown_behavior=ec2.InstanceInitiatedShutdownBehavior.TERMINATE,
             placement_group=self._cluster_placement_group() if efa else None,
@@ -262,12 +262,12 @@ class GpuFleet(Construct):
 
     @property
     def connections(self) -> ec2.Connections:
-        """Who may reach the nodes, and whom they may reach; nothing outside of the fleet reaches them by itself."""
+        """Network connections of the nodes; by default nothing outside of the fleet can reach them."""
         return self._connections
 
     @property
     def grant_principal(self) -> iam.IPrincipal:
-        """The nodes' role: what is granted to the fleet, the user's script may do."""
+        """The nodes' role. The user's script has all permissions that are granted to the fleet."""
         return self.role.grant_principal
 
     @property
@@ -275,8 +275,8 @@ class GpuFleet(Construct):
         """
         Name of this fleet in the ledger and in the nodes' environment; plain text, the same at every synthesis.
 
-        The group's own name cannot serve: the launch template, which carries the environment, would have to refer to
-        the group, which refers to the launch template.
+        The name of the group cannot be used: the launch template, which contains the environment, would refer to the
+        group, which refers to the launch template.
         """
         return Names.unique_id(self)
 
@@ -290,33 +290,33 @@ class GpuFleet(Construct):
         """
         ARN of the group; a CDK token.
 
-        Unlike `AutoScalingGroup.auto_scaling_group_arn`, which has a wildcard in place of the group's id, it names
-        this group only.
+        It names this group only, unlike `AutoScalingGroup.auto_scaling_group_arn`, which has a wildcard in place of the
+        group's id.
         """
         return self._cfn_group.attr_auto_scaling_group_arn
 
     @property
     def max_gpus(self) -> int:
-        """GPUs that the fleet never exceeds."""
+        """Most GPUs of the fleet."""
         return self.capacity.max_gpus
 
     @property
     def on_demand_base_gpus(self) -> int:
-        """GPUs that come from On-Demand first."""
+        """GPUs that come from On-Demand before any come from Spot."""
         return self.capacity.on_demand_base_gpus
 
     @property
     def gpu_step(self) -> int:
-        """GPUs of the smallest type; what a run asks for must be a multiple of it."""
+        """GPUs of the smallest type; a run must ask for a multiple of it."""
         return self.capacity.gpu_step
 
     @property
     def gpus_of_a_unit(self) -> int:
         """
-        GPUs that one unit of the group's capacity is.
+        GPUs in one unit of the group's capacity.
 
-        Weights make it one GPU. A Capacity Block, which Auto Scaling takes in groups without weights only, counts
-        instances.
+        With weights, a unit is one GPU. A Capacity Block counts instances, because Auto Scaling accepts it only in
+        groups without weights.
         """
         return self.gpu_step if self.is_block else 1
 
@@ -327,20 +327,20 @@ class GpuFleet(Construct):
 
     @property
     def max_nodes(self) -> int:
-        """Nodes when all are of the smallest type."""
+        """Number of nodes if all are of the smallest type."""
         return self.capacity.max_nodes
 
     @property
     def leader_market(self) -> str:
-        """Market that leaders come from, as `contract.MARKETS` names it."""
+        """Market of leaders, one of `contract.MARKETS`."""
         return contract.ON_DEMAND if self.on_demand_base_gpus > 0 or not self.spot else contract.SPOT
 
     def instances_distribution(self, attempt: PlannedAttempt | None = None) -> dict[str, str | int]:
         """
-        Write how the group divides its capacity between the markets, as the Auto Scaling API takes it.
+        Return the group's InstancesDistribution in the form of the Auto Scaling API.
 
         Args:
-            attempt: The attempt that is made. Default: what the template says, which holds while no run does.
+            attempt: The attempt that is made. Default: none, for the group at rest.
         """
         spot = self.spot if attempt is None else attempt.market == contract.SPOT
         return {
@@ -352,7 +352,7 @@ class GpuFleet(Construct):
 
     @property
     def node_environment(self) -> Mapping[str, str]:
-        """What this fleet's nodes need in their environment, whatever run they work for."""
+        """Environment variables of this fleet's nodes that do not depend on the run."""
         return EFA_ENVIRONMENT if self.efa else {}
 
     @property
@@ -390,8 +390,8 @@ class GpuFleet(Construct):
             self._cfn_launch_template.add_property_override(f"LaunchTemplateData.{name}", value)
 
     def _add_adapters(self, adapters: int) -> None:
-        # The launch template construct has no arguments for this, and EC2 refuses security groups of the instance
-        # beside those of its interfaces.
+        # The launch template construct has no argument for interfaces, and EC2 refuses security groups of the instance
+        # in addition to those of its interfaces.
         template = self._cfn_launch_template
         template.add_property_override(
             "LaunchTemplateData.NetworkInterfaces",

@@ -1,9 +1,9 @@
 """
-The GPU instance types that a fleet can be made of, and what each of them has.
+The GPU instance types that a fleet can use, with their properties.
 
 Sources: EC2's `DescribeInstanceTypes` in us-east-1 as recorded in moto 5.2.5 (2026), which a test compares with every
-row; for P3, which that Region offers no more, the table of the AWS Batch User Guide, "Run GPU jobs" (2026);
-NVIDIA's table "CUDA GPU Compute Capability".
+row; for P3, which that Region no longer offers, the table of the AWS Batch User Guide, "Run GPU jobs" (2026); NVIDIA's
+table "CUDA GPU Compute Capability".
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
     """
-    A GPU model. Two cards of one name and different memory are different models: a batch that fits one may not fit
-    the other.
+    A GPU model. Cards of the same name with different memory are different models, because a batch may fit only one.
 
     Args:
         name: NVIDIA's name, as EC2 spells it.
-        memory_mib: Memory of one GPU, in MiB, that EC2 says is usable.
-        compute_capability: What code it runs, as `HOROVOD_BUILD_CUDA_CC_LIST` writes it: 75 is 7.5.
+        memory_mib: Usable memory of one GPU according to EC2, in MiB.
+        compute_capability: CUDA compute capability, as in `HOROVOD_BUILD_CUDA_CC_LIST`: 75 is 7.5.
     """
 
     name: str
@@ -35,26 +34,26 @@ class Gpu:
     compute_capability: int
 
     def __str__(self) -> str:
-        """Write the model for people: `A100 (40 GiB)`."""
+        """Return the model as text: `A100 (40 GiB)`."""
         return f"{self.name} ({self.memory_mib / 1024:.0f} GiB)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuInstanceType:
     """
-    Facts about one EC2 instance type.
+    One EC2 instance type.
 
     Args:
-        name: EC2's name: `g5.12xlarge`.
+        name: Its name, such as `g5.12xlarge`.
         gpu: Model of its GPUs.
-        gpus: Number of GPUs; also its weight in a fleet.
-        vcpus: Virtual CPUs.
+        gpus: Number of GPUs, which is also its weight in a fleet.
+        vcpus: Number of virtual CPUs.
         memory_gib: Main memory, in GiB.
-        network_gbps: Network bandwidth of all its cards together, in Gbit/s.
-        network_bursts: Whether EC2 gives that bandwidth only for a while ("Up to").
-        efa_interfaces: Elastic Fabric Adapters it can have, the n-th on network card n; 0 if none.
+        network_gbps: Network bandwidth of all its network cards together, in Gbit/s.
+        network_bursts: Whether the bandwidth is a burst bandwidth ("Up to").
+        efa_interfaces: Most Elastic Fabric Adapters, the n-th on network card n; 0 if none.
         nvme_gb: Local NVMe storage, in GB; 0 if none.
-        deep_learning_ami: Whether current Deep Learning AMIs carry a driver for its GPUs.
+        deep_learning_ami: Whether current Deep Learning AMIs have a driver for its GPUs.
     """
 
     name: str
@@ -93,7 +92,7 @@ def _type(
     efa: int = 0,
     dlami: bool = True,
 ) -> GpuInstanceType:
-    """Write one row as AWS's own tables do, *network* being "25" or "up to 25" Gbit/s."""
+    """Make a row from the columns of AWS's tables; *network* is "25" or "up to 25" Gbit/s."""
     return GpuInstanceType(
         name=name,
         gpu=gpu,
@@ -162,23 +161,23 @@ GPU_INSTANCE_TYPES: Final[Mapping[str, GpuInstanceType]] = MappingProxyType(
 """Every type that a fleet can use, by name."""
 
 HOPPER: Final = 90
-"""Compute capability of H100 and H200, the first that code for older GPUs cannot run on."""
+"""Compute capability of H100 and H200, the first on which code for older GPUs does not run."""
 
 TURING: Final = 75
 """
-Compute capability of T4, the first that CUDA 13 knows, with which PyTorch is built.
+Compute capability of T4, the lowest that CUDA 13 supports, with which PyTorch is built.
 
 Source: CUDA Toolkit 13.0 Release Notes: offline compilation for Maxwell, Pascal and Volta has been removed.
 """
 
 FIRST_TENSORFLOW_FOR_HOPPER: Final = (2, 17)
 """
-TensorFlow's first release whose wheels are known to hold code for Hopper.
+First release of TensorFlow whose wheels are known to have code for Hopper.
 
-Before, the newest code in them was for 8.0 (`TF_CUDA_COMPUTE_CAPABILITIES` in TensorFlow's .bazelrc:
-"sm_50,sm_60,sm_70,sm_75,compute_80", then "sm_60,sm_70,sm_80,sm_89,compute_90"). GPUs of 8.6 and 8.9 run that as it is.
+Older wheels have code for at most 8.0 (`TF_CUDA_COMPUTE_CAPABILITIES` in TensorFlow's .bazelrc:
+"sm_50,sm_60,sm_70,sm_75,compute_80", then "sm_60,sm_70,sm_80,sm_89,compute_90"). GPUs of 8.6 and 8.9 run it unchanged.
 On Hopper the driver compiles every kernel at its first use, which "could take 30 minutes or longer" (TensorFlow's own
-warning), on every node, for its disk is always new.
+warning), and does so on every node, because its disk is new.
 """
 
 _BLACKWELL: Final = "its Blackwell GPUs need CUDA 12.8, and TensorFlow 2.15 and 2.18 are built with older releases"
@@ -196,22 +195,22 @@ REFUSED_FAMILIES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """
-Families with GPUs that cannot serve, and why.
+Families with unsupported GPUs, and why they are not supported.
 
 Source for Blackwell: NVIDIA's Blackwell Compatibility Guide, section 1.4.
 """
 
 
 _OTHER_FAMILY: Final = r"(?!(g|gr|p)\d)[a-z]+-?\d[a-z0-9-]*\.[a-z0-9-]+"
-"""A well-formed instance type, `m5.large`, of a family that has no GPUs: those with GPUs are G, Gr and P."""
+"""Pattern of an instance type without GPUs, such as `m5.large`; families with GPUs are G, Gr and P."""
 
 
 def gpu_instance_type(name: str) -> GpuInstanceType:
     """
-    Look *name* up.
+    Return the instance type *name*.
 
     Raises:
-        ValueError: If the type is unknown, has no GPU, or has GPUs that cannot serve; the message says which.
+        ValueError: If the type is unknown, has no GPU, or has unsupported GPUs; the message says which.
     """
     if name in GPU_INSTANCE_TYPES:
         return GPU_INSTANCE_TYPES[name]
@@ -222,5 +221,5 @@ def gpu_instance_type(name: str) -> GpuInstanceType:
     if re.fullmatch(_OTHER_FAMILY, name):
         raise ValueError(f"'instance_types' must hold types with GPUs, those of {families}, got '{name}'")
     near = difflib.get_close_matches(name, GPU_INSTANCE_TYPES, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known are those of {families}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"supported families are {families}"
     raise ValueError(f"'instance_types' must hold GPU types of EC2, got '{name}'; {hint}")

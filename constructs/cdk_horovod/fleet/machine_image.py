@@ -1,4 +1,4 @@
-"""The machine image of the nodes: the newest, or one that stays the same at every deployment."""
+"""The machine image of the nodes: the newest at each deployment, or a pinned one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _AMI: Final = re.compile(r"ami-[0-9a-f]{8}([0-9a-f]{9})?")
 @jsii.implements(ec2.IMachineImage)
 class PinnedImage:
     """
-    An AMI by its id, which is of one Region. CDK's own class needs to know the Region; a stack often does not.
+    An AMI with a fixed id. CDK's own class would need the Region, which many stacks do not know at synthesis.
 
     Args:
-        ami_id: `ami-` and 8 or 17 hexadecimal digits.
+        ami_id: Id of the AMI: `ami-` and 8 or 17 hexadecimal digits.
 
     Raises:
         ValueError: If *ami_id* has another form.
@@ -37,7 +37,7 @@ class PinnedImage:
         self._ami_id = ami_id
 
     def get_image(self, scope: Construct) -> ec2.MachineImageConfig:  # noqa: ARG002 - of the interface
-        """Give CDK the image; called by it."""
+        """Return the image; CDK calls this."""
         return ec2.MachineImageConfig(
             image_id=self._ami_id, os_type=ec2.OperatingSystemType.LINUX, user_data=ec2.UserData.for_linux()
         )
@@ -45,13 +45,13 @@ class PinnedImage:
 
 def machine_image_of(given: ec2.IMachineImage | str | None) -> ec2.IMachineImage:
     """
-    Give the image that was asked for.
+    Return the machine image of a fleet.
 
     Args:
-        given: An image, or an AMI's id. If none is given, the newest of `DEEP_LEARNING_AMI` serves.
+        given: A machine image, or the id of an AMI. Default: the newest AMI of `DEEP_LEARNING_AMI`.
 
     Raises:
-        ValueError: If *given* is a text but no AMI's id.
+        ValueError: If *given* is a text but not the id of an AMI.
     """
     if isinstance(given, str):
         return PinnedImage(given)

@@ -1,4 +1,4 @@
-"""The Auto Scaling group of a fleet: types by weight, markets, and capacity that was reserved before."""
+"""The Auto Scaling group of a fleet, with weights, markets and reserved capacity."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 RESTING_VERSION: Final = "1"
 """
-Version of the launch template that the group has in the template of its stack, whatever the newest is.
+Version of the launch template in the CloudFormation template's group, whatever the newest version is.
 
-A deployment in the middle of a run would set a group whose properties changed back to its template's policy, and
-replace nodes of another market. A literal does not change: with a new machine image a deployment leaves the group
-alone. Each run writes the newest version when it starts its nodes.
+If a property of the group changed, a deployment during a run would reset the group to the policy of its template, and
+replace nodes of another market. With a literal the group does not change, even if a new machine image makes a new
+version. Each run sets the newest version when it starts its nodes.
 """
 
 
@@ -43,12 +43,12 @@ def scaling_group(
     Args:
         scope: The fleet.
         vpc: Network of the instances.
-        vpc_subnets: Where in it.
-        launch_template: What an instance is made of.
-        capacity: Instance types with their GPUs, and GPUs that come from On-Demand first.
-        max_capacity: What the group never exceeds, in its own unit.
-        spot: Whether what is above the On-Demand base comes from Spot.
-        reservation: Capacity that was reserved before, if any.
+        vpc_subnets: Subnets of the instances.
+        launch_template: Launch template of the instances.
+        capacity: Instance types with their GPUs, and the On-Demand base.
+        max_capacity: Maximum size of the group, in its unit of capacity.
+        spot: Whether capacity above the On-Demand base comes from Spot.
+        reservation: Reserved capacity, if any.
     """
     group = autoscaling.AutoScalingGroup(
         scope,
@@ -74,9 +74,8 @@ def scaling_group(
             ),
         ),
     )
-    # cdk-nag 3.0.2's rule EC26 (encrypted volumes) reads the group's own launch template, and throws when a
-    # mixed-instances policy holds it instead. It is shown the launch template there, too; what is deployed does not
-    # change.
+    # cdk-nag 3.0.2's rule EC26 (encrypted volumes) reads the group's launch template, and throws an exception if only
+    # the mixed-instances policy has one. It is set here for the rule, and removed from the template below.
     cfn_group = cast("autoscaling.CfnAutoScalingGroup", group.node.default_child)
     cfn_group.launch_template = autoscaling.CfnAutoScalingGroup.LaunchTemplateSpecificationProperty(
         launch_template_id=launch_template.launch_template_id,

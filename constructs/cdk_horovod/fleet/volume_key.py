@@ -1,4 +1,4 @@
-"""The key that encrypts a fleet's volumes."""
+"""Policy of the KMS key that encrypts a fleet's volumes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def let_auto_scaling_use(key: kms.IKey, *, stack: Stack) -> None:
     """
     Let EC2 Auto Scaling's service-linked role start instances whose volumes *key* encrypts.
 
-    Source: EC2 Auto Scaling User Guide, "Required AWS KMS key policy for use with encrypted volumes". The role is
-    named in a condition and not as principal, because KMS refuses a policy whose principal does not exist yet, and the
-    role exists only after the account's first group.
+    Source: EC2 Auto Scaling User Guide, "Required AWS KMS key policy for use with encrypted volumes". The role is named
+    in a condition instead of as principal, because KMS refuses a principal that does not exist, and the role exists
+    only after the account's first Auto Scaling group.
     """
     service_role = stack.format_arn(
         service="iam",

@@ -1,4 +1,4 @@
-"""The subnets that a fleet is in, and their Availability Zones."""
+"""The subnets of a fleet and their Availability Zones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def select_subnets(vpc: ec2.IVpc, selection: ec2.SubnetSelection | None) -> ec2.SelectedSubnets:
-    """Select as every construct of CDK does; without a selection, CDK's own choice."""
+    """Select subnets as CDK's constructs do; without *selection*, use CDK's default."""
     chosen = selection or ec2.SubnetSelection()
     return vpc.select_subnets(
         availability_zones=chosen.availability_zones,
@@ -42,9 +42,9 @@ def refuse_public_subnets(subnets: ec2.SelectedSubnets, *, vpc: ec2.IVpc) -> Non
 
 def zones_of(subnets: ec2.SelectedSubnets, *, stack: Stack) -> tuple[Zone, ...]:
     """
-    Sort subnets into their zones, in the order in which the zones come.
+    Group subnets by zone, in the order in which the zones first occur.
 
-    A zone's name may be a CDK token, another one for each subnet: what it stands for in *stack* tells zones apart.
+    A zone's name may be a CDK token, different for each subnet, so zones are compared as resolved in *stack*.
     """
     found: dict[str, list[ec2.ISubnet]] = {}
     for subnet in subnets.subnets:

@@ -1,4 +1,4 @@
-"""Who is told when something is left running, fails, or becomes expensive."""
+"""Alarms for nodes that are left running, for failures, and for runs near their cost ceiling."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from cdk_horovod.training import HorovodTraining
 
 class TrainingAlarms(Construct):
     """
-    Alarms of one training, and the topic that they are published to.
+    Alarms of one training, and the topic to which they publish.
 
-    Creates: six alarms, and unless one is given an SNS topic that takes messages over TLS only, encrypted with a KMS
-    key of its own: CloudWatch cannot publish to a topic under the account's `aws/sns` key, whose policy nobody can
-    change (AWS re:Post, "How do I configure a CloudWatch alarm with an encrypted SNS topic?"). Nobody is subscribed
+    Creates: six alarms and, unless one is given, an SNS topic that accepts messages over TLS only, encrypted with its
+    own KMS key: CloudWatch cannot publish to a topic with the account's `aws/sns` key, whose policy cannot be changed
+    (AWS re:Post, "How do I configure a CloudWatch alarm with an encrypted SNS topic?"). The topic has no subscribers
     yet: `alarms.topic.add_subscription(…)`.
 
-    Cost at rest: 0.10 USD a month for each metric that an alarm reads, together 1.20 USD; 1 USD a month for the key of
-    a topic that is made here. The library's own metrics cost 0.30 USD a month each, for the share of the hours in which
-    they are put: in none when no run has a ceiling and nothing is found (Amazon CloudWatch pricing, AWS KMS pricing,
+    Cost at rest: 0.10 USD a month for each metric that an alarm reads, together 1.20 USD, and 1 USD a month for the key
+    of a new topic. Each metric of this library costs 0.30 USD a month, in proportion to the hours in which it is
+    published: none if no run has a ceiling and the reaper finds nothing (Amazon CloudWatch pricing, AWS KMS pricing,
     2026; us-east-1).
 
     Args:
         training: The training to watch.
         topic:
-            Who is told. Its policy, and that of its key, must let `cloudwatch.amazonaws.com` publish.
+            Topic for the alarms. Its policy, and that of its key, must let `cloudwatch.amazonaws.com` publish.
             Default: a new topic.
-        ceiling_percent: A run that has cost more than this share of its ceiling is an alarm. Default: 80.
+        ceiling_percent: Share of its cost ceiling above which a run raises an alarm. Default: 80.
 
     Attributes:
         topic: The topic.
-        capacity_without_lease: Nodes ran, or were about to, that no run held.
-        clean_up_failed: A stopped run may have left something.
-        reaper_failed: The reaper failed or did not look. Goes off once in a new stack, until its first look.
-        reaped: The reaper took a fleet from a run that was dead.
+        capacity_without_lease: A fleet had or was launching nodes that no run held.
+        clean_up_failed: The clean-up of a stopped run failed, so nodes may be left.
+        reaper_failed: The reaper failed or did not run. In a new stack it is in alarm until the reaper's first run.
+        reaped: The reaper reclaimed a fleet from a run that had ended.
         run_failed: A run failed.
-        ceiling_near: A run has cost most of what it may.
+        ceiling_near: A run is near its cost ceiling.
 
     Raises:
         ValueError: If *ceiling_percent* is not more than 0 and at most 100.
@@ -77,7 +77,7 @@ class TrainingAlarms(Construct):
             training.metric_reaper_failed(),
             "The reaper failed, or did not look at the fleets: nodes that the workflow and the clean-up miss now end "
             "only by themselves. Check its schedule rule and its latest executions.",
-            # A reaper that never looks puts nothing: here the silence is the failure.
+            # A reaper that never runs publishes nothing, so missing data is the failure.
             silence=cloudwatch.TreatMissingData.BREACHING,
         )
         self.reaped = self._alarm(
@@ -89,7 +89,7 @@ class TrainingAlarms(Construct):
         self.run_failed = self._alarm(
             "RunFailed",
             cloudwatch.MathExpression(
-                # Not a sum of the two: in a period in which one has no point, that has none either.
+                # `failed + timedout` would have no value in periods in which one of them has none.
                 expression="SUM(METRICS())",
                 label="Runs that failed",
                 using_metrics={"failed": training.metric_failed(), "timedout": training.metric_timed_out()},
@@ -128,8 +128,8 @@ class TrainingAlarms(Construct):
 
     def _new_topic(self) -> sns.Topic:
         topic = encrypted_topic(self, description="Alarms of a training")
-        # A topic policy, which TLS needs, replaces the one that lets the account's alarms publish; and CloudWatch calls
-        # KMS itself. This permits both.
+        # The topic policy that enforces TLS replaces the default one, which lets alarms publish. CloudWatch also needs
+        # the KMS key. This grants both.
         topic.grant_publish(
             iam.ServicePrincipal(
                 "cloudwatch.amazonaws.com", conditions={"StringEquals": {"aws:SourceAccount": Stack.of(self).account}}

@@ -1,4 +1,4 @@
-"""All of a training at a glance: its runs, how fast they train, and what they cost."""
+"""A dashboard of a training: its runs, their speed and their cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cdk_horovod.training import HorovodTraining
 from horovod_node import contract
 
 _WIDTH: Final = 24
-"""Of a dashboard, in CloudWatch's units."""
+"""Width of a dashboard, in CloudWatch's units."""
 _HEIGHT: Final = 6
 
 
@@ -21,21 +21,21 @@ class TrainingDashboard(Construct):
     """
     A CloudWatch dashboard of one training.
 
-    It shows runs started, succeeded and failed; samples per second, ring size and GPU use of each run, which it finds
-    by itself; the time of a step at three percentiles; what running runs have cost of their ceilings; and capacity that
-    no run held.
+    It shows started, succeeded and failed runs; samples per second, ring size and GPU use of each run; three
+    percentiles of the step time; the cost of running runs in percent of their ceilings; and capacity that no run held.
+    New runs appear without a deployment.
 
-    Cost at rest: nothing for an account's first three dashboards, 3 USD a month for each further one. The metrics of a
-    node are custom metrics, six of a run and the same six of all runs of the training: 0.30 USD a month each, for the
-    share of the hours in which there are values, half a cent for an hour of a run. They are sent with or without a
-    dashboard (Amazon CloudWatch pricing, 2026; us-east-1).
+    Cost at rest: nothing for an account's first three dashboards, 3 USD a month for each further one. The metrics of
+    nodes are custom metrics, six for each run and the same six for all runs of the training. Each costs 0.30 USD a
+    month, in proportion to the hours with values: half a cent for an hour of a run. They are published with or without
+    a dashboard (Amazon CloudWatch pricing, 2026; us-east-1).
 
     Args:
         training: The training to show.
-        name: Of the dashboard. Default: CloudFormation chooses one.
+        name: Name of the dashboard. Default: CloudFormation chooses one.
 
     Attributes:
-        dashboard: The dashboard; add widgets of your own.
+        dashboard: The dashboard, to which you can add widgets.
     """
 
     def __init__(self, scope: Construct, id: str, *, training: HorovodTraining, name: str | None = None) -> None:

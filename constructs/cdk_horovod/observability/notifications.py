@@ -1,4 +1,4 @@
-"""Who hears of a run's end."""
+"""Notifications of ended runs."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from cdk_horovod.resources.topic import encrypted_topic
 from cdk_horovod.training import HorovodTraining
 
 STATUSES: Final = ("RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED")
-"""Of an execution, as Step Functions spells them in its events."""
+"""Statuses of an execution, as Step Functions' events spell them."""
 
 
 class RunNotifications(Construct):
     """
-    Tells a topic when runs end, in one sentence with the command that shows more.
+    Publishes to a topic when a run ends: one sentence, with the command that shows the receipt.
 
-    Creates: an EventBridge rule, the role with which it publishes, and unless one is given an SNS topic that takes
-    messages over TLS only, encrypted with a KMS key of its own. Nobody is subscribed yet:
-    `notifications.topic.add_subscription(…)`. Other targets may be added to `notifications.rule`; they get the whole
-    event, or what their own `message` says.
+    Creates: an EventBridge rule, the role with which it publishes and, unless one is given, an SNS topic that accepts
+    messages over TLS only, encrypted with its own KMS key. The topic has no subscribers yet:
+    `notifications.topic.add_subscription(…)`. You can add other targets to `notifications.rule`; they get the whole
+    event, or their own `message`.
 
-    The end of the execution is the end of all: the nodes are gone and the receipt is there, except after an abort or a
-    time-out, when the clean-up still does both.
+    When an execution has ended, its nodes are terminated and its receipt is written, except after an abort or a
+    timeout, when the clean-up still does both.
 
-    Cost at rest: 1 USD a month for the key of a topic that is made here. EventBridge takes AWS's own events for
-    nothing (AWS KMS pricing, Amazon EventBridge pricing, 2026; us-east-1).
+    Cost at rest: 1 USD a month for the key of a new topic. EventBridge does not charge for events of AWS services (AWS
+    KMS pricing, Amazon EventBridge pricing, 2026; us-east-1).
 
     Args:
-        training: The training whose runs are told of.
+        training: The training whose runs are reported.
         topic:
-            Who is told. If it is encrypted, the policy of its key must let `role` use it.
+            Topic for the messages. If it is encrypted, the policy of its key must let `role` use it.
             Default: a new topic.
         on:
-            Statuses that are told. Default: every end; `RUNNING` tells of starts, too.
+            Statuses that are reported. Default: every end; `RUNNING` also reports starts.
 
     Attributes:
         topic: The topic.
         rule: The rule.
-        role: What the rule publishes with.
+        role: Role with which the rule publishes.
 
     Raises:
-        ValueError: If *on* is empty or has something else than an execution's status.
+        ValueError: If *on* is empty, or has a value that is not a status.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class RunNotifications(Construct):
                 detail={"stateMachineArn": [training.state_machine.state_machine_arn], "status": list(on)},
             ),
         )
-        # A role, not the topic's policy: that could only name the service, and so rules of any account.
+        # With a role, because a topic policy could only name the service, and so would admit rules of any account.
         self.role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("events.amazonaws.com"))
         name, status = (events.EventField.from_path(f"$.detail.{field}") for field in ("name", "status"))
         sentence = f"Run {name} of {training.queue} is {status}. What became of it: cdk-horovod receipt {name}"

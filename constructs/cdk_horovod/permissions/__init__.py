@@ -1,1 +1,1 @@
-"""What nodes, state machines and people are permitted."""
+"""Permissions of nodes, state machines and people."""

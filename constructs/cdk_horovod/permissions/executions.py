@@ -1,4 +1,4 @@
-"""Executions of a state machine: how their ARNs begin, and what a machine that looks at them is permitted."""
+"""Executions of a state machine: their ARNs, and accepted cdk-nag findings about them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cdk_horovod.acknowledgements import acknowledge, acknowledge_objects
 
 
 def executions_of(machine: sfn.IStateMachine) -> str:
-    """Write what the ARN of every execution of *machine* begins with, without the last colon."""
+    """Return the common prefix of the ARNs of all executions of *machine*, without the last colon."""
     if not isinstance(machine, sfn.StateMachine):
-        # An import's ARN may be of another account or Region than the stack, and a CDK token.
+        # The ARN of an imported state machine may be of another account or Region, and may be a CDK token.
         parts = Stack.of(machine).split_arn(machine.state_machine_arn, ArnFormat.COLON_RESOURCE_NAME)
         return Stack.of(machine).format_arn(
             partition=parts.partition,
@@ -40,23 +40,23 @@ def accept_executions(grantee: iam.IGrantable | iam.Policy, machine: sfn.IStateM
         owner=machine,
         arn=executions_of(machine),
         path=":*",
-        reason="An execution has the name of its run, which is not known before.",
+        reason="An execution has the name of its run, which is not known at synthesis.",
     )
 
 
 def permit_workflow(machine: sfn.StateMachine, *, reads: Sequence[sfn.StateMachine] = ()) -> None:
     """
-    Accept what every state machine of this library needs beside the permissions that its states bring along.
+    Accept cdk-nag's findings about the role of a state machine of this library.
 
     Args:
         machine: The state machine.
-        reads: State machines whose executions it looks at.
+        reads: State machines whose executions it describes.
     """
     acknowledge(
         machine.role,
         rule="IAM5[Resource::*]",
-        reason="Describe actions, the Price List, PutMetricData, X-Ray and log delivery know no resources; what the "
-        "workflow may launch is bound to its fleets' launch templates by a condition.",
+        reason="Describe actions, the Price List, PutMetricData, X-Ray and log delivery support no resource-level "
+        "permissions; a condition limits launches to the fleets' launch templates.",
     )
     for read in reads:
         accept_executions(machine.role, read)
@@ -66,7 +66,7 @@ def permit_own_executions(machine: sfn.StateMachine) -> None:
     """
     Let the executions of *machine* describe themselves.
 
-    The role's own policy is there before the machine is; this one names the machine, and so comes after it.
+    A separate policy, because it names the machine: the role's default policy must exist before the machine.
     """
     policy = iam.Policy(
         machine,

@@ -1,4 +1,4 @@
-"""What the nodes of a fleet may do."""
+"""Permissions of the nodes of a fleet."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def permit_nodes(
     log_group: logs.ILogGroup,
 ) -> None:
     """
-    Let the nodes of *fleet* answer their runs, tell the ledger and the log, read data, and store what runs leave.
+    Let the nodes of *fleet* answer task tokens, use ledger and log, read data, and store the results of runs.
 
     Args:
-        scope: Owner of the policy.
+        scope: Scope of the policy.
         fleet: The fleet.
         training: Name of the training in the ids of runs.
         machine: The runs' state machine.
-        ledger: Where leases and runs are.
+        ledger: The training's ledger.
         storage: The training's buckets.
-        data_buckets: More buckets that runs may read data from.
-        log_group: Where nodes log to.
+        data_buckets: Further buckets from which runs may read data.
+        log_group: Log group of the nodes.
     """
-    # A policy of its own: in the role's default policy the state machine's ARN would close a circle (state machine,
-    # group, launch template, role policy, state machine) that CloudFormation cannot deploy.
+    # A separate policy: in the role's default policy the state machine's ARN would make a circular dependency (state
+    # machine, group, launch template, role policy, state machine).
     role = fleet.node_role
     policy = iam.Policy(scope, f"NodePolicy{fleet.id}", roles=[role])
     policy.add_statements(
@@ -50,7 +50,7 @@ def permit_nodes(
             resources=[machine.state_machine_arn],
         ),
         iam.PolicyStatement(actions=["logs:CreateLogStream", "logs:PutLogEvents"], resources=[log_group.log_group_arn]),
-        # The dead-man's switch: a node may take itself out of its own group, and lower its capacity with it.
+        # For the dead-man's switch: a node may terminate itself and decrement its group's desired capacity.
         iam.PolicyStatement(actions=["autoscaling:TerminateInstanceInAutoScalingGroup"], resources=[fleet.group_arn]),
     )
     ledger.grant_node(role, fleet=fleet.id, training=training)

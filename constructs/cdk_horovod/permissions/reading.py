@@ -1,4 +1,4 @@
-"""What whoever watches runs may ask of AWS beside the ledger and the buckets."""
+"""Permissions to watch runs, in addition to those on ledger and buckets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cdk_horovod.acknowledgements import acknowledge
 
 def permit_reading(grantee: iam.IGrantable, *, machine: sfn.IStateMachine, log_group: logs.ILogGroup) -> iam.Grant:
     """
-    Let *grantee* list runs, read their nodes' logs, see how their groups scale, and what instances cost.
+    Let *grantee* list runs, read their nodes' logs, describe their groups, and look up prices.
 
     Args:
-        grantee: Who watches.
+        grantee: Principal that gets the permissions.
         machine: The runs' state machine.
-        log_group: What the nodes log to.
+        log_group: Log group of the nodes.
     """
     grants = [
         iam.Grant.add_to_principal(grantee=grantee, actions=actions, resource_arns=[resource])
@@ -30,11 +30,11 @@ def permit_reading(grantee: iam.IGrantable, *, machine: sfn.IStateMachine, log_g
             (["autoscaling:DescribeAutoScalingGroups", "ec2:DescribeSpotPriceHistory", "pricing:GetProducts"], "*"),
         )
     ]
-    # A principal that is no construct has no policy in a template, and so no finding.
+    # A principal that is not a construct has no policy in a template, and so no finding.
     if Construct.is_construct(grantee.grant_principal):
         acknowledge(
             cast("IConstruct", grantee.grant_principal),
             rule="IAM5[Resource::*]",
-            reason="These three calls know no resources; they read sizes of groups and public prices.",
+            reason="These three actions support no resource-level permissions; they read groups and public prices.",
         )
     return reduce(iam.Grant.combine, grants)

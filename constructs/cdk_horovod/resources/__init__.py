@@ -1,1 +1,1 @@
-"""What a deployment keeps: buckets, tables, networks, images, topics."""
+"""Resources that exist between runs: buckets, ledger table, network, image, topics."""

@@ -1,4 +1,4 @@
-"""What may pass through the VPC endpoints of a network from which nothing else leads out."""
+"""Policies of the VPC endpoints in an isolated network."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _READING: Final = (
     "ecr:GetDownloadUrlForLayer",
     "ecr:BatchGetImage",
 )
-"""What nodes do in buckets and repositories of other accounts that they may read from."""
+"""Actions of nodes in readable buckets and repositories of other accounts."""
 
 
 def perimeter(scope: Construct, *, readable_accounts: Sequence[str]) -> list[iam.PolicyStatement]:
     """
-    Let an endpoint carry only calls that this account's principals make on this account's resources.
+    Return statements that allow only calls of this account's principals on this account's resources.
 
-    Credentials of another account that somebody brought into the network, calls without credentials, and resources of
-    another account are refused. An endpoint policy grants nothing by itself; roles still need their own permissions
-    (AWS PrivateLink Guide, "Control access to VPC endpoints using endpoint policies"). The form is that of AWS's own
-    examples for all services (aws-samples/data-perimeter-policy-examples, default_endpoint_policy.json), with the
-    account in place of the organisation.
+    Credentials of another account, calls without credentials, and resources of another account are refused. An endpoint
+    policy grants nothing by itself; roles still need their own permissions (AWS PrivateLink Guide, "Control access to
+    VPC endpoints using endpoint policies"). The statements follow AWS's examples for all services
+    (aws-samples/data-perimeter-policy-examples, default_endpoint_policy.json), with the account in place of the
+    organisation.
 
     Args:
-        scope: Its stack's account is the one that is meant.
+        scope: Construct whose stack's account is meant.
         readable_accounts: Ids of other accounts whose buckets and repositories may be read.
     """
     account = Stack.of(scope).account
@@ -51,7 +51,7 @@ def perimeter(scope: Construct, *, readable_accounts: Sequence[str]) -> list[iam
 
 def image_layers(scope: Construct) -> iam.PolicyStatement:
     """
-    Let an endpoint of S3 carry image layers out of the bucket in which Amazon ECR has them, signed by ECR itself.
+    Return the statement that allows S3's endpoint to read image layers from Amazon ECR's bucket, as signed by ECR.
 
     Source: Amazon ECR User Guide, "Amazon ECR interface VPC endpoints", "Minimum Amazon S3 bucket permissions".
     """

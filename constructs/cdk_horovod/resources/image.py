@@ -26,7 +26,7 @@ _ECR_URI: Final = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?"
     r"/(?P<repository>[a-z0-9][a-z0-9._/-]*)(:(?P<tag>[\w.-]{1,128})|@(?P<digest>sha256:[0-9a-f]{64}))"
 )
-"""Source: Amazon ECR User Guide, "Pulling an image", and API Reference, CreateRepository and PutImage."""
+"""An image URI. Sources: Amazon ECR User Guide, "Pulling an image"; API Reference, CreateRepository and PutImage."""
 
 NEWER_PROFILE: Final[Mapping[str, str]] = MappingProxyType(
     {"REQUIREMENTS": "requirements-newer.txt", "TF_USE_LEGACY_KERAS": "1"}
@@ -41,7 +41,7 @@ TORCH_PROFILE: Final[Mapping[str, str]] = MappingProxyType(
         "HOROVOD_BUILD_CUDA_CC_LIST": "75,80,86,89,90",
     }
 )
-"""Build arguments of the training image's `torch` profile: PyTorch in place of TensorFlow; for every type but P3."""
+"""Build arguments of the training image's `torch` profile: PyTorch instead of TensorFlow; for all types except P3."""
 
 _PULL_ACTIONS: Final = ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage")
 
@@ -52,8 +52,8 @@ class TrainingImageConfig:
     An image, bound to a construct tree.
 
     Args:
-        uri: What `docker pull` takes; holds CDK tokens where only a deployment knows the value.
-        grant_pull: Allows a role to pull this image.
+        uri: URI of the image for `docker pull`; may contain CDK tokens.
+        grant_pull: Function that allows a role to pull this image.
     """
 
     uri: str
@@ -62,9 +62,9 @@ class TrainingImageConfig:
 
 class TrainingImage(ABC):
     """
-    The image that every node runs: built from a directory, or taken from Amazon ECR.
+    The image that every node runs: built from a directory, or an existing one in Amazon ECR.
 
-    Only ECR serves, because nodes in isolated subnets reach no other registry.
+    Other registries are not supported, because nodes in isolated subnets cannot reach them.
     """
 
     @staticmethod
@@ -73,7 +73,7 @@ class TrainingImage(ABC):
         Build the image from a Dockerfile when the app is deployed, for x86-64.
 
         Args:
-            directory: Folder that holds `Dockerfile` and what it copies.
+            directory: Folder with the `Dockerfile` and the files that it copies.
             build_args: Build arguments by name. Default: those of the Dockerfile.
 
         Raises:
@@ -86,10 +86,10 @@ class TrainingImage(ABC):
     @staticmethod
     def from_ecr(repository: ecr.IRepository, *, tag: str) -> TrainingImage:
         """
-        Take an image from a repository of this app, or from an imported one.
+        Use an image of a repository of this app, or of an imported repository.
 
         Args:
-            repository: The repository. One of another account must allow this account to pull.
+            repository: The repository. If it is in another account, its policy must allow this account to pull.
             tag: Tag or digest (`sha256:…`) of the image.
         """
         return _EcrImage(repository=repository, tag=tag)
@@ -97,13 +97,13 @@ class TrainingImage(ABC):
     @staticmethod
     def from_uri(uri: str) -> TrainingImage:
         """
-        Take an image from ECR by its address.
+        Use an image in ECR by its URI.
 
         Args:
             uri: `ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY:TAG`, or `@sha256:DIGEST` in place of the tag.
 
         Raises:
-            ValueError: If *uri* has another form; the tag may not be left out, because what `latest` is changes.
+            ValueError: If *uri* has another form. The tag is required, because `latest` changes.
         """
         if Token.is_unresolved(uri):
             raise ValueError("'uri' must be known when the app is synthesised; use TrainingImage.from_ecr instead")
@@ -117,21 +117,21 @@ class TrainingImage(ABC):
 
     @property
     def tensorflow(self) -> tuple[int, ...] | None:
-        """Version of the image's TensorFlow, as in `(2, 15, 1)`; None where that cannot be seen from here."""
+        """Version of the image's TensorFlow, such as `(2, 15, 1)`; None if it is not known at synthesis."""
         return None
 
     @property
     def torch(self) -> tuple[int, ...] | None:
-        """Version of the image's PyTorch, as in `(2, 13, 0)`; None where that cannot be seen from here."""
+        """Version of the image's PyTorch, such as `(2, 13, 0)`; None if it is not known at synthesis."""
         return None
 
     @abstractmethod
     def bind(self, scope: Construct) -> TrainingImageConfig:
         """
-        Create in *scope* what the image needs.
+        Create the image's resources in *scope*.
 
         Args:
-            scope: Construct that owns the image; it can own one.
+            scope: Construct that owns the image; it can own only one.
         """
 
 
@@ -149,7 +149,7 @@ class _AssetImage(TrainingImage):
         return self._required("torch")
 
     def _required(self, package: str) -> tuple[int, ...] | None:
-        """Read a version in the requirement file that the Dockerfile's argument REQUIREMENTS names."""
+        """Return a package's version in the requirements file that the Dockerfile's argument REQUIREMENTS names."""
         dockerfile = (self.directory / "Dockerfile").read_text(encoding="utf-8")
         default = re.search(r"^ARG REQUIREMENTS=(\S+)$", dockerfile, re.MULTILINE)
         name = self.build_args.get("REQUIREMENTS", default[1] if default else "")
@@ -199,8 +199,8 @@ class _UriImage(TrainingImage):
 
 
 def _config(scope: Construct, *, uri: str, repository_arn: str) -> TrainingImageConfig:
-    # A policy of its own: the finding about "*" can be accepted here alone, where `Repository.grant_pull` would put
-    # the statement into the role's default policy and any other "*" there would be accepted with it.
+    # A separate policy, so that the finding about "*" is accepted for it only. `Repository.grant_pull` would add the
+    # statement to the role's default policy, where every other "*" would be accepted, too.
     policy = iam.Policy(
         scope,
         "PullImage",

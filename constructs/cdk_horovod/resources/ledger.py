@@ -1,4 +1,4 @@
-"""The table that runs and nodes meet in: leases, runs, nodes, progress."""
+"""The ledger: a DynamoDB table with leases, queue, runs, nodes and progress."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Ledger(Construct):
     DynamoDB table of one training, with the items that `horovod_node.contract` describes.
 
     Creates: one table, billed per request, with point-in-time recovery, encrypted with the account's `aws/dynamodb`
-    key, and with items dropped after the time that their `remove_at` names.
+    key, and with the attribute `remove_at` as time to live.
 
-    Cost at rest: the stored items and their recovery copy, fractions of a cent for thousands of runs.
+    Cost at rest: the stored items and their backup, fractions of a cent for thousands of runs.
 
     Args:
         removal_policy:
-            What becomes of the table when the stack is deleted. What must outlive it, the receipts, is in S3.
+            Whether the table is deleted with the stack. Receipts, which must outlive it, are in S3.
             Default: `DESTROY`.
     """
 
@@ -51,38 +51,38 @@ class Ledger(Construct):
 
     def serve(self, training: Construct, *, name: str) -> None:
         """
-        Claim the ledger for *training*: nodes may read the runs of their own training, but not those of another one.
+        Reserve the ledger for *training*, because nodes may read only runs of their own training.
 
         Args:
-            training: Who uses the ledger.
-            name: Its name in the ids of runs (`contract.run_id`).
+            training: The training that uses the ledger.
+            name: Name of the training in the ids of runs (`contract.run_id`).
 
         Raises:
-            ValueError: If another training uses the ledger already.
+            ValueError: If another training already uses the ledger.
         """
         for entry in self.node.metadata:
             if entry.type == _SERVES and entry.data != name:
                 raise ValueError(
                     f"'ledger' must serve one training, got {self.node.path}, which already serves {entry.data}: give "
-                    f"{training.node.path} a ledger of its own"
+                    f"{training.node.path} its own ledger"
                 )
         self.node.add_metadata(_SERVES, name)
 
     def grant_node(self, grantee: iam.IGrantable, *, fleet: str, training: str) -> iam.Grant:
         """
-        Allow what a node does: read its training's runs, read and write what its own fleet's nodes share, and renew its
-        own fleet's lease.
+        Let a node read its training's runs, read and write its fleet's items, and renew its fleet's lease.
 
-        A node runs the user's script with its own permissions. It therefore writes no run's own item and no receipt,
-        sees nothing that other fleets' nodes share, task tokens included, and touches of its lease the expiry only.
+        A node runs the user's script with its own permissions. It therefore cannot write the items of runs, cannot read
+        the items of other fleets' nodes, such as task tokens, and can change only the expiry of its lease.
 
-        IAM compares the partition keys of a request (`dynamodb:LeadingKeys`) and the attributes that it names, those of
-        its conditions included (`dynamodb:Attributes`). Source: DynamoDB Developer Guide, "Using IAM policy conditions
-        for fine-grained access control".
+        IAM compares the partition keys of a request (`dynamodb:LeadingKeys`) and its attributes, including those in
+        conditions (`dynamodb:Attributes`). Source: DynamoDB Developer Guide, "Using IAM policy conditions for
+        fine-grained access control".
 
         Args:
-            fleet: Name of the node's fleet in the ledger.
-            training: Name of its training in the ids of runs.
+            grantee: Role of the nodes.
+            fleet: Name of the nodes' fleet in the ledger.
+            training: Name of their training in the ids of runs.
         """
         lease, _ = contract.lease_key(fleet)
         shared = [f"{prefix}{fleet}#*" for prefix in (contract.NODES_PREFIX, contract.SECRETS_PREFIX)]
@@ -101,12 +101,12 @@ class Ledger(Construct):
         return read.combine(write).combine(renew)
 
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow to look at runs, nodes, queues and leases, as a client does, but not at nodes' secrets."""
+        """Let a client read runs, nodes, queues and leases, but not task tokens."""
         return grant_read_ledger(grantee, table=self.table)
 
 
 def grant_read_ledger(grantee: iam.IGrantable, *, table: dynamodb.ITable) -> iam.Grant:
-    """Allow *grantee* to look at runs, nodes, queues and leases in *table*, but not at nodes' secrets."""
+    """Let *grantee* read runs, nodes, queues and leases in *table*, but not task tokens."""
     shown = (contract.FLEET_PREFIX, contract.QUEUE_PREFIX, contract.RUN_PREFIX, contract.NODES_PREFIX)
     keys = [f"{prefix}*" for prefix in shown]
     return _grant(grantee, table, (*_READ, "dynamodb:BatchGetItem"), {"ForAllValues:StringLike": {_LEADING_KEYS: keys}})

@@ -1,4 +1,4 @@
-"""A network for nodes, for users who bring none."""
+"""A network for nodes, for users without a VPC."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class NetworkMode(Enum):
     """How nodes reach AWS. Nothing from outside reaches a node in any mode."""
 
     ISOLATED = "isolated"
-    """Private subnets without any way to the internet; AWS through endpoints."""
+    """Private subnets without internet access; AWS is reached through VPC endpoints."""
     PRIVATE_WITH_NAT = "private-with-nat"
-    """Private subnets with one NAT gateway, for scripts that download from the internet."""
+    """Private subnets with a NAT gateway, for scripts that download from the internet."""
     PUBLIC = "public"
-    """Public subnets: nodes have public addresses for what they send, and a security group that lets nothing in."""
+    """Public subnets: nodes have public addresses, and a security group without inbound rules from outside."""
 
 
 class TrainingNetwork(Construct):
@@ -38,13 +38,13 @@ class TrainingNetwork(Construct):
     VPC with one subnet for nodes in each Availability Zone.
 
     Creates: a VPC (10.0.0.0/16) and its subnets, gateway endpoints for S3 and DynamoDB, flow logs kept for a month,
-    and what the mode adds:
+    and depending on the mode:
 
     - `ISOLATED`: interface endpoints for the five other APIs that nodes call. `ecr.api` and `ecr.dkr` to pull the
-      image, whose layers come through S3's endpoint; `logs` for the container's output; `states` to answer the state
-      machine; `autoscaling` for the dead-man's switch. Nodes need no endpoint for KMS (S3 calls it), STS (credentials
-      come from instance metadata), EC2 or Systems Manager (CloudFormation resolves the AMI). The endpoints carry only
-      what principals of this account do with resources of this account, and the layers of images (see `perimeter`).
+      image, whose layers come through S3's endpoint; `logs` for the container's output; `states` to answer task tokens;
+      `autoscaling` for the dead-man's switch. Nodes need no endpoint for KMS (S3 calls it), STS (credentials come from
+      instance metadata), EC2 or Systems Manager (CloudFormation resolves the AMI). The endpoints allow only calls of
+      this account's principals on this account's resources, and image layers (see `perimeter`).
     - `PRIVATE_WITH_NAT`: a NAT gateway, one for all zones, and its public subnets.
     - `PUBLIC`: an internet gateway.
 
@@ -54,13 +54,13 @@ class TrainingNetwork(Construct):
     |---|---|---|---|
     | ISOLATED | 5 endpoints in each of 3 zones, 0.01 each | 0.150 | 110 |
     | PRIVATE_WITH_NAT | 1 NAT gateway, 0.045, with 1 public IPv4 address, 0.005 | 0.050 | 37 |
-    | PUBLIC | nothing; each running node's address is 0.005 | 0.000 | 0 |
+    | PUBLIC | nothing; each running node's address costs 0.005 | 0.000 | 0 |
 
     Traffic is extra: 0.01 USD a GB through interface endpoints, 0.045 through NAT, none through gateway endpoints.
     These are list prices of 2026 (AWS PrivateLink pricing, Amazon VPC pricing); check yours.
 
-    The VPC's default security group keeps AWS's rules: emptying it would take a custom resource, and thus a Lambda
-    function. It lets in only its own members, and nothing here is a member.
+    The VPC's default security group keeps its rules, because removing them takes a custom resource, and so a Lambda
+    function. It admits only its own members, and no resource of this construct is a member.
 
     Args:
         mode:
@@ -68,45 +68,45 @@ class TrainingNetwork(Construct):
             Default: `ISOLATED`.
 
         max_azs:
-            Availability Zones to use, from 1 to 6; GPUs are often to be had in one and not in the next. In a stack
-            without a fixed Region the deployment fails where there are fewer; in one with account and Region the CDK
-            CLI looks the zones up and uses what there is. `cdk-horovod doctor` counts yours.
+            Number of Availability Zones, from 1 to 6; with more zones, GPU capacity is found more often. In a stack
+            without a fixed Region the deployment fails if the Region has fewer. In a stack with account and Region the
+            CDK CLI looks up the zones, and uses those that exist. `cdk-horovod doctor` counts yours.
             Default: 3.
 
         availability_zones:
-            Names of the zones to use, `["us-east-1a", "us-east-1f"]`, in place of *max_azs*. For zones that the count
-            does not reach: without a fixed Region, CloudFormation's list has only those zones in which the account's
-            default VPC still has its subnet (CloudFormation Template Reference, "Fn::GetAZs").
-            Default: as many as *max_azs* says.
+            Names of the zones to use, `["us-east-1a", "us-east-1f"]`, instead of *max_azs*. Without a fixed Region,
+            CloudFormation lists only zones in which the account's default VPC still has its subnet (CloudFormation
+            Template Reference, "Fn::GetAZs"); other zones must be named here.
+            Default: the first *max_azs* zones.
 
         endpoint_azs:
-            Put interface endpoints into the first so many zones only. Nodes of the others reach them too, at 0.01 USD
-            a GB. For a lower cost at rest, or where a service has no endpoint in the last zones.
-            Default: in all zones.
+            Number of zones with interface endpoints, counted from the first. Nodes in other zones use them, too, at
+            0.01 USD a GB. Fewer zones lower the cost at rest, or avoid zones in which a service has no endpoint.
+            Default: all zones.
 
         readable_accounts:
             Ids of other accounts whose buckets and ECR repositories nodes may read through the endpoints of `ISOLATED`,
-            for `data_buckets` and images that are theirs.
+            for their `data_buckets` and images.
             Default: none.
 
         gateway_prefix_lists:
-            Ids of the prefix lists of S3 and DynamoDB in the Region, `["pl-6da54004", …]`, to which the nodes' security
-            group then lets HTTPS out in place of every address. CloudFormation has no name for them: ask for
-            `aws ec2 describe-managed-prefix-lists --filters Name=owner-id,Values=AWS`.
+            Ids of the prefix lists of S3 and DynamoDB in the Region, `["pl-6da54004", …]`. The nodes' security group
+            then allows HTTPS only to these and the endpoints, instead of to every address. CloudFormation cannot look
+            them up: use `aws ec2 describe-managed-prefix-lists --filters Name=owner-id,Values=AWS`.
             Default: every address, of which the routes of `ISOLATED` reach S3, DynamoDB and the VPC.
 
         session_manager:
-            Whether people can open a session on a node of `ISOLATED` (`GpuFleet.session_manager`): two more interface
-            endpoints, `ssm` and `ssmmessages`. A third one, `ec2messages`, is for agents older than 3.3.40, and newer
-            Regions have none (Systems Manager User Guide, "Reference: ec2messages, ssmmessages, and other API
-            operations").
-            Default: they cannot.
+            Whether people can open a session on a node of `ISOLATED` (`GpuFleet.session_manager`). Adds the interface
+            endpoints `ssm` and `ssmmessages`. A third one, `ec2messages`, is only for agents older than 3.3.40, and
+            newer Regions do not have it (Systems Manager User Guide, "Reference: ec2messages, ssmmessages, and other
+            API operations").
+            Default: False.
 
     Attributes:
-        boundary: What nodes may reach, for `GpuFleet`; None where the mode leads to the internet.
+        boundary: What nodes may reach, for `GpuFleet`; None if the mode has internet access.
 
     Raises:
-        ValueError: If an argument has a value that no Region can take; the message names it.
+        ValueError: If an argument has a value that is valid in no Region; the message names it.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class TrainingNetwork(Construct):
             max_azs=None if zones else max_azs,
             nat_gateways=1 if mode is NetworkMode.PRIVATE_WITH_NAT else 0,
             subnet_configuration=_subnet_configuration(mode),
-            # Also when the app's feature flags say otherwise: see the class.
+            # Regardless of the app's feature flags; see the docstring of the class.
             restrict_default_security_group=False,
             flow_logs={
                 "FlowLog": ec2.FlowLogOptions(destination=ec2.FlowLogDestination.to_cloud_watch_logs(log_group))
@@ -177,7 +177,7 @@ class TrainingNetwork(Construct):
             self.boundary = NetworkBoundary(vpc=self.vpc, ways_out=ways_out)
 
     def _zones(self, max_azs: int) -> list[str] | None:
-        """Name the zones by position where CDK does not know them; by itself it would then use only two."""
+        """Return zones by position if CDK does not know their names; otherwise it would use only two."""
         stack = Stack.of(self)
         if Token.is_unresolved(stack.region) or Token.is_unresolved(stack.account):
             return [Fn.select(position, Fn.get_azs()) for position in range(max_azs)]
@@ -193,7 +193,7 @@ class TrainingNetwork(Construct):
             description="Interface endpoints: HTTPS from nodes",
             allow_all_outbound=False,
         )
-        # The range itself, not `vpc_cidr_block`: behind that attribute cdk-nag's EC23 cannot see that it is not /0.
+        # The literal range: in a reference to `vpc_cidr_block` cdk-nag's EC23 could not see that it is not /0.
         security_group.add_ingress_rule(ec2.Peer.ipv4(_CIDR), ec2.Port.tcp(443), "HTTPS from this VPC")
         services = {
             "EcrApi": ec2.InterfaceVpcEndpointAwsService.ECR,

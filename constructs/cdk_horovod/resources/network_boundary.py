@@ -1,4 +1,4 @@
-"""What nodes may reach, where a network leads nowhere else."""
+"""The boundary of an isolated network, which limits what nodes can reach."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from aws_cdk import aws_iam as iam
 @dataclass(frozen=True, kw_only=True)
 class NetworkBoundary:
     """
-    The only ways out of a network, for the security group and the role of those who live in it.
+    The destinations that can be reached from a network, for the security group and the role of its nodes.
 
     Args:
         vpc: The network.
-        ways_out: Where HTTPS may go to: the security group of interface endpoints, prefix lists of gateway endpoints.
+        ways_out: Destinations of HTTPS: security group of the interface endpoints, prefix lists of gateway endpoints.
     """
 
     vpc: ec2.IVpc
@@ -24,11 +24,11 @@ class NetworkBoundary:
 
     def statement(self) -> iam.PolicyStatement:
         """
-        Refuse every call that does not come out of this network through one of its endpoints.
+        Return the statement that denies calls which do not come through an endpoint of this network.
 
-        Credentials that leave an instance are thus worth nothing elsewhere. `aws:SourceVpc` is there only when a call
-        came through an endpoint, and a negated operator matches where a key is missing. A call that a service makes
-        with the role's credentials, as S3 calls KMS, comes through no endpoint: `aws:ViaAWSService` tells (IAM User
+        Credentials of an instance are therefore useless outside of it. A request has `aws:SourceVpc` only if it came
+        through an endpoint, and a negated operator matches if the key is missing. Calls that a service makes with the
+        role's credentials, such as S3's to KMS, come through no endpoint; `aws:ViaAWSService` identifies them (IAM User
         Guide, "AWS global condition context keys").
         """
         return iam.PolicyStatement(

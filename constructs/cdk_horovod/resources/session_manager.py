@@ -1,4 +1,4 @@
-"""Sessions of people on nodes, for whoever asked for them."""
+"""Access of people to nodes through Session Manager."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def let_people_log_in(scope: Construct, *, role: iam.IRole) -> None:
     """
     Let the Systems Manager agent of instances with *role* register itself and open sessions.
 
-    Source: Systems Manager User Guide, "Add Session Manager permissions to an existing IAM role", without the logs and
-    the keys of sessions that are recorded. Who may start a session is said elsewhere, by `ssm:StartSession`.
+    Source: Systems Manager User Guide, "Add Session Manager permissions to an existing IAM role", without the
+    permissions for session logs and their keys. Users also need `ssm:StartSession`.
 
     Args:
-        scope: Owner of the policy.
-        role: The instances' role.
+        scope: Scope of the policy.
+        role: Role of the instances.
     """
     policy = iam.Policy(
         scope,
@@ -39,5 +39,5 @@ def let_people_log_in(scope: Construct, *, role: iam.IRole) -> None:
     acknowledge(
         policy,
         rule="IAM5[Resource::*]",
-        reason="An agent's channels have no resource to name (Service Authorization Reference, ssmmessages).",
+        reason="These actions support no resource-level permissions (Service Authorization Reference).",
     )

@@ -1,4 +1,4 @@
-"""Where data, models and logs live."""
+"""The buckets for data, models and logs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 _ABANDONED_UPLOAD_DAYS: Final = 7
 _REPLACED_DAYS: Final = 30
 _PRUNED_CHECKPOINT_DAYS: Final = 1
-"""The least that S3 takes. Leaders prune all the time, and a version that nobody can restore costs as much as one."""
+"""The minimum of S3. Leaders delete checkpoints continually, and their noncurrent versions would cost as much."""
 
 
 class ITrainingStorage(Protocol):
-    """Buckets that a training run reads from and writes to."""
+    """Buckets from which runs read and to which they write."""
 
     @property
     def data_bucket(self) -> s3.IBucket:
@@ -31,45 +31,45 @@ class ITrainingStorage(Protocol):
 
     @property
     def model_bucket(self) -> s3.IBucket:
-        """Models, receipts, checkpoints and TensorBoard's files."""
+        """Models, receipts, checkpoints and TensorBoard files."""
 
     def grant_read_data(self, grantee: iam.IGrantable) -> iam.Grant:
         """Allow *grantee* to list and read the data bucket."""
 
     def grant_upload_source(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow *grantee* to store packaged scripts, replacing none, and to see which are there already."""
+        """Allow *grantee* to store packaged scripts without replacing any, and to read those that exist."""
 
     def grant_write_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
-        """Allow *grantee* to store the models of a training's runs, replacing none."""
+        """Allow *grantee* to store the models of a training's runs without replacing any."""
 
     def grant_mirror_checkpoints(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
         """Allow *grantee* to list, read, store and delete the checkpoints of runs."""
 
     def grant_mirror_tensorboard(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
-        """Allow *grantee* to store what scripts write for TensorBoard, and nothing else in the bucket."""
+        """Allow *grantee* to store TensorBoard files, and nothing else in the bucket."""
 
     def grant_write_receipts(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
         """Allow *grantee* to store the receipts of runs, and nothing else in the bucket."""
 
     def grant_check_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
-        """Allow *grantee* to see whether a run's model is there, and how large it is."""
+        """Allow *grantee* to check that a run's model exists, and its size."""
 
     def grant_read_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
-        """Allow *grantee* to list the model bucket and read what runs left there."""
+        """Allow *grantee* to list the model bucket and read the results of runs."""
 
 
 class TrainingStorage(StorageGrants):
     """
     Buckets for data, models and logs: encrypted, private, reachable over TLS only.
 
-    Creates: a KMS key that rotates each year (unless one is given) and three buckets. The data bucket holds packaged
-    scripts and training data. Both it and the model bucket are versioned and keep replaced versions for 30 days. The
-    log bucket holds the S3 access logs of both, and is encrypted with S3's own keys: S3 does not deliver access logs to
-    a bucket that is encrypted with KMS (S3 User Guide, "Enabling Amazon S3 server access logging"). Uploads that were
-    never finished are dropped after 7 days in all three. Checkpoints expire; what a run prunes of them, and uploads of
-    them that were never finished, are gone after a day.
+    Creates: a KMS key with yearly rotation (unless one is given) and three buckets. The data bucket holds packaged
+    scripts and training data. It and the model bucket are versioned, and keep noncurrent versions for 30 days. The log
+    bucket holds the access logs of both, and is encrypted with S3's own keys, because S3 does not deliver access logs
+    to a bucket that is encrypted with KMS (S3 User Guide, "Enabling Amazon S3 server access logging"). Incomplete
+    uploads are aborted after 7 days in all three. Checkpoints expire; their noncurrent versions and incomplete uploads
+    are deleted after a day.
 
-    Cost at rest: one KMS key, 1 USD a month (list price, us-east-1), and what is stored.
+    Cost at rest: one KMS key, 1 USD a month (list price, us-east-1), and the stored data.
 
     Args:
         encryption_key:
@@ -77,8 +77,8 @@ class TrainingStorage(StorageGrants):
             Default: a new key.
 
         removal_policy:
-            What becomes of key and buckets when the stack is deleted. CloudFormation deletes only empty buckets, so
-            with `DESTROY` empty them first.
+            Whether key and buckets are deleted with the stack. CloudFormation deletes only empty buckets, so with
+            `DESTROY` you must empty them first.
             Default: `RETAIN`.
 
         checkpoint_expiration:
@@ -106,7 +106,7 @@ class TrainingStorage(StorageGrants):
         super().__init__(scope, id)
         checkpoint_expiration = _whole_days("checkpoint_expiration", checkpoint_expiration, default=30)
         log_expiration = _whole_days("log_expiration", log_expiration, default=90)
-        # An app without this feature flag would have CDK grant log delivery by ACL, and new buckets refuse ACLs.
+        # Without this feature flag CDK grants log delivery by ACL, which new buckets refuse.
         self.node.set_context("@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy", True)
 
         self.encryption_key = encryption_key or kms.Key(
@@ -153,14 +153,14 @@ class TrainingStorage(StorageGrants):
         scope: Construct, id: str, *, data_bucket: s3.IBucket, model_bucket: s3.IBucket
     ) -> ITrainingStorage:
         """
-        Use buckets that exist already; creates nothing.
+        Use existing buckets; creates nothing.
 
         Args:
-            scope: Where the grants' construct belongs.
-            id: Its id there.
-            data_bucket: Packaged scripts and training data. Import it with its `encryption_key` when it has one, or
+            scope: Scope of the construct that grants.
+            id: Id of that construct.
+            data_bucket: Packaged scripts and training data. If it has an `encryption_key`, import it with the key, or
                 the grants cannot include the key.
-            model_bucket: Models, receipts and checkpoints; likewise. May be the same bucket.
+            model_bucket: Models, receipts and checkpoints; the same applies to its key. May be the same bucket.
         """
         return _ImportedStorage(scope, id, data_bucket=data_bucket, model_bucket=model_bucket)
 
@@ -180,7 +180,7 @@ class TrainingStorage(StorageGrants):
             id,
             encryption=encryption,
             encryption_key=self.encryption_key if with_key else None,
-            # One key for the bucket for a while instead of one KMS request for every object of a data set.
+            # Avoids a KMS request for every object of a data set.
             bucket_key_enabled=True if with_key else None,
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,

@@ -1,4 +1,4 @@
-"""What a training's buckets permit to whom, whoever made them."""
+"""Grants on a training's buckets, new or existing."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _UPLOAD_KEY_ACTIONS: Final = ("kms:GenerateDataKey", "kms:Decrypt")
 
 _IF_NOTHING_IS_THERE: Final = {"Null": {"s3:if-none-match": "false"}}
 """
-The request says "if nothing is there" (`If-None-Match`, for which S3 takes only `*`). This condition and the next one
-are those of the S3 User Guide, "Enforce conditional writes on Amazon S3 buckets", example 1.
+The request must not replace an object: it has `If-None-Match`, for which S3 accepts only `*`. This condition and the
+next one are those of the S3 User Guide, "Enforce conditional writes on Amazon S3 buckets", example 1.
 """
 _NO_OBJECT_YET: Final = {"Bool": {"s3:ObjectCreationOperation": "false"}}
-"""The request begins a multipart upload or adds a part to it; these take no `If-None-Match`, and store no object."""
+"""The request begins a multipart upload or adds a part, which store no object and do not take `If-None-Match`."""
 
 
 class StorageGrants(Construct):
     """
-    Owner of a data and a model bucket, which grants what nodes, workflow and users need of them.
+    A data bucket and a model bucket, with the grants that nodes, workflow and users need.
 
-    What runs leave is granted by *training*, its name in the ids of runs (`contract.run_id`): several trainings may
-    share a bucket, and none reaches what runs of another one left.
+    Results of runs are granted for one *training*, by its name in the ids of runs (`contract.run_id`). Several
+    trainings may share a bucket, and none can reach the results of another one.
     """
 
     data_bucket: s3.IBucket
@@ -44,7 +44,7 @@ class StorageGrants(Construct):
         Allow *grantee* to list and read the data bucket.
 
         Raises:
-            ValueError: If *grantee* has no policies that could hold the permission; so do all grants.
+            ValueError: If *grantee* cannot have policies; all grants raise this.
         """
         return _grant(
             grantee,
@@ -57,9 +57,9 @@ class StorageGrants(Construct):
         )
 
     def grant_upload_source(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Allow *grantee* to store packaged scripts in the data bucket, replacing none, and to see which are there."""
+        """Allow *grantee* to store packaged scripts without replacing any, and to read those that exist."""
         path = f"/{contract.source_key('*')}"
-        reason = "A packaged script is stored under its own digest, which is not known before."
+        reason = "A packaged script is stored under its own digest, which is not known at synthesis."
         read = _grant(
             grantee,
             self.data_bucket,
@@ -80,9 +80,9 @@ class StorageGrants(Construct):
 
     def grant_write_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
         """
-        Allow *grantee* to store the models of a training's runs, replacing none.
+        Allow *grantee* to store the models of a training's runs without replacing any.
 
-        Reading them is part of it: whose answer from S3 was lost must find out whether the model is the one it sent.
+        Reading is included: if S3's answer was lost, the node must check whether the stored model is the one it sent.
         """
         path = _models(training)
         grant = _grant(
@@ -91,7 +91,7 @@ class StorageGrants(Construct):
             actions=["s3:GetObject", *_MULTIPART_ACTIONS],
             paths=[path],
             key_actions=_UPLOAD_KEY_ACTIONS,
-            reason="A model is stored under its run's id, which is not known before.",
+            reason="A model is stored under its run's id, which is not known at synthesis.",
         )
         for condition in (_IF_NOTHING_IS_THERE, _NO_OBJECT_YET):
             grant = grant.combine(
@@ -108,7 +108,7 @@ class StorageGrants(Construct):
         """
         Allow *grantee* to list, read, store and delete the checkpoints of a training's runs, and nothing else.
 
-        What it deletes stays recoverable for a day where the bucket is versioned: versions are not its to delete.
+        In a versioned bucket, deleted checkpoints stay recoverable for a day, because versions cannot be deleted.
         """
         return _grant(
             grantee,
@@ -118,18 +118,18 @@ class StorageGrants(Construct):
             key_actions=_UPLOAD_KEY_ACTIONS,
             list_bucket=True,
             list_prefix=_checkpoints(training)[1:],
-            reason="Checkpoints are stored under their run's id, not known before; a run may resume another.",
+            reason="Checkpoints are stored under their run's id, not known at synthesis; a run may resume another.",
         )
 
     def grant_mirror_tensorboard(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
-        """Allow *grantee* to store what a training's scripts write for TensorBoard, and nothing else in the bucket."""
+        """Allow *grantee* to store the TensorBoard files of a training's runs, and nothing else in the bucket."""
         return _grant(
             grantee,
             self.model_bucket,
             actions=_UPLOAD_ACTIONS,
             paths=[_tensorboard(training)],
             key_actions=_UPLOAD_KEY_ACTIONS,
-            reason="TensorBoard's files are stored under their run's id, which is not known before.",
+            reason="TensorBoard's files are stored under their run's id, which is not known at synthesis.",
         )
 
     def grant_write_receipts(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
@@ -140,15 +140,15 @@ class StorageGrants(Construct):
             actions=["s3:PutObject"],
             paths=[_receipts(training)],
             key_actions=["kms:GenerateDataKey"],
-            reason="A receipt is stored under its run's id, which is not known before.",
+            reason="A receipt is stored under its run's id, which is not known at synthesis.",
         )
 
     def grant_check_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
         """
-        Allow *grantee* to see whether a run's model is there, and how large it is.
+        Allow *grantee* to check that a run's model exists, and its size.
 
-        S3 knows no smaller permission than to read it. Listing is part of it because S3 answers "forbidden" instead of
-        "not found" for a missing object to whoever may not list.
+        S3 has no smaller permission for this than reading. Listing is included, because without it S3 answers
+        "forbidden" instead of "not found" for a missing object.
         """
         return _grant(
             grantee,
@@ -157,14 +157,14 @@ class StorageGrants(Construct):
             paths=[_models(training)],
             key_actions=["kms:Decrypt"],
             list_bucket=True,
-            reason="A model is stored under its run's id, which is not known before.",
+            reason="A model is stored under its run's id, which is not known at synthesis.",
         )
 
     def grant_read_models(self, grantee: iam.IGrantable, *, training: str) -> iam.Grant:
         """
-        Allow *grantee* to list the model bucket and read what the runs of a training left there.
+        Allow *grantee* to list the model bucket and read the results of a training's runs.
 
-        Listing is part of it for the reason that `grant_check_models` gives.
+        Listing is included for the reason in `grant_check_models`.
         """
         return _grant(
             grantee,
@@ -173,7 +173,7 @@ class StorageGrants(Construct):
             paths=[_models(training), _checkpoints(training), _receipts(training), _tensorboard(training)],
             key_actions=["kms:Decrypt"],
             list_bucket=True,
-            reason="What a run leaves is stored under their run's id, which is not known before.",
+            reason="Results are stored under their run's id, which is not known at synthesis.",
         )
 
 
@@ -205,9 +205,9 @@ def _grant(
     list_prefix: str | None = None,
 ) -> iam.Grant:
     """
-    Allow exactly *actions* on objects below *paths*, with the key that they need.
+    Allow exactly *actions* on objects below *paths*, and *key_actions* on the bucket's key.
 
-    `Bucket.grant_read` and its like are no alternative: they allow `s3:GetObject*`, `s3:List*`, `kms:GenerateDataKey*`.
+    CDK's grants, such as `Bucket.grant_read`, allow more: `s3:GetObject*`, `s3:List*`, `kms:GenerateDataKey*`.
     """
     grant = iam.Grant.add_to_principal(
         grantee=grantee,
@@ -215,7 +215,7 @@ def _grant(
         resource_arns=[f"{bucket.bucket_arn}{path}" for path in paths],
     )
     if not grant.success:
-        raise ValueError(f"'grantee' must be a role, a user or a group, which has policies, got {grantee}")
+        raise ValueError(f"'grantee' must be a role, a user or a group, which can have policies, got {grantee}")
     for path in paths:
         acknowledge_objects(grantee, owner=bucket, arn=bucket.bucket_arn, path=path, reason=reason)
     if list_bucket:

@@ -1,4 +1,4 @@
-"""A topic for people: encrypted, and reachable over TLS only."""
+"""An encrypted SNS topic for messages to people."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from constructs import Construct
 
 def encrypted_topic(scope: Construct, *, description: str) -> sns.Topic:
     """
-    Create a topic that takes messages over TLS only, and its KMS key, which costs 1 USD a month.
+    Create a topic that accepts messages over TLS only, and its KMS key, which costs 1 USD a month.
 
     Args:
-        scope: Where both belong, as `Topic` and `Key`.
-        description: Of the key.
+        scope: Scope of both, whose ids are `Topic` and `Key`.
+        description: Description of the key.
     """
     key = kms.Key(
         scope,
         "Key",
         description=description,
         enable_key_rotation=True,
-        # Nothing is stored under it: a message that waits for its delivery is all that it protects.
+        # Only messages that wait for their delivery are encrypted with it.
         removal_policy=RemovalPolicy.DESTROY,
     )
     return sns.Topic(scope, "Topic", master_key=key, enforce_ssl=True)

@@ -1,1 +1,1 @@
-"""The layers that terminate what a run leaves: clean-up and reaper."""
+"""The layers that terminate nodes which a run has left running: clean-up and reaper."""

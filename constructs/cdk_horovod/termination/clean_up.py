@@ -1,4 +1,4 @@
-"""The second of the four layers that leave nothing running: a clean-up for every execution that did not succeed."""
+"""The clean-up after executions that did not succeed: the second of four layers that leave nothing running."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from cdk_horovod.workflow.run_timeouts import RunTimeouts
 
 class CleanUp(Construct):
     """
-    Empties the fleet of a run whose execution was stopped, ran out of time, or failed before it could do so itself.
+    Empties the fleet of a run whose execution was stopped, timed out, or failed before it could do so itself.
 
-    Creates: a state machine, and an EventBridge rule that starts it for every such execution.
+    Creates: a state machine, and an EventBridge rule that starts it for every execution that did not succeed.
 
     Cost at rest: none.
 
     Args:
-        training: The run's state machine.
-        engine: What provides the nodes.
-        bucket: Where receipts go.
-        ledger: Where leases are.
+        training: The runs' state machine.
+        engine: The engine's configuration.
+        bucket: Bucket for receipts.
+        ledger: The training's ledger.
         queue: Name of the training's queue.
-        timeouts: The run's times.
-        log_group: Where the state machine logs to.
+        timeouts: Timeouts of a run.
+        log_group: Log group of the state machine.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class CleanUp(Construct):
                 queue=queue,
                 timeouts=timeouts,
             ),
-            # Nodes that do not go for so long are a case for a person: the alarm calls one.
+            # If nodes do not terminate within this time a person must act; the alarm asks for one.
             timeout=Duration.hours(6),
             log_group=log_group,
         )
@@ -79,12 +79,12 @@ class CleanUp(Construct):
                     "status": list(ENDED_WITHOUT_SUCCESS),
                 },
             ),
-            # EventBridge tries again for 24 hours (its default) when Step Functions does not take the start.
+            # By default, EventBridge retries a failed start for 24 hours.
             targets=[targets.SfnStateMachine(self.state_machine)],
         )
 
     def metric_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
-        """Count clean-ups that did not come to their end, and events that started none. Default period: 5 minutes."""
+        """Count clean-ups that failed, and events that could not start one. Default period: 5 minutes."""
         machine = self.state_machine
         undelivered = cloudwatch.Metric(
             namespace="AWS/Events",

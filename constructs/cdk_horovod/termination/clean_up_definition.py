@@ -1,12 +1,12 @@
 """
-The second layer: what a run's own workflow cannot do once its execution has been stopped or has run out of time.
+The state machine of the clean-up, the second layer: it does what a stopped or timed-out execution can no longer do.
 
-Started by an event for every execution that did not succeed, also for those that cleaned up after themselves: then
-nothing is left to do here. The reaper starts it in the same way, with an event of the same form, for runs that it found
-dead. It acts only on the fleet that this very execution still holds.
+An event starts it for every execution that did not succeed, including those that cleaned up after themselves, for which
+there is nothing left to do. The reaper starts it with an event of the same form for runs that have ended. It acts only
+on the fleet that this execution still holds.
 
-All that it knows of the execution is in the event. It does not describe the execution: an answer that is older than the
-event would say that the run goes on.
+It takes all facts about the execution from the event. It does not call DescribeExecution, whose answer may be older
+than the event and still say RUNNING.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from cdk_horovod.workflow.run_timeouts import RunTimeouts
 from horovod_node import contract
 
 RETRIES = 10
-"""At 1, 3, 9, 27 and then 60 seconds: an outage of some seven minutes."""
+"""Retries after 1, 3, 9, 27 and then 60 seconds, which bridge an outage of some seven minutes."""
 
 SOURCE_OF_THE_REAPER: Final = "cdk-horovod.reaper"
-"""`source` of an event that the reaper made up; that of EventBridge's own is `aws.states`."""
+"""`source` of the reaper's events; that of EventBridge's events is `aws.states`."""
 
 
 def clean_up_definition(
@@ -45,12 +45,11 @@ def clean_up_definition(
     timeouts: RunTimeouts,
 ) -> sfn.IChainable:
     """
-    Build the graph: take the lease from the stopped run, empty its fleet, free it, and write the run's receipt.
+    Build the graph: take the lease from the stopped run, empty and release its fleet, and write the run's receipt.
 
-    Repeating it is harmless: whoever comes second finds that the lease is no longer the run's, and that the receipt is
-    there.
+    It is idempotent: a second clean-up finds that the run no longer has the lease, and that the receipt exists.
     """
-    # The last state has no Catch: what it leaves undone, the reaper finds.
+    # The last state has no Catch: if it fails, the reaper removes the run from the queue.
     leave = run_queue.leave_the_queue(scope, ledger=ledger, queue=queue, retries=RETRIES)
     close = closing.close_a_stopped_run(scope, ledger=ledger)
     close.add_catch(leave).next(leave)
@@ -84,7 +83,7 @@ def clean_up_definition(
         seconds=timeouts.hold,
         retries=RETRIES,
     )
-    # The fleet is somebody else's or nobody's, or the run never had one: there is nothing to empty.
+    # Another run or nobody holds the fleet, or the run never had one: there is nothing to empty.
     take.add_catch(receipt, errors=[CONDITION_FAILED]).next(emptying.terminate)
     return _read_the_run(scope, engine=engine, ledger=ledger, training=queue).next(take)
 
@@ -94,10 +93,10 @@ _EVENT: Final = "$states.input.detail"
 
 def _read_the_run(scope: Construct, *, engine: EngineConfig, ledger: Ledger, training: str) -> sfn.TaskStateBase:
     """
-    Take what the event tells, and find the fleet that the run was given and what else its receipt needs.
+    Build the state that sets the variables from the event and the run's item: its fleet, and data for its receipt.
 
-    Its item names the fleet from the very moment on at which it had the lease. Only state machines write it. A fleet
-    that is no longer the training's has no lease that could be taken here.
+    The item names the fleet from the moment on at which the run had the lease, and only state machines write it. The
+    lease of a fleet that no longer belongs to the training cannot be taken.
     """
     attributes = (
         contract.FLEET,
@@ -156,7 +155,7 @@ def _read_the_run(scope: Construct, *, engine: EngineConfig, ledger: Ledger, tra
   $count($ours) > 0 ? $ours[0] : {{'id': ''}}
 )"""
             ),
-            # Of an execution that is forgotten there is no more to say than that it ended.
+            # Step Functions no longer knows the execution, so there is nothing for a receipt.
             "receipt_written": jsonata(f"{number(contract.RECEIPT_AT)} > 0 or $type({_EVENT}.startDate) != 'number'"),
             "times": jsonata(
                 f"""(
@@ -197,7 +196,7 @@ def _read_the_run(scope: Construct, *, engine: EngineConfig, ledger: Ledger, tra
 
 
 def _told(member: str, timed_out: str, stopped: str) -> str:
-    """Write the expression of what the event tells as *member*; a stopped execution may have been given nothing."""
+    """Write the expression of *member*, error or cause, with defaults; a stopped execution may have neither."""
     return f"""(
   $told := {_EVENT}.{member};
   {_EVENT}.status = 'TIMED_OUT' ? '{timed_out}' : $type($told) = 'string' and $told != '' ? $told : '{stopped}'

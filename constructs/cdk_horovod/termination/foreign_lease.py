@@ -1,7 +1,7 @@
 """
-The lease that another holds: read, and taken by clean-up and reaper from runs that have ended.
+Leases of ended runs, which clean-up and reaper read and take.
 
-What is in it need not have the shape that state machines give it: nodes can write `expires_at`.
+Their attributes may have unexpected values, because nodes can write `expires_at`.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ def _short(attribute: str) -> str:
 
 
 _OWNED = _short(contract.EXECUTION)
-"""The condition that a lease has an owner at all: nodes can write `expires_at` of a lease that nobody holds."""
+"""Condition that a lease has an owner: a node can create an item with only `expires_at`, which nobody holds."""
 _OWNED_VALUES = {":text": {"S": "S"}, ":longest": {"N": "1024"}}
-"""Longer than any ARN of an execution and than any name of a run."""
+"""Values of that condition. 1,024 is longer than any ARN of an execution and any name of a run."""
 _LARGEST_NUMBER = "9" * 38 + "E87"
-"""Of DynamoDB (its Developer Guide, "Supported data types"): 38 digits, up to 9.9…E+125."""
+"""Largest number of DynamoDB (its Developer Guide, "Supported data types"): 38 digits, up to 9.9…E+125."""
 
 
 def read(scope: Construct, *, ledger: Ledger, fleet: str, assign: Mapping[str, Any]) -> sfn.TaskStateBase:
     """
-    Build the state that sets `$lease`: `there`, `holder`, `execution` and `run`; texts are '' where there is none.
+    Build the state that sets `$lease`: `there`, `holder`, `execution` and `run`; missing texts are ''.
 
-    It reads what state machines write. Of a lease that has other things in these attributes it only says that it is
-    `there`: with the filter no item is too large to be read.
+    If an attribute has a value that no state machine writes, only `there` is set: the filter excludes such items, so
+    that no item is too large for the result.
 
     Args:
-        ledger: Where the lease is.
+        scope: Scope of the state.
+        ledger: The training's ledger.
         fleet: Expression of the fleet's name.
-        assign: More variables set then.
+        assign: Further variables to set.
     """
     attributes = (contract.RUN, contract.EXECUTION, contract.RECLAIMED_FROM)
     item = "$states.result.Items[0]"
@@ -102,16 +103,18 @@ def take_from(
     retries: int = 3,
 ) -> sfn.TaskStateBase:
     """
-    Build the state that takes the lease of `$fleet` for the clean-up or the reaper; its `run_id` stays as it is.
+    Build the state that takes the lease of `$fleet` for the clean-up or the reaper; its `run_id` does not change.
 
     Args:
+        scope: Scope of the state.
+        ledger: The training's ledger.
         holder: `contract.CLEAN_UP` or `contract.REAPER`.
-        condition: When it may; `#run`, `#execution` and `#expiry` name the lease's attributes. Taking what this
-            execution holds already must be allowed (`lease.MINE`).
-        values: Of the condition.
+        condition: Condition for taking it, in which `#run`, `#execution` and `#expiry` are the lease's attributes. It
+            must allow taking a lease that this execution already holds (`lease.MINE`).
+        values: Values of the condition.
         run: Expression of the run that held the fleet, or of ''.
-        seconds: How long nobody else may take it.
-        assign: Variables set then.
+        seconds: How long the lease is valid.
+        assign: Variables to set.
         retries: See `call_aws`.
     """
     return update_lease(
@@ -140,12 +143,12 @@ def take_from_the_dead(
     scope: Construct, *, ledger: Ledger, seconds: Duration, assign: Mapping[str, Any]
 ) -> sfn.TaskStateBase:
     """
-    Build the state that takes the lease of `$fleet` for the reaper, if nobody lives who holds it.
+    Build the state that takes the lease of `$fleet` for the reaper, if no running execution holds it.
 
-    That is if it has no owner and had none when it was read, or if it is still that of `$lease.execution`, which does
-    not run any more (`$ended`) or has let it expire. DynamoDB compares when it writes, so that no renewal in between is
-    missed, and the reaper needs not read the one attribute that nodes may write: one that is no number has expired. Nor
-    does it take a fleet whose run freed it between the two.
+    The lease must have no owner, now and when it was read; or it must still belong to `$lease.execution`, which has
+    ended (`$ended`) or has let it expire. DynamoDB checks this atomically with the write, so no renewal in between is
+    missed, and the reaper need not read `expires_at`, which nodes can write: a value that is not a number counts as
+    expired. A fleet that its run has released in between is not taken.
     """
     still = f"({_OWNED} AND #execution = :seen AND ((NOT attribute_type(#expiry, :number)) OR #expiry <= :before))"
     return take_from(

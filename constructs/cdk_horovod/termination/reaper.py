@@ -1,4 +1,4 @@
-"""The third of the four layers that leave nothing running: a look at every fleet, by the clock."""
+"""The reaper, which checks every fleet on a schedule: the third of four layers that leave nothing running."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ from horovod_node import contract
 
 class Reaper(Construct):
     """
-    Returns to zero every fleet whose lease is missing, expired, or held by an execution that does not run.
+    Scales every fleet to zero whose lease is missing, expired, or held by an execution that is not running.
 
     Creates: an Express state machine, and an EventBridge rule that starts it every *interval*.
 
-    Cost at rest: 8,640 executions a month at the default interval, each of about a second: some 0.02 USD a month, and
-    the lines that they log (AWS Step Functions pricing, Express Workflows, 2026; us-east-1).
+    Cost at rest: 8,640 executions a month at the default interval, each of about a second: some 0.02 USD a month, plus
+    their logs (AWS Step Functions pricing, Express Workflows, 2026; us-east-1).
 
     Args:
-        training: The run's state machine.
-        clean_up: The clean-up's; the reaper leaves a fleet alone that it is emptying, and starts it for dead runs.
-        engine: What provides the nodes.
-        ledger: Where leases are.
+        training: The runs' state machine.
+        clean_up: The clean-up's state machine, which the reaper starts for ended runs. The reaper leaves fleets alone
+            that it is emptying.
+        engine: The engine's configuration.
+        ledger: The training's ledger.
         queue: Name of the training's queue.
-        interval: Between two looks; whole minutes.
-        poll_interval: Between two looks at nodes that go.
-        log_group: Where the state machine logs to.
+        interval: Time between two executions of the reaper; whole minutes.
+        poll_interval: Time between two polls of terminating nodes.
+        log_group: Log group of the state machine.
 
     Raises:
-        ValueError: If *interval* is not in whole minutes, which EventBridge wants.
+        ValueError: If *interval* is not in whole minutes, as EventBridge requires.
     """
 
     def __init__(
@@ -96,14 +97,14 @@ class Reaper(Construct):
         return self._metric(workflow.METRIC_REAPED, cloudwatch.Stats.SUM, period)
 
     def metric_capacity_without_lease(self, *, period: Duration | None = None) -> cloudwatch.Metric:
-        """Measure capacity that nobody held, in GPUs or instances. Default period: 5 minutes."""
+        """Measure the capacity of fleets that no run held, in GPUs or instances. Default period: 5 minutes."""
         return self._metric(workflow.METRIC_CAPACITY_WITHOUT_LEASE, cloudwatch.Stats.MAXIMUM, period)
 
     def metric_failed(self, *, period: Duration | None = None) -> cloudwatch.MathExpression:
         """
-        Count looks that failed, and one more if there was none at all. Default period: three intervals.
+        Count failed executions of the reaper, plus 1 if none started. Default period: three intervals.
 
-        AWS/States has no metric of "did not start"; missing starts count as 0.
+        AWS/States has no metric for executions that did not start, so missing data of started ones counts as 0.
         """
         machine = self.state_machine
         return cloudwatch.MathExpression(

@@ -1,12 +1,12 @@
 """
-The third layer: looks at every fleet from time to time, whatever has or has not been told.
+The state machine of the reaper, the third layer: it checks every fleet on a schedule, independently of events.
 
-It trusts no event and no memory of its own: what it sees decides. A fleet is left alone while its lease is valid and
-its holder's execution runs. Else the reaper takes the lease, sets the fleet's capacity to 0, looks until nothing is
-left, and frees the fleet. If that takes longer than `PATIENCE`, a later look goes on.
+It keeps no state; only what it observes decides. A fleet is left alone while its lease is valid and its holder's
+execution runs. Otherwise the reaper takes the lease, sets the fleet's capacity to 0, polls until nothing is left, and
+releases the fleet. If that takes longer than `PATIENCE`, a later execution continues.
 
-It keeps no accounts. For a run that is dead it starts the clean-up with an event like EventBridge's; the clean-up then
-takes the run out of the queue and writes its receipt. So a receipt that cannot be written never keeps a fleet.
+It writes no receipts. For a run that has ended it starts the clean-up with an event like EventBridge's; the clean-up
+removes the run from the queue and writes its receipt. So a failing receipt never keeps a fleet from being released.
 """
 
 from __future__ import annotations
@@ -29,22 +29,27 @@ from cdk_horovod.workflow.execution import DOES_NOT_EXIST, ENDED_WITHOUT_SUCCESS
 from horovod_node import contract
 
 TIMEOUT: Final = Duration.minutes(4)
-"""Of one look; Step Functions gives an Express execution five minutes (its guide, "Service quotas")."""
+"""Timeout of an execution; Express executions have at most five minutes (Step Functions guide, "Service quotas")."""
 HOLD: Final = Duration.seconds(270)
-"""Longer than a look can live, so that no look scales a fleet that has gone to a run; shorter than two looks apart."""
+"""
+Validity of the reaper's lease.
+
+It is longer than an execution, so that none scales a fleet that a run has taken, and shorter than the default interval,
+so that the next execution can continue.
+"""
 PATIENCE: Final = Duration.seconds(150)
-"""How long a look waits for nodes to go. The rest of its time is for retries."""
+"""How long an execution waits for nodes to terminate. The rest of `TIMEOUT` is for retries."""
 SILENCE: Final = Duration.minutes(6)
-"""A run in the queue that has not looked for so long is asked after."""
+"""A queued run that has not polled for this long may have ended; the reaper describes its execution."""
 
 ERROR_REAPER_FAILED = "ReaperFailed"
 _WORDS_KEPT: Final = 500
-"""Characters of an error's cause: an execution fails with a cause of at most 32,768."""
+"""Characters that are kept of an error's cause; the cause of an execution has at most 32,768."""
 
 METRIC_REAPED = "Reaped"
 """Fleets that the reaper reclaimed from runs that had ended."""
 METRIC_CAPACITY_WITHOUT_LEASE = "CapacityWithoutLease"
-"""GPUs or nodes that a fleet had, or was about to have, although nobody held it."""
+"""GPUs or nodes that a fleet had, or was launching, although no run held it."""
 
 
 def reaper_definition(
@@ -60,14 +65,15 @@ def reaper_definition(
     training: str,
 ) -> sfn.IChainable:
     """
-    Build the graph: every fleet, then every run that is dead, be it found in a fleet or in the queue.
+    Build the graph: check every fleet, then every ended run that was found in a fleet's lease or in the queue.
 
     Args:
-        engine: What provides the nodes.
-        ledger: Where leases are.
+        scope: Scope of the states.
+        engine: The engine's configuration.
+        ledger: The training's ledger.
         queue: Name of the training's queue.
-        poll_interval: Between two looks at nodes that go.
-        runs: What the ARN of a run's execution begins with; the run's name follows.
+        poll_interval: Time between two polls of terminating nodes.
+        runs: Prefix of the ARN of a run's execution; the run's name follows.
         executions: ARNs of the executions that may hold a fleet or wait for one, for the permission.
         clean_up: ARN of the clean-up's state machine.
         training: Value of the metrics' dimension.
@@ -76,7 +82,7 @@ def reaper_definition(
         scope,
         "Look at every fleet",
         items=sfn.ProvideItems.json_array(engine.fleets_in_order),
-        # The most of an inline map (Step Functions guide, "Map state"): a fleet that takes long delays no other one.
+        # The maximum of an inline Map (Step Functions guide, "Map state"), so that a slow fleet delays no other one.
         max_concurrency=40,
         assign={
             "troubles": jsonata("[$filter($states.result, function($found) { $exists($found.trouble) }).trouble]"),
@@ -139,9 +145,9 @@ def _one_fleet(
     training: str,
 ) -> sfn.IChainable:
     """
-    Look at the fleet in the state's input; the output has `trouble`, what went wrong, or `run`, whose fleet it was.
+    Check the fleet in the state's input. The output has `trouble` (an error) or `run` (the ended run that held it).
 
-    Whatever goes wrong here is noted: an iteration that fails would end the map, and with it the look at the others.
+    Every error is caught, because a failed iteration would end the Map, and with it the checks of the other fleets.
     """
     states = engine.states
     end = sfn.Pass.jsonata(scope, "Note what was found")
@@ -176,7 +182,7 @@ def _one_fleet(
             "patient_until": jsonata(f"{NOW} + {PATIENCE.to_seconds()}"),
         },
     )
-    # A holder that lives, or a run that reserved it meanwhile.
+    # The holder is running, or a run has reserved the fleet in the meantime.
     take.add_catch(end, errors=[CONDITION_FAILED], outputs=NO_OUTPUT).add_catch(end, outputs=trouble).next(end_staying)
     describe = describe_the_execution(
         scope,
@@ -187,18 +193,18 @@ def _one_fleet(
         value="$states.result.Status != 'RUNNING'",
     )
     describe.add_catch(take, errors=[DOES_NOT_EXIST], assign={"ended": True})
-    # Whose execution cannot be described may live: it is left alone until it can.
+    # An execution that cannot be described may be running, so its fleet is left alone.
     describe.add_catch(end, outputs=trouble).next(take)
     what = (
         sfn.Choice.jsonata(scope, "What is to be done?", outputs=NO_OUTPUT)
-        # Two looks in a row must say so: Auto Scaling's answers may be older than what has just been asked for.
+        # Two polls in a row must see 0, because Auto Scaling's answer may be older than the last request.
         .when(sfn.Condition.jsonata(jsonata("$taken and $running = 0 and $empty")), release)
         .when(sfn.Condition.jsonata(jsonata("$taken and $running = 0")), wait, assign={"empty": True})
         .when(sfn.Condition.jsonata(jsonata(f"$taken and {NOW} < $patient_until")), wait, assign={"empty": False})
-        # Its nodes are told to go. When the lease of this look has expired, a later one goes on.
+        # The nodes are terminating. A later execution continues when this one's lease has expired.
         .when(sfn.Condition.jsonata(jsonata("$taken")), end, outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$not($lease.there) and $running = 0")), end, outputs=NO_OUTPUT)
-        # An Express execution cannot be described: a look that died holds its fleet until the lease expires.
+        # An Express execution cannot be described, so a failed reaper holds the fleet until its lease expires.
         .when(sfn.Condition.jsonata(jsonata(f"$lease.holder in ['', '{contract.REAPER}']")), take)
         .otherwise(describe)
     )
@@ -214,7 +220,7 @@ def _one_fleet(
 
 
 def _one_run(scope: Construct, *, executions: list[str], clean_up: str) -> sfn.IChainable:
-    """Start the clean-up of the run in the state's input, `name` and `arn`, if its execution ended without success."""
+    """Start the clean-up for the run in the state's input, `name` and `arn`, if its execution ended without success."""
     begun = sfn.Pass.jsonata(scope, "Run is looked after", outputs=NO_OUTPUT)
     start = call_aws(
         scope,
@@ -224,7 +230,7 @@ def _one_run(scope: Construct, *, executions: list[str], clean_up: str) -> sfn.I
         iam_action="states:StartExecution",
         parameters={
             "StateMachineArn": clean_up,
-            # One for a run in an hour, however many looks find it; the next hour tries again.
+            # At most one clean-up for a run in an hour, however often it is found.
             "Name": jsonata(
                 "$substring($event.name, 0, 40) & '-' "
                 f"& $substring($hash($event.executionArn & $floor({NOW} / 3600), 'SHA-256'), 0, 32)"
@@ -256,7 +262,7 @@ _STARTED_ALREADY: Final = "Sfn.ExecutionAlreadyExistsException"
 
 
 def _read_the_line(scope: Construct, *, ledger: Ledger, queue: str) -> sfn.TaskStateBase:
-    """Add the runs to `$dead` that wait in the queue and have not looked for longer than any interval between looks."""
+    """Build the state that adds the queued runs to `$dead` that have not polled the queue for `SILENCE`."""
     return call_aws(
         scope,
         "Read the queue",
@@ -280,10 +286,10 @@ def _read_the_line(scope: Construct, *, ledger: Ledger, queue: str) -> sfn.TaskS
 
 def _report(scope: Construct, name: str, *, training: str, metrics: Mapping[str, tuple[str, str]]) -> sfn.CustomState:
     """
-    Put metrics: name to the expression of the value and the unit.
+    Build the state that publishes *metrics*: name to the expression of the value, and the unit.
 
-    Not `call_aws`, whose permission knows no condition: CloudWatch has no resources to name here, only namespaces
-    (`permit_reports`).
+    `call_aws` would add a permission without a condition. PutMetricData has no resource-level permissions; a condition
+    on the namespace limits it (`permit_reports`).
     """
     report = sfn.CustomState(
         scope,
@@ -311,7 +317,7 @@ def _report(scope: Construct, name: str, *, training: str, metrics: Mapping[str,
 
 
 def permit_reports() -> iam.PolicyStatement:
-    """Allow to put metrics of this library's namespace."""
+    """Return the permission to publish metrics in this library's namespace."""
     return iam.PolicyStatement(
         actions=["cloudwatch:PutMetricData"],
         resources=["*"],

@@ -1,1 +1,1 @@
-"""The run's state machine: start, train, terminate."""
+"""The state machine of a run: start, train, terminate."""

@@ -1,4 +1,4 @@
-"""What a request passes before it may wait for a fleet: the check, a look at the data, the run's item in the ledger."""
+"""Admission of a request, before it is queued: check of request and data, and the run's item in the ledger."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cdk_horovod.workflow.run_timeouts import RunTimeouts
 from horovod_node import contract
 
 LEDGER_DAYS = 90
-"""Days that a run's items stay in the ledger: as long as Step Functions keeps its history."""
+"""Days that a run's items stay in the ledger, as long as Step Functions keeps the execution."""
 
 
 def check_the_request(
@@ -76,7 +76,7 @@ def check_the_request(
             **UNREAD_BY_THE_RUN,
         },
     )
-    # A request without problems gets its defaults; a choice sets them where none of its rules holds.
+    # The Choice's own `Assign` applies if no rule matches: a valid request gets its defaults.
     valid = sfn.Choice.jsonata(
         scope,
         "Request valid?",
@@ -104,11 +104,11 @@ def check_the_data(
     scope: Construct, *, readable: Sequence[s3.IBucket], refused: sfn.IChainable, then: sfn.IChainable
 ) -> sfn.IChainable:
     """
-    Look for one object of every channel: an empty one is found before anything is paid for.
+    Build the states that look for an object in every channel, so that an empty channel costs nothing.
 
-    A channel is a folder, a whole bucket or one object, as nodes take it: `s3://bucket/dig` is neither when only
-    `digits/` is there. A folder is read page by page until there is a file; of one that begins with more than
-    `_MOST_PAGES` pages of folders' own objects, nodes find out.
+    As on the nodes, a channel is a folder, a whole bucket or one object: `s3://bucket/dig` is none of these if only
+    `digits/` exists. A folder is listed page by page until a file is found. After `_MOST_PAGES` pages with only folder
+    objects the check gives up and leaves it to the nodes.
     """
     there = sfn.Pass.jsonata(scope, "Channel is there", outputs=jsonata("$states.input"))
     look = call_aws(
@@ -157,9 +157,9 @@ def check_the_data(
 
 
 _PAGE = 100
-"""Keys of a page. A key has up to 1,024 bytes, and a result that may have 256 KiB says some more of each object."""
+"""Keys on one page. A key has up to 1,024 bytes, and the result with all properties must fit into 256 KiB."""
 _MOST_PAGES = 30
-"""Of one channel: each is 7 events of the run's history."""
+"""Most pages for one channel: each adds 7 events to the execution's history."""
 _CHANNEL = """function($uri, $name) {(
   $address := $substringAfter($uri, 's3://') & '/';
   $bucket := $substringBefore($address, '/');
@@ -175,10 +175,10 @@ _CHANNEL = """function($uri, $name) {(
   }
 )}"""
 """
-A channel, and where to look first: for files in its folder, which is the whole bucket when the key is empty.
+Function that makes a channel from its URI, with where to look first: in its folder, or the whole bucket without a key.
 
-A listing begins behind a key, and the same state asks for the first page as for those that follow: no key that a
-request may name comes before a space.
+The same state requests the first and all later pages, so the first page needs a `StartAfter`, too: a space, because no
+key in a request sorts before it.
 """
 _LOOKED = f"""(
   $channel := $states.input;
@@ -197,23 +197,22 @@ _LOOKED = f"""(
   }}, $more ? {{'after': $contents[-1].Key}} : {{'prefix': $channel.key, 'after': ' '}}])
 )"""
 """
-What a page tells of its channel, and what to ask next.
+Expression of the channel after a page: whether it was found, and where to look next.
 
-Consoles make a "folder" out of an empty object whose key ends with a slash; nodes leave it out. Where no file is in the
-folder, the channel may be one object: of all keys that begin with its key, that key comes first.
+An empty object whose key ends with a slash, a "folder" of the console, does not count; nodes skip it, too. If the
+folder has no file, the channel may be one object: its key sorts first among the keys that begin with it.
 """
 
 
 def read_the_request(scope: Construct, *, refused: sfn.IChainable) -> sfn.CustomState:
     """
-    Build the state that sets `$request_json`: the request as it was written, with the defaults of absent fields.
+    Build the state that sets `$request_json`: the request as it was submitted, with the defaults of absent fields.
 
-    Numbers of the user's must not change on their way to the script, but an expression takes them for doubles, and
-    `$string` writes 15 of their digits. DescribeExecution tells the input as the text that it is (Step Functions API
-    Reference, "DescribeExecution": "The string that contains the JSON input data of the execution"), and texts go
-    through expressions as they are. Who calls StartExecution with an object has his digits kept like everyone.
+    The user's numbers must reach the script unchanged, but expressions convert them to doubles, of which `$string`
+    writes 15 digits. DescribeExecution returns the input as text (Step Functions API Reference, "DescribeExecution":
+    "The string that contains the JSON input data of the execution"), and expressions do not change texts.
 
-    The permission is not the state's to bring along (see `permit_own_executions`).
+    The permission is not added by the state, but by `permit_own_executions`.
     """
     state = sfn.CustomState(
         scope,
@@ -237,7 +236,7 @@ def read_the_request(scope: Construct, *, refused: sfn.IChainable) -> sfn.Custom
 
 
 _TOO_LARGE = "States.QueryEvaluationError"
-"""What an expression that calls `$error` ends its state with."""
+"""Error of a state whose expression calls `$error`."""
 _REQUEST_JSON = f"""(
   $text := $states.result.Input;
   $given := $keys($states.context.Execution.Input);
@@ -246,7 +245,7 @@ _REQUEST_JSON = f"""(
   {BYTES} > {contract.REQUEST_LIMIT} ? $error('too large')
     : ($defaults = '' ? '{{' : $substring($defaults, 0, $length($defaults) - 1) & ',') & $substringAfter($text, '{{')
 )"""
-"""The defaults are this library's own, and come first."""
+"""Expression of the request's text with the defaults, which come first, inserted into its JSON object."""
 
 
 def record_the_run(
@@ -276,7 +275,7 @@ def record_the_run(
                 contract.CREATED_AT: {"N": jsonata("$string($floor($millis() / 1000))")},
                 contract.REQUEST_JSON: {"S": jsonata("$request_json")},
                 contract.SETTINGS_JSON: {"S": json.dumps(asdict(settings))},
-                # Nodes give their own items the same end.
+                # Nodes set the same time to live on their items.
                 contract.TTL_ATTRIBUTE: {"N": jsonata("$remove_at")},
             },
         },

@@ -1,14 +1,15 @@
 """
-The search for capacity: what follows when a ring does not form.
+The search for capacity: decides what follows when a ring does not form.
 
-`$search` is all that a run knows of it: `number` and `attempt` (of the fleet's plan, from 1), `since` (epoch seconds),
-`starts` (how often nodes were asked for, in the whole run), `again` (how often this attempt was repeated), `refusal`
-(the provider's words on the last attempt that failed), `log` (every attempt made, for the receipt) and `step` (what
-follows: `wait`, `look`, `start`, `empty` or `fail`).
+`$search` is the state of the search: `number` (from 1) and `attempt` (the current attempt of the fleet's plan), `since`
+(its start in epoch seconds), `starts` (how often nodes were requested in the whole run), `again` (how often this
+attempt was repeated), `refusal` (the provider's message on the last failed attempt), `log` (all attempts made, for
+the receipt) and `step` (what follows: `wait`, `look`, `start`, `empty` or `fail`).
 
-An attempt is one of these objects: `words`, `seconds` and `heartbeat` (how long the ring may take, and its first node),
-`patient` (whether its nodes have had their full time), `empties`, `market`, `base` (GPUs that are On-Demand in any
-case), `families` (of its types, as quotas go by them), and what the engine's own states read.
+An attempt is an object with `words` (its description), `seconds` and `heartbeat` (the time for the ring and for its
+first node), `patient` (whether that time is already `start_timeout`), `empties` (whether it begins with an empty
+fleet), `market`, `base` (On-Demand base in GPUs), `families` (of its types, because quotas are by family), and what the
+engine's states read.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ NO_SEARCH: Final[Mapping[str, Any]] = {"log": []}
 
 MOST_FLEETS_BYTES: Final = 160_000
 """
-Of the fleets in a run's variable: Step Functions takes 256 KiB for all variables that one state sets ("Passing data
-between states with variables" in its guide), the request among them.
+Most bytes of the fleets in `$fleets`: one state may set 256 KiB of variables ("Passing data between states with
+variables" in the guide of Step Functions), and the request is among them.
 """
 
 WORDS_KEPT: Final = 600
-"""Characters of the provider's words that are kept of each attempt: there may be many in one run."""
+"""Characters that are kept of the provider's message on each attempt, because a run may make many."""
 
-# The words of EC2 and of Auto Scaling in a scaling activity's StatusMessage. Sources: EC2 Auto Scaling User Guide,
+# Patterns of StatusMessages in scaling activities, by EC2 and Auto Scaling. Sources: EC2 Auto Scaling User Guide,
 # "Troubleshoot EC2 Auto Scaling: EC2 instance launch failures"; EC2 API Reference, "Error codes".
 SPOT_QUOTA: Final = "MaxSpotInstanceCountExceeded|[Mm]ax spot instance count exceeded"
 ON_DEMAND_QUOTA: Final = (
@@ -56,15 +57,15 @@ QUOTAS: Final[Mapping[str, Mapping[str, str]]] = {
         "p": "L-417A185B (Running On-Demand P instances)",
     },
 }
-"""Service Quotas' codes by market and by the first letter of an instance type; each counts vCPUs."""
+"""Codes in Service Quotas by market and by first letter of the instance type; these quotas count vCPUs."""
 
 
 def fleets_with_plans(engine: EngineConfig, *, timeouts: RunTimeouts) -> list[dict[str, Any]]:
     """
-    Write the fleets as a run's states read them: with what is tried in them, and how long that may take.
+    Return the fleets as a run's states read them, with the attempts of their plans and the longest time to form a ring.
 
     Raises:
-        ValueError: If they are too much for a variable.
+        ValueError: If they are too large for a variable.
     """
     fleets = [
         {
@@ -85,7 +86,7 @@ def fleets_with_plans(engine: EngineConfig, *, timeouts: RunTimeouts) -> list[di
 
 
 def longest_forming(fleets: Sequence[FleetConfig], *, timeouts: RunTimeouts) -> int:
-    """Give the seconds that a ring may take to form, in the fleet where that is longest."""
+    """Return the most seconds that a ring may take to form in any of the fleets."""
     return max(
         int(timeouts.forming([attempt["time_limit"] for attempt in fleet.plan]).to_seconds()) for fleet in fleets
     )
@@ -95,14 +96,14 @@ def _with_times(attempt: Mapping[str, Any], *, timeouts: RunTimeouts) -> dict[st
     launch, start = int(timeouts.launch_timeout.to_seconds()), int(timeouts.start_timeout.to_seconds())
     seconds = attempt["time_limit"] or start
     rest = {name: value for name, value in attempt.items() if name != "time_limit"}
-    # Step Functions wants a timeout longer than its heartbeat.
+    # Step Functions requires a timeout longer than the heartbeat.
     times = {"seconds": seconds, "heartbeat": min(launch, seconds - 1), "patient": attempt["time_limit"] is None}
     return {**rest, **times}
 
 
 def begun(plan: str) -> str:
     """
-    Write the expression of `$search` at its begin.
+    Return the expression of `$search` at the beginning.
 
     Args:
         plan: Expression of the fleet's plan.
@@ -117,14 +118,15 @@ BEGUN_AGAIN: Final = (
     "$merge([$search, {'attempt': $fleet.plan[$search.number - 1], 'again': 0, 'refusal': '', 'step': 'start'}])"
 )
 """
-The expression of `$search` when a run starts again: with the attempt that got the nodes that are left.
+Expression of `$search` when a run starts again, with the attempt that got the remaining nodes.
 
-Another one could be of another market. A group whose On-Demand base or percentage changes replaces its instances ("a
-gradual replacement of instances": CloudFormation's reference of `InstancesDistribution`), the leader among them.
+Another attempt could be of another market, and a group whose On-Demand base or percentage changes replaces its
+instances ("a gradual replacement of instances": CloudFormation's reference of `InstancesDistribution`), including the
+leader.
 """
 
 ASKED: Final = jsonata(f"$merge([$search, {{'since': {NOW}, 'starts': $search.starts + 1}}])")
-"""`$search` when nodes have been asked for."""
+"""`$search` after nodes were requested."""
 
 FORMED: Final = jsonata(
     f"""$merge([$search, {{'refusal': '', 'log': $append($search.log, [{{
@@ -132,7 +134,7 @@ FORMED: Final = jsonata(
   'outcome': 'formed', 'seconds': {NOW} - $search.since, 'said': ''
 }}])}}])"""
 )
-"""`$search` when the ring is formed."""
+"""`$search` after the ring has formed."""
 
 CAPACITY_JSON: Final = jsonata(
     """$string({
@@ -140,19 +142,19 @@ CAPACITY_JSON: Final = jsonata(
   'refusal': $search.refusal
 })"""
 )
-"""What the run's item tells of the search, see `contract.CAPACITY_JSON`."""
+"""The search as recorded in the run's item, see `contract.CAPACITY_JSON`."""
 
 
 def looked_at(gpus: str, *, timeouts: RunTimeouts) -> dict[str, Any]:
     """
-    Write the `Assign` that judges what is there when an attempt's time is over.
+    Return the `Assign` that decides what follows when an attempt's time is over.
 
-    If the GPUs are there they only have not formed the ring yet: the attempt got what it was for, and they get the time
-    of nodes that boot.
+    If the GPUs are there, the attempt has succeeded and only the ring has not formed yet: its nodes get the time of
+    booting nodes, once.
 
     Args:
-        gpus: Expression of the GPUs that are there or being started.
-        timeouts: The run's.
+        gpus: Expression of the GPUs that run or are starting.
+        timeouts: Timeouts of the run.
     """
     patient = json.dumps(
         {
@@ -176,21 +178,22 @@ def looked_at(gpus: str, *, timeouts: RunTimeouts) -> dict[str, Any]:
 
 
 UNSEEN: Final = {"search": jsonata("$merge([$search, {'step': 'look'}])")}
-"""`Assign` when nobody could say what is there."""
+"""`Assign` if the fleet could not be described."""
 
 
 def judged(messages: str, *, asked: bool = True) -> dict[str, Any]:
     """
-    Write the `Assign` that decides, from the provider's own words, what follows an attempt that failed.
+    Return the `Assign` that decides what follows a failed attempt, from the provider's messages.
 
-    Nodes that are there and have time left are waited for, whatever was said. Capacity that is not there is looked for
-    by the next attempt. A quota would refuse every attempt that asks for as
-    much of the same market, so these are passed over. Throttling says nothing about capacity, and would meet every
-    other market and zone, too: the same attempt goes on. When no attempt is left, the run ends, with the words of all.
+    - Nodes that are there and have time left are waited for, whatever the messages.
+    - Without capacity, the next attempt follows.
+    - A quota would also refuse attempts that need at least as much of the same market, so these are skipped.
+    - Throttling says nothing about capacity and would affect other markets and zones, too, so the attempt is repeated.
+    - When no attempt is left, the run fails with all messages.
 
     Args:
-        messages: Expression of the list of what the provider said since `$search.since`.
-        asked: Whether it could be asked at all.
+        messages: Expression of the list of the provider's messages since `$search.since`.
+        asked: Whether the provider could be asked.
     """
     bought = f"$try.market = '{contract.ON_DEMAND}' ? $request.gpus : $min([$request.gpus, $try.base])"
     kind = "$search.step = 'fail' ? 'not formed' : " + (
@@ -264,4 +267,4 @@ NOT_FORMED: Final = {
         "cause": jsonata("$search.cause"),
     }
 }
-"""`Assign` of the end of the search."""
+"""`Assign` when the search has failed."""

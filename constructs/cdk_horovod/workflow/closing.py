@@ -1,4 +1,4 @@
-"""What every run ends with, whatever happened: the model's check, the run's last stage, the outcome."""
+"""The last states of a run: the check of the model, the run's last stage, the outcome."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from horovod_node import contract
 
 
 def check_the_model(scope: Construct, *, bucket: s3.IBucket, training: str) -> sfn.TaskStateBase:
-    """Build the state that looks at the model in S3 itself: the node's word does not make a run succeed."""
+    """Build the state that checks the model in S3, because a node's answer alone does not make a run succeed."""
     complete = "$states.result.ContentLength > 0 and $states.result.ContentLength = $saved.bytes"
     incomplete = failure(
         contract.ERROR_MODEL_MISSING,
@@ -39,7 +39,7 @@ def check_the_model(scope: Construct, *, bucket: s3.IBucket, training: str) -> s
 
 
 def close_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
-    """Build the state that sets the run's last stage in the ledger, and when its receipt was written."""
+    """Build the state that records the run's last stage in the ledger, and when its receipt was written."""
     return update_item(
         scope,
         "Close the run",
@@ -56,7 +56,7 @@ def close_the_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
 
 
 def close_a_stopped_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
-    """Build the state that marks a run as failed whose own execution cannot; one that has a model stays as it is."""
+    """Build the state that marks a stopped run as failed, unless it has already succeeded."""
     return update_item(
         scope,
         "Close the run",
@@ -74,7 +74,7 @@ def close_a_stopped_run(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBas
 
 
 def outcome(scope: Construct, *, bucket: s3.IBucket) -> sfn.Choice:
-    """Build the end: success with the model's address, or failure with the original error and cause."""
+    """Build the last states: Succeed with the URI of the model, or Fail with the original error and cause."""
     trained = sfn.Succeed.jsonata(
         scope,
         "Trained",

@@ -1,23 +1,23 @@
 """
-The whole run on one screen.
+The graph of a run.
 
-Its variables, in the order in which they come:
+Variables:
 
-- `$run`: name of the execution. `$run_id`: see `contract.run_id`.
-- `$attempt`: counted from 1. A fleet that was emptied begins a new one, and so does a run that lost its ring: no node
-  of the attempt before leads the new one or counts in it.
-- `$times`: ISO 8601, for the receipt. `$outcome`: succeeded, error, cause.
-- `$request`: with its defaults. `$request_json`: the same as the text that it was.
-- `$fleets`: those that fit the request. `$eligible_fleets`: those whose turn it is. `$fleet`: the one reserved.
-- `$must_be_empty`: whether the fleet is emptied before nodes start.
-- `$search`: the search for capacity, see `workflow.capacity_search`.
-- `$ring`, `$trained`, `$saved`: the leader's answers, see `horovod_node.contract`.
-- `$prices`: of the fleet's types. `$price`: of the ring, if there is a ceiling.
-- `$lost_attempts`: those before this one. `$spent`: their seconds of training. `$restart`: whether another one follows.
-- `$lost_leader`: the node that led an attempt and fell silent; '' for none.
-- `$tally`, `$receipt_written`: see `workflow.receipt`. `$held`: see `workflow.lease`. `$emptying`: see
-  `workflow.emptying`.
-- `$running`, `$staying`, `$launching`: set by the engine's states.
+- `$run` (name of the execution), `$run_id` (see `contract.run_id`), `$times` (ISO 8601, for the receipt), `$outcome`
+  (succeeded, error, cause)
+- `$attempt`: from 1; a new one begins after the fleet was emptied, and after a loss. Nodes of the attempt before do not
+  lead it and do not count in it.
+- `$request` (with its defaults), `$request_json` (the same as text, numbers unchanged)
+- `$fleets` (those that fit the request), `$eligible_fleets` (those that the run may try now), `$fleet` (the reserved
+  one)
+- `$must_be_empty` (whether the fleet must be empty before nodes start), `$search` (see `workflow.capacity_search`)
+- `$ring`, `$trained`, `$saved` (the leader's answers, see `horovod_node.contract`)
+- `$prices` (of the fleet's types), `$price` (of the ring, if there is a ceiling)
+- `$lost_attempts` (earlier attempts), `$spent` (their seconds of training), `$restart` (whether another attempt
+  follows), `$lost_leader` (the node that led and fell silent; '' for none)
+- `$tally`, `$receipt_written` (see `workflow.receipt`), `$held` (see `workflow.lease`), `$emptying` (see
+  `workflow.emptying`)
+- `$running`, `$staying`, `$launching` (set by the engine's states)
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def run_definition(
 
     Two loops lead back to the start of nodes: the next attempt to get capacity, and the next attempt of the run.
 
-    From *Start nodes* on, every path leads through *Confirm that nothing runs*; a test walks them all.
+    From *Start nodes* on, every path leads through *Confirm that nothing runs*; a test walks all paths.
     """
     bucket, states = storage.model_bucket, engine.states
 
-    # The end, which every run reaches. A step that fails here never keeps the next one from being tried.
-    # The fleet is free before the receipt is tried: whatever is wrong with that must not keep others waiting.
+    # The end, which every run reaches. If a step fails here, the next one still runs. The fleet is released before the
+    # receipt is written, so that a failing receipt does not keep other runs waiting.
     end = closing.outcome(scope, bucket=bucket)
     close = closing.close_the_run(scope, ledger=ledger)
     close.add_catch(end).next(end)
@@ -73,7 +73,7 @@ def run_definition(
     release = lease.release(scope, ledger=ledger, assign={"times": entered_as("terminated_at")})
     release.add_catch(receipt).next(receipt)
 
-    # The fleet is emptied in the end, and before nodes start that must not find others, such as those of earlier runs.
+    # The fleet is emptied at the end, and before nodes start that must not find nodes of earlier runs or attempts.
     restore = states.restore(scope)
     restore.add_catch(release).next(release)
     begin_or_end = sfn.Choice.jsonata(scope, "Nodes to start?", outputs=NO_OUTPUT)
@@ -93,7 +93,7 @@ def run_definition(
     hold = lease.hold_to_start(scope, ledger=ledger, seconds=timeouts.hold)
     start = states.start(
         scope,
-        # The bill begins with the first start of nodes.
+        # Costs count from the first start of nodes.
         assign={"search": capacity_search.ASKED, "times": jsonata("$merge([{'asked_at': $now()}, $times])")},
     )
     ring = token_tasks.wait_for_the_ring(scope, ledger=ledger)
@@ -157,7 +157,7 @@ def _search_on(
     emptied: sfn.IChainable,
     end: sfn.IChainable,
 ) -> sfn.IChainable:
-    """Find out why there is no ring; wait on for nodes that are there, or try the next attempt, or end."""
+    """Build the states that find out why there is no ring, and then wait longer, make the next attempt, or end."""
     next_one = (
         sfn.Choice.jsonata(scope, "Another attempt?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$search.step = 'fail'")), end, assign=capacity_search.NOT_FORMED)
@@ -183,13 +183,13 @@ def _start_again(
     none: sfn.IChainable,
 ) -> sfn.IChainable:
     """
-    Begin the run's next attempt on the nodes that are left, if there may be one; else end with what was lost.
+    Build the states that begin the run's next attempt with the remaining nodes, if it may restart, and else end it.
 
     Args:
-        none: What follows where no leader was lost, because none was ever elected.
+        none: Follows if no leader was lost, because none was elected.
     """
     replace = states.replace(scope)
-    # It is gone already, mostly.
+    # An error is ignored: usually the leader's instance has already terminated.
     replace.add_catch(then).next(then)
     begin = lease.begin_the_next_attempt(scope, ledger=ledger, seconds=timeouts.hold)
     begin.add_catch(lost, errors=[CONDITION_FAILED], assign=lease_lost()).add_catch(end)
@@ -216,7 +216,7 @@ def _queue(
     then: sfn.IChainable,
     refused: sfn.IChainable,
 ) -> sfn.IChainable:
-    """Wait in the queue until a fleet can be reserved; leave it in either case."""
+    """Build the states that wait in the queue until a fleet is reserved or the timeout is over, and then leave it."""
     interval = timeouts.queue_interval(fleets=len(engine.fleets))
     look = run_queue.poll_the_queue(scope, ledger=ledger, queue=queue, interval=interval)
     reserve = lease.reserve(scope, ledger=ledger, timeouts=timeouts)
@@ -230,7 +230,7 @@ def _queue(
     first = run_queue.first_in_the_queue(
         scope, interval=interval, queue_timeout=timeouts.queue_timeout, reserve=reserve, then=look, leave=leave
     )
-    # A fleet that is taken, or cannot be asked for now, is not open: the next one, or the next look.
+    # A fleet that is taken, or whose lease cannot be written now, is removed until the next poll.
     reserve.add_catch(
         first,
         assign={

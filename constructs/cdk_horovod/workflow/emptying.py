@@ -1,4 +1,4 @@
-"""The loop that empties a fleet, the same in a run and in the clean-up."""
+"""The loop that empties a fleet, in a run and in the clean-up."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.workflow import lease
 
 NOT_BEGUN: Final[Mapping[str, Any]] = {"held_at": 0, "looks": 0, "zeros": 0, "pause": 1, "step": "wait"}
-"""`$emptying` before the loop; a state machine that has the loop sets it before."""
+"""Value of `$emptying` before the loop, to which a state machine must set it."""
 
 HOLD_AGAIN_SECONDS: Final = 300
-"""How often the lease is renewed, and the order to go repeated. A lease that was taken holds for much longer."""
+"""Seconds between renewals of the lease and repeated terminations. The lease is valid for much longer."""
 SOON: Final = 8
-"""Looks at the shortest pause. Most instances are gone by then; for others it does to look once a minute."""
+"""Polls with the shortest pause, by which most instances have terminated. Later polls are a minute apart."""
 LATE_PAUSE_SECONDS: Final = 60
 ZEROS: Final = 2
 """
-Looks in a row, a pause apart, that must see nothing.
+Consecutive polls, a pause apart, that must find nothing running.
 
-A launch that is under way between Auto Scaling's call and EC2's answer has no instance in the group yet, and the
-group's description is eventually consistent.
+Between Auto Scaling's call and EC2's answer a launch has no instance in the group yet, and the description of the group
+is eventually consistent.
 """
 
 
 class Emptying:
     """
-    Terminates until two looks at the fleet see that nothing runs; no error and no number of tries ends the loop.
+    Terminates the fleet's nodes until two polls find nothing running; no error and no number of tries ends the loop.
 
-    It begins with the lease: who no longer holds the fleet does not scale it. The lease is renewed and the order
-    repeated every `HOLD_AGAIN_SECONDS`, and at once when a look fails or finds that capacity is wanted again. Between
-    them are looks alone, each after a pause.
+    It begins with renewing the lease, because only the holder may scale the fleet. Every `HOLD_AGAIN_SECONDS`, and at
+    once when a poll fails or finds a desired capacity above 0, it renews the lease and terminates again. In between it
+    only polls.
 
     Args:
-        states: The engine's.
-        ledger: Where the lease is.
-        hold: How long the lease holds each time.
-        pause: Between two looks, at first.
-        empty: What follows when nothing runs.
-        lost: What follows when somebody else holds the fleet.
-        lost_assign: Variables set then.
+        scope: Scope of the states.
+        states: Builds the engine's states.
+        ledger: The training's ledger.
+        hold: How long the renewed lease is valid.
+        pause: Pause between the first polls.
+        empty: Follows when nothing runs.
+        lost: Follows if another execution holds the fleet.
+        lost_assign: Variables to set in that case.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Emptying:
                 )
             },
         )
-        """Enter here, with `$emptying` set."""
+        """First state of the loop; `$emptying` must be set."""
         wait = sfn.Wait.jsonata(
             scope, "Wait for the nodes to go", time=sfn.WaitTime.seconds(jsonata("$emptying.pause")), outputs=NO_OUTPUT
         )
@@ -114,5 +115,5 @@ class Emptying:
 
 
 def _pause(looks: str, soon: int) -> str:
-    """Write the expression of the seconds until the next look, from that of the looks before."""
+    """Return the expression of the seconds until the next poll, from the expression of the number of polls."""
     return f"({looks} < {SOON} ? {soon} : {max(soon, LATE_PAUSE_SECONDS)})"

@@ -1,4 +1,4 @@
-"""The execution of a run, seen from another state machine."""
+"""The state that describes the execution of a run from another state machine."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from constructs import Construct
 from cdk_horovod.asl.states import call_aws, jsonata
 
 DOES_NOT_EXIST: Final = "Sfn.ExecutionDoesNotExistException"
-"""Step Functions forgets an execution 90 days after its end (its guide, "Service quotas")."""
+"""Error for an execution that Step Functions has deleted, 90 days after its end (its guide, "Service quotas")."""
 
 ENDED_WITHOUT_SUCCESS: Final = ("ABORTED", "FAILED", "TIMED_OUT")
-"""Statuses of an execution that left no model, and for which the clean-up is started."""
+"""Statuses of executions for which the clean-up is started."""
 
 MOMENT: Final = """function($time) {
     $type($time) = 'number' ? ($time < 100000000000 ? 1000 * $time : $time) : $toMillis($string($time))
   }"""
 """
-A function that gives epoch milliseconds for a timestamp of an SDK integration.
+Function that converts a timestamp of an SDK integration to epoch milliseconds.
 
-AWS's guide does not say how an integration writes one: public definitions read ISO 8601 text, and epoch milliseconds
-have been seen. Seconds are told from milliseconds by their size.
+AWS's guide does not specify its form: public definitions read ISO 8601 text, and epoch milliseconds have been observed.
+Numbers below 10^11 are taken as seconds.
 """
 
 
@@ -33,11 +33,12 @@ def describe_the_execution(
     Build the state that describes an execution and sets one variable.
 
     Args:
-        name: The state's name.
+        scope: Scope of the state.
+        name: Name of the state.
         arn: Expression of the execution's ARN.
-        executions: ARNs of the executions that it may be, for the permission.
+        executions: ARNs of the possible executions, for the permission.
         assign: Name of the variable.
-        value: Expression of it, of `$states.result`.
+        value: Expression of its value from `$states.result`.
     """
     return call_aws(
         scope,
@@ -68,8 +69,8 @@ EVENT: Final = f"""(
   }}
 )"""
 """
-What DescribeExecution tells, in the form of an event's `detail`.
+Expression that converts the result of DescribeExecution to the `detail` of an event.
 
-As EventBridge gives it in a "Step Functions Execution Status Change": dates are epoch milliseconds, the input is JSON
-text (Step Functions Developer Guide, "Automating Step Functions event delivery with EventBridge").
+In EventBridge's "Step Functions Execution Status Change" dates are epoch milliseconds, and the input is JSON text (Step
+Functions Developer Guide, "Automating Step Functions event delivery with EventBridge").
 """

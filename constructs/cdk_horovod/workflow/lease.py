@@ -1,8 +1,8 @@
 """
-A fleet's lease: taken, renewed, given back.
+States that take, renew and release a fleet's lease.
 
-Who scales a fleet holds its lease at that moment, whoever it is: a run, the clean-up or the reaper. Each write below is
-conditional, so that none of them ever acts on a fleet that has gone to somebody else.
+Only the holder of the lease scales a fleet: a run, the clean-up or the reaper. Every write below is conditional, so
+that none of them acts on a fleet that another execution has taken.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from cdk_horovod.workflow.run_timeouts import RunTimeouts
 from horovod_node import contract
 
 LOST_CAUSE_LIMIT = 2_000
-"""Characters that are kept of the cause for which an attempt was lost."""
+"""Characters that are kept of the cause of a lost attempt."""
 
 MINE = "#execution = :execution"
-"""The condition that this execution holds the lease."""
+"""Condition that this execution holds the lease."""
 
 HELD = {"held": jsonata(REDRIVEN)}
 """
-`Assign` of every state that makes sure of the lease: `$held` is in which life of the execution it did so.
+`Assign` of every state that checks the lease: `$held` is the number of redrives at that time.
 
-States that scale the fleet act only where `$held` is of the present life, see `REDRIVEN`.
+States that scale the fleet fail if the execution was redriven since, see `REDRIVEN`.
 """
 
 _EXECUTION_NAME = {"#execution": contract.EXECUTION}
@@ -52,16 +52,16 @@ def reserve(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.T
     """
     Build the state that takes the lease of `$eligible_fleets[0]`, or fails with `TRANSACTION_CANCELED`.
 
-    Free is a fleet whose lease is missing, or names no execution, or has been expired for so long that every node of
-    its last holder has taken itself out. A lease without an execution is none of a state machine's: it is what a node
-    writes that renews a lease which is gone. The same run may take a fleet twice, because the answer of a write that
-    succeeded can get lost.
+    A fleet is free if its lease is missing, has no execution, or expired so long ago that every node of its last holder
+    has terminated itself. A lease without an execution is not from a state machine: a node makes one by renewing a
+    lease that no longer exists. A run may take the same fleet twice, because the answer to a successful write can get
+    lost.
 
-    Sets `$fleet`, and tells the run's item of it in the same transaction: at no time does a run hold a fleet that its
-    item does not name.
+    It sets `$fleet`, and in the same transaction records the fleet in the run's item, so that a run never holds a fleet
+    that its item does not name.
     """
     table = ledger.table.table_name
-    # Nodes obey this whatever happens: it is the time in which everything goes as slowly as it may.
+    # The dead-man's switch enforces this maximum, in which every part of the run may take its longest time.
     forming = f"($request.{contract.MAX_RESTARTS} + 1) * $eligible_fleets[0].longest"
     longest = f"$request.{contract.MAX_RUNTIME_SECONDS} + {forming} + {timeouts.without_training.to_seconds()}"
     take = {
@@ -107,7 +107,7 @@ def reserve(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.T
         "Reserve a fleet",
         service="dynamodb",
         action="transactWriteItems",
-        # The permission is that of the writes inside; DynamoDB has no action of the transaction's own.
+        # A transaction needs the permissions of its writes; it has no IAM action itself.
         iam_action="dynamodb:PutItem",
         parameters={"TransactItems": [{"Put": take}, {"Update": tell}]},
         resources=[ledger.table.table_arn],
@@ -117,16 +117,16 @@ def reserve(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.T
             "search": jsonata(begun("$eligible_fleets[0].plan")),
             **HELD,
         },
-        # A fleet that is taken goes to the next one at once.
+        # If the fleet is taken, the run tries the next one without a retry.
         answers=[TRANSACTION_CANCELED],
     )
 
 
 def hold_to_start(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn.TaskStateBase:
     """
-    Build the state that renews the lease of `$fleet` for nodes of `$attempt`; fails as `hold` does.
+    Build the state that renews the lease of `$fleet` for nodes of `$attempt`; it fails like `hold`.
 
-    A fleet that was emptied gets another attempt: who led it, and all who were counted in it, are gone.
+    After the fleet was emptied, `$attempt` is a new one, in which earlier leaders and nodes do not count.
     """
     return update_lease(
         scope,
@@ -146,13 +146,13 @@ def hold(
     scope: Construct, *, ledger: Ledger, seconds: Duration, assign: Mapping[str, Any] | None = None
 ) -> sfn.TaskStateBase:
     """
-    Build the state that renews the lease of `$fleet`, or fails with `CONDITION_FAILED` if somebody else has it.
+    Build the state that renews the lease of `$fleet`, or fails with `CONDITION_FAILED` if another execution has it.
 
     Args:
-        scope: Of the state.
-        ledger: Where the lease is.
-        seconds: How long it holds then.
-        assign: Variables set then, beside `$held`.
+        scope: Scope of the state.
+        ledger: The training's ledger.
+        seconds: How long the renewed lease is valid.
+        assign: Variables to set in addition to `$held`.
     """
     return update_lease(
         scope,
@@ -167,10 +167,10 @@ def hold(
 
 def begin_the_next_attempt(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn.TaskStateBase:
     """
-    Build the state that gives the lease of `$fleet` to the run's next attempt, and notes the one that was lost.
+    Build the state that gives the lease of `$fleet` to the run's next attempt; the lost one joins `$lost_attempts`.
 
-    From then on whoever led the lost attempt can neither renew the lease nor lead again; nodes that live see the new
-    attempt and join it. Fails with `CONDITION_FAILED` if somebody else has the fleet.
+    From then on the leader of the lost attempt can neither renew the lease nor lead again; the remaining nodes see the
+    new attempt and join it. The state fails with `CONDITION_FAILED` if another execution has the fleet.
     """
     return update_lease(
         scope,
@@ -191,7 +191,7 @@ def begin_the_next_attempt(scope: Construct, *, ledger: Ledger, seconds: Duratio
             ),
             "outcome": {"succeeded": False, "error": jsonata("''"), "cause": jsonata("''")},
             "search": jsonata(BEGUN_AGAIN),
-            # The milestones of the attempt that was lost are no longer the run's.
+            # Remove the times of the lost attempt.
             "times": jsonata(
                 """$merge([
   $sift($times, function($time, $name) { $not($name in ['ring_at', 'trained_at', 'released_at', 'failed_at']) }),
@@ -207,12 +207,13 @@ def release(
     scope: Construct, *, ledger: Ledger, assign: Mapping[str, Any] | None = None, outputs: Any = NO_OUTPUT
 ) -> sfn.TaskStateBase:
     """
-    Build the state that gives the empty `$fleet` back, if and only if this execution holds it.
+    Build the state that releases the empty `$fleet`, if this execution holds it.
 
     Args:
-        ledger: Where the lease is.
-        assign: Variables set then.
-        outputs: The state's output then.
+        scope: Scope of the state.
+        ledger: The training's ledger.
+        assign: Variables to set.
+        outputs: Output of the state.
     """
     return call_aws(
         scope,
@@ -235,7 +236,7 @@ def release(
 
 
 def fleet_key(fleet: str) -> dict[str, dict[str, str]]:
-    """Write the key of a lease as DynamoDB takes it; *fleet* is the expression of the fleet's name."""
+    """Return the key of a lease in DynamoDB's JSON; *fleet* is the expression of the fleet's name."""
     return {
         contract.PARTITION_KEY: {"S": jsonata(f"'{contract.FLEET_PREFIX}' & {fleet}")},
         contract.SORT_KEY: {"S": contract.LEASE_SORT_KEY},

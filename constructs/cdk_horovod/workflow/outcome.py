@@ -1,4 +1,4 @@
-"""Why a run ends or starts again, where the answer depends on more than one thing."""
+"""`Assign`s of failures: why a run ends, and whether it starts again."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from cdk_horovod.workflow.run_timeouts import STARTS, RunTimeouts
 from horovod_node import contract
 
 LOST = (contract.ERROR_LEADER_LOST, contract.ERROR_NODE_FAILED)
-"""Errors that say nothing against the script or the request: another try, with other nodes, may go well."""
+"""Errors that are not caused by script or request, so another attempt with other nodes may succeed."""
 
 _CEILING = f"$price.{contract.CEILING_AT}"
 _CEILING_REACHED = f"({_CEILING} > 0 and {_CEILING} <= {NOW})"
 _TRAINED_SECONDS = f"($spent + {NOW} - $floor($toMillis($times.ring_at) / 1000))"
-"""Of all attempts so far, when the one that is lost now had a ring."""
+"""Seconds of training of all attempts, if the attempt that was just lost had a ring."""
 
 
 def lease_lost() -> dict[str, Any]:
-    """What a run says that no longer has its fleet: its own outcome if there is one, else why it cannot begin."""
+    """Return the `Assign` of a run that has lost its lease: it keeps its outcome, or fails with `LEASE_LOST`."""
     undecided = "$outcome.error = '' and $not($outcome.succeeded)"
     return {
         "outcome": {
@@ -32,7 +32,7 @@ def lease_lost() -> dict[str, Any]:
 
 
 def leader_lost(timeouts: RunTimeouts) -> dict[str, Any]:
-    """What a run says whose leader fell silent while it trained or saved; `$lost_leader` names it."""
+    """Return the `Assign` after missed heartbeats of a leader that trained or saved; `$lost_leader` names it."""
     silence = (
         f"'No heartbeat for {timeouts.heartbeat.to_seconds()} s from the leader ' & $ring.leader.node "
         "& '. Its instance or its agent died: see the log of this node.'"
@@ -46,14 +46,14 @@ def leader_lost(timeouts: RunTimeouts) -> dict[str, Any]:
 
 def joining_leader_lost(timeouts: RunTimeouts, *, leader: str, heartbeat: str) -> dict[str, Any]:
     """
-    What a run says whose leader, if there is one, fell silent before the ring was formed.
+    Return the `Assign` after missed heartbeats before the ring was formed.
 
-    Without a leader no node ever came: `$search.step` then says to look for the reason, and not to start again.
+    Without a leader no node has joined: `$search.step` is then `look`, to find the reason instead of starting again.
 
     Args:
-        timeouts: The run's.
+        timeouts: Timeouts of the run.
         leader: Expression of the leader's name, undefined if none was elected.
-        heartbeat: Expression of the seconds for which the workflow waited.
+        heartbeat: Expression of the seconds without a heartbeat.
     """
     words = (
         f"'No heartbeat for ' & {heartbeat} & ' s from the leader ' & {leader} & ', before the ring was formed. "
@@ -72,7 +72,7 @@ def joining_leader_lost(timeouts: RunTimeouts, *, leader: str, heartbeat: str) -
 
 
 def attempt_lost(timeouts: RunTimeouts, *, had_a_ring: bool) -> dict[str, Any]:
-    """What a run says to a node's answer that the attempt is lost, one of `LOST`: the node's own words."""
+    """Return the `Assign` after a node's answer that the attempt is lost: the node's error, one of `LOST`."""
     return {
         **CAUGHT,
         **_restart(timeouts, trained=_TRAINED_SECONDS if had_a_ring else "$spent"),
@@ -89,7 +89,7 @@ def out_of_time() -> dict[str, Any]:
 
 
 def _restart(timeouts: RunTimeouts, *, trained: str) -> dict[str, Any]:
-    """Decide whether the run starts again: if it may, has time to train, has money, and its history has room."""
+    """Return `Assign`s that decide whether the run starts again: restarts, time, money and history must be left."""
     left = f"$request.{contract.MAX_RUNTIME_SECONDS} - {trained}"
     return {
         "spent": jsonata(trained),
@@ -101,7 +101,7 @@ def _restart(timeouts: RunTimeouts, *, trained: str) -> dict[str, Any]:
 
 
 def _ceiling_or(error: str, cause: str) -> dict[str, Any]:
-    """Nodes that take themselves out at the ceiling look like lost ones: the clock tells which it was."""
+    """Return the `Assign` of *error*, or of the cost ceiling if it is reached: nodes then terminate themselves."""
     words = (
         f"'The run has cost its {contract.MAX_COST_USD}, ' & $price.{contract.CEILING_USD} & ' USD: its instances ' "
         f"& 'cost ' & $price.{contract.USD_PER_HOUR} & ' USD an hour.'"

@@ -1,14 +1,13 @@
 """
-What the instances of a fleet cost an hour, looked up for every run before its first node starts.
+Looks up the prices of a fleet's instances for every run, before its first node starts.
 
-Spot prices are EC2's own, for each type and zone. An On-Demand price is the one that the construct was given, else the
-Price List API's, which answers in three Regions only (`contract.PRICE_LIST_REGIONS`), else the one that the request
-brought along, because its client could ask from anywhere (`docs/adr/0013-prices-come-with-the-request.md`). A price
-that cannot be found is left out, and hinders nothing.
+Spot prices are EC2's, for each type and zone. An On-Demand price is the construct's, else that of the Price List API,
+which has endpoints in three Regions only (`contract.PRICE_LIST_REGIONS`), else the request's, because a client can use
+the API from anywhere (`docs/adr/0013-prices-come-with-the-request.md`). A price that cannot be found is left out, and
+the run continues.
 
-Whoever submits a run could understate its prices, and so spend more than the construct's ceiling allows. That is why a
-submitted price counts only where nobody else knows one, and never as less than the highest that EC2 asks for the same
-type as Spot.
+A submitter could understate prices in order to exceed the construct's cost ceiling. Therefore a submitted price counts
+only if there is no other, and is raised to the highest Spot price of the same type.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ def look_up_prices(
     scope: Construct, *, on_demand_prices: Mapping[str, float], then: sfn.IChainable
 ) -> sfn.TaskStateBase:
     """
-    Build the states that set `$prices`, see `contract.PRICES_JSON`; the run's item has them with its first question.
+    Build the states that set `$prices`, see `contract.PRICES_JSON`. *Wait for the ring* records them in the run's item.
 
     Args:
-        scope: Of the states.
-        on_demand_prices: Instance type to USD an hour.
-        then: What follows, whatever could be found.
+        scope: Scope of the states.
+        on_demand_prices: The construct's prices in USD an hour, by instance type.
+        then: Follows, whatever prices were found.
     """
     on_demand = _look_up_on_demand_prices(scope, given=on_demand_prices)
     on_demand.add_catch(then).next(then)
@@ -51,10 +50,10 @@ def _look_up_spot_prices(scope: Construct) -> sfn.TaskStateBase:
         parameters={
             "InstanceTypes": jsonata("[$fleet.types]"),
             "ProductDescriptions": ["Linux/UNIX"],
-            # From now on: that is the price in force, one for each type and zone.
+            # With the present time as start, EC2 returns the current price of each type and zone.
             "StartTime": jsonata("$now()"),
         },
-        resources=["*"],  # EC2's Describe actions know no resources
+        resources=["*"],  # EC2's Describe actions support no resource-level permissions
         retries=1,
         assign={
             "prices": jsonata(
@@ -68,7 +67,7 @@ def _look_up_spot_prices(scope: Construct) -> sfn.TaskStateBase:
 
 
 def _look_up_on_demand_prices(scope: Construct, *, given: Mapping[str, float]) -> sfn.Map:
-    """Ask for each type that no price was given for, where there is somebody to ask; then add all to `$prices`."""
+    """Build the state that asks the Price List API, if the Region has it, and adds On-Demand prices to `$prices`."""
     known = json.dumps(dict(given))
     region = Stack.of(scope).region
     to_ask = f"""'{region}' in {json.dumps(contract.PRICE_LIST_REGIONS)} ? [$map(
@@ -91,17 +90,17 @@ def _look_up_on_demand_prices(scope: Construct, *, given: Mapping[str, float]) -
                     "tenancy": "Shared",
                     "preInstalledSw": "NA",
                     "capacitystatus": "Used",
-                    # Capacity Blocks are products of their own, which cost nothing an hour.
+                    # Capacity Blocks are separate products with an hourly price of 0.
                     "marketoption": "OnDemand",
                 }.items()
             ],
             "MaxResults": 1,
         },
-        resources=["*"],  # the Price List API knows no resources
+        resources=["*"],  # the Price List API supports no resource-level permissions
         retries=1,
         outputs={
             "type": jsonata("$states.input.type"),
-            # An empty list is how the API says that it does not know a type.
+            # The API returns an empty list for an unknown type.
             "usd": jsonata(
                 "$count($states.result.PriceList) > 0 ? $number($parse($states.result.PriceList[0])"
                 ".terms.OnDemand.*.priceDimensions.*.pricePerUnit.USD) : 0"

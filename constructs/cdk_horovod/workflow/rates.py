@@ -1,4 +1,4 @@
-"""What an instance costs an hour, as the one rule that every expression of the state machines uses."""
+"""The rule for an instance's hourly price, which all expressions of the state machines use."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ PRICE_OF: Final = f"""
   ) }};
 """
 """
-JSONata that defines `$price_of(type, market, zone)` and `$listed(type)`, both in USD an hour, over `$prices`.
+JSONata that defines `$price_of(type, market, zone)` and the On-Demand price `$listed(type)`, both in USD an hour.
 
-`$prices` is a list as `contract.PRICES_JSON` describes it. The price of the zone counts. Where none is known it is the
-dearest of the same market, and then On-Demand; never Spot for what is On-Demand. A type of which nothing is known gives
-nothing. `price_of` of `horovod_client` is the same rule for clients, and a test holds the two against each other.
+Both read `$prices`, a list as described in `contract.PRICES_JSON`. The price of the zone counts; if it is unknown, the
+highest price of the same market; if that is unknown, the On-Demand price. A Spot price is never used for On-Demand. For
+a type without prices both return nothing. `price_of` of `horovod_client` is the same rule for clients; a test compares
+the two.
 """

@@ -1,12 +1,12 @@
 """
-The receipt, by whoever writes it: the run's own workflow, or the clean-up in its place.
+States that write the receipt, in the run's workflow or in the clean-up.
 
-Three states: one reads the ledger, page by page, one decides whether there is more to read, and one writes the receipt
-to S3. What cannot be read is left out, and the receipt says so in `partial`. No error keeps what follows from being
-tried.
+There are three states: one reads the ledger page by page, one decides whether there is more to read, and one writes the
+receipt to S3. What cannot be read is left out, and `partial` in the receipt says so. After an error the next states
+still run.
 
-They read the same variables in both machines (see `cdk_horovod.workflow.definition`), and `$tally`, what was read so
-far (see `cdk_horovod.workflow.receipt_math`), and `$receipt_written`, whether the receipt is in S3.
+The states read the same variables in both state machines (see `workflow.definition`), and `$tally`, the sums so far
+(see `workflow.receipt_math`), and `$receipt_written`, whether the receipt is in S3.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ UNREAD_BY_THE_RUN: Final = {
     "tally": unread(contract.PROGRESS_SORT_KEY, contract.NODE_PREFIX),
     "receipt_written": False,
 }
-"""Variables of a run that knows its own leader."""
+"""Initial variables in a run, which knows its leader."""
 UNREAD_BY_ANOTHER: Final = {
     "tally": unread(contract.PROGRESS_SORT_KEY, contract.LEADER_PREFIX, contract.NODE_PREFIX),
     "receipt_written": False,
 }
-"""Variables of a machine that must ask who led."""
+"""Initial variables in the clean-up, which must read the leader from the ledger."""
 
 _TEXTS: Final = {
     contract.NODE: 40,
@@ -44,7 +44,7 @@ _TEXTS: Final = {
     contract.LIBRARY_VERSION: 32,
     contract.PROGRESS_JSON: 4_000,
 }
-"""Texts of the ledger that are read, with the most characters that each may have."""
+"""Text attributes that are read from the ledger, with their maximum lengths."""
 _MOMENTS: Final = (
     contract.BOOTED_AT,
     contract.PULL_BEGAN_AT,
@@ -55,14 +55,14 @@ _MOMENTS: Final = (
     contract.SEEN_AT,
     contract.LEFT_AT,
 )
-"""Epoch seconds, from a day before the run began until a day from now."""
+"""Time attributes in epoch seconds, which must be between a day before the run's start and a day from now."""
 _MOST_GPUS: Final = 1_000
 _DAY: Final = 86_400
 
 _LARGEST_PARTS: Final = {"request": 50_000, "restarts": 40_000, "capacity": 40_000, contract.RING: 10_000}
-"""Bytes that a part of the receipt may have; with the nodes, the cause and the prices they make less than 256 KiB."""
+"""Maximum bytes of parts of the receipt; with nodes, cause and prices it stays below 256 KiB."""
 _CAUSE: Final = 4_000
-"""Characters that are kept of a cause of more than 16,000 bytes."""
+"""Characters that are kept of a cause with more than 16,000 bytes."""
 
 _PRICE: Final = f"$price.{contract.USD_PER_HOUR}"
 
@@ -150,14 +150,15 @@ def write_the_receipt(
     execution: str = "$states.context.Execution.Id",
 ) -> sfn.State:
     """
-    Build the states that leave the run's record beside its model, unless `$receipt_written` says that it is there.
+    Build the states that write the receipt, unless `$receipt_written` says that it exists.
 
     Args:
-        bucket: Where receipts are.
-        training: Name of the training, with which their keys begin.
-        ledger: Where the run's nodes are.
-        then: What follows in any case.
-        writer: Expression of who writes it, for its reader.
+        scope: Scope of the states.
+        bucket: Bucket for receipts.
+        training: Name of the training, with which the keys of receipts begin.
+        ledger: The training's ledger.
+        then: Follows in any case.
+        writer: Expression of the receipt's `written_by`.
         execution: Expression of the ARN of the run's execution.
     """
     write = call_aws(
@@ -169,8 +170,8 @@ def write_the_receipt(
             "Bucket": bucket.bucket_name,
             "Key": jsonata(key_of_the_run(contract.receipt_key)),
             "ContentType": "application/json",
-            # Step Functions writes an object as JSON text. It is made out here, in a task, whose Catch also catches
-            # what goes wrong in its arguments.
+            # Step Functions converts the object to JSON text. It is built here because the Catch of a task also catches
+            # errors in its arguments.
             "Body": jsonata(_receipt(bucket, writer=writer, execution=execution)),
         },
         resources=[bucket.arn_for_objects(contract.receipt_key(contract.training_prefix(training) + "*"))],
@@ -185,7 +186,7 @@ def write_the_receipt(
         .otherwise(write)
     )
     read.next(more)
-    # What cannot be read is passed over, and the next question asked.
+    # After a failed query the next query follows.
     read.add_catch(
         more,
         assign={
@@ -204,15 +205,15 @@ def write_the_receipt(
 
 def _read_the_nodes(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
     """
-    Ask the ledger for one page of what `$tally.asks` begins with, newest first, and add it to `$tally`.
+    Build the state that queries one page for the first of `$tally.asks`, newest first, and adds it to `$tally`.
 
-    Nodes write what is read here, and a node runs the user's script with its own permissions. The filter passes items
-    of a known size only, whatever is in them: a result of more than 256 KiB would end the execution, and no Catch is
-    certain to help (Step Functions Developer Guide, "Handling errors", on `States.DataLimitExceeded`). A filter cannot
-    name the key attributes, so sort keys, of up to 1,024 bytes, are read of one item only.
+    Nodes write the items that are read here, and a node runs the user's script with its own permissions. So the filter
+    admits only items of limited size: a result of more than 256 KiB would end the execution, possibly without a Catch
+    (Step Functions Developer Guide, "Handling errors", on `States.DataLimitExceeded`). A filter cannot name key
+    attributes, so sort keys, which have up to 1,024 bytes, are read of one item only.
 
-    Each query begins behind the last possible key of its kind: a query without a start could not be asked for by the
-    same expression. DynamoDB takes any key within the query's bounds, whether an item has it or not.
+    The first query also has an `ExclusiveStartKey`, behind the last possible key, because one expression serves first
+    and later pages. DynamoDB accepts any key within the bounds of the query, whether an item has it or not.
     """
     nodes = [name for name in (*_TEXTS, contract.GPUS, *_MOMENTS) if name != contract.PROGRESS_JSON]
     projections = {

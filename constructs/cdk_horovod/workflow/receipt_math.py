@@ -1,18 +1,18 @@
 """
-The arithmetic of a receipt: who was there and for how long, what that cost, and where the time went.
+The arithmetic of a receipt: nodes and their times, costs, and the duration of each part of the run.
 
-The nodes of a run do not fit into one answer of DynamoDB, nor into one variable of Step Functions, which holds 256 KiB
-(Step Functions Developer Guide, "Service quotas"). So they are read in pages, and each page is added to `$tally`
-(`ADD_THE_PAGE`); `ACCOUNTS` then closes the books.
+The nodes of a run may fit neither into one answer of DynamoDB nor into one variable of Step Functions, which holds 256
+KiB (Step Functions Developer Guide, "Service quotas"). So they are read in pages, each of which is added to `$tally`
+(`ADD_THE_PAGE`); `ACCOUNTS` then computes the totals.
 
-Pages come with the newest attempt first. A machine that took part in several attempts has an item in each of them and
-must be billed once, so `$tally` remembers the machines of the last `REMEMBERED_PAGES` pages by name. That is exact as
-long as one attempt has no more than `REMEMBERED_NODES` nodes, because every machine that lives joins every attempt, and
-the items of an attempt stand in the order of the machines' names. What is older than that is settled into sums.
+The newest attempt is read first. A machine that took part in several attempts has an item in each of them but must be
+billed once, so `$tally` holds the machines of the last `REMEMBERED_PAGES` pages by name. This is exact while an attempt
+has at most `REMEMBERED_NODES` nodes, because every remaining machine joins every attempt, and the items of an attempt
+are sorted by the machine's name. Older machines are reduced to sums.
 
-Nothing that a node wrote can stop this. DynamoDB leaves out items whose texts are too long or whose numbers are none
-(see `cdk_horovod.workflow.receipt`), the expressions leave out texts with other characters than names have, and both
-are counted.
+Malformed items of nodes cannot break this. DynamoDB's filter leaves out items with texts that are too long and numbers
+that are not numbers (see `workflow.receipt`), the expressions leave out texts with characters that names do not have,
+and both are counted.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from cdk_horovod.workflow.rates import PRICE_OF
 from horovod_node import contract
 
 STILL_THERE_SECONDS: Final = 20
-"""A node whose last sign of life is no older than this, when the last one of all nodes came, was there to the end."""
+"""A node that was seen within this time of the last sighting of any node was there until the end."""
 
 PAGE: Final = 50
-"""Items of a page. `test_receipt.py` shows that a page of the largest items that pass the filter fits into a state."""
+"""Items on a page. `test_receipt.py` shows that a page of the largest admitted items fits into a result."""
 MOST_PAGES: Final = 400
-"""20,000 items: 700 nodes in each of 21 attempts have 14,700. Each page is 7 events of an execution's 25,000."""
+"""Most pages, 20,000 items: 700 nodes in 21 attempts have 14,700. A page adds 7 of an execution's 25,000 events."""
 REMEMBERED_PAGES: Final = 16
 REMEMBERED_NODES: Final = PAGE * REMEMBERED_PAGES
 MOST_LISTED: Final = 128
-"""Nodes that a receipt lists one by one; it counts the others together."""
+"""Most nodes that a receipt lists individually; it sums up the others."""
 
 _NOTHING: Final = {"count": 0, "gpu_seconds": 0, "usd": 0, "on_demand_usd": 0, "unpriced": 0, "unlisted": 0}
 
 
 def unread(*asks: str) -> dict[str, object]:
     """
-    Give `$tally` before anything was read.
+    Return `$tally` before anything was read.
 
     Args:
-        asks: Beginnings of the sort keys that are asked for, in this order; the nodes come last.
+        asks: Prefixes of the sort keys to query, in this order; that of nodes is the last.
     """
     return {
         "asks": list(asks),
@@ -71,7 +71,7 @@ _SETTLE: Final = """
     'unlisted': $so_far.unlisted + $count($filter($spans, function($span) { $not($exists($span.o)) }))
   } };
 """
-"""Defines `$settle(sum, spans)`; a span has `g` (GPUs), `seconds`, `r` and `o` (its price, and that of On-Demand)."""
+"""Defines `$settle(sum, spans)`; a span has `g` (GPUs), `seconds`, `r` and `o` (its price and the On-Demand price)."""
 
 _MILLION: Final = 1_000_000
 
@@ -201,7 +201,7 @@ ADD_THE_PAGE: Final = f"""(
     }}}} : {{}}
   ])
 )"""
-"""The expression of `$tally` after one more answer of the ledger, `$states.result`; it reads `$prices` and `$times`."""
+"""Expression of `$tally` after one more page, `$states.result`; it reads `$prices` and `$times`."""
 
 _MOMENTS: Final = """
   $epoch := function($time) { $exists($time) ? $toMillis($time) / 1000 };
@@ -306,10 +306,10 @@ _MONEY: Final = f"""
 
 ACCOUNTS: Final = f"{PRICE_OF}{_SETTLE}{_MOMENTS}{_SPANS}{_SECONDS}{_MONEY}"
 """
-Closes the books in a receipt's expression.
+Computes the totals within a receipt's expression.
 
-Before it the expression sets `$passed` (the run's `times`, all of them), `$well` (whether it succeeded), `$leads` (the
-leader, or '') and `$work` (`ranks`, `steps`, `repeated`, `trained`, as far as known). After it there are `$nodes`,
-`$more_nodes`, `$seconds`, `$gpu_seconds`, `$there` (whether there were nodes), `$bill` and `$listings`, the On-Demand
-prices of the listed nodes' types with their sources.
+The expression must first set `$passed` (all `times` of the run), `$well` (whether it succeeded), `$leads` (the leader,
+or '') and `$work` (`ranks`, `steps`, `repeated`, `trained`, as far as known). This sets `$nodes`, `$more_nodes`,
+`$seconds`, `$gpu_seconds`, `$there` (whether there were nodes), `$bill` and `$listings` (the On-Demand prices of the
+listed nodes' types, with their sources).
 """

@@ -1,9 +1,9 @@
 """
-The request check, in the state machine's own language.
+The request check in JSONata, for the state machine.
 
-`horovod_node.contract.check_request` states the rules in Python for the client; this module states the same rules in
-JSONata, generated from the same `REQUEST_FIELDS`, so that a caller of the bare API is refused in the same words before
-a cent is spent. A test feeds both the same requests and compares the sentences.
+`horovod_node.contract.check_request` has the rules in Python, for clients. This module generates the same rules in
+JSONata from the same `REQUEST_FIELDS`, so that a direct caller of StartExecution gets the same messages before anything
+is paid for. A test compares the messages of both for the same requests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from horovod_node import contract
 
 _BELOW = (r"\u0000-\u007f", r"\u0000-\u07ff", r"\u0000-\ud7ff\ue000-\uffff")
 BYTES = " + ".join(("$length($text)", *(f"$length($replace($text, /[{characters}]+/, ''))" for characters in _BELOW)))
-"""Of `$text` in UTF-8: a character takes one byte, and one more from each of U+0080, U+0800 and U+10000 on."""
+"""Expression of the bytes of `$text` in UTF-8: one for each character, plus one from U+0080, U+0800 and U+10000 on."""
 
 _IS_TOO_DEEP = rf"""(
     $brackets := $replace($replace($replace($text, /\\./, ''), /\x22[^\x22]*\x22/, ''), /[^\[\]{{}}]+/, '');
@@ -25,8 +25,8 @@ _IS_TOO_DEEP = rf"""(
     )) > 0
   )"""
 """
-Without its texts, JSON is brackets: the innermost pairs are taken out as often as there may be levels. With a start of
-its own, `$reduce` calls the function for each number.
+Expression of whether `$text` is nested too deeply: only its brackets are kept, and the innermost pairs are removed as
+often as levels are allowed; nothing may remain. With an initial value, `$reduce` calls the function for each level.
 """
 
 
@@ -34,12 +34,12 @@ def problems_expression(
     *, fleets: Sequence[contract.FleetSize], max_runtime_seconds: int, max_cost_usd: float | None = None
 ) -> str:
     """
-    Write the JSONata expression whose value says what is wrong with `$states.input`, or is the empty string.
+    Return the JSONata expression of the problems of `$states.input`, as text; '' if it is valid.
 
     Args:
-        fleets: The fleets that the run may get, at least one.
-        max_runtime_seconds: The construct's limit.
-        max_cost_usd: The construct's limit. Default: none.
+        fleets: Sizes of the fleets, at least one.
+        max_runtime_seconds: The construct's limit in seconds.
+        max_cost_usd: The construct's limit in USD. Default: none.
     """
     known = [field.name for field in contract.REQUEST_FIELDS]
     fields = ",\n    ".join(_field_check(field) for field in contract.REQUEST_FIELDS)
@@ -81,12 +81,12 @@ def problems_expression(
 
 def defaults_expression(*, max_runtime_seconds: int, max_restarts: int, max_cost_usd: float | None = None) -> str:
     """
-    Write the JSONata expression that completes a valid `$states.input` with the default of every absent field.
+    Return the JSONata expression that completes a valid `$states.input` with the defaults of absent fields.
 
     Args:
-        max_runtime_seconds: The construct's limit.
+        max_runtime_seconds: The construct's limit in seconds.
         max_restarts: The construct's default.
-        max_cost_usd: The construct's limit. Default: none, and a run that names no ceiling has none.
+        max_cost_usd: The construct's limit in USD. Default: none, so a run without a ceiling has none.
     """
     defaults: dict[str, Any] = {
         contract.DATA: {},
@@ -94,7 +94,7 @@ def defaults_expression(*, max_runtime_seconds: int, max_restarts: int, max_cost
         contract.MAX_RESTARTS: max_restarts,
         contract.MAX_RUNTIME_SECONDS: max_runtime_seconds,
     }
-    if max_cost_usd is not None:  # the most that a run may ask for is also what it gets
+    if max_cost_usd is not None:  # the limit is also the default
         defaults[contract.MAX_COST_USD] = max_cost_usd
     whole = f"{{'{contract.MIN_GPUS}': $states.input.{contract.GPUS}}}"
     asked = f"$sift($states.input, function($value, $key) {{ $key != '{contract.STARTED_BY}' }})"
@@ -181,6 +181,6 @@ def _got(name: str, rule: str, value: str) -> str:
 
 
 def _regex(pattern: str) -> str:
-    """Write *pattern* in JSONata; its `$` is the end alone, which precedes a last newline in some languages, too."""
+    """Convert *pattern* to JSONata; `$` must match only the very end, not also before a final newline."""
     end = r"(?![\s\S])"
     return "/" + pattern.replace("/", r"\/").replace("$", end) + "/"

@@ -1,11 +1,10 @@
 """
-What a ring costs, for its ceiling: worked out when the ring is formed, from the prices that the run has (`$prices`).
+The hourly price of a ring, and the time at which the run reaches its cost ceiling, computed when the ring has formed.
 
-A ring that began with fewer GPUs than were asked for may grow: what counts is what all of them would cost. A run that
-started again has cost what its dearest ring costs, from the first start of nodes on. So neither growth nor a restart
-takes a run over its ceiling.
+A ring with fewer GPUs than requested may grow, so the price of all requested GPUs counts. After a restart, the price of
+the most expensive ring counts from the first start of nodes on. So neither growth nor a restart exceeds the ceiling.
 
-When a price is missing the run goes on under its time limit alone, and says so.
+If a price in `$prices` is missing, only the run's time limit applies, and a notice says so.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from cdk_horovod.workflow.rates import PRICE_OF
 from horovod_node import contract
 
 UNKNOWN: Final[dict[str, Any]] = {contract.USD_PER_HOUR: 0, contract.CEILING_AT: 0}
-"""`$price` before there is a ring, and of a run without a ceiling."""
+"""Value of `$price` before the ring has formed, and for a run without a ceiling."""
 
 ATTRIBUTES: Final = (
     contract.USD_PER_HOUR,
@@ -26,7 +25,7 @@ ATTRIBUTES: Final = (
     contract.CEILING_AT,
     contract.NOTICE,
 )
-"""What the run's item tells of `$price`: members that are there and not 0."""
+"""Members of `$price` that are recorded in the run's item, if present and not 0."""
 
 _RING: Final = "$states.result"
 _NODES: Final = f"{_RING}.{contract.NODES}"
@@ -57,4 +56,4 @@ PRICE: Final = jsonata(
   }}
 )"""
 )
-"""`$price` of the ring that the leader answers with."""
+"""Expression of `$price` for the ring in the leader's answer."""

@@ -1,10 +1,10 @@
 """
 The queue in which runs wait for a fleet: first come, first served.
 
-One ledger item holds the whole line, two attributes a run: when it came, and its last look. A run that looks writes
-itself in, keeps its place, and reads everybody else's in one atomic call. It may try a fleet when no run that came
-before it and still looks could use that fleet. Nobody is woken, so no wake-up can be lost; a run that was stopped does
-not look any more and is passed over.
+One ledger item holds the whole queue, with two attributes for each run: its place, and its last poll. One atomic call
+writes the run's attributes, keeps its place, and returns those of all runs. A run may try a fleet if no earlier run
+that still polls could use that fleet. Runs poll instead of being notified, so no notification can get lost; a stopped
+run no longer polls, and is skipped.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _NAMES = {
 }
 
 LOOKS_MISSED = 3
-"""A run that has not looked for this many intervals is passed over."""
+"""A run that has not polled for this many intervals is skipped."""
 
 
 def poll_the_queue(scope: Construct, *, ledger: Ledger, queue: str, interval: Duration) -> sfn.TaskStateBase:
-    """Build the state that keeps the run's place and sets `$eligible_fleets`: the fleets that it may try now."""
+    """Build the state that keeps the run's place, and sets `$eligible_fleets` to the fleets that it may try now."""
     patience = LOOKS_MISSED * interval.to_seconds()
     return update_item(
         scope,
@@ -77,7 +77,7 @@ def first_in_the_queue(
     then: sfn.IChainable,
     leave: sfn.IChainable,
 ) -> sfn.Choice:
-    """Build the choice between *reserve*, a wait before *then*, and, after the queue timeout, *leave*."""
+    """Build the choice of *reserve*, or of a pause before *then*, or of *leave* after the queue timeout."""
     allowed = queue_timeout.to_seconds()
     wait = sfn.Wait.jsonata(scope, "Wait in the queue", time=sfn.WaitTime.duration(interval), outputs=NO_OUTPUT)
     wait.next(then)
@@ -97,7 +97,7 @@ def first_in_the_queue(
 
 
 def leave_the_queue(scope: Construct, *, ledger: Ledger, queue: str, retries: int = 3) -> sfn.TaskStateBase:
-    """Build the state that takes the run out of the queue; repeating it is harmless."""
+    """Build the state that removes the run from the queue; it is idempotent."""
     return update_item(
         scope,
         "Leave the queue",
@@ -110,14 +110,14 @@ def leave_the_queue(scope: Construct, *, ledger: Ledger, queue: str, retries: in
 
 
 def queue_key(queue: str) -> dict[str, dict[str, str]]:
-    """Write the key of the queue as DynamoDB takes it."""
+    """Return the key of the queue's item in DynamoDB's JSON."""
     partition, sort = contract.queue_key(queue)
     return {contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}}
 
 
 def waiters(attributes: str) -> str:
     """
-    Write the expression of the list of those who wait: `run`, `place`, `gpus`, `execution`, `seen_at`.
+    Return the expression of the list of queued runs, with `run`, `place`, `gpus`, `execution` and `seen_at`.
 
     Args:
         attributes: Expression of the queue's item.

@@ -1,4 +1,4 @@
-"""The three things that the state machine asks of the leader, each a task token in the ledger."""
+"""The three tasks of the leader, each with a task token in the ledger: form the ring, train, save the model."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ TRANSIENT = tuple(
     )
 )
 """
-Errors with which the question may not have been written, and after which it is asked again, with another token.
+Errors after which the task may not have been written, so it is retried, with another token.
 
-The transaction has no condition, so it is cancelled only by a conflict, a throttle or a fault. What a leader answers is
-none of these: its errors are named without a dot.
+The transaction has no condition, so it is cancelled only by a conflict, throttling or a fault. Errors of a leader's
+answer have no dot in their names, so they are not among these.
 """
 RETRIES = 5
-"""At 1, 3, 9, 27 and 60 seconds, each with full jitter."""
+"""Retries after 1, 3, 9, 27 and 60 seconds, with full jitter."""
 
 
 def wait_for_the_ring(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
     """
-    Ask for the ring, and tell people of the attempt to get capacity for it, and of the prices.
+    Build the state that waits for the ring, and records the capacity attempt and the prices in the run's item.
 
-    Before the first node is up nobody can send a heartbeat: its limit is the launch timeout, or the attempt's own.
+    Until the first node is up nobody can send a heartbeat, so the limit for it is the launch timeout or the attempt's.
     """
     return _ask_the_leader(
         scope,
@@ -85,9 +85,9 @@ def wait_for_the_ring(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
 
 def look_for_the_leader(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.TaskStateBase:
     """
-    Build the state that tells a leader that fell silent from one that never was, when the ring's heartbeats are missed.
+    Build the state that finds out, after missed heartbeats of the ring, whether there was a leader.
 
-    A leader that is lost while nodes join leaves the others waiting, at full price: the run starts again at once.
+    If a leader is lost while nodes join, the others would wait at full price, so the run starts again at once.
     """
     leader = f"$states.result.Item.{contract.NODE}.S"
     return call_aws(
@@ -110,11 +110,11 @@ def look_for_the_leader(scope: Construct, *, ledger: Ledger, timeouts: RunTimeou
 
 def train(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.TaskStateBase:
     """
-    Ask for the training; its timeout is what comes first of the request's ceiling and of what attempts that were lost
-    have left of its limit of time.
+    Build the state that waits for the training.
 
-    What the ring costs is written together with the question, so that a leader that was asked reads it, and not what
-    the ring before it cost.
+    Its timeout is the earlier of the cost ceiling and of what lost attempts have left of the request's runtime. The
+    ring's price is written in the same transaction as the token, so that the leader does not read that of an earlier
+    ring.
     """
     longest = f"($request.{contract.MAX_RUNTIME_SECONDS} - $spent)"
     ceiling = f"$price.{contract.CEILING_AT}"
@@ -125,8 +125,8 @@ def train(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.Tas
         task=contract.TASK_TRAIN,
         stage=contract.STAGE_TRAINING,
         heartbeat=sfn.Timeout.duration(timeouts.heartbeat),
-        # `Timeout.at` would render TimeoutSecondsPath, which JSONata states do not have. Step Functions wants the
-        # timeout longer than the heartbeat, so a shorter request gets the heartbeat's time.
+        # `Timeout.at` would render TimeoutSecondsPath, which JSONata states do not have. The timeout must be longer
+        # than the heartbeat, so a request with less time gets the heartbeat plus a second.
         timeout=sfn.Timeout.jsonata(
             jsonata(
                 f"$max([$min([{longest}, {ceiling} > 0 ? {ceiling} - {NOW} : {longest}]), "
@@ -139,7 +139,7 @@ def train(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.Tas
 
 
 def save_the_model(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.TaskStateBase:
-    """Ask for the upload of the model."""
+    """Build the state that waits for the upload of the model."""
     return _ask_the_leader(
         scope,
         "Save the model",
@@ -166,11 +166,11 @@ def _ask_the_leader(
     priced: bool = False,
 ) -> sfn.TaskStateBase:
     """
-    Put the token, and the run's stage and what else it has to tell, into the ledger in one write; wait.
+    Build the state that writes the token and updates the run's item in one transaction, and waits for the answer.
 
-    The leader answers each token once. It understands being asked again: see `horovod_node.attempt.task`.
+    The leader answers each token once, and handles a repeated task with a new token (`horovod_node.attempt.task`).
     """
-    # With the milestones so far: a run that is stopped has nobody else to tell them.
+    # Includes the times so far, because the clean-up of a stopped run cannot get them elsewhere.
     told = {contract.STAGE: stage, contract.TIMES_JSON: jsonata("$string($times)"), **(tell or {})}
     table = ledger.table.table_name
     token = {
@@ -186,7 +186,7 @@ def _ask_the_leader(
         name,
         service="dynamodb",
         action="transactWriteItems",
-        # The permission is that of the writes inside; DynamoDB has no action of the transaction's own.
+        # A transaction needs the permissions of its writes; it has no IAM action itself.
         iam_action="dynamodb:PutItem",
         parameters={
             "TransactItems": [
@@ -223,11 +223,11 @@ def _ask_the_leader(
 _PRICED = f"""$known := $filter({json.dumps(ring_price.ATTRIBUTES)}, function($name) {{
     $boolean($lookup($price, $name))
   }});"""
-"""JSONata's truth: neither missing, nor 0, nor ''."""
+"""Defines `$known`, the attributes that are present and neither 0 nor ''."""
 
 
 def _with_price(update: str) -> str:
-    """Write the update expression that also sets what `$price` holds, and removes what an attempt before had."""
+    """Extend *update* to set the attributes in `$price`, and to remove those that only an earlier attempt had."""
     return jsonata(
         f"""(
   {_PRICED}
@@ -239,7 +239,7 @@ def _with_price(update: str) -> str:
 
 
 def _values_with_price(told: Mapping[str, str]) -> str:
-    """Write the values of that expression; *told* are texts, as DynamoDB's `S`."""
+    """Return the values of that expression; those of *told* are texts."""
 
     def as_expression(value: str) -> str:
         return value.removeprefix("{% ").removesuffix(" %}") if value.startswith("{%") else f"'{value}'"

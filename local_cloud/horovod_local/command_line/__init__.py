@@ -1,1 +1,1 @@
-"""`cdk-horovod local` and what its verbs need."""
+"""`cdk-horovod local`: its verbs, and the app and checks that they need."""

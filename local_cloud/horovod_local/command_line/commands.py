@@ -1,4 +1,4 @@
-"""The verbs of `cdk-horovod local`; `horovod_client.cli.local` loads them when one is used."""
+"""The verbs of `cdk-horovod local`; `horovod_client.cli.local` imports them on use."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from horovod_client.text.amounts import counted, duration
 from horovod_local import background
 from horovod_local.background import BackgroundCloud
 from horovod_local.cloud import DEFAULT_REGION
-from horovod_local.command_line.contents import Contents, look_into
-from horovod_local.command_line.requirements import check_node_python, sample_assembly
+from horovod_local.command_line.contents import Contents, read_contents
+from horovod_local.command_line.prerequisites import check_node_python, sample_assembly
 from horovod_local.deployment.assembly import read_assembly
 from horovod_local.deployment.deploy import deploy
 from horovod_local.errors import LocalCloudError
@@ -37,8 +37,8 @@ from horovod_local.instances.processes import without_aws
 from horovod_node import contract
 
 
-def _told(command: Callable[..., None]) -> Callable[..., None]:
-    """Let what the local cloud has to say be one sentence of the tool's."""
+def _report_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Report a `LocalCloudError` as an error message of the tool."""
 
     @wraps(command)
     def run(**options: Any) -> None:
@@ -51,8 +51,8 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _verb(command: Callable[..., None]) -> Callable[..., None]:
-    """Make a command of a function, with the option that all have."""
-    return debug_option(_told(command))
+    """Report errors of *command*, and add the option that all verbs have."""
+    return debug_option(_report_errors(command))
 
 
 @click.command()
@@ -63,27 +63,27 @@ def _verb(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option(
     "--node-python",
-    help="Interpreter of the nodes, with horovod and tensorflow. Default: this.",
+    help="Python interpreter of the nodes, with horovod and tensorflow. Default: this one.",
 )
 @json_option
 @_verb
 def up(*, assembly: Path | None, node_python: str | None, as_json: bool) -> None:
-    """Start a local cloud in the background, and deploy into it; or tell of the one that runs."""
+    """Start a local cloud in the background and deploy into it, or show the one that runs."""
     folder = background.default_folder()
-    with background.changing(folder):
+    with background.change_lock(folder):
         cloud = background.find(folder)
         if cloud is not None and node_python not in (None, cloud.node_python):
             raise LocalCloudError(
-                f"'--node-python' of the cloud that runs is {cloud.node_python}, got {node_python}: end it first with "
-                "cdk-horovod local down"
+                f"'--node-python' of the running cloud is {cloud.node_python}, got {node_python}: stop that cloud "
+                "first with cdk-horovod local down"
             )
-        if cloud is None or assembly is not None or not look_into(cloud).trainings:
+        if cloud is None or assembly is not None or not read_contents(cloud).trainings:
             node_python = node_python or sys.executable
             check_node_python(node_python)
             chosen = assembly or _assembly_here() or sample_assembly(folder / "sample.out")
             regions = [stack.region for stack in read_assembly(chosen) if stack.region]
             cloud = _deployed(folder, chosen, region=(regions or [DEFAULT_REGION])[0], node_python=node_python)
-    _print_cloud(cloud, look_into(cloud), as_json=as_json)
+    _print_cloud(cloud, read_contents(cloud), as_json=as_json)
     if not as_json:
         click.echo("train with:              cdk-horovod local train SCRIPT --gpus 2")
         click.echo('other verbs, this shell: eval "$(cdk-horovod local env)"')
@@ -107,7 +107,7 @@ def _deployed(folder: Path, assembly: Path, *, region: str, node_python: str) ->
             tell=lambda _line: None,
         )
     except BaseException:
-        if not was_there:  # what could not be deployed leaves nothing behind
+        if not was_there:  # a cloud that was started only for this deployment is stopped again
             background.stop(folder)
         raise
     return cloud
@@ -117,10 +117,10 @@ def _deployed(folder: Path, assembly: Path, *, region: str, node_python: str) ->
 @json_option
 @_verb
 def status(*, as_json: bool) -> None:
-    """Tell what is in the local cloud, and what runs there."""
+    """Show what is deployed in the local cloud, and what runs there."""
     cloud = background.find(background.default_folder())
     if cloud is not None:
-        _print_cloud(cloud, look_into(cloud), as_json=as_json)
+        _print_cloud(cloud, read_contents(cloud), as_json=as_json)
     elif as_json:
         print_json({"cloud": None})
     else:
@@ -131,12 +131,12 @@ def status(*, as_json: bool) -> None:
 @json_option
 @_verb
 def down(*, as_json: bool) -> None:
-    """Stop the local cloud, its nodes and all that is in it."""
+    """Stop the local cloud and its nodes, and delete everything in it."""
     folder, contents = background.default_folder(), Contents()
-    with background.changing(folder):
+    with background.change_lock(folder):
         with contextlib.suppress(background.OtherVersionError):
             cloud = background.find(folder)
-            contents = contents if cloud is None else look_into(cloud)
+            contents = contents if cloud is None else read_contents(cloud)
         stopped = background.stop(folder)
     if as_json:
         print_json({"stopped": stopped, **asdict(contents)})
@@ -149,13 +149,13 @@ def down(*, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--unset", is_flag=True, help="Print what takes the variables away again.")
+@click.option("--unset", is_flag=True, help="Print the command that removes the variables again.")
 @_verb
 def env(*, unset: bool) -> None:
-    """Print what leads a shell's commands into the local cloud: eval "$(cdk-horovod local env)"."""
+    """Print variables that point a shell at the local cloud, for eval "$(cdk-horovod local env)"."""
     cloud = _running()
     variables = cloud.environment()
-    contents = look_into(cloud)
+    contents = read_contents(cloud)
     if len(contents.trainings) == 1:
         variables["CDK_HOROVOD_STACK"] = contents.trainings[0].stack
     names = sorted({*variables, *(name for name in os.environ if name not in without_aws(os.environ))})
@@ -167,13 +167,13 @@ def env(*, unset: bool) -> None:
 
 def _train(**options: Any) -> None:
     cloud = _running()
-    contents = look_into(cloud)
+    contents = read_contents(cloud)
     training = contents.training(stack=options["stack"], output=options["output"])
     data = parse_data(options["data"])
     if cloud.without_opt_ml:
         source = package_source(options["script"], source_dir=options["source_dir"])
         if contract.DEFAULT_ML_ROOT.encode() in source.text:
-            _tell_of_opt_ml(cloud)
+            _warn_about_opt_ml(cloud)
     with upload_shown(plain=options["plain"]) as watcher:
         for channel, address in data.items():
             if "://" not in address:
@@ -196,23 +196,23 @@ def _train(**options: Any) -> None:
                 },
             )
     except (click.exceptions.Exit, RunFailed):
-        _tell_the_way()
+        _hint_at_environment()
         raise
     if options["detach"]:
-        _tell_the_way()
+        _hint_at_environment()
 
 
-def _tell_the_way() -> None:
-    """Say where the verbs work that were just named: in this shell they ask AWS, or find no stack."""
-    click.echo('cdk-horovod: in this shell, that takes first: eval "$(cdk-horovod local env)"', err=True)
+def _hint_at_environment() -> None:
+    """Say that the commands just printed need the cloud's environment: in this shell they would ask AWS."""
+    click.echo('cdk-horovod: before that, run in this shell: eval "$(cdk-horovod local env)"', err=True)
 
 
-def _tell_of_opt_ml(cloud: BackgroundCloud) -> None:
-    click.echo(f"cdk-horovod: {opt_ml.sentence(cloud.without_opt_ml)}", err=True)
+def _warn_about_opt_ml(cloud: BackgroundCloud) -> None:
+    click.echo(f"cdk-horovod: {opt_ml.explanation(cloud.without_opt_ml)}", err=True)
 
 
 def _train_parameters() -> list[click.Parameter]:
-    """List what `cdk-horovod train` takes; here a stack need not be named, and data may be files."""
+    """Return the parameters of `cdk-horovod train`, with an optional stack, and local files allowed as data."""
     parameters = [copy.copy(parameter) for parameter in train_on_aws.params]
     for parameter in parameters:
         match parameter:
@@ -221,14 +221,14 @@ def _train_parameters() -> list[click.Parameter]:
                 parameter.help = "Stack that has the training. Default: the only one."
             case click.Option(name="data"):
                 parameter.metavar = "[NAME=]PATH|S3_URI"
-                parameter.help = f"File or folder of this machine, uploaded first, or: {parameter.help}"
+                parameter.help = f"Local file or folder, which is uploaded first, or: {parameter.help}"
     return parameters
 
 
 train = click.Command(
     "train",
     params=_train_parameters(),
-    callback=_told(_train),
+    callback=_report_errors(_train),
     help="Train SCRIPT in the local cloud, with the same options as on AWS.",
 )
 
@@ -242,7 +242,7 @@ def _running() -> BackgroundCloud:
 
 @contextlib.contextmanager
 def _environment(cloud: BackgroundCloud) -> Iterator[None]:
-    """Lead this process into the cloud, and nowhere else, for as long as the block lasts."""
+    """Point this process's AWS SDKs at the cloud only, for the duration of the block."""
     before = dict(os.environ)
     try:
         os.environ.clear()
@@ -266,4 +266,4 @@ def _print_cloud(cloud: BackgroundCloud, contents: Contents, *, as_json: bool) -
     for run in contents.runs:
         click.echo(f"  running    {run}")
     if cloud.without_opt_ml:
-        _tell_of_opt_ml(cloud)
+        _warn_about_opt_ml(cloud)

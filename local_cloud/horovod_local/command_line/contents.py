@@ -1,4 +1,4 @@
-"""What is in a local cloud: its trainings, its instances and its runs."""
+"""The contents of a local cloud: its trainings, instances and runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from horovod_node import contract
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """
-    A training that was deployed.
+    A deployed training.
 
     Args:
         stack: Name of its stack.
-        output: Name of the stack output with its connection.
+        output: Key of the stack output that holds its connection.
         state_machine: ARN of the runs' state machine.
-        data_bucket: Bucket for data.
+        data_bucket: Name of the data bucket.
         max_gpus: GPUs of its largest fleet.
     """
 
@@ -33,11 +33,11 @@ class Training:
 @dataclass(frozen=True, kw_only=True)
 class Contents:
     """
-    What is in a local cloud.
+    What a local cloud holds.
 
     Args:
-        trainings: By stack and output.
-        instances: Identities of the instances that run.
+        trainings: Its trainings, sorted by stack and output.
+        instances: Ids of the running instances.
         runs: Names of the runs that have not ended.
     """
 
@@ -51,10 +51,10 @@ class Contents:
 
         Args:
             stack: Name of its stack. Default: any.
-            output: Name of its stack output. Default: any.
+            output: Key of its stack output. Default: any.
 
         Raises:
-            LocalCloudError: If there is none of these names, or a choice to make.
+            LocalCloudError: If no training matches, or several do.
         """
         fitting = [
             training
@@ -65,16 +65,18 @@ class Contents:
             return fitting[0]
         names = ", ".join(f"--stack {training.stack} --output {training.output}" for training in self.trainings)
         if not names:
-            raise LocalCloudError("nothing is deployed in the local cloud: cdk-horovod local up --assembly cdk.out")
-        raise LocalCloudError(f"the local cloud has these trainings, choose one: {names}")
+            raise LocalCloudError("nothing is deployed in the local cloud: run cdk-horovod local up --assembly cdk.out")
+        raise LocalCloudError(
+            f"'--stack' and '--output' must choose one training of the local cloud, which has: {names}"
+        )
 
 
-def look_into(cloud: BackgroundCloud) -> Contents:
+def read_contents(cloud: BackgroundCloud) -> Contents:
     """
-    Ask the cloud for what is in it.
+    Read the contents of *cloud*.
 
     Args:
-        cloud: One that runs.
+        cloud: A running cloud.
     """
     trainings = tuple(_trainings(cloud))
     stepfunctions = cloud.client("stepfunctions")
@@ -83,7 +85,7 @@ def look_into(cloud: BackgroundCloud) -> Contents:
         for machine in sorted({training.state_machine for training in trainings})
         for execution in stepfunctions.list_executions(stateMachineArn=machine, statusFilter="RUNNING")["executions"]
     ]
-    instances = [str(instance["instance_id"]) for instance in cloud.ask("GET", "instances")]
+    instances = [str(instance["instance_id"]) for instance in cloud.call_control_api("GET", "instances")]
     return Contents(trainings=trainings, instances=tuple(sorted(instances)), runs=tuple(runs))
 
 

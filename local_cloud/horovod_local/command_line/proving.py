@@ -1,4 +1,4 @@
-"""The drill's place on this machine: what an account would do, the local cloud does or plays."""
+"""The local cloud as the place of the drill `cdk-horovod prove`, where an AWS account would be otherwise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from horovod_local.instances.processes import without_aws
 from horovod_local.shared.price_list import ON_DEMAND_USD
 
 SCHEDULE_SPEED: Final = 15
-"""The reaper looks every minute of the schedule: every 4 seconds."""
+"""The reaper runs every minute of the schedule, which is every 4 seconds here."""
 NOTICE_SECONDS: Final = 15.0
 DELETE_SECONDS: Final = 60
 
@@ -30,9 +30,9 @@ class LocalPlace:
 
     Args:
         cloud: The cloud.
-        folder: Where the cloud assembly is written.
-        max_cost_usd: Most that a run may cost.
-        paces: Times for nodes that boot in a second.
+        folder: Folder in which the cloud assembly is written.
+        max_cost_usd: Cost ceiling of a run, in USD.
+        paces: Timeouts for nodes that boot in a second.
     """
 
     cloud: LocalCloud
@@ -58,11 +58,11 @@ class LocalPlace:
     )
 
     def on_demand_usd(self) -> float:
-        """Look the price up in the local cloud's made-up list."""
+        """Return the price in the local cloud's made-up price list."""
         return ON_DEMAND_USD[self.instance_type]
 
     def deploy(self) -> None:
-        """Synthesise the same app as for an account, and deploy its assembly unchanged."""
+        """Synthesise the same app as for an account, and deploy its cloud assembly unchanged."""
         out = self.folder / "cdk.out"
         done = subprocess.run(
             shlex.split(app_command(self, usd_per_hour=self.on_demand_usd())),
@@ -89,7 +89,7 @@ class LocalPlace:
             if status == "DELETE_COMPLETE":
                 return
             if status == "DELETE_FAILED" or time.monotonic() > until:
-                raise StepFailed(f"the stack is {status}")
+                raise StepFailed(f"the stack {STACK} was not deleted: it is {status}")
             time.sleep(self.paces.look)
 
     def client(self, service: str) -> Any:
@@ -101,10 +101,10 @@ class LocalPlace:
         return self.cloud.training(STACK)
 
     def interrupt(self, instance: str) -> dict[str, str]:
-        """Interrupt a Spot Instance, with a shorter notice than EC2's."""
+        """Interrupt a Spot Instance, with a notice of 15 seconds instead of EC2's 120."""
         self.cloud.interrupt(instance, notice_seconds=NOTICE_SECONDS)
         return {"notice_s": str(NOTICE_SECONDS)}
 
     def tidy(self) -> list[str]:
-        """Leave nothing: the cloud ends with its process."""
+        """Remove nothing: all that the drill made ends with the cloud."""
         return []

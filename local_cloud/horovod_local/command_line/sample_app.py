@@ -1,7 +1,9 @@
 """
-The app that `cdk-horovod local up` deploys for who has none: `python -m horovod_local.command_line.sample_app cdk.out`.
+The app that `cdk-horovod local up` deploys for users without an app.
 
-Everything is in one stack, `Training`. Its instances have one GPU each, that is one rank, which a laptop can bear.
+    python -m horovod_local.command_line.sample_app cdk.out
+
+Everything is in one stack, `Training`. Its instances have one GPU, and so one rank, which a laptop can carry.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from horovod_local.shared.price_list import ON_DEMAND_USD
 STACK: Final = "Training"
 INSTANCE_TYPE: Final = "g5.xlarge"
 GPUS: Final = 8
-# Nobody pulls it: nodes are processes here, with the packages of their interpreter.
+# Never pulled: nodes are processes here, with the packages of their interpreter.
 _IMAGE: Final = f"{DEFAULT_ACCOUNT}.dkr.ecr.{DEFAULT_REGION}.amazonaws.com/training:local"
 
 
@@ -39,7 +41,7 @@ def synthesise(out: Path) -> None:
     Write the app's cloud assembly.
 
     Args:
-        out: The assembly's folder.
+        out: Folder of the cloud assembly.
     """
     app = cdk.App(outdir=str(out))
     stack = cdk.Stack(app, STACK)
@@ -55,7 +57,7 @@ def synthesise(out: Path) -> None:
         on_demand_base_gpus=1,
         capacity_plan=CapacityPlan.spot_first(any_zone=Duration.seconds(60), each_zone=Duration.seconds(30)),
     )
-    # Instances boot in a second here: what takes minutes on AWS takes long enough to be a fault.
+    # Instances boot in a second here, so these timeouts are shorter than on AWS.
     HorovodTraining(
         stack,
         "Horovod",

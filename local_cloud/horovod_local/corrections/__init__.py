@@ -1,9 +1,9 @@
 """
-What moto does otherwise than AWS, corrected one deviation at a time.
+Corrections of moto: each removes one deviation from AWS.
 
-Each `Correction` names the deviation that it removes; `tests/local/emulation` holds one contract test for each, written
-against AWS's documented behaviour. They change moto's classes in this process, for good, and are written against one
-release of moto: `apply` refuses any other.
+Each `Correction` names its deviation, and has a contract test in `tests/local/emulation`, written against AWS's
+documented behaviour. Corrections patch moto's classes in this process for good. They fit one release of moto: `apply`
+refuses any other.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from horovod_local.corrections import (
     events,
     metrics,
     permissions,
-    prices,
     resources,
     scaling_requests,
+    spot_prices,
     templates,
 )
 from horovod_local.corrections.registry import Correction
-from horovod_local.corrections.step_functions import executions, express, jsonata, limits, state_tests, tasks, tokens
+from horovod_local.corrections.step_functions import executions, express, jsonata, limits, tasks, teststate_api, tokens
 from horovod_local.errors import LocalCloudError
 
 MOTO_VERSION: Final = "5.2.5"
-"""The release that the corrections are written against; the distribution's extra `local` pins the same."""
+"""The release that the corrections are written for; the distribution's extra `local` pins it."""
 
 ALL: Final[tuple[Correction, ...]] = (
     *templates.CORRECTIONS,
@@ -41,12 +41,12 @@ ALL: Final[tuple[Correction, ...]] = (
     *executions.CORRECTIONS,
     *express.CORRECTIONS,
     *tokens.CORRECTIONS,
-    *state_tests.CORRECTIONS,
+    *teststate_api.CORRECTIONS,
     *events.CORRECTIONS,
     *autoscaling.CORRECTIONS,
     *scaling_requests.CORRECTIONS,
     *metrics.CORRECTIONS,
-    *prices.CORRECTIONS,
+    *spot_prices.CORRECTIONS,
     *permissions.CORRECTIONS,
 )
 
@@ -55,7 +55,7 @@ _applied: list[Correction] = []
 
 def apply() -> tuple[Correction, ...]:
     """
-    Install every correction, once a process, before the first request is served.
+    Install every correction. Repeated calls do nothing. Call it before the first request is served.
 
     Raises:
         LocalCloudError: If another release of moto is installed.
@@ -63,7 +63,7 @@ def apply() -> tuple[Correction, ...]:
     installed = importlib.metadata.version("moto")
     if installed != MOTO_VERSION:
         raise LocalCloudError(
-            f"the local cloud needs moto {MOTO_VERSION}, its corrections are written against it, but {installed} is "
+            f"the local cloud needs moto {MOTO_VERSION}, for which its corrections are written, but {installed} is "
             "installed: pip install 'cdk-horovod[local]'"
         )
     for item in ALL:

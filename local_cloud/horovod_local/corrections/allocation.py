@@ -1,11 +1,11 @@
 """
-Which instances a mixed-instances group wants: how much On-Demand, which types in which order, in which zones.
+Allocation in a mixed-instances group: the On-Demand share, the order of instance types, and the zones.
 
 The rules are those of the Auto Scaling User Guide, "Allocation strategies for multiple instance types" and "Configure
-an Auto Scaling group to use instance weights". A strategy orders the types, and what is missing does not: with weights
-"the price per unit hour" decides for `lowest-price`, and the first type for `prioritized`, so that a group of which one
-unit is missing may get an instance of four. "We launch the instances until the capacity is fulfilled, even if this
-results in an overage": it is less than one instance.
+an Auto Scaling group to use instance weights". Only the strategy orders the types, not the missing capacity: with
+weights, "the price per unit hour" decides for `lowest-price`, and the first type for `prioritized`. So a group that
+lacks one unit may get an instance of weight 4: "We launch the instances until the capacity is fulfilled, even if this
+results in an overage". The overage is always less than one instance.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from horovod_local.shared.price_list import ON_DEMAND_USD, spot_usd
 ON_DEMAND: Final = "on-demand"
 SPOT: Final = "spot"
 BY_PRICE: Final = ("lowest-price", "price-capacity-optimized", "capacity-optimized")
-"""Strategies without an order of the group's own; every pool has the same capacity here, so that the price decides."""
+"""Strategies that choose by price here, because all Spot pools of the emulation have the same capacity."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Offer:
-    """One kind of instance that a group may launch, and the capacity that it counts for."""
+class LaunchOption:
+    """An instance type that a group may launch, with its weight and its launch template."""
 
     instance_type: str
     weight: int
     template: dict[str, Any]
 
     def usd_per_unit(self, market: str, zone: str) -> float:
-        """Return the price of a unit of capacity for an hour; a type without a price comes last."""
+        """Return the price of one unit of capacity, in USD an hour; infinity for a type without a price."""
         usd = ON_DEMAND_USD.get(self.instance_type) if market == ON_DEMAND else spot_usd(self.instance_type, zone=zone)
         return math.inf if usd is None else usd / self.weight
 
@@ -45,13 +45,13 @@ def distribution(group: Any) -> dict[str, Any]:
 
 
 def market_shares(group: Any) -> tuple[int, int]:
-    """Return the base, and the percentage beyond it, that must be On-Demand."""
+    """Return the On-Demand base capacity, and the On-Demand percentage above it."""
     found = distribution(group)
     return int(found.get("OnDemandBaseCapacity") or 0), int(found.get("OnDemandPercentageAboveBaseCapacity", 100))
 
 
-def on_demand_share(group: Any) -> int:
-    """Return how much of the desired capacity must be On-Demand: the base, and a percentage of the rest."""
+def on_demand_capacity(group: Any) -> int:
+    """Return the part of the desired capacity that must be On-Demand: the base and the percentage above it."""
     desired = int(group.desired_capacity or 0)
     if not group.mixed_instances_policy:
         return desired
@@ -59,14 +59,14 @@ def on_demand_share(group: Any) -> int:
     return min(desired, base + math.ceil(max(desired - base, 0) * percentage / 100))
 
 
-def offers(group: Any) -> list[Offer]:
-    """Return the kinds of instances that *group* may launch, in its own order."""
+def launch_options(group: Any) -> list[LaunchOption]:
+    """Return the instance types that *group* may launch, in the order of its overrides."""
     own = {"LaunchTemplateId": group.ec2_launch_template.id, "Version": str(group.launch_template_version)}
     overrides = ((group.mixed_instances_policy or {}).get("LaunchTemplate") or {}).get("Overrides") or []
     if not overrides:
-        return [Offer(instance_type=group.instance_type, weight=1, template=own)]
+        return [LaunchOption(instance_type=group.instance_type, weight=1, template=own)]
     return [
-        Offer(
+        LaunchOption(
             instance_type=override.get("InstanceType") or group.instance_type,
             weight=int(override.get("WeightedCapacity") or 1),
             template=dict(override.get("LaunchTemplateSpecification") or own),
@@ -75,14 +75,16 @@ def offers(group: Any) -> list[Offer]:
     ]
 
 
-def candidates(group: Any, market: str, *, launched: int) -> Iterator[tuple[Offer, str | None, str]]:
+def candidates(group: Any, market: str, *, launched: int) -> Iterator[tuple[LaunchOption, str | None, str]]:
     """
-    Order what *group* may launch next: in one zone after the other, there by the strategy of the market.
+    Yield what *group* may launch next, in order: each with its subnet (None in a group without subnets) and its zone.
+
+    Types are ordered by the allocation strategy of the market. Each type is tried in every zone before the next type.
 
     Args:
         group: The group.
-        market: On-Demand or Spot.
-        launched: How many instances it has: every launch starts at the next zone, so that zones fill evenly.
+        market: `on-demand` or `spot`.
+        launched: Number of instances that the group has. It selects the zone to begin with, so that zones fill evenly.
     """
     subnets = [subnet for subnet in (group.vpc_zone_identifier or "").split(",") if subnet]
     places: Sequence[tuple[str | None, str]] = (
@@ -92,21 +94,22 @@ def candidates(group: Any, market: str, *, launched: int) -> Iterator[tuple[Offe
     )
     strategy = distribution(group).get(
         "OnDemandAllocationStrategy" if market == ON_DEMAND else "SpotAllocationStrategy",
-        # "The default value for Auto Scaling groups that don't specify InstanceRequirements", and that of Spot.
+        # `prioritized` is "the default value for Auto Scaling groups that don't specify InstanceRequirements".
         "prioritized" if market == ON_DEMAND else "lowest-price",
     )
-    every = offers(group)
+    options = launch_options(group)
     turn = launched % len(places)
-    # A type that is refused in one zone is looked for in the others before the next type's turn comes.
     ranked = (
-        sorted(every, key=lambda offer: offer.usd_per_unit(market, places[0][1])) if strategy in BY_PRICE else every
+        sorted(options, key=lambda option: option.usd_per_unit(market, places[0][1]))
+        if strategy in BY_PRICE
+        else options
     )
-    for offer, (subnet, zone) in itertools.product(ranked, [*places[turn:], *places[:turn]]):
-        yield offer, subnet, zone
+    for option, (subnet, zone) in itertools.product(ranked, [*places[turn:], *places[:turn]]):
+        yield option, subnet, zone
 
 
 def refusal_message(*, why: str, market: str, instance_type: str, zone: str) -> str:
-    """Say in EC2's words *why* it refuses a launch ("Troubleshoot EC2 Auto Scaling: EC2 instance launch failures")."""
+    """Return EC2's message for a refused launch ("Troubleshoot EC2 Auto Scaling: EC2 instance launch failures")."""
     words = {
         (CAPACITY, SPOT): "There is no Spot capacity available that matches your request.",
         (CAPACITY, ON_DEMAND): (

@@ -1,4 +1,4 @@
-"""Auto Scaling groups: what a group accepts, how it changes, and what it answers about itself."""
+"""Auto Scaling groups: their capacity, updates, deletion and attributes."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from horovod_local.corrections.registry import correction
 
 
 @correction(
-    moto="launches the template's own type in the first subnet, On-Demand, as many as the first override's weight says",
+    moto="launches the template's own type in the first subnet, On-Demand, as many as the first override's weight asks",
     aws="fills a mixed-instances policy by weights, On-Demand base first, in the order of its allocation strategies",
 )
 def groups_fill_by_weight() -> None:
     from moto.autoscaling.models import FakeAutoScalingGroup
 
-    plain_set, plain_replace = (
+    original_set, original_replace = (
         FakeAutoScalingGroup.set_desired_capacity,
         FakeAutoScalingGroup.replace_autoscaling_group_instances,
     )
 
     def set_desired_capacity(self: Any, new_capacity: int | None) -> None:
         if self.ec2_launch_template is None:
-            plain_set(self, new_capacity)
+            original_set(self, new_capacity)
             return
         before = getattr(self, "desired_capacity", None)
         self.desired_capacity = self.min_size if new_capacity is None else new_capacity
         if before is not None and self.desired_capacity < before:
-            launches.scale_in(self)
-        launches.settle(self)
+            launches.request_scale_in(self)
+        launches.reconcile(self)
 
     def replace(self: Any, count_needed: int, propagated_tags: dict[str, str]) -> None:
         if self.ec2_launch_template is None:
-            plain_replace(self, count_needed, propagated_tags)
+            original_replace(self, count_needed, propagated_tags)
             return
-        launches.settle(self)
+        launches.reconcile(self)
 
     FakeAutoScalingGroup.set_desired_capacity = set_desired_capacity
     FakeAutoScalingGroup.replace_autoscaling_group_instances = replace
@@ -90,7 +90,7 @@ def updates_keep_what_they_do_not_name() -> None:
                 f"Desired capacity:{desired} must be between the specified min size:{lowest} and max size:{highest}"
             )
         if desired is None and not lowest <= (self.desired_capacity or 0) <= highest:
-            # moto compares the bounds with a count of instances, AWS with the capacity.
+            # moto compares the bounds with the number of instances, AWS with the capacity.
             change["desired_capacity"] = max(lowest, min(self.desired_capacity or 0, highest))
         named = change.get("mixed_instances_policy")
         if named:
@@ -104,8 +104,8 @@ def updates_keep_what_they_do_not_name() -> None:
 
 
 @correction(
-    moto="lets running instances be when the shares of On-Demand and Spot in a group's policy change",
-    aws="replaces those that no longer fit, one after the other, and launches before it terminates",
+    moto="leaves running instances alone when a policy's shares of On-Demand and Spot change",
+    aws="replaces those that no longer fit, one after the other, launching before terminating",
 )
 def changed_market_shares_replace_instances() -> None:
     from moto.autoscaling.models import FakeAutoScalingGroup
@@ -132,13 +132,13 @@ def stack_updates_change_groups_in_place() -> None:
         properties = cloudformation_json["Properties"]
         original_resource.update(
             availability_zones=properties.get("AvailabilityZones", []),
-            desired_capacity=_whole(properties.get("DesiredCapacity")),
-            max_size=_whole(properties["MaxSize"]),
-            min_size=_whole(properties["MinSize"]),
+            desired_capacity=_int_or_none(properties.get("DesiredCapacity")),
+            max_size=_int_or_none(properties["MaxSize"]),
+            min_size=_int_or_none(properties["MinSize"]),
             launch_config_name=properties.get("LaunchConfigurationName"),
             launch_template=properties.get("LaunchTemplate", {}),
             vpc_zone_identifier=",".join(properties.get("VPCZoneIdentifier", [])) or None,
-            health_check_period=_whole(properties.get("HealthCheckGracePeriod")),
+            health_check_period=_int_or_none(properties.get("HealthCheckGracePeriod")),
             health_check_type=properties.get("HealthCheckType"),
             new_instances_protected_from_scale_in=properties.get("NewInstancesProtectedFromScaleIn"),
             mixed_instances_policy=properties.get("MixedInstancesPolicy"),
@@ -150,8 +150,8 @@ def stack_updates_change_groups_in_place() -> None:
 
 
 @correction(
-    moto="replaces terminated instances at once and one for one, and writes nothing down about them",
-    aws="replaces the capacity that is then missing, a while later, and lists both as scaling activities",
+    moto="replaces terminated instances at once and one for one, and records no scaling activities for them",
+    aws="replaces the missing capacity a while later, and records both as scaling activities",
 )
 def terminated_instances_leave_their_group() -> None:
     from moto.autoscaling.models import AutoScalingBackend
@@ -159,15 +159,15 @@ def terminated_instances_leave_their_group() -> None:
     def notify_terminate_instances(self: Any, instance_ids: list[str]) -> None:
         for group in list(self.autoscaling_groups.values()):
             cause = "An instance was taken out of service in response to an EC2 health check indicating it has been "
-            if launches.forget(group, instance_ids, cause=cause + "terminated or stopped."):
-                launches.settle_soon(group)
+            if launches.remove_ended(group, instance_ids, cause=cause + "terminated or stopped."):
+                launches.reconcile_soon(group)
 
     AutoScalingBackend.notify_terminate_instances = notify_terminate_instances
 
 
 @correction(
     moto="leaves a group's protected instances running when the group is deleted",
-    aws="leaves nothing of a group running that CloudFormation has deleted",
+    aws="leaves no instance of a deleted group running",
 )
 def deleting_a_group_terminates_all_of_it() -> None:
     from moto.autoscaling.models import AutoScalingBackend
@@ -182,18 +182,18 @@ def deleting_a_group_terminates_all_of_it() -> None:
                 state.protected_from_scale_in = False
                 if state.lifecycle_state in (launches.STANDBY, launches.RETAINED):
                     state.lifecycle_state = launches.IN_SERVICE
-            launches.scale_in(group)
+            launches.request_scale_in(group)
         delete(self, group_name)
         if group is not None:
-            launches.give_up_launches(group)
-            launches.let_go(group, now=math.inf)
+            launches.cancel_launches(group)
+            launches.finish_terminations(group, now=math.inf)
 
     AutoScalingBackend.delete_auto_scaling_group = delete_auto_scaling_group
 
 
 @correction(
-    moto="knows no attribute of a group that a template may ask for",
-    aws="gives its ARN as the attribute AutoScalingGroupARN",
+    moto="has no attribute of a group for Fn::GetAtt",
+    aws="returns its ARN as the attribute AutoScalingGroupARN",
 )
 def groups_have_their_arn_as_attribute() -> None:
     from moto.autoscaling.models import FakeAutoScalingGroup
@@ -208,7 +208,7 @@ def groups_have_their_arn_as_attribute() -> None:
 
 
 def _policy_of(group: Any) -> Any:
-    """Repeat the policy of *group* as a request would; moto refuses a template named by both id and name."""
+    """Return the policy of *group* as a request takes it; moto refuses a template that is named by id and by name."""
     policy = copy.deepcopy(group.mixed_instances_policy)
     specification = ((policy or {}).get("LaunchTemplate") or {}).get("LaunchTemplateSpecification") or {}
     if specification.get("LaunchTemplateId"):
@@ -216,7 +216,7 @@ def _policy_of(group: Any) -> Any:
     return policy
 
 
-def _whole(value: Any) -> int | None:
+def _int_or_none(value: Any) -> int | None:
     return None if value is None else int(value)
 
 

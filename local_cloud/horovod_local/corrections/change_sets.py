@@ -1,4 +1,4 @@
-"""Change sets, by which the CDK CLI deploys."""
+"""Change sets, with which the CDK CLI deploys."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from horovod_local.corrections.registry import correction
 
 
 @correction(
-    moto="leaves a stack made by a change set without outputs, and its exports unknown to other stacks",
-    aws="gives it both",
+    moto="gives a stack made by a change set no outputs, and does not publish its exports to other stacks",
+    aws="does both",
 )
 def change_sets_give_outputs_and_exports() -> None:
     from moto.cloudformation.models import CloudFormationBackend
@@ -32,8 +32,8 @@ def change_sets_give_outputs_and_exports() -> None:
 
 
 @correction(
-    moto="answers 500 when a change set is deleted that does not exist",
-    aws="takes it as done",
+    moto="answers the deletion of a missing change set with 500",
+    aws="answers with success",
 )
 def deleting_a_missing_change_set_is_fine() -> None:
     from moto.cloudformation.models import CloudFormationBackend
@@ -71,7 +71,7 @@ def missing_change_sets_are_named_so() -> None:
 def _find(backend: Any, name_or_id: str) -> Any:
     if name_or_id in backend.change_sets:
         return backend.change_sets[name_or_id]
-    # The newest of a name, as moto picks it when it describes or executes one.
+    # The newest of that name, which moto describes and executes, too.
     return next((item for item in reversed(backend.change_sets.values()) if item.change_set_name == name_or_id), None)
 
 

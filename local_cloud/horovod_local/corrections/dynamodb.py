@@ -1,8 +1,8 @@
 """
-DynamoDB: one request at a time sees and changes an item, and items, transactions and expressions have limits.
+DynamoDB: writes are atomic, and items, transactions and expressions have limits.
 
-The limits are those of the DynamoDB Developer Guide, "Quotas in Amazon DynamoDB". What moto keeps of them by itself:
-items that are put, pages of 1 MB with LastEvaluatedKey, whatever is projected or filtered, and 100 actions in a
+The limits are those of the DynamoDB Developer Guide, "Quotas in Amazon DynamoDB". moto itself enforces the size of
+items that are put, pages of 1 MB with LastEvaluatedKey (before projection and filter), and 100 actions in a
 transaction. Reads are always consistent here.
 """
 
@@ -22,8 +22,8 @@ MAX_EXPRESSION_BYTES: Final = 4 * 1024
 
 
 @correction(
-    moto="changes an item in place, attribute by attribute, while other requests read it and check conditions on it",
-    aws="makes every write, with its condition, at once: no other request sees half of it",
+    moto="changes an item attribute by attribute while other requests read it and check conditions on it",
+    aws="makes every write atomic together with its condition",
 )
 def writes_are_atomic() -> None:
     from moto.dynamodb.responses import DynamoHandler
@@ -32,7 +32,7 @@ def writes_are_atomic() -> None:
     lock = threading.RLock()
 
     def call_alone(self: Any) -> Any:
-        # The answer is written out inside, too: it must not show an item that changes meanwhile.
+        # The lock includes building the answer, which must not show an item that changes meanwhile.
         with lock:
             return call_action(self)
 
@@ -40,8 +40,8 @@ def writes_are_atomic() -> None:
 
 
 @correction(
-    moto="lets updates make an item of any size",
-    aws="refuses an update by which an item would be larger than 400 KB",
+    moto="lets updates grow an item to any size",
+    aws="refuses an update that would make an item larger than 400 KB",
 )
 def updated_items_have_a_limit() -> None:
     from moto.dynamodb.exceptions import MockValidationException
@@ -64,7 +64,7 @@ def updated_items_have_a_limit() -> None:
 
 
 @correction(
-    moto="takes transactions of any size and expressions of any length",
+    moto="accepts transactions of any size and expressions of any length",
     aws="refuses a transaction of more than 4 MB, and an expression of more than 4 KB",
 )
 def transactions_and_expressions_have_limits() -> None:
@@ -90,7 +90,7 @@ def transactions_and_expressions_have_limits() -> None:
 
 
 def _expressions(value: Any) -> Iterator[tuple[str, str]]:
-    """Find the expressions in a request, wherever an API puts them."""
+    """Yield name and text of every expression in a request, at whatever depth."""
     if isinstance(value, dict):
         for name, item in value.items():
             if name.endswith("Expression") and isinstance(item, str):

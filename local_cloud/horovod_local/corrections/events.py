@@ -1,4 +1,4 @@
-"""EventBridge: status events of executions, and the targets that a rule may have."""
+"""EventBridge: status events of executions, delivery to targets, disabled rules and schedules."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from horovod_local.corrections.registry import correction
 from horovod_local.corrections.step_functions.express import EXPRESS
 
 DETAIL_BYTES: Final = 248 * 1024
-"""An input or output beyond it is left out of an event."""
+"""Largest input or output that a status event includes."""
 
 _OWN_TARGETS: Final = ("states", "sns")
-"""Services of targets that are delivered here; all others are moto's own."""
+"""Services of targets to which this module delivers; moto delivers to all others."""
 _REDRIVE_REASONS: Final = {
     "RUNNING": "Execution is RUNNING and cannot be redriven",
     "SUCCEEDED": "Execution is SUCCEEDED and cannot be redriven",
@@ -38,20 +38,20 @@ def executions_emit_status_events() -> None:
     start = Execution.start
     terminated = BaseExecutionWorkerCommunication.terminated
 
-    def tell_and_start(self: Any) -> None:
-        # Told afterwards, a short execution could be over already, and its end told first.
+    def emit_and_start(self: Any) -> None:
+        # Emitted before the start: a short execution could otherwise emit its end first.
         self.exec_status = ExecutionStatus.RUNNING
         _emit_status(self)
         start(self)
 
-    def terminate_and_tell(self: Any) -> None:
+    def terminate_and_emit(self: Any) -> None:
         was_running = self.execution.status == "RUNNING"
         terminated(self)
         if was_running:
             _emit_status(self.execution)
 
-    Execution.start = tell_and_start
-    BaseExecutionWorkerCommunication.terminated = terminate_and_tell
+    Execution.start = emit_and_start
+    BaseExecutionWorkerCommunication.terminated = terminate_and_emit
 
 
 @correction(
@@ -75,9 +75,9 @@ def rules_start_state_machines_and_publish() -> None:
                     continue
                 _deliver(target["Arn"], _body(target, _as_delivered(original_event)))
             except Exception:
-                # On AWS too a target that takes no delivery is no concern of who sent the event, or of other targets.
+                # On AWS, too, a failed delivery affects neither the sender of the event nor other targets.
                 _log.exception("rule %s did not reach %s", self.name, target["Arn"])
-        # A copy, since another event may be on its way to this rule's targets at the same time.
+        # A copy, because another thread may be delivering to this rule's targets.
         others = copy.copy(self)
         others.targets = [target for target in self.targets if target not in own]
         send_to_targets(others, original_event, transform_input)
@@ -86,7 +86,7 @@ def rules_start_state_machines_and_publish() -> None:
 
 
 @correction(
-    moto="sends events to the targets of a rule that is disabled",
+    moto="sends events to the targets of a disabled rule",
     aws="sends nothing",
 )
 def disabled_rules_do_not_fire() -> None:
@@ -103,7 +103,7 @@ def disabled_rules_do_not_fire() -> None:
 
 @correction(
     moto="sends every event to the targets of a rule that has a schedule and no pattern",
-    aws="sends it those of its own schedule alone",
+    aws="sends only the events of the rule's own schedule",
 )
 def schedules_take_no_events() -> None:
     from moto.events.models import Rule
@@ -123,7 +123,7 @@ def _service(target: dict[str, Any]) -> str:
 
 
 def _as_delivered(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Give an event as targets see it: without moto's own field, and with its time as text."""
+    """Return the event as targets get it: without moto's extra field, and with its time as text."""
     delivered = {name: value for name, value in event.items() if name != "ingestion-time"}
     if isinstance(delivered["time"], int | float):
         moment = datetime.fromtimestamp(delivered["time"], UTC)
@@ -132,7 +132,7 @@ def _as_delivered(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _body(target: Mapping[str, Any], event: dict[str, Any]) -> str:
-    """Write what *target* receives: its own input, a part of the event, a template filled in, or the whole event."""
+    """Return what *target* receives: its constant input, a part of the event, a filled-in template, or the event."""
     from jsonpath_ng.ext import parse
 
     def found(path: str) -> Any:
@@ -154,7 +154,7 @@ def _body(target: Mapping[str, Any], event: dict[str, Any]) -> str:
         if name not in values:
             return place[0]
         value = values[name]
-        # Between quotes a text stands as it is; elsewhere in a template it gets quotes of its own.
+        # A text gets quotes, whether its placeholder has them or not; another value in quotes becomes JSON text.
         return json.dumps(value if isinstance(value, str) or not quote else json.dumps(value))
 
     return re.sub(r'("?)<([A-Za-z0-9_.-]+)>\1', filled, transformer["InputTemplate"])
@@ -175,7 +175,7 @@ def _emit_status(execution: Any) -> None:
     from moto.events.models import events_backends
 
     if execution.state_machine.type == EXPRESS:
-        # They emit no events; on AWS their log is all there is to see of them.
+        # Express executions emit no events; on AWS only their log shows their failures.
         if execution.status not in ("RUNNING", "SUCCEEDED"):
             _log.warning("%s %s: %s: %s", execution.exec_arn, execution.status, execution.error, execution.cause)
         return
@@ -188,15 +188,15 @@ def _emit_status(execution: Any) -> None:
     try:
         events_backends[execution.account_id][execution.region_name].put_events([event])
     except Exception:
-        # A rule's target that cannot be reached must not end the execution: on AWS delivery is apart from it.
+        # A failed delivery must not end the execution: on AWS the two are independent.
         _log.exception("status event of %s was not delivered", execution.exec_arn)
 
 
 def _detail(execution: Any) -> dict[str, Any]:
-    """Describe *execution* with the fields that the Developer Guide lists ("Automating event delivery")."""
+    """Return the event's `detail`, with the fields that the Developer Guide lists ("Automating event delivery")."""
     given = execution.execution_input or "{}"
     output = json.dumps(execution.output) if execution.status == "SUCCEEDED" else None
-    # The input goes when both together are too large, the output when it is so alone.
+    # The output is left out if it alone is too large, the input if both together are.
     with_output = output is not None and len(json.dumps(output)) <= DETAIL_BYTES
     with_input = len(json.dumps(given)) + (len(json.dumps(output)) if with_output else 0) <= DETAIL_BYTES
     return {

@@ -1,5 +1,5 @@
 """
-How an Auto Scaling group of a mixed-instances policy comes to what it wants: launches, terminations, replacements.
+How an Auto Scaling group reaches its desired capacity: launches, terminations and replacements.
 
 Sources: Auto Scaling User Guide, "Auto Scaling groups with multiple instance types and purchase options", "Use instance
 scale-in protection to control instance termination", "Temporarily remove instances from your Auto Scaling group" and
@@ -18,9 +18,9 @@ from horovod_local.corrections import scaling_activities
 from horovod_local.corrections.allocation import (
     ON_DEMAND,
     SPOT,
-    Offer,
+    LaunchOption,
     candidates,
-    on_demand_share,
+    on_demand_capacity,
     refusal_message,
 )
 from horovod_local.corrections.scaling_activities import (
@@ -30,41 +30,41 @@ from horovod_local.corrections.scaling_activities import (
     WAITING_FOR_INSTANCE,
     ScalingActivity,
 )
-from horovod_local.shared.faults import IN_FORCE
+from horovod_local.shared.faults import ACTIVE_FAULTS
 
 PENDING: Final = "Pending"
 IN_SERVICE: Final = "InService"
 STANDBY: Final = "Standby"
 TERMINATING: Final = "Terminating"
-"""Lifecycle state of an instance that still runs, and counts for no capacity any more."""
+"""Lifecycle state of an instance that still runs but no longer counts as capacity."""
 RETAINED: Final = "Terminating:Retained"
 """
-Of one whose termination was given up under an instance lifecycle policy: it runs, counts for no desired capacity, and
-stays until TerminateInstanceInAutoScalingGroup.
+Lifecycle state of an instance whose termination was abandoned under an instance lifecycle policy. It runs, does not
+count as capacity, and stays until TerminateInstanceInAutoScalingGroup.
 """
 COUNTED: Final = (PENDING, IN_SERVICE)
 
 PAUSE_SECONDS: Final = 1.0
-"""Before a group replaces what it lost, or tries again what was refused; AWS takes a minute or more."""
+"""Pause before a group replaces lost instances or retries a refused launch; AWS takes a minute or more."""
 
 _lock: Final = threading.RLock()
-"""moto takes no locks of its own, and an agent may die while a state machine scales."""
+"""Guards the groups: moto has no locks, and an instance may end while a state machine scales."""
 
 
 @dataclass(kw_only=True)
 class Launch:
-    """A launch that EC2 has not answered: it counts for the group's capacity, and the group lists no instance."""
+    """A launch that EC2 has not answered. It counts as capacity, but the group lists no instance for it yet."""
 
-    offer: Offer
+    option: LaunchOption
     market: str
     subnet: str | None
     zone: str
-    asked_at: float
+    requested_at: float
     activity: ScalingActivity
 
 
-def settle(group: Any) -> None:
-    """Launch what *group* lacks and terminate what it has too much of, as far as capacity and suspensions allow."""
+def reconcile(group: Any) -> None:
+    """Launch missing capacity of *group*, and terminate surplus, unless these processes are suspended."""
     with _lock:
         suspended = group._suspended_processes
         if "Launch" not in suspended:
@@ -73,53 +73,54 @@ def settle(group: Any) -> None:
             _terminate_surplus(group)
 
 
-def scale_in(group: Any) -> None:
+def request_scale_in(group: Any) -> None:
     """
-    Let the next `settle` terminate what is too much; without it, it terminates nothing.
+    Allow the next `reconcile` to terminate surplus instances, which it otherwise does not.
 
-    A group does so once for each cause: a new desired capacity, or an instance that came too late. What is protected
-    then stays: "Could not scale to desired capacity because all remaining instances are protected from scale in". The
-    group has found its equilibrium, and neither lifting the protection nor asking for the same capacity is a cause.
+    A group scales in once for each cause: a lower desired capacity, or an instance that arrived too late. Protected
+    instances then stay: "Could not scale to desired capacity because all remaining instances are protected from scale
+    in". After that the group is in equilibrium; neither lifting the protection nor asking for the same capacity is a
+    new cause.
     """
-    group.is_too_large = True
+    group.scale_in_requested = True
 
 
-def settle_soon(group: Any) -> None:
-    """Let *group* act after a pause: a group never replaces at once, and an agent that cannot start must not spin."""
-    group.settle_at = time.monotonic() + PAUSE_SECONDS
+def reconcile_soon(group: Any) -> None:
+    """Reconcile *group* after `PAUSE_SECONDS`, so that instances that keep failing are not replaced in a tight loop."""
+    group.reconcile_at = time.monotonic() + PAUSE_SECONDS
 
 
 def replace_for_markets(group: Any) -> None:
     """
-    Let *group* replace, one after the other, the instances that its new shares of On-Demand and Spot do not fit.
+    Begin to replace the instances of *group* that do not fit its new shares of On-Demand and Spot.
 
     CloudFormation Template Reference, `InstancesDistribution`, on base and percentage alike: an update "means a gradual
     replacement of instances to adjust the current On-Demand Instances; it launches new instances before terminating the
-    previous ones". The leader of a training has no say in it.
+    previous ones". The leader of a run is not spared.
     """
-    if group.instance_states or launches(group):
+    if group.instance_states or unanswered_launches(group):
         group.replacing, group.replace_at = True, time.monotonic() + PAUSE_SECONDS
 
 
-def pass_time(group: Any, *, now: float) -> None:
-    """Let launches and instances go on whose time has come, and *group* act if its pause is over."""
+def advance(group: Any, *, now: float) -> None:
+    """Bring *group* to the time *now*: answer launches, put instances into service, end terminations, reconcile."""
     with _lock:
-        for launch in list(launches(group)):
-            if now >= launch.asked_at + IN_FORCE.faults.launch_answer_seconds:
-                _arrive(group, launch)
+        for launch in list(unanswered_launches(group)):
+            if now >= launch.requested_at + ACTIVE_FAULTS.faults.launch_answer_seconds:
+                _receive_instance(group, launch)
         for state in group.instance_states:
-            if state.lifecycle_state == PENDING and now >= state.since + IN_FORCE.faults.launch_delay_seconds:
+            if state.lifecycle_state == PENDING and now >= state.since + ACTIVE_FAULTS.faults.launch_delay_seconds:
                 _enter_service(state)
-        let_go(group, now=now)
-        settle_at = getattr(group, "settle_at", None)
-        if settle_at is not None and now >= settle_at:
-            settle(group)
+        finish_terminations(group, now=now)
+        reconcile_at = getattr(group, "reconcile_at", None)
+        if reconcile_at is not None and now >= reconcile_at:
+            reconcile(group)
         if getattr(group, "replacing", False) and now >= group.replace_at:
-            _replace_one(group, now=now)
+            _replace_next(group, now=now)
 
 
-def forget(group: Any, instance_ids: Sequence[str], *, cause: str) -> list[Any]:
-    """Take instances that no longer run out of *group*, without filling their places yet."""
+def remove_ended(group: Any, instance_ids: Sequence[str], *, cause: str) -> list[Any]:
+    """Remove instances that no longer run from *group* and return them, without replacing them yet."""
     with _lock:
         gone = [state for state in group.instance_states if state.instance.id in instance_ids]
         group.instance_states = [state for state in group.instance_states if state not in gone]
@@ -132,34 +133,36 @@ def forget(group: Any, instance_ids: Sequence[str], *, cause: str) -> list[Any]:
         return gone
 
 
-def part_with(group: Any, states: Sequence[Any], *, cause: str, by_id: bool = False) -> None:
+def begin_terminations(group: Any, states: Sequence[Any], *, cause: str, by_id: bool = False) -> None:
     """
-    Terminate instances of *group*, which counts them no more; how long they still run is a fault.
+    Begin to terminate instances of *group*, which no longer count as capacity.
+
+    They run on for the fault `termination_delay_seconds`, or stay under the fault `terminations_retained`.
 
     Args:
         group: The group.
         states: The instances.
-        cause: Of their activities.
-        by_id: Whether somebody asked for these instances, so that none is retained.
+        cause: Cause of their scaling activities.
+        by_id: Whether the instances were named in a request; such instances are not retained.
     """
     now = time.monotonic()
     with _lock:
         for state in states:
             _finish_launch(state, CANCELLED)
             state.activity = _note_termination(group, state, cause)
-            if IN_FORCE.faults.terminations_retained and not by_id:
+            if ACTIVE_FAULTS.faults.terminations_retained and not by_id:
                 state.lifecycle_state = RETAINED
                 state.activity.finish(CANCELLED, why="The lifecycle action was abandoned; the instance is retained.")
                 continue
             state.lifecycle_state, state.since = TERMINATING, now
             state.instance._state.name, state.instance._state.code = "shutting-down", 32
-        let_go(group, now=now)
+        finish_terminations(group, now=now)
 
 
-def let_go(group: Any, *, now: float) -> None:
-    """End the terminating instances of *group* whose time has come."""
+def finish_terminations(group: Any, *, now: float) -> None:
+    """Terminate the instances of *group* whose `termination_delay_seconds` are over."""
     with _lock:
-        delay = IN_FORCE.faults.termination_delay_seconds
+        delay = ACTIVE_FAULTS.faults.termination_delay_seconds
         gone = [
             state
             for state in group.instance_states
@@ -173,69 +176,71 @@ def let_go(group: Any, *, now: float) -> None:
             state.activity.finish()
 
 
-def give_up_launches(group: Any) -> None:
-    """Forget the launches of a group that is deleted."""
+def cancel_launches(group: Any) -> None:
+    """Cancel the unanswered launches of a group that is being deleted."""
     with _lock:
-        for launch in launches(group):
+        for launch in unanswered_launches(group):
             launch.activity.finish(CANCELLED)
-        launches(group).clear()
+        unanswered_launches(group).clear()
 
 
-def launches(group: Any) -> list[Launch]:
-    """Return the launches of *group* that EC2 has not answered."""
-    asked: list[Launch] = group.__dict__.setdefault("unanswered_launches", [])
-    return asked
+def unanswered_launches(group: Any) -> list[Launch]:
+    """Return the launches of *group* that EC2 has not answered yet."""
+    unanswered: list[Launch] = group.__dict__.setdefault("unanswered_launches", [])
+    return unanswered
 
 
 def weight_of(state: Any) -> int:
-    """Return the capacity that an instance of a group counts for."""
+    """Return the weight of an instance: its share of the group's capacity."""
     return int(getattr(state, "weighted_capacity", None) or 1)
 
 
 def market_of(instance: Any) -> str:
-    """Return what the instance was bought on."""
+    """Return the market of the instance: `on-demand` or `spot`."""
     return SPOT if instance.lifecycle == "spot" else ON_DEMAND
 
 
 def capacity(group: Any, market: str | None = None) -> int:
-    """Add up what *group* has and has asked for, or the part of it that is of one *market*."""
-    there = sum(
+    """Return the capacity of *group*, unanswered launches included; of one *market*, if given."""
+    listed = sum(
         weight_of(state)
         for state in group.instance_states
         if state.lifecycle_state in COUNTED and market in (None, market_of(state.instance))
     )
-    return there + sum(launch.offer.weight for launch in launches(group) if market in (None, launch.market))
+    return listed + sum(
+        launch.option.weight for launch in unanswered_launches(group) if market in (None, launch.market)
+    )
 
 
 def _launch_missing(group: Any) -> None:
-    group.settle_at = None
+    group.reconcile_at = None
     while (group.desired_capacity or 0) > capacity(group):
-        market = ON_DEMAND if on_demand_share(group) > capacity(group, ON_DEMAND) else SPOT
-        if not _ask_for_one(group, market):
-            settle_soon(group)
+        market = ON_DEMAND if on_demand_capacity(group) > capacity(group, ON_DEMAND) else SPOT
+        if not _request_instance(group, market):
+            reconcile_soon(group)
             return
 
 
-def _ask_for_one(group: Any, market: str) -> Launch | None:
-    """Ask EC2 for the first candidate that it has capacity for; note each refusal. None when all are refused."""
-    launched = len(group.instance_states) + len(launches(group))
+def _request_instance(group: Any, market: str) -> Launch | None:
+    """Launch the first candidate that EC2 does not refuse, recording each refusal; None if all are refused."""
+    launched = len(group.instance_states) + len(unanswered_launches(group))
     cause = (
         f"At {scaling_activities.now()} an instance was started in response to a difference between desired and actual "
         "capacity."
     )
-    for offer, subnet, zone in candidates(group, market, launched=launched):
-        kind = {"market": market, "instance_type": offer.instance_type, "zone": zone}
-        refusal = next((refusal for refusal in IN_FORCE.faults.refused if refusal.matches(**kind)), None)
+    for option, subnet, zone in candidates(group, market, launched=launched):
+        kind = {"market": market, "instance_type": option.instance_type, "zone": zone}
+        refusal = next((refusal for refusal in ACTIVE_FAULTS.faults.refused if refusal.matches(**kind)), None)
         if refusal is None:
             activity = scaling_activities.note(
                 group, description="Launching a new EC2 instance", cause=cause, status=WAITING_FOR_INSTANCE[market]
             )
             launch = Launch(
-                offer=offer, market=market, subnet=subnet, zone=zone, asked_at=time.monotonic(), activity=activity
+                option=option, market=market, subnet=subnet, zone=zone, requested_at=time.monotonic(), activity=activity
             )
-            launches(group).append(launch)
-            if not IN_FORCE.faults.launch_answer_seconds:
-                _arrive(group, launch)
+            unanswered_launches(group).append(launch)
+            if not ACTIVE_FAULTS.faults.launch_answer_seconds:
+                _receive_instance(group, launch)
             return launch
         why = refusal_message(why=refusal.why, **kind)
         description = f"Launching a new EC2 instance.  Status Reason: {why}"
@@ -243,12 +248,12 @@ def _ask_for_one(group: Any, market: str) -> Launch | None:
     return None
 
 
-def _arrive(group: Any, launch: Launch) -> None:
-    """Take EC2's answer: the group has an instance, also one that it does not want any more, which it then ends."""
+def _receive_instance(group: Any, launch: Launch) -> None:
+    """Add the launched instance to *group*; one that is no longer wanted is terminated again."""
     from moto.autoscaling.models import ASG_NAME_TAG, InstanceState
 
-    offer = launch.offer
-    version = group.ec2_backend._get_template_from_args(offer.template)
+    option = launch.option
+    version = group.ec2_backend._get_template_from_args(option.template)
     where = {"subnet_id": launch.subnet} if launch.subnet else {"placement": launch.zone}
     purchase = {"instance_market_options": {"MarketType": "spot"}} if launch.market == SPOT else {}
     reservation = group.ec2_backend.run_instances(
@@ -256,9 +261,9 @@ def _arrive(group: Any, launch: Launch) -> None:
         1,
         version.user_data,
         [],
-        instance_type=offer.instance_type,
+        instance_type=option.instance_type,
         is_instance_type_default=False,
-        launch_template=offer.template,
+        launch_template=option.template,
         tags={"instance": {**group.get_propagated_tags(), ASG_NAME_TAG: group.name}},
         region_name=group.region,
         **where,
@@ -267,21 +272,21 @@ def _arrive(group: Any, launch: Launch) -> None:
     instance = reservation.instances[0]
     instance.autoscaling_group = group
     state = InstanceState(instance, protected_from_scale_in=group.new_instances_protected_from_scale_in)
-    state.weighted_capacity = str(offer.weight) if group.mixed_instances_policy else None
+    state.weighted_capacity = str(option.weight) if group.mixed_instances_policy else None
     state.image_id = version.image_id
     state.zone = launch.zone
     state.launching = launch.activity
     state.lifecycle_state, state.since = PENDING, time.monotonic()
     instance._state.name, instance._state.code = "pending", 0
-    launches(group).remove(launch)
+    unanswered_launches(group).remove(launch)
     group.instance_states.append(state)
     launch.activity.description = f"Launching a new EC2 instance: {instance.id}"
     launch.activity.status_code, launch.activity.progress = PRE_IN_SERVICE, 30
-    if not IN_FORCE.faults.launch_delay_seconds:
+    if not ACTIVE_FAULTS.faults.launch_delay_seconds:
         _enter_service(state)
     if not getattr(group, "replacing", False) and capacity(group) - weight_of(state) >= (group.desired_capacity or 0):
-        scale_in(group)
-        settle(group)
+        request_scale_in(group)
+        reconcile(group)
 
 
 def _enter_service(state: Any) -> None:
@@ -291,23 +296,23 @@ def _enter_service(state: Any) -> None:
 
 
 def _terminate_surplus(group: Any) -> None:
-    """Terminate unprotected instances, Spot and the newest first, as long as the desired capacity stays covered."""
-    if not getattr(group, "is_too_large", False):
+    """Terminate unprotected surplus instances, Spot first and newest first, if a scale-in was requested."""
+    if not getattr(group, "scale_in_requested", False):
         return
-    group.is_too_large = False
+    group.scale_in_requested = False
     surplus = capacity(group) - (group.desired_capacity or 0)
-    doomed: list[Any] = []
+    to_terminate: list[Any] = []
     counted = [state for state in reversed(group.instance_states) if state.lifecycle_state in COUNTED]
     for state in sorted(counted, key=lambda state: market_of(state.instance) != SPOT):
         if weight_of(state) <= surplus and not state.protected_from_scale_in:
-            doomed.append(state)
+            to_terminate.append(state)
             surplus -= weight_of(state)
     cause = (
         f"At {scaling_activities.now()} an instance was taken out of service in response to a difference between "
         "desired and actual capacity, shrinking the capacity."
     )
-    part_with(group, doomed, cause=cause)
-    if any(weight_of(state) <= surplus for state in counted if state not in doomed):
+    begin_terminations(group, to_terminate, cause=cause)
+    if any(weight_of(state) <= surplus for state in counted if state not in to_terminate):
         why = "Could not scale to desired capacity because all remaining instances are protected from scale in."
         scaling_activities.note(
             group,
@@ -318,42 +323,42 @@ def _terminate_surplus(group: Any) -> None:
         )
 
 
-def _replace_one(group: Any, *, now: float) -> None:
-    """Launch what is missing of one market; once it is in service, end as much of the other. Each a while later."""
+def _replace_next(group: Any, *, now: float) -> None:
+    """Take the next step of a replacement: launch in the market that lacks capacity, or terminate in the other."""
     group.replace_at = now + PAUSE_SECONDS
-    if launches(group) or any(state.lifecycle_state == PENDING for state in group.instance_states):
+    if unanswered_launches(group) or any(state.lifecycle_state == PENDING for state in group.instance_states):
         return
-    wanted = on_demand_share(group)
+    wanted = on_demand_capacity(group)
     surplus = {
         ON_DEMAND: capacity(group, ON_DEMAND) - wanted,
         SPOT: capacity(group, SPOT) - ((group.desired_capacity or 0) - wanted),
     }
-    for wrong, right in ((ON_DEMAND, SPOT), (SPOT, ON_DEMAND)):
+    for excess, lacking in ((ON_DEMAND, SPOT), (SPOT, ON_DEMAND)):
         misfits = [
             state
             for state in group.instance_states
             if state.lifecycle_state == IN_SERVICE
-            and market_of(state.instance) == wrong
-            and weight_of(state) <= surplus[wrong]
+            and market_of(state.instance) == excess
+            and weight_of(state) <= surplus[excess]
             and not state.protected_from_scale_in
         ]
         if not misfits:
             continue
-        if surplus[right] < 0 and "Launch" not in group._suspended_processes:
-            _ask_for_one(group, right)
+        if surplus[lacking] < 0 and "Launch" not in group._suspended_processes:
+            _request_instance(group, lacking)
             return
-        if surplus[right] >= 0 and "Terminate" not in group._suspended_processes:
+        if surplus[lacking] >= 0 and "Terminate" not in group._suspended_processes:
             cause = (
                 f"At {scaling_activities.now()} an instance was taken out of service in response to a change of the "
                 "group's instances distribution."
             )
-            part_with(group, misfits[:1], cause=cause)
+            begin_terminations(group, misfits[:1], cause=cause)
             return
     group.replacing = False
 
 
 def _finish_launch(state: Any, *status: str) -> None:
-    # moto launches instances of groups without a template by itself, and notes nothing.
+    # moto itself launches the instances of groups without a launch template, and records no activity.
     if hasattr(state, "launching"):
         state.launching.finish(*status)
 

@@ -1,4 +1,4 @@
-"""CloudWatch: metrics in log lines, and which values a statistic takes."""
+"""CloudWatch: embedded metrics in log lines, and statistics by exact dimensions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from horovod_local.corrections.registry import correction
 
 
 @correction(
-    moto="keeps log lines in the embedded metric format as text",
-    aws="also puts the metrics that they describe, one for each set of dimensions",
+    moto="stores log lines in the embedded metric format as text only",
+    aws="also publishes the metrics that they describe, one for each set of dimensions",
 )
 def embedded_metrics_are_put() -> None:
     from moto.cloudwatch.models import cloudwatch_backends
@@ -29,10 +29,10 @@ def embedded_metrics_are_put() -> None:
         answer: tuple[str, dict[str, Any]] = put_log_events(self, log_group_name, log_stream_name, log_events)
         cloudwatch = cloudwatch_backends[self.account_id][self.region_name]
         for event in log_events:
-            # What is no such line, or a wrong one, is a line and no more; on AWS, too.
+            # As on AWS, a line that is not in this format, or is malformed, publishes nothing.
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                 for namespace, datum in list(_embedded(json.loads(event["message"]))):
-                    # moto compares times with or without a zone, as its own clock has one or not.
+                    # moto compares this with its own clock, so both must have a time zone, or neither.
                     at = datum["Timestamp"].replace(tzinfo=utcnow().tzinfo)
                     cloudwatch.put_metric_data(namespace, [{**datum, "Timestamp": at}])
         return answer
@@ -41,7 +41,7 @@ def embedded_metrics_are_put() -> None:
 
 
 def _embedded(line: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Walk the metrics of *line*, each as its namespace and what PutMetricData takes."""
+    """Yield each metric of *line*: its namespace, and its datum as PutMetricData takes it."""
     about = line["_aws"]
     at = datetime.fromtimestamp(about["Timestamp"] / 1000, tz=UTC)
     for directive in about["CloudWatchMetrics"]:
@@ -63,8 +63,8 @@ def _embedded(line: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @correction(
-    moto="counts a metric with more dimensions than GetMetricStatistics names",
-    aws="takes each combination of dimensions for a metric of its own",
+    moto="includes metrics with more dimensions than GetMetricStatistics names",
+    aws="treats each combination of dimensions as a separate metric",
 )
 def statistics_take_exact_dimensions() -> None:
     from moto.cloudwatch.models import CloudWatchBackend

@@ -1,4 +1,4 @@
-"""Permissions: policies of resources, policies that cannot be evaluated, and who a service acts as."""
+"""Permissions: resource policies of templates, unsupported policies, and the roles that services assume."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from horovod_local.corrections.registry import correction
 from horovod_local.corrections.templates import AcceptedResource
-from horovod_local.permissions import stored
-from horovod_local.permissions.conditions import NotUnderstoodError
-from horovod_local.permissions.decision import Applicable, decide
+from horovod_local.permissions import deployed_policies
+from horovod_local.permissions.conditions import UnsupportedPolicyError
+from horovod_local.permissions.decision import ApplicablePolicies, decide
 from horovod_local.permissions.policy import Request, read_statements
 from horovod_local.permissions.principals import PRINCIPALS, service
 from horovod_local.permissions.record import RECORD
@@ -31,8 +31,8 @@ LOG_DELIVERY: Final = (
 
 
 @correction(
-    moto="makes no bucket policy and no topic policy that is a resource of a template",
-    aws="puts it on the bucket or the topics, and takes it away with the stack",
+    moto="does not create the bucket policies and topic policies of a template",
+    aws="attaches them to the bucket or the topics, and removes them with the stack",
 )
 def resource_policies_are_made() -> None:
     from moto.cloudformation import parsing
@@ -85,8 +85,8 @@ def _known(change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @correction(
-    moto="gives the ARN of a template's log group without what stands for its streams",
-    aws='ends it with ":*", so that a policy on it is about the streams, too',
+    moto='returns the ARN of a log group for Fn::GetAtt without ":*"',
+    aws='ends it with ":*", so that a policy on it covers the log streams, too',
 )
 def log_groups_stand_for_their_streams() -> None:
     from moto.logs.models import LogGroup
@@ -112,8 +112,8 @@ def bucket_policies_are_evaluated_once() -> None:
 
 
 @correction(
-    moto="takes policies with any element, operator or key",
-    aws="evaluates them all; here a template with one that is not evaluated is refused",
+    moto="accepts policies with any element, operator or key",
+    aws="evaluates all of them; here a template with one that is not supported is refused",
 )
 def policies_are_understood() -> None:
     from moto.cloudformation import parsing
@@ -124,14 +124,14 @@ def policies_are_understood() -> None:
 
     def check(template: Mapping[str, Any]) -> None:
         for name, resource in template.get("Resources", {}).items():
-            # A template may choose, by a condition that only its parameters decide: both ways must be understood.
+            # The parameters decide which branch of `Fn::If` holds, so both must be supported.
             for branch in (1, 2):
                 for document in _documents(_chosen(resource.get("Properties", {}), branch)):
                     try:
                         read_statements(document, name=name)
-                    except NotUnderstoodError as error:
+                    except UnsupportedPolicyError as error:
                         raise ValidationError(
-                            message=f"{error}: the local cloud cannot tell what it permits"
+                            message=f"{error}: the local cloud cannot evaluate this policy"
                         ) from error
 
     def check_and_load(self: Any) -> None:
@@ -147,7 +147,7 @@ def policies_are_understood() -> None:
 
 
 def _documents(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Walk the policies within a resource's properties."""
+    """Yield the policy documents within a resource's properties."""
     if isinstance(value, dict):
         if "Statement" in value:
             yield value
@@ -159,7 +159,7 @@ def _documents(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 @correction(
-    moto="creates a state machine with a role that is not there, does not trust Step Functions or may not log",
+    moto="creates a state machine whose role does not exist, does not trust Step Functions or may not write its log",
     aws="refuses it with AccessDeniedException",
 )
 def roles_of_state_machines_are_checked() -> None:
@@ -190,13 +190,13 @@ def roles_of_state_machines_are_checked() -> None:
 
 def may_assume(principal: str, role: str, *, source: str, account: str) -> bool:
     """
-    Whether *role* trusts a service.
+    Return whether *role* trusts a service.
 
     Args:
-        principal: Such as `events.amazonaws.com`.
-        role: ARN.
-        source: ARN of the resource on whose behalf the service asks.
-        account: Of that resource.
+        principal: Service principal, such as `events.amazonaws.com`.
+        role: ARN of the role.
+        source: ARN of the resource on whose behalf the service acts.
+        account: Account of that resource.
     """
     return _allows(
         Request(
@@ -210,7 +210,7 @@ def may_assume(principal: str, role: str, *, source: str, account: str) -> bool:
 
 
 def _may_deliver_logs(role: str, *, account: str, region: str) -> bool:
-    principal = PRINCIPALS.who(PRINCIPALS.assume(role, region=region, session="states"), account=account)
+    principal = PRINCIPALS.identify(PRINCIPALS.assume(role, region=region, session="states"), account=account)
     return all(
         _allows(Request(principal=principal, action=action, resource="*", context={}), operation=action)
         for action in LOG_DELIVERY
@@ -218,18 +218,19 @@ def _may_deliver_logs(role: str, *, account: str, region: str) -> bool:
 
 
 def _allows(request: Request, *, operation: str) -> bool:
-    own = None if request.resource == "*" else stored.resource_policy(request.resource)
-    decision = decide(request, Applicable(identity=stored.identity_policies(request.principal), resource=own))
+    own = None if request.resource == "*" else deployed_policies.resource_policy(request.resource)
+    identity = deployed_policies.identity_policies(request.principal)
+    decision = decide(request, ApplicablePolicies(identity=identity, resource=own))
     RECORD.note(request.principal, operation, decision)
     return decision.is_allowed
 
 
 def may_deliver(rule: str, target: Mapping[str, Any], *, account: str, region: str) -> str:
     """
-    Tell why EventBridge may not deliver to a target of *rule*, by the rule's ARN; empty if it may.
+    Return why EventBridge may not deliver to *target* of the rule with the ARN *rule*; empty if it may.
 
-    Source: EventBridge User Guide, "Using identity-based policies for Amazon EventBridge" (state machines are started
-    with the target's role) and "Using resource-based policies for Amazon EventBridge" (topics let the service in).
+    Source: EventBridge User Guide, "Using identity-based policies for Amazon EventBridge" (the target's role starts
+    state machines) and "Using resource-based policies for Amazon EventBridge" (topic policies admit the service).
     """
     arn = str(target["Arn"])
     context = {"aws:sourcearn": (rule,), "aws:sourceaccount": (account,), "aws:securetransport": ("true",)}
@@ -241,13 +242,13 @@ def may_deliver(rule: str, target: Mapping[str, Any], *, account: str, region: s
     role = target.get("RoleArn")
     if not role or not may_assume(EVENTS, role, source=rule, account=account):
         return f"the role {role} does not trust {EVENTS}"
-    principal = PRINCIPALS.who(PRINCIPALS.assume(role, region=region, session="events"), account=account)
+    principal = PRINCIPALS.identify(PRINCIPALS.assume(role, region=region, session="events"), account=account)
     request = Request(principal=principal, action="states:StartExecution", resource=arn, context=context)
     return "" if _allows(request, operation="events.Deliver") else f"the role {role} may not start {arn}"
 
 
 def _chosen(value: Any, branch: int) -> Any:
-    """Take one branch of each `Fn::If` (1: its condition holds, 2: it does not), without what is `AWS::NoValue`."""
+    """Resolve each `Fn::If` to one *branch* (1: the condition is true, 2: it is false), dropping `AWS::NoValue`."""
     if isinstance(value, list):
         return [_chosen(item, branch) for item in value if not _is_nothing(item, branch)]
     if not isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What a correction is, and how one is declared."""
+"""Declaration of corrections."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Correction:
 
     Args:
         name: Name of the function that installs it.
-        moto: What the pinned moto does, as a sentence.
-        aws: What AWS does instead, as a sentence.
-        install: Changes moto, in this process, for good.
+        moto: What the pinned moto does: a clause without its subject.
+        aws: What AWS does instead: a clause without its subject.
+        install: Patches moto in this process for good.
     """
 
     name: str
@@ -25,17 +25,17 @@ class Correction:
 
     @property
     def deviation(self) -> str:
-        """Both sides in one sentence, for people and test reports."""
+        """Both behaviours in one sentence, for test reports."""
         return f"moto {self.moto}; AWS {self.aws}"
 
 
 def correction(*, moto: str, aws: str) -> Callable[[Callable[[], None]], Correction]:
     """
-    Declare the decorated function as the correction of one deviation; it runs when `corrections.apply` does.
+    Declare the decorated function as a correction, which `corrections.apply` then runs.
 
     Args:
-        moto: What the pinned moto does, without its name.
-        aws: What AWS does instead, without its name.
+        moto: See `Correction`.
+        aws: See `Correction`.
     """
 
     def declare(install: Callable[[], None]) -> Correction:

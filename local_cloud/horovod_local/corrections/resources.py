@@ -1,4 +1,4 @@
-"""Single CloudFormation resources that moto makes with less than their template says."""
+"""CloudFormation resources that moto creates or deletes incompletely."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from horovod_local.corrections.templates import AcceptedResource
 
 
 @correction(
-    moto="creates a template's state machine where it is not executed, and without DefinitionS3Location, "
+    moto="creates a template's state machine so that it is not executed, and ignores DefinitionS3Location, "
     "DefinitionSubstitutions, type and logging",
-    aws="creates it as the template says",
+    aws="creates it as declared",
 )
 def state_machines_are_executable() -> None:
     from moto.stepfunctions import models
@@ -64,7 +64,7 @@ def state_machines_are_executable() -> None:
 
 
 def _definition(properties: dict[str, Any], account_id: str) -> str:
-    """Find the definition where the template put it, with its `${…}` substituted."""
+    """Return the definition from any of the properties that may hold it, with its `${…}` substituted."""
     from moto.s3.models import s3_backends
 
     location = properties.get("DefinitionS3Location")
@@ -81,7 +81,7 @@ def _definition(properties: dict[str, Any], account_id: str) -> str:
 
 
 def _camel(value: Any) -> Any:
-    """Spell the keys of a CloudFormation property as the Step Functions API does, in camelCase."""
+    """Convert the keys of a CloudFormation property to the camelCase of the Step Functions API."""
     if isinstance(value, dict):
         return {key[0].lower() + key[1:]: _camel(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -89,7 +89,7 @@ def _camel(value: Any) -> Any:
     return value
 
 
-@correction(moto="creates a template's bucket without its versioning", aws="turns versioning on")
+@correction(moto="ignores the versioning of a template's bucket", aws="enables it")
 def buckets_are_versioned() -> None:
     from moto.s3.models import FakeBucket, s3_backends
 
@@ -113,7 +113,7 @@ def buckets_are_versioned() -> None:
 
 @correction(
     moto="cannot delete a route table with its stack",
-    aws="deletes it, its associations first",
+    aws="deletes its associations, then the route table",
 )
 def route_tables_are_deleted() -> None:
     from moto.ec2.models.route_tables import RouteTable
@@ -127,7 +127,7 @@ def route_tables_are_deleted() -> None:
 
 
 @correction(
-    moto="cannot create a subscription to a topic that is a resource of its own",
+    moto="cannot create an AWS::SNS::Subscription",
     aws="creates it, and deletes it with its stack",
 )
 def subscriptions_are_created() -> None:

@@ -1,4 +1,4 @@
-"""Requests to an Auto Scaling group about single instances, its capacity and its history."""
+"""Auto Scaling requests about single instances, standby, cooldown, activities and scale-in protection."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from horovod_local.corrections.registry import correction
 from horovod_local.corrections.scaling_activities import MAX_RECORDS, ScalingActivity
 
 MAX_INSTANCES: Final = 100
-"""Of one TerminateInstanceInAutoScalingGroup: "You can specify up to 100 instances"."""
+"""Instances of one TerminateInstanceInAutoScalingGroup: "You can specify up to 100 instances"."""
 
 
 @correction(
-    moto="lowers the desired capacity by one instance, whatever it weighs, and answers an unknown instance with 500",
-    aws="lowers it by the instance's weight, never below the minimum, and refuses instances of no group",
+    moto="decrements the desired capacity by 1, whatever the instance's weight, and answers an unknown one with 500",
+    aws="decrements it by the weight, never below the minimum, and refuses instances that are in no group",
 )
 def terminating_one_instance_counts_its_weight() -> None:
     from moto.autoscaling.exceptions import ValidationError
@@ -39,9 +39,9 @@ def terminating_one_instance_counts_its_weight() -> None:
         for group, state in found:
             if state.lifecycle_state != launches.TERMINATING:
                 cause = "An instance was taken out of service in response to a user request."
-                launches.part_with(group, [state], cause=cause, by_id=True)
+                launches.begin_terminations(group, [state], cause=cause, by_id=True)
         for group, _ in found:
-            launches.settle(group)
+            launches.reconcile(group)
         activities = [state.activity for _, state in found]
         return ActionResult({"Activities": activities} if many else {"Activity": activities[0]})
 
@@ -49,8 +49,8 @@ def terminating_one_instance_counts_its_weight() -> None:
 
 
 @correction(
-    moto="counts an instance on standby as one unit, whatever it weighs, and lets any instance go on standby",
-    aws="lowers and raises the capacity by its weight, never below the minimum, and takes only those in service",
+    moto="counts an instance on standby as one unit, whatever its weight, and lets any instance enter standby",
+    aws="changes the capacity by its weight, never below the minimum, and accepts only instances in service",
 )
 def standby_counts_the_weight() -> None:
     from moto.autoscaling.exceptions import ValidationError
@@ -70,7 +70,7 @@ def standby_counts_the_weight() -> None:
             _decrement(group, sum(launches.weight_of(state) for state in states))
         for state in states:
             state.lifecycle_state = launches.STANDBY
-        launches.settle(group)
+        launches.reconcile(group)
         return [EnterStandbyActivity(state.instance, before) for state in states]
 
     def leave(self: Any, group_name: str, instance_ids: list[str]) -> Any:
@@ -87,7 +87,7 @@ def standby_counts_the_weight() -> None:
 
 @correction(
     moto="ignores HonorCooldown",
-    aws="refuses a new capacity that honours the cooldown, for so long after the last scaling activity",
+    aws="refuses a new capacity with HonorCooldown until the cooldown after the last scaling activity is over",
 )
 def cooldowns_may_be_honoured() -> None:
     from moto.autoscaling.exceptions import AutoscalingClientError
@@ -112,7 +112,7 @@ def cooldowns_may_be_honoured() -> None:
 
 @correction(
     moto="answers DescribeScalingActivities with an empty list",
-    aws="lists launches and terminations, the unfinished first, refused launches with EC2's words as StatusMessage",
+    aws="lists launches and terminations, unfinished ones first, refused launches with EC2's message as StatusMessage",
 )
 def scaling_activities_are_listed() -> None:
     from moto.autoscaling.exceptions import ValidationError
@@ -128,7 +128,7 @@ def scaling_activities_are_listed() -> None:
                 item for group in groups for item in scaling_activities.of(group)
             )
             if (not wanted or activity.activity_id in wanted)
-            and all(_passes(activity, item["Name"], item["Values"]) for item in self._get_param("Filters", []))
+            and all(_matches_filter(activity, item["Name"], item["Values"]) for item in self._get_param("Filters", []))
         ]
         start, count = int(self._get_param("NextToken") or 0), self._get_int_param("MaxRecords") or MAX_RECORDS
         if count > MAX_RECORDS:
@@ -140,8 +140,8 @@ def scaling_activities_are_listed() -> None:
 
 
 @correction(
-    moto="protects instances that are not of the group without a word",
-    aws="refuses it, and terminates nothing when protection is lifted: the group has found its equilibrium",
+    moto="silently accepts the protection of instances that are not in the group",
+    aws="refuses it, and terminates nothing when protection is lifted: the group is in equilibrium",
 )
 def lifting_protection_changes_no_capacity() -> None:
     from moto.autoscaling.exceptions import ValidationError
@@ -164,7 +164,7 @@ def lifting_protection_changes_no_capacity() -> None:
 
 
 def _member(backend: Any, instance_id: str, name: str | None = None) -> tuple[Any, Any]:
-    """Find an instance, and the group that it is of: *name*, or any."""
+    """Return the group *name*, or any group, that has the instance, and the instance's state in it."""
     from moto.autoscaling.exceptions import ValidationError
 
     if name is not None and name not in backend.autoscaling_groups:
@@ -192,7 +192,7 @@ def _state_of(group: Any, instance_id: str) -> Any:
     return next((state for state in group.instance_states if state.instance.id == instance_id), None)
 
 
-def _passes(activity: ScalingActivity, name: str, values: list[str]) -> bool:
+def _matches_filter(activity: ScalingActivity, name: str, values: list[str]) -> bool:
     if name == "Status":
         return activity.status_code in values
     moments = [moment if moment.tzinfo else moment.replace(tzinfo=UTC) for moment in map(_moment, values)]

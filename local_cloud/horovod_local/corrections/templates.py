@@ -1,4 +1,4 @@
-"""CloudFormation templates and stacks: what is accepted, what is computed, and how a failure is told."""
+"""CloudFormation: unsupported types and attributes, changes, rollback, deletion and parameters of stacks."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from horovod_local.corrections.registry import correction
 from horovod_local.shared.resource_types import ACCEPTED_WITHOUT_EFFECT
 
 PUBLIC_PARAMETERS: Final = "/aws/service/"
-"""Names of parameters that AWS itself publishes, machine images above all."""
+"""Path of the public SSM parameters of AWS, such as the ids of machine images."""
 STAND_IN_IMAGE: Final = "ami-00000000000000000"
-"""For the images that moto does not list: what an instance boots from is not emulated."""
+"""Stands in for images that moto does not list; what an instance boots from is not emulated."""
 
 CUSTOM_RESOURCES: Final = ("Custom::", "AWS::CloudFormation::CustomResource")
 
 
 class AcceptedResource:
     """
-    A resource that exists in its stack and nowhere else; see `resource_types`.
+    A resource that exists in its stack only; see `resource_types`.
 
-    It has the interface that moto expects of a model, but is none: moto finds models by their base class.
+    It has the interface of moto's CloudFormation models, but not their base class, by which moto would register it.
     """
 
     def __init__(self, name: str, arn: str) -> None:
@@ -56,12 +56,12 @@ class AcceptedResource:
         return original_resource
 
     def delete(self, _account_id: str, _region_name: str) -> None:
-        """Nothing was made, so nothing is deleted."""
+        """Do nothing, because nothing was created."""
 
 
 @correction(
-    moto="skips types that it does not know, runs custom resources never or for ever, and reports CREATE_COMPLETE",
-    aws="refuses a template with a type that it cannot create; so do we, except for types that change no run",
+    moto="skips unknown types and either skips or never finishes custom resources, and reports CREATE_COMPLETE",
+    aws="refuses a template with a type that it cannot create; so do we, except for types without effect on a run",
 )
 def unknown_types_are_errors() -> None:
     from moto.cloudformation import parsing
@@ -99,7 +99,7 @@ def _refuse_unknown_types(template: dict[str, Any]) -> None:
     if unknown:
         types = ", ".join(sorted(set(unknown.values())))
         custom = any(kind.startswith(CUSTOM_RESOURCES) for kind in unknown.values())
-        hint = "; custom resources need AWS Lambda, which it does not run" if custom else ""
+        hint = "; custom resources need AWS Lambda, which the local cloud does not run" if custom else ""
         raise ValidationError(
             message=f"Template format error: Unrecognized resource types: [{types}]: the local cloud cannot create "
             f"{', '.join(unknown)}{hint}"
@@ -107,7 +107,7 @@ def _refuse_unknown_types(template: dict[str, Any]) -> None:
 
 
 @correction(
-    moto="leaves Fn::GetAtt of an attribute it does not know in place as text",
+    moto="leaves Fn::GetAtt of an unknown attribute unresolved",
     aws="refuses the template",
 )
 def unknown_attributes_are_errors() -> None:
@@ -129,8 +129,8 @@ def unknown_attributes_are_errors() -> None:
 
 
 @correction(
-    moto="gives the zones of us-east-1 for Fn::GetAZs without a region",
-    aws="gives those of the stack's own region",
+    moto="returns the zones of us-east-1 for Fn::GetAZs without a Region",
+    aws="returns those of the stack's Region",
 )
 def zones_are_those_of_the_region() -> None:
     from moto.cloudformation import parsing
@@ -148,8 +148,8 @@ def zones_are_those_of_the_region() -> None:
 
 
 @correction(
-    moto="drops a resource from its stack when it cannot make a change to it",
-    aws="makes the change, in place or by replacement; here it is refused, naming the resource",
+    moto="drops a resource from its stack when it cannot update it",
+    aws="updates it in place or by replacement; here the update is refused, naming the resource",
 )
 def changes_are_made_or_refused() -> None:
     from moto.cloudformation import parsing
@@ -159,15 +159,15 @@ def changes_are_made_or_refused() -> None:
     def change(*args: Any, **kwargs: Any) -> Any:
         resource = update(*args, **kwargs)
         if resource is None:
-            raise ValueError("the local cloud cannot change a resource of this type; deploy into a fresh one")
+            raise ValueError("the local cloud cannot change a resource of this type; deploy into a new local cloud")
         return resource
 
     parsing.parse_and_update_resource = change
 
 
 @correction(
-    moto="answers CreateStack itself with the failure of a resource, without saying which, and keeps what it has made",
-    aws="rolls the stack back, with the resource and its reason in the stack's status reason and events",
+    moto="fails CreateStack when a resource fails, without naming the resource, and keeps what it has created",
+    aws="rolls the stack back, and names resource and reason in the stack's status reason and events",
 )
 def failed_stacks_roll_back() -> None:
     from moto.cloudformation import parsing
@@ -184,7 +184,7 @@ def failed_stacks_roll_back() -> None:
             try:
                 return act(logical_id, resource_json, *args, **kwargs)
             except ResourceFailedError:
-                # A resource that this one refers to failed first; it is the one to name.
+                # A resource to which this one refers has failed; that one must be named.
                 raise
             except Exception as error:
                 reason = getattr(error, "message", None) or str(error) or type(error).__name__
@@ -225,7 +225,7 @@ def _roll_back(backend: Any, stack: Any, error: Any) -> None:
             resource_properties=None,
         )
     )
-    # What else was half made stays: the reason for the failure matters more than a second one.
+    # An error of the rollback itself must not hide the reason of the failure.
     with contextlib.suppress(Exception):
         stack.resource_map.delete()
     _empty(stack)
@@ -236,15 +236,15 @@ def _roll_back(backend: Any, stack: Any, error: Any) -> None:
 
 
 def _empty(stack: Any) -> None:
-    """Leave nothing in *stack* that a look at it could make again; moto makes a resource when it is first asked for."""
+    """Remove all resources from *stack*; moto would create them again when the stack is described."""
     stack.template_dict = {}
     stack.resource_map = stack._create_resource_map()
     stack.output_map = stack._create_output_map()
 
 
 @correction(
-    moto="makes the resources of a deleted stack again when the stack is described",
-    aws="describes it, without outputs",
+    moto="creates the resources of a deleted stack again when the stack is described",
+    aws="describes it without outputs",
 )
 def deleted_stacks_stay_deleted() -> None:
     from moto.cloudformation.models import Stack
@@ -259,8 +259,8 @@ def deleted_stacks_stay_deleted() -> None:
 
 
 @correction(
-    moto="deletes a stack's resources in any order: a bucket, and then its policy, which fails",
-    aws="deletes what depends on a resource before the resource itself",
+    moto="deletes a stack's resources in any order, such as a bucket before its policy, which then fails",
+    aws="deletes the dependents of a resource first",
 )
 def stacks_are_deleted_in_order() -> None:
     from moto.cloudformation.parsing import ResourceMap
@@ -268,12 +268,12 @@ def stacks_are_deleted_in_order() -> None:
     delete_in_any_order = ResourceMap.delete
 
     def delete(self: Any) -> None:
-        # moto creates what a resource refers to first, and keeps that order.
+        # moto has created the resources in the order of their dependencies, and keeps that order.
         for name in reversed(list(self._parsed_resources)):
             declared = self._resource_json_map.get(name, {"DeletionPolicy": "Retain"})
             if declared.get("DeletionPolicy") == "Retain" or self._parsed_resources[name] is None:
                 continue
-            # What cannot go yet is left to moto's own passes, which report the error.
+            # A resource that cannot be deleted yet is left to moto's own passes, which report the error.
             with contextlib.suppress(Exception):
                 self._delete_resource(self._parsed_resources[name], declared)
                 del self._parsed_resources[name]
@@ -302,8 +302,8 @@ def updates_keep_default_parameters() -> None:
 
 
 @correction(
-    moto="answers 500 for an SSM parameter that it does not have, and for one whose value a change set keeps",
-    aws="knows the public parameters under /aws/service, refuses other names, and keeps a kept value",
+    moto="answers 500 for an unknown SSM parameter, and for one that uses its previous value in a change set",
+    aws="resolves the public parameters under /aws/service, refuses unknown names, and keeps a previous value",
 )
 def ssm_parameters_are_resolved() -> None:
     from moto.cloudformation.exceptions import ValidationError
@@ -318,7 +318,7 @@ def ssm_parameters_are_resolved() -> None:
             if value.startswith(PUBLIC_PARAMETERS):
                 return STAND_IN_IMAGE
             if not value.startswith("/"):
-                # A change set that keeps the previous value hands back what was resolved before.
+                # With UsePreviousValue a change set passes the value that was resolved before.
                 return value
             raise ValidationError(
                 message=f"Unable to fetch parameters [{value}] from parameter store for this account."

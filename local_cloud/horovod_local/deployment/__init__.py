@@ -1,1 +1,1 @@
-"""From a cloud assembly to a deployed stack."""
+"""Deployment: reads a cloud assembly, deploys its stacks, and runs their schedules."""

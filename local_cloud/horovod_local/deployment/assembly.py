@@ -1,4 +1,4 @@
-"""A cloud assembly: the folder `cdk.out`, read the way the CDK CLI reads it."""
+"""A cloud assembly, the folder `cdk.out`, read as the CDK CLI reads it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MANIFEST: Final = "manifest.json"
 @dataclass(frozen=True, kw_only=True)
 class FileAsset:
     """
-    One file, or one folder as a zip, that a stack expects in a bucket.
+    A file asset: one file, or a zipped folder, that a stack expects in a bucket.
 
     Args:
         source: The file or folder.
-        zipped: Whether *source* is a folder that is stored as a zip.
-        bucket: With placeholders such as `${AWS::Region}`.
-        key: With placeholders too.
+        zipped: Whether *source* is a folder that is stored as a zip archive.
+        bucket: Name of the bucket, with placeholders such as `${AWS::Region}`.
+        key: S3 key, with the same placeholders.
     """
 
     source: Path
@@ -37,14 +37,14 @@ class AssembledStack:
 
     Args:
         artifact: Name of its artifact in the manifest.
-        name: As CloudFormation will call it.
-        account: Twelve digits; none when the app leaves it open.
-        region: None when the app leaves it open.
-        template: File with the template.
-        parameters: Values for the template's parameters.
-        depends_on: Artifacts that must be deployed before.
-        files: Assets that it expects.
-        images: Docker images that it expects, by what they are built from.
+        name: Name of the stack in CloudFormation.
+        account: Account id, 12 digits; None if the stack is environment-agnostic.
+        region: Region; None if the stack is environment-agnostic.
+        template: Path of the template.
+        parameters: Values of the template's parameters.
+        depends_on: Artifacts that must be deployed first.
+        files: File assets that it expects.
+        images: Docker image assets that it expects, by the folders that they are built from.
     """
 
     artifact: str
@@ -60,10 +60,10 @@ class AssembledStack:
 
 def read_assembly(folder: Path) -> list[AssembledStack]:
     """
-    Read all stacks of the assembly in *folder*, stages included, in an order in which they can be deployed.
+    Read all stacks of the assembly in *folder*, those of stages included, in an order that respects dependencies.
 
     Raises:
-        LocalCloudError: If *folder* holds no assembly, or its stacks depend on each other in a circle.
+        LocalCloudError: If *folder* holds no assembly, or its stacks have a circular dependency.
     """
     stacks = {stack.artifact: stack for stack in _read(folder)}
     ordered: list[AssembledStack] = []
@@ -126,7 +126,7 @@ def _stack(folder: Path, name: str, artifact: dict[str, Any], artifacts: dict[st
 def _files(folder: Path, asset: dict[str, Any]) -> list[FileAsset]:
     source = asset["source"]
     if "path" not in source:
-        raise LocalCloudError(f"the asset {source} is made by a program of its own; the local cloud takes files only")
+        raise LocalCloudError(f"the asset {source} is made by an external program; the local cloud supports files only")
     return [
         FileAsset(
             source=folder / source["path"],

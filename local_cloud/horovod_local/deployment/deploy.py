@@ -1,8 +1,8 @@
 """
 Deploys a cloud assembly without the CDK CLI and without a bootstrap stack.
 
-The templates and assets are those of `cdk.out`, unchanged: the local cloud creates what the CLI would, in a fraction of
-the time. The CLI itself works against the local cloud too.
+Templates and assets are taken from `cdk.out` unchanged, so the stacks are those that the CLI would create, in a
+fraction of the time. The CLI itself works with the local cloud, too.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from horovod_local.errors import LocalCloudError
 from horovod_local.shared.resource_types import ACCEPTED_WITHOUT_EFFECT
 
 BOOTSTRAP_VERSION: Final = "33"
-"""Of the bootstrap stack that newer templates ask for; nothing of it but this number is needed here."""
+"""Version of the bootstrap stack, which templates check. Nothing else of that stack is needed here."""
 STACK_SECONDS: Final = 120.0
-"""The local cloud creates a stack before it answers; this is far beyond it."""
+"""Longest wait for a stack; far too long, since the local cloud creates a stack before it answers."""
 CAPABILITIES: Final = ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]
 
 Outputs = dict[str, dict[str, str]]
-"""Stack name to its outputs by key."""
+"""Outputs by stack name and output key."""
 
 
 class Clients(Protocol):
-    """Gives a client of an AWS service in a region of the local cloud."""
+    """Makes a client of an AWS service in a Region of the local cloud."""
 
     def __call__(self, service: str, *, region: str) -> Any: ...
 
@@ -50,29 +50,29 @@ def deploy(
     tell: Callable[[str], None] = print,
 ) -> Outputs:
     """
-    Create or update every stack of *assembly*, in the order that their dependencies ask for.
+    Create or update every stack of *assembly*, in the order of their dependencies.
 
     Args:
         assembly: The folder `cdk.out`.
-        clients: Makes the clients that it works with.
-        endpoint: Address of the local cloud.
+        clients: Makes the boto3 clients.
+        endpoint: URL of the local cloud.
         account: The local cloud's account.
-        region: For stacks that leave theirs open.
-        tell: Takes lines for people: what was accepted although it has no effect here.
+        region: Region of environment-agnostic stacks.
+        tell: Called with one line of text for each thing that was accepted although it has no effect here.
 
     Raises:
-        LocalCloudError: If the assembly cannot be read, or a stack failed; says which resource, and why.
+        LocalCloudError: If the assembly cannot be read, or a stack failed; the message names resource and reason.
     """
     stacks = read_assembly(assembly)
     outputs: Outputs = {}
     for stack in stacks:
         if stack.account not in (None, account):
             raise LocalCloudError(
-                f"the stack {stack.name} is for account {stack.account}, but the local cloud has account {account} "
-                "alone: start it with that one (--account)"
+                f"the stack {stack.name} is for account {stack.account}, but the local cloud has only account "
+                f"{account}: start it with --account {stack.account}"
             )
         target = _Target(clients=clients, endpoint=endpoint, account=account, region=stack.region or region)
-        _tell_what_is_idle(stack, tell)
+        _report_accepted_without_effect(stack, tell)
         for asset in stack.files:
             target.publish(asset)
         outputs[stack.name] = target.deploy(stack)
@@ -80,7 +80,7 @@ def deploy(
 
 
 class _Target:
-    """One region of the local cloud, to deploy into."""
+    """One Region of the local cloud, as the target of a deployment."""
 
     def __init__(self, *, clients: Clients, endpoint: str, account: str, region: str) -> None:
         self._s3 = clients("s3", region=region)
@@ -91,13 +91,13 @@ class _Target:
         self._names = {"AWS::AccountId": account, "AWS::Region": region, "AWS::Partition": "aws"}
 
     def publish(self, asset: FileAsset) -> None:
-        self._put(self._filled(asset.bucket), self._filled(asset.key), _content(asset))
+        self._put(self._substituted(asset.bucket), self._substituted(asset.key), _content(asset))
 
     def deploy(self, stack: AssembledStack) -> dict[str, str]:
         text = stack.template.read_text(encoding="utf-8")
         self._prepare_bootstrap_version(json.loads(text))
-        # By address, since CloudFormation takes no more than 51,200 bytes of template in the request itself.
-        bucket = self._filled("horovod-local-templates-${AWS::AccountId}-${AWS::Region}")
+        # By URL, because CloudFormation accepts at most 51,200 bytes of template in the request itself.
+        bucket = self._substituted("horovod-local-templates-${AWS::AccountId}-${AWS::Region}")
         key = f"{stack.artifact}.json"
         self._put(bucket, key, text.encode())
         request = {
@@ -127,7 +127,7 @@ class _Target:
             time.sleep(0.1)
 
     def _exists(self, name: str) -> bool:
-        """Whether there is a stack to update; one that was rolled back can only be deleted, and is."""
+        """Whether there is a stack to update. A stack in ROLLBACK_COMPLETE can only be deleted, so it is deleted."""
         try:
             status = self._cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
         except ClientError:
@@ -138,7 +138,7 @@ class _Target:
         return True
 
     def _prepare_bootstrap_version(self, template: dict[str, Any]) -> None:
-        """Answer the question every template asks of the bootstrap stack, under whatever name it asks."""
+        """Set the SSM parameter with the bootstrap version, under the name that the template's parameter has."""
         parameter = template.get("Parameters", {}).get("BootstrapVersion", {})
         if parameter.get("Default"):
             self._ssm.put_parameter(Name=parameter["Default"], Value=BOOTSTRAP_VERSION, Type="String", Overwrite=True)
@@ -147,13 +147,13 @@ class _Target:
         try:
             self._s3.head_bucket(Bucket=bucket)
         except ClientError:
-            # us-east-1 is the one region that S3 wants unnamed.
+            # S3 accepts no LocationConstraint for us-east-1.
             where = {"LocationConstraint": self._region}
             placed = {} if self._region == "us-east-1" else {"CreateBucketConfiguration": where}
             self._s3.create_bucket(Bucket=bucket, **placed)
         self._s3.put_object(Bucket=bucket, Key=key, Body=body)
 
-    def _filled(self, text: str) -> str:
+    def _substituted(self, text: str) -> str:
         return re.sub(r"\$\{([^}]+)\}", lambda found: self._names[found[1]], text)
 
 
@@ -170,7 +170,7 @@ def _content(asset: FileAsset) -> bytes:
         raise LocalCloudError(f"the asset {asset.source} cannot be read: {error.strerror}") from error
 
 
-def _tell_what_is_idle(stack: AssembledStack, tell: Callable[[str], None]) -> None:
+def _report_accepted_without_effect(stack: AssembledStack, tell: Callable[[str], None]) -> None:
     try:
         template = json.loads(stack.template.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -183,6 +183,6 @@ def _tell_what_is_idle(stack: AssembledStack, tell: Callable[[str], None]) -> No
     for name, resource in resources.items():
         schedule = resource.get("Properties", {}).get("ScheduleExpression")
         if resource["Type"] == "AWS::Events::Rule" and schedule and period_seconds(schedule) is None:
-            tell(f"{stack.name}: accepted without effect: the schedule of {name}: it never comes")
+            tell(f"{stack.name}: accepted without effect: the schedule of {name}: only rate(…) fires")
     for image in stack.images:
         tell(f"{stack.name}: accepted without effect: Docker image {image}: not built, nodes run as processes")

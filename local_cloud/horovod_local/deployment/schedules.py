@@ -1,8 +1,8 @@
 """
-Fires the rules of EventBridge that have a schedule: `rate(…)`, first one period after a rule is there and enabled.
+Fires EventBridge rules that have a schedule `rate(…)`, first one period after the rule was created or enabled.
 
-A rule that is disabled does not fire; one that is enabled again, or changed, begins a new period. `cron(…)` is accepted
-and never comes.
+A disabled rule does not fire. A rule that is enabled again, or whose schedule changes, begins a new period. `cron(…)`
+is accepted and never fires.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _log = logging.getLogger(__name__)
 
 
 def period_seconds(expression: str | None) -> float | None:
-    """Read how often a schedule *expression* fires; None when it is no rate."""
+    """Return the period of a schedule *expression* in seconds; None if it is not a rate."""
     rate = _RATE.fullmatch(expression or "")
     return int(rate[1]) * UNITS[rate[2]] if rate else None
 
 
 @dataclass(kw_only=True)
 class _Due:
-    """When a rule fires next, and the expression that says so."""
+    """When a rule fires next, and the schedule expression from which that follows."""
 
     expression: str
     at: float
@@ -43,7 +43,7 @@ class Schedules(threading.Thread):
     Fires scheduled rules until `stop` is called.
 
     Args:
-        speed: How many times faster than the clock.
+        speed: Factor by which schedules run faster than real time.
     """
 
     def __init__(self, *, speed: float) -> None:
@@ -57,11 +57,11 @@ class Schedules(threading.Thread):
             try:
                 self._step(now=time.monotonic())
             except Exception:
-                # A rule that cannot be acted must not end all the others.
+                # One failing rule must not end all the others.
                 _log.exception("firing scheduled rules failed; trying again")
 
     def stop(self) -> None:
-        """Fire nothing any more."""
+        """Stop firing rules."""
         self._stopping.set()
         self.join()
 
@@ -90,14 +90,14 @@ def _rules() -> Iterator[Any]:
 
 
 def _event(rule: Any) -> dict[str, Any]:
-    """Make the event of a schedule, as the EventBridge User Guide shows it ("Scheduled event")."""
+    """Make the event of a schedule, as in the EventBridge User Guide, "Scheduled event"."""
     return {
         "version": "0",
         "id": str(uuid.uuid4()),
         "detail-type": "Scheduled Event",
         "source": "aws.events",
         "account": rule.account_id,
-        # moto's own targets write it out as text.
+        # moto's own targets format the number as text.
         "time": time.time(),
         "region": rule.region_name,
         "resources": [rule.arn],

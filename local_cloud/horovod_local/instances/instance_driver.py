@@ -1,8 +1,8 @@
 """
-Acts the instances: a `Machine` for every instance that an Auto Scaling group has in service, until it is terminated.
+Runs a `Machine` for every instance that an Auto Scaling group has in service, until the instance is terminated.
 
-An instance ends when Auto Scaling or EC2 terminates it, when it shuts itself down, or when it is lost; not when its
-agent does. It loses all of its processes then.
+An instance ends when Auto Scaling or EC2 terminates it, when it shuts itself down, or when a test takes its power; not
+when its agent ends. All of its processes end with it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from horovod_local.instances.instance_metadata import InstanceMetadata
 from horovod_local.instances.machine import LocalInstance, Machine
 from horovod_local.instances.spot_events import emit_interruption_warning, emit_rebalance_recommendation
 from horovod_local.instances.user_data import written_files
+from horovod_local.permissions.deployed_policies import role_of_profile
 from horovod_local.permissions.principals import PRINCIPALS
-from horovod_local.permissions.stored import role_of_profile
-from horovod_local.shared.faults import IN_FORCE
+from horovod_local.shared.faults import ACTIVE_FAULTS
 from horovod_node import contract
 
 POLL_SECONDS: Final = 0.1
 NO_NUMBER: Final = 0
-"""Ends the address of an instance that needs none, because its agent is not started, where no number is free."""
+"""Last number of the address of an instance without an agent, when all other numbers are taken."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ class InstanceDriver(threading.Thread):
     Starts and stops the machines until `stop` is called.
 
     Args:
-        home: Folder for the instances' files: `instances/<id>/node.log`, `switch.log` and the node's `ml` folder.
-        endpoint: Address of the local cloud, for the nodes.
-        node_python: Interpreter that runs `horovod_node`.
-        own_opt_ml: Whether each node gets its `ml` folder as `/opt/ml`.
+        home: Folder for the instances' files: `instances/<id>/node.log`, `switch.log` and the node's folder `ml`.
+        endpoint: URL of the local cloud, for the nodes.
+        node_python: Python interpreter that runs `horovod_node`.
+        own_opt_ml: Whether each node's folder `ml` is mounted at `/opt/ml` for that node.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class InstanceDriver(threading.Thread):
         self._own_opt_ml = own_opt_ml
         self._network = _network(endpoint)
         self._machines: dict[str, Machine] = {}
-        self._leaving: list[Machine] = []
+        self._shutting_down: list[Machine] = []
         self._stopping = threading.Event()
         self._lock = threading.Lock()
 
@@ -64,27 +64,27 @@ class InstanceDriver(threading.Thread):
             try:
                 self._step()
             except Exception:
-                # One instance that cannot be acted must not end all the others.
-                _log.exception("acting the instances failed; trying again")
+                # One failing instance must not end all the others.
+                _log.exception("running the instances failed; trying again")
 
     def stop(self) -> None:
-        """Terminate every instance, and return when none of their processes is left."""
+        """Terminate every instance, and return when all of their processes have ended."""
         self._stopping.set()
         self.join()
         with self._lock:
             for machine in list(self._machines.values()):
-                self._dismiss(machine)
-            while self._leaving:
-                self._finish_leaving()
+                self._shut_down(machine)
+            while self._shutting_down:
+                self._remove_ended()
                 time.sleep(POLL_SECONDS / 4)
 
     def instances(self) -> list[dict[str, Any]]:
-        """Describe the instances that run, as JSON."""
+        """Describe the running instances, as JSON."""
         with self._lock:
             return [asdict(machine.facts) for machine in self._machines.values()]
 
     def lose(self, instance_id: str) -> bool:
-        """Take the power from an instance, so that EC2 says terminated; False if no such instance runs."""
+        """Cut the power of an instance, so that EC2 reports it as terminated; False if no such instance runs."""
         with self._lock:
             machine = self._machines.pop(instance_id, None)
             if machine is None:
@@ -96,33 +96,33 @@ class InstanceDriver(threading.Thread):
 
     def interrupt(self, instance_id: str, *, notice_seconds: float) -> bool:
         """
-        Announce to a Spot instance that EC2 takes it back, and take it when the time has come.
+        Interrupt a Spot Instance: give it a notice, and cut its power after *notice_seconds*.
 
-        It loses its power then: EC2 shuts an instance down, but promises it no time to do so.
+        EC2 would shut it down first, but does not guarantee any time for that.
 
         Returns:
             False if no such instance runs.
 
         Raises:
-            LocalCloudError: If the instance is no Spot Instance, or is being taken back already.
+            LocalCloudError: If the instance is not a Spot Instance, or is already being interrupted.
         """
         with self._lock:
             machine = self._spot_machine(instance_id)
             if machine is None:
                 return False
             if machine.facts.interruption == contract.INTERRUPTION_NOTICE:
-                raise LocalCloudError(f"{instance_id} is being interrupted already")
-            _log.info("%s is taken back in %g s", instance_id, notice_seconds)
+                raise LocalCloudError(f"{instance_id} is already being interrupted")
+            _log.info("%s will be interrupted in %g s", instance_id, notice_seconds)
             machine.interrupt(notice_seconds=notice_seconds)
         emit_interruption_warning(machine)
         return True
 
     def recommend_rebalance(self, instance_id: str) -> bool:
         """
-        Tell a Spot instance that an interruption is more likely than usual; False if no such instance runs.
+        Give a Spot Instance a rebalance recommendation; False if no such instance runs.
 
         Raises:
-            LocalCloudError: If the instance is no Spot Instance.
+            LocalCloudError: If the instance is not a Spot Instance.
         """
         with self._lock:
             machine = self._spot_machine(instance_id)
@@ -143,17 +143,17 @@ class InstanceDriver(threading.Thread):
         return True
 
     def metadata(self, instance_id: str) -> InstanceMetadata | None:
-        """Give the metadata of an instance that has not ended."""
-        # Without the lock: an instance that boots may ask while the driver still starts others.
+        """Return the metadata of a running instance; None if no such instance runs."""
+        # Without the lock, because a booting instance may ask while the driver is starting others.
         machine = self._machines.get(instance_id)
         return None if machine is None else machine.metadata
 
     def shut_down(self, instance_id: str) -> bool:
         """
-        Let an instance power itself off, so that EC2 says terminated; False if no such instance runs.
+        Let an instance shut itself down, so that EC2 reports it as terminated; False if no such instance runs.
 
-        An instance that stops rather than terminates would be found unhealthy and terminated by its group: the end is
-        the same, so `InstanceInitiatedShutdownBehavior` is not looked at.
+        `InstanceInitiatedShutdownBehavior` is ignored: the group would find a stopped instance unhealthy and terminate
+        it, too.
         """
         with self._lock:
             machine = self._machines.get(instance_id)
@@ -167,29 +167,29 @@ class InstanceDriver(threading.Thread):
         now = time.monotonic()
         present = {}
         for account, region, group in _groups():
-            launches.pass_time(group, now=now)
+            launches.advance(group, now=now)
             for state in list(group.instance_states):
                 if state.lifecycle_state != launches.PENDING:
                     present[state.instance.id] = (account, region, group, state)
-        for instance_id in self._taken_back(now=now):
+        for instance_id in self._interrupted(now=now):
             self.lose(instance_id)
             present.pop(instance_id, None)
         with self._lock:
             for instance_id, (account, region, group, state) in present.items():
-                # One that is told to terminate before it was ever seen in service has nothing to end.
+                # An instance that was terminated before it was seen in service has no processes.
                 if instance_id not in self._machines and state.lifecycle_state == launches.IN_SERVICE:
                     self._machines[instance_id] = self._start(account, region, group, state)
             for instance_id, machine in list(self._machines.items()):
                 if instance_id in present:
-                    machine.look_after(now=now)
+                    machine.supervise(now=now)
                 else:
-                    self._dismiss(machine)
-            self._finish_leaving()
+                    self._shut_down(machine)
+            self._remove_ended()
 
-    def _taken_back(self, *, now: float) -> list[str]:
-        """List the interrupted instances whose time has come."""
+    def _interrupted(self, *, now: float) -> list[str]:
+        """List the instances whose interruption notice is over."""
         with self._lock:
-            return [id_ for id_, machine in self._machines.items() if machine.is_taken_back(now=now)]
+            return [id_ for id_, machine in self._machines.items() if machine.is_interruption_due(now=now)]
 
     def _spot_machine(self, instance_id: str) -> Machine | None:
         machine = self._machines.get(instance_id)
@@ -199,11 +199,13 @@ class InstanceDriver(threading.Thread):
 
     def _start(self, account: str, region: str, group: Any, state: Any) -> Machine:
         instance = state.instance
-        taken = {machine.number for machine in [*self._machines.values(), *self._leaving]}
-        faults = IN_FORCE.faults
+        taken = {machine.number for machine in [*self._machines.values(), *self._shutting_down]}
+        faults = ACTIVE_FAULTS.faults
         number = next((number for number in range(1, 255) if number not in taken), NO_NUMBER)
         if number == NO_NUMBER and faults.agents_start:
-            raise LocalCloudError(f"{instance.id} cannot start: this network has room for 254 instances with agents")
+            raise LocalCloudError(
+                f"{instance.id} cannot start: the network has addresses for 254 instances with agents only"
+            )
         facts = LocalInstance(
             instance_id=instance.id,
             address=f"{self._network}.{number}",
@@ -242,15 +244,15 @@ class InstanceDriver(threading.Thread):
         )
         return machine
 
-    def _dismiss(self, machine: Machine) -> None:
-        """Ask the machine to end; `_finish_leaving` sees to it that it does."""
+    def _shut_down(self, machine: Machine) -> None:
+        """Begin to shut the machine down; `_remove_ended` completes it."""
         _log.info("%s terminated", machine.facts.instance_id)
         del self._machines[machine.facts.instance_id]
         machine.shut_down()
-        self._leaving.append(machine)
+        self._shutting_down.append(machine)
 
-    def _finish_leaving(self) -> None:
-        self._leaving = [machine for machine in self._leaving if not machine.is_off()]
+    def _remove_ended(self) -> None:
+        self._shutting_down = [machine for machine in self._shutting_down if not machine.is_off()]
 
 
 def _groups() -> Iterator[tuple[str, str, Any]]:
@@ -263,7 +265,7 @@ def _groups() -> Iterator[tuple[str, str, Any]]:
 
 
 def _role(group: Any, *, account: str, region: str) -> str:
-    """Find the ARN of the role that the launch template of *group* gives to instances; empty if it gives none."""
+    """Return the ARN of the role in the launch template of *group*; empty if there is none."""
     from moto.utilities.utils import get_partition
 
     template = group.ec2_launch_template
@@ -272,7 +274,7 @@ def _role(group: Any, *, account: str, region: str) -> str:
 
 
 def _terminate(machine: Machine) -> None:
-    """Tell EC2 and the group; outside the driver's lock, since the group then acts, and takes a lock of its own."""
+    """Report the end to EC2 and the group. Call it without the driver's lock, because the group takes its own lock."""
     from moto.autoscaling.models import autoscaling_backends
     from moto.ec2.models import ec2_backends
 
@@ -283,9 +285,9 @@ def _terminate(machine: Machine) -> None:
 
 def _network(endpoint: str) -> str:
     """
-    Choose the first three numbers of the nodes' addresses from the cloud's port.
+    Return the first three numbers of the nodes' addresses, derived from the cloud's port.
 
-    Two clouds on one machine have two ports, so their nodes never meet, although all serve the same fixed port.
+    Nodes of two clouds on one machine thus have different addresses, although all listen on the same fixed port.
     """
     port = int(endpoint.rpartition(":")[2])
     return f"127.{port >> 8}.{port & 255}"

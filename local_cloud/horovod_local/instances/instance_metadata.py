@@ -1,8 +1,8 @@
 """
-Instance metadata of one instance, version 2 alone, as `require_imdsv2` leaves it.
+Instance metadata of one instance, version 2 only, as with `require_imdsv2`.
 
-Source: EC2 User Guide, "Access instance metadata for an EC2 instance" (tokens, statuses) and "Instance metadata
-categories" (items). An item that is not served here, such as a listing, is not found.
+Sources: EC2 User Guide, "Access instance metadata for an EC2 instance" (tokens, statuses) and "Instance metadata
+categories" (items). Items that are not emulated, such as listings, are answered with 404.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Answer = tuple[int, str]
 
 class InstanceMetadata:
     """
-    What one instance is told about itself.
+    The metadata of one instance.
 
     Args:
-        items: Texts by path below `/latest/meta-data/`.
+        items: Text of each item, by its path below `/latest/meta-data/`.
     """
 
     def __init__(self, items: Mapping[str, str]) -> None:
@@ -60,18 +60,18 @@ class InstanceMetadata:
         )
 
     def recommend_rebalance(self) -> None:
-        """Say that an interruption is more likely than usual, as of now; said once, it stays as it was."""
+        """Add a rebalance recommendation with the present time; an existing one stays unchanged."""
         with self._lock:
             self._items.setdefault(REBALANCE, json.dumps({"noticeTime": _text(time.time())}))
 
     def announce_termination(self, at: float) -> None:
-        """Say that EC2 takes the instance back *at* this time, epoch seconds."""
+        """Add an interruption notice: EC2 terminates the instance *at* this time, in epoch seconds."""
         with self._lock:
             self._items[INSTANCE_ACTION] = json.dumps({"action": "terminate", "time": _text(at)})
             self._items[TERMINATION_TIME] = _text(at)
 
     def expire_tokens(self) -> None:
-        """Let every token that was given out expire."""
+        """Expire every session token."""
         with self._lock:
             self._tokens.clear()
 
@@ -80,13 +80,13 @@ class InstanceMetadata:
         Answer a request.
 
         Args:
-            method: Of the request.
-            path: Of the request, from `/latest` on.
-            headers: Of the request; their names are compared as HTTP does.
+            method: HTTP method.
+            path: Path of the request, from `/latest` on.
+            headers: Headers of the request; their names are case-insensitive.
         """
         sent = {name.lower(): value for name, value in headers.items()}
         if method == "PUT" and path == TOKEN_PATH:
-            # What came through a proxy might come from outside.
+            # A request through a proxy might come from outside the instance.
             return (403, "") if "x-forwarded-for" in sent else self._give_token(sent.get(TTL_HEADER.lower(), ""))
         if method != "GET":
             return 405, ""

@@ -1,8 +1,8 @@
 """
-One instance, acted by processes: the agent in the place of its container, and its dead-man's switch.
+One instance as processes: its agent, in place of the container, and its dead-man's switch.
 
-The two do not depend on each other, as on EC2: a container that ends leaves the instance and its switch running, and a
-switch that ends is started again, as systemd would. When the instance goes, everything on it goes.
+As on EC2, the two are independent: when the agent ends, instance and switch run on, and a switch that ends is started
+again, as systemd would do. When the instance ends, all of its processes end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from horovod_local.instances import opt_ml
 from horovod_local.instances.instance_metadata import InstanceMetadata
 from horovod_local.instances.processes import (
     CLOUD_VARIABLE,
-    fake_credentials,
+    cloud_environment,
     kill_processes_with,
     stop_processes_with,
     without_aws,
@@ -34,22 +34,22 @@ from horovod_node import contract
 
 GRACE_SECONDS: Final = 5.0
 """
-Between SIGTERM and SIGKILL: enough for an agent's last lines on a loaded machine. EC2 gives an instance longer, but its
-processes no say in it either.
+Time between SIGTERM and SIGKILL, enough for an agent's last lines on a loaded machine. EC2 gives an instance longer,
+but kills its processes in the end, too.
 """
-OWN_PATH: Final = "/_horovod_local/"
-"""Requests under it are not for AWS; an underscore cannot begin a bucket's name."""
-METADATA_PATH: Final = f"{OWN_PATH}metadata/"
-"""Below it and an instance's id is what 169.254.169.254 serves on EC2."""
+CONTROL_PATH: Final = "/_horovod_local/"
+"""Path prefix of the control API; no bucket's name begins with an underscore."""
+METADATA_PATH: Final = f"{CONTROL_PATH}metadata/"
+"""Path prefix of instance metadata, followed by the instance's id; on EC2, 169.254.169.254 serves it."""
 RESTART_SECONDS: Final = 1.0
-"""Before a switch that ended is started again."""
+"""Pause before a switch that ended is started again."""
 POWER_KEY_VARIABLE: Final = "CDK_HOROVOD_LOCAL_POWER_KEY"
-"""In the environment of the switch: the key with which `shutdown` powers the instance off, whatever role it has."""
+"""Environment variable of the switch: the access key with which `shutdown` ends the instance, whatever its role."""
 CONTAINER_VARIABLE: Final = "CDK_HOROVOD_LOCAL_CONTAINER"
-"""In the environment of the agent and of all that it starts, with the instance's id: what ends with the agent."""
+"""Environment variable of the agent and its child processes, with the instance's id: they end with the agent."""
 
 _COMMANDS: Final = Path(__file__).with_name("machine_commands")
-"""Programs of an instance that this machine must not run, or runs otherwise."""
+"""Replacements of commands that an instance runs and this machine must not."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,21 +57,21 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class LocalInstance:
     """
-    One instance that runs.
+    One running instance.
 
     Args:
-        instance_id: As EC2 names it.
-        pid: Of the agent, which leads a process group; none when the user data starts no node, and when it has ended.
-        switch_pid: Of the dead-man's switch, a process group of its own; none when none runs.
-        address: Its own address on this machine.
-        instance_type: Such as `g5.xlarge`.
-        gpus: What it counts for in its group's capacity.
+        instance_id: Its id in EC2.
+        pid: Process id, and process group, of the agent; None if the user data starts no node or the agent has ended.
+        switch_pid: Process id, and process group, of the dead-man's switch; None if it does not run.
+        address: Its IP address on this machine.
+        instance_type: Instance type, such as `g5.xlarge`.
+        gpus: Its weight in the group's capacity.
         market: `on-demand` or `spot`.
-        zone: Such as `eu-west-1a`.
+        zone: Availability Zone, such as `eu-west-1a`.
         group: Name of its Auto Scaling group.
-        log: File with all that the agent printed; what the switch printed is in `switch.log` beside it.
-        interruption: Newest notice of an interruption, one of the contract's `INTERRUPTIONS`; empty if there is none.
-        dropped: Whether its processes were stopped, as if the network had lost it.
+        log: File with the agent's output; `switch.log` beside it has the switch's.
+        interruption: Newest interruption notice, one of the contract's `INTERRUPTIONS`; empty if there is none.
+        dropped: Whether `LocalCloud.drop` has stopped its processes.
     """
 
     instance_id: str
@@ -93,13 +93,13 @@ class Machine:
     The processes of one instance, from its boot to its end.
 
     Args:
-        facts: What is known of the instance; its processes are added when they run.
-        account: Of the instance.
-        region: Of the instance.
+        facts: Description of the instance, without process ids.
+        account: Account of the instance.
+        region: Region of the instance.
         number: Last number of its address.
-        endpoint: Address of the local cloud.
-        access_key: Of the role in the instance's profile; none if it has no profile, and so no credentials.
-        own_opt_ml: Whether the agent gets the instance's folder as `/opt/ml`, or is told where it is.
+        endpoint: URL of the local cloud.
+        access_key: Access key of its instance profile's role; None if it has no profile, and so no credentials.
+        own_opt_ml: Whether the instance's folder is mounted at `/opt/ml`; otherwise the agent gets its path.
     """
 
     def __init__(
@@ -117,9 +117,9 @@ class Machine:
         self.region = region
         self.number = number
         self.metadata = InstanceMetadata.of(facts, region=region)
-        """What the instance is told about itself."""
+        """Its instance metadata."""
         self._facts = facts
-        self._taken_back_at: float | None = None
+        self._interrupted_at: float | None = None
         self._endpoint = endpoint
         self._power_key = ACCESS_KEYS.issue(f"power-{facts.instance_id}")
         self._access_key = access_key
@@ -128,13 +128,13 @@ class Machine:
         self._environment: dict[str, str] = {}
         self._agent: subprocess.Popen[bytes] | None = None
         self._switch: subprocess.Popen[bytes] | None = None
-        self._leaving: subprocess.Popen[bytes] | None = None
+        self._leave: subprocess.Popen[bytes] | None = None
         self._switch_due: float | None = None
         self._kill_at = 0.0
 
     @property
     def facts(self) -> LocalInstance:
-        """The instance as it is now."""
+        """The present description of the instance."""
         return replace(self._facts, pid=_pid(self._agent), switch_pid=_pid(self._switch))
 
     def boot(self, *, files: Mapping[str, str], agent: str | None, with_switch: bool) -> None:
@@ -143,8 +143,8 @@ class Machine:
 
         Args:
             files: The files that the user data writes.
-            agent: Interpreter that runs the agent; none: it is never started.
-            with_switch: Whether the switch is started, if *files* hold one.
+            agent: Python interpreter of the agent. None: it is not started.
+            with_switch: Whether to start the switch, if *files* has one.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         node = node_environment(files)
@@ -159,35 +159,35 @@ class Machine:
             self._agent = self._start_agent([agent, "-m", "horovod_node"])
 
     def recommend_rebalance(self) -> None:
-        """Tell the instance that it is more likely than usual to be interrupted."""
+        """Give the instance a rebalance recommendation."""
         self.metadata.recommend_rebalance()
         if not self._facts.interruption:
             self._facts = replace(self._facts, interruption=contract.INTERRUPTION_REBALANCE)
 
     def interrupt(self, *, notice_seconds: float) -> None:
-        """Tell the instance that EC2 takes it back in *notice_seconds*; then `is_taken_back` says so."""
+        """Give the instance an interruption notice; `is_interruption_due` is true after *notice_seconds*."""
         self.metadata.announce_termination(time.time() + notice_seconds)
-        self._taken_back_at = time.monotonic() + notice_seconds
+        self._interrupted_at = time.monotonic() + notice_seconds
         self._facts = replace(self._facts, interruption=contract.INTERRUPTION_NOTICE)
 
-    def is_taken_back(self, *, now: float) -> bool:
-        """Whether the time of an interruption has come."""
-        return self._taken_back_at is not None and now >= self._taken_back_at
+    def is_interruption_due(self, *, now: float) -> bool:
+        """Whether the instance was interrupted and its notice is over."""
+        return self._interrupted_at is not None and now >= self._interrupted_at
 
     def drop(self) -> None:
-        """Stop all that runs on the instance, which answers nobody any more and breaks no connection."""
+        """Stop all processes of the instance, which then no longer answer, and leave their connections open."""
         self._facts = replace(self._facts, dropped=True)
         stop_processes_with(contract.ENV_NODE_ID, self._facts.instance_id)
 
-    def look_after(self, *, now: float) -> None:
-        """Take away what a dead agent leaves in its container, and start a switch that ended anew."""
+    def supervise(self, *, now: float) -> None:
+        """Kill what an ended agent has left in its container, and restart a switch that has ended."""
         if self._agent is not None and self._agent.poll() is not None:
             _log.info("agent of %s exited with %s", self._facts.instance_id, self._agent.returncode)
             _kill_group(self._agent)
             kill_processes_with(CONTAINER_VARIABLE, self._facts.instance_id)
             if self._agent.returncode == contract.EXIT_PART_OVER and self._switch_script.exists():
-                # What the instance's unit does that waits for the container.
-                self._leaving = self._run_switch("leave")
+                # On EC2 the unit cdk-horovod-part-over.service does this.
+                self._leave = self._run_switch("leave")
             self._agent = None
         if self._switch is not None and self._switch.poll() is not None:
             _log.info("switch of %s exited with %s", self._facts.instance_id, self._switch.returncode)
@@ -196,17 +196,17 @@ class Machine:
             self._start_switch()
 
     def shut_down(self) -> None:
-        """Ask the instance's processes to end; `is_off` sees to it that they do."""
-        # To the agent alone and not its group: on EC2 Docker asks nobody but a container's first process either.
-        for process in (self._agent, self._switch, self._leaving):
+        """Send SIGTERM to the instance's processes; `is_off` later kills those that remain."""
+        # Not to the agent's process group: Docker, too, signals only a container's first process.
+        for process in (self._agent, self._switch, self._leave):
             if process is not None:
                 process.terminate()
         self._switch_due = None
         self._kill_at = time.monotonic() + GRACE_SECONDS
 
     def is_off(self) -> bool:
-        """Whether the instance's processes have ended, or have now been ended because their time is over."""
-        processes = (self._agent, self._switch, self._leaving)
+        """Whether the instance's processes have ended; kills them when `GRACE_SECONDS` are over."""
+        processes = (self._agent, self._switch, self._leave)
         running = [process for process in processes if process is not None and process.poll() is None]
         if running and time.monotonic() < self._kill_at:
             return False
@@ -214,14 +214,14 @@ class Machine:
         return True
 
     def cut_power(self) -> None:
-        """Leave nothing of the instance's processes, wherever they have moved to."""
+        """Kill all processes of the instance, in whatever session or process group they are."""
         if not self._environment:
             return
-        for process in (self._agent, self._switch, self._leaving):
+        for process in (self._agent, self._switch, self._leave):
             if process is not None:
                 _kill_group(process)
         kill_processes_with(contract.ENV_NODE_ID, self._facts.instance_id)
-        for process in (self._agent, self._switch, self._leaving):
+        for process in (self._agent, self._switch, self._leave):
             if process is not None:
                 process.wait()
 
@@ -241,7 +241,7 @@ class Machine:
             log=self._folder / "switch.log",
             PATH=os.pathsep.join(path),
             **{POWER_KEY_VARIABLE: self._power_key},
-            # Version 1 of the AWS CLI, which is the one here, knows the region by this name alone.
+            # The AWS CLI here is version 1, which reads the Region from this variable only.
             AWS_DEFAULT_REGION=region,
         )
 
@@ -267,7 +267,7 @@ class Machine:
             )
 
     def _machine_environment(self, node: Mapping[str, str], *, booted_at: float) -> dict[str, str]:
-        """Give what the instance's boot script gives, and what instance metadata would have told."""
+        """Return the environment of the instance's processes: that of the boot script, and facts from the metadata."""
         facts = self._facts
         return {
             **without_aws(os.environ),
@@ -284,11 +284,11 @@ class Machine:
             **dict.fromkeys(
                 (contract.ENV_BOOTED_AT, contract.ENV_PULL_BEGAN_AT, contract.ENV_PULLED_AT), str(int(booted_at))
             ),
-            # What an instance prints is read here, too.
+            # The agent also prints the log lines that it ships: here they are read from its log file.
             contract.ENV_ECHO: "1",
-            # The agent watches it for interruptions. The SDKs do not look there: they have credentials.
+            # The agent polls it for interruption notices. The SDKs do not use it: they have credentials.
             contract.ENV_METADATA_ENDPOINT: f"{self._endpoint}{METADATA_PATH}{facts.instance_id}",
-            **fake_credentials(self._endpoint, access_key=self._access_key),
+            **cloud_environment(self._endpoint, access_key=self._access_key),
             CLOUD_VARIABLE: self._endpoint,
         }
 

@@ -1,5 +1,5 @@
 """
-What EventBridge is told of instances that EC2 takes back.
+EventBridge events of Spot interruptions.
 
 Source: EC2 User Guide, "Spot Instance interruption notices" and "EC2 instance rebalance recommendations".
 """
@@ -18,12 +18,12 @@ _log = logging.getLogger(__name__)
 
 
 def emit_interruption_warning(machine: Machine) -> None:
-    """Tell that the instance will be terminated."""
+    """Emit the event that the instance will be interrupted."""
     _emit(machine, "EC2 Spot Instance Interruption Warning", {"instance-action": "terminate"})
 
 
 def emit_rebalance_recommendation(machine: Machine) -> None:
-    """Tell that an interruption of the instance is more likely than usual."""
+    """Emit the event of a rebalance recommendation."""
     _emit(machine, "EC2 Instance Rebalance Recommendation", {})
 
 
@@ -34,12 +34,12 @@ def _emit(machine: Machine, kind: str, detail: Mapping[str, str]) -> None:
     event = {
         "Source": "aws.ec2",
         "DetailType": kind,
-        # A zone stands where other ARNs have Region and account.
+        # In place of Region and account this ARN has the Availability Zone.
         "Resources": [f"arn:aws:ec2:{instance.zone}:instance/{instance.instance_id}"],
         "Detail": json.dumps({"instance-id": instance.instance_id, **detail}),
     }
     try:
         events_backends[machine.account][machine.region].put_events([event])
     except Exception:
-        # A rule's target that cannot be reached changes nothing for the instance.
+        # A failed delivery must not affect the instance.
         _log.exception("the event %s of %s was not delivered", kind, instance.instance_id)

@@ -1,4 +1,4 @@
-"""What an instance's user data leaves on the instance: the files that it writes, read out of it and not run."""
+"""The files that an instance's user data would write, found by reading the script without running it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ _TARGET: Final = re.compile(r"(?<!>)>\s*(['\"]?)(/[^\s'\"<>]+)\1")
 
 def written_files(user_data: str) -> dict[str, str]:
     """
-    Find the files that *user_data* writes, as path and text.
+    Return the files that *user_data* writes, as text by path.
 
-    The script must write them in heredocs: the command line that names the file opens it (`cat > 'path' <<'WORD'`),
-    and the text is taken as it stands, as a shell takes it when the word is quoted. Of two texts for one file the later
-    counts.
+    The script must write them with heredocs whose command line names the file (`cat > 'path' <<'WORD'`). Their text is
+    taken literally, as with a quoted WORD. If a file is written twice, the later text counts.
 
     Args:
-        user_data: Decoded, as the instance would run it.
+        user_data: The decoded script.
     """
     files: dict[str, str] = {}
     lines = iter(user_data.splitlines())
@@ -44,13 +43,13 @@ def written_files(user_data: str) -> dict[str, str]:
 
 def node_environment(files: Mapping[str, str]) -> dict[str, str] | None:
     """
-    Read the lines of `contract.NODE_ENV_FILE` as names and values, as `docker run --env-file` reads them.
+    Parse `contract.NODE_ENV_FILE` as `docker run --env-file` does.
 
     Args:
-        files: As `written_files` finds them.
+        files: The result of `written_files`.
 
     Returns:
-        None when there is no such file: the instance is not a node.
+        The variables; None if there is no such file, because the instance is not a node.
     """
     if contract.NODE_ENV_FILE not in files:
         return None

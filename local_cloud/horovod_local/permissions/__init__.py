@@ -1,7 +1,7 @@
 """
-What a request to AWS needs to be allowed, and whether the deployed policies allow it.
+Evaluation of IAM policies for every request.
 
-`requests` turns a request into the actions, resources and condition keys that its service checks; `decision` asks the
-policies of the account, as `stored` finds them; `gate` stands in front of the services and refuses what is denied.
-What a policy holds that is not understood is an error: what cannot be evaluated is never allowed.
+`requests` derives the permissions that a request needs: actions, resources and condition keys. `decision` evaluates
+them against the policies that `deployed_policies` reads out of moto. `authorization` refuses denied requests before
+they reach the services. A policy element that is not supported is an error, so nothing is allowed unevaluated.
 """

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from horovod_local.permissions.patterns import arn_matches, filled, text_equals, text_matches
+from horovod_local.permissions.patterns import arn_matches, substitute, text_equals, text_matches
 
 Context = Mapping[str, Sequence[str]]
-"""Condition keys in lower case, each with its values; a key that the request does not have is left out."""
+"""Values of a request's condition keys, by the key in lower case; absent keys are left out."""
 
 MULTIVALUED_KEYS: Final = frozenset({"aws:calledvia", "dynamodb:attributes", "dynamodb:leadingkeys"})
 KEYS: Final = MULTIVALUED_KEYS | {
@@ -57,27 +57,27 @@ KEYS: Final = MULTIVALUED_KEYS | {
     "sts:externalid",
     "sts:rolesessionname",
 }
-"""Every key that a request may have here. A policy with another one cannot be evaluated."""
+"""The supported condition keys. A policy with any other key is refused."""
 
 _FOR_ALL: Final = "ForAllValues"
 _FOR_ANY: Final = "ForAnyValue"
 _IF_EXISTS: Final = "IfExists"
 
 
-class NotUnderstoodError(Exception):
-    """A policy has something that is not evaluated here; says what, and where."""
+class UnsupportedPolicyError(Exception):
+    """A policy has an element that is not supported here; the message names element and statement."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
     """
-    One operator on one key.
+    One operator on one condition key.
 
     Args:
-        operator: Such as `StringLike`, without qualifiers.
-        key: In lower case.
-        values: Of the policy.
-        qualifier: `ForAllValues`, `ForAnyValue`, or nothing.
+        operator: The operator without its qualifiers, such as `StringLike`.
+        key: The condition key in lower case.
+        values: The values in the policy.
+        qualifier: `ForAllValues`, `ForAnyValue`, or ''.
         if_exists: Whether the condition holds when the request lacks the key.
     """
 
@@ -105,7 +105,7 @@ class Condition:
         return any(self._one(value, matches, context) for value in found) != negated
 
     def _one(self, value: str, matches: Callable[[str, str], bool], context: Context) -> bool:
-        patterns = (filled(pattern, context) for pattern in self.values)
+        patterns = (substitute(pattern, context) for pattern in self.values)
         return any(pattern is not None and matches(pattern, value) for pattern in patterns)
 
 
@@ -114,11 +114,11 @@ def read_conditions(element: Any, *, where: str) -> tuple[Condition, ...]:
     Read the element `Condition` of a statement.
 
     Args:
-        element: As the policy has it.
-        where: The statement, for errors.
+        element: The element, as in the policy's JSON.
+        where: Description of the statement, for error messages.
 
     Raises:
-        NotUnderstoodError: If an operator or a key is not known here, or a multivalued key has no set operator.
+        UnsupportedPolicyError: If an operator or key is not supported, or a multivalued key has no set operator.
     """
     conditions = []
     for written, keys in (element or {}).items():
@@ -128,13 +128,13 @@ def read_conditions(element: Any, *, where: str) -> tuple[Condition, ...]:
         if operator.endswith(_IF_EXISTS):
             operator, if_exists = operator.removesuffix(_IF_EXISTS), True
         if operator not in (*_OPERATORS, "Null") or qualifier not in ("", _FOR_ALL, _FOR_ANY):
-            raise NotUnderstoodError(f"{where}: the condition operator {written} is not evaluated here")
+            raise UnsupportedPolicyError(f"{where}: the condition operator {written} is not supported")
         for name, values in keys.items():
             key = name.lower()
             if key not in KEYS:
-                raise NotUnderstoodError(f"{where}: no request here has the condition key {name}")
+                raise UnsupportedPolicyError(f"{where}: the condition key {name} is not supported")
             if key in MULTIVALUED_KEYS and not qualifier and operator != "Null":
-                raise NotUnderstoodError(f"{where}: {name} has several values: it needs {_FOR_ALL} or {_FOR_ANY}")
+                raise UnsupportedPolicyError(f"{where}: the multivalued key {name} needs {_FOR_ALL} or {_FOR_ANY}")
             listed = values if isinstance(values, list) else [values]
             conditions.append(
                 Condition(
@@ -165,4 +165,4 @@ _OPERATORS: Final[Mapping[str, tuple[Callable[[str, str], bool], bool]]] = {
     "ArnNotLike": (arn_matches, True),
     "Bool": (_same_but_case, False),
 }
-"""Operator to how it compares, and whether it is negated."""
+"""By operator: its comparison of pattern and value, and whether it is negated."""

@@ -1,5 +1,5 @@
 """
-Whether a request is allowed, by all policies that apply to it.
+Decides whether a request is allowed by all policies that apply to it.
 
 Source: IAM User Guide, "Policy evaluation logic", "How AWS enforcement code logic evaluates requests to allow or deny
 access" and "Policy evaluation for requests within a single account"; AWS KMS Developer Guide, "Key policies in AWS KMS"
@@ -18,12 +18,12 @@ from horovod_local.permissions.policy import ALLOW, DENY, Policy, Request, State
 from horovod_local.permissions.principals import Principal
 
 _DELEGATING: Final = ("kms:", "sts:AssumeRole")
-"""Actions on resources that must let the account's identities in before what those are allowed counts."""
+"""Actions whose identity-based policies count only if the resource's policy admits the account."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Use:
-    """A statement that decided, and its patterns by which it was met."""
+class MatchedStatement:
+    """A statement that a request matches, with the patterns of actions and resources that match."""
 
     statement: Statement
     actions: tuple[str, ...]
@@ -31,15 +31,15 @@ class Use:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Applicable:
+class ApplicablePolicies:
     """
     The policies that apply to a request.
 
     Args:
-        identity: Of the principal.
-        resource: Of the resource itself.
-        session: Of the principal's session.
-        endpoint: Of the VPC endpoint that the request comes through.
+        identity: Identity-based policies of the principal.
+        resource: Resource-based policy.
+        session: Session policy.
+        endpoint: Policy of the VPC endpoint through which the request comes.
     """
 
     identity: Sequence[Policy] = ()
@@ -51,24 +51,24 @@ class Applicable:
 @dataclass(frozen=True, kw_only=True)
 class Decision:
     """
-    What became of a request.
+    The decision on a request.
 
     Args:
-        reason: Why not, as AWS's messages end; empty if it is allowed.
-        uses: The statements that allowed or denied it.
+        reason: Why it is denied, worded as the end of AWS's message; empty if it is allowed.
+        statements: The statements that allowed or denied it.
     """
 
     reason: str = ""
-    uses: tuple[Use, ...] = ()
+    statements: tuple[MatchedStatement, ...] = ()
 
     @property
     def is_allowed(self) -> bool:
-        """Whether the request may go on."""
+        """Whether the request is allowed."""
         return not self.reason
 
 
-def decide(request: Request, policies: Applicable) -> Decision:
-    """Decide whether *request* is allowed: an explicit deny ends it, else every kind of policy must agree."""
+def decide(request: Request, policies: ApplicablePolicies) -> Decision:
+    """Decide whether *request* is allowed: no policy denies it, and every kind of policy that limits it allows it."""
     kinds = {
         "identity-based": tuple(policies.identity),
         "resource-based": (policies.resource,) if policies.resource else (),
@@ -76,49 +76,51 @@ def decide(request: Request, policies: Applicable) -> Decision:
         "VPC endpoint": (policies.endpoint,) if policies.endpoint else (),
     }
     for kind, every in kinds.items():
-        denied = _met(request, every, DENY)
+        denied = _matching(request, every, DENY)
         if denied:
             article = "an" if kind == "identity-based" else "a"
-            return Decision(reason=f"with an explicit deny in {article} {kind} policy", uses=denied)
-    uses: list[Use] = []
+            return Decision(reason=f"with an explicit deny in {article} {kind} policy", statements=denied)
+    matched: list[MatchedStatement] = []
     if policies.endpoint is not None:
-        opened = _met(request, kinds["VPC endpoint"], ALLOW)
+        opened = _matching(request, kinds["VPC endpoint"], ALLOW)
         if not opened:
-            return _refused(request, "VPC endpoint")
-        uses += opened
-    direct = _met(request, kinds["resource-based"], ALLOW)
-    own = _met(request, kinds["identity-based"], ALLOW)
+            return _implicit_deny(request, "VPC endpoint")
+        matched += opened
+    direct = _matching(request, kinds["resource-based"], ALLOW)
+    own = _matching(request, kinds["identity-based"], ALLOW)
     if policies.session is not None and not _names_session(request.principal, direct):
-        limited = _met(request, kinds["session"], ALLOW)
+        limited = _matching(request, kinds["session"], ALLOW)
         if not limited:
-            return _refused(request, "session")
-        uses += limited
+            return _implicit_deny(request, "session")
+        matched += limited
     if request.action.startswith(_DELEGATING):
         if direct:
-            return Decision(uses=(*uses, *direct))
-        delegated = _met(request, kinds["resource-based"], ALLOW, as_account=True)
+            return Decision(statements=(*matched, *direct))
+        delegated = _matching(request, kinds["resource-based"], ALLOW, as_account=True)
         if policies.resource is not None and not delegated:
-            return _refused(request, "resource-based")
-        uses += delegated
+            return _implicit_deny(request, "resource-based")
+        matched += delegated
     if own or direct:
-        return Decision(uses=(*uses, *own, *direct))
-    return _refused(request, "resource-based" if request.principal.service else "identity-based")
+        return Decision(statements=(*matched, *own, *direct))
+    return _implicit_deny(request, "resource-based" if request.principal.service else "identity-based")
 
 
-def _met(request: Request, policies: Iterable[Policy], effect: str, *, as_account: bool = False) -> tuple[Use, ...]:
-    """Find the statements of *effect* that the request meets; *as_account*: those that name its whole account."""
-    uses = []
+def _matching(
+    request: Request, policies: Iterable[Policy], effect: str, *, as_account: bool = False
+) -> tuple[MatchedStatement, ...]:
+    """Return the statements of *effect* that match; with *as_account*, also those that name the whole account."""
+    matched = []
     for policy in policies:
         for statement in policy.statements:
-            if statement.effect != effect or not _is_for(statement, request.principal, as_account=as_account):
+            if statement.effect != effect or not _names_principal(statement, request.principal, as_account=as_account):
                 continue
-            by = statement.met(request)
-            if by is not None:
-                uses.append(Use(statement=statement, actions=by[0], resources=by[1]))
-    return tuple(uses)
+            patterns = statement.matched_patterns(request)
+            if patterns is not None:
+                matched.append(MatchedStatement(statement=statement, actions=patterns[0], resources=patterns[1]))
+    return tuple(matched)
 
 
-def _is_for(statement: Statement, principal: Principal, *, as_account: bool) -> bool:
+def _names_principal(statement: Statement, principal: Principal, *, as_account: bool) -> bool:
     if not statement.principals:
         return True
     account_names = (principal.account, f"arn:*:iam::{principal.account}:root")
@@ -132,7 +134,7 @@ def _is_for(statement: Statement, principal: Principal, *, as_account: bool) -> 
         elif principal.service:
             continue
         elif name == account_names[0] or arn_matches(account_names[1], name):
-            # The account stands for all of its principals where it is denied something; what it is allowed it hands on.
+            # A denied account denies all of its principals; an allowed account only delegates to its policies.
             if statement.effect == DENY or as_account:
                 return True
         elif name in (principal.arn, principal.role):
@@ -140,10 +142,10 @@ def _is_for(statement: Statement, principal: Principal, *, as_account: bool) -> 
     return False
 
 
-def _names_session(principal: Principal, direct: Sequence[Use]) -> bool:
-    """Whether the resource allows this very session, which its session policy then does not limit."""
-    return any(("AWS", principal.arn) in use.statement.principals for use in direct)
+def _names_session(principal: Principal, direct: Sequence[MatchedStatement]) -> bool:
+    """Whether the resource's policy names this very session, which a session policy then does not limit."""
+    return any(("AWS", principal.arn) in matched.statement.principals for matched in direct)
 
 
-def _refused(request: Request, kind: str) -> Decision:
+def _implicit_deny(request: Request, kind: str) -> Decision:
     return Decision(reason=f"because no {kind} policy allows the {request.action} action")

@@ -14,19 +14,19 @@ from typing import Final
 
 _VARIABLE: Final = re.compile(r"\$\{([^}]+)\}")
 _LITERALS: Final = ("*", "?", "$")
-"""`${*}` and its like stand for the character itself."""
+"""`${*}`, `${?}` and `${$}` stand for the character itself."""
 _QUOTE: Final = "\0"
-"""Before a character of a pattern that stands for itself; no policy and no request can hold it."""
+"""Escapes a literal character in a pattern; neither policies nor requests can contain it."""
 _PARTS: Final = 6
-"""Of an ARN: arn, partition, service, region, account, resource."""
+"""Parts of an ARN: arn, partition, service, region, account, resource."""
 _WILD: Final = {"*": ".*", "?": "."}
 
 
-def filled(pattern: str, context: Mapping[str, Sequence[str]]) -> str | None:
+def substitute(pattern: str, context: Mapping[str, Sequence[str]]) -> str | None:
     """
-    Put the request's values in the place of the variables of *pattern*; None when the request lacks one of them.
+    Substitute the policy variables of *pattern* with the request's values; None if the request lacks one of them.
 
-    What comes from the request stands for itself: a `*` in it is no wildcard.
+    Substituted values are literal: a `*` in them is not a wildcard.
     """
     if "${" not in pattern:
         return pattern
@@ -46,20 +46,20 @@ def filled(pattern: str, context: Mapping[str, Sequence[str]]) -> str | None:
 
 
 def text_equals(pattern: str, value: str) -> bool:
-    """Whether *value* is *pattern*, in which nothing is a wildcard."""
+    """Whether *value* equals *pattern*, without wildcards."""
     return pattern.replace(_QUOTE, "") == value
 
 
 def text_matches(pattern: str, value: str) -> bool:
-    """Whether *value* is what *pattern* describes; `*` stands for any text, `?` for one character."""
+    """Whether *value* matches *pattern*, in which `*` matches any text and `?` one character."""
     return _compiled(pattern).fullmatch(value) is not None
 
 
 def arn_matches(pattern: str, arn: str) -> bool:
     """
-    Whether *arn* is what *pattern* describes, part by part.
+    Whether *arn* matches *pattern*, part by part.
 
-    A wildcard stays within its part; in the last one, the resource, it also stands for colons and slashes.
+    A wildcard matches within its part only; in the last part, the resource, it also matches colons and slashes.
     """
     if pattern == "*":
         return True

@@ -1,5 +1,5 @@
 """
-Policies, read from their JSON, and what of them a request meets.
+Policies, parsed from JSON, and the patterns in them that match a request.
 
 Source: IAM User Guide, "IAM JSON policy element reference".
 """
@@ -11,8 +11,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from horovod_local.permissions.conditions import Condition, Context, NotUnderstoodError, read_conditions
-from horovod_local.permissions.patterns import arn_matches, filled, text_matches
+from horovod_local.permissions.conditions import Condition, Context, UnsupportedPolicyError, read_conditions
+from horovod_local.permissions.patterns import arn_matches, substitute, text_matches
 from horovod_local.permissions.principals import Principal
 
 ALLOW: Final = "Allow"
@@ -28,12 +28,12 @@ _PRINCIPALS: Final = ("AWS", "Service")
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """
-    One action on one resource, as its service asks whether it is allowed.
+    One action on one resource, for which a service needs a decision.
 
     Args:
-        principal: Who asks.
-        action: Such as `dynamodb:PutItem`.
-        resource: Its ARN; `*` for an action that is on no resource.
+        principal: The principal that makes the request.
+        action: The IAM action, such as `dynamodb:PutItem`.
+        resource: ARN of the resource; `*` for an action without resource-level permissions.
         context: Condition keys.
     """
 
@@ -49,16 +49,16 @@ class Statement:
     One statement of a policy.
 
     Args:
-        policy: Where it stands: owner and name of the policy.
-        index: Its place there, from 0.
-        sid: Its own name, if it has one.
+        policy: Owner and name of its policy.
+        index: Its position in the policy, from 0.
+        sid: Its `Sid`; '' if it has none.
         effect: `Allow` or `Deny`.
         actions: Patterns of actions, as written.
-        except_actions: Whether it is about all actions but those.
-        resources: Patterns of ARNs. None: the policy is a resource's own, or a trust policy, and names none.
-        except_resources: Whether it is about all resources but those.
-        principals: Kind and name of those that it is for; none in a policy of an identity.
-        conditions: All must hold.
+        except_actions: Whether *actions* are those of `NotAction`.
+        resources: Patterns of ARNs. None: the statement names none, as in a trust policy.
+        except_resources: Whether *resources* are those of `NotResource`.
+        principals: Kind and name of its principals; empty in identity-based policies.
+        conditions: Its conditions, which must all hold.
     """
 
     policy: str
@@ -72,8 +72,8 @@ class Statement:
     principals: tuple[tuple[str, str], ...]
     conditions: tuple[Condition, ...]
 
-    def met(self, request: Request) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-        """Give the patterns of action and resource by which *request* meets the statement; None if it does not."""
+    def matched_patterns(self, request: Request) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """Return the patterns of actions and resources that match *request*; None if the statement does not match."""
         actions = _or_else(_actions_like(self.actions, request.action), self.actions, negated=self.except_actions)
         if not actions:
             return None
@@ -88,7 +88,7 @@ class Statement:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """A policy: its statements, in their order."""
+    """A policy with its statements."""
 
     name: str
     statements: tuple[Statement, ...]
@@ -100,21 +100,21 @@ def read_policy(name: str, text: str) -> Policy:
     Read a policy.
 
     Args:
-        name: Owner and name, for records and errors.
-        text: JSON.
+        name: Owner and name, for records and error messages.
+        text: The policy as JSON.
 
     Raises:
-        NotUnderstoodError: If it has something that is not evaluated here.
+        UnsupportedPolicyError: If it has an element that is not supported.
     """
     return Policy(name=name, statements=read_statements(json.loads(text), name=name))
 
 
 def read_statements(document: Any, *, name: str) -> tuple[Statement, ...]:
-    """Read the statements of a policy *document*; its texts may still be references of a template."""
+    """Read the statements of a policy *document*, whose texts may still be unresolved references of a template."""
     version = document.get("Version", "2008-10-17")
     unknown = set(document) - {"Version", "Id", "Statement"}
     if version not in _VERSIONS or unknown:
-        raise NotUnderstoodError(f"{name}: {', '.join(sorted(unknown)) or f'version {version}'} is not evaluated here")
+        raise UnsupportedPolicyError(f"{name}: {', '.join(sorted(unknown)) or f'version {version}'} is not supported")
     return tuple(
         _statement(element, name=name, index=index) for index, element in enumerate(_listed(document["Statement"]))
     )
@@ -123,10 +123,10 @@ def read_statements(document: Any, *, name: str) -> tuple[Statement, ...]:
 def _statement(element: dict[str, Any], *, name: str, index: int) -> Statement:
     where = f"{name}, statement {element.get('Sid') or index}"
     if unknown := set(element) - _ELEMENTS:
-        raise NotUnderstoodError(f"{where}: the element {', '.join(sorted(unknown))} is not evaluated here")
+        raise UnsupportedPolicyError(f"{where}: the element {', '.join(sorted(unknown))} is not supported")
     effect = element.get("Effect")
     if effect not in (ALLOW, DENY):
-        raise NotUnderstoodError(f"{where}: Effect must be {ALLOW} or {DENY}, got {effect}")
+        raise UnsupportedPolicyError(f"{where}: Effect must be {ALLOW} or {DENY}, got {effect}")
     resources = element.get("Resource", element.get("NotResource"))
     return Statement(
         policy=name,
@@ -148,7 +148,7 @@ def _read_principals(element: Any, *, where: str) -> tuple[tuple[str, str], ...]
     if element == "*":
         return (("AWS", "*"),)
     if unknown := set(element) - set(_PRINCIPALS):
-        raise NotUnderstoodError(f"{where}: a principal of the kind {', '.join(sorted(unknown))} is not evaluated here")
+        raise UnsupportedPolicyError(f"{where}: a principal of the type {', '.join(sorted(unknown))} is not supported")
     return tuple((kind, name) for kind in element for name in _texts(element[kind]))
 
 
@@ -157,12 +157,12 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    # What a template has not resolved yet is as good as any text where a policy is only checked.
+    # An unresolved reference of a template is kept as JSON text, which is enough to check the policy.
     return tuple(item if isinstance(item, str) else json.dumps(item, sort_keys=True) for item in _listed(value))
 
 
 def _or_else(found: tuple[str, ...], every: tuple[str, ...], *, negated: bool) -> tuple[str, ...]:
-    """Give what is met; of an element that says what not, all of it when nothing was found."""
+    """Return the matching patterns; of `NotAction` or `NotResource`, all patterns if none matches."""
     if not negated:
         return found
     return () if found else every
@@ -175,5 +175,5 @@ def _actions_like(patterns: tuple[str, ...], action: str) -> tuple[str, ...]:
 
 
 def _is_about(pattern: str, request: Request) -> bool:
-    resource = filled(pattern, request.context)
+    resource = substitute(pattern, request.context)
     return resource is not None and arn_matches(resource, request.resource)

@@ -1,7 +1,7 @@
 """
-Who asks: the principals of the account, and the access keys that they sign with.
+The principals of the account, identified by the access keys with which they sign.
 
-The id of an access key alone tells who asks; see `horovod_local.shared.access_keys`.
+The id of an access key is enough to identify its principal; see `horovod_local.shared.access_keys`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from horovod_local.shared.faults import WORKFLOW
 @dataclass(frozen=True, kw_only=True)
 class Principal:
     """
-    Who asks.
+    The principal of a request.
 
     Args:
-        arn: Of the session of a role, of a user, or of the account's root.
-        account: That it belongs to.
-        role: ARN of the role whose session this is; empty for a user.
-        service: Such as `events.amazonaws.com`, if a service of AWS asks by itself; then it has no ARN.
-        caller: As faults name it: an instance's id, `workflow`, or nothing.
-        session_policy: What limits the session further; JSON.
+        arn: ARN of a role session or a user; empty for a service.
+        account: Its account.
+        role: ARN of the session's role; empty for a user.
+        service: Service principal, such as `events.amazonaws.com`, if an AWS service acts on its own behalf.
+        caller: Its name in faults: an instance's id, `workflow`, or ''.
+        session_policy: Session policy as JSON; empty if there is none.
         is_administrator: Whether it may do whatever no policy denies.
     """
 
@@ -39,12 +39,12 @@ class Principal:
 
     @property
     def name(self) -> str:
-        """The name in records: of the role, the user or the service."""
+        """Its name in records: that of the role, the user or the service."""
         return self.service or (self.role or self.arn).rpartition("/")[2]
 
 
 class Principals:
-    """Those who have an access key; kept by the server."""
+    """The principals that have an access key."""
 
     def __init__(self) -> None:
         self._known: dict[str, Principal] = {}
@@ -53,12 +53,12 @@ class Principals:
 
     def assume(self, role: str, *, region: str, session: str, caller: str = "") -> str:
         """
-        Give the session of a role an access key, and return its id.
+        Make a session of a role, and return the id of its access key. The trust policy is not checked here.
 
         Args:
-            role: ARN of the role; whether it trusts who uses it is the caller's to ask.
-            region: Of who uses it.
-            session: Name of the session, as it shows in the session's ARN.
+            role: ARN of the role.
+            region: Region in which the session is used.
+            session: Name of the session, which is part of its ARN.
             caller: See `Principal`.
         """
         from moto.sts.models import sts_backends
@@ -67,20 +67,20 @@ class Principals:
         account = role.split(":")[4]
         made = sts_backends[account][get_partition(region)].assume_role(region, session, role, "", 3600, "")
         if caller:
-            # Faults know by the key's name who asks.
+            # Faults identify the caller by the name of its access key.
             made.access_key_id = ACCESS_KEYS.issue((NODE_ACCESS_KEY if caller.startswith("i-") else "") + caller)
         self._known[made.access_key_id] = Principal(arn=made.arn, account=account, role=role, caller=caller)
         return str(made.access_key_id)
 
     def workflow_key(self, role: str, *, region: str) -> str:
-        """Give the id of the access key with which state machines of *role* sign."""
+        """Return the id of the access key with which state machines of *role* sign."""
         with self._lock:
             if (role, region) not in self._workflows:
                 self._workflows[role, region] = self.assume(role, region=region, session="states", caller=WORKFLOW)
             return self._workflows[role, region]
 
-    def who(self, access_key: str, *, account: str) -> Principal:
-        """Tell whose key it is: a session's, a user's, the administrator's; of nobody with any permission otherwise."""
+    def identify(self, access_key: str, *, account: str) -> Principal:
+        """Return the principal of an access key; for an unknown key, a user without permissions."""
         known = self._known.get(access_key)
         if known is None:
             is_administrator = access_key == ACCESS_KEYS.administrator
@@ -95,12 +95,12 @@ def _user(account: str, *, is_administrator: bool) -> Principal:
 
 
 def service(name: str, *, account: str) -> Principal:
-    """Name a service of AWS that acts by itself."""
+    """Return the principal of an AWS service that acts on its own behalf."""
     return Principal(arn="", account=account, service=name)
 
 
 def _made_by_moto(access_key: str, account: str) -> Principal | None:
-    """Find a session that was made by AssumeRole, or a user whose key was made by CreateAccessKey."""
+    """Return the principal of a key that AssumeRole or CreateAccessKey made; None if moto does not know it."""
     from moto.iam.models import iam_backends
     from moto.sts.models import sts_backends
 
@@ -118,4 +118,4 @@ def _made_by_moto(access_key: str, account: str) -> Principal | None:
 
 
 PRINCIPALS: Final = Principals()
-"""Of the server's process, like the faults in force."""
+"""The principals of this process, which serves one cloud."""

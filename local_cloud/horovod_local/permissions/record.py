@@ -1,4 +1,4 @@
-"""Which statements of the deployed policies decided requests, and whose."""
+"""Record of the policy statements that decided requests, and of the requests that were denied."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections import defaultdict
 from typing import Any, Final, Literal
 
 from horovod_local.permissions.decision import Decision
+from horovod_local.permissions.deployed_policies import all_policies
 from horovod_local.permissions.policy import DENY, Statement
 from horovod_local.permissions.principals import Principal
-from horovod_local.permissions.stored import all_policies
 
 _Key = tuple[str, int, str, str]
-"""Policy, index of the statement, patterns of action and resource."""
+"""Policy, index of the statement, pattern of the action, pattern of the resource."""
 
 
 class Record:
-    """The record of one server."""
+    """Record of the decisions in one server."""
 
     def __init__(self) -> None:
         self._used: dict[_Key, set[str]] = defaultdict(set)
@@ -25,17 +25,17 @@ class Record:
         self._lock = threading.Lock()
 
     def note(self, principal: Principal, operation: str, decision: Decision) -> None:
-        """Take down the statements by which a request of *principal* was decided."""
+        """Record the statements that decided a request of *principal*."""
         with self._lock:
-            for use in decision.uses:
-                for action, resource in itertools.product(use.actions, use.resources):
-                    key = (use.statement.policy, use.statement.index, action, resource)
+            for matched in decision.statements:
+                for action, resource in itertools.product(matched.actions, matched.resources):
+                    key = (matched.statement.policy, matched.statement.index, action, resource)
                     self._used[key].add(f"{principal.name}: {operation}")
             if not decision.is_allowed:
                 self._denied.add(f"{principal.name}: {operation}: {decision.reason}")
 
     def denials(self) -> list[str]:
-        """List what was denied: who asked for which operation, and why not."""
+        """List the denied requests, as `principal: service.Operation: reason`."""
         with self._lock:
             return sorted(self._denied)
 
@@ -43,8 +43,8 @@ class Record:
         """
         Describe every statement of the account's policies, as JSON.
 
-        Each has `owner` (the kind of what it belongs to), `policy`, `index`, `sid`, `effect`, and `actions` and
-        `resources`: the patterns as written, each with those who used it, as `role: service.Operation`.
+        Each has `owner` (the kind of its owner), `policy`, `index`, `sid`, `effect`, and `actions` and `resources`: the
+        patterns as written, each with the requests that matched it, as `principal: service.Operation`.
         """
         with self._lock:
             used = {key: sorted(who) for key, who in self._used.items()}
@@ -64,11 +64,11 @@ class Record:
 
 
 RECORD: Final = Record()
-"""Of the server's process."""
+"""The record of this process, which serves one cloud."""
 
 
 def unused(statements: list[dict[str, Any]]) -> list[str]:
-    """Name what no request used: a statement, or single actions or resources of one; statements that deny left out."""
+    """List the patterns of actions and resources, in statements that allow, that no request has matched."""
     found = []
     for statement in statements:
         if statement["effect"] == DENY:

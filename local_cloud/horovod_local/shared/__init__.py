@@ -1,1 +1,1 @@
-"""What the endpoint, the permissions and the corrections of moto share."""
+"""Shared by server, permissions and corrections: access keys, API calls, faults, prices, resource types."""

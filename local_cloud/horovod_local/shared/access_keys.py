@@ -1,8 +1,8 @@
 """
-Who may use the local cloud: whoever signs with an access key that it gave out.
+The access keys of the local cloud, which every request must carry.
 
-moto checks no signature, so the id of a key is what has to be secret: it is random. The administrator's is kept in a
-file that only its owner reads, and all others are in the environment of the cloud's own processes alone.
+moto checks no signatures, so the id of a key is itself the secret: it is random. The administrator's key is in a file
+that only its owner can read; all other keys are only in the environment of the cloud's own processes.
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ from pathlib import Path
 from typing import Any, Final
 
 KEY_FILE: Final = "access-key"
-"""In the home folder of a cloud: the administrator's key."""
+"""File in a cloud's home folder that holds the administrator's key."""
 NODE_ACCESS_KEY: Final = "node-"
-"""Begins the access key of every node, before its instance's id."""
+"""Prefix of a node's access key, before the id of its instance."""
 _RANDOM_BYTES: Final = 16
 
 
 class AccessKeys:
-    """The access keys that are good for this process's cloud."""
+    """The valid access keys of this process's cloud."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
         self.administrator = self.issue("local")
-        """The key of whoever started the cloud: deploys, tests and looks into everything."""
+        """The key of the administrator, who deploys and tests."""
 
     def issue(self, name: str) -> str:
-        """Make a key that nobody can guess; it begins with *name*, by which logs and faults know who asks."""
+        """Make a random key. It begins with *name*, by which logs and faults identify the caller."""
         key = f"{name}.{secrets.token_hex(_RANDOM_BYTES)}"
         self.admit(key)
         return key
 
     def admit(self, key: str) -> None:
-        """Let *key*, which something else made, be good for the cloud."""
+        """Make *key* valid."""
         self._known.add(key)
 
     def knows(self, key: str) -> bool:
-        """Whether *key* was given out here, or by the cloud's own IAM and STS."""
+        """Whether *key* is valid: made here, or by the cloud's own IAM or STS."""
         return key in self._known or _is_motos(key)
 
 
 def caller_of(access_key: str) -> str:
-    """Tell who asks, as faults name it: an instance's id, `workflow`, or else the access key's name."""
-    # What follows the name is random, so that nobody can guess the key.
+    """Return the caller's name in faults: an instance's id, `workflow`, or else the name of the access key."""
+    # The random part follows the name.
     return access_key.removeprefix(NODE_ACCESS_KEY).partition(".")[0]
 
 
 def write_key(home: Path, key: str) -> None:
-    """Leave the administrator's key in *home*, for its owner alone; nobody reads half of it."""
+    """Write the administrator's key to *home*, atomically, readable only by its owner."""
     partial = home / f"{KEY_FILE}.partial"
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
@@ -62,7 +62,7 @@ def read_key(home: Path) -> str:
     Read the administrator's key of the cloud whose home is *home*.
 
     Raises:
-        OSError: If no cloud runs there, or it is somebody else's.
+        OSError: If no cloud runs there, or it belongs to another user.
     """
     return (home / KEY_FILE).read_text(encoding="utf-8")
 
@@ -80,4 +80,4 @@ def _is_motos(key: str) -> bool:
 
 
 ACCESS_KEYS: Final = AccessKeys()
-"""One server process is one cloud; so are its keys."""
+"""The keys of this process, which serves one cloud."""

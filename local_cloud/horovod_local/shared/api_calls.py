@@ -1,9 +1,9 @@
 """
-Which API call a request is, and how its API says no: the protocols of AWS, read from the outside.
+Identifies the API call of a request, and builds error answers in the service's protocol.
 
-JSON names the operation in the header `X-Amz-Target`, query and EC2 in the form field `Action`, RPC v2 in the path;
-S3's follows from method, path and query (Amazon S3 API Reference). The error bodies are those that each protocol
-documents (Smithy, "AWS protocols").
+The operation is in the header `X-Amz-Target` (JSON), in the form field `Action` (query and EC2) or in the path (RPC
+v2); for S3 it follows from method, path and query (Amazon S3 API Reference). The error bodies are those that each
+protocol documents (Smithy, "AWS protocols").
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from horovod_local.shared.access_keys import caller_of
 
 _CREDENTIAL: Final = re.compile(r"Credential=([^/,]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 _BOTO3_NAMES: Final = {"states": "stepfunctions", "monitoring": "cloudwatch"}
-"""Names that services sign with, where boto3 has another."""
+"""Signing name of a service to its name in boto3, where they differ."""
 _S3_SUBRESOURCES: Final = frozenset(
     [
         "accelerate",
@@ -54,7 +54,7 @@ _S3_SUBRESOURCES: Final = frozenset(
         "website",
     ]
 )
-"""In the query of requests that are about something else than an object itself; their operations are not told."""
+"""Query parameters of requests for a subresource of a bucket or object; their operations are not identified."""
 _STATE_AGENT: Final = "horovod-local-state/"
 _RPC_PATH: Final = re.compile(r"^/service/[^/]+/operation/([^/]+)$")
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -66,12 +66,12 @@ class ApiCall:
     One request to AWS.
 
     Args:
-        service: As boto3 calls it.
-        operation: Name in the API; empty when it is not known.
-        caller: The instance's id for a node, `workflow` for a state machine; else the access key's name.
-        region: That the request was signed for.
-        state: Name of the state of a state machine that asks; empty if none does.
-        access_key: Id of the access key that signed it.
+        service: Name of the service in boto3.
+        operation: Name of the operation in the API; empty if it is not known.
+        caller: Id of the instance for a node, `workflow` for a state machine, else the name of the access key.
+        region: Region for which the request was signed.
+        state: Name of the calling state, if the caller is a state machine; else empty.
+        access_key: Id of the access key that signed the request.
     """
 
     service: str
@@ -84,7 +84,7 @@ class ApiCall:
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorAnswer:
-    """An HTTP answer that says no."""
+    """An HTTP answer with an error."""
 
     status: str
     headers: list[tuple[str, str]]
@@ -92,9 +92,9 @@ class ErrorAnswer:
 
 
 def read_call(environ: dict[str, Any]) -> ApiCall | None:
-    """Find out which call the request of the WSGI *environ* is, leaving its body to be read; None if it is unsigned."""
+    """Identify the API call of a WSGI request, whose body can still be read afterwards; None if it is unsigned."""
     query = parse_qs(str(environ.get("QUERY_STRING", "")))
-    # A presigned address has in its query what is a header else.
+    # A presigned URL has the credential in its query instead of a header.
     presigned = "".join(f"Credential={credential}" for credential in query.get("X-Amz-Credential", ()))
     signed = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION") or presigned)
     if signed is None:
@@ -112,8 +112,8 @@ def read_call(environ: dict[str, Any]) -> ApiCall | None:
     )
 
 
-def state_agent(state: str) -> str:
-    """Write the name of a state as a part of the header `User-Agent`, where `read_call` finds it."""
+def state_user_agent(state: str) -> str:
+    """Encode the name of a state as part of the header `User-Agent`, from which `read_call` reads it."""
     return f"{_STATE_AGENT}{quote(state, safe='')}"
 
 
@@ -123,9 +123,9 @@ def _state(environ: dict[str, Any]) -> str:
 
 
 def read_body(environ: dict[str, Any]) -> bytes:
-    """Read the body of a request, and leave it to be read once more."""
+    """Read the body of a request, so that it can be read again."""
     if environ.get("wsgi.input_terminated"):
-        # werkzeug ends the stream where the body ends, also when the body comes in chunks and tells no length.
+        # werkzeug ends the stream with the body, even if the body is chunked and has no length.
         body: bytes = environ["wsgi.input"].read()
     else:
         length = int(environ.get("CONTENT_LENGTH") or 0)
@@ -134,8 +134,8 @@ def read_body(environ: dict[str, Any]) -> bytes:
     return body
 
 
-def refuse(call: ApiCall, *, method: str, code: str, status: int, message: str, **members: Any) -> ErrorAnswer:
-    """Make the answer by which the service of *call* says *code*; JSON has room for more *members* of the error."""
+def error_answer(call: ApiCall, *, method: str, code: str, status: int, message: str, **members: Any) -> ErrorAnswer:
+    """Build the error answer of the service of *call*; *members* are further members of a JSON error."""
     request = str(uuid.uuid4())
     error = f"<Code>{code}</Code><Message>{message}</Message>"
     kind = "text/xml"
@@ -155,7 +155,7 @@ def refuse(call: ApiCall, *, method: str, code: str, status: int, message: str, 
     return ErrorAnswer(
         status=f"{status} {code}",
         headers=[("Content-Type", kind), ("x-amzn-RequestId", request), ("x-amz-request-id", request)],
-        # A HEAD has no body; the SDK then has the status alone for a code.
+        # The answer to HEAD has no body, so SDKs use the status as error code.
         body=b"" if method == "HEAD" else body.encode(),
     )
 
@@ -176,7 +176,7 @@ def _operation(environ: dict[str, Any]) -> str:
 def _s3_operation(environ: dict[str, Any]) -> str:
     method, path = str(environ["REQUEST_METHOD"]), str(environ.get("PATH_INFO", "")).lstrip("/")
     host = str(environ.get("HTTP_HOST", "")).partition(":")[0]
-    # The bucket is the path's first part, or comes before the host's name.
+    # The bucket is the first part of the path, or precedes the host name.
     in_path = host in ("localhost", "127.0.0.1")
     has_key = bool(path.partition("/")[2] if in_path else path)
     query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)

@@ -1,4 +1,4 @@
-"""Requests to AWS that fail because a test wants them to: in front of everything that answers them."""
+"""WSGI middleware that injects faults into AWS requests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from horovod_local.shared.api_calls import read_body, read_call, refuse
-from horovod_local.shared.faults import DROP, TRANSACTION_CANCELED, FaultBox
+from horovod_local.shared.api_calls import error_answer, read_body, read_call
+from horovod_local.shared.faults import DROP, TRANSACTION_CANCELED, ActiveFaults
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -20,51 +20,51 @@ _log = logging.getLogger(__name__)
 
 class ApiFaults:
     """
-    Answers the requests that a fault is for as the fault says, and hands on all others.
+    Delays, fails or drops requests that match an active fault, and passes on all others.
 
     Args:
-        aws: Answers what does not fail.
-        box: The faults in force.
+        aws: Answers the requests that do not fail.
+        active: The active faults.
     """
 
-    def __init__(self, aws: Application, *, box: FaultBox) -> None:
+    def __init__(self, aws: Application, *, active: ActiveFaults) -> None:
         self._aws = aws
-        self._box = box
+        self._active = active
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         call = read_call(environ)
         if call is None:
             return self._aws(environ, start_response)
-        fault = self._box.strike(service=call.service, operation=call.operation, caller=call.caller, state=call.state)
+        fault = self._active.apply(service=call.service, operation=call.operation, caller=call.caller, state=call.state)
         if fault is None or fault.error is None:
             return self._aws(environ, start_response)
         _log.info("fault: %s.%s of %s answered with %s", call.service, call.operation, call.caller, fault.error)
-        # What is not read now would be taken for the connection's next request.
+        # An unread body would be taken for the connection's next request.
         body = read_body(environ)
         if fault.error == DROP:
             with contextlib.suppress(OSError):
                 environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-            raise ConnectionAbortedError("dropped because a fault says so")
-        answer = refuse(
+            raise ConnectionAbortedError("dropped by an injected fault")
+        answer = error_answer(
             call,
             method=environ["REQUEST_METHOD"],
             code=fault.error,
             status=fault.status,
-            **_words(fault.error, body),
+            **_error_members(fault.error, body),
         )
         start_response(answer.status, answer.headers)
         return [answer.body]
 
 
-def _words(error: str, body: bytes) -> dict[str, Any]:
+def _error_members(error: str, body: bytes) -> dict[str, Any]:
     """
-    Say why; a cancelled transaction has a reason for each of its actions, in their order.
+    Return message and further members of an error.
 
-    DynamoDB API Reference, TransactWriteItems: "CancellationReasons" with the code `TransactionConflict`, and `None`
-    for what was not its cause.
+    A cancelled transaction has a reason for each of its actions, in order. DynamoDB API Reference, TransactWriteItems:
+    "CancellationReasons" have the code `TransactionConflict`, or `None` for actions that were not the cause.
     """
     if error != TRANSACTION_CANCELED:
-        return {"message": "The local cloud was told to refuse this request."}
+        return {"message": "An injected fault of the local cloud failed this request."}
     actions = len(json.loads(body or b"{}").get("TransactItems", [None]))
     codes = ["TransactionConflict", *["None"] * (actions - 1)]
     conflict = {"Code": codes[0], "Message": "Transaction is ongoing for the item"}

@@ -1,4 +1,4 @@
-"""Faults that a test or a demonstration can put into the local cloud; by default there are none."""
+"""Faults that tests and demonstrations can inject into the local cloud; by default there are none."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ SERVICES: Final = (
     "sns",
     "stepfunctions",
 )
-"""Services whose requests can fail, by the names of boto3's clients."""
+"""Services whose requests can fail, by their names in boto3."""
 NODE: Final = "node"
 WORKFLOW: Final = "workflow"
 CAPACITY: Final = "capacity"
 QUOTA: Final = "quota"
 THROTTLING: Final = "throttling"
 REFUSALS: Final = (CAPACITY, QUOTA, THROTTLING)
-"""Why EC2 refuses a launch."""
+"""Reasons for which EC2 refuses a launch."""
 LAUNCH_ANSWER_SECONDS: Final = 0.3
-"""Between a launch and EC2's answer, which takes seconds on AWS."""
+"""Default time between a launch request and EC2's answer, which takes seconds on AWS."""
 TRANSACTION_CANCELED: Final = "TransactionCanceledException"
 DROP: Final = "drop"
-"""An error that is none: the connection ends without an answer."""
+"""Value of `ApiFault.error` that closes the connection without an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
     """
-    Launches that EC2 refuses: one that matches every field given fails.
+    Launches that EC2 refuses: those that match every given field.
 
     Args:
-        instance_type: Such as `g5.xlarge`. Default: every type.
+        instance_type: Instance type, such as `g5.xlarge`. Default: every type.
         market: `on-demand` or `spot`. Default: both.
-        zone: Such as `eu-west-1a`. Default: every zone.
-        why: One of `REFUSALS`: EC2 has no such capacity, the account's quota is used up, or EC2 was asked too often.
+        zone: Availability Zone, such as `eu-west-1a`. Default: every zone.
+        why: One of `REFUSALS`: no capacity, the account's quota is used up, or requests are throttled.
 
     Raises:
         LocalCloudError: If *market* or *why* is unknown.
@@ -66,7 +66,7 @@ class Refusal:
             raise LocalCloudError(f"'why' must be one of {', '.join(REFUSALS)}, got {self.why}")
 
     def matches(self, *, instance_type: str, market: str, zone: str) -> bool:
-        """Whether a launch of this kind is refused."""
+        """Whether such a launch is refused."""
         wanted = {"instance_type": instance_type, "market": market, "zone": zone}
         return all(getattr(self, name) in (None, value) for name, value in wanted.items())
 
@@ -74,22 +74,22 @@ class Refusal:
 @dataclass(frozen=True, kw_only=True)
 class ApiFault:
     """
-    Requests to AWS that fail, or that are answered late.
+    Requests to AWS that fail or are answered late.
 
-    What an SDK asks again by itself counts again.
+    Retries of an SDK count as requests of their own.
 
     Args:
         service: One of `SERVICES`, or `*`.
         operation: Name in the API, such as `GetItem`, or a pattern, such as `Describe*`. Default: every operation.
-        caller: Who asks: `node` (agent and switch of any instance), the id of one instance, or `workflow` (any state
-            machine). Default: everybody.
-        state: Name of the state of a state machine that asks, or a pattern. Default: all, and who is no state machine.
-        times: How many requests fail. Default: no limit.
-        seconds: How long requests fail, from when the fault is put in force. Default: until other faults are.
-        error: Code of the error in the answer. DynamoDB's `TransactionCanceledException` names a conflict as reason.
-            `drop`: no answer, the connection ends. `None`: the request succeeds, after *delay_seconds*.
+        caller: `node` (agent and switch of any instance), the id of one instance, or `workflow` (any state machine).
+            Default: every caller.
+        state: Name of the calling state of a state machine, or a pattern. Default: every state and other caller.
+        times: Number of requests that fail. Default: no limit.
+        seconds: How long requests fail, from the injection on. Default: until other faults are injected.
+        error: Error code of the answer. DynamoDB's `TransactionCanceledException` has a conflict as its reason.
+            `drop`: the connection is closed without an answer. `None`: the request succeeds, after *delay_seconds*.
         status: HTTP status of the error.
-        delay_seconds: How long a request waits before it fails or goes on, or until other faults are put in force.
+        delay_seconds: How long a request waits before it fails or succeeds, at most until other faults are injected.
 
     Raises:
         LocalCloudError: If a value is outside its range, or the fault would do nothing.
@@ -122,7 +122,7 @@ class ApiFault:
             raise LocalCloudError("'error' must name an error when 'delay_seconds' is 0, got None")
 
     def matches(self, *, service: str, operation: str, caller: str, state: str = "") -> bool:
-        """Whether a request is one that this fault is for."""
+        """Whether this fault applies to a request."""
         return (
             (self.state is None or fnmatch.fnmatchcase(state, self.state))
             and self.service in ("*", service)
@@ -134,24 +134,23 @@ class ApiFault:
 @dataclass(frozen=True, kw_only=True)
 class Faults:
     """
-    What goes wrong from now on.
+    The faults of a local cloud.
 
     Args:
         launch_answer_seconds: How long EC2 takes to answer a launch. Until then the group lists no instance, and
-            DescribeScalingActivities an unfinished launch; one that is answered after the capacity was lowered is
-            terminated then. Default: a moment, so that no answer is taken for granted.
-        launch_delay_seconds: How long an instance stays pending before it is in service, or until other faults are put
-            in force. Default: not at all.
-        refused: Capacity that there is none of. Default: there is enough of everything.
-        termination_delay_seconds: How long an instance that its group terminates still runs: `Terminating` in its
-            group, `shutting-down` in EC2, its processes alive; or until other faults are put in force. Default: not at
-            all.
-        terminations_retained: Whether instances that a group terminates are retained instead (`Terminating:Retained`),
-            as those of a group with an instance lifecycle policy whose termination hook is abandoned; who terminates
-            one by its id ends it. Default: no.
-        agents_start: Whether the agents of instances that enter service now are started. Default: yes.
-        switches_start: Whether their dead-man's switches are started. Default: yes.
-        failing: Requests to AWS that fail or are late; the first that matches acts. Default: none.
+            DescribeScalingActivities lists an unfinished launch. An instance that arrives after the capacity was
+            lowered is terminated. Default: 0.3, so that no code relies on an immediate answer.
+        launch_delay_seconds: How long an instance stays pending before it is in service, at most until other faults are
+            injected. Default: 0.
+        refused: Launches that EC2 refuses. Default: none.
+        termination_delay_seconds: How long an instance that its group terminates still runs, `Terminating` in its group
+            and `shutting-down` in EC2, at most until other faults are injected. Default: 0.
+        terminations_retained: Whether instances that a group terminates are retained (`Terminating:Retained`), as by an
+            instance lifecycle policy whose termination hook was abandoned. A termination by id still ends them.
+            Default: no.
+        agents_start: Whether to start the agents of instances that enter service. Default: yes.
+        switches_start: Whether to start their dead-man's switches. Default: yes.
+        failing: Requests to AWS that fail or are late; the first matching fault applies. Default: none.
 
     Raises:
         LocalCloudError: If a delay is negative.
@@ -203,15 +202,15 @@ def _read(kind: type[Any], name: str, value: Mapping[str, Any]) -> Any:
 
 @dataclass(kw_only=True)
 class _Armed:
-    """An `ApiFault` in force, and what is left of it."""
+    """An active `ApiFault`, with the number of requests and the time that are left."""
 
     fault: ApiFault
     left: float
     until: float
 
 
-class FaultBox:
-    """Holds the faults in force, for those who act them and the request that sets them."""
+class ActiveFaults:
+    """The active faults of a cloud."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -221,7 +220,7 @@ class FaultBox:
 
     @property
     def faults(self) -> Faults:
-        """The faults in force."""
+        """The active faults."""
         with self._lock:
             return self._faults
 
@@ -241,11 +240,11 @@ class FaultBox:
                 for fault in faults.failing
             ]
 
-    def strike(self, *, service: str, operation: str, caller: str, state: str = "") -> ApiFault | None:
+    def apply(self, *, service: str, operation: str, caller: str, state: str = "") -> ApiFault | None:
         """
-        Let the first fault act that is for this request: wait for its delay, and return it; None if there is none.
+        Return the first fault that matches a request, after waiting for its delay; None if no fault matches.
 
-        The request counts when it comes, not after the delay.
+        The request is counted before the delay.
         """
         with self._lock:
             now, over = time.monotonic(), self._over
@@ -260,5 +259,5 @@ class FaultBox:
         return armed.fault
 
 
-IN_FORCE: Final = FaultBox()
-"""One server process is one cloud, as moto's own state is; so is this."""
+ACTIVE_FAULTS: Final = ActiveFaults()
+"""The active faults of this process, which serves one cloud."""

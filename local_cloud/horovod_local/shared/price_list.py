@@ -1,9 +1,9 @@
 """
-The AWS Price List API, which moto lacks: GetProducts for EC2's On-Demand instances, and the prices behind it.
+The AWS Price List API, which moto lacks: GetProducts for On-Demand instances of EC2, and the price table.
 
-The prices only have the order of real ones (Linux, us-east-1, about 2026) and are the same in every Region: nobody may
-plan with them. The answer's shape is that of the Price List Query API. Like the API itself it answers in
-three Regions only (AWS General Reference, "AWS Price List endpoints and quotas"): in any other there is no such host.
+The prices have only the order of magnitude of real ones (Linux, us-east-1, about 2026) and are the same in every
+Region: do not plan with them. The answers have the form of the Price List Query API. As on AWS, there are endpoints in
+three Regions only (AWS General Reference, "AWS Price List endpoints and quotas"); elsewhere the connection is closed.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ ON_DEMAND_USD: Final[Mapping[str, float]] = {
     "p3.16xlarge": 24.48,
     "p4d.24xlarge": 21.9576,
 }
-"""Instance type to USD an hour; a type that is not here has no product."""
+"""On-Demand price in USD an hour by instance type; other types have no product."""
 SPOT_SHARES: Final = (0.4, 0.5, 0.6)
-"""Of the On-Demand price, by zone in their order: prices of zones differ, and nothing here makes them move."""
+"""Spot price as a share of the On-Demand price, by zone in their order; it differs by zone, and never changes."""
 
 _TARGET: Final = "AWSPriceListService.GetProducts"
 
 
 def spot_usd(instance_type: str, *, zone: str) -> float | None:
-    """Return what an hour of a Spot instance costs in *zone*; None for a type without a price."""
+    """Return the Spot price in *zone*, in USD an hour; None for a type without a price."""
     if instance_type not in ON_DEMAND_USD:
         return None
     return ON_DEMAND_USD[instance_type] * SPOT_SHARES[(ord(zone[-1]) - ord("a")) % len(SPOT_SHARES)]
@@ -49,7 +49,7 @@ def spot_usd(instance_type: str, *, zone: str) -> float | None:
 
 class PriceList:
     """
-    Answers GetProducts, and hands on all other requests.
+    WSGI middleware that answers GetProducts, and passes on all other requests.
 
     Args:
         aws: Answers the other requests.
@@ -72,7 +72,7 @@ class PriceList:
 
 
 def get_products(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer GetProducts: products of AmazonEC2 that match every filter, each a JSON text as in the API."""
+    """Answer GetProducts with the products of AmazonEC2 that match every filter, each as JSON text."""
     wanted = {item["Field"]: item["Value"] for item in request.get("Filters", ())}
     region = wanted.get("regionCode", REGIONS[0])
     products = [_product(kind, usd, region) for kind, usd in ON_DEMAND_USD.items()]

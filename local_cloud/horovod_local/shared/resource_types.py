@@ -1,4 +1,4 @@
-"""CloudFormation types that the local cloud accepts although nothing here acts on them."""
+"""CloudFormation resource types that the local cloud accepts without effect."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Final
 
 ACCEPTED_WITHOUT_EFFECT: Final = {
     "AWS::CDK::Metadata": "tells AWS which constructs were used",
-    "AWS::CloudWatch::Alarm": "no metric reaches it",
-    "AWS::CloudWatch::CompositeAlarm": "no metric reaches it",
-    "AWS::EC2::PlacementGroup": "there is one machine",
+    "AWS::CloudWatch::Alarm": "alarms are not evaluated",
+    "AWS::CloudWatch::CompositeAlarm": "alarms are not evaluated",
+    "AWS::EC2::PlacementGroup": "all instances are on one machine",
     "AWS::EC2::SecurityGroupEgress": "the network is not emulated",
-    "AWS::Logs::MetricFilter": "no log line reaches it",
-    "AWS::SQS::QueuePolicy": "nobody whose permissions are checked asks for a queue",
+    "AWS::Logs::MetricFilter": "metric filters are not evaluated",
+    "AWS::SQS::QueuePolicy": "no checked request uses a queue",
 }
 """
-Type to the reason why a run does not notice. Every other type that moto does not create is an error: a template that
-deploys here must not lack anything silently.
+Resource type to the reason why it has no effect on a run. Any other type that moto cannot create is an error, so that
+no resource of a deployed template is silently missing.
 """

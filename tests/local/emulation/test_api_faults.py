@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 
 from horovod_local import ApiFault, Faults, LocalCloudError
 from horovod_local.shared.api_calls import ApiCall, read_call
-from horovod_local.shared.faults import FaultBox
+from horovod_local.shared.faults import ActiveFaults
 from horovod_node import contract
 from support.waiting import SECONDS, eventually
 
@@ -176,18 +176,18 @@ def test_faults_end_after_so_many_requests(faults: Any, once: Any) -> None:
 def test_faults_end_after_their_time() -> None:
     """A fault with a time acts from when it is put in force until then; put in force again, it begins anew."""
     # GIVEN
-    box = FaultBox()
+    active = ActiveFaults()
     fault = ApiFault(service="*", seconds=2)
     request = {"service": "s3", "operation": "GetObject", "caller": "local"}
 
     # WHEN
-    box.faults = Faults(failing=(fault,))
-    first = box.strike(**request)
-    last = eventually(lambda: box.strike(**request), lambda seen: seen is None)
-    box.faults = Faults(failing=(fault,))
+    active.faults = Faults(failing=(fault,))
+    first = active.apply(**request)
+    last = eventually(lambda: active.apply(**request), lambda seen: seen is None)
+    active.faults = Faults(failing=(fault,))
 
     # THEN
-    assert (first, last, box.strike(**request)) == (fault, None, fault)
+    assert (first, last, active.apply(**request)) == (fault, None, fault)
 
 
 def test_dropped_connections_give_no_answer(faults: Any, once: Any, machines: Any) -> None:

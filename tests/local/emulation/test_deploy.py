@@ -178,8 +178,8 @@ def test_what_has_no_effect_is_told(cloud: Any, assembly: Assembly) -> None:
     # THEN
     assert lines == [
         f"{name}: accepted without effect: AWS::CDK::Metadata: tells AWS which constructs were used",
-        f"{name}: accepted without effect: AWS::CloudWatch::Alarm (2): no metric reaches it",
-        f"{name}: accepted without effect: the schedule of Nightly: it never comes",
+        f"{name}: accepted without effect: AWS::CloudWatch::Alarm (2): alarms are not evaluated",
+        f"{name}: accepted without effect: the schedule of Nightly: only rate(…) fires",
         f"{name}: accepted without effect: Docker image asset.hash: not built, nodes run as processes",
     ]
 

@@ -106,7 +106,7 @@ def test_stopping_an_ended_execution_changes_nothing(machines: Any) -> None:
     assert machines.api.describe_execution(executionArn=execution)["status"] == "SUCCEEDED"
 
 
-def test_timing_out_lets_go_of_tasks(machines: Any, token_task: dict[str, Any]) -> None:
+def test_timing_out_cancels_tasks(machines: Any, token_task: dict[str, Any]) -> None:
     """An execution that reaches its TimeoutSeconds is TIMED_OUT, and its task's token is no longer taken."""
     # GIVEN
     waiting = {**token_task, "End": True}

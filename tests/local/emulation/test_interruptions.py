@@ -250,7 +250,7 @@ def test_fails_when_the_instance_is_interrupted_already(cloud: Any, spot: Any) -
     """What EC2 said once stands."""
     cloud.interrupt(spot.instance_id)
 
-    with pytest.raises(LocalCloudError, match=f"^{spot.instance_id} is being interrupted already$"):
+    with pytest.raises(LocalCloudError, match=f"^{spot.instance_id} is already being interrupted$"):
         cloud.interrupt(spot.instance_id)
 
 

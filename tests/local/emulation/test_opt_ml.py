@@ -38,7 +38,7 @@ def machines_opt() -> Iterator[Path]:
     assert names_in(opt) == before
 
 
-@pytest.mark.skipif(bool(opt_ml.refusal()), reason="this machine permits no mount namespaces")
+@pytest.mark.skipif(bool(opt_ml.unavailable_reason()), reason="this machine permits no mount namespaces")
 def test_every_node_has_its_own_opt_ml(cloud: Any, fleets: Any) -> None:
     """What a process of one node writes below /opt/ml, all of that node's processes find there, and no other node's."""
     # GIVEN nodes that write, and read in a process of its own session
@@ -100,4 +100,4 @@ def test_machine_without_namespaces_tells_nodes_their_folder(monkeypatch: pytest
         log = Path(instance.log)
         assert eventually(log.read_text) == f"{log.parent / 'ml'}\n"
         assert cloud.without_opt_ml() == "unshare: Operation not permitted"
-        assert opt_ml.sentence("unshare: Operation not permitted") in cloud.log.read_text().splitlines()
+        assert opt_ml.explanation("unshare: Operation not permitted") in cloud.log.read_text().splitlines()

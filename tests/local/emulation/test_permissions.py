@@ -186,7 +186,7 @@ def test_policies_are_understood(stacks: Any) -> None:
     # WHEN
     _, _, message = error_of(stacks.create, template=template)
     # THEN
-    assert "Narrow, statement 0: the condition operator IpAddress is not evaluated here" in message
+    assert "Narrow, statement 0: the condition operator IpAddress is not supported" in message
 
 
 def test_log_groups_stand_for_their_streams(stacks: Any) -> None:

@@ -1,1 +1,1 @@
-"""Corrections of state machines: executions, tasks, tokens, JSONata, limits."""
+"""Corrections of Step Functions: executions, tasks, task tokens, JSONata, quotas and TestState."""

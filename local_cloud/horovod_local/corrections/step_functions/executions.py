@@ -1,4 +1,4 @@
-"""Executions of a state machine: their names, their clocks and how they stop."""
+"""Executions of a state machine: names, times, stopping, descriptions and error codes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from horovod_local.corrections.registry import correction
 from horovod_local.corrections.step_functions.tasks import iso
 
 BEGIN_SECONDS: Final = 60.0
-"""A new execution's thread begins within milliseconds; on a loaded machine later."""
+"""Longest wait for a new execution's thread, which begins within milliseconds unless the machine is loaded."""
 
 
-@correction(moto="leaves an execution that was started without a name without one", aws="names it with a UUID")
+@correction(moto="gives no name to an execution that is started without one", aws="names it with a UUID")
 def executions_are_named() -> None:
     from moto.stepfunctions.parser.models import StepFunctionsParserBackend
 
@@ -34,8 +34,8 @@ def executions_are_named() -> None:
 
 
 @correction(
-    moto="gives $states.context a datetime as StartTime, which breaks DescribeExecution, and no RedriveCount",
-    aws="gives StartTime as ISO 8601 text and a RedriveCount of 0",
+    moto="sets StartTime in $states.context to a datetime, which breaks DescribeExecution, and no RedriveCount",
+    aws="sets StartTime to ISO 8601 text, and RedriveCount to 0",
 )
 def context_holds_json() -> None:
     from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
@@ -53,8 +53,8 @@ def context_holds_json() -> None:
 
 
 @correction(
-    moto="gives $states.context a state's EnteredTime with microseconds and an offset of +00:00",
-    aws="gives it with milliseconds and a Z",
+    moto="writes a state's EnteredTime in $states.context with microseconds and the offset +00:00",
+    aws="writes it with milliseconds and Z",
 )
 def states_are_entered_in_utc() -> None:
     from moto.stepfunctions.parser.asl.component.state.state import CommonStateField
@@ -62,7 +62,7 @@ def states_are_entered_in_utc() -> None:
     state_input = CommonStateField._eval_state_input
 
     def evaluate_input(self: Any, env: Any) -> None:
-        # The first that a state does once it has written when it was entered.
+        # A state calls this first, right after it has set EnteredTime.
         entered = env.states.context_object.context_object_data["State"]
         entered["EnteredTime"] = iso(datetime.fromisoformat(entered["EnteredTime"]))
         state_input(self, env)
@@ -71,8 +71,8 @@ def states_are_entered_in_utc() -> None:
 
 
 @correction(
-    moto="keeps an execution that was stopped RUNNING until its task ends by itself, then reports FAILED",
-    aws="reports ABORTED at once, with the error and cause given, and lets go of the task",
+    moto="reports a stopped execution as RUNNING until its task ends, then as FAILED",
+    aws="reports ABORTED at once, with the given error and cause, and cancels the task",
 )
 def stopping_aborts_at_once() -> None:
     from moto.core.responses import ActionResult
@@ -104,32 +104,32 @@ def stopping_aborts_at_once() -> None:
             error, cause = self._get_param("error"), self._get_param("cause")
             execution.stop(stop_date=datetime.now(UTC), error=error, cause=cause)
             execution.error, execution.cause = error, cause
-            # The worker's own thread may sleep through a Retry's interval; the execution is over all the same.
+            # The worker thread may still sleep through the interval of a Retry.
             execution.exec_worker._execution_communication.terminated()
-            _let_go_of_tasks(execution.exec_worker.env)
+            _interrupt_tasks(execution.exec_worker.env)
         return ActionResult({"stopDate": execution.stop_date})
 
     StepFunctionResponse.stop_execution = stop_execution
 
 
 @correction(
-    moto="leaves the task of an execution that reached its TimeoutSeconds waiting for its token",
-    aws="lets go of it",
+    moto="leaves a task waiting for its token when the execution reaches its TimeoutSeconds",
+    aws="cancels the task",
 )
-def timing_out_lets_go_of_tasks() -> None:
+def timing_out_cancels_tasks() -> None:
     from moto.stepfunctions.parser.asl.eval.environment import Environment
 
     set_timed_out = Environment.set_timed_out
 
     def time_out(self: Any) -> None:
         set_timed_out(self)
-        _let_go_of_tasks(self)
+        _interrupt_tasks(self)
 
     Environment.set_timed_out = time_out
 
 
 def _has_begun(execution: Any) -> bool:
-    """Wait until the thread of an execution that has just been started runs it; before, there is nothing to stop."""
+    """Wait until the thread of *execution* runs it, before which there is nothing to stop; False after a timeout."""
     until = time.monotonic() + BEGIN_SECONDS
     while time.monotonic() < until:
         env = execution.exec_worker.env
@@ -139,14 +139,14 @@ def _has_begun(execution: Any) -> bool:
     return False
 
 
-def _let_go_of_tasks(env: Any) -> None:
+def _interrupt_tasks(env: Any) -> None:
     for endpoint in list(env.callback_pool_manager._pool.values()):
         endpoint.interrupt_all()
 
 
 @correction(
-    moto="describes an output that is a text as that text, and an execution that timed out without its stopDate",
-    aws="describes every output as JSON, and every execution that has ended with its stopDate",
+    moto="returns an output that is a text unquoted, and no stopDate of an execution that timed out",
+    aws="returns every output as JSON, and the stopDate of every execution that has ended",
 )
 def executions_are_described_as_json() -> None:
     from moto.stepfunctions.responses import StepFunctionResponse
@@ -166,8 +166,8 @@ def executions_are_described_as_json() -> None:
 
 
 @correction(
-    moto="refuses a definition, an answer or a token without an error code, or with 500",
-    aws="names the error, such as InvalidDefinition, InvalidToken or TaskTimedOut",
+    moto="refuses a definition, an answer or a token with 500 or without an error code",
+    aws="returns an error code, such as InvalidDefinition, InvalidToken or TaskTimedOut",
 )
 def refusals_are_named() -> None:
     from moto.stepfunctions.exceptions import AWSError
@@ -179,7 +179,7 @@ def refusals_are_named() -> None:
     classes: dict[str, Any] = {name: item for name, item in vars(api).items() if isinstance(item, type)}
     for name, item in classes.items():
         if issubclass(item, AWSError) and item is not AWSError:
-            # moto leaves the name in `code`, which its base class overwrites with the HTTP status.
+            # moto puts the name into `code`, which the base class overwrites with the HTTP status.
             item.TYPE = name
             item.__init__ = initialise
 
@@ -189,7 +189,7 @@ CORRECTIONS = (
     context_holds_json,
     states_are_entered_in_utc,
     stopping_aborts_at_once,
-    timing_out_lets_go_of_tasks,
+    timing_out_cancels_tasks,
     executions_are_described_as_json,
     refusals_are_named,
 )

@@ -1,4 +1,4 @@
-"""Express state machines: started as any other, and then out of everybody's sight."""
+"""Express state machines, whose executions cannot be described, listed or stopped."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ EXPRESS: Final = "EXPRESS"
 
 
 @correction(
-    moto="runs an Express state machine as a Standard one, whose executions can be described, listed and stopped",
-    aws="gives its executions an ARN of their own, which those operations refuse",
+    moto="lets executions of an Express state machine be described, listed and stopped",
+    aws="gives them another form of ARN, which those operations refuse",
 )
 def express_executions_cannot_be_described() -> None:
     from moto.stepfunctions.parser.api import InvalidArn, StateMachineTypeNotSupported
@@ -33,7 +33,7 @@ def express_executions_cannot_be_described() -> None:
     def start_and_forget(self: Any, state_machine_arn: str, *args: Any, **kwargs: Any) -> Any:
         execution = start_execution(self, state_machine_arn, *args, **kwargs)
         if execution.state_machine.type == EXPRESS:
-            # Also the way in which a name may be used again.
+            # Removing it also allows another execution of the same name.
             self.describe_state_machine(state_machine_arn).executions.remove(execution)
         return execution
 

@@ -1,7 +1,7 @@
 """
-JSONata as Step Functions evaluates it (JSONata 2.0.6 without `$eval`, plus six functions of its own).
+JSONata as Step Functions evaluates it: JSONata 2.0.6 without `$eval`, plus six functions of Step Functions.
 
-`evaluate` is the whole language in one function, for the interpreter and for tests of single expressions.
+`evaluate` evaluates one expression; both the interpreter and tests of single expressions use it.
 
 Source of the rules: AWS Step Functions Developer Guide, "Transforming data with JSONata" and "Passing data between
 states with variables".
@@ -30,16 +30,17 @@ from horovod_node import contract
 _DELIMITED: Final = re.compile(r"^\{%(.*)%\}$", re.DOTALL)
 
 _LARGEST_WHOLE: Final = 2**53
-"""Beyond it a double does not hold every whole number."""
+"""Above it, not every whole number is a double."""
 
 _LEAST_WITH_EXPONENT: Final = 10**21
+"""From here on ECMA-262 writes numbers with an exponent."""
 
 _HASHES: Final = {"MD5": "md5", "SHA-1": "sha1", "SHA-256": "sha256", "SHA-384": "sha384", "SHA-512": "sha512"}
-"""Algorithms of `$hash`, as Step Functions spells them, and hashlib's names."""
+"""Algorithms of `$hash`: Step Functions' name to hashlib's."""
 
 
 class QueryEvaluationError(ValueError):
-    """An expression failed or gave nothing; Step Functions reports it as `States.QueryEvaluationError`."""
+    """An expression failed or returned nothing: `States.QueryEvaluationError` in Step Functions."""
 
 
 def evaluate(expression: str, bindings: Mapping[str, Any]) -> Any:
@@ -47,21 +48,21 @@ def evaluate(expression: str, bindings: Mapping[str, Any]) -> Any:
     Evaluate one JSONata expression as a state of Step Functions would.
 
     Args:
-        expression: With or without the `{%` and `%}` around it.
+        expression: The expression, with or without `{%` and `%}` around it.
         bindings:
-            Variables by name without the `$`, as plain JSON values.
-            `{"states": {"input": …, "result": …}}` gives the expression its `$states`.
+            Variables by name without `$`, as plain JSON values.
+            `{"states": {"input": …, "result": …}}` defines `$states`.
 
     Raises:
-        QueryEvaluationError: If the expression is wrong, fails, or gives nothing or a function.
+        QueryEvaluationError: If the expression is malformed, fails, or returns nothing or a function.
     """
     delimited = _DELIMITED.match(expression.strip())
     text = (delimited.group(1) if delimited else expression).strip()
     variables = {**_functions(), **{name: _bound(value) for name, value in bindings.items()}}
     try:
-        # The operator & writes numbers with this one, whatever is bound as $string.
+        # The operator & always formats numbers with this method, whatever `$string` is bound to.
         Functions.string = staticmethod(_string)
-        # Its functions find their expression by this name, which belongs to the thread.
+        # Functions of jsonata-python find the current expression in this thread-local variable.
         Jsonata.CURRENT.jsonata = compiled = _compiled(text)
         result = compiled.evaluate(None, variables)
     except QueryEvaluationError:
@@ -77,20 +78,20 @@ def evaluate(expression: str, bindings: Mapping[str, Any]) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _compiled(text: str) -> Jsonata:
-    """Read an expression once: of the longest, reading takes five times as long as evaluating."""
+    """Parse an expression, and cache it: parsing the longest one takes five times as long as evaluating it."""
     compiled = Jsonata(text)
-    # Without this both null and undefined come back as None, and undefined must be an error.
+    # Otherwise null and undefined both return None, but only undefined is an error.
     compiled.set_output_convert_nulls(False)
     return compiled
 
 
 def _bound(value: Any) -> Any:
-    """JSON's null as jsonata-python knows it; as None the variable would count as undefined."""
+    """Convert a JSON value for jsonata-python, for which None would mean undefined instead of null."""
     return Utils.NULL_VALUE if value is None else _doubles(value)
 
 
 def _doubles(value: Any) -> Any:
-    """Numbers as JavaScript has them, in which the reference implementation is written: of one kind, a double."""
+    """Convert large integers to doubles, which are the only numbers of JavaScript's reference implementation."""
     match value:
         case dict():
             return {key: _doubles(item) for key, item in value.items()}
@@ -105,7 +106,7 @@ def _doubles(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a result of jsonata-python into plain JSON values; sequences and whole floats are its own."""
+    """Convert a result of jsonata-python to plain JSON values: its sequences, nulls and whole floats."""
     if value is None or value is Utils.NULL_VALUE:
         return None
     if isinstance(value, str | bool):
@@ -114,7 +115,7 @@ def _plain(value: Any) -> Any:
         value = _doubles(value)
         if not math.isfinite(value):
             raise QueryEvaluationError("returned a number out of range.")
-        # A whole number is written with the digits that tell it from other doubles, and with zeros (ECMA-262).
+        # ECMA-262 writes the digits that distinguish a whole double from others, followed by zeros.
         return int(Decimal(repr(value))) if value == value // 1 and abs(value) < _LEAST_WITH_EXPONENT else value
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
@@ -124,7 +125,7 @@ def _plain(value: Any) -> Any:
 
 
 def _functions() -> dict[str, Any]:
-    """What Step Functions adds to JSONata, and `$eval`, which it takes away."""
+    """Return the functions that Step Functions adds or replaces, and a `$eval` that fails."""
     functions = {
         "partition": _partition,
         "range": _range,
@@ -148,7 +149,7 @@ def _partition(array: Any = None, size: Any = None, *_rest: Any) -> Any:
 def _range(first: Any = None, last: Any = None, step: Any = None, *_rest: Any) -> Any:
     if not all(isinstance(number, int | float) for number in (first, last, step)) or step == 0:
         raise QueryEvaluationError("threw an error during evaluation. $range needs three numbers, the step not 0.")
-    # Unlike Python's range, the last value is part of it.
+    # Unlike Python's range, it includes the last value.
     return [first + index * step for index in range(math.floor((last - first) / step) + 1)]
 
 
@@ -157,12 +158,12 @@ def _hash(data: Any = None, algorithm: Any = None, *_rest: Any) -> str:
         raise QueryEvaluationError(
             f"threw an error during evaluation. $hash needs a string and one of {', '.join(_HASHES)}."
         )
-    # Not for security: it names things, and Step Functions offers MD5 and SHA-1 too.
+    # Not used for security; Step Functions offers MD5 and SHA-1, too.
     return hashlib.new(_HASHES[algorithm], data.encode(), usedforsecurity=False).hexdigest()
 
 
 def _random(seed: Any = None, *_rest: Any) -> float:
-    # Not for security either; with a seed the number must be the same each time.
+    # Not used for security; the same seed must give the same number.
     return random.Random(seed).random() if isinstance(seed, int) else random.random()  # noqa: S311
 
 
@@ -181,9 +182,9 @@ def _parse(text: Any = None, *_rest: Any) -> Any:
 
 def _string(value: Any = None, prettify: Any = False, *_rest: Any) -> Any:
     """
-    Write JSON as the reference implementation does, with the digits that it drops.
+    Implement `$string`: JSON with numbers of 15 digits, as the reference implementation writes it.
 
-    jsonata-python keeps all digits of numbers inside of objects, and escapes all but ASCII's characters.
+    jsonata-python keeps all digits of numbers in objects, and escapes characters beyond ASCII.
     """
     if value is None:
         return None
@@ -192,7 +193,7 @@ def _string(value: Any = None, prettify: Any = False, *_rest: Any) -> Any:
 
 
 def _written(value: Any) -> Any:
-    """Plain JSON values, with an empty text for a function."""
+    """Convert to plain JSON values, a function to an empty text."""
     if value is Utils.NULL_VALUE:
         return None
     if isinstance(value, Mapping):
@@ -207,8 +208,8 @@ def _refuse_eval(*_rest: Any) -> Any:
 
 
 @correction(
-    moto="evaluates JSONata through a Java bridge that is not part of it, and pastes variables into the text unescaped",
-    aws="evaluates JSONata, whatever the values contain, and fails with States.QueryEvaluationError",
+    moto="evaluates JSONata through a separate Java bridge, and inserts variables into the expression unescaped",
+    aws="evaluates JSONata whatever the values contain, and fails with States.QueryEvaluationError",
 )
 def jsonata_evaluates() -> None:
     from moto.stepfunctions.parser.asl.component.common.string.string_expression import StringJSONata
@@ -223,8 +224,8 @@ def jsonata_evaluates() -> None:
 
 
 @correction(
-    moto="lets a state's Output see what its own Assign has just assigned",
-    aws="reads every variable of a state as it was when the state was entered",
+    moto="evaluates a state's Output with the variables that its own Assign has just set",
+    aws="evaluates every expression of a state with the variables as they were when it was entered",
 )
 def variables_are_those_at_entry() -> None:
     from moto.stepfunctions.parser.asl.component.state.state import CommonStateField
@@ -239,7 +240,7 @@ def variables_are_those_at_entry() -> None:
 
 
 @correction(
-    moto="fails a Choice whose Condition is no boolean with States.Runtime",
+    moto="fails a Choice whose Condition is not a boolean with States.Runtime",
     aws="fails it with States.QueryEvaluationError",
 )
 def conditions_are_boolean() -> None:
@@ -262,12 +263,12 @@ def _assigned(env: Any) -> dict[str, Any]:
 
 
 def _variables(env: Any) -> dict[str, Any]:
-    """`$states` and the workflow's variables, as an expression of the state being evaluated sees them."""
-    # A frame that moto opens inside a state (for a task's Arguments) has no entry of its own; nothing is assigned yet.
+    """Return `$states` and the workflow's variables for an expression of the current state."""
+    # A frame that moto opens within a state, for a task's Arguments, was not entered; nothing is assigned in it yet.
     assigned = env.variables_at_entry if hasattr(env, "variables_at_entry") else _assigned(env)
     states = dict(env.states._states_data)
     for name in ("result", "errorOutput"):
-        # moto sets None where the field does not exist; as null it would hide a mistake.
+        # moto sets absent fields to None; as null they would hide a mistake in an expression.
         if states.get(name) is None:
             states.pop(name, None)
     return {**assigned, "states": states}

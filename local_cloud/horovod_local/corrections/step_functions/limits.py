@@ -1,4 +1,4 @@
-"""Quotas of state machines that moto does not keep (Developer Guide, "Step Functions service quotas")."""
+"""Quotas of state machines that moto does not enforce (Developer Guide, "Step Functions service quotas")."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Final
 from horovod_local.corrections.registry import correction
 
 MAX_EVENTS: Final = 25_000
-"""Of one execution: "If the execution history reaches this quota, the execution will fail"."""
+"""Events of one execution: "If the execution history reaches this quota, the execution will fail"."""
 MAX_PAYLOAD_BYTES: Final = 256 * 1024
-"""Of an input, of a result, and of all that one Assign sets ("Passing data between states with variables")."""
+"""Size of an input, a result, or all variables of one Assign ("Passing data between states with variables")."""
 
 
 @correction(
-    moto="lets an execution have any number of events",
-    aws="fails it when its history has 25,000",
+    moto="lets an execution's history grow without limit",
+    aws="fails the execution when its history has 25,000 events",
 )
 def histories_have_a_limit() -> None:
     from moto.stepfunctions.parser.asl.component.state.state import CommonStateField
@@ -23,7 +23,7 @@ def histories_have_a_limit() -> None:
     evaluate_state = CommonStateField._eval_body
 
     def evaluate(self: Any, env: Any) -> None:
-        # A state that is entered needs at least two events more, and the execution's end one.
+        # Entering and leaving a state takes at least two more events, and the execution's end one.
         if len(env.event_manager._history_event_list) > MAX_EVENTS - 3:
             why = f"The execution reached the maximum number of history events ({MAX_EVENTS})."
             raise _failure(env, "States.Runtime", why)
@@ -33,8 +33,8 @@ def histories_have_a_limit() -> None:
 
 
 @correction(
-    moto="takes an execution's input, a task's arguments and variables of any size",
-    aws="takes 256 KiB of each; variables count together that one state assigns",
+    moto="accepts an execution's input, a task's arguments and variables of any size",
+    aws="accepts 256 KiB of each; the variables of one Assign count together",
 )
 def payloads_have_limits() -> None:
     from moto.stepfunctions.exceptions import AWSError

@@ -1,4 +1,4 @@
-"""Calls that a state machine makes to AWS: names and shapes on the way out, errors and values on the way back."""
+"""AWS calls of a state machine: arguments, credentials, results and errors; also Catch, Fail and Choice."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from botocore.model import ListShape, OperationModel, Shape, StructureShape
 from horovod_client.aws import java_names
 from horovod_local.corrections.registry import correction
 from horovod_local.permissions.principals import PRINCIPALS
-from horovod_local.shared.api_calls import state_agent
+from horovod_local.shared.api_calls import state_user_agent
 
 TERMINAL_ERRORS: Final = ("States.Runtime", "States.DataLimitExceeded")
-"""What States.ALL does not stand for (Developer Guide, "Handling errors in Step Functions workflows")."""
+"""Errors that States.ALL does not match (Developer Guide, "Handling errors in Step Functions workflows")."""
 
 
 @correction(
-    moto="passes a task's arguments to the SDK as they are written, and hands back whatever the SDK returned",
-    aws="fits names and types to the API: what is given where a string or a body is due is sent as its JSON",
+    moto="passes a task's arguments to the SDK unchanged",
+    aws="converts names and types to those of the API: a value in place of a string or blob is sent as JSON text",
 )
 def arguments_are_fitted_to_the_api() -> None:
     from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service import (
@@ -42,8 +42,8 @@ def arguments_are_fitted_to_the_api() -> None:
 
 
 @correction(
-    moto="signs the calls of state machines with an access key that everybody knows",
-    aws="signs them with credentials of the role, which nobody else has",
+    moto="signs the calls of state machines with a constant access key",
+    aws="signs them with credentials of the state machine's role",
 )
 def state_machines_have_a_key_of_their_own() -> None:
     import boto3
@@ -52,28 +52,28 @@ def state_machines_have_a_key_of_their_own() -> None:
     )
     from moto.stepfunctions.parser.asl.utils import boto_client
 
-    # Iterations of a Map have threads of their own.
-    asking = threading.local()
+    # Thread-local, because each iteration of a Map runs in its own thread.
+    current = threading.local()
     evaluate_execution = StateTaskService._eval_execution
 
     def evaluate(self: Any, env: Any) -> None:
-        asking.state, asking.role = self.name, env.aws_execution_details.role_arn
+        current.state, current.role = self.name, env.aws_execution_details.role_arn
         evaluate_execution(self, env)
 
     def client(*, config: Config, **arguments: Any) -> Any:
-        # Faults may be for one state alone.
-        named = config.merge(Config(user_agent_extra=state_agent(asking.state)))
-        key = PRINCIPALS.workflow_key(asking.role, region=arguments["region_name"])
+        # The user agent names the state, for faults of one state.
+        named = config.merge(Config(user_agent_extra=state_user_agent(current.state)))
+        key = PRINCIPALS.workflow_key(current.role, region=arguments["region_name"])
         return boto3.client(**{**arguments, "aws_access_key_id": key}, config=named)
 
     StateTaskService._eval_execution = evaluate
-    # The module makes its clients by this name alone.
+    # moto's module makes its clients with `boto3.client` only.
     boto_client.boto3 = SimpleNamespace(client=client)
 
 
 @correction(
     moto="keeps datetimes, bytes and streams in a task's result, and DescribeExecution then answers 500",
-    aws="gives times as ISO 8601 texts and bodies as text",
+    aws="returns times as ISO 8601 text and blobs as text",
 )
 def results_are_json() -> None:
     from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service import (
@@ -90,8 +90,8 @@ def results_are_json() -> None:
 
 
 @correction(
-    moto="writes the members of a result in a spelling of its own, and none inside a map of them",
-    aws="names them as the AWS SDK for Java does, in PascalCase: VPCZoneIdentifier is VpcZoneIdentifier",
+    moto="spells the members of a result by rules of its own, and leaves those inside maps unchanged",
+    aws="spells them as the AWS SDK for Java does, in PascalCase, such as VpcZoneIdentifier for VPCZoneIdentifier",
 )
 def results_have_the_names_of_the_sdk_for_java() -> None:
     from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service import (
@@ -113,7 +113,7 @@ def results_have_the_names_of_the_sdk_for_java() -> None:
 
 @correction(
     moto="names SDK errors after the resource and the model, like autoscaling.ScalingActivityInProgressFaultException",
-    aws="names them after the SDK for Java's service and class, like AutoScaling.ScalingActivityInProgressException",
+    aws="names them after service and class of the SDK for Java, like AutoScaling.ScalingActivityInProgressException",
 )
 def errors_carry_the_service_name() -> None:
     from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_aws_sdk import (
@@ -122,7 +122,7 @@ def errors_carry_the_service_name() -> None:
 
     def exception_name(service: str, error: Exception) -> str:
         kind = type(error).__name__
-        # What the API's model does not have is the service's own class, such as Ec2Exception.
+        # An error that the API's model does not have is of the service's general class, such as Ec2Exception.
         return f"{service}.{java_names.exception_name(service if kind == 'ClientError' else kind)}"
 
     StateTaskServiceAwsSdk._normalise_service_error_name = staticmethod(_error_prefix)
@@ -130,7 +130,7 @@ def errors_carry_the_service_name() -> None:
 
 
 @correction(
-    moto="ends a task whose service gives no answer with States.Runtime, which nothing catches",
+    moto="fails a task whose service does not answer with States.Runtime, which cannot be caught",
     aws="fails it with the service's SdkClientException, such as DynamoDb.SdkClientException",
 )
 def lost_connections_are_sdk_errors() -> None:
@@ -150,8 +150,8 @@ def lost_connections_are_sdk_errors() -> None:
 
 
 @correction(
-    moto="accepts SDK calls, arguments and spellings of arguments that there are none of, and lacks of arguments",
-    aws="refuses the state machine; an argument that an expression makes fails the task with States.Runtime",
+    moto="accepts SDK calls and arguments that do not exist, and calls without required arguments",
+    aws="refuses the state machine; if an expression makes the arguments, the task fails with States.Runtime",
 )
 def unknown_arguments_are_refused() -> None:
     from moto.stepfunctions.parser.api import InvalidDefinition
@@ -184,15 +184,15 @@ def unknown_arguments_are_refused() -> None:
 
 @correction(
     moto="lets States.ALL catch and retry every error",
-    aws="documents that it catches neither States.Runtime nor States.DataLimitExceeded, which end the execution",
+    aws="documents that it matches neither States.Runtime nor States.DataLimitExceeded, which end the execution",
 )
 def terminal_errors_are_not_caught() -> None:
     """
-    Keep to the Developer Guide, "Handling errors in Step Functions workflows": both errors are terminal.
+    Follow the Developer Guide, "Handling errors in Step Functions workflows": both errors are terminal.
 
-    What is known is not of one voice: recordings of executions of 2024, for `lambda:invoke`, show a Catch of States.ALL
-    that took States.DataLimitExceeded. A definition may rely on neither; the strict side, which is kept here, shows
-    whether one relies on the Catch.
+    The sources disagree: in recordings of executions of 2024, for `lambda:invoke`, a Catch of States.ALL did catch
+    States.DataLimitExceeded. A definition must rely on neither behaviour; this strict one reveals whether it relies on
+    the Catch.
     """
     from moto.stepfunctions.parser.asl.component.common.error_name.error_equals_decl import ErrorEqualsDecl
 
@@ -208,8 +208,8 @@ def terminal_errors_are_not_caught() -> None:
 
 
 @correction(
-    moto="ends a Fail state whose Error is a name it caught, such as States.Timeout, with States.Runtime",
-    aws="ends it with that name",
+    moto="fails a Fail state whose Error is a reserved name, such as States.Timeout, with States.Runtime",
+    aws="fails it with that name",
 )
 def fail_states_may_repeat_caught_errors() -> None:
     from moto.stepfunctions.parser.asl.component.common.error_name.custom_error_name import CustomErrorName
@@ -222,8 +222,8 @@ def fail_states_may_repeat_caught_errors() -> None:
 
 
 @correction(
-    moto="ends a Choice without a match and without a Default with States.Runtime",
-    aws="ends it with States.NoChoiceMatched",
+    moto="fails a Choice without a match and without a Default with States.Runtime",
+    aws="fails it with States.NoChoiceMatched",
 )
 def choices_without_a_match_say_so() -> None:
     from moto.stepfunctions.parser.api import ExecutionFailedEventDetails, HistoryEventType
@@ -274,7 +274,7 @@ def _error_prefix(service: str) -> str:
 
 
 def _fitted(value: Any, shape: Shape) -> Any:
-    """Send what is given where a text or a body is due as its JSON."""
+    """Convert values in place of strings and blobs to their JSON text."""
     match shape:
         case StructureShape() if isinstance(value, Mapping):
             return {
@@ -304,7 +304,7 @@ def _json(value: Any) -> Any:
 
 
 def iso(moment: datetime) -> str:
-    """Write *moment* as Step Functions writes times: ISO 8601 in UTC, with milliseconds."""
+    """Format *moment* as Step Functions does: ISO 8601 in UTC, with milliseconds."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

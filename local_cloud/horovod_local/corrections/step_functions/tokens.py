@@ -1,4 +1,4 @@
-"""Task tokens: who may answer one, until when, and what the state machine hears."""
+"""Task tokens: answers, heartbeats, and the lifetime of a token."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from horovod_local.corrections.registry import correction
 
 @correction(
     moto="loses SendTaskFailure's cause, answers a late token with InvalidToken or accepts it without effect, and "
-    "refuses a heartbeat that comes before the task waits",
-    aws="keeps the cause, answers TaskTimedOut once the task is over, and takes heartbeats as soon as the token is out",
+    "refuses a heartbeat before the task waits",
+    aws="keeps the cause, answers TaskTimedOut once the task is over, and accepts heartbeats as soon as a token exists",
 )
 def tokens_are_answered() -> None:
     from moto.core.responses import EmptyResult
@@ -52,8 +52,8 @@ def tokens_are_answered() -> None:
 
 
 @correction(
-    moto="gives every attempt of a retried task the token of the first, which has been answered already",
-    aws="gives each attempt a token of its own, and none outlives its attempt",
+    moto="gives every attempt of a retried task the token of the first, which was already answered",
+    aws="gives each attempt a new token, which is valid only during that attempt",
 )
 def every_attempt_has_its_own_token() -> None:
     from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.resource import ResourceCondition
@@ -81,8 +81,8 @@ def every_attempt_has_its_own_token() -> None:
 
 
 @correction(
-    moto="loses an answer that comes before the task watches for heartbeats, and then misses them",
-    aws="takes an answer as soon as the token is out",
+    moto="loses an answer that arrives before the task waits for heartbeats, and then reports missed heartbeats",
+    aws="accepts an answer as soon as there is a token",
 )
 def early_answers_are_heard() -> None:
     from moto.stepfunctions.parser.asl.eval.callback.callback import CallbackEndpoint
@@ -91,7 +91,7 @@ def early_answers_are_heard() -> None:
 
     def watch(self: Any, heartbeat_seconds: int) -> Any:
         heartbeats = setup_heartbeat_endpoint(self, heartbeat_seconds)
-        # Whoever answers says so first, and wakes those who watch then: one of the two sees the other.
+        # An answer sets this event before it notifies the heartbeat endpoint, so it is seen here or wakes the task.
         if self._notify_event.is_set():
             heartbeats.notify()
         return heartbeats
@@ -100,8 +100,8 @@ def early_answers_are_heard() -> None:
 
 
 @correction(
-    moto="matches a missed heartbeat with States.Timeout alone",
-    aws="matches it with States.HeartbeatTimeout as well, while reporting it as States.Timeout",
+    moto="matches a missed heartbeat with States.Timeout only",
+    aws="also matches it with States.HeartbeatTimeout, while reporting it as States.Timeout",
 )
 def missed_heartbeats_match_both_names() -> None:
     from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name import StatesErrorName
@@ -127,9 +127,9 @@ def missed_heartbeats_match_both_names() -> None:
 
 
 def _endpoint(backend: Any, token: str) -> Any:
-    """Find what waits, or waited, for *token*; None when there never was such a token."""
+    """Return the callback endpoint of *token*; None if no execution has given out such a token."""
     for execution in backend._get_executions():
-        # An execution that has only just been started has no environment yet, and cannot have given out a token.
+        # An execution that has just been started has no environment yet, and so has given out no token.
         env = execution.exec_worker.env if execution.exec_worker else None
         endpoint = env.callback_pool_manager.get(token) if env else None
         if endpoint is not None:

@@ -1,11 +1,11 @@
 """
-From a request to what its service checks: actions, resources, condition keys.
+The permissions that each request needs: actions, resources and condition keys.
 
 Sources: Service Authorization Reference, "Actions, resources, and condition keys for …", one page for each service, and
-what each module names besides. An operation that stands in none of the modules is an error for whoever is checked.
+the sources that each module names. An operation that no module has is an error, except for the administrator.
 """
 
-from horovod_local.permissions.requests.asked import Asked, Check, UnknownOperationError
-from horovod_local.permissions.requests.services import checks
+from horovod_local.permissions.requests.service_request import RequiredPermission, ServiceRequest, UnknownOperationError
+from horovod_local.permissions.requests.services import required_permissions
 
-__all__ = ["Asked", "Check", "UnknownOperationError", "checks"]
+__all__ = ["RequiredPermission", "ServiceRequest", "UnknownOperationError", "required_permissions"]

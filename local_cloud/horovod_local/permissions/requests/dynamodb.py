@@ -1,5 +1,5 @@
 """
-DynamoDB: every item by its partition key and attributes.
+DynamoDB, with the partition keys and attributes of each request.
 
 Sources: DynamoDB Developer Guide, "Using IAM policy conditions for fine-grained access control" (`LeadingKeys` holds
 the partition keys, `Attributes` the top-level attributes that a request names, those of the key included) and "Amazon
@@ -12,7 +12,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from horovod_local.permissions.requests.asked import Asked, Check, Reader, on_nothing
+from horovod_local.permissions.requests.service_request import (
+    PermissionRule,
+    RequiredPermission,
+    ServiceRequest,
+    without_resource,
+)
 
 _EXPRESSIONS: Final = (
     "ConditionExpression",
@@ -42,7 +47,7 @@ _WORDS: Final = frozenset(
         "SIZE",
     ]
 )
-"""Of expressions; what else stands there for itself is an attribute's name."""
+"""Reserved words of expressions; every other bare word is the name of an attribute."""
 _NAME: Final = re.compile(r"(?<![:.\w])(#?[A-Za-z_]\w*)")
 _EQUAL: Final = re.compile(r"(#?[A-Za-z_]\w*)\s*=\s*(:\w+)")
 _TRANSACTED: Final = {
@@ -54,16 +59,18 @@ _TRANSACTED: Final = {
 }
 
 
-def _table(asked: Asked, name: str) -> tuple[str, str]:
-    """Give a table's ARN and the name of its partition key."""
+def _table(request: ServiceRequest, name: str) -> tuple[str, str]:
+    """Return a table's ARN and the name of its partition key."""
     short = name.rpartition("/")[2]
-    table = asked.backend("dynamodb").tables.get(short)
-    arn = name if name.startswith("arn:") else asked.arn("dynamodb", f"table/{name}")
+    table = request.backend("dynamodb").tables.get(short)
+    arn = name if name.startswith("arn:") else request.arn("dynamodb", f"table/{name}")
     return arn, table.hash_key_attr if table is not None else ""
 
 
-def _one(asked: Asked, given: Mapping[str, Any], action: str, **context: tuple[str, ...]) -> Check:
-    arn, partition_key = _table(asked, given["TableName"])
+def _one(
+    request: ServiceRequest, given: Mapping[str, Any], action: str, **context: tuple[str, ...]
+) -> RequiredPermission:
+    arn, partition_key = _table(request, given["TableName"])
     item = given.get("Item") or given.get("Key") or {}
     keys = [_text(item[partition_key])] if partition_key in item else _queried(given, partition_key)
     attributes = sorted({*item, *_named(given)})
@@ -72,13 +79,13 @@ def _one(asked: Asked, given: Mapping[str, Any], action: str, **context: tuple[s
         if parameter in given:
             found[f"dynamodb:{parameter.lower()}"] = (given[parameter],)
     index = f"/index/{given['IndexName']}" if given.get("IndexName") else ""
-    return Check(
+    return RequiredPermission(
         action=f"dynamodb:{action}", resource=arn + index, context={key: value for key, value in found.items() if value}
     )
 
 
 def _queried(given: Mapping[str, Any], partition_key: str) -> list[str]:
-    """Find the partition key's value in a Query."""
+    """Return the values of the partition key in a Query."""
     conditions = given.get("KeyConditions") or {}
     if partition_key in conditions:
         return [_text(value) for value in conditions[partition_key]["AttributeValueList"]]
@@ -91,7 +98,7 @@ def _queried(given: Mapping[str, Any], partition_key: str) -> list[str]:
 
 
 def _named(given: Mapping[str, Any]) -> Iterator[str]:
-    """Walk the top-level attributes that a request names outside its key or item."""
+    """Yield the top-level attributes that a request names outside its key or item."""
     names = given.get("ExpressionAttributeNames") or {}
     for parameter in _EXPRESSIONS:
         for name in _NAME.findall(given.get(parameter) or ""):
@@ -106,48 +113,52 @@ def _text(value: Mapping[str, Any]) -> str:
     return str(next(iter(value.values())))
 
 
-def _item(action: str) -> Reader:
-    return lambda asked: (_one(asked, asked.parameters, action),)
+def _item(action: str) -> PermissionRule:
+    return lambda request: (_one(request, request.parameters, action),)
 
 
-def _transaction(asked: Asked) -> Iterable[Check]:
-    for item in asked.parameters["TransactItems"]:
+def _transaction(request: ServiceRequest) -> Iterable[RequiredPermission]:
+    for item in request.parameters["TransactItems"]:
         for kind, given in item.items():
-            yield _one(asked, given, _TRANSACTED[kind], **{"dynamodb:enclosingoperation": (asked.call.operation,)})
+            yield _one(request, given, _TRANSACTED[kind], **{"dynamodb:enclosingoperation": (request.call.operation,)})
 
 
-def _batch_get(asked: Asked) -> Iterable[Check]:
-    for table, given in asked.parameters["RequestItems"].items():
-        yield _batch(asked, table, given["Keys"], "BatchGetItem", _named(given))
+def _batch_get(request: ServiceRequest) -> Iterable[RequiredPermission]:
+    for table, given in request.parameters["RequestItems"].items():
+        yield _batch(request, table, given["Keys"], "BatchGetItem", _named(given))
 
 
-def _batch_write(asked: Asked) -> Iterable[Check]:
-    for table, requests in asked.parameters["RequestItems"].items():
-        items = [given.get("Item") or given["Key"] for request in requests for given in request.values()]
-        yield _batch(asked, table, items, "BatchWriteItem", ())
+def _batch_write(request: ServiceRequest) -> Iterable[RequiredPermission]:
+    for table, writes in request.parameters["RequestItems"].items():
+        items = [given.get("Item") or given["Key"] for write in writes for given in write.values()]
+        yield _batch(request, table, items, "BatchWriteItem", ())
 
 
-def _batch(asked: Asked, table: str, items: Iterable[Mapping[str, Any]], action: str, named: Iterable[str]) -> Check:
-    arn, partition_key = _table(asked, table)
+def _batch(
+    request: ServiceRequest, table: str, items: Iterable[Mapping[str, Any]], action: str, named: Iterable[str]
+) -> RequiredPermission:
+    arn, partition_key = _table(request, table)
     keys = tuple(_text(item[partition_key]) for item in items if partition_key in item)
     attributes = sorted({name for item in items for name in item} | set(named))
-    return Check(
+    return RequiredPermission(
         action=f"dynamodb:{action}",
         resource=arn,
         context={"dynamodb:leadingkeys": keys, "dynamodb:attributes": tuple(attributes)},
     )
 
 
-def _on_table(action: str) -> Reader:
-    return lambda asked: (Check(action=f"dynamodb:{action}", resource=_table(asked, asked.parameters["TableName"])[0]),)
+def _on_table(action: str) -> PermissionRule:
+    return lambda request: (
+        RequiredPermission(action=f"dynamodb:{action}", resource=_table(request, request.parameters["TableName"])[0]),
+    )
 
 
-READERS: Final[dict[str, Reader]] = {
+RULES: Final[dict[str, PermissionRule]] = {
     **{name: _item(name) for name in ("DeleteItem", "GetItem", "PutItem", "Query", "Scan", "UpdateItem")},
     "BatchGetItem": _batch_get,
     "BatchWriteItem": _batch_write,
     "DescribeTable": _on_table("DescribeTable"),
-    "ListTables": on_nothing("dynamodb:ListTables"),
+    "ListTables": without_resource("dynamodb:ListTables"),
     "TransactGetItems": _transaction,
     "TransactWriteItems": _transaction,
 }

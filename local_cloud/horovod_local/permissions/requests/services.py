@@ -1,4 +1,4 @@
-"""Every service, and the small ones in full."""
+"""Rules of all services; those of larger services are in modules of this folder."""
 
 from __future__ import annotations
 
@@ -6,38 +6,45 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from horovod_local.permissions.requests import autoscaling, dynamodb, s3, states
-from horovod_local.permissions.requests.asked import Asked, Check, Reader, UnknownOperationError, on_nothing
+from horovod_local.permissions.requests.service_request import (
+    PermissionRule,
+    RequiredPermission,
+    ServiceRequest,
+    UnknownOperationError,
+    without_resource,
+)
 
 
-def checks(asked: Asked) -> list[Check]:
+def required_permissions(request: ServiceRequest) -> list[RequiredPermission]:
     """
-    List the permissions that a request needs; none for one that needs none.
+    List the permissions that *request* needs.
 
     Raises:
-        UnknownOperationError: If it is not written down here.
+        UnknownOperationError: If there is no rule for its operation.
     """
-    reader = _READERS.get(asked.call.service, {}).get(asked.call.operation)
-    if reader is None:
+    rule = _RULES.get(request.call.service, {}).get(request.call.operation)
+    if rule is None:
+        operation = f"{request.call.service}.{request.call.operation or '?'}"
         raise UnknownOperationError(
-            f"which permissions {asked.call.service}.{asked.call.operation or '?'} needs is not known to the local "
-            "cloud: write it down in horovod_local.permissions.requests"
+            f"the local cloud does not know which permissions {operation} needs: add a rule to "
+            "horovod_local.permissions.requests"
         )
-    return list(reader(asked))
+    return list(rule(request))
 
 
-def _nothing(_asked: Asked) -> Iterable[Check]:
+def _nothing(_request: ServiceRequest) -> Iterable[RequiredPermission]:
     return ()
 
 
-def _log_stream(action: str) -> Reader:
-    # The ARN of a log group's own requests has an empty stream, as messages of denied ones show.
-    return lambda asked: (
-        Check(
+def _log_stream(action: str) -> PermissionRule:
+    # Requests of a log group itself have an empty stream in their ARN, as AWS's messages of denials show.
+    return lambda request: (
+        RequiredPermission(
             action=f"logs:{action}",
-            resource=asked.arn(
+            resource=request.arn(
                 "logs",
-                f"log-group:{asked.parameters.get('logGroupName') or _name_of(asked.parameters)}"
-                f":log-stream:{asked.parameters.get('logStreamName') or ''}",
+                f"log-group:{request.parameters.get('logGroupName') or _name_of(request.parameters)}"
+                f":log-stream:{request.parameters.get('logStreamName') or ''}",
             ),
         ),
     )
@@ -47,77 +54,84 @@ def _name_of(given: Any) -> str:
     return str(given.get("logGroupIdentifier") or "").rpartition(":log-group:")[2].removesuffix(":*")
 
 
-def _stack(action: str) -> Reader:
-    def read(asked: Asked) -> Iterable[Check]:
-        name = asked.parameters.get("StackName") or "*"
-        stacks = list(asked.backend("cloudformation").stacks.values())
+def _stack(action: str) -> PermissionRule:
+    def read(request: ServiceRequest) -> Iterable[RequiredPermission]:
+        name = request.parameters.get("StackName") or "*"
+        stacks = list(request.backend("cloudformation").stacks.values())
         ids = [stack.stack_id for stack in stacks if name in (stack.name, stack.stack_id)]
-        return (Check(action=f"cloudformation:{action}", resource=ids[0] if ids else _stack_arn(asked, name)),)
+        return (
+            RequiredPermission(
+                action=f"cloudformation:{action}", resource=ids[0] if ids else _stack_arn(request, name)
+            ),
+        )
 
     return read
 
 
-def _stack_arn(asked: Asked, name: str) -> str:
-    return name if name.startswith("arn:") else asked.arn("cloudformation", f"stack/{name}/*")
+def _stack_arn(request: ServiceRequest, name: str) -> str:
+    return name if name.startswith("arn:") else request.arn("cloudformation", f"stack/{name}/*")
 
 
-def _put_metrics(asked: Asked) -> Iterable[Check]:
-    namespace = str(asked.parameters["Namespace"])
-    return (Check(action="cloudwatch:PutMetricData", context={"cloudwatch:namespace": (namespace,)}),)
+def _put_metrics(request: ServiceRequest) -> Iterable[RequiredPermission]:
+    namespace = str(request.parameters["Namespace"])
+    return (RequiredPermission(action="cloudwatch:PutMetricData", context={"cloudwatch:namespace": (namespace,)}),)
 
 
-def _publish(asked: Asked) -> Iterable[Check]:
-    """Source: SNS Developer Guide, "Managing Amazon SNS encryption keys and costs", for what the key needs."""
-    arn = asked.parameters.get("TopicArn") or asked.parameters["TargetArn"]
-    yield Check(action="sns:Publish", resource=arn)
-    topic = asked.backend("sns").topics.get(arn)
+def _publish(request: ServiceRequest) -> Iterable[RequiredPermission]:
+    """Source of the key's permissions: SNS Developer Guide, "Managing Amazon SNS encryption keys and costs"."""
+    arn = request.parameters.get("TopicArn") or request.parameters["TargetArn"]
+    yield RequiredPermission(action="sns:Publish", resource=arn)
+    topic = request.backend("sns").topics.get(arn)
     key = topic.kms_master_key_id if topic is not None else None
     if key:
-        via = f"sns.{asked.call.region}.amazonaws.com"
-        arn = key if key.startswith("arn:") else asked.arn("kms", f"key/{key}")
+        via = f"sns.{request.call.region}.amazonaws.com"
+        arn = key if key.startswith("arn:") else request.arn("kms", f"key/{key}")
         for action in ("kms:GenerateDataKey", "kms:Decrypt"):
-            yield Check(action=action, resource=arn, context={"kms:viaservice": (via,)}, via="sns")
+            yield RequiredPermission(action=action, resource=arn, context={"kms:viaservice": (via,)}, via="sns")
 
 
-def _parameter(action: str) -> Reader:
-    def read(asked: Asked) -> Iterable[Check]:
-        names = asked.parameters.get("Names") or [asked.parameters["Name"]]
-        return [Check(action=f"ssm:{action}", resource=asked.arn("ssm", f"parameter/{n.lstrip('/')}")) for n in names]
+def _parameter(action: str) -> PermissionRule:
+    def read(request: ServiceRequest) -> Iterable[RequiredPermission]:
+        names = request.parameters.get("Names") or [request.parameters["Name"]]
+        return [
+            RequiredPermission(action=f"ssm:{action}", resource=request.arn("ssm", f"parameter/{n.lstrip('/')}"))
+            for n in names
+        ]
 
     return read
 
 
-def _quota(asked: Asked) -> Iterable[Check]:
-    """GetServiceQuota is on a quota; what AWS grants to begin with is on nothing."""
-    given = asked.parameters
-    resource = asked.arn("servicequotas", f"{given['ServiceCode']}/{given['QuotaCode']}")
-    return (Check(action="servicequotas:GetServiceQuota", resource=resource),)
+def _quota(request: ServiceRequest) -> Iterable[RequiredPermission]:
+    """GetServiceQuota has a quota as resource; GetAWSDefaultServiceQuota has none."""
+    given = request.parameters
+    resource = request.arn("servicequotas", f"{given['ServiceCode']}/{given['QuotaCode']}")
+    return (RequiredPermission(action="servicequotas:GetServiceQuota", resource=resource),)
 
 
-def _assume(asked: Asked) -> Iterable[Check]:
-    given = asked.parameters
+def _assume(request: ServiceRequest) -> Iterable[RequiredPermission]:
+    given = request.parameters
     context = {"sts:rolesessionname": (str(given["RoleSessionName"]),)}
     if "ExternalId" in given:
         context["sts:externalid"] = (str(given["ExternalId"]),)
-    return (Check(action="sts:AssumeRole", resource=given["RoleArn"], context=context),)
+    return (RequiredPermission(action="sts:AssumeRole", resource=given["RoleArn"], context=context),)
 
 
-_READERS: Final[dict[str, dict[str, Reader]]] = {
-    "autoscaling": autoscaling.READERS,
+_RULES: Final[dict[str, dict[str, PermissionRule]]] = {
+    "autoscaling": autoscaling.RULES,
     "cloudformation": {
         "DescribeStackResources": _stack("DescribeStackResources"),
         "DescribeStacks": _stack("DescribeStacks"),
         "ListStackResources": _stack("ListStackResources"),
     },
     "cloudwatch": {
-        "GetMetricData": on_nothing("cloudwatch:GetMetricData"),
-        "GetMetricStatistics": on_nothing("cloudwatch:GetMetricStatistics"),
-        "ListMetrics": on_nothing("cloudwatch:ListMetrics"),
+        "GetMetricData": without_resource("cloudwatch:GetMetricData"),
+        "GetMetricStatistics": without_resource("cloudwatch:GetMetricStatistics"),
+        "ListMetrics": without_resource("cloudwatch:ListMetrics"),
         "PutMetricData": _put_metrics,
     },
-    "dynamodb": dynamodb.READERS,
+    "dynamodb": dynamodb.RULES,
     "ec2": {
-        name: on_nothing(f"ec2:{name}")
+        name: without_resource(f"ec2:{name}")
         for name in (
             "DescribeInstances",
             "DescribeInstanceTypeOfferings",
@@ -133,16 +147,16 @@ _READERS: Final[dict[str, dict[str, Reader]]] = {
             for name in ("CreateLogStream", "DescribeLogStreams", "FilterLogEvents", "GetLogEvents", "PutLogEvents")
         },
     },
-    "pricing": {"GetProducts": on_nothing("pricing:GetProducts")},
-    "s3": s3.READERS,
+    "pricing": {"GetProducts": without_resource("pricing:GetProducts")},
+    "s3": s3.RULES,
     "servicequotas": {
-        "GetAWSDefaultServiceQuota": on_nothing("servicequotas:GetAWSDefaultServiceQuota"),
+        "GetAWSDefaultServiceQuota": without_resource("servicequotas:GetAWSDefaultServiceQuota"),
         "GetServiceQuota": _quota,
-        "ListServiceQuotas": on_nothing("servicequotas:ListServiceQuotas"),
+        "ListServiceQuotas": without_resource("servicequotas:ListServiceQuotas"),
     },
     "sns": {"Publish": _publish},
     "ssm": {"GetParameter": _parameter("GetParameter"), "GetParameters": _parameter("GetParameters")},
-    "stepfunctions": states.READERS,
+    "stepfunctions": states.RULES,
     # API Reference, GetCallerIdentity: "No permissions are required to perform this operation."
     "sts": {"AssumeRole": _assume, "GetCallerIdentity": _nothing},
 }

@@ -1,8 +1,8 @@
 """
 Step Functions.
 
-Source: Service Authorization Reference, "Actions, resources, and condition keys for AWS Step Functions": SendTask… are
-on the state machine whose task waits for the token.
+Source: Service Authorization Reference, "Actions, resources, and condition keys for AWS Step Functions". The resource
+of SendTask… is the state machine whose task waits for the token.
 """
 
 from __future__ import annotations
@@ -10,29 +10,34 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from horovod_local.permissions.requests.asked import Asked, Check, Reader, on_nothing
+from horovod_local.permissions.requests.service_request import (
+    PermissionRule,
+    RequiredPermission,
+    ServiceRequest,
+    without_resource,
+)
 
 
-def _on(parameter: str, action: str) -> Reader:
-    return lambda asked: (Check(action=f"states:{action}", resource=asked.parameters[parameter]),)
+def _on(parameter: str, action: str) -> PermissionRule:
+    return lambda request: (RequiredPermission(action=f"states:{action}", resource=request.parameters[parameter]),)
 
 
-def _answer(action: str) -> Reader:
-    def read(asked: Asked) -> Iterable[Check]:
+def _answer(action: str) -> PermissionRule:
+    def read(request: ServiceRequest) -> Iterable[RequiredPermission]:
         from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 
-        token = asked.parameters["taskToken"]
-        for execution in stepfunctions_parser_backends[asked.account][asked.call.region]._get_executions():
+        token = request.parameters["taskToken"]
+        for execution in stepfunctions_parser_backends[request.account][request.call.region]._get_executions():
             env = execution.exec_worker.env if execution.exec_worker else None
             if env is not None and env.callback_pool_manager.get(token) is not None:
-                yield Check(action=f"states:{action}", resource=execution.state_machine.arn)
+                yield RequiredPermission(action=f"states:{action}", resource=execution.state_machine.arn)
                 return
-        # A token that nobody gave out belongs to no state machine: the service says InvalidToken.
+        # An unknown token belongs to no state machine; the service answers InvalidToken.
 
     return read
 
 
-READERS: Final[dict[str, Reader]] = {
+RULES: Final[dict[str, PermissionRule]] = {
     **{
         name: _on("executionArn", name)
         for name in (
@@ -48,5 +53,5 @@ READERS: Final[dict[str, Reader]] = {
         for name in ("DescribeStateMachine", "ListExecutions", "StartExecution", "StartSyncExecution")
     },
     **{name: _answer(name) for name in ("SendTaskFailure", "SendTaskHeartbeat", "SendTaskSuccess")},
-    "ListStateMachines": on_nothing("states:ListStateMachines"),
+    "ListStateMachines": without_resource("states:ListStateMachines"),
 }

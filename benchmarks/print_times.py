@@ -1,4 +1,4 @@
-"""Trains nothing: every rank prints the time, in epoch seconds, some times."""
+"""A script without training, in which every rank repeatedly prints the time in epoch seconds."""
 
 import argparse
 import time
@@ -11,6 +11,6 @@ args = parser.parse_args()
 
 hvd.init()
 for _ in range(args.lines):
-    # Not in step with whoever looks every half of a second.
+    # Out of phase with a reader that polls every half second.
     time.sleep(0.37)
     print(time.time(), flush=True)

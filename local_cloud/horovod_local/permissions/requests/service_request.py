@@ -1,4 +1,4 @@
-"""A request, read as its service reads it, and what is checked for it."""
+"""A request as its service reads it, and the permissions that it needs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _FORM: Final = "application/x-www-form-urlencoded"
 
 
 class UnknownOperationError(Exception):
-    """Nobody has written down here which permissions an operation needs."""
+    """The permissions that an operation needs are not declared in this package."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class RequiredPermission:
     """
     One permission that a request needs.
 
     Args:
-        action: Such as `dynamodb:PutItem`.
-        resource: Its ARN. Default: the action is on no resource.
-        context: Condition keys beside those that every request has.
-        via: The service that asks on the principal's behalf, such as `s3`, when it is not the one that was called.
+        action: IAM action, such as `dynamodb:PutItem`.
+        resource: ARN of the resource. Default: the action has no resource-level permissions.
+        context: Condition keys in addition to those of every request.
+        via: The service that makes the call on the principal's behalf, such as `s3`. Default: the principal itself.
     """
 
     action: str
@@ -38,14 +38,14 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ServiceRequest:
     """
-    A request.
+    A request to a service.
 
     Args:
         call: Service and operation.
-        account: The cloud's.
-        environ: Of WSGI.
+        account: The cloud's account.
+        environ: The WSGI environment.
     """
 
     call: ApiCall
@@ -54,7 +54,7 @@ class Asked:
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, Any]:
-        """What is asked, by the names of the API; not for S3, whose requests are read from address and headers."""
+        """The parameters by their names in the API; not for S3, whose parameters are in URL and headers."""
         body = read_body(self.environ)
         if not str(self.environ.get("CONTENT_TYPE", "")).startswith(_FORM):
             read: dict[str, Any] = json.loads(body or b"{}")
@@ -63,13 +63,13 @@ class Asked:
 
     @property
     def partition(self) -> str:
-        """Such as `aws`."""
+        """Partition of the request's Region, such as `aws`."""
         from moto.utilities.utils import get_partition
 
         return str(get_partition(self.call.region))
 
     def arn(self, service: str, resource: str) -> str:
-        """Make the ARN of a resource in the request's Region."""
+        """Build the ARN of a resource in the request's Region."""
         return f"arn:{self.partition}:{service}:{self.call.region}:{self.account}:{resource}"
 
     def backend(self, service: str) -> Any:
@@ -79,13 +79,13 @@ class Asked:
         return get_backend(service)[self.account][self.call.region]
 
 
-Reader = Callable[[Asked], Iterable[Check]]
-"""Says what an operation needs."""
+PermissionRule = Callable[[ServiceRequest], Iterable[RequiredPermission]]
+"""Derives the permissions that a request of one operation needs."""
 
 
-def on_nothing(action: str) -> Reader:
-    """Make the reader of an operation that needs *action*, on no resource."""
-    return lambda _asked: (Check(action=action),)
+def without_resource(action: str) -> PermissionRule:
+    """Make the rule of an operation that needs *action* without resource-level permissions."""
+    return lambda _request: (RequiredPermission(action=action),)
 
 
 def _read_form(call: ApiCall, body: str) -> Mapping[str, Any]:

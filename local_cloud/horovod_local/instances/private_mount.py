@@ -1,12 +1,12 @@
 """
-`python own_folder.py TARGET FOLDER [PROGRAM ARGUMENT…]`: become PROGRAM, which finds FOLDER at TARGET.
+`python private_mount.py TARGET FOLDER [PROGRAM ARGUMENT…]`: run PROGRAM with FOLDER mounted at TARGET.
 
-So does all that it starts, and nobody else: it gets a mount namespace of its own. Nothing is written on the machine,
-and the namespace is gone with the last process in it. Whoever may not mount gets a user namespace besides, with this
-one user in it (user_namespaces(7)). Without PROGRAM it is only tried. Where the machine does not permit it, the exit
-code is `REFUSED`, after a line that says why.
+The mount is visible only to PROGRAM and its child processes, in a new mount namespace. Nothing is written to the
+machine's file system, and the namespace ends with its last process. A user without permission to mount also gets a user
+namespace with only this user in it (user_namespaces(7)). Without PROGRAM the mount is only tried. If the machine does
+not permit it, one line says why and the exit code is `REFUSED`.
 
-Imports the standard library alone: every node starts through it.
+Imports only the standard library, because every node starts through this program.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _MS_REMOUNT: Final = 0x0020
 _MS_BIND: Final = 0x1000
 _MS_REC: Final = 0x4000
 _MS_SLAVE: Final = 0x80000
-"""Of sched.h and sys/mount.h, the same for every kind of processor."""
+"""Constants of sched.h and sys/mount.h, the same on every processor architecture."""
 
 
 def main(target: str, folder: str, *program: str) -> int:
-    """Become *program*, or say why not."""
+    """Mount *folder* at *target* and replace this process with *program*; return `REFUSED` if that is not permitted."""
     here = Path.cwd()
     try:
         _enter_namespace()
@@ -40,7 +40,7 @@ def main(target: str, folder: str, *program: str) -> int:
         print(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, file=sys.stderr)
         return REFUSED
     if program:
-        # By its path again: what lies beside TARGET has been mounted anew.
+        # Enter the working directory again by its path: the folders beside TARGET are new mounts.
         os.chdir(here)
         os.execvp(program[0], program)  # noqa: S606 - the caller's own command
     return 0
@@ -52,11 +52,11 @@ def _enter_namespace() -> None:
         _call("unshare", _CLONE_NEWNS)
     except PermissionError:
         _call("unshare", _CLONE_NEWUSER | _CLONE_NEWNS)
-        # Without it, whoever is kept out of a file by a group could leave the group (user_namespaces(7)).
+        # Otherwise a user who is denied access through a group could drop that group (user_namespaces(7)).
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    # What the machine mounts still comes here; what is mounted here stays here.
+    # Later mounts of the machine still appear here, but mounts made here do not appear on the machine.
     _call("mount", None, b"/", None, _MS_REC | _MS_SLAVE, None)
 
 
@@ -69,7 +69,7 @@ def _put(folder: Path, *, at: Path) -> None:
 
 
 def _make_room(path: Path) -> None:
-    """Make the folder *path* in a copy of its parent that has, by mounts, all that the parent has."""
+    """Create the folder *path* in a tmpfs that replaces its parent and has all entries of the parent as bind mounts."""
     parent = path.parent
     covered = os.open(parent, os.O_PATH | os.O_DIRECTORY)
     entries = list(os.scandir(parent))
@@ -78,7 +78,7 @@ def _make_room(path: Path) -> None:
     os.fchdir(covered)
     for entry in entries:
         copy = parent / entry.name
-        if copy == path:  # a file, or a link that leads nowhere
+        if copy == path:  # a file, or a dangling link
             continue
         if entry.is_symlink():
             copy.symlink_to(Path(entry.name).readlink())
@@ -88,7 +88,7 @@ def _make_room(path: Path) -> None:
         else:
             copy.touch()
         _bind(entry.name, copy)
-    # What is written beside the copies would be lost with the node, without a word.
+    # Read-only, because files written beside the mounts would silently be lost with the node.
     _call("mount", None, os.fsencode(parent), None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY, None)
 
 
@@ -99,7 +99,7 @@ def _bind(source: str, target: Path) -> None:
 def _call(name: str, *arguments: object) -> None:
     library = ctypes.CDLL(None, use_errno=True)
     function = None
-    with suppress(AttributeError):  # not Linux's
+    with suppress(AttributeError):  # not on Linux
         function = getattr(library, name)
     if function is None or function(*arguments):
         number = ctypes.get_errno()

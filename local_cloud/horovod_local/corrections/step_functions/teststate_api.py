@@ -1,5 +1,5 @@
 """
-TestState: one state of a definition, run by the interpreter of the executions with a mocked result.
+The TestState API: runs one state of a definition in moto's interpreter, with a mocked result.
 
 Source of the rules: AWS Step Functions API Reference, "TestState", "MockInput" and "TestStateConfiguration"; Developer
 Guide, "Testing state machines with TestState API".
@@ -17,31 +17,31 @@ from typing import Any, Final
 
 from horovod_client.aws.java_names import SDK_RESOURCE, operation_model
 from horovod_local.corrections.registry import correction
-from horovod_local.corrections.step_functions.mock_check import why_not_of
+from horovod_local.corrections.step_functions.mock_validation import schema_violation
 
 MOCKED: Final = ("Task", "Map", "Parallel")
-"""Types of states that take a mock ("A mock can only be specified for Task, Map, or Parallel states")."""
+"""State types that accept a mock ("A mock can only be specified for Task, Map, or Parallel states")."""
 NAME: Final = "TestState"
-"""Of a state that is given alone, and of the execution that its context tells of."""
-MOCKED_TOKEN: Final = "mocked-task-token"  # noqa: S105 - it opens nothing
+"""Name of a state that is given alone, and of the execution in its context object."""
+MOCKED_TOKEN: Final = "mocked-task-token"  # noqa: S105 - not a secret
 
 
-class Refused(Exception):  # noqa: N818 - it is AWS's answer
+class RequestRefused(Exception):  # noqa: N818 - it is AWS's answer
     """
-    TestState does not take the request.
+    TestState refuses the request.
 
     Args:
-        message: Why, for people.
-        kind: Name of the error, one of those that the API Reference lists.
+        message: The reason.
+        error: Name of the error, one of those that the API Reference lists.
     """
 
-    def __init__(self, message: str, *, kind: str = "ValidationException") -> None:
-        self.kind = kind
+    def __init__(self, message: str, *, error: str = "ValidationException") -> None:
+        self.error = error
         super().__init__(message)
 
 
-class _Retriable(Exception):  # noqa: N818 - it is no failure of ours
-    """A retrier takes the mocked error, so that the state would be tried again."""
+class _Retriable(Exception):  # noqa: N818 - it ends the test with the status RETRIABLE
+    """A retrier matches the mocked error, so the state would be retried."""
 
     def __init__(self, *, index: int, seconds: int, error: str, cause: str) -> None:
         self.index, self.seconds, self.error, self.cause = index, seconds, error, cause
@@ -49,7 +49,7 @@ class _Retriable(Exception):  # noqa: N818 - it is no failure of ours
 
 @dataclass(frozen=True, kw_only=True)
 class _Mock:
-    """What the state's work gives: a result, or an error with a cause and the retries that there were."""
+    """The mocked outcome of a state: a result, or an error with its cause and the number of retries so far."""
 
     result: Any = None
     error: str | None = None
@@ -59,9 +59,9 @@ class _Mock:
 
 @correction(
     moto="does not answer TestState",
-    aws="runs one state of a definition, with a result that the caller mocks and that is checked against its API",
+    aws="runs one state of a definition with a mocked result, which it validates against the API's schema",
 )
-def states_are_tested() -> None:
+def teststate_runs_one_state() -> None:
     from moto.core.responses import ActionResult
     from moto.stepfunctions.parser import api
     from moto.stepfunctions.responses import StepFunctionResponse
@@ -69,37 +69,37 @@ def states_are_tested() -> None:
     def answer(self: Any) -> Any:
         try:
             return ActionResult(run_state(self._get_param, account=self.current_account, region=self.region))
-        except Refused as refusal:
-            raise getattr(api, refusal.kind)(str(refusal)) from refusal
+        except RequestRefused as refusal:
+            raise getattr(api, refusal.error)(str(refusal)) from refusal
 
     StepFunctionResponse.test_state = answer
 
 
-def run_state(ask: Any, *, account: str, region: str) -> dict[str, Any]:
+def run_state(parameter: Any, *, account: str, region: str) -> dict[str, Any]:
     """
-    Answer a request of TestState.
+    Answer a TestState request.
 
     Args:
-        ask: Gives a parameter of the request by its name, or None.
+        parameter: Returns a parameter of the request by its name, or None.
         account: Account of the caller.
-        region: Region that was asked.
+        region: Region of the request.
 
     Raises:
-        Refused: If AWS would not take the request.
+        RequestRefused: If AWS would refuse the request.
     """
-    definition = _read(ask("definition"), "definition", kind="InvalidDefinition")
-    name, state = _find(definition, ask("stateName"))
-    mock, given = _mock(ask, state), _context(ask)
+    definition = _read(parameter("definition"), "definition", error="InvalidDefinition")
+    name, state = _find(definition, parameter("stateName"))
+    mock, given = _mock(parameter, state), _context(parameter)
     started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     arn = f"arn:aws:states:{region}:{account}"
-    text = ask("input") or "{}"
-    value = _read(text, "input", kind="InvalidExecutionInput")
+    text = parameter("input") or "{}"
+    value = _read(text, "input", error="InvalidExecutionInput")
     context = {
         "Execution": {
             "Id": f"{arn}:execution:{NAME}:{NAME}",
             "Input": value,
             "Name": NAME,
-            "RoleArn": ask("roleArn") or f"arn:aws:iam::{account}:role/{NAME}",
+            "RoleArn": parameter("roleArn") or f"arn:aws:iam::{account}:role/{NAME}",
             "StartTime": started,
             "RedriveCount": 0,
             **given.get("Execution", {}),
@@ -107,7 +107,7 @@ def run_state(ask: Any, *, account: str, region: str) -> dict[str, Any]:
         "StateMachine": {"Id": f"{arn}:stateMachine:{NAME}", "Name": NAME, **given.get("StateMachine", {})},
         **{key: item for key, item in given.items() if key in ("Map", "Task")},
     }
-    variables = _read(ask("variables") or "{}", "variables")
+    variables = _read(parameter("variables") or "{}", "variables")
     env = _environment(context, account=account, region=region)
     for key, item in variables.items():
         env.variable_store.set(key, item)
@@ -116,24 +116,24 @@ def run_state(ask: Any, *, account: str, region: str) -> dict[str, Any]:
     env.next_state_name = name
     inspection: dict[str, Any] = {"input": text}
     if mock is not None:
-        _put_mock(component, mock, env=env, state=state, inspection=inspection)
+        _install_mock(component, mock, env=env, state=state, inspection=inspection)
     outcome = _evaluate(component, env, name=name, inspection=inspection)
-    if ask("inspectionLevel") in ("DEBUG", "TRACE"):
+    if parameter("inspectionLevel") in ("DEBUG", "TRACE"):
         outcome["inspectionData"] = {**inspection, "variables": _text(env.variable_store._inner_scope)}
     return outcome
 
 
 def _find(definition: Mapping[str, Any], name: str | None) -> tuple[str, dict[str, Any]]:
-    """Find the state to test, and write into it the query language that its machine gives it."""
+    """Return name and definition of the state to test, with the query language of its state machine."""
     language = {key: definition[key] for key in ("QueryLanguage",) if key in definition}
     if name is None:
         if "Type" not in definition:
-            raise Refused("The definition is that of a state machine: 'stateName' must say which state to test.")
+            raise RequestRefused("The definition is that of a state machine: 'stateName' must name the state to test.")
         return NAME, dict(definition)
     for key, state in _states(definition):
         if key == name:
             return key, {**language, **state}
-    raise Refused(f"State '{name}' does not exist in the definition.")
+    raise RequestRefused(f"State '{name}' does not exist in the definition.")
 
 
 def _states(machine: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -143,51 +143,51 @@ def _states(machine: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _states(inner)
 
 
-def _mock(ask: Any, state: Mapping[str, Any]) -> _Mock | None:
-    given = ask("mock")
+def _mock(parameter: Any, state: Mapping[str, Any]) -> _Mock | None:
+    given = parameter("mock")
     kind, resource = str(state.get("Type")), str(state.get("Resource", ""))
     if given is None:
         if kind in MOCKED[1:] or resource.endswith((".sync", ".sync:2", ".waitForTaskToken")):
-            raise Refused(f"A state of type {kind} with this resource can only be tested with a mock.")
+            raise RequestRefused(f"A state of type {kind} with this resource can only be tested with a mock.")
         if kind == "Task":
-            raise Refused("The local cloud tests a Task with a mock only.")
+            raise RequestRefused("The local cloud tests a Task only with a mock.")
         return None
     if kind not in MOCKED:
-        raise Refused(f"A mock can only be specified for Task, Map, or Parallel states, and not for {kind}.")
+        raise RequestRefused(f"A mock can only be specified for Task, Map, or Parallel states, and not for {kind}.")
     error = given.get("errorOutput")
     if (error is None) == (given.get("result") is None):
-        raise Refused("A mock must have either a result or an errorOutput.")
+        raise RequestRefused("A mock must have either a result or an errorOutput.")
     if error is not None:
-        retries = (ask("stateConfiguration") or {}).get("retrierRetryCount", 0)
+        retries = (parameter("stateConfiguration") or {}).get("retrierRetryCount", 0)
         return _Mock(error=error["error"], cause=error.get("cause", ""), retries=retries)
     result = _read(given["result"], "mock.result")
     if kind != "Task":
         if not isinstance(result, list):
-            raise Refused(f"The mocked result of a {kind} state must be an array.")
+            raise RequestRefused(f"The mocked result of a {kind} state must be an array.")
         return _Mock(result=result)
-    why = _why_not(result, resource, mode=given.get("fieldValidationMode") or "STRICT")
-    if why is not None:
-        raise Refused(f"Mock result schema validation error: {why}")
+    violation = _result_violation(result, resource, mode=given.get("fieldValidationMode") or "STRICT")
+    if violation is not None:
+        raise RequestRefused(f"Mock result schema validation error: {violation}")
     return _Mock(result=result)
 
 
-def _why_not(result: Any, resource: str, *, mode: str) -> str | None:
+def _result_violation(result: Any, resource: str, *, mode: str) -> str | None:
     call = SDK_RESOURCE.match(resource)
     if mode == "NONE" or call is None or call[3]:
-        # What comes back by a token is the answer of whoever has it: no API describes it.
+        # With a task token the result is the answer of the token's holder, which no API's schema describes.
         return None
     operation = operation_model(call[1], call[2])
     if operation is None:
         return f"the resource {resource} is not recognized."
-    return why_not_of(result, operation.output_shape, required=mode == "STRICT")
+    return schema_violation(result, operation.output_shape, required=mode == "STRICT")
 
 
-def _context(ask: Any) -> dict[str, Any]:
-    text = ask("context")
+def _context(parameter: Any) -> dict[str, Any]:
+    text = parameter("context")
     if text is None:
         return {}
-    if ask("mock") is None:
-        raise Refused("A context may only be specified if a mock is specified in the same request.")
+    if parameter("mock") is None:
+        raise RequestRefused("A context may only be specified if a mock is specified in the same request.")
     context: dict[str, Any] = _read(text, "context")
     return context
 
@@ -211,19 +211,21 @@ def _environment(context: dict[str, Any], *, account: str, region: str) -> Any:
 
 
 def _component(name: str, state: Mapping[str, Any]) -> Any:
-    """Parse the state as the only one of a machine, which its transitions may leave."""
+    """Parse the state as the only state of a machine; its transitions may lead to states that do not exist."""
     from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser, ASLParserException
 
     machine = {"StartAt": name, "States": {name: state}}
     try:
         program, _ = AmazonStateLanguageParser.parse(json.dumps(machine))
     except (ASLParserException, ValueError, RuntimeError) as error:
-        raise Refused(f"Invalid State Machine Definition: '{error}'", kind="InvalidDefinition") from error
+        raise RequestRefused(f"Invalid State Machine Definition: '{error}'", error="InvalidDefinition") from error
     return program.states.states[name]
 
 
-def _put_mock(component: Any, mock: _Mock, *, env: Any, state: Mapping[str, Any], inspection: dict[str, Any]) -> None:
-    """Let the state do all that it does, but for its work, whose place the mock takes."""
+def _install_mock(
+    component: Any, mock: _Mock, *, env: Any, state: Mapping[str, Any], inspection: dict[str, Any]
+) -> None:
+    """Replace the work of the state with the mock; the state does everything else itself."""
     from moto.stepfunctions.parser.asl.component.state.exec.execute_state import ExecutionState
 
     def work(env: Any) -> None:
@@ -233,7 +235,7 @@ def _put_mock(component: Any, mock: _Mock, *, env: Any, state: Mapping[str, Any]
             items = _items(component, env)
             inspection["afterItemSelector"] = _text(items)
             if mock.error is None and len(mock.result) != len(items):
-                raise Refused(
+                raise RequestRefused(
                     f"The mocked result has {len(mock.result)} elements, but the Map state {len(items)} iterations."
                 )
         if component.heartbeat is not None:
@@ -251,10 +253,10 @@ def _put_mock(component: Any, mock: _Mock, *, env: Any, state: Mapping[str, Any]
             if _matches(retrier.error_equals, failure_event.error_name, env):
                 if mock.retries >= retrier.max_attempts.attempts:
                     return RetryOutcome.CannotRetry
-                pause = retrier.interval_seconds.seconds * retrier.backoff_rate.rate**mock.retries
-                told = component._construct_error_output_value(failure_event)
-                seconds = int(min(pause, retrier.max_delay_seconds.max_delays_seconds))
-                raise _Retriable(index=index, seconds=seconds, error=told["Error"], cause=told["Cause"])
+                interval = retrier.interval_seconds.seconds * retrier.backoff_rate.rate**mock.retries
+                output = component._construct_error_output_value(failure_event)
+                seconds = int(min(interval, retrier.max_delay_seconds.max_delays_seconds))
+                raise _Retriable(index=index, seconds=seconds, error=output["Error"], cause=output["Cause"])
         return RetryOutcome.NoRetrier
 
     handle_catch = component._handle_catch
@@ -271,7 +273,7 @@ def _put_mock(component: Any, mock: _Mock, *, env: Any, state: Mapping[str, Any]
         handle_catch(env=env, failure_event=failure_event)
 
     component._eval_execution = work
-    # Of a task with a token this waits for whoever answers.
+    # A token task's own method would wait for the answer.
     component._evaluate_with_timeout = functools.partial(ExecutionState._evaluate_with_timeout, component)
     component._handle_retry = retry
     component._handle_catch = catch
@@ -280,9 +282,9 @@ def _put_mock(component: Any, mock: _Mock, *, env: Any, state: Mapping[str, Any]
 
 
 def _items(component: Any, env: Any) -> list[Any]:
-    """Evaluate what a Map state goes through, each item as its selector makes it."""
+    """Return the items of a Map state, each as its ItemSelector makes it."""
     if component.items is None:
-        raise Refused("The local cloud tests a Map state in JSONata with Items only.")
+        raise RequestRefused("The local cloud tests only Map states in JSONata with Items.")
     component.items.eval(env=env)
     items = env.stack.pop()
     if not isinstance(items, list):
@@ -311,11 +313,11 @@ def _evaluate(component: Any, env: Any, *, name: str, inspection: dict[str, Any]
         }
         return {"status": "RETRIABLE", "error": error.error, "cause": error.cause}
     except FailureEventException as failure:
-        said, cause = failure.extract_error_cause_pair() or (None, None)
-        return {"status": "FAILED", "error": said or "States.Runtime", "cause": cause or ""}
-    except Refused:
+        error_name, cause = failure.extract_error_cause_pair() or (None, None)
+        return {"status": "FAILED", "error": error_name or "States.Runtime", "cause": cause or ""}
+    except RequestRefused:
         raise
-    except Exception as error:  # as the program around the states does
+    except Exception as error:  # moto's interpreter reports these as States.Runtime, too
         return {"status": "FAILED", "error": "States.Runtime", "cause": str(error)}
     outcome: dict[str, Any] = {"status": "SUCCEEDED", "output": _text(env.states.get_input())}
     caught = inspection.pop("caught", None)
@@ -353,15 +355,15 @@ def _failure(env: Any, *, error: str, cause: str) -> Exception:
     return failure
 
 
-def _read(text: str, what: str, *, kind: str = "ValidationException") -> Any:
+def _read(text: str, name: str, *, error: str = "ValidationException") -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise Refused(f"'{what}' must be JSON: {error}", kind=kind) from error
+    except ValueError as reason:
+        raise RequestRefused(f"'{name}' must be JSON: {reason}", error=error) from reason
 
 
 def _text(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
-CORRECTIONS = (states_are_tested,)
+CORRECTIONS = (teststate_runs_one_state,)

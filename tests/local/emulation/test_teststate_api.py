@@ -99,7 +99,7 @@ def groups(**group: Any) -> dict[str, Any]:
     return {"result": json.dumps({"AutoScalingGroups": [{**GROUP, **group}]})}
 
 
-def test_states_are_tested(ask: Any) -> None:
+def test_teststate_runs_one_state(ask: Any) -> None:
     """A mocked result passes through Arguments, Assign and Output, and the next state is told."""
     # WHEN
     answer = ask(

@@ -1,4 +1,4 @@
-"""What Spot instances cost."""
+"""The history of Spot prices."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _LINUX: Final = ("Linux/UNIX", "Linux/UNIX (Amazon VPC)")
 
 
 @correction(
-    moto="lists one Spot price, of 0.00001 USD and the year 2006, for every type and zone",
-    aws="lists the price of each type in each zone; here a fixed share of the On-Demand price",
+    moto="returns one Spot price for every type and zone: 0.00001 USD, of 2006",
+    aws="returns the price of each type in each zone; here a fixed share of the On-Demand price",
 )
 def spot_prices_follow_on_demand_prices() -> None:
     from moto.core.responses import ActionResult

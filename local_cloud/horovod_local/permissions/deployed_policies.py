@@ -1,4 +1,4 @@
-"""The policies of the account, as its resources have them now: read out of moto."""
+"""The present policies of the account, read out of moto."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from horovod_local.permissions.principals import Principal
 
 
 def identity_policies(principal: Principal) -> list[Policy]:
-    """List the policies of a role, or of a user and its groups. One that no longer exists has none."""
+    """List the policies of the principal's role, or of the user and its groups; none if it no longer exists."""
     if principal.service:
         return []
     if principal.is_administrator:
@@ -21,14 +21,14 @@ def identity_policies(principal: Principal) -> list[Policy]:
 
 
 def session_policy(principal: Principal) -> Policy | None:
-    """Give what limits the principal's session further."""
+    """Return the session policy of *principal*; None if it has none."""
     if not principal.session_policy:
         return None
     return read_policy(f"{principal.arn}/session", principal.session_policy)
 
 
 def resource_policy(arn: str) -> Policy | None:
-    """Give the policy that the resource itself has: bucket policy, key policy, topic policy, or trust policy."""
+    """Return the bucket, key, topic or trust policy of the resource *arn*; None if it has none."""
     _, partition, service, region, account, rest = arn.split(":", 5)
     text = _OWN_POLICIES[service](partition, region, account, rest) if service in _OWN_POLICIES else None
     return read_policy(arn, text) if text else None
@@ -36,11 +36,14 @@ def resource_policy(arn: str) -> Policy | None:
 
 def endpoint(principal: Principal, *, service: str) -> tuple[Mapping[str, str], Policy] | None:
     """
-    Find the VPC endpoint by which an instance reaches a service: its id and its VPC's, and its policy.
+    Return the VPC endpoint through which an instance reaches a service.
 
     Args:
-        principal: Who asks; None is the answer for whoever is no instance.
+        principal: The principal of the request.
         service: Last part of the endpoint service's name, such as `dynamodb`.
+
+    Returns:
+        `id` of the endpoint and `vpc` with its policy; None if the principal is not an instance, or has no endpoint.
     """
     instance = _instance(principal) if principal.caller.startswith("i-") else None
     if instance is None:
@@ -54,7 +57,7 @@ def endpoint(principal: Principal, *, service: str) -> tuple[Mapping[str, str], 
 
 
 def instance_facts(principal: Principal) -> dict[str, str]:
-    """Give the condition keys that a request has because an instance's credentials sign it."""
+    """Return the condition keys of a request that is signed with an instance's credentials."""
     instance = _instance(principal) if principal.caller.startswith("i-") else None
     if instance is None:
         return {}
@@ -65,7 +68,7 @@ def instance_facts(principal: Principal) -> dict[str, str]:
 
 
 def role(arn: str) -> Any:
-    """Find a role; None when there is none of this ARN."""
+    """Return moto's role with this ARN; None if there is none."""
     from moto.iam.models import iam_backends
 
     _, partition, _, _, account, _ = arn.split(":", 5)
@@ -73,7 +76,7 @@ def role(arn: str) -> Any:
 
 
 def role_of_profile(profile: Mapping[str, Any], *, account: str, partition: str) -> str:
-    """Find the ARN of the role in an instance profile, given by `Arn` or `Name`; empty if there is none."""
+    """Return the ARN of the role in an instance profile, given by `Arn` or `Name`; empty if there is none."""
     from moto.iam.models import iam_backends
 
     for found in list(iam_backends[account][partition].instance_profiles.values()):
@@ -83,7 +86,7 @@ def role_of_profile(profile: Mapping[str, Any], *, account: str, partition: str)
 
 
 def all_policies(account: str) -> Iterator[tuple[str, Policy]]:
-    """Walk all policies of the account that are evaluated here: each with the kind of its owner."""
+    """Yield all policies of the account that are evaluated here, each with the kind of its owner."""
     from moto.ec2.models import ec2_backends
     from moto.iam.models import iam_backends
     from moto.kms.models import kms_backends
@@ -113,7 +116,7 @@ def all_policies(account: str) -> Iterator[tuple[str, Policy]]:
 
 def _policies_of(holder: Any) -> Iterator[Policy]:
     if getattr(holder, "permissions_boundary_arn", None):
-        raise NotImplementedError(f"{holder.arn} has a permissions boundary, which is not evaluated here")
+        raise NotImplementedError(f"{holder.arn} has a permissions boundary, which is not supported")
     for name, text in list(holder.policies.items()):
         yield read_policy(f"{holder.name}/{name}", _text(text))
     for managed in list(holder.managed_policies.values()):

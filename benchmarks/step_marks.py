@@ -1,4 +1,4 @@
-"""Trains a little; leaves in the folder `--marks` when each rank took its first step and when it ended."""
+"""A short training, in which each rank writes the times of its first step and of its end to the folder `--marks`."""
 
 import argparse
 import json
