@@ -204,7 +204,7 @@ def test_finds_a_run_again_by_its_name(client: TrainingClient, script: Path) -> 
 
 def test_fails_when_there_is_no_such_run(client: TrainingClient) -> None:
     """A run that the training never had is named; a name that cannot be one is refused before AWS is asked."""
-    with pytest.raises(RunNotFound, match=r"^there is no run 'never' of the last 90 days: cdk-horovod ls "):
+    with pytest.raises(RunNotFound, match=r"^there is no run 'never' in the last 90 days: cdk-horovod ls "):
         Run.from_id("never", client=client).status()
     with pytest.raises(
         InvalidInput, match=r"^'name' must be 1 to 80 letters .a-z, A-Z., digits, '-' and '_', got 'a run'$"
@@ -232,14 +232,16 @@ def test_reads_the_receipt(
 def test_fails_when_there_is_no_receipt_yet(client: TrainingClient, script: Path) -> None:
     """Before a run ended there is no receipt, and the sentence says when there will be."""
     run = client.fit(script, gpus=4, name="receipt-yet")
-    with pytest.raises(ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it still runs, and writes it when"):
+    with pytest.raises(
+        ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it is still running, and writes its receipt when"
+    ):
         run.receipt()
     run.stop()
     with pytest.raises(
-        ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it ended, and the clean-up writes it once"
+        ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it ended; the clean-up writes it once"
     ):
         run.receipt()
-    with pytest.raises(RunNotFound, match=r"^there is no run 'receipt-never' of the last 90 days: cdk-"):
+    with pytest.raises(RunNotFound, match=r"^there is no run 'receipt-never' in the last 90 days: cdk-"):
         Run.from_id("receipt-never", client=client).receipt()
 
 

@@ -36,7 +36,7 @@ CLAIMS: Final = (
     Claim(
         id="definitions",
         step=STATES,
-        says="Step Functions accepts every state of the three state machines: names, expressions, errors and their catchers.",
+        says="Step Functions accepts every state of the three machines: names, expressions, errors and their catchers.",
     ),
     Claim(
         id="boot",
@@ -63,7 +63,9 @@ CLAIMS: Final = (
     ),
     Claim(id="nothing-left", step=ZERO, says="When all runs are over, no instance of the fleet is left in any state."),
     Claim(id="receipts", step=COST, says="Every receipt has a cost, and the sum stays below the stated limit."),
-    Claim(id="destroy", step=DESTROY, says="The whole stack is deleted, and resources that are kept on purpose are named."),
+    Claim(
+        id="destroy", step=DESTROY, says="The whole stack is deleted, and resources that are kept on purpose are named."
+    ),
     Claim(
         id="efa",
         says="Elastic Fabric Adapters carry the ring.",
