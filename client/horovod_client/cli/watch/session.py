@@ -15,7 +15,7 @@ LOOK_SECONDS = 2.0
 
 
 class ViewLeft(Exception):  # noqa: N818 - it says what happened, and is no error
-    """The user left the view; the run goes on."""
+    """The user left the view; the run continues."""
 
 
 def is_terminal() -> bool:
