@@ -55,8 +55,7 @@ def main(arguments: list[str]) -> None:
     out.write_text(
         "# The state machines\n\n"
         "`make graph` draws these from the synthesised template. Dotted arrows follow an error. "
-        "⏳: the state waits for the leader.\n\n"
-        + "\n".join(charts)
+        "⏳: the state waits for the leader.\n\n" + "\n".join(charts)
     )
 
 
