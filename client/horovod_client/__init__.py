@@ -4,8 +4,8 @@ Train on your own GPU fleet from Python, in two lines::
     run = TrainingClient.from_stack("Training").fit("train.py", gpus=16, data="s3://bucket/digits/")
     print(run.wait().model_uri)
 
-Needs nothing but boto3 and the name of the stack that holds a `HorovodTraining`. The command line tool `cdk-horovod`
-(`horovod_client.cli`) is this API and a terminal.
+It needs boto3 and the name of the stack with a `HorovodTraining`, and does not import the CDK. The command line tool
+`cdk-horovod` (`horovod_client.cli`) uses the same API.
 """
 
 from horovod_client.aws.connection import Connection, Fleet

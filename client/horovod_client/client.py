@@ -1,4 +1,4 @@
-"""The training that a stack holds: where runs are started."""
+"""`TrainingClient`, which starts runs of a training."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 class TrainingClient:
     """
-    Starts runs on one training.
+    Starts and lists the runs of one training.
 
     Args:
-        connection: The training, as its stack describes it.
-        session: Credentials for the clients that are not given. Default: from the environment.
+        connection: Connection to the training, from its stack's output.
+        session: boto3 session for clients that are not in *injected*. Default: a new one from the environment.
         injected:
-            boto3 clients that are used instead of new ones: `stepfunctions`, `s3`, `dynamodb`, `logs`, `autoscaling`,
+            boto3 clients to use instead of new ones: `stepfunctions`, `s3`, `dynamodb`, `logs`, `autoscaling`,
             `ec2`, `pricing`, `sts`, `servicequotas`.
     """
 
@@ -71,12 +71,12 @@ class TrainingClient:
             stack_name: Name or ARN of a stack with a `HorovodTraining`.
             output: Name of the stack output that describes the training, for a stack with several. Default: the only
                 one.
-            session: Credentials, and the region to look for the stack in. Default: from the environment.
-            cloudformation: Used instead of a new client.
-            injected: boto3 clients that are used instead of new ones, as for a `TrainingClient`.
+            session: boto3 session with the stack's Region. Default: a new one from the environment.
+            cloudformation: Client to use instead of a new one.
+            injected: boto3 clients to use instead of new ones, as for the constructor.
 
         Raises:
-            ConnectionNotFound: If there is no such stack, no training in it, or a choice to make.
+            ConnectionNotFound: If there is no such stack or no training in it, or *output* must choose one.
         """
         if cloudformation is None:
             session = session or new_session()
@@ -89,28 +89,28 @@ class TrainingClient:
         List the newest runs, the newest first.
 
         Args:
-            limit: At most so many.
+            limit: Largest number of runs. Default: 20.
         """
         return list_runs(self, limit=limit)
 
     def estimate(self, *, gpus: int, hours: float = 1.0) -> CostEstimate:
         """
-        Tell what a run would cost, by today's prices, on each fleet that it fits; nothing is started.
+        Estimate the cost of a run at current prices, on each fleet that fits it; nothing is started.
 
         Args:
             gpus: GPUs of the ring.
-            hours: How long its nodes would run. Default: 1 hour.
+            hours: Hours that its nodes run. Default: 1.
 
         Raises:
-            InvalidInput: If no fleet can hold the ring, or *hours* is not a time.
-            PricesUnknown: If not one price could be had; the sentence says why.
+            InvalidInput: If no fleet can hold the ring, or *hours* is not more than 0.
+            PricesUnknown: If no price is known; the sentence says why.
         """
         types = (name for fleet in fitting_fleets(self.connection, gpus=gpus) for name in fleet.types)
         return estimate(self.connection, gpus=gpus, hours=hours, prices=self.price_lookup().prices_of(types))
 
     def price_lookup(self) -> PriceLookup:
-        """Look up what instances cost, with this client's credentials and the user's cache of prices."""
-        # Here and not above: botocore comes with it, and whoever imports this package would wait for it.
+        """Return a look-up of instance prices with this client's credentials and the user's price cache."""
+        # Imported here because it loads botocore, which would slow down the import of this package.
         from horovod_client.prices.lookup import PriceLookup
 
         return PriceLookup(region=self.connection.region, clients=self.clients)
@@ -177,61 +177,61 @@ class TrainingClient:
         dry_run: bool = False,
     ) -> Run | StartExecutionInputTypeDef:
         """
-        Start a run. Returns at once; `Run.wait` waits.
+        Start a run and return at once; `Run.wait` waits for its end.
 
-        Everything is checked before the code is uploaded and before anything is started. In a Region in which the
-        state machine cannot ask for On-Demand prices, they are looked up here and go with the request: the ceiling and
-        the receipt need them. If that is in vain, a `PricesMissing` says why and the run goes on. A
-        `ScriptDoubtful` tells of a script that names neither Horovod nor SM_MODEL_DIR.
+        Everything is checked before the code is uploaded and the run is started. In a Region in which the state machine
+        cannot look up On-Demand prices, this looks them up and sends them with the request, because the ceiling and
+        the receipt need them. If that fails, the warning `PricesMissing` says why. The warning `ScriptDoubtful` reports
+        a script that does not name Horovod or SM_MODEL_DIR.
 
         Args:
             entry_point: The training script; with *source_dir*, its path inside that folder.
             gpus: GPUs of the ring, one rank on each.
             min_gpus:
-                The ring may begin with, and shrink to, this many GPUs, and grows when more come. The script must be
-                elastic. Rounded up to whole nodes.
-                Default: *gpus*, a ring that needs all of its nodes.
+                Smallest number of GPUs that the ring may begin with or shrink to; it grows when more nodes join. The
+                script must be elastic. Rounded up to whole nodes.
+                Default: *gpus*, a static ring.
             data:
-                `s3://bucket/folder` or `s3://bucket/object` of each channel, which the script finds as
-                SM_CHANNEL_<NAME>; one address alone is the channel `training`.
+                `s3://bucket/folder` or `s3://bucket/object` for each channel, which the script finds as
+                SM_CHANNEL_<NAME>; a single address is the channel `training`.
                 Default: no data.
             hyperparameters:
-                Given to the script as `--name value` and as SM_HPS; anything that JSON can say.
+                Passed to the script as `--name value` and as SM_HPS; any JSON values.
                 Default: none.
             max_runtime:
-                The run is stopped after this much training, in whole seconds.
+                Longest training, in whole seconds, after which the run is stopped.
                 Default: the limit of the training.
             max_cost_usd:
-                The run is stopped, and its checkpoints are kept, when its instances have cost this many US dollars.
+                Cost of the run's instances, in US dollars, at which the run is stopped; its checkpoints are kept.
                 Default: the limit of the training, if it has one.
             max_restarts:
-                A run that loses its leader, or a node that its ring cannot do without, starts again from its newest
-                checkpoint at most this often; 0 to 20.
+                How often the run restarts from its newest checkpoint when it loses its leader, or a node that its ring
+                needs; 0 to 20.
                 Default: that of the training.
             resume_from:
-                Name of a run of the same training whose newest checkpoint this one begins with.
-                Default: it begins with its own, which is none at first.
+                Name of a run of the same training; the new run begins with the newest checkpoint of that run.
+                Default: the new run begins without a checkpoint.
             model_required:
                 Whether the run fails when its script leaves nothing in SM_MODEL_DIR. A benchmark needs no model.
                 Default: it fails.
             owner:
-                Who the run is for, which becomes a tag of its instances.
+                Person or team that the run is for, a tag of its instances.
                 Default: none.
             project:
-                What it is for, which becomes a tag, too.
+                Project that the run is for, a tag of its instances.
                 Default: none.
             source_dir:
-                Folder to package with the script, without what its `.gitignore` names.
-                Default: the script alone.
+                Folder to package with the script, without files that its `.gitignore` ignores.
+                Default: only the script is packaged.
             name:
-                Name of the run: letters, digits, `-` and `_`, at most 80. A name that was used in the last 90 days is
-                refused, except for the same request while it still runs, which is not started twice.
+                Name of the run: 1 to 80 letters, digits, `-` and `_`. A name that was used in the last 90 days is
+                refused, except for the same request while its run is running, which is not started twice.
                 Default: the script's name, the time and a few random letters.
-            dry_run: Return the exact arguments of Step Functions' StartExecution, upload and start nothing.
+            dry_run: Return the exact arguments of Step Functions' StartExecution, and upload and start nothing.
 
         Raises:
-            InvalidInput: If the script cannot be read or is not Python, the request is not one that this training can
-                run, or data or the checkpoint to begin with is missing.
+            InvalidInput: If the script cannot be read or is not Python, the request is invalid for this training, or
+                the data or the checkpoint of *resume_from* is missing.
         """
         package = package_source(entry_point, source_dir=source_dir)
         request = build_request(
@@ -275,9 +275,9 @@ class TrainingClient:
 
     def _prices_to_submit(self, gpus: int) -> dict[str, float]:
         """
-        Look up On-Demand prices by type, where the state machine cannot.
+        Look up On-Demand prices by instance type, where the state machine cannot.
 
-        Without their date: the same request must stay the same from one day to the next, so that it starts one run.
+        The date is left out, so that a request that is repeated the next day is identical and starts only one run.
         """
         types = self.connection.types_to_price(gpus)
         if not types:
@@ -285,8 +285,8 @@ class TrainingClient:
         prices = self.price_lookup().on_demand_prices_of(types)
         if prices.remarks:
             warnings.warn(
-                f"{'; '.join(prices.remarks)}; the run goes on, but without the price of one of its nodes its ceiling "
-                "is not watched and its receipt has no total",
+                f"{'; '.join(prices.remarks)}; the run starts anyway, but if a node has no known price, the ceiling is "
+                "not enforced and the receipt has no total",
                 PricesMissing,
                 stacklevel=3,
             )
@@ -304,7 +304,7 @@ class TrainingClient:
                     Bucket=bucket, Key=key, Body=package.archive, ContentType="application/gzip", IfNoneMatch="*"
                 )
             except s3.exceptions.ClientError as refusal:
-                # Somebody else, or a request of ours whose answer was lost, has stored the same content meanwhile.
+                # Another client, or an earlier request whose answer was lost, has stored the same content meanwhile.
                 if code_of(refusal) != "PreconditionFailed":
                     raise
 
@@ -315,12 +315,12 @@ class TrainingClient:
             stepfunctions.start_execution(**execution)
         except stepfunctions.exceptions.ExecutionAlreadyExists as error:
             raise InvalidInput(
-                f"'name' must be new, but there is a run '{run.name}' already: choose another one, or leave it out"
+                f"'name' must be new, but there is already a run '{run.name}': choose another name, or omit it"
             ) from error
         return run
 
 
 def _new_name(entry_point: str) -> str:
-    """Name a run so that people recognise it and no two are the same."""
+    """Generate a unique name that a person recognises."""
     script = re.sub(r"[^A-Za-z0-9_-]", "-", Path(entry_point).stem)[:40]
     return f"{script}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"

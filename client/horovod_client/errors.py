@@ -1,7 +1,7 @@
 """
-What a caller may have to handle; the text of each is written for people.
+Errors and warnings of this package; the text of each is a sentence for people.
 
-Errors of AWS itself (credentials, network, permissions) are botocore's and pass through unchanged.
+AWS's own errors (credentials, network, permissions) are botocore's and pass through unchanged.
 """
 # ruff: noqa: N818 - each name says what happened, as the errors of a run do (`TrainingFailed`, `LeaderLost`)
 
@@ -9,47 +9,47 @@ from __future__ import annotations
 
 
 class HorovodClientError(Exception):
-    """Base of every error that this package raises."""
+    """Base class of every error that this package raises."""
 
 
 class InvalidInput(HorovodClientError, ValueError):
-    """A user asked for what cannot run; nothing was uploaded or started."""
+    """The request or an argument is invalid; nothing was uploaded or started."""
 
 
 class ConnectionNotFound(HorovodClientError):
-    """A user named a stack that is not there, holds no training, or holds several."""
+    """The stack does not exist, has no training, or has several and none was chosen."""
 
 
 class RunNotFound(HorovodClientError):
-    """A user named a run that this training never had, or had more than 90 days ago."""
+    """The training has no run of this name, or had it more than 90 days ago."""
 
 
 class RunEnded(HorovodClientError):
-    """A user stopped a run that had ended."""
+    """The run to stop has already ended."""
 
 
 class ReceiptNotFound(HorovodClientError):
-    """A user asked for the receipt of a run that has not written it, or not yet."""
+    """The run has no receipt, or none yet."""
 
 
 class PricesUnknown(HorovodClientError):
-    """A user asked for an estimate, and not one price could be had."""
+    """An estimate is impossible because no price is known."""
 
 
 class ScriptDoubtful(UserWarning):
-    """A user started a run whose script may not do what a run is for; it goes on."""
+    """The script may not train on the ring or may leave no model; the run starts anyway."""
 
 
 class PricesMissing(UserWarning):
-    """A user started a run whose prices nobody could tell: it goes on, but its cost ceiling may not be enforced."""
+    """A price could not be looked up: the run starts anyway, but its cost ceiling may not be enforced."""
 
 
 class ModelNotFound(HorovodClientError):
-    """A user asked for the model of a run that has none, or none yet."""
+    """The run has no model, or none yet."""
 
 
 class LogsNotFound(HorovodClientError):
-    """A user asked for the logs of a training whose log group is not there."""
+    """The training's log group does not exist."""
 
 
 class RunFailed(HorovodClientError):
@@ -59,8 +59,8 @@ class RunFailed(HorovodClientError):
     Args:
         run: Name of the run.
         state: How its execution ended: `FAILED`, `TIMED_OUT` or `ABORTED`.
-        error: Name of the error, one of `ERROR_*` in `horovod_node.contract` unless AWS itself failed.
-        cause: Sentences for people; the script's traceback when the script failed.
+        error: Name of the error: one of `ERROR_*` in `horovod_node.contract`, or AWS's own.
+        cause: Explanation for people; if the script failed, its traceback.
     """
 
     def __init__(self, *, run: str, state: str, error: str | None, cause: str | None) -> None:

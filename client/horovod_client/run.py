@@ -1,4 +1,4 @@
-"""A run that was started: watch it, wait for it, stop it."""
+"""`Run`, which represents a started run: its status, logs, model, cost and receipt."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ STOPPED_ERROR: Final = "StoppedByUser"
 
 def checked_name(name: str) -> str:
     """
-    Return *name* if it can be a run's.
+    Return *name* if it is a valid name of a run.
 
     Args:
-        name: What a user typed.
+        name: Name to check.
 
     Raises:
-        InvalidInput: If it cannot.
+        InvalidInput: If it is not valid.
     """
     if not re.fullmatch(contract.RUN_NAME_PATTERN, name):
         raise InvalidInput(f"'name' {contract.RUN_NAME_RULE}, got '{name}'")
@@ -50,12 +50,12 @@ def checked_name(name: str) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """
-    One run of a training. It goes on in AWS whatever becomes of this object.
+    One run of a training. It continues in AWS independently of this object.
 
     Args:
         name: Name of the run, and of its execution.
-        connection: The training that runs it.
-        clients: What to call AWS through.
+        connection: Connection to its training.
+        clients: boto3 clients.
     """
 
     name: str
@@ -67,18 +67,18 @@ class Run:
         cls, name: str, *, client: TrainingClient | None = None, stack: str | None = None, output: str | None = None
     ) -> Run:
         """
-        Find a run again by its name. Whether there is such a run, its `status` tells.
+        Return the run of this name, without asking AWS whether it exists; its `status` does.
 
         Args:
             name: Name of the run.
             client: Client of the training. Give this or *stack*.
-            stack: Name or ARN of the stack that holds the training.
+            stack: Name or ARN of the stack with the training.
             output: Name of the stack output that describes the training, for a stack with several. Default: the only
                 one.
 
         Raises:
-            InvalidInput: If *name* cannot be a run's, or not one of *client* and *stack* is given.
-            ConnectionNotFound: If *stack* is not there, or holds no training.
+            InvalidInput: If *name* is not valid, or not exactly one of *client* and *stack* is given.
+            ConnectionNotFound: If *stack* does not exist, or has no training.
         """
         checked = checked_name(name)
         if client is None:
@@ -90,7 +90,7 @@ class Run:
                 name=checked, connection=connection, clients=AwsClients(region=connection.region, session=session)
             )
         if stack is not None:
-            raise InvalidInput(f"'stack' must be left out when 'client' is given, got '{stack}'")
+            raise InvalidInput(f"'stack' must be omitted when 'client' is given, got '{stack}'")
         return cls(name=checked, connection=client.connection, clients=client.clients)
 
     @property
@@ -101,7 +101,7 @@ class Run:
     @property
     def model_uri(self) -> str:
         """
-        S3 address at which the model is once the run succeeded.
+        S3 address of the model; the object exists once the run has succeeded.
 
         Raises:
             RunNotFound: If the training has no such run.
@@ -111,9 +111,9 @@ class Run:
     @cached_property
     def run_id(self) -> str:
         """
-        Which run it is, of all that had its name: what its keys in the ledger and in S3 begin with.
+        Id of the run, which distinguishes it from other runs of this name; part of its keys in the ledger and in S3.
 
-        AWS is asked for it once.
+        It is read from AWS once.
 
         Raises:
             RunNotFound: If the training has no such run.
@@ -122,9 +122,9 @@ class Run:
 
     def status(self) -> RunStatus:
         """
-        Ask Step Functions for the state and the ledger for the rest; while nodes are awaited, Auto Scaling, too.
+        Read the status from Step Functions and the ledger, and from Auto Scaling while nodes start.
 
-        What an ended run cost is its receipt's word: what the ledger saw of the nodes ends before the nodes do.
+        The cost of an ended run is that of its receipt, because the ledger's records end before the nodes do.
 
         Raises:
             RunNotFound: If the training has no such run.
@@ -144,13 +144,13 @@ class Run:
         """
         Wait until the run ends.
 
-        Without a network it keeps looking: the run goes on, whoever watches.
+        Network errors are retried, because the run continues meanwhile.
 
         Args:
-            on_progress: Called with the first status and with every one that differs from the one before.
-            poll_seconds: Seconds between two looks.
-            patience_seconds: Seconds without an answer of AWS after which its error is raised. Default: an hour.
-            on_trouble: Called with each network error that is passed over.
+            on_progress: Called with the first status, and with each status that differs from the one before.
+            poll_seconds: Seconds between two polls. Default: 5.
+            patience_seconds: Seconds of failing calls after which their error is raised. Default: an hour.
+            on_trouble: Called with each error that is retried.
 
         Raises:
             RunFailed: If the run ended without a model.
@@ -181,18 +181,19 @@ class Run:
         all_ranks: bool = False,
     ) -> Iterator[LogLine]:
         """
-        Read what the run printed, by time.
+        Read the lines that the run printed, in the order of their times.
 
         Args:
-            follow: Go on with what comes, until the run has ended.
-            rank: Only this rank's lines. Default: rank 0's; with *node* those of its ranks, with *agent* no rank's.
-            node: Only this node's lines. Default: every node's.
-            agent: The agents' lines, too.
-            all_ranks: The lines of all ranks.
+            follow: Keep reading new lines until the run has ended.
+            rank: Read the lines of this rank only. Default: rank 0; with *node*, all ranks of that node; with *agent*,
+                no rank.
+            node: Read the lines of this node only. Default: all nodes.
+            agent: Also read the lines of the agents.
+            all_ranks: Read the lines of all ranks.
 
         Raises:
             InvalidInput: If *rank* is negative, or given together with *all_ranks*.
-            LogsNotFound: If the training's log group is not there.
+            LogsNotFound: If the training's log group does not exist.
             RunNotFound: If the training has no such run.
         """
         selection = Selection(rank=rank, node=node, agent=agent, all_ranks=all_ranks)
@@ -201,13 +202,13 @@ class Run:
 
     def download_model(self, path: str | PathLike[str]) -> Path:
         """
-        Unpack the run's model into a folder, which is there as a whole or not at all.
+        Download the run's model and unpack it into a folder, completely or not at all.
 
         Args:
             path: The folder, new or empty.
 
         Raises:
-            InvalidInput: If there is something at *path*.
+            InvalidInput: If *path* is anything but a new or an empty folder.
             ModelNotFound: If the run has no model, or none yet.
             HorovodClientError: If the model's archive is damaged, or would write outside of the folder.
             RunNotFound: If the training has no such run.
@@ -224,14 +225,14 @@ class Run:
                 how = ": ".join(part for part in (status.state, status.error) if part)
                 sentence = f"run '{self.name}' has no model: it ended as {how}"
             else:
-                sentence = f"run '{self.name}' has no model yet: it is at {status.phase or 'its beginning'}"
+                sentence = f"run '{self.name}' has no model yet: its phase is {status.phase or 'not known yet'}"
             raise ModelNotFound(sentence) from error
 
     def cost(self) -> Spend | None:
         """
-        Tell what the run cost, by its receipt; while it runs, or without a receipt, what it has cost so far.
+        Return the run's cost from its receipt; while it runs, or without a receipt, its cost so far.
 
-        None when no price is known.
+        Returns None if no price is known.
 
         Raises:
             RunNotFound: If the training has no such run.
@@ -240,10 +241,10 @@ class Run:
 
     def receipt(self) -> dict[str, Any]:
         """
-        Read the record of the run, which the state machine wrote, or for a run that was stopped the clean-up.
+        Read the run's receipt, which the state machine wrote, or the clean-up if the run was stopped.
 
         Raises:
-            ReceiptNotFound: If it is not there: it is written when the run ends.
+            ReceiptNotFound: If there is none; it is written when the run ends.
             RunNotFound: If the training has no such run.
         """
         receipt = self._written_receipt()
@@ -256,10 +257,10 @@ class Run:
         Stop the run.
 
         Args:
-            cause: Why, for whoever looks at the run later.
+            cause: Reason, shown in the run's status and receipt.
 
         Raises:
-            RunEnded: If the run was over.
+            RunEnded: If the run has ended already.
             RunNotFound: If the training has no such run.
         """
         state = self._state()
@@ -270,7 +271,7 @@ class Run:
     def _final_spend(self) -> Spend | None:
         try:
             receipt = self._written_receipt()
-        # Who may look at a run may not be allowed to read the bucket; the status is told without.
+        # A user who may see runs may lack permission for the bucket; the status then has the cost from the ledger.
         except self.clients.s3.exceptions.ClientError:
             return None
         return None if receipt is None else spend_of_receipt(receipt.get("cost") or {})
@@ -287,16 +288,16 @@ class Run:
     def _lines(self, logs: RunLogs) -> Iterator[LogLine]:
         yield from logs.new_lines()
         if not logs.found:
-            self._state()  # a run without lines may be one that never was
+            self._state()  # raises RunNotFound if there is no such run
 
     def _state(self) -> str:
         return describe_execution(self.name, connection=self.connection, clients=self.clients)["status"]
 
 
 def _why_none(state: str) -> str:
-    """Tell why a run whose execution is in *state* has no receipt."""
+    """Explain why a run whose execution is in *state* has no receipt."""
     if not is_over(state):
-        return "it still runs, and writes it when it ends"
-    if state == FAILED:  # before the request was accepted, or so that not even that was possible
+        return "it is still running, and writes its receipt when it ends"
+    if state == FAILED:  # the request was refused before the run was recorded, or the receipt could not be written
         return "it ended without one"
-    return "it ended, and the clean-up writes it once its nodes are gone"
+    return "it ended; the clean-up writes it once no node is left"

@@ -2,8 +2,8 @@
 The whole product on this machine, without an AWS account: `make demo`.
 
 Synthesises `app.py`, deploys the unchanged `cdk.out` into the local cloud, trains the handwritten digits on two nodes
-with the command that an ML engineer types, takes a Spot instance away from a second run, stops a third one in the
-middle, and looks at what is left.
+with the command that an ML engineer types, kills a Spot instance of a second run, stops a third run during its
+training, and checks what is left.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def main() -> None:
         for verb in (["logs", RUN], ["cost", RUN]):
             run(["cdk-horovod", *verb, "--stack", "Training"], environment=cloud.environment())
 
-        say("Train on up to 3 GPUs, and take the power from a Spot instance in the middle: the ring goes on")
+        say("Train on up to 3 GPUs, and kill a Spot instance during the training: the ring continues without it")
         lose_a_node(cloud, data=data)
 
-        say("Stop another run in the middle: its nodes go, and its receipt says why")
+        say("Stop another run during its training: its nodes are terminated, and its receipt says why")
         stop_in_the_middle(cloud, data=data)
 
         say("What is left")
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def lose_a_node(cloud: LocalCloud, *, data: str) -> None:
-    """Start an elastic run, take one of its Spot instances away in mid-training, and show what became of it."""
+    """Start an elastic run, kill one of its Spot instances during the training, and show the outcome."""
     run = cloud.training().fit(
         DIGITS / "train_elastic.py",
         gpus=3,
@@ -85,18 +85,18 @@ def lose_a_node(cloud: LocalCloud, *, data: str) -> None:
     run.wait(poll_seconds=0.5)
     ring = run.receipt()["ring"]
     sizes = f"{ring['smallest']} to {ring['largest']} GPUs"
-    print(f"  the run succeeded on a ring of {sizes}, which was formed anew {ring['resets']} times")
-    print(f"  training steps that were done twice: {ring['repeated_steps']}")
+    print(f"  the run succeeded on a ring of {sizes}, with {ring['resets']} ring resets")
+    print(f"  repeated training steps: {ring['repeated_steps']}")
 
 
 def steps_of(run: Run) -> int:
-    """Tell how many steps the leader has told of."""
+    """Return the number of steps that the leader has reported."""
     progress = run.status().progress
     return progress.step if progress else 0
 
 
 def stop_in_the_middle(cloud: LocalCloud, *, data: str) -> None:
-    """Start a run that would take long, stop it as a user does, and wait until nothing of it is left."""
+    """Start a long run, stop it as a user does, and wait until none of its instances is left."""
     stopped = cloud.training().fit(
         DIGITS / "train.py", gpus=2, data={"train": data}, hyperparameters={"epochs": 1000}, name="stopped"
     )
@@ -111,7 +111,7 @@ def stop_in_the_middle(cloud: LocalCloud, *, data: str) -> None:
 
 
 def has_receipt(run: Run) -> bool:
-    """Tell whether the record of *run* is written."""
+    """Return whether the receipt of *run* is written."""
     try:
         run.receipt()
     except ReceiptNotFound:
@@ -120,16 +120,16 @@ def has_receipt(run: Run) -> bool:
 
 
 def wait_until(come: Callable[[], bool]) -> None:
-    """Wait for something that must come, and end the demo if it does not."""
+    """Wait until *come* returns true, and end the demo if it never does."""
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     while not come():
         if time.monotonic() > give_up_at:
-            sys.exit(f"nothing happened for {PATIENCE_SECONDS} s")
+            sys.exit(f"the demo waited {PATIENCE_SECONDS} s in vain")
         time.sleep(0.2)
 
 
 def say(title: str) -> None:
-    """Announce a step."""
+    """Print the title of a step."""
     print(f"\n\033[1m{title}\033[0m" if sys.stdout.isatty() else f"\n{title}", flush=True)
 
 
@@ -142,7 +142,7 @@ def run(command: list[str], *, environment: dict[str, str] | None = None) -> Non
 
 
 def read_metrics(cloud: LocalCloud, *, bucket: str) -> dict[str, float]:
-    """Read what the script left beside its model."""
+    """Read the metrics that the script wrote beside its model."""
     key = contract.model_key(Run.from_id(RUN, client=cloud.training()).run_id)
     body = cloud.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
     with tarfile.open(fileobj=io.BytesIO(body)) as archive:

@@ -1,4 +1,4 @@
-"""Writes scikit-learn's handwritten digits as the data channel of `train.py`: `make_data.py OUT_DIR`."""
+"""Writes scikit-learn's handwritten digits as the data channel of the examples: `make_data.py OUT_DIR`."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 
 def main() -> None:
-    """Write OUT_DIR/digits.npz: 1,797 images of 8 x 8 pixels, and the digit that each of them shows."""
+    """Write OUT_DIR/digits.npz: 1,797 images of 8 x 8 pixels, and the digit that each image shows."""
     if len(sys.argv) != 2:
         sys.exit("usage: make_data.py OUT_DIR")
     folder = Path(sys.argv[1])

@@ -12,10 +12,10 @@ import tensorflow as tf
 parser = argparse.ArgumentParser()
 parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--batch-size", type=int, default=32, help="images per rank and step")
-parser.add_argument("--learning-rate", type=float, default=0.001, help="of one rank")
+parser.add_argument("--learning-rate", type=float, default=0.001, help="for one rank; multiplied by the ring's size")
 args = parser.parse_args()
 
-# One process a GPU.
+# One process per GPU.
 hvd.init()
 gpus = tf.config.list_physical_devices("GPU")
 if gpus:
@@ -43,7 +43,7 @@ model = tf.keras.Sequential(
         tf.keras.layers.Dense(10),
     ]
 )
-# More ranks make a larger batch, which bears a larger learning rate.
+# More ranks make a larger batch, which allows a larger learning rate.
 optimizer = hvd.DistributedOptimizer(tf.keras.optimizers.Adam(args.learning_rate * hvd.size()))
 model.compile(optimizer, tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
 model.fit(

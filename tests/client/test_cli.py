@@ -78,7 +78,7 @@ def test_trains_to_the_failure(
     captured = capsys.readouterr()
     assert code == 1
     assert captured.err.splitlines() == [
-        "cdk-horovod: look at what its ranks printed with: cdk-horovod logs cli-failure --all --stack Training",
+        "cdk-horovod: see the output of its ranks with: cdk-horovod logs cli-failure --all --stack Training",
         "cdk-horovod: run 'cli-failure' failed: TrainingFailed",
     ]
     assert captured.out.splitlines()[:3] == [
@@ -195,7 +195,7 @@ def test_follows_a_detached_run_by_its_name(
         "cdk-horovod: follow it with: cdk-horovod status cli-detached --watch --stack Training",
         "cdk-horovod: run 'cli-detached' failed: StoppedByUser",
         "cdk-horovod: run 'cli-detached' has ended: ABORTED",
-        "cdk-horovod: run 'cli-detached' has no receipt: it ended, and the clean-up writes it once its nodes are gone",
+        "cdk-horovod: run 'cli-detached' has no receipt: it ended; the clean-up writes it once no node is left",
     ]
 
 
@@ -270,7 +270,7 @@ def test_prints_that_a_run_started_again(
     # THEN
     assert capsys.readouterr().out.splitlines() == [
         "run cli-restarts: RUNNING, training",
-        "started again 2 times: LeaderLost: No heartbeat.",
+        "restarted 2 times: LeaderLost: No heartbeat.",
     ]
 
 
@@ -311,7 +311,7 @@ def test_prints_each_piece_of_news_once(capsys: pytest.CaptureFixture[str]) -> N
         "joining",
         "training",
         "No price is known.",
-        "started again 1 time: LeaderLost: No heartbeat.",
+        "restarted 1 time: LeaderLost: No heartbeat.",
         "succeeded",
     ]
 
@@ -393,9 +393,12 @@ def test_prints_status_and_receipt_for_programs(
         (["--gpus", "4", "--max-runtime", ""], "'--max-runtime' must be a time like 24h, 1h30m or 90s, got ''"),
         (
             ["--gpus", "4", "--data", "train=s3://a/b", "--data", "train=s3://c/d"],
-            "'--data' names the channel 'train' twice, s3://a/b and s3://c/d: name each, as in test=s3://c/d",
+            "'--data' must name each channel once, got 'train' for s3://a/b and s3://c/d: name them, as in test=s3://c/d",
         ),
-        (["--gpus", "4", "--stack", "Nowhere"], "there is no stack 'Nowhere' in eu-west-1: check name and AWS_REGION"),
+        (
+            ["--gpus", "4", "--stack", "Nowhere"],
+            "there is no stack 'Nowhere' in eu-west-1: check its name and AWS_REGION",
+        ),
         (["--gpus", "4", "--colour", "red"], "No such option '--colour': see cdk-horovod train --help"),
     ],
 )
@@ -451,8 +454,11 @@ def test_fails_in_one_line_when_script_or_data_is_missing(
         ({"AWS_PROFILE": "nobody"}, "no usable AWS credentials (The config profile (nobody) could not be found): sign"),
         ({"AWS_DEFAULT_REGION": None}, "You must specify a region: set AWS_REGION to the region of the stack"),
         ({"AWS_DEFAULT_REGION": "no region"}, "Provided region_name 'no region' doesn't match a supported format: set"),
-        ({"AWS_DEFAULT_REGION": "us-east-1"}, "there is no stack 'Training' in us-east-1: check name and AWS_REGION"),
-        ({"AWS_REGION": "us-east-1"}, "there is no stack 'Training' in us-east-1: check name and AWS_REGION"),
+        (
+            {"AWS_DEFAULT_REGION": "us-east-1"},
+            "there is no stack 'Training' in us-east-1: check its name and AWS_REGION",
+        ),
+        ({"AWS_REGION": "us-east-1"}, "there is no stack 'Training' in us-east-1: check its name and AWS_REGION"),
         ({"AWS_DEFAULT_REGION": None, "AWS_REGION": "eu-west-1"}, "there is no run 'some-run'"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "cannot reach AWS (Could not connect to the endpoint URL: "),
         ({"CDK_HOROVOD_STACK": None}, "Missing option '--stack' (env var: 'CDK_HOROVOD_STACK'): see"),
@@ -488,10 +494,7 @@ def test_shows_the_traceback_on_request(capsys: pytest.CaptureFixture[str]) -> N
     lines = capsys.readouterr().err.splitlines()
     assert code == 2
     assert lines[0].startswith("Traceback")
-    assert (
-        lines[-1]
-        == "cdk-horovod: there is no run 'never' of the last 90 days: cdk-horovod ls shows those that there are"
-    )
+    assert lines[-1] == "cdk-horovod: there is no run 'never' in the last 90 days: cdk-horovod ls lists the runs"
 
 
 def test_says_what_aws_refused(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
@@ -591,7 +594,7 @@ def test_leaves_the_run_alone_when_interrupted(client: TrainingClient, script: P
     assert started == "run cli-interrupted started\n"
     assert process.returncode == 130
     assert err == (
-        "cdk-horovod: the run goes on; look at it with: cdk-horovod status cli-interrupted --stack Training, "
+        "cdk-horovod: the run continues; see it with: cdk-horovod status cli-interrupted --stack Training, "
         "stop it with: cdk-horovod stop cli-interrupted --stack Training\n"
     )
     assert Run.from_id("cli-interrupted", client=client).status().state == "RUNNING"

@@ -102,8 +102,8 @@ def test_prints_logs_of_whom_the_user_names(
     assert main(["logs", run.name, "--rank", "9"]) == 0
     assert capsys.readouterr() == (
         "",
-        "cdk-horovod: run 'verbs-logs' has printed no line of rank 9: --all shows every rank, --agent the nodes' "
-        "agents, --follow waits for more\n",
+        "cdk-horovod: run 'verbs-logs' has no log lines of rank 9: --all shows every rank, --agent the nodes' "
+        "agents, --follow waits for new lines\n",
     )
 
 
@@ -174,8 +174,8 @@ def test_says_that_there_is_nothing_for_tensorboard(
     assert (code, *capsys.readouterr()) == (
         2,
         "",
-        "cdk-horovod: run 'verbs-board-none' left nothing for TensorBoard: a script writes it, on rank 0, into the "
-        "folder SM_TENSORBOARD_DIR\n",
+        "cdk-horovod: run 'verbs-board-none' has no TensorBoard files: its script must write them on rank 0 to "
+        "the folder SM_TENSORBOARD_DIR\n",
     )
 
 

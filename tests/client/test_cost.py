@@ -49,7 +49,7 @@ def test_estimates_with_the_prices_of_the_cache(
     assert small.split()[:2] == ["g5.12xlarge", "4"]
     assert [amount in small for amount in ("8.00 to 12.00", "24.00 to 36.00", "36.00 to 48.00")] == [True] * 3
     assert large.split()[:2] == ["g4dn.12xlarge", "4"]
-    assert note.startswith("The fleet decides the mix")
+    assert note.startswith("EC2's capacity decides the mix")
 
 
 def test_tells_what_a_run_has_cost(
@@ -136,14 +136,14 @@ def test_tells_what_a_run_has_cost_so_far(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "'cost' needs either a RUN, or --gpus (and --hours) of a run that is not started yet"),
+        ([], "'cost' needs either a RUN, or --gpus (and --hours) for an estimate"),
         (
             ["a-run", "--gpus", "4"],
-            "'cost' needs either a RUN, or --gpus (and --hours) of a run that is not started yet",
+            "'cost' needs either a RUN, or --gpus (and --hours) for an estimate",
         ),
-        (["a-run", "--hours", "4"], "'--hours' goes with '--gpus': a RUN has its own time"),
+        (["a-run", "--hours", "4"], "'--hours' needs '--gpus': omit it for a RUN"),
         (["--gpus", "3"], "'gpus' must be a multiple of 4 up to 16, got 3"),
-        (["never"], "there is no run 'never' of the last 90 days: cdk-horovod ls shows those that there are"),
+        (["never"], "there is no run 'never' in the last 90 days: cdk-horovod ls lists the runs"),
     ],
 )
 def test_refuses_in_one_sentence(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,7 +155,7 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
 
     # THEN
     with pytest.raises(
-        InvalidInput, match=r"^'name' must be new, but there is a run 'digits-taken' already: choose another"
+        InvalidInput, match=r"^'name' must be new, but there is already a run 'digits-taken': choose another"
     ):
         client.fit(script, gpus=8, name="digits-taken")
 
@@ -166,13 +166,13 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
         ({"gpus": 20}, "'gpus' must be a multiple of 4 up to 16, got 20"),
         ({"gpus": 6}, "'gpus' must be a multiple of 4 up to 16, got 6"),
         ({"gpus": "4"}, "'gpus' must be a whole number, got 4"),
-        ({"gpus": 0, "max_runtime": timedelta(0)}, "'max_runtime' must be 1 s to 24 h 0 min, which is"),
+        ({"gpus": 0, "max_runtime": timedelta(0)}, "'max_runtime' must be from 1 s to 24 h 0 min, this"),
         (
             {"gpus": 0, "max_restarts": 21},
             "'gpus' must be at least 1, got 0; 'max_restarts' must be at most 20, got 21",
         ),
         ({"max_runtime": timedelta(seconds=1.5)}, "'max_runtime_seconds' must be a whole number, got 1.5"),
-        ({"max_runtime": timedelta(days=2)}, "'max_runtime' must be 1 s to 24 h 0 min, which is this training's limit"),
+        ({"max_runtime": timedelta(days=2)}, "'max_runtime' must be from 1 s to 24 h 0 min, this training's limit"),
         ({"min_gpus": 8}, "'min_gpus' must be at most 'gpus', which is 4, got 8"),
         ({"max_restarts": 21}, "'max_restarts' must be at most 20, got 21"),
         ({"resume_from": "no run"}, "'resume_from' must be a run's name, got no run"),
@@ -183,19 +183,22 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
         ({"max_cost_usd": float("inf")}, "'max_cost_usd' must be a finite number, got inf"),
         (
             {"hyperparameters": [1]},
-            r"'hyperparameters' must be a dict of names to values, such as \{'epochs': 3\}, got \[1\]$",
+            r"'hyperparameters' must be a dict of names and values, like \{'epochs': 3\}, got \[1\]$",
         ),
         (
             {"hyperparameters": {"b": 1, "a": float("nan")}},
-            "'hyperparameters.a' must be a finite number, which JSON can",
+            "'hyperparameters.a' must be a finite number, because JSON has no other",
         ),
         ({"max_cost_usd": float("nan")}, "'max_cost_usd' must be a finite number, got nan"),
         (
             {"hyperparameters": {"a": {1, 2}}},
-            r"'hyperparameters.a' must be what JSON can say \(.*\), got \{1, 2\}, a set: convert it$",
+            r"'hyperparameters.a' must be a JSON value \(.*\), got \{1, 2\}, a set: convert it$",
         ),
         ({"hyperparameters": {"a": [{1, 2}]}}, "'hyperparameters.a' cannot be written as JSON: Object of type set"),
-        ({"hyperparameters": {"a": "\ud800"}}, r"'hyperparameters.a' must be text that UTF-8 can write, got '.ud800'$"),
+        (
+            {"hyperparameters": {"a": "\ud800"}},
+            r"'hyperparameters.a' must be text that UTF-8 can encode, got '.ud800'$",
+        ),
         ({"hyperparameters": {("a", 1): 2}}, "'hyperparameters' cannot be written as JSON: keys must be str"),
         (
             {"data": ["s3://a/b/", "s3://a/c/"]},
@@ -234,7 +237,7 @@ def test_fails_when_the_name_is_taken(client: TrainingClient, script: Path) -> N
         ({"code": "nul\0"}, "'entry_point' must be Python, but 'train.py' has an error: source code string cannot con"),
         (
             {"entry_point": "/etc/passwd"},
-            "'entry_point' must be a Python file, whose name ends with .py, got 'passwd'$",
+            "'entry_point' must be a Python file with the suffix .py, got 'passwd'$",
         ),
         ({"entry_point": "missing.py"}, "cannot read 'missing.py': No such file or directory"),
     ],

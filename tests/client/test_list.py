@@ -158,7 +158,7 @@ def test_unpacks_the_model(
         "model.keras": "weights",
         "assets/classes.txt": "ten",
     }
-    with pytest.raises(InvalidInput, match=r"^'path' must be a new or an empty folder, got .*digits: choose another"):
+    with pytest.raises(InvalidInput, match=r"^'path' must be a new or empty folder, got '.*digits': choose another"):
         run.download_model(folder)
 
 
@@ -183,7 +183,7 @@ def test_says_why_there_is_no_model(client: TrainingClient, script: Path, tmp_pa
     run = client.fit(script, gpus=4, name="model-missing")
 
     # THEN
-    with pytest.raises(ModelNotFound, match=r"^run 'model-missing' has no model yet: it is at its beginning$"):
+    with pytest.raises(ModelNotFound, match=r"^run 'model-missing' has no model yet: its phase is not known yet$"):
         run.download_model(tmp_path / "model")
     run.stop()
     with pytest.raises(ModelNotFound, match=r"^run 'model-missing' has no model: it ended as ABORTED"):

@@ -137,10 +137,10 @@ def _socket(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda path: path.symlink_to("/nowhere/at all"), "a link to '/nowhere/at all', which is not there"),
-        (lambda path: path.symlink_to(path.name), "a link to 'odd', which is not there"),
-        (lambda path: path.symlink_to("."), "a link back to '{data}/one', the folder that it lies in"),
-        (lambda path: path.symlink_to("../.."), "a link back to '{above}', the folder that it lies in"),
+        (lambda path: path.symlink_to("/nowhere/at all"), "a link to '/nowhere/at all', which does not exist"),
+        (lambda path: path.symlink_to(path.name), "a link to 'odd', which does not exist"),
+        (lambda path: path.symlink_to("."), "a link to '{data}/one', a folder that contains it"),
+        (lambda path: path.symlink_to("../.."), "a link to '{above}', a folder that contains it"),
         (_named_pipe, "a named pipe, which has no content to copy"),
         (_socket, "a socket, which has no content to copy"),
         (lambda path: path.symlink_to("/dev/zero"), "a device, which has no content to copy"),
@@ -160,7 +160,7 @@ def test_refuses_what_cannot_be_copied(
 
     # THEN
     what = sentence.format(data=data.resolve(), above=data.parent.resolve())
-    assert str(refused.value) == f"cannot upload '{odd}', which is {what}: remove it, or keep it outside of the data"
+    assert str(refused.value) == f"cannot upload '{odd}', which is {what}: remove it, or move it out of the data"
     assert account.keys(bucket) == set()
 
 
@@ -172,7 +172,7 @@ def test_refuses_links_that_lead_to_each_other(upload: Upload, data: Path, tmp_p
     (data / "there").symlink_to(tmp_path / "other")
 
     # THEN
-    with pytest.raises(InvalidInput, match=rf"^cannot upload '{data}/there/back', which is a link back to '{data}'"):
+    with pytest.raises(InvalidInput, match=rf"^cannot upload '{data}/there/back', which is a link to '{data}'"):
         upload(data)
 
 
@@ -185,7 +185,7 @@ def test_refuses_a_name_that_is_not_utf_8(upload: Upload, data: Path, make: Call
     (odd / "x").write_text("x") if odd.is_dir() else None
 
     # THEN
-    sentence = rf"^cannot upload '{data}/caf\\xe9', whose name is not UTF-8, as names in S3 must be: rename it$"
+    sentence = rf"^cannot upload '{data}/caf\\xe9': its name must be UTF-8, as keys in S3 are; rename it$"
     for path in (data, odd):
         with pytest.raises(InvalidInput, match=sentence):
             upload(path)
@@ -200,7 +200,7 @@ def test_refuses_a_path_that_is_too_long_for_a_key(upload: Upload, data: Path) -
 
     # THEN
     with pytest.raises(
-        InvalidInput, match=r"/x', whose path in the data has 1006 bytes and may have 948 in S3: shorten it$"
+        InvalidInput, match=r"/x': its path in the data must have at most 948 bytes, got 1006; shorten it$"
     ):
         upload(data)
 
@@ -211,11 +211,11 @@ def test_refuses_what_holds_nothing(upload: Upload, data: Path) -> None:
     (data / "nothing" / "at all").mkdir(parents=True)
 
     # THEN
-    with pytest.raises(InvalidInput, match=rf"^'data.train' is empty: the folder '{data}/nothing' holds no file$"):
+    with pytest.raises(InvalidInput, match=rf"^'data.train' is empty: the folder '{data}/nothing' has no file$"):
         upload(data / "nothing")
-    with pytest.raises(InvalidInput, match=r"^'data.train' must be a file or a folder of this machine, or an address "):
+    with pytest.raises(InvalidInput, match=r"^'data.train' must be a file or folder on this machine, or an address "):
         upload(data / "missing")
-    with pytest.raises(InvalidInput, match=r"^'data.train' must be .*, got '', which is not there$"):
+    with pytest.raises(InvalidInput, match=r"^'data.train' must be .*, got '', which does not exist$"):
         upload("")
 
 
@@ -333,7 +333,7 @@ def test_data_that_changes_meanwhile_is_refused(account: Account, bucket: str, d
     # THEN
     assert sending
     assert str(refused.value) == (
-        f"cannot upload '{data}/labels', which was changed at the same time: try again when nothing writes to it"
+        f"cannot upload '{data}/labels', which changed during the upload: try again when nothing writes to it"
     )
     assert account.keys(bucket) == set()
 
@@ -374,9 +374,7 @@ def test_ends_at_once_when_it_is_stopped(account: Account, bucket: str, tmp_path
 def test_dry_run_uploads_nothing(account: Account, bucket: str, upload: Upload, data: Path) -> None:
     """A dry run gives the address of data that is in S3, and refuses other data with what to do."""
     # WHEN
-    with pytest.raises(
-        InvalidInput, match=r"^'data.train' is not in S3 yet, and a dry run uploads nothing: train once"
-    ):
+    with pytest.raises(InvalidInput, match=r"^'data.train' is not in S3 yet, and a dry run uploads nothing: run once"):
         upload_data(data, channel="train", bucket=bucket, s3=account.s3, dry_run=True)
 
     # THEN
@@ -426,7 +424,7 @@ def test_prints_little_where_there_is_no_terminal(
     assert captured.err.splitlines() == [
         f"data.train: uploading 2 files, 4 B, to {address}",
         "data.train: uploaded",
-        f"data.train: the same 2 files are at {address} already",
+        f"data.train: unchanged, 2 files at {address}",
     ]
 
 
@@ -446,7 +444,7 @@ def test_says_that_a_stopped_upload_goes_on(
 
     # THEN
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "the upload was stopped: the same command goes on with what is missing"
+    assert last == "the upload was stopped: run the same command again to upload the missing files"
 
 
 SHOW = """

@@ -121,7 +121,7 @@ def test_fails_without_a_log_group(client: TrainingClient) -> None:
     logs = RunLogs(client.clients.logs, group="/nowhere", run="logs-1", selection=Selection())
     with pytest.raises(LogsNotFound, match=r"^there is no log group '/nowhere': deploy the stack again"):
         list(logs.new_lines())
-    with pytest.raises(InvalidInput, match=r"^'rank' must be left out when 'all_ranks' is given, got 3$"):
+    with pytest.raises(InvalidInput, match=r"^'rank' must be omitted when 'all_ranks' is given, got 3$"):
         Selection(rank=3, all_ranks=True)
     with pytest.raises(InvalidInput, match=r"^'rank' must be at least 0, got -1$"):
         Selection(rank=-1)

@@ -205,7 +205,7 @@ REFUSED = CapacitySearch(number=2, of=3, attempt="Spot in eu-west-1a", since=9_4
             "waiting for a fleet: place 2 in the queue, run other has held F for 1 h 0 min, "
             "the clean-up of the run before holds G",
         ),
-        (replace(QUEUED, place=None), "waiting for a fleet: its turn comes as soon as one is free"),
+        (replace(QUEUED, place=None), "waiting for a fleet: next as soon as one is free"),
         (
             replace(JOINING, capacity=REFUSED),
             "waiting for capacity: 0 of 2 GPUs, attempt 2 of 3 (Spot in eu-west-1a) for 10 min; "
@@ -213,9 +213,12 @@ REFUSED = CapacitySearch(number=2, of=3, attempt="Spot in eu-west-1a", since=9_4
         ),
         (
             replace(JOINING, phase="boot", nodes=(a_node("joined"), a_node("started", seen_at=None))),
-            "not ready: i-j (fetching script and data, last sign of life 40 s ago), i-s (started, no sign of life yet)",
+            "not ready: i-j (downloading script and data, last seen 40 s ago), i-s (started, not seen yet)",
         ),
-        (replace(JOINING, nodes=(a_node("ready"), a_node("ready"))), "waiting for the ring: all nodes are there"),
+        (
+            replace(JOINING, nodes=(a_node("ready"), a_node("ready"))),
+            "waiting for the ring to form: all nodes are there",
+        ),
         (replace(JOINING, stage="training", phase="training"), None),
         (replace(JOINING, state="ABORTED"), None),
     ],

@@ -20,7 +20,7 @@ def test_renders_a_run_that_went_well(receipt: dict[str, Any]) -> None:
         "cost        7.40 USD, 7.23 USD an hour",
         "on-demand   10.00 USD, Spot saved 2.60 USD (26%)",
         "  node  gpus  type           market     zone        from          until         usd",
-        "  i-0a  4     g5.12xlarge    on-demand  eu-west-1a  10:00:45 UTC  11:02:34 UTC  5.15  leads",
+        "  i-0a  4     g5.12xlarge    on-demand  eu-west-1a  10:00:45 UTC  11:02:34 UTC  5.15  leader",
         "  i-0b  4     g4dn.12xlarge  spot       eu-west-1b  10:00:50 UTC  11:02:05 UTC  2.25",
         "GPU time    29000 GPU-seconds billed, 26100 useful, 90%",
         "       2.5 s  in queue",
@@ -59,7 +59,7 @@ def test_renders_a_run_that_failed(receipt: dict[str, Any]) -> None:
     ]
     assert lines[-4:] == [
         "       2.5 s  in queue",
-        "      60.0 s  in attempts that were lost",
+        "      60.0 s  in lost attempts",
         "       7.2 s  training",
         "      30.0 s  terminating",
     ]
@@ -89,9 +89,9 @@ def test_renders_what_became_of_the_ring(receipt: dict[str, Any]) -> None:
     lines = render_receipt(receipt).splitlines()
     # THEN
     assert lines[9:13] == [
-        "  elastic: 4 to 8 GPUs, formed anew 2 times, 7 steps done twice",
+        "  elastic: 4 to 8 GPUs, 2 ring resets, 7 repeated steps",
         "  resumed from a checkpoint of run digits-0, step 600",
-        "  i-0b had notice of its end (instance-action), and left in order",
+        "  i-0b got an interruption notice (instance-action), and left in order",
         "  slowest rank: 5 on i-0b (g4dn.12xlarge), 0.241 s a step, the median is 0.12 s; the others waited for it in "
         "41% of the ring's time",
     ]
@@ -104,7 +104,7 @@ def test_undisturbed_ring_is_told_in_a_few_words(receipt: dict[str, Any]) -> Non
     ring = {"elastic": True, "resets": 1, "smallest": 8, "largest": 8, "repeated_steps": 1, "slowest": slowest}
     # THEN
     assert render_receipt(receipt | {"ring": ring}).splitlines()[9:10] == [
-        "  elastic: 8 GPUs, formed anew 1 time, 1 step done twice"
+        "  elastic: 8 GPUs, 1 ring reset, 1 repeated step"
     ]
     assert "slowest" not in render_receipt(receipt | {"ring": ring})
 
@@ -241,5 +241,5 @@ def test_fails_when_the_receipt_is_of_another_version(receipt: dict[str, Any]) -
     receipt["version"] = 3
 
     # THEN
-    with pytest.raises(HorovodClientError, match=r"^the receipt is of version 3 and this client reads version 2: "):
+    with pytest.raises(HorovodClientError, match=r"^the receipt has version 3, but this client supports 2: "):
         render_receipt(receipt)

@@ -40,7 +40,7 @@ def test_says_what_is_wrong_with_a_file(tmp_path: Path, monkeypatch: pytest.Monk
     Path("latin.json").write_bytes(JSON.encode("latin-1"))
     Path("broken.json").write_text('{"epochs": }')
     sentences = {
-        "@latin.json": "UTF-8 text, got '@latin.json', which is none from byte 26 on: save it as UTF-8",
+        "@latin.json": "UTF-8 text, got '@latin.json', which is invalid at byte 26: save it as UTF-8",
         "@broken.json": "must be JSON, like '{\"epochs\": 3}', got '@broken.json': Expecting value: line 1 column 12",
         "broken.json": "Expecting value: line 1 column 1 (char 0); write '@broken.json' to read that file",
         "[" * 500_000: f"got '{'[' * 200}…' (500000 characters): ",

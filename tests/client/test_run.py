@@ -204,7 +204,7 @@ def test_finds_a_run_again_by_its_name(client: TrainingClient, script: Path) -> 
 
 def test_fails_when_there_is_no_such_run(client: TrainingClient) -> None:
     """A run that does not exist is named, and a name that no run can have is refused without asking AWS."""
-    with pytest.raises(RunNotFound, match=r"^there is no run 'never' of the last 90 days: cdk-horovod ls "):
+    with pytest.raises(RunNotFound, match=r"^there is no run 'never' in the last 90 days: cdk-horovod ls "):
         Run.from_id("never", client=client).status()
     with pytest.raises(
         InvalidInput, match=r"^'name' must be 1 to 80 letters .a-z, A-Z., digits, '-' and '_', got 'a run'$"
@@ -234,16 +234,18 @@ def test_fails_when_there_is_no_receipt_yet(client: TrainingClient, script: Path
     # GIVEN
     run = client.fit(script, gpus=4, name="receipt-yet")
     # WHEN / THEN while it runs
-    with pytest.raises(ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it still runs, and writes it when"):
+    with pytest.raises(
+        ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it is still running, and writes its receipt when"
+    ):
         run.receipt()
     # AND after it was stopped
     run.stop()
     with pytest.raises(
-        ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it ended, and the clean-up writes it once"
+        ReceiptNotFound, match=r"^run 'receipt-yet' has no receipt: it ended; the clean-up writes it once"
     ):
         run.receipt()
     # AND of a run that does not exist
-    with pytest.raises(RunNotFound, match=r"^there is no run 'receipt-never' of the last 90 days: cdk-"):
+    with pytest.raises(RunNotFound, match=r"^there is no run 'receipt-never' in the last 90 days: cdk-"):
         Run.from_id("receipt-never", client=client).receipt()
 
 

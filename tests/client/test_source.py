@@ -194,8 +194,8 @@ def test_packages_folders_that_lie_deep(write_files: WriteFiles) -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda path: path.symlink_to("/nowhere"), "which is a link to '/nowhere', which is not there"),
-        (lambda path: path.symlink_to(".."), "which is a link back to '{above}', the folder that it lies in"),
+        (lambda path: path.symlink_to("/nowhere"), "which is a link to '/nowhere', which does not exist"),
+        (lambda path: path.symlink_to(".."), "which is a link to '{above}', a folder that contains it"),
         (os.mkfifo, "which is a named pipe, which has no content to copy"),
     ],
 )
@@ -222,7 +222,7 @@ def test_refuses_a_name_that_is_not_utf_8(write_files: WriteFiles) -> None:
     odd.write_text("x")
 
     # THEN
-    sentence = rf"^cannot package '{folder}/caf\\xe9.py', whose name is not UTF-8, as names in S3 must be: rename it$"
+    sentence = rf"^cannot package '{folder}/caf\\xe9.py': its name must be UTF-8, as keys in S3 are; rename it$"
     with pytest.raises(InvalidInput, match=sentence):
         package_source("train.py", source_dir=folder)
     with pytest.raises(InvalidInput, match=sentence):
@@ -234,13 +234,13 @@ def test_refuses_a_name_that_is_not_utf_8(write_files: WriteFiles) -> None:
     [
         ("other.py", r"'entry_point' must be a file in 'source_dir' \('.*'\), got 'other.py'"),
         ("jobs", r"'entry_point' must be a file in 'source_dir' \('.*'\), got 'jobs'"),
-        ("model.h5", r"'entry_point' must be a Python file, whose name ends with .py, got 'model.h5'"),
+        ("model.h5", r"'entry_point' must be a Python file with the suffix .py, got 'model.h5'"),
         (
             "code/jobs/train.py",
             r"'entry_point' must be a file in .* got '.*': give its path in that folder, 'jobs/train.py'",
         ),
-        ("draft.py", r"'entry_point' must be packaged, but a .gitignore ignores it or .*, got 'draft.py'"),
-        ("../outside.py", r"'entry_point' must be packaged, but .* it is outside '.*', got '../outside.py'"),
+        ("draft.py", r"'entry_point' must be in the package, but a .gitignore ignores it or .*, got 'draft.py'"),
+        ("../outside.py", r"'entry_point' must be in the package, but .* it is outside '.*', got '../outside.py'"),
     ],
 )
 def test_fails_when_the_script_is_not_in_the_package(
@@ -263,7 +263,7 @@ def test_fails_when_the_script_cannot_be_read(tmp_path: Path) -> None:
         package_source(tmp_path / "missing.py")
     with pytest.raises(InvalidInput, match=rf"^'entry_point' must be a script, got the folder '{tmp_path}': name the "):
         package_source(tmp_path)
-    with pytest.raises(InvalidInput, match=r"^'source_dir' must be a folder, got '.*/missing', which is not there$"):
+    with pytest.raises(InvalidInput, match=r"^'source_dir' must be a folder, got '.*/missing', which does not exist$"):
         package_source("train.py", source_dir=tmp_path / "missing")
 
 
@@ -277,7 +277,7 @@ def test_fails_when_the_folder_holds_data(write_files: WriteFiles) -> None:
     # THEN
     with pytest.raises(
         InvalidInput,
-        match=r"^'source_dir' must hold at most 256 MiB of code, got 256 MiB, most of it in 'digits.npz': keep data in",
+        match=r"^'source_dir' must have at most 256 MiB, got 256 MiB; its largest file is 'digits.npz': keep data in",
     ):
         package_source("train.py", source_dir=folder)
 
@@ -311,7 +311,7 @@ def test_refuses_what_nodes_would_not_unpack(write_files: WriteFiles, monkeypatc
     # THEN
     (folder / "more.py").touch()
     with pytest.raises(
-        InvalidInput, match=r"^'source_dir' must hold at most 4 files and folders, got 5: keep data in S3"
+        InvalidInput, match=r"^'source_dir' must have at most 4 files and folders, got 5: keep data in S3"
     ):
         package_source("train.py", source_dir=folder)
     (folder / "more.py").unlink()
@@ -319,7 +319,7 @@ def test_refuses_what_nodes_would_not_unpack(write_files: WriteFiles, monkeypatc
     deep.parent.mkdir(parents=True)
     deep.touch()
     with pytest.raises(
-        InvalidInput, match=r"^cannot package 'd+/.*', whose path has more than 1,024 bytes: shorten it,"
+        InvalidInput, match=r"^cannot package 'd+/.*': its path must have at most 1,024 bytes; shorten it,"
     ):
         package_source("train.py", source_dir=folder)
 

@@ -123,9 +123,9 @@ def test_run_without_prices_goes_on(
     assert set(account.request(run.execution_arn)) == {"source", "entry_point", "gpus", "max_cost_usd"}
     assert [(str(warning.message), warning.filename) for warning in warned] == [
         (
-            "the On-Demand prices are not known for g5.12xlarge, g4dn.12xlarge: your credentials may not call "
-            "pricing:GetProducts; ask for that permission; the run goes on, but without the price of one of its nodes "
-            "its ceiling is not watched and its receipt has no total",
+            "the On-Demand prices are not known for g5.12xlarge, g4dn.12xlarge: your credentials lack the permission "
+            "pricing:GetProducts; the run starts anyway, but if a node has no known price, the ceiling is not enforced "
+            "and the receipt has no total",
             __file__,
         )
     ]
@@ -155,8 +155,8 @@ def test_command_warns_in_its_own_line(account: Account, script: Path, capsys: p
     assert hint == "cdk-horovod: follow it with: cdk-horovod status cli-unpriced --watch --stack Unpriced"
     assert line.startswith("cdk-horovod: the On-Demand price is not known for g5.12xlarge: AWS ")
     assert line.endswith(
-        "; the run goes on, but without the price of one of its nodes its ceiling is not watched and "
-        "its receipt has no total"
+        "; the run starts anyway, but if a node has no known price, the ceiling is not enforced and "
+        "the receipt has no total"
     )
 
 

@@ -153,7 +153,7 @@ def test_data_of_this_machine_is_uploaded_once(shell: Shell) -> None:
     told = [shell.run("local", "train", __file__, *arguments, "--name", name) for name in ("first", "second")]
     # THEN
     assert refused[0] == 2
-    assert "'data.train' is not in S3 yet, and a dry run uploads nothing: train once without it" in refused[1]
+    assert "'data.train' is not in S3 yet, and a dry run uploads nothing: run once without it" in refused[1]
     assert [code for code, _ in told] == [0, 0]
     (first, second) = (printed.splitlines() for _, printed in told)
     address = first[0].rpartition(" ")[2]

@@ -380,8 +380,8 @@ def test_receipt_says_who_told_the_prices(states: Mapping[str, Any]) -> None:
     row = receipt_schema()["properties"]["on_demand_prices"]["items"]["properties"]
     assert row["source"]["enum"] == [*contract.PRICE_SOURCES]
     assert [line for line in render_receipt(receipt).splitlines() if line.startswith("prices")] == [
-        "prices      On-Demand, USD an hour, as the stack was given them: g5.2xlarge 4.00",
-        "prices      On-Demand, USD an hour, as the client that submitted the run told them: g5.xlarge 3.60",
+        "prices      On-Demand, USD an hour, from the stack: g5.2xlarge 4.00",
+        "prices      On-Demand, USD an hour, from the client that submitted the run: g5.xlarge 3.60",
     ]
 
 

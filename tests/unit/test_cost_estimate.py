@@ -70,8 +70,8 @@ def test_tells_which_limits_end_the_run_sooner() -> None:
     found = estimate(CONNECTION, gpus=16, hours=12, prices=PRICES)
     # THEN
     assert found.remarks == (
-        "The training's ceiling of 100.00 USD may end the run before these 12 hours.",
-        "The training's longest run takes 10 hours, fewer than these 12.",
+        "The training's ceiling of 100.00 USD may stop the run before these 12 hours.",
+        "The training limits a run to 10 hours, less than these 12.",
         NOTE,
     )
 
@@ -106,4 +106,4 @@ def test_says_that_there_are_no_prices() -> None:
     """Without any price the estimate fails, and the error gives the reasons."""
     with pytest.raises(PricesUnknown) as refused:
         estimate(CONNECTION, gpus=4, hours=1, prices=Prices(found=(), remarks=("the network is down",)))
-    assert str(refused.value) == "there are no prices to estimate with: the network is down"
+    assert str(refused.value) == "there are no prices for an estimate: the network is down"

@@ -100,10 +100,10 @@ def test_tests_every_state_with_results_and_errors() -> None:
             "given a result: States.QueryEvaluationError",
         ),
         ({"Arguments": {"AutoScalingGroupNames": ["{% $gruop %}"]}}, "$gruop"),
-        ({"Resource": f"{SDK}autoscaling:describeGroups"}, "botocore knows no call"),
+        ({"Resource": f"{SDK}autoscaling:describeGroups"}, "botocore has no model of the call"),
         (
             {"Assign": {"zones": "{% $states.result.AutoScalingGroups.MinSise > 0 ? 'a' : 'b' %}"}},
-            "it reads $states.result.AutoScalingGroups.MinSise, but DescribeAutoScalingGroups gives no 'MinSise'",
+            "it reads $states.result.AutoScalingGroups.MinSise, but DescribeAutoScalingGroups returns no 'MinSise'",
         ),
         (
             {"Catch": [{"ErrorEquals": ["States.ALL"], "Assign": {"zones": "{% $nothing %}"}, "Next": "Found?"}]},

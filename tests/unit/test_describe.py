@@ -32,7 +32,7 @@ from horovod_client.status.describe import describe_run
                 progress=TrainingProgress(step=120, steps=400, ranks=2, resets=1, eta_seconds=150),
                 spend=Spend(usd=1.5, usd_per_hour=2.0),
             ),
-            "run r: RUNNING, training, step 120/400, 2 ranks, ring formed anew 1 time, 2 min left, "
+            "run r: RUNNING, training, step 120/400, 2 ranks, 1 ring reset, 2 min left, "
             "spent 1.50 USD, 2.00 USD an hour now",
         ),
         (

@@ -95,8 +95,8 @@ def test_compares_quotas_with_the_fleet(services: Services) -> None:
     on_demand, spot = quota_checks(services, {"L-DB2E81BA": 192, "L-3819A6DF": 64})
     # THEN
     assert on_demand == Check(name="On-Demand G", state=OK, says="192 vCPUs, enough for all 16 GPUs (192)")
-    assert (spot.state, spot.says) == (WARN, "64 vCPUs (quota L-3819A6DF), but 16 GPUs take 192")
-    assert spot.fix.startswith("ask Service Quotas (Amazon EC2, L-3819A6DF) for 192")
+    assert (spot.state, spot.says) == (WARN, "64 vCPUs (quota L-3819A6DF), but 16 GPUs need 192")
+    assert spot.fix.startswith("request 192 in Service Quotas (Amazon EC2, L-3819A6DF)")
 
 
 def test_an_account_without_any_quota_fails(services: Services) -> None:
@@ -132,7 +132,7 @@ def test_what_cannot_be_asked_is_no_failure(services: Services) -> None:
     # THEN
     assert {check.state for check in checks} == {WARN}
     assert {check.says for check in checks} == {
-        "could not be checked: your credentials may not call servicequotas:GetServiceQuota; ask for that permission"
+        "could not be checked: your credentials lack the permission servicequotas:GetServiceQuota"
     }
 
 
@@ -208,4 +208,4 @@ def test_tells_that_there_is_no_such_stack(services: Services) -> None:
     *_, last = services.doctor().examine(stack="Trainign")
     # THEN
     assert (last.name, last.state) == ("stack", FAIL)
-    assert last.says == "there is no stack 'Trainign' in eu-west-1: check name and AWS_REGION"
+    assert last.says == "there is no stack 'Trainign' in eu-west-1: check its name and AWS_REGION"

@@ -81,11 +81,11 @@ def test_training_run_shows_nodes_progress_spend_and_last_lines() -> None:
         "━━━━━━━━━                      30%, 2 min left",
         "epoch 3/8, step 120/400, loss 0.4123, 310.4 samples/s, 2 ranks",
         "spent 1.50 USD of at most 10.00, 2.00 USD an hour now",
-        "node  type       market  zone        state                         seen",
+        "node  type       market  zone        state                  seen",
     ]
     assert [" ".join(line.split()) for line in lines[6:8]] == [
-        "i-1 g5.xlarge spot eu-west-1a step 120, leads 2 s",
-        "i-2 g5.xlarge spot eu-west-1a training, will be taken back 60 s",
+        "i-1 g5.xlarge spot eu-west-1a step 120, leader 2 s",
+        "i-2 g5.xlarge spot eu-west-1a training, Spot notice 60 s",
     ]
     assert lines[8:] == [f"line {number}" for number in range(3, 9)]
 
@@ -116,7 +116,7 @@ def test_narrow_terminal_cuts_nothing_off() -> None:
         3,
         3,
     ]
-    assert [word for word in ("123456", "leads", "taken") if word in words] == ["123456", "leads", "taken"]
+    assert [word for word in ("123456", "leader", "notice") if word in words] == ["123456", "leader", "notice"]
 
 
 def test_ended_run_waits_for_nothing_and_costs_nothing_an_hour() -> None:
@@ -127,7 +127,7 @@ def test_ended_run_waits_for_nothing_and_costs_nothing_an_hour() -> None:
     # THEN
     assert drawn(status)[2:] == [
         "━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 100%",
-        "step 400/400, 1 rank, ring formed anew 1 time",
+        "step 400/400, 1 rank, 1 ring reset",
         "spent 1.50 USD",
     ]
 

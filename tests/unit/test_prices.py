@@ -126,9 +126,9 @@ def test_old_prices_are_better_than_none(market: Market) -> None:
     assert {(price.market, price.usd) for price in later.found} == {("on-demand", 1.006), ("spot", 0.5)}
     assert later.remarks == (
         "the On-Demand price is of 2023-11-14 22:13 UTC for g5.xlarge: "
-        "your credentials may not call pricing:GetProducts; ask for that permission",
+        "your credentials lack the permission pricing:GetProducts",
         "the Spot price is of 2023-11-14 22:13 UTC for g5.xlarge: "
-        "your credentials may not call ec2:DescribeSpotPriceHistory; ask for that permission",
+        "your credentials lack the permission ec2:DescribeSpotPriceHistory",
     )
 
 

@@ -54,7 +54,7 @@ def test_the_report_says_of_each_claim_what_its_step_showed(tmp_path: Path) -> N
     """A failed step proves nothing; one that was not begun says so; the rest is not covered."""
     # GIVEN
     found = report(stop=FAILED, reaper=NOT_RUN)
-    found.steps[3].said = "waited 300 s, and not yet: the nodes | are gone"
+    found.steps[3].said = "waited 300 s in vain until the nodes | are gone"
     # WHEN
     markdown, document = found.write(tmp_path)
     # THEN

@@ -1,1 +1,1 @@
-"""Calls to AWS: connection, clients, retries, and what AWS's errors mean."""
+"""Calls to AWS: connection, clients, retries, and explanations of AWS's errors."""

@@ -1,4 +1,4 @@
-"""The boto3 clients of one training, each made when it is first used."""
+"""The boto3 clients of one training, each created on first use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class InjectedClients(TypedDict, total=False):
-    """The boto3 clients that a caller may bring, in place of those that `AwsClients` makes."""
+    """boto3 clients that a caller may pass instead of those that `AwsClients` creates."""
 
     stepfunctions: SFNClient
     s3: S3Client
@@ -37,10 +37,10 @@ class InjectedClients(TypedDict, total=False):
 
 def new_session() -> Session:
     """
-    Make a session from the environment (AWS_PROFILE, AWS_REGION, …).
+    Create a session from the environment (AWS_PROFILE, AWS_REGION, …).
 
-    boto3 is imported here, not above: it takes longer to load than everything else in this package. Of itself it reads
-    AWS_DEFAULT_REGION only, where the AWS CLI, every other SDK and AWS's own shells go by AWS_REGION first.
+    boto3 itself reads only AWS_DEFAULT_REGION, while the AWS CLI and all other SDKs read AWS_REGION first. It is
+    imported here, because it takes longer to load than everything else in this package.
     """
     from boto3.session import Session
 
@@ -49,7 +49,7 @@ def new_session() -> Session:
 
 def pricing_region(region: str) -> str:
     """
-    Name the region that answers for prices of all regions and is nearest: the Pricing API has three endpoints.
+    Return the Region of the nearest Pricing API endpoint; each of the three has the prices of all Regions.
 
     Args:
         region: Region of the training.
@@ -60,15 +60,15 @@ def pricing_region(region: str) -> str:
 
 class AwsClients:
     """
-    What the client calls AWS through, in one region.
+    The boto3 clients that this package uses, in one Region.
 
     Args:
-        region: Region of the clients that are made here.
-        session: Credentials of the clients that are made here. Default: from the environment.
-        injected: Used instead of new clients, by the names of `InjectedClients`.
+        region: Region of new clients.
+        session: boto3 session of new clients. Default: a new one from the environment.
+        injected: Clients to use instead of new ones, by the names of `InjectedClients`.
 
     Raises:
-        TypeError: If *injected* names a client that is not used here.
+        TypeError: If *injected* has any other name.
     """
 
     def __init__(self, *, region: str, session: Session | None = None, **injected: Unpack[InjectedClients]) -> None:
@@ -81,40 +81,40 @@ class AwsClients:
 
     @cached_property
     def stepfunctions(self) -> SFNClient:
-        """Starts, describes and stops executions."""
+        """Client for executions."""
         return self._injected.get("stepfunctions") or self._session.client("stepfunctions", region_name=self._region)
 
     @cached_property
     def s3(self) -> S3Client:
-        """Takes scripts, holds data, models and receipts."""
+        """Client for scripts, data, models and receipts."""
         return self._injected.get("s3") or self._session.client("s3", region_name=self._region)
 
     @cached_property
     def dynamodb(self) -> DynamoDBClient:
-        """Holds the ledger."""
+        """Client for the ledger."""
         return self._injected.get("dynamodb") or self._session.client("dynamodb", region_name=self._region)
 
     @cached_property
     def logs(self) -> CloudWatchLogsClient:
-        """Holds what nodes and ranks print."""
+        """Client for the output of agents and ranks."""
         return self._injected.get("logs") or self._session.client("logs", region_name=self._region)
 
     @cached_property
     def autoscaling(self) -> AutoScalingClient:
-        """Knows the instances that have been started and have not spoken yet."""
+        """Client for instances that have started but not joined."""
         return self._injected.get("autoscaling") or self._session.client("autoscaling", region_name=self._region)
 
     @cached_property
     def ec2(self) -> EC2Client:
-        """Knows Spot prices and instance types."""
+        """Client for Spot prices and instance types."""
         return self._injected.get("ec2") or self._session.client("ec2", region_name=self._region)
 
     @cached_property
     def pricing(self) -> PricingClient:
         """
-        Knows On-Demand prices.
+        Client for On-Demand prices.
 
-        Starting a run waits for it, so it gives up soon: a network that lets nothing out to another Region is common.
+        Its time-outs are short, because the start of a run waits for it, and many networks block other Regions.
         """
         if "pricing" in self._injected:
             return self._injected["pricing"]
@@ -128,12 +128,12 @@ class AwsClients:
 
     @cached_property
     def sts(self) -> STSClient:
-        """Tells whose credentials these are."""
+        """Client for the identity of the credentials."""
         return self._injected.get("sts") or self._session.client("sts", region_name=self._region)
 
     @cached_property
     def servicequotas(self) -> ServiceQuotasClient:
-        """Tells how much of a kind of instance the account may have."""
+        """Client for the account's quotas."""
         return self._injected.get("servicequotas") or self._session.client("service-quotas", region_name=self._region)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""How a client finds a training: one output of the stack that holds it."""
+"""The connection to a training, which its stack publishes as an output."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Fleet(contract.FleetSize):
     """
-    A fleet that runs may get.
+    A fleet of a training.
 
     Args:
         id: Name of the fleet in the ledger.
-        max_gpus: GPUs that the fleet can hold.
-        gpu_step: GPUs of its smallest instance; a run's GPUs must be a multiple of it.
-        group: Name of its Auto Scaling group.
-        types: Its instance types, each with its GPUs.
+        max_gpus: Largest number of GPUs.
+        gpu_step: GPUs of the smallest instance type; a run's GPUs must be a multiple of it.
+        group: Name of the Auto Scaling group.
+        types: Instance types, each with its number of GPUs.
     """
 
     id: str
@@ -36,21 +36,21 @@ class Fleet(contract.FleetSize):
 @dataclass(frozen=True, kw_only=True)
 class Connection:
     """
-    All that a client needs to know of one training.
+    Everything that a client needs to know about one training.
 
     Args:
         state_machine: ARN of the run's state machine.
-        data_bucket: Bucket that packaged scripts go to.
-        model_bucket: Bucket of models and receipts.
+        data_bucket: Bucket for packaged scripts.
+        model_bucket: Bucket for models and receipts.
         ledger_table: Name of the ledger's DynamoDB table.
         queue: Name of the training, and of the queue in which its runs wait for a fleet.
         log_group: CloudWatch log group of the nodes.
-        fleets: The fleets; a run gets one that it fits.
-        max_runtime_seconds: Longest training that a run may ask for.
-        max_cost_usd: Most that a run may cost. Default: no limit but the one that the run asks for.
+        fleets: The fleets; a run gets one that fits it.
+        max_runtime_seconds: Longest training that a run may request.
+        max_cost_usd: Highest cost of a run. Default: only the request's own limit.
         priced_types:
-            Instance types whose On-Demand prices the stack was given.
-            Default: not known; the stack takes no prices with a request.
+            Instance types whose On-Demand prices the construct has.
+            Default: unknown; the stack accepts no prices in a request.
     """
 
     state_machine: str
@@ -67,21 +67,21 @@ class Connection:
     @classmethod
     def from_json(cls, text: str) -> Connection:
         """
-        Read the value of a stack output that `HorovodTraining` made.
+        Parse the value of the stack output that `HorovodTraining` creates.
 
         Args:
             text: JSON object with the keys `CONNECTION_*` of `horovod_node.contract`.
 
         Raises:
-            ConnectionNotFound: If *text* is of another version, or not such an object.
+            ConnectionNotFound: If *text* has another version, or is not such an object.
         """
         try:
             values: dict[str, Any] = json.loads(text)
             version = values[contract.CONNECTION_VERSION]
             if version != contract.CONTRACT_VERSION:
                 raise ConnectionNotFound(
-                    f"the stack speaks version {version} and this client version {contract.CONTRACT_VERSION}: "
-                    f"install the cdk-horovod that deployed the stack, or deploy it again"
+                    f"the stack has version {version} and this client supports version {contract.CONTRACT_VERSION}: "
+                    f"install the cdk-horovod that deployed the stack, or deploy the stack again"
                 )
             ceiling = values.get(contract.CONNECTION_MAX_COST_USD)
             priced = values.get(contract.CONNECTION_PRICED_TYPES)
@@ -102,12 +102,12 @@ class Connection:
 
     @property
     def region(self) -> str:
-        """Region of the state machine, which is the region of everything else."""
+        """Region of the state machine and of everything else."""
         return self.state_machine.split(":")[3]
 
     def types_to_price(self, gpus: int) -> tuple[str, ...]:
         """
-        List the instance types whose On-Demand prices the state machine cannot find out, of fleets that the run fits.
+        List the instance types, of fleets that fit the run, whose On-Demand prices the state machine cannot look up.
 
         Args:
             gpus: GPUs of the ring.
@@ -118,13 +118,13 @@ class Connection:
         return tuple(name for name in types if name not in self.priced_types)
 
     def execution_arn(self, run: str) -> str:
-        """Name the execution of *run*: Step Functions builds its ARN from the state machine's and the name."""
+        """Return the ARN of the execution of *run*, which consists of the state machine's ARN and the name."""
         return f"{self.state_machine.replace(':stateMachine:', ':execution:', 1)}:{run}"
 
 
 def find_connection(cloudformation: CloudFormationClient, *, stack_name: str, output: str | None = None) -> Connection:
     """
-    Read the connection out of a deployed stack.
+    Read the connection from a deployed stack.
 
     Args:
         cloudformation: Client of the stack's account and region.
@@ -132,17 +132,18 @@ def find_connection(cloudformation: CloudFormationClient, *, stack_name: str, ou
         output: Name of the stack output, for a stack with several trainings. Default: the only one.
 
     Raises:
-        ConnectionNotFound: If there is no such stack, no training in it, or a choice to make.
+        ConnectionNotFound: If there is no such stack or no training in it, or *output* must choose one.
     """
     outputs = _connection_outputs(cloudformation, stack_name)
     if not outputs:
         raise ConnectionNotFound(
-            f"stack '{stack_name}' has no training: no output of it is described as '{contract.CONNECTION_DESCRIPTION}'"
+            f"stack '{stack_name}' has no training: none of its outputs has the description "
+            f"'{contract.CONNECTION_DESCRIPTION}'"
         )
     names = ", ".join(outputs)
     if output is None and len(outputs) > 1:
         raise ConnectionNotFound(
-            f"stack '{stack_name}' has {len(outputs)} trainings: choose one by 'output', which may be {names}"
+            f"stack '{stack_name}' has {len(outputs)} trainings: choose one with 'output', one of {names}"
         )
     chosen = next(iter(outputs)) if output is None else output
     if chosen not in outputs:
@@ -164,11 +165,13 @@ def _connection_outputs(cloudformation: CloudFormationClient, stack_name: str) -
     try:
         stack = cloudformation.describe_stacks(StackName=stack_name)["Stacks"][0]
     except cloudformation.exceptions.ClientError as error:
-        # CloudFormation has no code of its own for a missing stack: it is a ValidationError that says so.
+        # CloudFormation has no error code for a missing stack: it raises a ValidationError with this message.
         if "does not exist" not in error.response.get("Error", {}).get("Message", ""):
             raise
         region = cloudformation.meta.region_name
-        raise ConnectionNotFound(f"there is no stack '{stack_name}' in {region}: check name and AWS_REGION") from error
+        raise ConnectionNotFound(
+            f"there is no stack '{stack_name}' in {region}: check its name and AWS_REGION"
+        ) from error
     found: list[OutputTypeDef] = [
         output for output in stack.get("Outputs", []) if output.get("Description") == contract.CONNECTION_DESCRIPTION
     ]

@@ -1,4 +1,4 @@
-"""Codes of the errors that AWS answers, read without botocore, which takes its time to load."""
+"""Codes of AWS's errors, read without botocore, which is slow to import."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 DENIED: Final = frozenset(
     {"403", "AccessDenied", "AccessDeniedException", "AuthorizationError", "Forbidden", "UnauthorizedOperation"}
 )
-"""Codes that AWS's services answer to credentials that are good but may not do this."""
+"""Error codes for valid credentials without the permission."""
 CREDENTIALS_REFUSED: Final = frozenset(
     {
         "AuthFailure",
@@ -19,7 +19,7 @@ CREDENTIALS_REFUSED: Final = frozenset(
         "UnrecognizedClientException",
     }
 )
-"""Codes that AWS's services answer to credentials that are wrong or out of date."""
+"""Error codes for invalid or expired credentials."""
 THROTTLED: Final = frozenset(
     {
         "RequestLimitExceeded",
@@ -31,11 +31,10 @@ THROTTLED: Final = frozenset(
         "ProvisionedThroughputExceededException",
     }
 )
-"""Codes of AWS's services that ask for patience, though the status is that of a caller's mistake (botocore retries on
-them, too, but no longer than some seconds)."""
+"""Error codes for throttling, which come with a 4xx status. botocore also retries them, but only for some seconds."""
 
 
 def code_of(error: Exception) -> str:
-    """Name the code that AWS answered; '' if *error* is no answer of AWS, but a network's failure for example."""
+    """Return the code of an error that AWS returned; '' for other errors, such as those of the network."""
     response = getattr(error, "response", None)  # botocore's network errors have the attribute, too
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""

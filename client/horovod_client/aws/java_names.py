@@ -1,14 +1,14 @@
 """
-The names that Step Functions gives to what it calls in other services: those of the AWS SDK for Java, version 2.
+The names that Step Functions uses for calls to other services: those of the AWS SDK for Java, version 2.
 
 "Parameters in Step Functions are expressed in PascalCase, even if the native service API is in camelCase" (Step
 Functions Developer Guide, "Learning to use AWS service SDK integrations"). The PascalCase is that of the SDK for
-Java, whose classes Step Functions reads and writes: published definitions that run say `DbInstanceIdentifier`, and read
-`DbInstance.DbInstanceStatus`, where the API says `DBInstanceIdentifier`. In an attribute of DynamoDB `BOOL` is refused
+Java, whose classes Step Functions reads and writes: working published definitions use `DbInstanceIdentifier` and
+`DbInstance.DbInstanceStatus`, where the API has `DBInstanceIdentifier`. In an attribute of DynamoDB, `BOOL` is refused
 and `Bool` is accepted. The SDK's rules are in its generator (aws-sdk-java-v2: `Utils.unCapitalize`,
 `DefaultNamingStrategy.rewriteInvalidMemberName` and `getExceptionName`, `CodegenNamingUtils.splitOnWordBoundaries`).
 
-Everything here is a pure function of botocore's service models, which are AWS's own.
+Everything here is a pure function of botocore's service models, which AWS publishes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from botocore.exceptions import UnknownServiceError
 from botocore.model import ListShape, MapShape, OperationModel, ServiceModel, Shape, StructureShape
 
 SDK_RESOURCE: Final = re.compile(r"^arn:aws[\w-]*:states:::aws-sdk:(\w+):(\w+)(?:\.(\w+))?$")
-"""Resource of a state that calls an SDK: service, action, integration pattern."""
+"""Resource of a state with an SDK integration: service, action, integration pattern."""
 
 _BOTO_NAMES: Final = {"sfn": "stepfunctions", "cloudwatchlogs": "logs", "eventbridge": "events"}
-"""Services that the SDK for Java, and so Step Functions, calls otherwise than boto3 does."""
+"""Services with another name in the SDK for Java, and so in Step Functions, than in boto3."""
 _RENAMED: Final = {("AttributeValue", "NULL"): "Nul"}
-"""What a service's own configuration of the generator renames (services/dynamodb, `customization.config`)."""
+"""Names that a service's configuration of the generator changes (services/dynamodb, `customization.config`)."""
 _RESERVED: Final = re.compile(
     "(?i:abstract|assert|boolean|break|byte|case|catch|char|class|const|continue|default|do|double|else|enum|extends|"
     "false|final|finally|float|for|goto|if|implements|import|instanceof|int|interface|long|native|new|null|package|"
@@ -37,19 +37,19 @@ _RESERVED: Final = re.compile(
     "try|void|volatile|while)|equals|finalize|getClass|hashCode|notify|notifyAll|toString|wait|builder|sdkFields|"
     "toBuilder|overrideConfiguration|sdkHttpResponse"
 )
-"""Words that Java has for itself, and methods that all classes of the SDK have: members of these names end in Value."""
+"""Keywords of Java, and methods of all classes of the SDK: members with these names get the suffix `Value`."""
 
 
 def member_name(name: str, *, of: str = "") -> str:
     """
-    Return what Step Functions calls the member *name* of an API, in arguments and in results alike.
+    Return Step Functions' name of the member *name* of an API, in arguments and in results.
 
-    The leading run of capitals is lowered but for its last before a small letter, and the first letter is raised again:
-    `VPCZoneIdentifier` becomes `VpcZoneIdentifier`, `executionArn` becomes `ExecutionArn`, `ETag` stays as it is.
+    Leading capitals become lower case, except the last one before a small letter; then the first letter becomes upper
+    case: `VPCZoneIdentifier` becomes `VpcZoneIdentifier`, `executionArn` becomes `ExecutionArn`, `ETag` stays `ETag`.
 
     Args:
         name: As in the API's model.
-        of: Name of the structure in the model that has the member; a few are renamed for one structure alone.
+        of: Name of the member's structure in the model, because some names change only in one structure. Default: any.
     """
     if (of, name) in _RENAMED:
         return _RENAMED[of, name]
@@ -62,7 +62,7 @@ def member_name(name: str, *, of: str = "") -> str:
 
 
 def exception_name(shape: str) -> str:
-    """Return what Step Functions calls an error of an API, without its service: `DbInstanceNotFoundException`."""
+    """Return Step Functions' name of an API's error, without the service: `DbInstanceNotFoundException`."""
     for ending in ("Fault", "Exception"):
         if shape.endswith(ending):
             return _pascal(shape.removesuffix(ending)) + "Exception"
@@ -71,7 +71,7 @@ def exception_name(shape: str) -> str:
 
 def service_name(service_id: str) -> str:
     """
-    Return what Step Functions calls the service of an error, such as `DynamoDb` or `AutoScaling`.
+    Return Step Functions' name of the service of an error, such as `DynamoDb` or `AutoScaling`.
 
     Args:
         service_id: The `serviceId` of the service's model, such as `DynamoDB` or `Auto Scaling`.
@@ -80,12 +80,12 @@ def service_name(service_id: str) -> str:
 
 
 def service_model(service: str) -> ServiceModel | None:
-    """Find the model of a service by the name that Step Functions calls it in a state's resource, such as `sfn`."""
+    """Find the model of a service by its name in a state's resource, such as `sfn`; None if there is none."""
     return _service_model(_BOTO_NAMES.get(service, service))
 
 
 def operation_model(service: str, action: str) -> OperationModel | None:
-    """Find an operation by the names that Step Functions, or boto3, calls it and its service; None if there is none."""
+    """Find an operation by the names of service and action in Step Functions or boto3; None if there is none."""
     model = service_model(service)
     if model is None:
         return None
@@ -97,7 +97,7 @@ def operation_model(service: str, action: str) -> OperationModel | None:
 
 
 def members(shape: Shape) -> dict[str, tuple[str, Shape]]:
-    """List the members of a structure: Step Functions' name to the API's and the member's own shape."""
+    """Map Step Functions' names of a structure's members to their API names and shapes; empty for other shapes."""
     if not isinstance(shape, StructureShape):
         return {}
     return {member_name(name, of=shape.name): (name, inner) for name, inner in shape.members.items()}
@@ -105,12 +105,12 @@ def members(shape: Shape) -> dict[str, tuple[str, Shape]]:
 
 def problems(value: Any, shape: Shape | None, place: str = "") -> Iterator[str]:
     """
-    Say what Step Functions refuses in the arguments of a state: fields that it does not know, and missing ones.
+    Report what Step Functions refuses in the arguments of a state: unknown fields, and missing required ones.
 
     Args:
-        value: The arguments as the definition has them; what an expression becomes is not known and not looked at.
-        shape: What the API takes.
-        place: Where the arguments are in the definition, such as `/States/Start nodes/Arguments`.
+        value: The arguments in the definition; values of expressions are unknown and not checked.
+        shape: Shape of the API's input.
+        place: Path of the arguments in the definition, such as `/States/Start nodes/Arguments`.
     """
     if isinstance(value, list) and isinstance(shape, ListShape):
         for index, item in enumerate(value):
@@ -120,7 +120,7 @@ def problems(value: Any, shape: Shape | None, place: str = "") -> Iterator[str]:
             yield from problems(item, shape.value, f"{place}/{key}")
     elif isinstance(value, Mapping) and isinstance(shape, StructureShape | None):
         known = {} if shape is None else members(shape)
-        # In JSONPath a field whose value is a path ends with ".$".
+        # In JSONPath, the name of a field whose value is a path ends with ".$".
         given = {key.removesuffix(".$"): item for key, item in value.items()}
         for name, item in given.items():
             if name in known:
@@ -134,11 +134,11 @@ def problems(value: Any, shape: Shape | None, place: str = "") -> Iterator[str]:
 
 def refusals(definition: Mapping[str, Any], place: str = "") -> Iterator[str]:
     """
-    Say why Step Functions refuses to create a state machine of *definition*, as far as its SDK calls are concerned.
+    Report the SDK calls because of which Step Functions refuses to create a state machine from *definition*.
 
     Args:
         definition: In the Amazon States Language.
-        place: Where it is in another one.
+        place: Path of *definition* in an outer one. Default: it is the outermost.
     """
     for name, state in definition.get("States", {}).items():
         here = f"{place}/States/{name}"
@@ -161,7 +161,7 @@ def refusals(definition: Mapping[str, Any], place: str = "") -> Iterator[str]:
 
 
 def in_the_api(value: Any, shape: Shape | None) -> Any:
-    """Rename the members of arguments as Step Functions takes them to those of the API; unknown ones stay."""
+    """Rename the members of Step Functions' arguments to those of the API; unknown members are kept."""
     if isinstance(value, Mapping) and isinstance(shape, StructureShape):
         known = members(shape)
         known |= {name: (name, inner) for name, inner in shape.members.items()}
@@ -174,7 +174,7 @@ def in_the_api(value: Any, shape: Shape | None) -> Any:
 
 
 def in_step_functions(value: Any, shape: Shape | None) -> Any:
-    """Rename the members of an API's answer to what Step Functions calls them in a result."""
+    """Rename the members of an API's answer to those of Step Functions' result."""
     if isinstance(value, Mapping) and isinstance(shape, StructureShape):
         return {
             member_name(key, of=shape.name): in_step_functions(item, shape.members.get(key))

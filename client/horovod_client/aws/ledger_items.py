@@ -1,4 +1,4 @@
-"""The ledger's items, as the client reads them; it never writes one."""
+"""Items of the ledger, which the client reads and never writes."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def json_of(item: Item, name: str) -> Any:
 @dataclass(frozen=True, kw_only=True)
 class RunItems:
     """
-    Everything that the ledger says of one run.
+    The ledger's items of one run.
 
     Args:
-        run: The run's own item; empty before the state machine has checked the request.
-        attempt: The newest attempt that left a trace; 0 for none.
-        nodes: Items of nodes by attempt and node.
-        boots: Items of machines that have no agent yet, by node.
-        leaders: The node that leads, by attempt.
-        progress: How far the training is; empty before its first step.
+        run: The run's own item; empty before the state machine has recorded the request.
+        attempt: The newest attempt with an item; 0 if there is none.
+        nodes: Items of nodes, by attempt and node.
+        boots: Items of booting instances, by node.
+        leaders: The leading node, by attempt.
+        progress: The training's progress; empty before its first step.
     """
 
     run: Item = field(default_factory=dict)
@@ -57,10 +57,10 @@ class RunItems:
     @classmethod
     def of(cls, items: Iterable[Item]) -> RunItems:
         """
-        Sort the items of a run: its own, and those of its nodes.
+        Sort the items of a run by their kinds.
 
         Args:
-            items: All of them, in any order; those that a client has no use for are passed over.
+            items: All items, in any order; kinds that a client does not need are skipped.
         """
         run: Item = {}
         progress: Item = {}
@@ -88,12 +88,12 @@ class RunItems:
 
 def read_run(dynamodb: DynamoDBClient, *, table: str, run_id: str) -> RunItems:
     """
-    Read all items of a run: its own, and once it has a fleet, in one Query, those of its nodes; a few for hundreds.
+    Read the item of a run with GetItem, and once it has a fleet, those of its nodes with a Query, in pages.
 
     Args:
         dynamodb: Client of the ledger's region.
         table: Name of the ledger's table.
-        run_id: Which run.
+        run_id: Id of the run.
     """
     partition, sort = contract.run_key(run_id)
     key = {contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}}
@@ -108,7 +108,7 @@ def read_run(dynamodb: DynamoDBClient, *, table: str, run_id: str) -> RunItems:
 
 def read_items(dynamodb: DynamoDBClient, *, table: str, keys: Sequence[tuple[str, str]]) -> Iterator[Item]:
     """
-    Read the items of *keys* that are there, in no order, in one BatchGetItem.
+    Read the existing items of *keys* with BatchGetItem, in any order.
 
     Args:
         dynamodb: Client of the ledger's region.

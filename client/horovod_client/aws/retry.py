@@ -1,4 +1,4 @@
-"""Patience with the network of whoever watches a run: the run does not need it."""
+"""Retries of calls that watch a run, which continues without them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
 PATIENCE_SECONDS: Final = 3600.0
-"""A laptop may be on a train, or asleep."""
+"""An hour: a laptop may be asleep, or on a train without a network."""
 
 Answer = TypeVar("Answer")
 
@@ -25,17 +25,17 @@ def keep_trying(
     on_trouble: Callable[[Exception], object] | None = None,
 ) -> Answer:
     """
-    Call until there is an answer, through network errors, throttling, and failures of AWS's own.
+    Repeat a call after network errors, throttling, and server errors of AWS.
 
-    Other errors pass at once.
+    Other errors are raised at once.
 
     Args:
-        call: Asks AWS. boto3 has its own few retries inside of it.
-        patience_seconds: Seconds after the first error after which the next one is raised.
-        pause_seconds: Seconds between two calls.
-        on_trouble: Told of each error that is passed over.
+        call: Calls AWS; boto3 adds its own few retries.
+        patience_seconds: Seconds from the first error until an error is raised. Default: an hour.
+        pause_seconds: Seconds between two calls. Default: 5.
+        on_trouble: Called with each error that is retried.
     """
-    # Here and not above: botocore comes with them, and whoever imports this package would wait for it.
+    # Imported here because they load botocore, which would slow down the import of this package.
     from botocore.exceptions import ClientError
 
     from horovod_client.aws.refusals import Unreachable

@@ -1,7 +1,7 @@
 """
-The command line tool `cdk-horovod`; one file a verb.
+The command line tool `cdk-horovod`, with one module for each verb.
 
-`train` and `status` end with the outcome of the run as exit code, the other verbs with their own (`exit_codes`).
+The exit code of `train` and `status` is the outcome of the run; `exit_codes` lists all codes.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ VERBS = (
     "prove",
     "completion",
 )
-"""Each is a command of its own name in a module of its own name, loaded when it is called."""
+"""Names of the verbs; each is a command in the module of the same name, imported on use."""
 
 
 class Verbs(click.Group):
-    """The verbs: a tool that is asked for one of them does not wait for what the others import."""
+    """Group of the verbs, which imports only the verb that is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Name every verb, in the order of a run's life."""
+        """List the verbs in the order of a run's life."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
@@ -55,7 +55,7 @@ class Verbs(click.Group):
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="cdk-horovod", prog_name=PROGRAM, message="%(prog)s %(version)s")
 def commands() -> None:
-    """Train on your own GPU fleet: nodes start, train, and go away again."""
+    """Train on your own GPU fleet: nodes start, train, and terminate."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_codes.BAD_INPUT
     except click.Abort:
         return exit_codes.INTERRUPTED
-    except Exception as error:  # the one boundary: nobody but us should have to read a traceback
+    except Exception as error:  # the only boundary: users see a traceback only with --debug
         if debug.on:
             say(traceback.format_exc(), err=True)
         if isinstance(error, RunFailed):
@@ -89,5 +89,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(sentence: str) -> None:
-    """Print one line, whatever a value inside of it holds."""
+    """Print *sentence* as one line on stderr."""
     say(f"{PROGRAM}: {' '.join(sentence.split())}", err=True)

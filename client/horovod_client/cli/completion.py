@@ -1,4 +1,4 @@
-"""`cdk-horovod completion`: let a shell complete verbs, options and runs."""
+"""`cdk-horovod completion`: shell completion of verbs, options and runs."""
 
 from __future__ import annotations
 

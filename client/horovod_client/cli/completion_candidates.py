@@ -1,4 +1,4 @@
-"""What a shell offers when the user presses the tab key."""
+"""Candidates of shell completion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUNS_OFFERED = 50
 
 
 def complete_run(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the newest runs whose names begin with *incomplete*; nothing when they cannot be asked for."""
+    """List the newest runs whose names begin with *incomplete*; none if they cannot be read."""
     stack = context.params.get("stack") or os.environ.get("CDK_HOROVOD_STACK")
     if not stack:
         return []
@@ -22,8 +22,8 @@ def complete_run(context: click.Context, _parameter: click.Parameter, incomplete
         from horovod_client.client import TrainingClient
 
         runs = TrainingClient.from_stack(stack, output=context.params.get("output")).runs(limit=RUNS_OFFERED)
-    except Exception:  # a shell that completes has no place for an error
+    except Exception:  # a completion cannot show an error
         return []
-    # An execution that was started elsewhere may have any name; a shell is offered those that the tool takes.
+    # An execution that another tool started may have any name; only valid names of runs are offered.
     names = [(run.name, run.state) for run in runs if re.fullmatch(contract.RUN_NAME_PATTERN, run.name)]
     return [CompletionItem(name, help=state) for name, state in names if name.startswith(incomplete)]

@@ -1,4 +1,4 @@
-"""`cdk-horovod cost`: what a run would cost, costs so far, or has cost."""
+"""`cdk-horovod cost`: estimated, current or final cost of a run."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ NODE_COLUMNS = ("node", "instance_type", "market", "zone", "usd", "on_demand_usd
 
 @click.command()
 @click.argument("run", required=False, shell_complete=complete_run)
-@click.option("--gpus", type=int, help="Estimate a run of this many GPUs instead.")
-@click.option("--hours", type=float, help="How long its nodes would run. Default: 1.")
+@click.option("--gpus", type=int, help="Estimate the cost of a run with this many GPUs.")
+@click.option("--hours", type=float, help="Hours that its nodes run. Default: 1.")
 @training_options
 def cost(
     *, run: str | None, gpus: int | None, hours: float | None, stack: str, output: str | None, as_json: bool
 ) -> None:
-    """Tell what RUN has cost (so far, while it runs), or with --gpus what a run would cost."""
+    """Show what RUN has cost (so far, while it runs), or with --gpus estimate the cost of a run."""
     if (run is None) == (gpus is None):
-        raise InvalidInput("'cost' needs either a RUN, or --gpus (and --hours) of a run that is not started yet")
+        raise InvalidInput("'cost' needs either a RUN, or --gpus (and --hours) for an estimate")
     if run is not None and hours is not None:
-        raise InvalidInput("'--hours' goes with '--gpus': a RUN has its own time")
+        raise InvalidInput("'--hours' needs '--gpus': omit it for a RUN")
     client = TrainingClient.from_stack(stack, output=output)
     if gpus is not None:
         _tell_estimate(client, gpus=gpus, hours=1.0 if hours is None else hours, as_json=as_json)
@@ -46,7 +46,7 @@ def cost(
 
 
 def _with_costs(receipt: dict[str, Any], *, client: TrainingClient) -> dict[str, Any]:
-    """Look up what the state machine could not; a receipt that tells its costs is left as it is."""
+    """Complete the costs of a receipt that has none."""
     nodes = receipt.get("nodes") or []
     if not nodes or "on_demand_usd" in (receipt.get("cost") or {}):
         return receipt
@@ -100,7 +100,7 @@ def _tell_spend(run: Run, *, as_json: bool) -> None:
 
 def _tell_receipt(receipt: Mapping[str, Any], *, as_json: bool) -> None:
     costs, seconds = receipt.get("cost") or {}, receipt.get("gpu_seconds") or {}
-    # A run that ended before its nodes were priced has only what was spent against its ceiling.
+    # A run that ended before its nodes were priced has only the amount that counted against its ceiling.
     usd = costs.get("usd", costs.get("spent_usd"))
     nodes = [{name: node.get(name) for name in NODE_COLUMNS} for node in receipt.get("nodes") or []]
     if as_json:

@@ -1,4 +1,4 @@
-"""`cdk-horovod doctor`: whether everything is there that a run needs."""
+"""`cdk-horovod doctor`: check everything that a run needs."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from horovod_client.errors import InvalidInput
     "--stack",
     envvar="CDK_HOROVOD_STACK",
     show_envvar=True,
-    help="Stack that has the training. Default: only the machine and the account are checked.",
+    help="Stack with the training. Default: check only the machine and the account.",
 )
 @click.option(
     "--deep",
     is_flag=True,
-    help="Run every state of the state machines through Step Functions' TestState, which starts nothing and is free.",
+    help="Test every state of the state machines with Step Functions' TestState, which starts nothing and is free.",
 )
 @output_option
 @json_option
 @debug_option
 def doctor(*, stack: str | None, deep: bool, output: str | None, as_json: bool) -> None:
-    """Check tools, credentials, the stack and quotas, and say what to fix; exit code 1 if a run cannot work."""
-    # Here and not above: botocore comes with it, and a shell waits for every import.
+    """Check tools, credentials, account, stack and quotas, and say what to fix; exit code 1 if a check failed."""
+    # Imported here because it loads botocore, which would slow down every other verb.
     from horovod_client.doctor.check import FAIL, Check
     from horovod_client.doctor.examination import Doctor
 
     session = new_session()
     checks: list[Check] = []
     if deep and stack is None:
-        raise InvalidInput("'--deep' needs '--stack', whose state machines it tests")
+        raise InvalidInput("'--deep' needs '--stack', because it tests the stack's state machines")
     examiner = Doctor(make_client=session.client, region=session.region_name)
     for check in examiner.examine(stack=stack, output=output, deep=deep):
         checks.append(check)

@@ -1,4 +1,4 @@
-"""`cdk-horovod download`: bring a run's model here."""
+"""`cdk-horovod download`: download a run's model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from horovod_client.run import Run
 @click.argument("path", type=click.Path(), required=False)
 @training_options
 def download(*, run: str, path: str | None, stack: str, output: str | None, as_json: bool) -> None:
-    """Unpack the model of RUN into the folder PATH; default: a folder of the run's name."""
+    """Unpack the model of RUN into the folder PATH; default: a folder with the run's name."""
     found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
     folder = found.download_model(path or run)
     if as_json:

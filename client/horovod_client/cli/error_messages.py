@@ -1,4 +1,4 @@
-"""One sentence, with the next step, for every error that a user can meet."""
+"""Error messages for users: one sentence with the next step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SIGN_IN = "sign in, for example with 'aws sso login' or 'aws configure', or set 
 
 def explain(error: Exception) -> str | None:
     """
-    Say what is wrong and what to do about it; None for what only a fault of ours can raise.
+    Explain an error and what to do about it; None for an error that only a bug can raise.
 
     Args:
-        error: What a command raised.
+        error: Error of a command.
     """
     match error:
         case click.UsageError(ctx=click.Context() as context):

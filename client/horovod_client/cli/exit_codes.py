@@ -6,9 +6,9 @@ from typing import Final
 
 DONE: Final = 0
 RUN_FAILED: Final = 1
-"""The run that was followed or looked at ended without a model; of `doctor`: a check failed."""
+"""The run ended without success; for `doctor` and `prove`: a check or a step failed."""
 BAD_INPUT: Final = 2
-"""The request cannot be met, or AWS not be called; nothing was started."""
+"""The request is invalid, or AWS cannot be called; nothing was started."""
 FAULT: Final = 70
 """The tool itself failed (sysexits.h: EX_SOFTWARE)."""
 INTERRUPTED: Final = 130

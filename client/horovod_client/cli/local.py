@@ -1,4 +1,4 @@
-"""`cdk-horovod local`: the same on this machine, without an AWS account."""
+"""`cdk-horovod local`: the local cloud, which needs no AWS account."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from horovod_client.errors import InvalidInput
 
 NAMES: Final = ("up", "train", "status", "env", "down")
 NEEDED: Final = ("horovod_local", "moto", "jsonata", "awscli")
-"""Modules of the extra `local`."""
+"""Modules that the extra `local` installs."""
 
 
 class _LocalCommands(click.Group):
     """
-    The verbs of the local cloud, loaded when one is used.
+    Group of the local cloud's verbs, imported on use.
 
-    They belong to the local cloud, which the client neither needs nor imports: most who train have not installed it.
+    They are in the package of the local cloud, which most users of the client do not install.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""`cdk-horovod logs`: what a run's script and agents printed."""
+"""`cdk-horovod logs`: print the output of a run's ranks and agents."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from horovod_client.text.terminal import printable_json
 @click.command()
 @click.argument("run", shell_complete=complete_run)
 @click.option("--follow", "-f", is_flag=True, help="Wait for new lines until the run ends.")
-@click.option("--rank", type=click.IntRange(min=0), help="Lines of this rank. Default: 0.")
+@click.option("--rank", type=click.IntRange(min=0), help="Lines of this rank only. Default: rank 0.")
 @click.option("--node", metavar="ID", help="Lines of this node only.")
-@click.option("--agent", is_flag=True, help="The lines of the nodes' agents.")
+@click.option("--agent", is_flag=True, help="Lines of the nodes' agents.")
 @click.option("--all", "every", is_flag=True, help="Lines of every rank.")
 @training_options
 def logs(
@@ -34,7 +34,7 @@ def logs(
     output: str | None,
     as_json: bool,
 ) -> None:
-    """Print the lines of RUN: those of rank 0, unless others are named."""
+    """Print the output of RUN; by default that of rank 0."""
     found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
     lines = found.logs(follow=follow, rank=rank, node=node, agent=agent, all_ranks=every)
     silent = True
@@ -47,12 +47,12 @@ def logs(
                 say(f"{line.node} {line.speaker}: {line.text}")
             else:
                 say(line.text)
-    except KeyboardInterrupt:  # how one ends to follow
+    except KeyboardInterrupt:  # the way to end --follow
         return
     if silent:
         chosen = f"{'' if rank is None else f' of rank {rank}'}{'' if node is None else f' of node {node}'}"
         say(
-            f"cdk-horovod: run '{run}' has printed no line{chosen}: --all shows every rank, --agent the nodes' agents, "
-            "--follow waits for more",
+            f"cdk-horovod: run '{run}' has no log lines{chosen}: --all shows every rank, --agent the nodes' agents, "
+            "--follow waits for new lines",
             err=True,
         )

@@ -14,9 +14,7 @@ from horovod_client.text.columns import in_columns
 
 
 @click.command()
-@click.option(
-    "--limit", type=click.IntRange(min=1, max=1000), default=20, show_default=True, help="The newest so many."
-)
+@click.option("--limit", type=click.IntRange(min=1, max=1000), default=20, show_default=True, help="Number of runs.")
 @training_options
 def ls(*, limit: int, stack: str, output: str | None, as_json: bool) -> None:
     """List the newest runs, the newest first."""
@@ -33,7 +31,7 @@ def ls(*, limit: int, stack: str, output: str | None, as_json: bool) -> None:
         (
             run.name,
             run.state,
-            run.stage if run.stage and run.ended_at is None else "",  # the last stage of a run repeats its state
+            run.stage if run.stage and run.ended_at is None else "",  # the last stage of an ended run repeats its state
             "" if run.gpus is None else str(run.gpus),
             moment(run.started_at),
             duration((run.ended_at or now) - run.started_at),

@@ -1,4 +1,4 @@
-"""Options and printing that several verbs share."""
+"""Options and output functions that several verbs share."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 @dataclass
 class Debug:
     """
-    Whether errors show their traceback; the one thing that a command tells `main`.
+    The debug setting, which a command passes to `main`.
 
     Args:
-        on: Set by `--debug`.
+        on: Whether errors show their traceback; set by `--debug`.
     """
 
     on: bool = False
@@ -31,20 +31,20 @@ def _debug(context: click.Context, _parameter: click.Parameter, value: bool) -> 
 
 
 debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show an error's traceback."
+    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show the traceback of an error."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines.")
 output_option = click.option("--output", help="Name of the training's stack output, if the stack has several.")
 
 
 def training_options(command: Command) -> Command:
-    """Give a command the arguments `stack`, `output` and `as_json`, and the switch `--debug`."""
+    """Add the options `--stack`, `--output`, `--json` and `--debug` to a command."""
     for option in (
         debug_option,
         json_option,
         output_option,
         click.option(
-            "--stack", required=True, envvar="CDK_HOROVOD_STACK", show_envvar=True, help="Stack that has the training."
+            "--stack", required=True, envvar="CDK_HOROVOD_STACK", show_envvar=True, help="Stack with the training."
         ),
     ):
         command = option(command)
@@ -52,16 +52,16 @@ def training_options(command: Command) -> Command:
 
 
 def print_json(document: object) -> None:
-    """Print *document* for programs."""
+    """Print *document* as JSON."""
     click.echo(printable_json(json.dumps(document, indent=2, ensure_ascii=False)))
 
 
 def say(text: object = "", *, err: bool = False) -> None:
     """
-    Print for people.
+    Print text for people; control sequences in it are removed or escaped.
 
     Args:
-        text: A line or several; whatever scripts and nodes wrote into it, it cannot drive the terminal.
-        err: Print to stderr.
+        text: One or more lines.
+        err: Print to stderr. Default: to stdout.
     """
     click.echo(printable(str(text)), err=err)

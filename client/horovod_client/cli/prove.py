@@ -1,4 +1,4 @@
-"""`cdk-horovod prove`: the whole drill, in an account or in the local cloud."""
+"""`cdk-horovod prove`: run the drill in an AWS account or in the local cloud."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--yes", is_flag=True, help="Do not ask before anything is deployed that costs money.")
-@click.option("--instance-type", default="g4dn.xlarge", show_default=True, help="Of both nodes; with one GPU.")
-@click.option("--image", default="training_image", show_default=True, help="Dockerfile's folder, or image in ECR.")
-@click.option("--limit-usd", default=5.0, show_default=True, help="Refuse to begin when the estimate is above this.")
-@click.option("--delete-data", is_flag=True, help="Delete the drill's buckets and key, too, instead of naming them.")
-@click.option("--local", "locally", is_flag=True, help="The same drill in the local cloud: nothing is proven of AWS.")
+@click.option("--yes", is_flag=True, help="Do not ask before deploying.")
+@click.option("--instance-type", default="g4dn.xlarge", show_default=True, help="Type of both nodes, with one GPU.")
+@click.option(
+    "--image", default="training_image", show_default=True, help="Folder with the Dockerfile, or image in ECR."
+)
+@click.option("--limit-usd", default=5.0, show_default=True, help="Refuse to start if the estimate is higher.")
+@click.option("--delete-data", is_flag=True, help="Also delete the drill's buckets and key.")
+@click.option(
+    "--local", "locally", is_flag=True, help="Run the drill in the local cloud, which proves nothing about AWS."
+)
 @click.option(
     "--report",
     type=click.Path(path_type=Path, file_okay=False),
@@ -50,21 +54,21 @@ def prove(
     as_json: bool,
 ) -> None:
     """
-    Prove in your account what cannot be proven without one: deploy, train, stop, interrupt, destroy, report.
+    Test in your AWS account what cannot be tested without one: deploy, train, stop, interrupt, destroy, report.
 
-    Run it in a checkout of the repository. Exit code 1 if a step failed.
+    Run this in a checkout of the repository. The exit code is 1 if a step failed.
     """
     from horovod_client.proof.drill import RUN_USD, Drill, estimate_usd
 
     examples = Path("examples/digits")
     if not (examples / "train.py").is_file():
-        raise InvalidInput("there is no examples/digits/train.py here: run this in a checkout of cdk-horovod")
+        raise InvalidInput("there is no examples/digits/train.py: run this in a checkout of cdk-horovod")
     tell = _to_stderr
     with _local_place(RUN_USD) if locally else _account(instance_type, image, RUN_USD) as place:
         usd = estimate_usd(place.on_demand_usd())
-        tell(f"{place.name}: about {usd:.2f} USD, and at most {limit_usd:.2f} USD")
+        tell(f"{place.name}: estimate {usd:.2f} USD, limit {limit_usd:.2f} USD")
         if usd > limit_usd:
-            raise InvalidInput(f"'--limit-usd' is {limit_usd}, but the drill would cost about {usd:.2f} USD")
+            raise InvalidInput(f"'--limit-usd' must be at least {usd:.2f}, the estimate of the drill, got {limit_usd}")
         if not (yes or locally):
             click.confirm("Deploy, run and destroy it now?", abort=True, err=True)
         with tempfile.TemporaryDirectory() as folder:

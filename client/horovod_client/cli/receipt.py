@@ -1,4 +1,4 @@
-"""`cdk-horovod receipt`: what a run did and how long it took."""
+"""`cdk-horovod receipt`: print the receipt of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user types for a request, parsed into what `TrainingClient.fit` takes."""
+"""Parsing of command line values into arguments of `TrainingClient.fit`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from horovod_client.errors import InvalidInput
 from horovod_client.submit.request import DEFAULT_CHANNEL
 
 SHOWN: Final = 200
-"""Characters of a wrong value that are shown."""
+"""Number of characters of an invalid value that are shown."""
 
 
 def parse_data(values: Iterable[str]) -> dict[str, str]:
     """
-    Read `--data`: each value is `NAME=s3://…`, or an address alone for the channel `training`.
+    Parse `--data`: each value is `NAME=s3://…`, or only an address for the channel `training`.
 
     Args:
-        values: As typed, one for each time the option was given.
+        values: Values of all `--data` options.
 
     Raises:
         InvalidInput: If two values name the same channel.
@@ -29,11 +29,11 @@ def parse_data(values: Iterable[str]) -> dict[str, str]:
     data: dict[str, str] = {}
     for value in values:
         name, equals, address = value.partition("=")
-        if not equals or "/" in name:  # the address alone; its key may hold '=', as in year=2024/
+        if not equals or "/" in name:  # only an address, whose key may contain '=', as in year=2024/
             name, address = DEFAULT_CHANNEL, value
         if name in data:
             raise InvalidInput(
-                f"'--data' names the channel '{name}' twice, {data[name]} and {address}: name each, as in "
+                f"'--data' must name each channel once, got '{name}' for {data[name]} and {address}: name them, as in "
                 f"test={address}"
             )
         data[name] = address
@@ -42,10 +42,10 @@ def parse_data(values: Iterable[str]) -> dict[str, str]:
 
 def parse_hyperparameters(value: str) -> dict[str, Any]:
     """
-    Read `--hyperparameters`: a JSON object, or `@` and the path of a file that holds one.
+    Parse `--hyperparameters`: a JSON object, or `@` and the path of a file with one.
 
     Args:
-        value: As typed.
+        value: Value of the option.
 
     Raises:
         InvalidInput: If the file cannot be read or the text is not a JSON object.
@@ -53,7 +53,7 @@ def parse_hyperparameters(value: str) -> dict[str, Any]:
     text: str | bytes = value
     if value.startswith("@"):
         try:
-            # As bytes: json then takes UTF-8, -16 and -32, with or without the mark that editors of Windows begin with.
+            # From bytes, json decodes UTF-8, UTF-16 and UTF-32, with or without a byte order mark.
             text = Path(value[1:]).read_bytes()
         except OSError as error:
             raise InvalidInput(f"'--hyperparameters' cannot be read from '{value[1:]}': {error.strerror}") from error
@@ -62,7 +62,7 @@ def parse_hyperparameters(value: str) -> dict[str, Any]:
         hyperparameters = json.loads(text, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            f"'--hyperparameters' must be a file of UTF-8 text, {got}, which is none from byte {error.start + 1} on: "
+            f"'--hyperparameters' must be a file of UTF-8 text, {got}, which is invalid at byte {error.start + 1}: "
             "save it as UTF-8"
         ) from error
     except (ValueError, RecursionError) as error:
@@ -78,10 +78,10 @@ def parse_hyperparameters(value: str) -> dict[str, Any]:
 
 def parse_max_runtime(value: str) -> timedelta:
     """
-    Read `--max-runtime`: hours, minutes and seconds, as in `24h`, `1h30m` or `90s`.
+    Parse `--max-runtime`: hours, minutes and seconds, as in `24h`, `1h30m` or `90s`.
 
     Args:
-        value: As typed.
+        value: Value of the option.
 
     Raises:
         InvalidInput: If *value* is anything else.

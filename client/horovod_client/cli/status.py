@@ -1,4 +1,4 @@
-"""`cdk-horovod status`: what a run is doing, or how it ended."""
+"""`cdk-horovod status`: show the status of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from horovod_client.text.amounts import duration
 @click.option("--watch", is_flag=True, help="Show the live view until the run ends; needs a terminal.")
 @training_options
 def status(*, run: str, watch: bool, stack: str, output: str | None, as_json: bool) -> None:
-    """Tell what RUN is doing, or how it ended; the exit code is 1 if it failed."""
+    """Show what RUN is doing, or how it ended; the exit code is 1 if it failed."""
     followed = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
     if watch and not as_json:
         watch_run(followed, stack=stack)
@@ -49,7 +49,7 @@ def status(*, run: str, watch: bool, stack: str, output: str | None, as_json: bo
 
 
 def _details(status: RunStatus, *, now: float) -> Iterator[str]:
-    """Say what the run waits for, how far it is, what it cost, and what its nodes do."""
+    """Describe the reason of waiting, restarts, progress, cost and nodes, in a line each."""
     waits = explain_waiting(status, now=now)
     if waits is not None:
         yield waits
@@ -61,6 +61,6 @@ def _details(status: RunStatus, *, now: float) -> Iterator[str]:
     if status.spend is not None:
         yield describe_spend(status.spend, ended=status.ended)
     for node in status.nodes:
-        seen = "" if node.seen_at is None else f", seen {duration(now - node.seen_at)} ago"
+        seen = "" if node.seen_at is None else f", last seen {duration(now - node.seen_at)} ago"
         facts = ", ".join(fact for fact in (node.instance_type, node.market, node.zone) if fact)
-        yield f"  {node.node} ({facts}): {node.state}{', leads' if node.leads else ''}{seen}"
+        yield f"  {node.node} ({facts}): {node.state}{', leader' if node.leads else ''}{seen}"

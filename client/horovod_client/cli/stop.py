@@ -1,4 +1,4 @@
-"""`cdk-horovod stop`: end a run before its time."""
+"""`cdk-horovod stop`: stop a run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from horovod_client.run import Run
 
 @click.command()
 @click.argument("run", shell_complete=complete_run)
-@click.option("--cause", default="stopped by a user", show_default=True, help="Why, for whoever looks at it later.")
+@click.option(
+    "--cause", default="stopped by a user", show_default=True, help="Reason, shown in the run's status and receipt."
+)
 @training_options
 def stop(*, run: str, cause: str, stack: str, output: str | None, as_json: bool) -> None:
-    """Stop RUN; it leaves no model."""
+    """Stop RUN, which then has no model."""
     found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
     found.stop(cause)
     if as_json:

@@ -1,4 +1,4 @@
-"""`cdk-horovod tensorboard`: look at what a run's script writes for TensorBoard, while it runs or afterwards."""
+"""`cdk-horovod tensorboard`: show a run's TensorBoard files, while it runs or afterwards."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ STOP_SECONDS = 5.0
 
 @click.command()
 @click.argument("run", shell_complete=complete_run)
-@click.option("--port", type=click.IntRange(1, 65535), default=6006, show_default=True, help="On 127.0.0.1.")
+@click.option("--port", type=click.IntRange(1, 65535), default=6006, show_default=True, help="Port on 127.0.0.1.")
 @training_options
 def tensorboard(*, run: str, port: int, stack: str, output: str | None, as_json: bool) -> None:
-    """Show what RUN writes for TensorBoard, kept up to date, until Ctrl-C."""
+    """Show the TensorBoard files of RUN, kept up to date, until Ctrl-C."""
     program = shutil.which("tensorboard")
     if program is None:
-        raise HorovodClientError("the program tensorboard is missing: install it with pip install tensorboard")
+        raise HorovodClientError("the program tensorboard is missing: run pip install tensorboard")
     found = Run.from_id(run, client=TrainingClient.from_stack(stack, output=output))
-    status = found.status()  # a name that no run has is told before anything is started
+    status = found.status()  # raises RunNotFound before anything is started
     with tempfile.TemporaryDirectory(prefix=f"tensorboard-{run}-") as folder:
         files = TensorBoardFiles(
             found.clients.s3, bucket=found.connection.model_bucket, run_id=found.run_id, folder=Path(folder)
@@ -42,7 +42,7 @@ def tensorboard(*, run: str, port: int, stack: str, output: str | None, as_json:
         count = files.sync()
         if not count and status.ended:
             raise HorovodClientError(
-                f"run '{run}' left nothing for TensorBoard: a script writes it, on rank 0, into the folder "
+                f"run '{run}' has no TensorBoard files: its script must write them on rank 0 to the folder "
                 "SM_TENSORBOARD_DIR"
             )
         if as_json:
@@ -51,7 +51,7 @@ def tensorboard(*, run: str, port: int, stack: str, output: str | None, as_json:
             say(f"{counted(count, 'file')} of run {run}; new ones are fetched every {SYNC_SECONDS:g} s")
         command = [program, "--logdir", folder, "--host", "127.0.0.1", "--port", str(port)]
         command += ["--reload_interval", str(int(SYNC_SECONDS))]
-        # It loads TensorFlow if that is there, whose remarks on this machine's processor are nobody's question.
+        # TensorBoard imports TensorFlow if it is installed; this hides its messages about the CPU.
         environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}
         with subprocess.Popen(command, env=environment, stdout=sys.stderr if as_json else None) as shown:
             try:

@@ -1,4 +1,4 @@
-"""`cdk-horovod train`: start a run and watch it to its end."""
+"""`cdk-horovod train`: start a run and watch it until it ends."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from horovod_client.run import STOPPED_ERROR, Run
 from horovod_client.status.run_status import SUCCEEDED
 
 _TOLD = (PricesMissing, ScriptDoubtful)
-"""Warnings of the client, which the tool prints as lines of its own."""
+"""Warnings of the client that the tool prints as lines."""
 
 
 @click.command()
 @click.argument("script", type=click.Path())
 @click.option("--gpus", type=int, required=True, help="GPUs of the ring, one rank on each.")
-@click.option("--min-gpus", type=int, help="The ring may begin with, and shrink to, this many; the script is elastic.")
+@click.option("--min-gpus", type=int, help="Smallest ring to begin with or shrink to; the script must be elastic.")
 @click.option(
     "--data",
     multiple=True,
     metavar="[NAME=]S3_URI",
-    help="Prefix of a channel, which the script finds as SM_CHANNEL_<NAME>; NAME is 'training' unless given. "
+    help="Folder or object of a channel, which the script finds as SM_CHANNEL_<NAME>; the default NAME is 'training'. "
     "May be repeated.",
 )
 @click.option(
     "--hyperparameters",
     metavar="JSON|@FILE",
-    help="JSON object, given to the script as --name value and as SM_HPS.",
+    help="JSON object, passed to the script as --name value and as SM_HPS.",
 )
 @click.option("--max-runtime", metavar="TIME", help="Stop after this much training, as in 24h or 1h30m.")
 @click.option(
     "--max-cost-usd", type=float, metavar="USD", help="Stop when the run's instances have cost this much, as in 12.5."
 )
-@click.option("--max-restarts", type=int, help="Start again from the newest checkpoint at most this often, 0 to 20.")
+@click.option("--max-restarts", type=int, help="Number of restarts from the newest checkpoint, 0 to 20.")
 @click.option(
     "--resume-from", metavar="RUN", shell_complete=complete_run, help="Begin with the newest checkpoint of another run."
 )
@@ -54,18 +54,18 @@ _TOLD = (PricesMissing, ScriptDoubtful)
     "--source-dir",
     type=click.Path(file_okay=False),
     metavar="FOLDER",
-    help="Folder to package; SCRIPT is then a path inside of it.",
+    help="Folder to package; SCRIPT is then a path inside it.",
 )
-@click.option("--name", help="Name of the run. Default: the script's, the time and some letters.")
+@click.option("--name", help="Name of the run. Default: the script's name, the time and some letters.")
 @click.option("--detach", is_flag=True, help="Return as soon as the run is started.")
-@click.option("--plain", is_flag=True, help="Print lines instead of the live view, also in a terminal.")
+@click.option("--plain", is_flag=True, help="Print lines instead of the live view.")
 @click.option("--dry-run", is_flag=True, help="Print the exact StartExecution arguments; upload and start nothing.")
 @click.option(
     "--poll-seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=LOOK_SECONDS,
     show_default=True,
-    help="Seconds between two looks at the run.",
+    help="Seconds between two polls of the run.",
 )
 @training_options
 def train(
@@ -122,7 +122,7 @@ def train(
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Print what the client warns of as the tool's own lines: a user need not know from which file it comes."""
+    """Print warnings of the client as lines without file names."""
     with warnings.catch_warnings(record=True) as caught:
         for category in _TOLD:
             warnings.simplefilter("always", category)
@@ -143,7 +143,7 @@ def _print_started(run: Run, *, stack: str, as_json: bool) -> None:
 
 
 def _follow(run: Run, *, stack: str, poll_seconds: float, as_json: bool, plain: bool) -> None:
-    """Show the run until it ends, then what became of it; news goes to stderr where stdout is for JSON."""
+    """Show the run until it ends, then its result; with JSON on stdout, progress goes to stderr."""
     plain = plain or as_json
     try:
         watch_run(run, stack=stack, poll_seconds=poll_seconds, plain=plain, err=as_json, started=True)
@@ -151,7 +151,7 @@ def _follow(run: Run, *, stack: str, poll_seconds: float, as_json: bool, plain: 
         _print_end(run, as_json=as_json, failure=failure)
         if failure.error != STOPPED_ERROR:
             hint = f"cdk-horovod logs {run.name} --all --stack {stack}"
-            say(f"cdk-horovod: look at what its ranks printed with: {hint}", err=True)
+            say(f"cdk-horovod: see the output of its ranks with: {hint}", err=True)
         raise
     _print_end(run, as_json=as_json, failure=None)
 
@@ -159,7 +159,7 @@ def _follow(run: Run, *, stack: str, poll_seconds: float, as_json: bool, plain: 
 def _print_end(run: Run, *, as_json: bool, failure: RunFailed | None) -> None:
     try:
         receipt = run.receipt()
-    except ReceiptNotFound:  # a run that was stopped, or ended before its request was accepted
+    except ReceiptNotFound:  # the run was stopped, or its request was refused
         receipt = None
     if as_json:
         print_json(

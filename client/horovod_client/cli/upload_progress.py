@@ -1,4 +1,4 @@
-"""How a terminal shows data that is uploaded."""
+"""Display of uploads in a terminal."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from horovod_client.text.amounts import byte_size, counted
 @contextmanager
 def upload_shown(*, plain: bool = False) -> Iterator[Watcher]:
     """
-    Show uploads as bars in a terminal, and as two lines each where there is none, on stderr in both cases.
+    Show uploads on stderr, as progress bars in a terminal, and otherwise as lines for their start and end.
 
     Args:
-        plain: Print lines in any case.
+        plain: Print lines even in a terminal. Default: no.
     """
     try:
         if plain or not sys.stderr.isatty():
@@ -26,14 +26,14 @@ def upload_shown(*, plain: bool = False) -> Iterator[Watcher]:
             with _bars() as draw:
                 yield draw
     except KeyboardInterrupt:
-        say("the upload was stopped: the same command goes on with what is missing", err=True)
+        say("the upload was stopped: run the same command again to upload the missing files", err=True)
         raise
 
 
 @contextmanager
 def _bars() -> Iterator[Watcher]:
-    """Draw how far the upload is, and keep a line of each that has ended."""
-    # rich loads as long as all the rest: only who uploads in a terminal waits for it.
+    """Show progress bars, and print a line for each upload when they close."""
+    # Imported here because rich is slow to import, and only uploads in a terminal need it.
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -62,7 +62,7 @@ def _bars() -> Iterator[Watcher]:
 
 
 def _say(progress: DataProgress) -> None:
-    """Print when an upload begins and what became of it; not how far it is, which would fill a log."""
+    """Print the start and the end of an upload, but not its progress, which would fill a log."""
     files = counted(progress.files, "file")
     match progress.doing:
         case "uploading" if not progress.done_bytes:
@@ -71,4 +71,4 @@ def _say(progress: DataProgress) -> None:
         case "uploaded":
             say(f"data.{progress.channel}: uploaded", err=True)
         case "there":
-            say(f"data.{progress.channel}: the same {files} are at {progress.address} already", err=True)
+            say(f"data.{progress.channel}: unchanged, {files} at {progress.address}", err=True)

@@ -1,1 +1,1 @@
-"""Whether an account, a stack and a machine are ready for a run."""
+"""Checks whether a machine, an account and a stack are ready for a run."""

@@ -1,4 +1,4 @@
-"""What a new account lacks before anything can be deployed in it: GPUs by quota, zones, endpoint services."""
+"""Checks of an account before a deployment: GPU quotas, zones, endpoint services."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from mypy_boto3_service_quotas import ServiceQuotasClient
 
 ENDPOINT_SERVICES: Final = ("autoscaling", "ecr.api", "ecr.dkr", "logs", "states")
-"""What `TrainingNetwork` has interface endpoints for in its isolated mode."""
+"""Services for which `TrainingNetwork` creates interface endpoints in its isolated mode."""
 DEFAULT_ZONES: Final = 3
-"""Zones that `TrainingNetwork` uses unless told otherwise."""
+"""Number of zones that `TrainingNetwork` uses by default."""
 
 
 def check_account(*, ec2: EC2Client, quotas: ServiceQuotasClient, region: str) -> Iterator[Check]:
     """
-    Look at what AWS gives to new accounts as zero, and at what the app's defaults take for granted.
+    Check GPU quotas, which are zero in new accounts, and zones and endpoint services, which the app's defaults need.
 
     Args:
-        ec2: Tells zones, default subnets and endpoint services.
-        quotas: Tells the quotas.
-        region: Where.
+        ec2: Client for zones, default subnets and endpoint services.
+        quotas: Client for quotas.
+        region: Region to check.
     """
     yield _gpu_quotas(quotas)
     try:
@@ -43,7 +43,7 @@ def check_account(*, ec2: EC2Client, quotas: ServiceQuotasClient, region: str) -
 
 
 def _gpu_quotas(quotas: ServiceQuotasClient) -> Check:
-    """Tell whether the account may run any GPU at all: new ones have quotas of zero."""
+    """Check whether the account may run any GPU: new accounts have quotas of zero."""
     values: dict[str, float] = {}
     codes = {
         f"{MARKET_NAMES[market]} {letter.upper()}": code
@@ -62,7 +62,7 @@ def _gpu_quotas(quotas: ServiceQuotasClient) -> Check:
         name="GPU quotas",
         state=FAIL,
         says=f"{says}: this account may not run a single GPU here",
-        fix=f"ask Service Quotas (Amazon EC2) for one, which takes people at AWS hours to days: {_listed(codes)}",
+        fix=f"request an increase in Service Quotas (Amazon EC2), which takes hours to days: {_listed(codes)}",
     )
 
 
@@ -72,9 +72,10 @@ def _listed(codes: dict[str, str]) -> str:
 
 def _default_zones(ec2: EC2Client) -> list[str]:
     """
-    List the zones that a stack without a fixed Region gets from CloudFormation, in its order.
+    List the zones that CloudFormation returns for a stack without a fixed Region, in its order.
 
-    Those that have a default subnet; all of them where none has (CloudFormation Template Reference, "Fn::GetAZs").
+    These are the zones with a default subnet, or all zones if none has one (CloudFormation Template Reference,
+    "Fn::GetAZs").
     """
     found = ec2.describe_availability_zones(
         Filters=[{"Name": "zone-type", "Values": ["availability-zone"]}, {"Name": "state", "Values": ["available"]}]
@@ -98,7 +99,7 @@ def _zones(zones: list[str]) -> Check:
 
 def _endpoints(ec2: EC2Client, *, region: str, zones: list[str]) -> Check:
     prefix = f"com.amazonaws.{region}."
-    # In China some services' names begin with "cn.".
+    # In China the names of some services begin with "cn.".
     names = [f"{start}{prefix}{service}" for service in ENDPOINT_SERVICES for start in ("", "cn.")]
     found = ec2.describe_vpc_endpoint_services(
         Filters=[{"Name": "service-type", "Values": ["Interface"]}, {"Name": "service-name", "Values": names}]

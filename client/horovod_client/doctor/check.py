@@ -1,4 +1,4 @@
-"""What a look at one thing found."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Final
 
 OK: Final = "ok"
 WARN: Final = "warn"
-"""It may be in the way of some runs, or could not be checked."""
+"""Some runs may fail, or the check was not possible."""
 FAIL: Final = "fail"
-"""No run can be started, or none can get nodes."""
+"""No run can start or get nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """
-    What one check found.
+    The result of one check.
 
     Args:
-        name: What was looked at.
+        name: Name of the check.
         state: `OK`, `WARN` or `FAIL`.
-        says: What was found, in a sentence.
-        fix: What to do about it; empty when there is nothing to do.
+        says: Finding, in a sentence.
+        fix: What to do about it; empty if there is nothing to do.
     """
 
     name: str
@@ -31,5 +31,5 @@ class Check:
 
 
 def unchecked(name: str, reason: str) -> Check:
-    """Build the check of what could not be looked at."""
+    """Create the result of a check that was not possible."""
     return Check(name=name, state=WARN, says=f"could not be checked: {reason}")

@@ -1,4 +1,4 @@
-"""Whether everything is there that a run needs; looks, and changes nothing."""
+"""Read-only checks of everything that a run needs."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ OLDEST_PYTHON: Final = (3, 11)
 TOLERATED_SKEW_SECONDS: Final = 60
 """AWS refuses requests whose time is 5 minutes off (15 for S3)."""
 NOBODY: Final = "cdk-horovod-doctor"
-"""Name of a run that is not there: to ask for it shows that one may ask."""
+"""Name of a run that does not exist: a call for it tests the permission."""
 NOT_THERE: Final = frozenset({"404", "NoSuchKey", "ExecutionDoesNotExist"})
 
 
 class Doctor:
     """
-    Looks at the machine, the credentials, the training and the account's quotas.
+    Checks the machine, the credentials, the account and the training.
 
     Args:
-        make_client: Makes a boto3 client by its service's name and `region_name`, as `boto3.Session.client` does.
-        region: Region that the stack is looked for in; None when the user has set none.
-        now: Tells the time in epoch seconds. Default: the system's clock.
+        make_client: Creates a boto3 client from a service's name and `region_name`, as `boto3.Session.client` does.
+        region: Region of the stack; None if the user has set none.
+        now: Returns the time in epoch seconds. Default: the system's clock.
     """
 
     def __init__(
@@ -47,12 +47,13 @@ class Doctor:
 
     def examine(self, *, stack: str | None, output: str | None = None, deep: bool = False) -> Iterator[Check]:
         """
-        Check one thing after another; what comes after a failure that hides it is left out.
+        Run the checks in order; checks that depend on a failed one are left out.
 
         Args:
-            stack: Name of the stack that has the training; None to look no further than the account.
-            output: Name of the training's stack output, if the stack has several.
-            deep: Whether every state of the state machines is tested (`horovod_client.doctor.deep`): a few minutes.
+            stack: Name of the stack with the training; None to check only machine and account.
+            output: Name of the training's stack output, for a stack with several. Default: the only one.
+            deep: Whether to test every state of the state machines (`horovod_client.doctor.deep`), which takes a few
+                minutes. Default: no.
         """
         yield from check_tools()
         if self._region is None:
@@ -65,7 +66,7 @@ class Doctor:
             return
         yield from check_account(ec2=self._client("ec2"), quotas=self._client("service-quotas"), region=self._region)
         if stack is None:
-            yield unchecked("stack", "none was named; --stack NAME or CDK_HOROVOD_STACK has the rest checked")
+            yield unchecked("stack", "none was given; set --stack NAME or CDK_HOROVOD_STACK to check it")
             return
         try:
             connection = find_connection(self._client("cloudformation"), stack_name=stack, output=output)
@@ -99,7 +100,7 @@ class Doctor:
             answer = self._client("sts").get_caller_identity()
         except AwsError as error:
             says = why_refused(error, action="sts:GetCallerIdentity")
-            if isinstance(error, Unreachable):  # which says nothing of who asks
+            if isinstance(error, Unreachable):  # says nothing about the credentials
                 fix = "check the network, the region and AWS_ENDPOINT_URL"
             yield Check(name="credentials", state=FAIL, says=says, fix=fix)
             return
@@ -110,14 +111,14 @@ class Doctor:
             return
         skew = self._now() - parsedate_to_datetime(date).timestamp()
         if abs(skew) <= TOLERATED_SKEW_SECONDS:
-            yield Check(name="clock", state=OK, says="as AWS's, within a minute")
+            yield Check(name="clock", state=OK, says="within a minute of AWS's")
         else:
             says = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} AWS's"
             fix = "set the clock, for example by NTP: AWS refuses requests that are 5 minutes off"
             yield Check(name="clock", state=WARN, says=says, fix=fix)
 
     def _check_permissions(self, connection: Connection) -> Iterator[Check]:
-        """Make the calls that the client makes, for what is not there: they read and leave nothing."""
+        """Test permissions with the client's read calls, for items that do not exist."""
         partition, sort = contract.lease_key(NOBODY)
         key = {contract.PARTITION_KEY: {"S": partition}, contract.SORT_KEY: {"S": sort}}
         s3 = self._client("s3")
@@ -149,13 +150,13 @@ class Doctor:
             except AwsError as error:
                 code = code_of(error)
                 if code in DENIED:
-                    fix = "let whoever owns the stack call 'training.grant_start(your_role)'"
+                    fix = "ask the owner of the stack to add 'training.grant_start(your_role)'"
                     yield Check(name=name, state=FAIL, says=why_refused(error, action=action), fix=fix)
                     continue
                 if code not in NOT_THERE:
                     yield unchecked(name, why_refused(error, action=action))
                     continue
-            yield Check(name=name, state=OK, says="may be read")
+            yield Check(name=name, state=OK, says="readable")
 
     def _check_log_group(self, connection: Connection) -> Check:
         name = connection.log_group
@@ -165,8 +166,8 @@ class Doctor:
             return unchecked("log group", why_refused(error, action="logs:DescribeLogGroups"))
         if any(group.get("logGroupName") == name for group in found):
             return Check(name="log group", state=OK, says=name)
-        fix = "deploy the stack again: it makes the group"
-        return Check(name="log group", state=WARN, says=f"'{name}' is not there, so runs leave no logs", fix=fix)
+        fix = "deploy the stack again to create the group"
+        return Check(name="log group", state=WARN, says=f"'{name}' does not exist, so runs have no logs", fix=fix)
 
     def _client(self, service: str) -> Any:
         return self._make_client(service, region_name=self._region)
@@ -187,7 +188,7 @@ def check_tools() -> Iterator[Check]:
             missing.append(name)
     if missing:
         says = f"not installed: {', '.join(missing)}"
-        # A checkout that is on the path works without being installed.
+        # A checkout on the path works without an installation.
         state = WARN if missing == ["cdk-horovod"] else FAIL
         yield Check(name="packages", state=state, says=says, fix="pip install cdk-horovod")
     else:

@@ -1,4 +1,4 @@
-"""Whether EC2 offers the fleets' instance types in the zones that the fleets are in."""
+"""Checks whether EC2 offers the fleets' instance types in the fleets' zones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 def check_offers(fleets: Iterable[Fleet], *, ec2: EC2Client, autoscaling: AutoScalingClient) -> Iterator[Check]:
     """
-    Compare each fleet's zones with those in which EC2 has its types at all.
+    Compare the zones of each fleet with those in which EC2 offers its types.
 
     Args:
         fleets: The training's fleets.
-        ec2: Tells what is offered where.
-        autoscaling: Tells the zones of a fleet's group.
+        ec2: Client for offerings.
+        autoscaling: Client for the zones of a fleet's group.
     """
     for fleet in fleets:
         name = f"zones of {fleet.id}"
@@ -37,7 +37,7 @@ def check_offers(fleets: Iterable[Fleet], *, ec2: EC2Client, autoscaling: AutoSc
 
 
 def _offers(types: list[str], *, ec2: EC2Client) -> set[str]:
-    """List the zones that have one of *types*."""
+    """List the zones with at least one of *types*."""
     pages = ec2.get_paginator("describe_instance_type_offerings").paginate(
         LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": types}]
     )
@@ -47,11 +47,11 @@ def _offers(types: list[str], *, ec2: EC2Client) -> set[str]:
 def _compare(name: str, *, zones: list[str], offered: set[str], types: list[str]) -> Check:
     without = [zone for zone in zones if zone not in offered]
     if not without:
-        return Check(name=name, state=OK, says=f"EC2 has the fleet's types in {', '.join(zones)}")
+        return Check(name=name, state=OK, says=f"EC2 offers the fleet's types in {', '.join(zones)}")
     others = ", ".join(sorted(offered)) or "no zone of this Region"
     return Check(
         name=name,
         state=FAIL if len(without) == len(zones) else WARN,
-        says=f"EC2 has none of {', '.join(types)} in {', '.join(without)}; it has some in {others}",
-        fix="name zones that have them with -c horovod:availability_zones=…, or choose other instance types",
+        says=f"EC2 offers none of {', '.join(types)} in {', '.join(without)}; it offers some in {others}",
+        fix="use such zones with -c horovod:availability_zones=…, or choose other instance types",
     )

@@ -1,4 +1,4 @@
-"""Whether the account may run as many GPUs as the fleets can hold."""
+"""Checks whether the account's quotas allow the fleets' largest sizes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ QUOTA_CODES: Final[Mapping[str, Mapping[str, str]]] = {
     contract.ON_DEMAND: {"g": "L-DB2E81BA", "p": "L-417A185B"},
     contract.SPOT: {"g": "L-3819A6DF", "p": "L-7212CCBC"},
 }
-"""Service Quotas' codes by market and by the first letter of an instance type; each counts vCPUs."""
+"""Codes of Service Quotas by market and first letter of the instance type; the quotas count vCPUs."""
 
 OWN_SPOT_QUOTA: Final = r"p[5-9]"
-"""P types from the fifth generation on have Spot quotas of their own."""
+"""P types from the fifth generation on, which have their own Spot quotas."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Need:
     """
-    What a family of types needs.
+    Capacity that a family of types needs.
 
     Args:
-        vcpus: Of all fleets at their largest.
-        gpus: The same in GPUs.
+        vcpus: vCPUs of all fleets at their largest size.
+        gpus: GPUs of all fleets at their largest size.
         node: vCPUs of the smallest node.
     """
 
@@ -46,12 +46,12 @@ class _Need:
 
 def check_quotas(fleets: Iterable[Fleet], *, ec2: EC2Client, quotas: ServiceQuotasClient) -> Iterator[Check]:
     """
-    Compare the account's quotas with what the fleets can hold, by family and market.
+    Compare the account's quotas with the fleets' largest sizes, by family and market.
 
     Args:
         fleets: The training's fleets.
-        ec2: Tells how many vCPUs a type has.
-        quotas: Tells the quotas.
+        ec2: Client for the vCPUs of types.
+        quotas: Client for quotas.
     """
     fleets = tuple(fleets)
     try:
@@ -65,7 +65,7 @@ def check_quotas(fleets: Iterable[Fleet], *, ec2: EC2Client, quotas: ServiceQuot
             name = f"{MARKET_NAMES[market]} {letter.upper()}"
             need = _need(fleets, vcpus, letter=letter, market=market)
             if letter not in codes or need is None:
-                yield unchecked(name, "these types have quotas of their own")
+                yield unchecked(name, "these types have their own quotas")
                 continue
             try:
                 value = read_quota(codes[letter], quotas=quotas)
@@ -79,7 +79,7 @@ def check_quotas(fleets: Iterable[Fleet], *, ec2: EC2Client, quotas: ServiceQuot
                 name=f"quota {letter.upper()}",
                 state=FAIL,
                 says="the quotas of both markets are too small for a single node",
-                fix="ask Service Quotas for one of the increases above; no run gets nodes before",
+                fix="request one of the increases above in Service Quotas; until then no run gets nodes",
             )
 
 
@@ -90,13 +90,13 @@ def _compare(name: str, code: str, *, value: float, need: _Need) -> Check:
     return Check(
         name=name,
         state=WARN,
-        says=f"{value:g} vCPUs (quota {code}), but {need.gpus} GPUs take {need.vcpus:g}",
-        fix=f"ask Service Quotas (Amazon EC2, {code}) for {need.vcpus:g}, unless your fleets never use this market",
+        says=f"{value:g} vCPUs (quota {code}), but {need.gpus} GPUs need {need.vcpus:g}",
+        fix=f"request {need.vcpus:g} in Service Quotas (Amazon EC2, {code}), unless your fleets never use this market",
     )
 
 
 def _need(fleets: Iterable[Fleet], vcpus: Mapping[str, int], *, letter: str, market: str) -> _Need | None:
-    """Sum up what the fleets take at their largest, each of its types that needs the fewest vCPUs for a GPU."""
+    """Add up the needs of the fleets at their largest size, with the types that need the fewest vCPUs per GPU."""
     total, gpus, nodes = 0.0, 0, []
     for fleet in fleets:
         types = {
@@ -121,11 +121,11 @@ def _vcpus(types: list[str], *, ec2: EC2Client) -> dict[str, int]:
 
 
 def read_quota(code: str, *, quotas: ServiceQuotasClient) -> float:
-    """Ask for the value that holds in the account: its own, else AWS's default."""
+    """Return the account's value of a quota, or AWS's default."""
     try:
         return quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"]
     except AwsError as error:
-        # A quota that was never changed may have no value of the account's own.
+        # A quota that was never changed may have no value for the account.
         if code_of(error) != "NoSuchResourceException":
             raise
     return quotas.get_aws_default_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"]

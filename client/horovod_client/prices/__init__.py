@@ -1,1 +1,1 @@
-"""What instances cost, and what a run may cost."""
+"""Prices of instances, and cost estimates of runs."""

@@ -1,4 +1,4 @@
-"""Prices on disk, so that nobody asks AWS twice for what has not changed."""
+"""Cache of prices on disk."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class CachedPrices:
     The prices of one instance type in one market.
 
     Args:
-        at: Epoch seconds at which AWS told them.
-        usd: USD an hour by zone; On-Demand's zone is ''.
+        at: Time of AWS's answer, in epoch seconds.
+        usd: USD an hour by zone; the zone of On-Demand prices is ''.
     """
 
     at: float
@@ -30,18 +30,17 @@ class PriceCache:
     """
     A folder of JSON files, one for each endpoint, Region, market and type; processes may share it.
 
-    A file that is damaged or cannot be read is as good as none, and a folder that cannot be written is no error: then
-    prices are asked for each time.
+    A damaged or unreadable file counts as missing. If the folder cannot be written, prices are looked up each time.
 
     Args:
-        folder: Where the files are. Default: `cdk-horovod/prices` in XDG_CACHE_HOME or `~/.cache`.
+        folder: The folder. Default: `cdk-horovod/prices` in XDG_CACHE_HOME or `~/.cache`.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or default_folder()
 
     def read(self, *key: str) -> CachedPrices | None:
-        """Return what was written under *key*; None when nothing usable is there."""
+        """Return the prices under *key*; None if there are none that can be used."""
         try:
             found = json.loads(self._file(key).read_bytes())
             cached = CachedPrices(at=float(found["at"]), usd={str(z): float(usd) for z, usd in found["usd"].items()})
@@ -50,7 +49,7 @@ class PriceCache:
         return cached if cached.usd and all(math.isfinite(n) for n in (cached.at, *cached.usd.values())) else None
 
     def write(self, *key: str, prices: CachedPrices) -> None:
-        """Keep *prices* under *key*. A reader sees the old file or the new one, whole."""
+        """Write *prices* under *key* atomically."""
         file = self._file(key)
         with contextlib.suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +67,7 @@ class PriceCache:
 
 
 def default_folder() -> Path:
-    """Name the user's folder of prices."""
+    """Return the user's folder for prices."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG specification has relative paths ignored.
+    # The XDG specification says to ignore relative paths.
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "cdk-horovod" / "prices"

@@ -1,4 +1,4 @@
-"""What a run would cost, before it is started."""
+"""Cost estimates of runs before they start."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ if TYPE_CHECKING:
     from horovod_client.prices.fleet_prices import Prices
 
 NOTE: Final = (
-    "The fleet decides the mix of types and markets when the run starts, by what EC2 has: the bill lies between these. "
-    "Starting and ending the nodes takes some minutes more; storage and traffic are not included."
+    "EC2's capacity decides the mix of types and markets when the run starts: the bill lies between these amounts. "
+    "Starting and terminating the nodes takes some more minutes; storage and traffic are not included."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class UsdRange:
-    """From the cheapest to the dearest zone, in USD."""
+    """Range from the cheapest to the most expensive zone, in USD."""
 
     least: float
     most: float
 
     def times(self, factor: float) -> UsdRange:
-        """Multiply both ends."""
+        """Multiply both ends by *factor*."""
         return UsdRange(least=self.least * factor, most=self.most * factor)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TypeEstimate:
     """
-    A ring that is made of one instance type.
+    Cost of a ring of one instance type.
 
     Args:
-        instance_type: Such as `g5.xlarge`.
-        nodes: How many it takes.
-        gpus: How many GPUs these have, which may be more than were asked for.
-        on_demand_usd_per_hour: Of all nodes; None when the price is not known.
-        on_demand_usd: The same for the whole time.
-        spot_usd_per_hour: Of all nodes, over the zones; None when no price is known.
-        spot_usd: The same for the whole time.
-        saved_usd: What Spot saves; None unless both prices are known.
+        instance_type: Instance type, such as `g5.xlarge`.
+        nodes: Number of nodes.
+        gpus: GPUs of these nodes, which may be more than requested.
+        on_demand_usd_per_hour: On-Demand cost of all nodes for an hour; None if the price is not known.
+        on_demand_usd: On-Demand cost for the whole time.
+        spot_usd_per_hour: Spot cost of all nodes for an hour; None if no price is known.
+        spot_usd: Spot cost for the whole time.
+        saved_usd: Saving by Spot for the whole time; None unless both prices are known.
     """
 
     instance_type: str
@@ -61,11 +61,11 @@ class TypeEstimate:
 @dataclass(frozen=True, kw_only=True)
 class FleetEstimate:
     """
-    A fleet that the run fits.
+    Cost of a run on one fleet.
 
     Args:
         fleet: Name of the fleet.
-        types: What the ring would cost of each of its types, the cheapest first.
+        types: Cost of a ring of each instance type, the cheapest first.
     """
 
     fleet: str
@@ -75,15 +75,15 @@ class FleetEstimate:
 @dataclass(frozen=True, kw_only=True)
 class CostEstimate:
     """
-    What a run would cost.
+    Cost of a run.
 
     Args:
         gpus: GPUs of its ring.
-        hours: How long its nodes would run.
-        region: Whose prices these are.
-        fleets: The fleets that it fits.
-        prices_from: Epoch seconds at which AWS told the oldest of the prices.
-        remarks: What is not known, and what to mind: sentences for people.
+        hours: Hours that its nodes run.
+        region: Region of the prices.
+        fleets: Cost on each fleet that fits the run.
+        prices_from: Time of the oldest price, in epoch seconds.
+        remarks: Missing prices, limits and other notes: sentences for people.
     """
 
     gpus: int
@@ -101,14 +101,14 @@ class CostEstimate:
 
 def fitting_fleets(connection: Connection, *, gpus: int) -> tuple[Fleet, ...]:
     """
-    List the fleets that a run of *gpus* GPUs may get.
+    List the fleets that fit a run of *gpus* GPUs.
 
     Args:
-        connection: The training.
+        connection: Connection to the training.
         gpus: GPUs of the ring.
 
     Raises:
-        InvalidInput: If there is none.
+        InvalidInput: If no fleet fits.
     """
     fleets = tuple(fleet for fleet in connection.fleets if gpus > 0 and fleet.fits(gpus))
     if not fleets:
@@ -118,24 +118,24 @@ def fitting_fleets(connection: Connection, *, gpus: int) -> tuple[Fleet, ...]:
 
 def estimate(connection: Connection, *, gpus: int, hours: float, prices: Prices) -> CostEstimate:
     """
-    Estimate what a run costs on each fleet that it fits, if its nodes run for *hours*.
+    Estimate the cost of a run on each fleet that fits it.
 
     Args:
-        connection: The training.
+        connection: Connection to the training.
         gpus: GPUs of the ring.
-        hours: How long its nodes run.
-        prices: Of the fleets' types, as far as they are known.
+        hours: Hours that its nodes run.
+        prices: Known prices of the fleets' types.
 
     Raises:
-        InvalidInput: If no fleet can hold the ring, or *hours* is not a time.
-        PricesUnknown: If not one price is known.
+        InvalidInput: If no fleet can hold the ring, or *hours* is not more than 0.
+        PricesUnknown: If no price is known.
     """
     if not (math.isfinite(hours) and hours > 0):
         raise InvalidInput(f"'hours' must be more than 0, got {hours}")
     fleets = fitting_fleets(connection, gpus=gpus)
     if prices.told_at is None:
-        reasons = "; ".join(prices.remarks) or "AWS was asked for none"
-        raise PricesUnknown(f"there are no prices to estimate with: {reasons}")
+        reasons = "; ".join(prices.remarks) or "none was looked up"
+        raise PricesUnknown(f"there are no prices for an estimate: {reasons}")
     estimates = tuple(
         FleetEstimate(
             fleet=fleet.id,
@@ -185,7 +185,7 @@ def _cheapest_first(types: Iterable[TypeEstimate]) -> tuple[TypeEstimate, ...]:
 
 
 def _limits(connection: Connection, estimates: Iterable[FleetEstimate], *, hours: float) -> list[str]:
-    """Say which limits of the training would end the run before its time."""
+    """List the limits of the training that would stop the run earlier."""
     remarks = []
     ceiling = connection.max_cost_usd
     dearest = max(
@@ -193,10 +193,10 @@ def _limits(connection: Connection, estimates: Iterable[FleetEstimate], *, hours
         default=0.0,
     )
     if ceiling is not None and dearest > ceiling:
-        remarks.append(f"The training's ceiling of {ceiling:.2f} USD may end the run before these {hours:g} hours.")
+        remarks.append(f"The training's ceiling of {ceiling:.2f} USD may stop the run before these {hours:g} hours.")
     if hours * 3600 > connection.max_runtime_seconds:
         longest = connection.max_runtime_seconds / 3600
-        remarks.append(f"The training's longest run takes {longest:g} hours, fewer than these {hours:g}.")
+        remarks.append(f"The training limits a run to {longest:g} hours, less than these {hours:g}.")
     return remarks
 
 

@@ -1,4 +1,4 @@
-"""What an hour of an instance costs, by type, market and zone."""
+"""Prices of instances by type, market and zone."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from horovod_node import contract
 @dataclass(frozen=True, kw_only=True)
 class Price:
     """
-    What an hour of an instance costs.
+    Price of an instance.
 
     Args:
-        instance_type: Such as `g5.xlarge`.
+        instance_type: Instance type, such as `g5.xlarge`.
         market: `on-demand` or `spot`.
-        zone: Such as `eu-west-1a`; '' for all of them, as for On-Demand.
+        zone: Availability Zone, such as `eu-west-1a`; '' for all zones, as for On-Demand.
         usd: USD an hour.
-        at: Epoch seconds at which AWS told it. Default: that was not noted.
+        at: Time of AWS's answer, in epoch seconds. Default: unknown.
     """
 
     instance_type: str
@@ -30,14 +30,16 @@ class Price:
 
 def price_of(prices: Iterable[Price], *, instance_type: str, market: str, zone: str) -> float | None:
     """
-    Find what an instance costs an hour in US dollars; None if nothing is known of its type.
+    Return the price of an instance in USD an hour; None if no price of its type is known.
+
+    The state machines use the same rule (`cdk_horovod.workflow.rates`).
 
     Args:
-        prices: Those that are known.
-        instance_type: Its type.
-        market: `on-demand` or `spot`; '' while it is not known, which counts as the dearest.
-        zone: Its zone. Where no price of the zone is known, the dearest one of the market counts, then On-Demand;
-            never Spot for what is On-Demand.
+        prices: Known prices.
+        instance_type: Type of the instance.
+        market: `on-demand` or `spot`; '' if unknown: then the highest price of the type counts.
+        zone: Zone of the instance. If the price of the zone is unknown, the highest of the market counts, and then the
+            On-Demand price; an On-Demand instance never counts at a Spot price.
     """
     of_type = [price for price in prices if price.instance_type == instance_type]
     of_market = [price for price in of_type if price.market == market]
@@ -51,11 +53,11 @@ def price_of(prices: Iterable[Price], *, instance_type: str, market: str, zone: 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
     """
-    The prices that AWS told when it was asked for them.
+    Result of a price look-up.
 
     Args:
-        found: One for each type On-Demand, and for each type and zone as Spot.
-        remarks: Which prices are missing or old, and why: sentences for people.
+        found: Prices: On-Demand one for each type, Spot one for each type and zone.
+        remarks: Prices that are missing or old, and the reasons: sentences for people.
     """
 
     found: tuple[Price, ...] = ()
@@ -63,15 +65,15 @@ class Prices:
 
     @property
     def told_at(self) -> float | None:
-        """Epoch seconds at which the oldest of them was told; None if there is none."""
+        """Time of the oldest price, in epoch seconds; None if there is no price."""
         return min((price.at for price in self.found if price.at is not None), default=None)
 
     def on_demand(self, instance_type: str) -> Price | None:
-        """Return the type's On-Demand price; None when it is not known."""
+        """Return the type's On-Demand price; None if it is not known."""
         return next(iter(self._of(instance_type, contract.ON_DEMAND)), None)
 
     def spot(self, instance_type: str) -> tuple[Price, ...]:
-        """Return the type's Spot prices, one for each zone, the lowest first; empty when none is known."""
+        """Return the type's Spot prices, one for each zone, the lowest first; empty if none is known."""
         return tuple(sorted(self._of(instance_type, contract.SPOT), key=lambda price: price.usd))
 
     def _of(self, instance_type: str, market: str) -> Iterable[Price]:

@@ -1,4 +1,4 @@
-"""Prices as AWS tells them: On-Demand of the Price List API, Spot of EC2."""
+"""Look-up of prices: On-Demand from the Price List API, Spot from EC2."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from horovod_client.aws.clients import AwsClients
 
 MAX_AGE_SECONDS: Final[Mapping[str, int]] = {contract.ON_DEMAND: 7 * 86_400, contract.SPOT: 3_600}
-"""How long a price is taken from the cache: On-Demand prices change a few times a year, Spot prices all day."""
+"""How long a cached price is used: On-Demand prices change a few times a year, Spot prices several times a day."""
 
 
 class PriceLookup:
     """
-    Asks the Price List API and EC2's Spot price history, and remembers what they said.
+    Looks prices up in the Price List API and EC2's Spot price history, and caches them.
 
     Args:
         region: Region of the instances.
-        clients: Clients of that region.
-        cache: Where prices are kept. Default: the user's cache folder.
-        now: Tells the time in epoch seconds. Default: the system's clock.
+        clients: Clients of that Region.
+        cache: Cache of prices. Default: the user's cache folder.
+        now: Returns the time in epoch seconds. Default: the system's clock.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class PriceLookup:
 
     def prices_of(self, instance_types: Iterable[str]) -> Prices:
         """
-        Find the prices of all *instance_types*. What AWS does not tell is missing from the answer, with a remark.
+        Find the prices of all *instance_types*. A price that AWS does not return is missing, and a remark says why.
 
         Args:
-            instance_types: Such as `g5.xlarge`.
+            instance_types: Instance types, such as `g5.xlarge`.
         """
         types = [*dict.fromkeys(instance_types)]
         on_demand, spot = self.on_demand_prices_of(types), self._spot_prices_of(types)
@@ -63,7 +63,7 @@ class PriceLookup:
         Find the On-Demand prices of all *instance_types*, as `prices_of` does.
 
         Args:
-            instance_types: Such as `g5.xlarge`.
+            instance_types: Instance types, such as `g5.xlarge`.
         """
         return self._look_up(
             [*dict.fromkeys(instance_types)],
@@ -91,7 +91,7 @@ class PriceLookup:
         endpoint: str,
         ask: Callable[[Sequence[str]], Mapping[str, Mapping[str, float]]],
     ) -> Prices:
-        # The endpoint is part of the key: the local cloud's prices are nobody's.
+        # The endpoint is part of the key, because the local cloud's prices are made up.
         place = (urlsplit(endpoint).netloc, self._region, market)
         cached = {name: prices for name in types if (prices := self._cache.read(*place, name)) is not None}
         old = [name for name in types if not self._is_fresh(cached.get(name), market)]
@@ -146,7 +146,7 @@ class PriceLookup:
         pages = self._clients.ec2.get_paginator("describe_spot_price_history").paginate(
             InstanceTypes=[*types],  # type: ignore[list-item]  # the connection names types that the stubs may not know
             ProductDescriptions=["Linux/UNIX"],
-            # From now on: that is the price in force, one for each type and zone.
+            # A start time of now returns only the price in force, one for each type and zone.
             StartTime=datetime.fromtimestamp(self._now(), UTC),
         )
         told: dict[str, dict[str, float]] = {}
@@ -166,7 +166,7 @@ def _usd_of(product: Mapping[str, Any]) -> list[float]:
 
 
 def _remarks(types: Iterable[str], market: str, reason: str, cached: Mapping[str, CachedPrices]) -> list[str]:
-    """Say which prices are missing and which are old, and why: one sentence for types of which the same is true."""
+    """List the prices that are missing or old, and why: one sentence for all types with the same state."""
     names_by_date: dict[str | None, list[str]] = {}
     for name in types:
         date = moment(cached[name].at) if name in cached else None

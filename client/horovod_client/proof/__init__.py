@@ -1,1 +1,1 @@
-"""The drill that proves, in an account, what no test on one machine can: `cdk-horovod prove`."""
+"""The drill of `cdk-horovod prove`, which tests in an AWS account what no test on one machine can."""

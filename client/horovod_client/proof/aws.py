@@ -1,4 +1,4 @@
-"""The drill's place in an AWS account: the CDK CLI deploys, Fault Injection Service interrupts."""
+"""The drill's place in an AWS account: the CDK CLI deploys, AWS Fault Injection Service (FIS) interrupts."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ POLICY: Final = {
         },
     ],
 }
-"""What the action aws:ec2:send-spot-instance-interruptions needs (AWS FIS User Guide, "AWS FIS Actions reference")."""
+"""Permissions for aws:ec2:send-spot-instance-interruptions (AWS FIS User Guide, "AWS FIS Actions reference")."""
 ROLE_SECONDS: Final = 20
-"""IAM tells the other services of a new role within some seconds."""
+"""Wait after the creation of a role: IAM propagates it to other services within some seconds."""
 EXPERIMENT_SECONDS: Final = 300
 ENDED_BADLY: Final = ("failed", "stopped", "cancelled")
 
@@ -45,14 +45,14 @@ ENDED_BADLY: Final = ("failed", "stopped", "cancelled")
 @dataclass(kw_only=True)
 class AwsPlace:
     """
-    An account and a Region.
+    An AWS account and Region.
 
     Args:
-        session: Whose account it is.
-        instance_type: Type of the drill's instances, of one GPU.
+        session: boto3 session of the account, with a Region.
+        instance_type: Instance type of the drill, with one GPU.
         image: Folder with the Dockerfile, or the address of an image in ECR.
-        max_cost_usd: Most that a run may cost.
-        tell: Takes lines for people: what the CDK CLI says.
+        max_cost_usd: Cost ceiling of each run, in US dollars.
+        tell: Prints a line, such as the output of the CDK CLI. Default: `print`.
         paces: Times of the drill.
 
     Raises:
@@ -70,23 +70,23 @@ class AwsPlace:
 
     def __post_init__(self) -> None:
         if not self.session.region_name:
-            raise InvalidInput("no region is set: set AWS_REGION to where the drill is to be")
+            raise InvalidInput("no region is set: set AWS_REGION to the drill's Region")
         self._region = self.session.region_name
         identity = self.session.client("sts").get_caller_identity()
         self.name = f"account {identity['Account']}, {self._region}"
         self._partition = identity["Arn"].split(":")[1]
 
     def on_demand_usd(self) -> float:
-        """Look up what an instance of the drill costs, in USD an hour."""
+        """Look up the On-Demand price of the drill's instance type, in USD an hour."""
         lookup = PriceLookup(region=self._region, clients=AwsClients(region=self._region, session=self.session))
         prices = lookup.on_demand_prices_of([self.instance_type])
         usd = [price.usd for price in prices.found if price.market == contract.ON_DEMAND]
         if not usd:
-            raise PricesUnknown(f"the drill does not start without a price: {'; '.join(prices.remarks)}")
+            raise PricesUnknown(f"the drill needs a price to start: {'; '.join(prices.remarks)}")
         return max(usd)
 
     def deploy(self) -> None:
-        """Bootstrap the account for the CDK if it is not, and deploy the stack."""
+        """Bootstrap the account for the CDK if necessary, and deploy the stack."""
         self._cdk("bootstrap")
         self._cdk("deploy", STACK, "--require-approval", "never")
 
@@ -95,18 +95,18 @@ class AwsPlace:
         self._cdk("destroy", STACK, "--force")
 
     def client(self, service: str) -> Any:
-        """Return a boto3 client of the account."""
-        make: Any = self.session.client  # its stubs want the name of the service as a literal
+        """Return a boto3 client for the account."""
+        make: Any = self.session.client  # the stubs require a literal service name
         if service == "stepfunctions":
             return tester_client(make, region=self._region)
         return make(service, region_name=self._region)
 
     def training(self) -> TrainingClient:
-        """Connect to the training."""
+        """Return a client of the deployed training."""
         return TrainingClient.from_stack(STACK, session=self.session)
 
     def interrupt(self, instance: str) -> dict[str, str]:
-        """Have FIS interrupt a Spot Instance, after a notice of two minutes."""
+        """Interrupt a Spot Instance with FIS, after a notice of two minutes."""
         fis = self.client("fis")
         template = fis.create_experiment_template(
             clientToken=str(uuid.uuid4()),
@@ -143,7 +143,7 @@ class AwsPlace:
             time.sleep(self.paces.look)
 
     def tidy(self) -> list[str]:
-        """Remove the experiment's template and its role."""
+        """Remove the experiment template and its role."""
         left = []
         iam = self.client("iam")
         if "template" in self._made:
@@ -195,11 +195,11 @@ class AwsPlace:
 
 def app_command(place: Any, *, usd_per_hour: float) -> str:
     """
-    Write the command that synthesises the drill's app, for the CDK CLI and for a shell.
+    Build the shell command that synthesises the drill's app, for the CDK CLI's `--app`.
 
     Args:
-        place: With `instance_type`, `image`, `max_cost_usd` and `paces`.
-        usd_per_hour: On-Demand price of an instance.
+        place: Place with `instance_type`, `image`, `max_cost_usd` and `paces`.
+        usd_per_hour: On-Demand price of an instance, in USD an hour.
     """
     paces = asdict(place.paces)
     settings = {

@@ -1,4 +1,4 @@
-"""What is said of this product that only an account can prove, and the step of the drill that does."""
+"""The claims about this product that only an AWS account can prove, and the step of the drill that proves each."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ STEPS: Final = (DEPLOY, STATES, TRAIN, STOP, INTERRUPT, REAPER, SWITCH, ZERO, CO
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """
-    Something that is unproven until it was seen in an account.
+    A claim that stays unproven until it was observed in an AWS account.
 
     Args:
         id: Short name, for the report.
         says: The claim, as a sentence.
         step: The step that proves it; None when no step does.
-        emulated: Whether the local cloud only plays what the claim is about: a drill there proves nothing of it.
+        emulated: Whether the local cloud only emulates what the claim is about, so that a drill there proves nothing.
         because: Why no step proves it.
     """
 
@@ -32,11 +32,11 @@ class Claim:
 
 
 CLAIMS: Final = (
-    Claim(id="templates", step=DEPLOY, says="CloudFormation takes the templates, and makes what they describe."),
+    Claim(id="templates", step=DEPLOY, says="CloudFormation deploys the templates."),
     Claim(
         id="definitions",
         step=STATES,
-        says="Step Functions takes every state of the three machines: names, expressions, errors and their catchers.",
+        says="Step Functions accepts every state of the three machines: names, expressions, errors and their catchers.",
     ),
     Claim(
         id="boot",
@@ -46,12 +46,12 @@ CLAIMS: Final = (
     Claim(
         id="permissions",
         step=TRAIN,
-        says="Every role may do what a run needs, and the key and bucket policies let it.",
+        says="Roles, key policies and bucket policies allow everything that a run needs.",
     ),
     Claim(id="ring", step=TRAIN, says="Two instances form one ring and train on GPUs, through NCCL."),
     Claim(id="model", step=TRAIN, emulated=False, says="A run that says it succeeded has a model in S3 that works."),
-    Claim(id="empty", step=TRAIN, says="A run that ends leaves no instance, as EC2 itself says."),
-    Claim(id="clean-up", step=STOP, says="A stopped run is cleaned up by the event of its end, and has a receipt."),
+    Claim(id="empty", step=TRAIN, says="A run that ends leaves no instance, according to EC2 itself."),
+    Claim(id="clean-up", step=STOP, says="The event of a stopped run starts its clean-up, and the run has a receipt."),
     Claim(
         id="spot", step=INTERRUPT, says="A ring survives the interruption of a Spot Instance, after EC2's own notice."
     ),
@@ -59,11 +59,13 @@ CLAIMS: Final = (
     Claim(
         id="switch",
         step=SWITCH,
-        says="Instances of which nobody knows any more take themselves out, with clean-up and reaper switched off.",
+        says="Instances terminate themselves when clean-up and reaper are switched off.",
     ),
     Claim(id="nothing-left", step=ZERO, says="When all runs are over, no instance of the fleet is left in any state."),
-    Claim(id="receipts", step=COST, says="Receipts count what was billed, and the sum stays below the stated limit."),
-    Claim(id="destroy", step=DESTROY, says="The stack is deleted whole, and what is kept on purpose is named."),
+    Claim(id="receipts", step=COST, says="Every receipt has a cost, and the sum stays below the stated limit."),
+    Claim(
+        id="destroy", step=DESTROY, says="The whole stack is deleted, and resources that are kept on purpose are named."
+    ),
     Claim(
         id="efa",
         says="Elastic Fabric Adapters carry the ring.",
@@ -95,7 +97,7 @@ CLAIMS: Final = (
         says="It works in the partitions of China and GovCloud.",
         because="an account is in one partition",
     ),
-    Claim(id="alarms", says="Alarms call a person.", because="somebody must have subscribed to the topic, and answer"),
+    Claim(id="alarms", says="Alarms reach a person.", because="somebody must have subscribed to the topic, and answer"),
     Claim(
         id="reservations",
         says="Runs use capacity reservations and blocks.",

@@ -1,9 +1,9 @@
 """
-The drill: every claim that only an account can prove, one step after the other, and nothing left behind.
+The drill, which tests the claims that only an AWS account can prove, step by step, and removes everything afterwards.
 
-Every run of it is small (two nodes of one GPU) and bounded three times: by its own ceiling, by the training's, and by
-the limit of the whole drill. What goes wrong, Ctrl-C included, leads to the same end: the rules are switched on, runs
-are stopped, the group is set to zero, and what is left is named.
+Every run is small (two nodes of one GPU) and limited three times: by its own ceiling, by the training's, and by the
+limit of the whole drill. Any failure, including Ctrl-C, leads to the same end: the rules are enabled, runs are stopped,
+the group is set to zero, and remaining resources are listed.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from horovod_node import contract
 
 GPUS: Final = 2
 RUN_USD: Final = 1.0
-"""Ceiling of each run: ten times what one should cost."""
+"""Cost ceiling of each run: ten times its expected cost."""
 HOURS: Final = 2.0
-"""Of both instances, all runs together: five runs, each with some minutes of booting and of waiting."""
+"""Hours of both instances, for five runs, each with some minutes of booting and waiting."""
 EXTRAS_USD: Final = 0.5
-"""Volumes, the image in ECR, requests, logs and the key, for a day; rounded up."""
+"""Cost of volumes, the image in ECR, requests, logs and the key for a day, rounded up."""
 ACCURACY: Final = 0.85
 """The digits' test accuracy is above 0.95 after 20 epochs; a model that learned nothing has 0.1."""
 
 
 def estimate_usd(on_demand_usd: float) -> float:
     """
-    Tell what the drill costs at most, if all goes well: both instances On-Demand for all of its runs.
+    Estimate the drill's cost in US dollars, with both instances On-Demand.
 
     Args:
-        on_demand_usd: Price of one instance, in USD an hour.
+        on_demand_usd: On-Demand price of one instance, in USD an hour.
     """
     return round(GPUS * HOURS * on_demand_usd + EXTRAS_USD, 2)
 
@@ -53,15 +53,15 @@ def estimate_usd(on_demand_usd: float) -> float:
 @dataclass(kw_only=True)
 class Drill:
     """
-    One drill in one place.
+    One drill.
 
     Args:
-        place: Where.
+        place: Place of the drill.
         examples: Folder with the digits' scripts, `examples/digits` of the repository.
-        data: The digits, as `make_data.py` writes them.
-        limit_usd: What all of it may cost.
-        delete_data: Whether buckets and key are deleted in the end; else they are named.
-        tell: Takes lines for people.
+        data: File that `make_data.py` wrote.
+        limit_usd: Highest permitted cost of all runs, in US dollars.
+        delete_data: Whether to delete buckets and key at the end. Default: they are kept and listed.
+        tell: Prints a line. Default: `print`.
     """
 
     place: Place
@@ -74,7 +74,7 @@ class Drill:
     _kept: list[str] = field(default_factory=list)
 
     def run(self) -> Report:
-        """Do every step, and end with nothing running whatever happens; the report says how it went."""
+        """Run every step, terminate everything in any case, and return the report."""
         report = Report(
             place=self.place.name,
             local=self.place.local,
@@ -95,9 +95,9 @@ class Drill:
                 if step.state == FAILED:
                     report.left += self._empty()
         except KeyboardInterrupt:
-            self.tell("interrupted: everything is ended now")
+            self.tell("interrupted: terminating everything")
         finally:
-            # A second Ctrl-C ends this, too; then the switches on the instances are what is left.
+            # A second Ctrl-C aborts this as well; then only the switches on the instances terminate them.
             if deployed:
                 report.left += self._empty()
                 self._do(report.steps[-1])
@@ -118,7 +118,7 @@ class Drill:
             raise
         except AwsError as error:
             step.said = f"AWS: {error}"
-        except Exception as error:  # the drill must go on to its end
+        except Exception as error:  # the drill must reach its end
             step.said = f"{type(error).__name__}: {error}"
         finally:
             step.seconds = time.monotonic() - began
@@ -179,19 +179,19 @@ class Drill:
 
     def _interrupt(self, step: StepReport) -> dict[str, Any]:
         if self.place.local:
-            step.emulated = "the interruption, by LocalCloud.interrupt in place of FIS"
+            step.emulated = "the interruption, by LocalCloud.interrupt instead of FIS"
         epochs = self.place.paces.elastic_epochs
         run = self._start("train_elastic.py", "interrupted", epochs=epochs, min_gpus=1)
         self._trains(run)
         spot = self._inventory.spot_instances()
         if not spot:
-            raise StepFailed("no instance of the run is a Spot Instance: EC2 had none, try another zone or time")
+            raise StepFailed("no instance of the run is a Spot Instance: EC2 had no capacity, try another zone or time")
         told = self.place.interrupt(spot[0])
         self._ends_well(run)
         receipt = self._receipt(run)
         ring = receipt["ring"]
         if not ring["interruptions"] or ring["resets"] < 1:
-            raise StepFailed(f"the receipt tells of no interruption: {ring}")
+            raise StepFailed(f"the receipt records no interruption: {ring}")
         return {**self._zero_after(run), **told, "instance": spot[0], "resets": ring["resets"]}
 
     def _reaper(self, _step: StepReport) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class Drill:
                 seconds=2 * paces.reaper,
             )
         if seen["zero_after_s"] >= paces.lease:
-            raise StepFailed(f"the nodes went after {seen['zero_after_s']} s, when their switches act, too")
+            raise StepFailed(f"the nodes were gone after {seen['zero_after_s']} s, when their switches act too")
         return {**seen, "receipt": self._receipt(run)["written_by"]}
 
     def _switch(self, _step: StepReport) -> dict[str, Any]:
@@ -217,7 +217,7 @@ class Drill:
             run.stop()
             seen = self._zero_after(run, seconds=3 * paces.lease)
         if seen["zero_after_s"] < paces.lease:
-            raise StepFailed(f"the nodes went after {seen['zero_after_s']} s, sooner than their switches may act")
+            raise StepFailed(f"the nodes were gone after {seen['zero_after_s']} s, before their switches may act")
         self._until(
             lambda: not self._leases(),
             "the reaper frees the lease",
@@ -251,7 +251,7 @@ class Drill:
         self.place.destroy()
         if self.delete_data:
             return {"deleted": self._inventory.delete(kept)}
-        self._kept = [f"{kind} {name}: kept, delete it when you need it no more" for kind, name in kept]
+        self._kept = [f"{kind} {name}: kept, delete it when you no longer need it" for kind, name in kept]
         return {"kept": [name for _, name in kept]}
 
     def _start(self, script: str, name: str, *, epochs: int, min_gpus: int | None = None) -> Run:
@@ -290,7 +290,7 @@ class Drill:
             raise StepFailed(f"run {run.name} ended as {status.state}: {status.error}: {status.cause}")
 
     def _zero_after(self, run: Run, *, seconds: float = 0.0) -> dict[str, Any]:
-        """Wait until nothing of the group lives, and tell how long that took."""
+        """Wait until the group has no instance, and return how long that took."""
         began = time.monotonic()
         self._until(lambda: not self._inventory.instances(), f"the nodes of {run.name} are gone", seconds=seconds)
         return {"run": run.name, "zero_after_s": round(time.monotonic() - began, 1)}
@@ -305,7 +305,7 @@ class Drill:
                 return False
             return True
 
-        self._until(look, f"the receipt of {run.name}", seconds=3 * self.place.paces.reaper)
+        self._until(look, f"{run.name} has a receipt", seconds=3 * self.place.paces.reaper)
         return found[-1]
 
     def _cost_of(self, run: Run) -> float | None:
@@ -316,12 +316,12 @@ class Drill:
         end = time.monotonic() + seconds + self.place.paces.patience
         while not look():
             if time.monotonic() > end:
-                raise StepFailed(f"waited {seconds + self.place.paces.patience:.0f} s, and not yet: {what}")
+                raise StepFailed(f"waited {seconds + self.place.paces.patience:.0f} s in vain until {what}")
             time.sleep(self.place.paces.look)
 
     @contextmanager
     def _switched_off(self, *, reaper: bool) -> Iterator[None]:
-        """Switch the clean-up's rule off, and the reaper's too if *reaper* says so; on again in the end."""
+        """Disable the clean-up's rule, and with *reaper* also the reaper's; enable them again at the end."""
         rules = self._inventory.rules
         off = [rules[claims.STOP], *([rules[claims.REAPER]] if reaper else [])]
         events = self.place.client("events")
@@ -334,7 +334,7 @@ class Drill:
                 events.enable_rule(Name=name)
 
     def _empty(self) -> list[str]:
-        """End whatever runs, by the machinery first and then by hand; say what is left all the same."""
+        """Enable the rules, stop the runs and set the group to zero; return a line for each problem."""
         problems = []
         try:
             events, stepfunctions = self.place.client("events"), self.place.client("stepfunctions")
@@ -347,13 +347,13 @@ class Drill:
                     )
             self._inventory.set_to_zero()
             self._until(lambda: not self._inventory.instances(), "the group is empty", seconds=0)
-        except Exception as error:  # nothing may keep the drill from its last step
-            problems.append(f"could not empty the group ({error}): see that no instance of {STACK} runs")
+        except Exception as error:  # no error may keep the drill from its last step
+            problems.append(f"could not empty the group ({error}): check that no instance of {STACK} runs")
         return problems
 
     def _left(self) -> list[str]:
         try:
             living = self._inventory.instances()
-        except (StepFailed, *AwsError):  # there never was a stack, and so no group
+        except (StepFailed, *AwsError):  # the stack was never deployed, so there is no group
             return []
         return [f"instance {name} still runs: terminate it" for name in living]

@@ -1,4 +1,4 @@
-"""What the drill's stack has, and what of it lives: as CloudFormation, EC2 and Auto Scaling say."""
+"""Resources and running instances of the drill's stack, according to CloudFormation, EC2 and Auto Scaling."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from horovod_node import contract
 
 ALIVE: Final = ["pending", "running", "stopping", "stopped", "shutting-down"]
 KEPT: Final = {"AWS::S3::Bucket": "bucket", "AWS::KMS::Key": "key"}
-"""What stays when the stack is deleted, because data are in it or under it."""
+"""Resource types that are kept when the stack is deleted, because they contain or encrypt data."""
 KEY_DAYS: Final = 7
-"""The shortest time after which KMS deletes a key (ScheduleKeyDeletion)."""
+"""Shortest waiting period of ScheduleKeyDeletion of KMS, in days."""
 
 
 class Inventory:
     """
-    Looks at a deployed drill.
+    Lists resources and instances of the drill's stack.
 
-    What it has is read once: it is asked for when the stack is gone, too.
+    The resources are read once, because they are also needed after the stack is deleted.
 
     Args:
-        place: Where it is.
+        place: Place of the drill.
     """
 
     def __init__(self, place: Place) -> None:
@@ -32,21 +32,21 @@ class Inventory:
 
     @property
     def resources(self) -> int:
-        """Count the stack's resources."""
+        """Number of the stack's resources."""
         return len(self._resources)
 
     @property
     def buckets(self) -> list[str]:
-        """Name the stack's buckets."""
+        """Names of the stack's buckets."""
         return [name for kind, name in self.kept() if kind == "bucket"]
 
     @cached_property
     def rules(self) -> dict[str, str]:
-        """Name the rules of the clean-up and of the reaper, by the steps that switch them off."""
+        """Names of the clean-up's and the reaper's rules, by the steps that disable them."""
         events = self._place.client("events")
         found = {}
         for resource in self._of("AWS::Events::Rule"):
-            # A rule's physical id is its name on the default bus; elsewhere the bus comes first.
+            # A rule's physical id is its name, on another than the default bus with the bus as its prefix.
             name = resource.rpartition("|")[2]
             rule = events.describe_rule(Name=name)
             targets = events.list_targets_by_rule(Rule=name)["Targets"]
@@ -56,7 +56,7 @@ class Inventory:
         return found
 
     def instances(self) -> list[str]:
-        """List every instance of the groups that lives, as EC2 says and as Auto Scaling says."""
+        """List every instance of the groups that is not terminated, according to EC2 or Auto Scaling."""
         groups = self._place.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=self._groups)
         listed = {item["InstanceId"] for group in groups["AutoScalingGroups"] for item in group["Instances"]}
         filters = [
@@ -77,16 +77,16 @@ class Inventory:
         return [item["InstanceId"] for item in instances if item.get("InstanceLifecycle") == "spot"]
 
     def desired(self) -> int:
-        """Tell the capacity that the groups are to have."""
+        """Return the desired capacity of all groups."""
         groups = self._place.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=self._groups)
         return sum(group["DesiredCapacity"] for group in groups["AutoScalingGroups"])
 
     def leases(self, connection: Connection) -> list[str]:
         """
-        Name the runs that hold a fleet.
+        List the names of the runs that hold a fleet.
 
         Args:
-            connection: The stack's training.
+            connection: Connection to the training.
         """
         dynamodb, held = self._place.client("dynamodb"), []
         for fleet in connection.fleets:
@@ -99,17 +99,17 @@ class Inventory:
         return held
 
     def set_to_zero(self) -> None:
-        """Have the groups end all of their instances, those that are protected too."""
+        """Set the desired capacity of every group to 0."""
         autoscaling = self._place.client("autoscaling")
         for group in self._groups:
             autoscaling.set_desired_capacity(AutoScalingGroupName=group, DesiredCapacity=0, HonorCooldown=False)
 
     def kept(self) -> list[tuple[str, str]]:
-        """List what stays when the stack is deleted, as (kind, name)."""
+        """List the resources that are kept when the stack is deleted, as (kind, name)."""
         return [(KEPT[kind], name) for kind, name in self._resources if kind in KEPT]
 
     def delete(self, kept: list[tuple[str, str]]) -> list[str]:
-        """Delete the buckets of *kept* with all that is in them, and have KMS delete the keys; name them."""
+        """Delete the buckets of *kept* with all their objects, schedule deletion of the keys, and return the names."""
         s3, kms = self._place.client("s3"), self._place.client("kms")
         for kind, name in kept:
             if kind == "bucket":

@@ -1,4 +1,4 @@
-"""Where a drill happens: an account, or the local cloud; the drill is the same."""
+"""The place of a drill: an AWS account, or the local cloud."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 STACK: Final = "HorovodProof"
-"""Name of the drill's stack, which is its own."""
+"""Name of the drill's own stack."""
 
 
 class StepFailed(Exception):  # noqa: N818 - it says what happened
-    """A step of the drill did not see what it had to; the text says what it saw."""
+    """A step of the drill failed; the text says what it observed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paces:
     """
-    Times of the drill's training, in seconds unless it says otherwise, and how long the drill waits.
+    Times of the drill and its training, in seconds, and epochs of its runs.
 
     Args:
-        heartbeat: A silent leader is given up after this long.
-        lease: A node stays this long without a valid lease.
-        reaper: Between two looks of the reaper; whole minutes of the schedule, in the place's own clock.
-        start: The ring must be there after this long.
-        poll: Between two looks at nodes that go away.
-        look: Between two looks of the drill.
-        settle: How long an execution of the reaper that has begun may still act after its rule was disabled.
-        patience: What the drill adds to every limit.
-        epochs: Of the run that ends by itself.
-        long_epochs: Of the runs that are stopped.
-        elastic_epochs: Of the run that is interrupted: long enough for two minutes' notice and a new ring.
+        heartbeat: `heartbeat` of the training.
+        lease: `lease_timeout` of the training.
+        reaper: Interval of the reaper in the place's own time; its schedule has whole minutes.
+        start: `start_timeout` of the training.
+        poll: `poll_interval` of the training.
+        look: Interval of the drill's polls.
+        settle: How long a running execution of the reaper may still act after its rule was disabled.
+        patience: Extra time that the drill adds to every limit.
+        epochs: Epochs of the run that ends by itself.
+        long_epochs: Epochs of the runs that are stopped.
+        elastic_epochs: Epochs of the interrupted run, which must outlast the two minutes' notice and a ring reset.
     """
 
     heartbeat: int = 60
@@ -46,29 +46,29 @@ class Paces:
 
 
 class Place(Protocol):
-    """What differs between an account and the local cloud."""
+    """Operations that differ between an AWS account and the local cloud."""
 
     name: str
     local: bool
     paces: Paces
 
     def on_demand_usd(self) -> float:
-        """Look up what an instance of the drill costs, in USD an hour."""
+        """Look up the On-Demand price of the drill's instance type, in USD an hour."""
 
     def deploy(self) -> None:
-        """Deploy the stack `STACK`; raise `StepFailed` with the words of the tool."""
+        """Deploy the stack `STACK`; raise `StepFailed` with the tool's message if that fails."""
 
     def destroy(self) -> None:
-        """Delete the stack; raise `StepFailed` with the words of the tool."""
+        """Delete the stack; raise `StepFailed` with the tool's message if that fails."""
 
     def client(self, service: str) -> Any:
-        """Return a boto3 client of the place."""
+        """Return a boto3 client for the place."""
 
     def training(self) -> Any:
-        """Connect to the training."""
+        """Return a client of the deployed training."""
 
     def interrupt(self, instance: str) -> dict[str, str]:
-        """Have EC2 take a Spot Instance back, with two minutes' notice; return what to report."""
+        """Interrupt a Spot Instance, with two minutes' notice; return values for the report."""
 
     def tidy(self) -> list[str]:
-        """Remove what `interrupt` made, and say what could not be removed."""
+        """Remove the resources that `interrupt` created; return a line for each that could not be removed."""

@@ -1,4 +1,4 @@
-"""The dated report of a drill: what was seen, for people (Markdown) and programs (JSON)."""
+"""The dated report of a drill, for people (Markdown) and programs (JSON)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ NOT_RUN: Final = "not run"
 @dataclass(kw_only=True)
 class StepReport:
     """
-    What became of one step.
+    Result of one step.
 
     Args:
-        name: Of `claims.STEPS`.
+        name: Name of the step, one of `claims.STEPS`.
         state: `PASSED`, `FAILED` or `NOT_RUN`.
-        began_at: When it began, ISO 8601 in UTC; empty when it did not.
-        seconds: How long it took.
-        seen: What was seen: names, ids, values.
-        said: On failure, the words of AWS or of the check that failed.
-        emulated: What the local cloud played in it.
+        began_at: Start in ISO 8601, UTC; empty if it was not run.
+        seconds: Duration.
+        seen: Observations: names, ids, values.
+        said: Message of AWS or of the check that failed; empty unless the step failed.
+        emulated: What the local cloud emulated in this step.
     """
 
     name: str
@@ -43,16 +43,16 @@ class StepReport:
 @dataclass(kw_only=True)
 class Report:
     """
-    A drill.
+    Report of a drill.
 
     Args:
-        place: Where it was: the account and Region, or the local cloud.
-        local: Whether it was the local cloud.
-        began_at: When it began.
-        estimate_usd: What it was said to cost.
-        limit_usd: What it may cost.
-        steps: One for each step.
-        left: What is left behind, each with what to do about it.
+        place: Account and Region, or the local cloud.
+        local: Whether it ran in the local cloud.
+        began_at: Start in ISO 8601, UTC.
+        estimate_usd: Estimated cost.
+        limit_usd: Highest permitted cost.
+        steps: Results of all steps.
+        left: Resources that are left, each with what to do about it.
     """
 
     place: str
@@ -69,7 +69,7 @@ class Report:
         return all(step.state == PASSED for step in self.steps)
 
     def state_of(self, claim: Claim) -> str:
-        """Tell in a word or a clause what the drill says of *claim*."""
+        """Return the state of *claim* in a word or a clause."""
         if claim.step is None:
             return f"not covered by this drill, because {claim.because}"
         state = next(step.state for step in self.steps if step.name == claim.step)
@@ -124,7 +124,7 @@ class Report:
 
 
 def now_text() -> str:
-    """Tell the time, ISO 8601 in UTC, to the second."""
+    """Return the current time in ISO 8601, UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -1,1 +1,1 @@
-"""What a run leaves: receipt, model, logs, TensorBoard files."""
+"""Results of a run: receipt, model, logs, TensorBoard files."""

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 @dataclass(frozen=True, kw_only=True)
 class LogLine:
     """
-    What an agent or a rank printed.
+    A line that an agent or a rank printed.
 
     Args:
-        at: Epoch seconds.
-        node: The node that it was printed on.
-        speaker: `agent`, or `rank-` and a number, as in the log stream's name.
-        text: The line, without its end.
+        at: Time of the line, in epoch seconds.
+        node: Name of the node.
+        speaker: `agent` or `rank-N`, as in the log stream's name.
+        text: The line without its line break.
     """
 
     at: float

@@ -1,4 +1,4 @@
-"""What a run's nodes and ranks print, out of CloudWatch Logs."""
+"""Reading of a run's logs from CloudWatch Logs."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 POLL_SECONDS: Final = 0.5
 STREAMS_SECONDS: Final = 2.0
-"""New streams are looked for this often once there is one: DescribeLogStreams takes five requests a second in a Region
-of an account, whoever asks (API reference of CloudWatch Logs)."""
+"""Interval of searches for new streams once there is one: DescribeLogStreams allows five requests a second for an
+account and Region (API reference of CloudWatch Logs)."""
 READS_PER_SECOND: Final = 4.0
-"""GetLogEvents takes ten in the Regions with the tightest limit (quotas of CloudWatch Logs), whoever asks."""
+"""Rate of GetLogEvents. Its lowest limit in any Region is ten a second for an account (quotas of CloudWatch Logs)."""
 END_CHECK_SECONDS: Final = 3.0
-"""Whether the run has ended is asked this often, of a service with tighter limits than the logs have."""
+"""Interval of checks whether the run has ended: Step Functions has lower limits than CloudWatch Logs."""
 QUIET_ROUNDS: Final = 4
-"""After the end, so many looks without a new line are the end of the lines: what nodes sent last appears late."""
+"""Polls without a new line after the run's end that end the reading, because the last lines may appear late."""
 
 
 def pause_seconds(*, streams: int, poll_seconds: float = POLL_SECONDS) -> float:
     """
-    Give the pause between two looks at so many streams, each of which takes a request: longer for many.
+    Return the pause between two polls, in seconds; it grows with the streams, each of which takes a request.
 
     Args:
-        streams: How many are read.
-        poll_seconds: The shortest pause; without one, nothing waits.
+        streams: Number of streams.
+        poll_seconds: Shortest pause; with 0 there is no pause. Default: 0.5.
     """
     return max(poll_seconds, streams / READS_PER_SECOND) if poll_seconds else 0.0
 
@@ -42,13 +42,13 @@ def pause_seconds(*, streams: int, poll_seconds: float = POLL_SECONDS) -> float:
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """
-    Which of a run's streams are read.
+    Selection of a run's log streams.
 
     Args:
-        rank: Only this rank's. Default: rank 0's; with *node*, those of all of its ranks; with *agent*, none.
-        node: Only this node's. Default: every node's.
-        agent: Those of the agents, too.
-        all_ranks: Those of all ranks.
+        rank: Select this rank only. Default: rank 0; with *node*, all ranks of that node; with *agent*, no rank.
+        node: Select this node only. Default: all nodes.
+        agent: Also select the agents.
+        all_ranks: Select all ranks.
 
     Raises:
         InvalidInput: If *rank* is negative, or given together with *all_ranks*.
@@ -63,10 +63,10 @@ class Selection:
         if self.rank is not None and self.rank < 0:
             raise InvalidInput(f"'rank' must be at least 0, got {self.rank}")
         if self.rank is not None and self.all_ranks:
-            raise InvalidInput(f"'rank' must be left out when 'all_ranks' is given, got {self.rank}")
+            raise InvalidInput(f"'rank' must be omitted when 'all_ranks' is given, got {self.rank}")
 
     def takes(self, node: str, speaker: str) -> bool:
-        """Tell whether the stream of this *node* and *speaker* is one of them."""
+        """Return whether the stream of this *node* and *speaker* is selected."""
         if self.node is not None and node != self.node:
             return False
         if speaker == contract.LOG_AGENT:
@@ -81,7 +81,7 @@ class Selection:
 
 @dataclass(kw_only=True)
 class _Stream:
-    """A log stream, and how far it is read."""
+    """A log stream and the position of the next read."""
 
     node: str
     speaker: str
@@ -93,10 +93,10 @@ class RunLogs:
     Reads the log streams of one run.
 
     Args:
-        logs: Client of the log group's region.
+        logs: Client of the log group's Region.
         group: Name of the log group.
         run: Name of the run.
-        selection: Which streams are read.
+        selection: Streams to read.
     """
 
     def __init__(self, logs: CloudWatchLogsClient, *, group: str, run: str, selection: Selection) -> None:
@@ -108,13 +108,13 @@ class RunLogs:
 
     def new_lines(self, *, new_streams: bool = True) -> Iterator[LogLine]:
         """
-        Read what has come since the last call, from all nodes, by time.
+        Read the lines since the last call from all selected streams, in the order of their times.
 
         Args:
-            new_streams: Look for streams that have come since, too.
+            new_streams: Whether to search for new streams. Default: yes.
 
         Raises:
-            LogsNotFound: If the log group is not there.
+            LogsNotFound: If the log group does not exist.
         """
         for name in self._names() if new_streams else ():
             if name not in self._streams:
@@ -127,18 +127,18 @@ class RunLogs:
 
     @property
     def found(self) -> bool:
-        """Whether any stream of the selection was there yet."""
+        """Whether any selected stream was found yet."""
         return bool(self._streams)
 
     def follow(self, ended: Callable[[], bool], *, poll_seconds: float = POLL_SECONDS) -> Iterator[LogLine]:
         """
-        Read what is there and what comes, until the run has ended and nothing new has come for a few looks.
+        Read existing and new lines, until the run has ended and a few polls have found no new line.
 
-        A stream that appears later is read, too: rank 0 of an elastic ring may move to another node.
+        New streams are read too, because rank 0 moves to another node when the run restarts with another leader.
 
         Args:
-            ended: Tells whether the run has ended.
-            poll_seconds: Seconds between two looks.
+            ended: Returns whether the run has ended.
+            poll_seconds: Seconds between two polls. Default: 0.5.
         """
         over, quiet = False, 0
         asked_at = looked_at = float("-inf")
@@ -168,7 +168,7 @@ class RunLogs:
                 )
             except self._logs.exceptions.ResourceNotFoundException as error:
                 raise LogsNotFound(
-                    f"there is no log group '{self._group}': deploy the stack again, which makes it"
+                    f"there is no log group '{self._group}': deploy the stack again to create it"
                 ) from error
             for stream in answer["logStreams"]:
                 yield stream["logStreamName"]
@@ -177,7 +177,7 @@ class RunLogs:
             token = {"nextToken": answer["nextToken"]}
 
     def _new_lines(self, name: str, stream: _Stream) -> Iterator[LogLine]:
-        """A page may be empty before the end; the end is where the token does not change any more."""
+        """Read pages until the token stays the same; an empty page is not the end."""
         while True:
             answer = keep_trying(
                 lambda: self._logs.get_log_events(

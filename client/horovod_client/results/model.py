@@ -1,4 +1,4 @@
-"""A run's model, from S3 to a folder."""
+"""Download of a run's model."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ if TYPE_CHECKING:
 
 MODEL_LIMIT_BYTES: Final = 1024**4
 """
-Unpacked: three times what a node can upload (320 GB). A script writes its model, so a damaged or hostile one must not
-fill the disk of who downloads it without end.
+Limit of the unpacked size: three times what a node can upload (320 GB). It keeps a damaged or hostile model from
+filling the user's disk.
 """
 
 
 def checked_target(path: str | PathLike[str]) -> Path:
     """
-    Return the folder that a model may be unpacked to.
+    Return *path* if a model may be unpacked to it.
 
     Args:
-        path: What a user named.
+        path: Path of a folder.
 
     Raises:
-        InvalidInput: If something is there already, other than an empty folder.
+        InvalidInput: If *path* exists and is not an empty folder.
     """
     target = Path(path)
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        raise InvalidInput(f"'path' must be a new or an empty folder, got {target}: choose another one")
+        raise InvalidInput(f"'path' must be a new or empty folder, got '{target}': choose another path")
     return target
 
 
 def download_model(s3: S3Client, *, bucket: str, key: str, target: Path) -> Path:
     """
-    Unpack a model while it comes; *target* is there as a whole or not at all.
+    Download and unpack a model; *target* is complete or does not exist.
 
-    Only regular files and folders are unpacked, at most `MODEL_LIMIT_BYTES` in at most `contract.ARCHIVE_ENTRIES_LIMIT`
-    of them.
+    Only regular files and folders are unpacked, at most `contract.ARCHIVE_ENTRIES_LIMIT` entries with
+    `MODEL_LIMIT_BYTES`.
 
     Args:
-        s3: Client of the bucket's region.
-        bucket: Bucket of the models.
-        key: The archive.
-        target: A new or empty folder.
+        s3: Client of the bucket's Region.
+        bucket: Name of the model bucket.
+        key: Key of the archive.
+        target: New or empty folder.
 
     Raises:
         HorovodClientError: If `contract.unpack_archive` refuses the archive.
         InvalidInput: If *target* cannot be written.
-        NoSuchKey: S3's, if there is no such archive.
+        NoSuchKey: S3's error, if there is no such archive.
     """
     body = s3.get_object(Bucket=bucket, Key=key)["Body"]
     try:
@@ -69,18 +69,18 @@ def download_model(s3: S3Client, *, bucket: str, key: str, target: Path) -> Path
 
 def _unpack(body: IO[bytes], *, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that it is on the same disk and a rename is all that is left to do.
+    # Beside the target, so that it is on the same disk and can be renamed.
     half = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         contract.unpack_archive(body, into=half, most_bytes=MODEL_LIMIT_BYTES)
-        half.chmod(0o777 & ~_umask())  # mkdtemp lets nobody else in
+        half.chmod(0o777 & ~_umask())  # mkdtemp permits only the user
         half.replace(target)
     finally:
         shutil.rmtree(half, ignore_errors=True)
 
 
 def _umask() -> int:
-    """The mask can only be read by setting it."""
+    """Return the process's umask, which can only be read by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""The receipt of a run, for people."""
+"""Rendering of a run's receipt for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from horovod_node import contract
 
 PARTS = {
     "queue": "in queue",
-    "lost": "in attempts that were lost",
+    "lost": "in lost attempts",
     "capacity": "waiting for capacity",
     "boot": "booting",
     "pull": "pulling the image",
@@ -25,38 +25,38 @@ PARTS = {
     "save": "saving",
     "terminate": "terminating",
 }
-"""Parts of a receipt's `seconds` in the order of a run, each with its words."""
+"""Parts of a receipt's `seconds` in the order of a run, each with its description."""
 
 NODE_TIMES = ("from", "until", "usd")
-"""Columns that are left out when no node has them."""
+"""Columns that are left out if no node has them."""
 
 TELLERS = {
-    contract.PRICE_OF_CONSTRUCT: "as the stack was given them",
-    contract.PRICE_OF_LIST: "of the AWS Price List",
-    contract.PRICE_OF_SUBMITTER: "as the client that submitted the run told them",
+    contract.PRICE_OF_CONSTRUCT: "from the stack",
+    contract.PRICE_OF_LIST: "from the AWS Price List",
+    contract.PRICE_OF_SUBMITTER: "from the client that submitted the run",
 }
-"""Words for the sources of On-Demand prices."""
+"""Descriptions of the sources of On-Demand prices."""
 
 WORKFLOW = "workflow"
-"""Who writes a receipt, unless the run was stopped."""
+"""Writer of a receipt, unless the run was stopped."""
 
 NODE_COLUMNS = ("node", "gpus", "instance_type", "market", "zone", "from", "until", "usd")
-"""What a person looks for; addresses are in the document."""
+"""Columns for people; the document has more."""
 
 
 def render_receipt(receipt: Mapping[str, Any]) -> str:
     """
-    Write a receipt as lines for a terminal; what the receipt does not know is left out.
+    Render a receipt as lines for a terminal; missing fields are left out.
 
     Args:
-        receipt: As `Run.receipt` returns it. The workflow, the clean-up and the reaper know different things of a run.
+        receipt: Receipt from `Run.receipt`. Which fields it has depends on its writer.
 
     Raises:
-        HorovodClientError: If the receipt is of a version that this release cannot read.
+        HorovodClientError: If this release cannot read the receipt's version.
     """
     if receipt.get("version") != contract.RECEIPT_VERSION:
         raise HorovodClientError(
-            f"the receipt is of version {receipt.get('version')} and this client reads version "
+            f"the receipt has version {receipt.get('version')}, but this client supports "
             f"{contract.RECEIPT_VERSION}: install a newer cdk-horovod"
         )
     parts = (_outcome, _facts, _nodes, _ring, _gpu_time, _capacity, _restarts, _times, _software, _remarks)
@@ -64,7 +64,7 @@ def render_receipt(receipt: Mapping[str, Any]) -> str:
 
 
 def receipt_schema() -> dict[str, Any]:
-    """Read the JSON Schema (2020-12) of receipts, which describes every field."""
+    """Return the JSON Schema (2020-12) of receipts, which describes every field."""
     text = files("horovod_client").joinpath("receipt.schema.json").read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
@@ -137,23 +137,24 @@ def _software(receipt: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _ring(receipt: Mapping[str, Any]) -> Iterator[str]:
-    """What became of the ring while it trained."""
+    """Render the elastic ring, its interruptions and its slowest rank."""
     ring = receipt.get("ring") or {}
     if ring.get("elastic"):
         least, most = ring.get("smallest"), ring.get("largest")
         sizes = _counted((most, "GPU")) if least == most else [f"{least} to {most} GPUs"]
-        resets = [f"formed anew {words}" for words in _counted((ring.get("resets"), "time"))]
-        twice = [f"{words} done twice" for words in _counted((ring.get("repeated_steps"), "step"))]
-        yield f"  elastic: {', '.join([*sizes, *resets, *twice])}"
+        losses = _counted((ring.get("resets"), "ring reset"), (ring.get("repeated_steps"), "repeated step"))
+        yield f"  elastic: {', '.join([*sizes, *losses])}"
     resumed = ring.get("resumed")
     if resumed:
         step = "" if resumed.get("step") is None else f", step {resumed['step']}"
         yield f"  resumed from a checkpoint of run {resumed.get('run')}{step}"
     for notice in ring.get("interruptions") or []:
         left = ", and left in order" if notice.get("left_in_order") else ""
-        yield f"  {notice.get('node')} had notice of its end ({notice.get('kind')}){left}"
+        yield f"  {notice.get('node')} got an interruption notice ({notice.get('kind')}){left}"
     slowest = ring.get("slowest")
-    if slowest and round(slowest["cost"], 2) > 0:  # there always is one; what counts is whether anybody waited for it
+    if (
+        slowest and round(slowest["cost"], 2) > 0
+    ):  # one rank is always the slowest; it matters only if others waited for it
         yield (
             f"  slowest rank: {slowest['rank']} on {slowest['node']} ({slowest['instance_type']}), "
             f"{slowest['seconds_per_step']:.3g} s a step, the median is {slowest['median_seconds_per_step']:.3g} s; "
@@ -169,7 +170,7 @@ def _nodes(receipt: Mapping[str, Any]) -> Iterator[str]:
     header = ["type" if column == "instance_type" else column for column in columns]
     rows = [header, *([_cell(node, column) for column in columns] for node in nodes)]
     for row, line in zip(rows, in_columns(rows), strict=True):
-        yield f"  {line}{'  leads' if row[0] == receipt.get('leader') else ''}"
+        yield f"  {line}{'  leader' if row[0] == receipt.get('leader') else ''}"
     more = receipt.get("more_nodes")
     if more:
         cost = "" if more.get("usd") is None else f", {usd(more['usd'])} USD"
@@ -181,13 +182,13 @@ def _cell(node: Mapping[str, Any], column: str) -> str:
     if column == "usd" and value != "":
         return usd(value)
     if column in ("from", "until"):
-        # The day is the receipt's; what counts in a row is the time of day, which receipts write in UTC.
+        # The time of day is enough: the receipt shows the date, and its times are in UTC.
         return f"{str(value)[11:19]} UTC" if value else ""
     return str(value)
 
 
 def _capacity(receipt: Mapping[str, Any]) -> Iterator[str]:
-    """Tell of every attempt to get nodes, unless the first one got them."""
+    """Render every attempt to get nodes, unless the first one succeeded."""
     attempts = receipt.get("capacity") or []
     if len(attempts) < 2 and not any(attempt.get("said") for attempt in attempts):
         return

@@ -1,9 +1,9 @@
 """
-What a run has cost when its receipt could not tell.
+Completion of receipts without costs.
 
-Nobody told it the On-Demand prices when it began: not the construct, not the Price List API, which answers a state
-machine in three Regions only, and not the client that started the run. A client that asks later asks for the prices of
-its day.
+A receipt has no costs if the run had no On-Demand prices: neither from the construct, nor from the Price List API,
+which state machines can call in three Regions only, nor from the client that started the run. A client then completes
+the receipt with current prices.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ HOUR: Final = 3600
 
 def complete_costs(receipt: Mapping[str, Any], *, prices: Prices) -> dict[str, Any]:
     """
-    Return the receipt with the costs that it lacks; those that it has stay, and so does what no price is known for.
+    Return the receipt with its missing costs, as far as prices are known; existing costs do not change.
 
     Args:
-        receipt: As `Run.receipt` returns it.
-        prices: Those of its nodes' types.
+        receipt: Receipt from `Run.receipt`.
+        prices: Prices of its nodes' types.
     """
     nodes = [_complete(node, prices) for node in receipt.get("nodes") or []]
     completed = {**receipt, "nodes": nodes} if nodes else dict(receipt)
     costs = dict(receipt.get("cost") or {})
-    # Of nodes that are not listed only what was counted is known.
+    # For unlisted nodes only their sums are known.
     counted = [*nodes, *filter(None, [receipt.get("more_nodes")])]
     for name in ("usd", "on_demand_usd"):
         amounts = [node.get(name) for node in counted]

@@ -1,4 +1,4 @@
-"""A run's TensorBoard files, brought from S3 to a folder as they change."""
+"""Download of a run's TensorBoard files as they change."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 class TensorBoardFiles:
     """
-    Keeps a folder as the run's prefix in S3 is.
+    Keeps a folder in sync with a run's TensorBoard prefix in S3.
 
     Args:
-        s3: boto3 client.
-        bucket: The model bucket.
-        run_id: Which run.
-        folder: Where the files go; must be there.
+        s3: Client of the bucket's Region.
+        bucket: Name of the model bucket.
+        run_id: Id of the run.
+        folder: Existing folder for the files.
     """
 
     def __init__(self, s3: S3Client, *, bucket: str, run_id: str, folder: Path) -> None:
@@ -30,14 +30,14 @@ class TensorBoardFiles:
         self._tags: dict[str, str] = {}
 
     def sync(self) -> int:
-        """Bring what is new or has changed; give how many files the run has."""
+        """Download new and changed files, and return the number of the run's files."""
         count = 0
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
         for page in pages:
             for item in page.get("Contents", ()):
                 key, tag = item["Key"], item["ETag"]
                 file = (self._folder / key.removeprefix(self._prefix)).resolve()
-                # A script writes the names; none may lead out of the folder.
+                # A script chose the names; none may lead out of the folder.
                 if key.endswith("/") or not file.is_relative_to(self._folder):
                     continue
                 count += 1

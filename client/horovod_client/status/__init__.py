@@ -1,1 +1,1 @@
-"""What a run does now, read from the execution and the ledger."""
+"""Status of a run, read from its execution and the ledger."""

@@ -1,4 +1,4 @@
-"""What a run that looks for capacity tells of it, and what a run that started again tells of the attempts it lost."""
+"""A run's search for capacity, and its lost attempts, from its ledger item."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from horovod_node import contract
 @dataclass(frozen=True, kw_only=True)
 class CapacitySearch:
     """
-    The attempt to get nodes that a run makes now.
+    A run's current attempt to get nodes.
 
     Args:
-        number: Which one it is, from 1.
-        of: How many its fleet's plan has.
-        attempt: What is tried: `Spot in any zone`.
-        since: Epoch seconds at which it began.
-        refusal: What EC2 said to the attempt before it; '' when it was not refused.
+        number: Number of the attempt in the fleet's capacity plan, from 1.
+        of: Number of attempts in the plan.
+        attempt: Description of the attempt, such as `Spot in any zone`.
+        since: Start of the attempt, in epoch seconds.
+        refusal: EC2's message about the previous attempt; '' if there was none.
     """
 
     number: int
@@ -29,7 +29,7 @@ class CapacitySearch:
 
     @classmethod
     def from_item(cls, item: Item) -> CapacitySearch | None:
-        """Read the search out of a run's item in the ledger; None before the run looks for nodes."""
+        """Read the search from a run's ledger item; None before the run requests nodes."""
         found = json_of(item, contract.CAPACITY_JSON)
         if found is None:
             return None
@@ -45,13 +45,13 @@ class CapacitySearch:
 @dataclass(frozen=True, kw_only=True)
 class LostAttempt:
     """
-    An attempt of a run that was lost, after which it started again.
+    A lost attempt of a run, after which the run restarted.
 
     Args:
-        attempt: Which one it was, from 1.
+        attempt: Number of the attempt, from 1.
         error: Name of the error that ended it.
-        cause: What that error said.
-        at: When, in ISO 8601.
+        cause: Cause of the error.
+        at: Time of the loss, in ISO 8601.
     """
 
     attempt: int
@@ -61,7 +61,7 @@ class LostAttempt:
 
     @classmethod
     def all_of(cls, item: Item) -> tuple[LostAttempt, ...]:
-        """Read them out of a run's item in the ledger, the first one first."""
+        """Read the lost attempts from a run's ledger item, the earliest first."""
         return tuple(
             cls(
                 attempt=int(lost["attempt"]),

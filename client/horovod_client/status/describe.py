@@ -1,4 +1,4 @@
-"""What becomes of a run, in words: of what a line about it is made, wherever it is printed."""
+"""Descriptions of a run's status, shared by every place that prints it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from horovod_node import contract
 
 def describe_run(status: RunStatus, *, now: float) -> str:
     """
-    Tell all of a run in one line: where it is and what it waits for, how far it is and what it cost, or how it ended.
+    Describe a run in one line: stage, reason of waiting, progress and cost, or how it ended.
 
     Args:
-        status: What the run is doing.
+        status: Status of the run.
         now: Epoch seconds.
     """
     if status.ended:
@@ -34,13 +34,13 @@ def describe_run(status: RunStatus, *, now: float) -> str:
 
 def describe_stage(status: RunStatus) -> str | None:
     """
-    Name the stage, and in the queue how many runs come first; None while there is no stage.
+    Return the stage, and in the queue the number of runs before this one; None while there is no stage.
 
-    Nodes join when they are there. The state machine begins to wait for that as soon as it has asked for capacity; for
-    people the run is still starting then.
+    The state machine's stage is `joining` as soon as it has requested capacity. While nodes are missing, this returns
+    `starting` instead.
 
     Args:
-        status: What the run is doing.
+        status: Status of the run.
     """
     if status.phase == PHASE_CAPACITY:
         return contract.STAGE_STARTING
@@ -52,10 +52,10 @@ def describe_stage(status: RunStatus) -> str | None:
 
 def describe_capacity(status: RunStatus) -> str | None:
     """
-    Tell what the run tries to get nodes, and what EC2 said to the attempt before; None when it does not look for any.
+    Describe the current attempt to get nodes, and EC2's message about the previous one; None if there is no attempt.
 
     Args:
-        status: What the run is doing.
+        status: Status of the run.
     """
     search = status.capacity
     if search is None or status.phase != PHASE_CAPACITY:
@@ -66,36 +66,36 @@ def describe_capacity(status: RunStatus) -> str | None:
 
 def describe_restarts(status: RunStatus) -> str | None:
     """
-    Tell how often the run started again, and why it did last; None when it never did.
+    Describe how often the run restarted, and why it did last; None if it never did.
 
     Args:
-        status: What the run is doing.
+        status: Status of the run.
     """
     if not status.restarts:
         return None
     times, last = len(status.restarts), status.restarts[-1]
     reason = (last.cause.splitlines() or [""])[0]
-    return f"started again {amounts.counted(times, 'time')}: {last.error}: {reason}"
+    return f"restarted {amounts.counted(times, 'time')}: {last.error}: {reason}"
 
 
 def describe_progress(progress: TrainingProgress, *, eta: bool = True) -> str:
     """
-    Write how far a training is, as `epoch 3/8, step 120/400, loss 0.412, 310 samples/s, 2 min left`.
+    Describe the progress of a training: `epoch 3/8, step 120/400, loss 0.412, 310 samples/s, 2 min left`.
 
     Args:
-        progress: How far it is.
-        eta: Whether to tell how long the rest will take.
+        progress: Progress of the training.
+        eta: Whether to include the remaining time. Default: it is included.
     """
     return ", ".join(_progress_facts(progress, eta=eta))
 
 
 def describe_spend(spend: Spend, *, ended: bool = False) -> str:
     """
-    Write what a run has cost, and what it may cost.
+    Describe the cost of a run and its ceiling.
 
     Args:
-        spend: What is known of it.
-        ended: Whether the run is over, and costs nothing an hour.
+        spend: Cost of the run.
+        ended: Whether the run has ended, so that its cost per hour is left out. Default: it has not.
     """
     ceiling = "" if spend.ceiling_usd is None else f" of at most {amounts.usd(spend.ceiling_usd)}"
     without = f", without {amounts.counted(spend.unpriced, 'node')} whose price is not known" if spend.unpriced else ""
@@ -104,8 +104,8 @@ def describe_spend(spend: Spend, *, ended: bool = False) -> str:
 
 
 def describe_trouble(error: Exception) -> str:
-    """Say that AWS cannot be reached, to who watches a run: the run does not need it."""
-    return f"cannot reach AWS ({error}): the run goes on, and this keeps trying"
+    """Say that AWS cannot be reached and is called again."""
+    return f"cannot reach AWS ({error}): the run continues, and this command retries"
 
 
 def _progress_facts(progress: TrainingProgress, *, eta: bool) -> Iterator[str]:
@@ -119,6 +119,6 @@ def _progress_facts(progress: TrainingProgress, *, eta: bool) -> Iterator[str]:
     if progress.ranks:
         yield amounts.counted(progress.ranks, "rank")
     if progress.resets:
-        yield f"ring formed anew {amounts.counted(progress.resets, 'time')}"
+        yield amounts.counted(progress.resets, "ring reset")
     if progress.eta_seconds is not None and eta:
         yield f"{duration(progress.eta_seconds)} left"

@@ -1,4 +1,4 @@
-"""Machines of a fleet, of which the ledger knows nothing before they speak."""
+"""Instances of a fleet that have not written to the ledger yet."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from mypy_boto3_autoscaling import AutoScalingClient
 
 ALIVE: Final = ("Pending", "InService")
-"""Life cycle states, and beginnings of such, of an instance that is there or will be."""
+"""Lifecycle states, or their prefixes, of instances that are or will be in service."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
     """
-    A machine that the fleet's Auto Scaling group has started.
+    An instance of the fleet's Auto Scaling group.
 
     Args:
-        id: Its id.
-        instance_type: Such as `g5.xlarge`.
-        zone: Such as `eu-west-1a`.
-        gpus: Its GPUs.
+        id: Instance id.
+        instance_type: Instance type, such as `g5.xlarge`.
+        zone: Availability Zone, such as `eu-west-1a`.
+        gpus: Number of GPUs.
     """
 
     id: str
@@ -37,12 +37,12 @@ def find_instances(
     autoscaling: AutoScalingClient, *, group: str, gpus_of: Mapping[str, int]
 ) -> tuple[Instance, ...] | None:
     """
-    List the machines of a fleet; None for a user who may not ask.
+    List the instances of a fleet; None if the credentials lack the permission.
 
     Args:
-        autoscaling: Client of the fleet's region.
+        autoscaling: Client of the fleet's Region.
         group: Name of its Auto Scaling group.
-        gpus_of: GPUs of each of its instance types.
+        gpus_of: GPUs of each instance type.
     """
     try:
         groups = autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group])["AutoScalingGroups"]

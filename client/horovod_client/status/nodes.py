@@ -1,4 +1,4 @@
-"""The nodes of a run's present attempt, from the machine that EC2 just started to the leader."""
+"""The nodes of a run's current attempt, including instances that have not joined yet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from horovod_client.status.spend import prices_of
 from horovod_node import contract
 
 FORGOTTEN_SECONDS: Final = 1800
-"""Where it is not known which machines are there: one that pulled the image this long ago is not counted any more."""
+"""If the group's instances are unknown, one that was last seen pulling the image this long ago no longer counts."""
 
 
 def nodes_of(
@@ -25,14 +25,14 @@ def nodes_of(
     now: float,
 ) -> tuple[NodeStatus, ...]:
     """
-    List the nodes of the present attempt: the leader, then those that joined, then those that have not.
+    List the nodes of the current attempt: the leader, then other joined nodes, then instances that have not joined.
 
     Args:
-        items: What the ledger says.
-        instances: The machines of the run's fleet. Default: not known.
-        starting: Whether nodes are still awaited; else machines that have not joined are left out.
-        gpus_of: GPUs of each of the fleet's instance types.
-        now: Epoch seconds.
+        items: The run's ledger items.
+        instances: Instances of the run's fleet. Default: unknown.
+        starting: Whether nodes are still starting; if not, instances that have not joined are left out.
+        gpus_of: GPUs of each instance type of the fleet.
+        now: Current time, in epoch seconds.
     """
     prices = prices_of(items.run)
     leader = items.leaders.get(items.attempt)

@@ -1,4 +1,4 @@
-"""What a run is at, finer than the ledger's stages."""
+"""The phase of a run, which is finer than the ledger's stages."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from horovod_client.status.run_status import (
 from horovod_node import contract
 
 STARTING: Final = (contract.STAGE_STARTING, contract.STAGE_JOINING)
-"""The stages in which nodes are awaited."""
+"""Stages in which nodes start."""
 SAVED_AT: Final = "saved_at"
-"""Of a run's times: when its model was in S3."""
+"""Key of a run's times: when its model was in S3."""
 
 
 def phase_of(
@@ -36,16 +36,16 @@ def phase_of(
     times: Mapping[str, str],
 ) -> str | None:
     """
-    Name the phase, one of `PHASES`; None while there is no stage.
+    Return the phase, one of `PHASES`; None while there is no stage.
 
-    While nodes are awaited it is the slowest node's: the image is pulled until all have it.
+    While nodes start it is the phase of the slowest node.
 
     Args:
-        stage: The ledger's.
-        ended: Whether the execution is over.
-        gpus: GPUs that were asked for.
-        nodes: Those of the present attempt.
-        times: The run's milestones so far, ISO 8601.
+        stage: Stage in the ledger.
+        ended: Whether the execution has ended.
+        gpus: GPUs of the request.
+        nodes: Nodes of the current attempt.
+        times: The run's milestones so far, in ISO 8601.
     """
     if stage is None:
         return None

@@ -1,4 +1,4 @@
-"""How far a run is, from what its leader notes, and how long the rest will take."""
+"""Progress of a training, as its leader writes it, and the remaining time."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from horovod_client.status.run_status import TrainingProgress
 from horovod_node import contract
 
 RING_AT: Final = "ring_at"
-"""Of a run's times: when its ring was formed."""
+"""Key of a run's times: when its ring was formed."""
 WRITTEN_AT: Final = "at"
-"""Of its progress: epoch seconds at which the leader wrote it."""
+"""Key of a run's progress: time of the leader's write, in epoch seconds."""
 
 
 def progress_of(items: RunItems, *, now: float) -> TrainingProgress | None:
     """
-    Tell how far the training is; None before the leader noted anything.
+    Return the progress of the training; None before the leader has written any.
 
     Args:
-        items: What the ledger says.
-        now: Epoch seconds, for a leader that does not note when it wrote.
+        items: The run's ledger items.
+        now: Current time in epoch seconds, used if the progress has no time.
     """
     facts: Mapping[str, Any] | None = json_of(items.progress, contract.PROGRESS_JSON)
     if facts is None:
@@ -41,7 +41,7 @@ def progress_of(items: RunItems, *, now: float) -> TrainingProgress | None:
 
 
 def _eta(facts: Mapping[str, Any], *, times: Mapping[str, str], now: float) -> float | None:
-    """Steps that are left times the seconds of one; those are measured, or else the mean since the ring was formed."""
+    """Multiply the remaining steps by the seconds per step: the measured ones, or the mean since the ring formed."""
     step, steps = facts.get("step") or 0, facts.get("steps")
     if not steps:
         return None

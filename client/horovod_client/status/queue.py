@@ -1,4 +1,4 @@
-"""The queue of runs that wait for a fleet, and who holds the fleets."""
+"""The queue of runs that wait for a fleet, and the holders of the fleets."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Queue:
     """
-    Where a run stands.
+    Position of a run in the queue.
 
     Args:
-        place: 1 is next; None when it is not in the queue.
-        holders: Who holds the fleets that the run could get.
+        place: Place in the queue, 1 for the next run; None if the run is not in it.
+        holders: Holders of the fleets that fit the run.
     """
 
     place: int | None = None
@@ -34,10 +34,10 @@ def read_queue(dynamodb: DynamoDBClient, connection: Connection, *, run: str, gp
     Read the queue and the leases in one call.
 
     Args:
-        dynamodb: Client of the ledger's region.
-        connection: The training.
-        run: Name of the run that waits.
-        gpus: GPUs that it asks for; None counts every fleet as one that it could get.
+        dynamodb: Client of the ledger's Region.
+        connection: Connection to the training.
+        run: Name of the queued run.
+        gpus: GPUs of its request; with None every fleet counts as one that fits.
     """
     fleets = [fleet.id for fleet in connection.fleets if gpus is None or fleet.fits(gpus)]
     keys = [contract.queue_key(connection.queue), *(contract.lease_key(fleet) for fleet in fleets)]
@@ -51,9 +51,9 @@ def read_queue(dynamodb: DynamoDBClient, connection: Connection, *, run: str, gp
 
 def place_of(queue: Item, *, run: str) -> int | None:
     """
-    Tell where *run* stands: 1 is next, None is not in the queue.
+    Return the place of *run*: 1 for the next run, None if it is not in the queue.
 
-    Of two that came in the same millisecond, the state machine takes the one whose name comes first.
+    Runs that arrived in the same millisecond are sorted by name, as in the state machine.
     """
     places = {
         name.removeprefix(contract.PLACE_PREFIX): int(value["N"])
@@ -66,7 +66,7 @@ def place_of(queue: Item, *, run: str) -> int | None:
 
 
 def holders_of(items: dict[str, Item], *, fleets: Iterable[str]) -> tuple[Holder, ...]:
-    """Tell who holds *fleets*, of which *items* has the leases by their partition keys; a free one is left out."""
+    """List the holders of *fleets*, from their leases in *items* by partition key; free fleets are left out."""
     holders = []
     for fleet in fleets:
         lease = items.get(contract.lease_key(fleet)[0])

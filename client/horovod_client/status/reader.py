@@ -1,4 +1,4 @@
-"""One look at a run: what is asked of AWS, and how the answers become a status."""
+"""Reading of a run's status from AWS."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 def read_status(run: str, *, connection: Connection, clients: AwsClients, now: float) -> RunStatus:
     """
-    Look at a run: one DescribeExecution, one GetItem, one Query, and one call more while it waits or starts.
+    Read the status of a run with DescribeExecution, GetItem and Query, and one more call while it waits or starts.
 
     Args:
         run: Name of the run.
-        connection: The training.
-        clients: What to call AWS through.
-        now: Epoch seconds.
+        connection: Connection to the training.
+        clients: boto3 clients.
+        now: Current time, in epoch seconds.
 
     Raises:
         RunNotFound: If the training has no such run.
@@ -75,13 +75,13 @@ def read_status(run: str, *, connection: Connection, clients: AwsClients, now: f
 
 
 def model_uri(connection: Connection, run_id: str) -> str:
-    """Name the S3 address at which a run's model is once it succeeded."""
+    """Return the S3 address of a run's model."""
     return f"s3://{connection.model_bucket}/{contract.model_key(run_id)}"
 
 
 def describe_execution(run: str, *, connection: Connection, clients: AwsClients) -> DescribeExecutionOutputTypeDef:
     """
-    Ask Step Functions for the execution of *run*.
+    Describe the execution of *run*.
 
     Raises:
         RunNotFound: If the training has no such run.

@@ -1,4 +1,4 @@
-"""Which run a name means: that of its execution, whatever runs of the same name have left."""
+"""Ids of runs, which distinguish runs with the same name."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from horovod_node import contract
 
 def id_of(name: str, started: datetime, *, connection: Connection) -> str:
     """
-    Identify the run of an execution.
+    Return the id of an execution's run.
 
     Args:
         name: Name of the execution.
-        started: Its `startDate`.
-        connection: The training that runs it.
+        started: `startDate` of the execution.
+        connection: Connection to the training.
     """
     return contract.run_id(connection.queue, name, started)
 
 
 def find_id(name: str, *, connection: Connection, clients: AwsClients) -> str:
     """
-    Identify a run by its name.
+    Find the id of a run by its name.
 
-    Step Functions tells when its execution started. 90 days after its end it has forgotten the execution (Developer
-    Guide, "Service quotas"); then the newest run of this name counts that left something in the model bucket.
+    The id contains the start time of the execution, which Step Functions keeps for 90 days after its end (Developer
+    Guide, "Service quotas"). For older runs, this is the newest run of this name with objects in the model bucket.
 
     Args:
         name: Name of the run.
-        connection: The training that it ran on.
-        clients: What to call AWS through.
+        connection: Connection to the training.
+        clients: boto3 clients.
 
     Raises:
-        RunNotFound: If there is neither.
+        RunNotFound: If there is neither an execution nor an object.
     """
     stepfunctions = clients.stepfunctions
     try:
@@ -53,5 +53,5 @@ def find_id(name: str, *, connection: Connection, clients: AwsClients) -> str:
 
 
 def not_found(name: str) -> RunNotFound:
-    """Say that there is no such run."""
-    return RunNotFound(f"there is no run '{name}' of the last 90 days: cdk-horovod ls shows those that there are")
+    """Create the error for a run that does not exist."""
+    return RunNotFound(f"there is no run '{name}' in the last 90 days: cdk-horovod ls lists the runs")

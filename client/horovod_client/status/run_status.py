@@ -1,4 +1,4 @@
-"""What a run is doing, as one value: what the ledger, Step Functions and the prices together say of it."""
+"""The status of a run, combined from Step Functions, the ledger and prices."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Final
 
 from horovod_client.status.capacity import CapacitySearch, LostAttempt
 
-# States of a Step Functions execution that the client has to tell apart; any other one is an end without a model.
+# States of a Step Functions execution that the client distinguishes; in any other state the run ended without a model.
 RUNNING: Final = "RUNNING"
 PENDING_REDRIVE: Final = "PENDING_REDRIVE"
 SUCCEEDED: Final = "SUCCEEDED"
 FAILED: Final = "FAILED"
-"""It ended by its own state machine, which any other end did not."""
+"""The state machine itself ended the run; in other states without a model, something else did."""
 
-# What a run is at, finer than the ledger's stages; the order is that of a run.
+# Phases of a run, finer than the ledger's stages, in their order.
 PHASE_QUEUE: Final = "queue"
 PHASE_CAPACITY: Final = "capacity"
-"""Nodes were asked for, and not all have been started."""
+"""Nodes were requested, and not all have started."""
 PHASE_BOOT: Final = "boot"
 PHASE_PULL: Final = "image pull"
 PHASE_JOIN: Final = "joining"
@@ -38,18 +38,18 @@ PHASES: Final = (
     PHASE_END,
 )
 
-# A node's `state` is one of `NODE_STATES` of the contract, or, before its agent is there, one of these.
+# Before its agent starts, a node's `state` is one of these; later it is one of the contract's `NODE_STATES`.
 NODE_STARTED: Final = "started"
-"""EC2 has started it; it has not spoken yet."""
+"""EC2 has started the instance; it has not written to the ledger yet."""
 NODE_PULLING: Final = "pulling the image"
 
 
 def is_over(state: str) -> bool:
     """
-    Tell whether an execution has ended, well or not.
+    Return whether an execution has ended, with or without success.
 
     Args:
-        state: Its state, as Step Functions names it.
+        state: State of the execution in Step Functions.
     """
     return state not in (RUNNING, PENDING_REDRIVE)
 
@@ -57,12 +57,12 @@ def is_over(state: str) -> bool:
 @dataclass(frozen=True, kw_only=True)
 class Holder:
     """
-    Who holds a fleet that a run waits for.
+    Holder of a fleet that a run waits for.
 
     Args:
-        fleet: The fleet.
-        run: The run that holds it, or what cleans up after one (`#clean-up`, `#reaper`).
-        since: Epoch seconds at which it got the fleet.
+        fleet: Name of the fleet.
+        run: Name of the run that holds it, or `#clean-up` or `#reaper`.
+        since: When it took the fleet, in epoch seconds; None if unknown.
     """
 
     fleet: str
@@ -73,21 +73,21 @@ class Holder:
 @dataclass(frozen=True, kw_only=True)
 class NodeStatus:
     """
-    One node of a run's present attempt.
+    One node of a run's current attempt.
 
     Args:
-        node: Its name; on EC2 the instance's id.
+        node: Name of the node; on EC2 the instance id.
         state: One of the contract's `NODE_STATES`, or `NODE_STARTED`, `NODE_PULLING`.
-        gpus: Its GPUs.
-        instance_type: Such as `g5.xlarge`.
-        market: `spot` or `on-demand`; empty while it is not known.
-        zone: Such as `eu-west-1a`.
-        seen_at: Epoch seconds of its last sign of life; None when it gave none.
-        started_at: Epoch seconds at which it booted, as far as is known.
+        gpus: Number of GPUs.
+        instance_type: Instance type, such as `g5.xlarge`.
+        market: `spot` or `on-demand`; empty if unknown.
+        zone: Availability Zone, such as `eu-west-1a`.
+        seen_at: Time of its last sign of life, in epoch seconds; None if there was none.
+        started_at: Time of its boot, in epoch seconds; None if unknown.
         step: Steps of its slowest rank.
         leads: Whether it is the leader.
-        interruption: What EC2 announced to it, one of the contract's `INTERRUPTIONS`; empty for nothing.
-        usd_per_hour: Its price, if it is known.
+        interruption: EC2's notice, one of the contract's `INTERRUPTIONS`; empty if there was none.
+        usd_per_hour: Price of the node, in USD an hour; None if unknown.
     """
 
     node: str
@@ -107,18 +107,18 @@ class NodeStatus:
 @dataclass(frozen=True, kw_only=True)
 class TrainingProgress:
     """
-    How far the training is.
+    Progress of a training; a value is None if the script does not report it.
 
     Args:
-        step: Steps done.
-        steps: Steps of the whole training, if the script tells.
-        epoch: The epoch in work, from 1.
-        epochs: How many there will be.
-        loss: The running epoch's.
-        samples_per_second: Of the whole ring.
-        ranks: Of the whole ring.
-        resets: How often the ring was formed anew.
-        eta_seconds: How long the rest will take at the pace so far; None when *steps* is not known.
+        step: Completed steps.
+        steps: Steps of the whole training.
+        epoch: Current epoch, from 1.
+        epochs: Epochs of the whole training.
+        loss: Loss of the current epoch.
+        samples_per_second: Samples per second of the whole ring.
+        ranks: Ranks of the ring.
+        resets: Number of ring resets.
+        eta_seconds: Remaining seconds at the speed so far; None if *steps* is not known.
     """
 
     step: int
@@ -135,15 +135,15 @@ class TrainingProgress:
 @dataclass(frozen=True, kw_only=True)
 class Spend:
     """
-    What the run's instances have cost so far, by what is known of their starts and prices.
+    Cost of a run's instances, in USD, from their known start times and prices.
 
     Args:
-        usd: So far.
-        usd_per_hour: Of the nodes that are there now.
-        ceiling_usd: The most that the run may cost; None for no ceiling.
-        on_demand_usd: What the same would have cost On-Demand; known when the run has ended.
-        saved_usd: What Spot saved; known when the run has ended.
-        unpriced: Nodes whose price is not known, and which the amounts leave out.
+        usd: Cost so far.
+        usd_per_hour: Cost per hour of the current nodes.
+        ceiling_usd: Cost ceiling of the run; None if it has none.
+        on_demand_usd: Cost of the same nodes On-Demand; None until the run has ended.
+        saved_usd: Saving by Spot; None until the run has ended.
+        unpriced: Nodes without a known price, which the amounts leave out.
     """
 
     usd: float
@@ -157,27 +157,26 @@ class Spend:
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
     """
-    What a run is doing.
+    Status of a run.
 
     Args:
         run: Name of the run.
         state: State of the execution: `RUNNING`, `SUCCEEDED`, `FAILED`, `TIMED_OUT`, `ABORTED`, `PENDING_REDRIVE`.
-        stage: What the run is at, one of `STAGE_*` in `horovod_node.contract`; None until the state machine has checked
-            the request.
-        phase: The same, finer: one of `PHASES`; None while *stage* is.
-        error: Name of the error that ended the run, if one did.
-        cause: What that error says.
+        stage: Stage of the run, one of `STAGE_*` in `horovod_node.contract`; None until the request is recorded.
+        phase: Phase of the run, which is finer: one of `PHASES`; None while *stage* is None.
+        error: Name of the error that ended the run; None if there was none.
+        cause: Cause of that error.
         model_uri: S3 address of the model; None unless the run succeeded.
-        notice: What was not done for the run, and why: a sentence for people.
-        place: Where the run stands in the queue for a fleet: 1 is next; None when it does not wait.
-        holders: Who holds the fleets that the run waits for.
-        capacity: The attempt to get nodes that the run makes; None when it makes none.
-        restarts: The attempts that were lost so far, after each of which the run started again.
-        gpus: GPUs that were asked for; None until the request is recorded.
-        started_at: Epoch seconds at which the execution began.
-        nodes: The nodes of the present attempt, those that have not joined among them.
-        progress: How far the training is; None before its first step.
-        spend: What it has cost; None when no price is known.
+        notice: A sentence about something that the workflow could not do, such as enforce the ceiling.
+        place: Place in the queue, 1 for the next run; None if the run does not wait.
+        holders: Holders of the fleets that the run waits for.
+        capacity: Current attempt to get nodes; None if there is none.
+        restarts: Lost attempts so far; the run restarted after each.
+        gpus: GPUs of the request; None until it is recorded.
+        started_at: Start of the execution, in epoch seconds.
+        nodes: Nodes of the current attempt, including instances that have not joined.
+        progress: Progress of the training; None before its first step.
+        spend: Cost of the run; None if no price is known.
     """
 
     run: str
@@ -199,17 +198,17 @@ class RunStatus:
     spend: Spend | None = None
 
     def __str__(self) -> str:
-        """Write it in one line, for who prints it; its fields are what programs read."""
+        """Describe the status in one line for people; programs should read the fields."""
         from horovod_client.status.describe import describe_run
 
         return describe_run(self, now=time.time())
 
     @property
     def ended(self) -> bool:
-        """Whether the run is over, well or not."""
+        """Whether the run has ended, with or without success."""
         return is_over(self.state)
 
     @property
     def succeeded(self) -> bool:
-        """Whether the run left a model."""
+        """Whether the run succeeded."""
         return self.state == SUCCEEDED

@@ -1,4 +1,4 @@
-"""The runs of a training, as a list shows them."""
+"""List of a training's runs."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from horovod_client.client import TrainingClient
 
 PAGE: Final = 100
-"""Items that DynamoDB gives at once (BatchGetItem), and executions that are asked for at once."""
+"""Items of one BatchGetItem (DynamoDB's limit), and executions of one ListExecutions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
     """
-    A run among others.
+    Summary of a run in a list.
 
     Args:
         name: Name of the run.
         state: State of its execution, as in a `RunStatus`.
-        stage: What it is at, or was when it ended; None while its request is not recorded, or if it was refused.
-        gpus: GPUs that were asked for, if known.
-        started_at: Epoch seconds.
-        ended_at: Epoch seconds; None while it runs.
-        owner: Who it is for, if that was said.
-        project: What it is for, if that was said.
+        stage: Current or last stage; None while the request is not recorded, or if it was refused.
+        gpus: GPUs of the request; None if unknown.
+        started_at: Start of the execution, in epoch seconds.
+        ended_at: End of the execution, in epoch seconds; None while it runs.
+        owner: Owner in the request, if any.
+        project: Project in the request, if any.
     """
 
     name: str
@@ -51,11 +51,11 @@ def list_runs(client: TrainingClient, *, limit: int = 20) -> tuple[RunSummary, .
     """
     List the newest runs of a training, the newest first.
 
-    Step Functions knows them for 90 days, the ledger for as long.
+    Step Functions and the ledger keep them for 90 days.
 
     Args:
-        client: The training.
-        limit: At most so many.
+        client: Client of the training.
+        limit: Largest number of runs. Default: 20.
 
     Raises:
         InvalidInput: If *limit* is less than 1.
@@ -79,7 +79,7 @@ def list_runs(client: TrainingClient, *, limit: int = 20) -> tuple[RunSummary, .
 
 
 def _executions(client: TrainingClient, *, limit: int) -> Sequence[ExecutionListItemTypeDef]:
-    """Step Functions lists the newest first."""
+    """List the newest executions; Step Functions returns the newest first."""
 
     def pages() -> Iterator[ExecutionListItemTypeDef]:
         token: dict[str, Any] = {}

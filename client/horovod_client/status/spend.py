@@ -1,4 +1,4 @@
-"""What a run has cost so far, from its nodes' times and the prices that the state machine noted."""
+"""Cost of a run so far, from its nodes' times and the prices in the ledger."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from horovod_client.status.run_status import Spend
 from horovod_node import contract
 
 SILENT_SECONDS: Final = 120
-"""A node that was not seen for this long is not there any more, and its bill ended when it was seen last."""
+"""A node that was not seen for this long counts as gone; its cost ends at its last sign of life."""
 HOUR: Final = 3600
 
 
 def prices_of(run: Item) -> tuple[Price, ...]:
-    """Read the prices out of the run's item; none before it has a fleet, or if they could not be had."""
+    """Read the prices from the run's item; none before it has a fleet, or if they could not be looked up."""
     rows: Sequence[Mapping[str, Any]] = json_of(run, contract.PRICES_JSON) or ()
     return tuple(
         Price(
@@ -35,22 +35,21 @@ class _Bill:
     usd_per_hour: float
     since: float
     until: float
-    """When it was seen last."""
+    """Time of the last sign of life, in epoch seconds."""
     present: bool
-    """Whether it is there as far as is known."""
+    """Whether the node still runs, as far as is known."""
 
 
 def spend_of(items: RunItems, *, running: bool, now: float) -> Spend | None:
     """
-    Add up what the run's nodes have cost; None when no price is known.
+    Add up the cost of the run's nodes; None if no price is known.
 
-    A machine is billed from its boot, or from when it joined. One that is there is billed until now, one that is gone
-    until it was seen last.
+    A node costs from its boot, or else from its join, until now, or until its last sign of life if it is gone.
 
     Args:
-        items: What the ledger says.
-        running: Whether the execution still runs; afterwards no node is there.
-        now: Epoch seconds.
+        items: The run's ledger items.
+        running: Whether the execution still runs; if not, every node is gone.
+        now: Current time, in epoch seconds.
     """
     prices = prices_of(items.run)
     if not prices:
@@ -72,7 +71,7 @@ def spend_of(items: RunItems, *, running: bool, now: float) -> Spend | None:
 
 
 def ceiling_of(run: Item) -> float | None:
-    """Tell the most that the run may cost: what the state machine computes with, else what was asked for."""
+    """Return the run's cost ceiling: the state machine's, or else the request's; None if there is none."""
     noted = number_of(run, contract.CEILING_USD)
     if noted is not None:
         return noted
@@ -82,10 +81,10 @@ def ceiling_of(run: Item) -> float | None:
 
 def spend_of_receipt(cost: Mapping[str, Any]) -> Spend | None:
     """
-    Read what a run cost out of its receipt; None when that does not say.
+    Read the cost of a run from its receipt; None if the receipt has none.
 
     Args:
-        cost: The receipt's `cost`.
+        cost: Field `cost` of the receipt.
     """
     usd = cost.get("usd")
     if usd is None:
@@ -100,7 +99,7 @@ def spend_of_receipt(cost: Mapping[str, Any]) -> Spend | None:
 
 
 def _bill(found: Sequence[Item], prices: Iterable[Price], *, running: bool, now: float) -> _Bill | None:
-    """One machine may have an item for each attempt that it took part in, and one for its boot."""
+    """Compute the bill of an instance from its items: one for its boot, and one for each attempt that it joined."""
 
     def first(name: str) -> str:
         return next((text for item in found if (text := text_of(item, name))), "")

@@ -1,4 +1,4 @@
-"""Why a run does not train yet, in one sentence."""
+"""Why a run waits, in one sentence."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from horovod_client.text.amounts import duration
 from horovod_node import contract
 
 SHOWN: Final = 4
-"""Nodes that are named; of more only the number is told."""
+"""Number of nodes that are named; the others are only counted."""
 
 
 def explain_waiting(status: RunStatus, *, now: float) -> str | None:
     """
-    Say what a run waits for; None when it does not wait.
+    Explain what a run waits for; None if it does not wait.
 
-    In the queue: its place and who holds the fleet. Afterwards: which attempt to get nodes this is, EC2's own words for
-    the last refusal, and which nodes have not joined, with their last sign of life.
+    In the queue this is its place and the holder of the fleet. Afterwards it is the attempt to get nodes, EC2's last
+    refusal, and the nodes that are not ready, with their last sign of life.
 
     Args:
-        status: What the run is doing.
-        now: Epoch seconds.
+        status: Status of the run.
+        now: Current time, in epoch seconds.
     """
     if status.ended:
         return None
@@ -36,11 +36,12 @@ def explain_waiting(status: RunStatus, *, now: float) -> str | None:
 
 def explain_queue(status: RunStatus, *, now: float | None = None) -> str | None:
     """
-    Say what a run waits for in the queue: its place, and who holds the fleet; None when it does not wait there.
+    Explain what a run waits for in the queue: its place and the holder of the fleet; None if it is not in the queue.
 
     Args:
-        status: What the run is doing.
-        now: Epoch seconds, to tell since when. Default: that is left out, as lines are printed when they change.
+        status: Status of the run.
+        now: Current time in epoch seconds, to include durations. Default: durations are left out, so that the sentence
+            changes only with the place and the holder.
     """
     if status.ended or status.phase != PHASE_QUEUE:
         return None
@@ -60,7 +61,7 @@ def _queue(status: RunStatus, *, now: float | None) -> list[str]:
             facts.append(f"{who} holds {holder.fleet}")
         else:
             facts.append(f"{who} has held {holder.fleet} for {duration(now - holder.since)}")
-    return facts or ["its turn comes as soon as one is free"]
+    return facts or ["next as soon as one is free"]
 
 
 def _start(status: RunStatus, *, now: float) -> list[str]:
@@ -79,7 +80,7 @@ def _start(status: RunStatus, *, now: float) -> list[str]:
     elif incomplete:
         facts.append(f"waiting for nodes{count and ': '}{count}")
     facts += _missing(status.nodes, now=now)
-    return facts or ["waiting for the ring: all nodes are there"]
+    return facts or ["waiting for the ring to form: all nodes are there"]
 
 
 def _missing(nodes: Collection[NodeStatus], *, now: float) -> list[str]:
@@ -93,6 +94,6 @@ def _missing(nodes: Collection[NodeStatus], *, now: float) -> list[str]:
 
 def _sign_of_life(node: NodeStatus, *, now: float) -> str:
     if node.seen_at is None:
-        return "started, no sign of life yet"
-    doing = "fetching script and data" if node.state == contract.NODE_JOINED else node.state
-    return f"{doing}, last sign of life {duration(now - node.seen_at)} ago"
+        return "started, not seen yet"
+    doing = "downloading script and data" if node.state == contract.NODE_JOINED else node.state
+    return f"{doing}, last seen {duration(now - node.seen_at)} ago"

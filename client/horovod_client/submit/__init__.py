@@ -1,1 +1,1 @@
-"""From a script to a request: what is packed, checked and uploaded."""
+"""Submission of a run: packaging, checking and uploading."""

@@ -1,4 +1,4 @@
-"""The files of a folder, links followed: one rule for the user's code and for the user's data."""
+"""The files of a folder, with links followed: the same rule for the user's code and data."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _KINDS: Final = {
 @dataclass(frozen=True, kw_only=True)
 class Purpose:
     """
-    Why files are looked for, for the sentences of this module.
+    Words for error messages about files.
 
     Args:
-        verb: What is done with them: `cannot VERB 'file'`.
-        remedy: What the user may do about one that is refused, as a clause.
+        verb: What was to be done with the files: `cannot VERB 'file'`.
+        remedy: Clause that says what the user may do about a refused file.
     """
 
     verb: str
@@ -34,7 +34,7 @@ class Purpose:
 
 
 def no_entry(_path: Path, *, is_folder: bool) -> bool:  # noqa: ARG001 - the signature of every choice
-    """Choose nothing."""
+    """Leave out no path."""
     return False
 
 
@@ -42,20 +42,20 @@ def walk_files(folder: Path, *, purpose: Purpose, leaves_out: Callable[..., bool
     """
     Find every regular file below *folder*, in a fixed order.
 
-    Links are followed, as `tar --dereference` and `aws s3 sync` do: a link to a file is the file, a link to a folder is
-    a folder ("AWS CLI Command Reference", `s3 sync`, `--follow-symlinks`: the contents of the link target are uploaded
-    under the name of the link). The AWS CLI warns of what it cannot upload and goes on; a training with a part of its
-    code or data would be worse than none, so here that is refused. Empty folders have no files, and are left out.
+    Links are followed, as `tar --dereference` and `aws s3 sync` do ("AWS CLI Command Reference", `s3 sync`,
+    `--follow-symlinks`: the contents of the link target are uploaded under the name of the link). The AWS CLI warns
+    about a file that it cannot upload and continues. Here such a file is an error, because a training on incomplete
+    code or data is worse than none. Empty folders are left out.
 
     Args:
-        folder: Where to start, a folder or a link to one. The paths that are found begin with it.
-        purpose: For the sentences.
-        leaves_out: Called with each path and `is_folder`; what it chooses is neither entered nor found nor refused.
-            Default: nothing is left out.
+        folder: Folder to walk, or a link to it. All returned paths begin with it.
+        purpose: Words for errors.
+        leaves_out: Called with each path and `is_folder`; a path for which it returns true is skipped without a check.
+            Default: no path is skipped.
 
     Raises:
-        InvalidInput: If there is a link that leads nowhere or back to a folder that it lies in, a pipe, a socket or a
-            device, or a name that is not UTF-8.
+        InvalidInput: If there is a broken link, a link to a folder that contains the link, a pipe, a socket, a device,
+            or a name that is not UTF-8.
         OSError: If a folder cannot be read.
     """
     # Not by recursion: folders may lie deeper than Python's stack.
@@ -75,57 +75,57 @@ def walk_files(folder: Path, *, purpose: Purpose, leaves_out: Callable[..., bool
 
 def check_file(path: Path, *, purpose: Purpose) -> None:
     """
-    Refuse what has no content that could be copied.
+    Refuse a path that has no content to copy.
 
     Args:
-        path: Not a folder.
-        purpose: For the sentence.
+        path: Path of anything but a folder.
+        purpose: Words for the error.
 
     Raises:
-        InvalidInput: If *path* is no regular file and no link to one, or its name is not UTF-8.
-        OSError: If it is not there, or may not be looked at.
+        InvalidInput: If *path* is neither a regular file nor a link to one, or its name is not UTF-8.
+        OSError: If *path* does not exist or cannot be accessed.
     """
     check_name(path, purpose=purpose)
     if path.is_file():
         return
     if path.is_symlink() and not path.exists():
-        raise _refusal(path, f"a link to '{shown(path.readlink())}', which is not there", purpose=purpose)
-    kind = _KINDS.get(stat.S_IFMT(path.stat().st_mode), "no regular file")
+        raise _refusal(path, f"a link to '{shown(path.readlink())}', which does not exist", purpose=purpose)
+    kind = _KINDS.get(stat.S_IFMT(path.stat().st_mode), "not a regular file")
     raise _refusal(path, f"{kind}, which has no content to copy", purpose=purpose)
 
 
 def check_name(path: Path, *, purpose: Purpose) -> None:
     """
-    Refuse a name that is not UTF-8, which the keys of S3 are (S3 User Guide, "Naming Amazon S3 objects").
+    Refuse a name that is not UTF-8, as keys in S3 must be (S3 User Guide, "Naming Amazon S3 objects").
 
     Args:
-        path: Its last part is checked.
-        purpose: For the sentence.
+        path: Path whose last part is checked.
+        purpose: Words for the error.
 
     Raises:
-        InvalidInput: If its bytes are no UTF-8.
+        InvalidInput: If the name is not UTF-8.
     """
     try:
         path.name.encode()
     except UnicodeEncodeError as error:
         raise InvalidInput(
-            f"cannot {purpose.verb} '{shown(path)}', whose name is not UTF-8, as names in S3 must be: rename it"
+            f"cannot {purpose.verb} '{shown(path)}': its name must be UTF-8, as keys in S3 are; rename it"
         ) from error
 
 
 def shown(path: Path) -> str:
-    r"""Write a path for people; bytes that are no UTF-8 become `\xe9` and the like, as shells write them."""
+    r"""Format a path for people; bytes that are not UTF-8 become `\xe9` and the like, as in shells."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 class _Level:
     """
-    A folder that is being walked.
+    A folder on the path of a walk.
 
     Args:
-        path: As it was reached.
-        real: The same without links.
-        around: The real paths of the folders that hold the links through which it was reached.
+        path: Path by which the walk reached it.
+        real: The same path with all links resolved.
+        around: Real paths of the folders that contain the links on *path*.
     """
 
     def __init__(self, path: Path, *, real: Path, around: tuple[Path, ...]) -> None:
@@ -134,12 +134,12 @@ class _Level:
         self.entries = iter(sorted(path.iterdir(), key=lambda entry: entry.name))
 
     def below(self, path: Path, *, purpose: Purpose) -> _Level:
-        """Enter a folder in this one, unless it is a link to one that this one lies in: that would have no end."""
+        """Enter a folder in this one; refuse a link to a folder that contains it, which would never end."""
         if not path.is_symlink():
             return _Level(path, real=self._real / path.name, around=self._around)
         real, around = path.resolve(), (*self._around, self._real)
         if any(folder.is_relative_to(real) for folder in around):
-            raise _refusal(path, f"a link back to '{shown(real)}', the folder that it lies in", purpose=purpose)
+            raise _refusal(path, f"a link to '{shown(real)}', a folder that contains it", purpose=purpose)
         return _Level(path, real=real, around=around)
 
 

@@ -1,4 +1,4 @@
-"""Which files of a folder belong to the user's code: what git would add."""
+"""The files of a folder that belong to the user's code: those that git would add."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _IgnoreFile:
     patterns: GitIgnoreSpec
 
     def ignores(self, path: Path, *, is_folder: bool) -> bool | None:
-        """Tell whether *path* is ignored, or named again by a `!` pattern, or (None) not spoken of."""
+        """Return whether *path* is ignored; False if a `!` pattern includes it, None if no pattern matches."""
         name = path.relative_to(self.folder).as_posix()
         return self.patterns.check_file(f"{name}/" if is_folder else name).include
 
@@ -31,15 +31,15 @@ def code_files(folder: Path) -> Iterator[Path]:
     """
     Walk the files of *folder* that git would add, in a fixed order.
 
-    As in git, the nearest `.gitignore` that speaks of a file decides, those above *folder* count up to the top of the
-    repository, and nothing below an ignored folder comes back. `.git` and `__pycache__` are always left out. Unlike in
-    git, links are followed: what they point to would not be there on the nodes.
+    As in git, the nearest `.gitignore` with a matching pattern decides, those above *folder* count up to the top of the
+    repository, and a pattern cannot include files below an ignored folder. `.git` and `__pycache__` are always left
+    out. Unlike in git, links are followed, because their targets do not exist on the nodes.
 
     Args:
-        folder: Where to start.
+        folder: Folder to walk.
 
     Raises:
-        InvalidInput: If there is something that cannot be packaged, as `walk_files` says.
+        InvalidInput: If there is a file that cannot be packaged (see `walk_files`).
         OSError: If a folder or a `.gitignore` cannot be read.
     """
     folder = folder.resolve()
@@ -47,7 +47,7 @@ def code_files(folder: Path) -> Iterator[Path]:
 
 
 class _Ignored:
-    """Whether git would leave a path out; the `.gitignore` of each folder is read once."""
+    """Callable that says whether git would ignore a path; it reads the `.gitignore` of each folder once."""
 
     def __init__(self, top: Path) -> None:
         above = [found for folder in _folders_above(top) for found in _ignore_file(folder)]
@@ -64,14 +64,14 @@ class _Ignored:
         return False
 
     def _files_for(self, folder: Path) -> list[_IgnoreFile]:
-        """List those that speak of what lies in *folder*; a walk comes to the folder around it first."""
+        """List the ignore files that apply in *folder*; a walk has visited its parent before."""
         if folder not in self._files:
             self._files[folder] = [*self._files[folder.parent], *_ignore_file(folder)]
         return self._files[folder]
 
 
 def _folders_above(folder: Path) -> list[Path]:
-    """List the folders from the top of *folder*'s repository down to its parent; none outside a repository."""
+    """List the folders from the top of *folder*'s repository to its parent; none outside a repository."""
     for index, candidate in enumerate([folder, *folder.parents]):
         if (candidate / ".git").exists():
             return list(folder.parents)[:index][::-1]

@@ -1,4 +1,4 @@
-"""Data of this machine, uploaded to where a run's nodes find it; once, as long as it is the same."""
+"""Upload of local data to the data bucket; unchanged data is uploaded only once."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
     from s3transfer.futures import TransferFuture
 
 PREFIX: Final = "local-data/"
-"""In the data bucket, of all that was uploaded from here; below it, data lies under its own digest."""
+"""Prefix of all uploads in the data bucket; each upload is below its own digest."""
 KEY_LIMIT_BYTES: Final = 1024
-"""S3 User Guide, "Naming Amazon S3 objects": a key has at most 1,024 bytes of UTF-8, its prefix among them."""
-UPLOAD: Final = Purpose(verb="upload", remedy="remove it, or keep it outside of the data")
+"""S3 User Guide, "Naming Amazon S3 objects": a key, including its prefix, has at most 1,024 bytes of UTF-8."""
+UPLOAD: Final = Purpose(verb="upload", remedy="remove it, or move it out of the data")
 
 _READERS: Final = 4
-"""Files that are read at a time: one disk takes no more, and SHA-256 keeps as many processors busy."""
+"""Files that are read in parallel: enough to keep one disk busy, each with a CPU core for SHA-256."""
 _READ_BYTES: Final = 1024**2
 _REQUESTS_AT_ONCE: Final = 10
-"""Of files and of parts of large files together: as many as a boto3 client has connections."""
+"""Parallel uploads of files and parts of large files: as many as a boto3 client has connections."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataProgress:
     """
-    How far data is on its way to S3.
+    Progress of an upload.
 
     Args:
-        channel: The data channel.
-        doing: `reading` (to see whether S3 has the same), `uploading`, or in the end `uploaded` or `there`.
-        done_bytes: Bytes that were read, or have been sent.
-        total_bytes: Bytes that are to be read, or sent.
-        files: Files that the data has, and of which the missing ones are sent.
-        address: Where they go; empty while they are read.
+        channel: Name of the data channel.
+        doing: `reading` (to compute digests), `uploading`, and at the end `uploaded` or `there` (in S3 already).
+        done_bytes: Bytes that have been read or uploaded.
+        total_bytes: Bytes to read or upload.
+        files: Files to read or upload; at the end those uploaded or found.
+        address: S3 address of the data; empty during `reading`.
     """
 
     channel: str
@@ -58,7 +58,7 @@ Watcher = Callable[[DataProgress], object]
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
-    """A file as it was when it was found."""
+    """A file with its size and time when it was found."""
 
     name: str
     path: Path
@@ -82,24 +82,24 @@ def upload_data(
     dry_run: bool = False,
 ) -> str:
     """
-    Upload a file or a folder, unless the very same is there, and give the S3 address of the folder that holds it.
+    Upload a file or a folder, unless the same data is in S3 already, and return the S3 address of its folder there.
 
-    The address has the SHA-256 digest of all names and contents in it, so the same data has the same address. An
-    object is there as a whole or not at all (S3 User Guide, "Amazon S3 data consistency model": updates to a single key
-    are atomic), so an upload that was cut off goes on with the files that are missing. Links are followed, and empty
-    folders left out (`walk_files`). An empty file is data.
+    The address contains the SHA-256 digest of all names and contents, so the same data has the same address. An object
+    exists completely or not at all (S3 User Guide, "Amazon S3 data consistency model": updates to a single key are
+    atomic), so an interrupted upload continues with the missing files. Links are followed, and empty folders left out
+    (`walk_files`). Empty files are uploaded.
 
     Args:
-        path: The file or the folder; `~` is the user's own folder.
-        channel: Of the data, for the sentences.
-        bucket: Takes the files.
+        path: Path of the file or the folder; `~` is the user's home.
+        channel: Name of the data channel, for errors.
+        bucket: Bucket for the files.
         s3: Client of the bucket's Region.
-        watcher: Told how far it is, from several threads, but not at the same time. Default: nobody is told.
-        dry_run: Upload nothing; the data must be there already. Default: what is missing is uploaded.
+        watcher: Called with the progress, from several threads but never concurrently. Default: none.
+        dry_run: Upload nothing; the data must be in S3 already. Default: missing files are uploaded.
 
     Raises:
-        InvalidInput: If there is no file, or one that cannot be read or uploaded, or one changes meanwhile; with
-            *dry_run*, if something is missing.
+        InvalidInput: If there is no file, or if a file cannot be read or uploaded, or changes meanwhile; with
+            *dry_run*, if a file is missing in S3.
     """
     told = _Telling(watcher, channel=channel)
     try:
@@ -111,8 +111,8 @@ def upload_data(
         missing = [file for file in files if there.get(prefix + file.name) != file.size]
         if missing and dry_run:
             raise InvalidInput(
-                f"'data.{channel}' is not in S3 yet, and a dry run uploads nothing: train once without it, or give the "
-                "S3 address of data that is there"
+                f"'data.{channel}' is not in S3 yet, and a dry run uploads nothing: run once without it, or give the "
+                "S3 address of existing data"
             )
         if missing:
             told.begin("uploading", total_bytes=sum(file.size for file in missing), files=len(missing), address=address)
@@ -126,10 +126,10 @@ def upload_data(
 
 def _find(given: str | os.PathLike[str], *, channel: str) -> list[_File]:
     path = Path(given).expanduser()
-    if not os.fspath(given) or not (path.exists() or path.is_symlink()):  # pathlib takes '' for the present folder
+    if not os.fspath(given) or not (path.exists() or path.is_symlink()):  # pathlib takes '' for the current folder
         raise InvalidInput(
-            f"'data.{channel}' must be a file or a folder of this machine, or an address like s3://bucket/folder/, got "
-            f"'{shown(path) if os.fspath(given) else ''}', which is not there"
+            f"'data.{channel}' must be a file or folder on this machine, or an address like s3://bucket/folder/, got "
+            f"'{shown(path) if os.fspath(given) else ''}', which does not exist"
         )
     check_name(path, purpose=UPLOAD)
     if not path.is_dir():
@@ -137,12 +137,12 @@ def _find(given: str | os.PathLike[str], *, channel: str) -> list[_File]:
         return [_File.at(path, name=path.name)]
     files = [_File.at(file, name=file.relative_to(path).as_posix()) for file in walk_files(path, purpose=UPLOAD)]
     if not files:
-        raise InvalidInput(f"'data.{channel}' is empty: the folder '{shown(path)}' holds no file")
+        raise InvalidInput(f"'data.{channel}' is empty: the folder '{shown(path)}' has no file")
     return files
 
 
 def _read(files: Sequence[_File], *, told: _Telling) -> list[_File]:
-    """Tell the content of each file by its digest."""
+    """Compute the digest of each file."""
     told.begin("reading", total_bytes=sum(file.size for file in files), files=len(files))
     stopped = Event()
 
@@ -153,7 +153,7 @@ def _read(files: Sequence[_File], *, told: _Telling) -> list[_File]:
                 while not stopped.is_set() and (piece := opened.read(_READ_BYTES)):
                     digest.update(piece)
                     told.add(len(piece))
-        except OSError as error:  # one of reading does not say of which file
+        except OSError as error:  # an error of read() does not name the file
             raise OSError(error.errno, error.strerror, str(file.path)) from error
         _check_unchanged(file)
         return replace(file, digest=digest.hexdigest())
@@ -161,7 +161,7 @@ def _read(files: Sequence[_File], *, told: _Telling) -> list[_File]:
     with ThreadPoolExecutor(_READERS) as readers:
         try:
             return list(readers.map(read, files))
-        except BaseException:  # Ctrl-C, too: what is being read may be large
+        except BaseException:  # also Ctrl-C, because the files may be large
             stopped.set()
             readers.shutdown(cancel_futures=True)
             raise
@@ -177,21 +177,21 @@ def _check_keys(files: Sequence[_File], *, prefix: str) -> None:
         size = len(f"{prefix}{file.name}".encode())
         if size > KEY_LIMIT_BYTES:
             raise InvalidInput(
-                f"cannot upload '{file.path}', whose path in the data has {size - len(prefix)} bytes and may have "
-                f"{KEY_LIMIT_BYTES - len(prefix)} in S3: shorten it"
+                f"cannot upload '{file.path}': its path in the data must have at most {KEY_LIMIT_BYTES - len(prefix)} "
+                f"bytes, got {size - len(prefix)}; shorten it"
             )
 
 
 def _sizes(s3: S3Client, *, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
-    """List what is there, on every page."""
+    """List the key and size of every object below *prefix*."""
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", ()):
             yield item["Key"], item["Size"]
 
 
 def _send(files: Sequence[_File], *, bucket: str, prefix: str, s3: S3Client, told: _Telling) -> None:
-    """Send files as `aws s3 sync` does: several at a time, large ones in parts; the first that fails ends it."""
-    # Here and not above: whoever imports this package would wait for boto3.
+    """Upload files as `aws s3 sync` does: in parallel, large ones in parts; the first failure ends the upload."""
+    # Imported here because boto3 would slow down the import of this package.
     from boto3.s3.transfer import ProgressCallbackInvoker, TransferConfig, create_transfer_manager
 
     config = TransferConfig(max_concurrency=_REQUESTS_AT_ONCE, preferred_transfer_client="classic")
@@ -206,7 +206,7 @@ def _send(files: Sequence[_File], *, bucket: str, prefix: str, s3: S3Client, tol
             try:
                 _check_unchanged(file)
             except InvalidInput:
-                # It may be half of the old content and half of the new one, under the digest of the old.
+                # The object may mix old and new content under the digest of the old content.
                 s3.delete_object(Bucket=bucket, Key=prefix + file.name)
                 raise
 
@@ -214,12 +214,12 @@ def _send(files: Sequence[_File], *, bucket: str, prefix: str, s3: S3Client, tol
 def _check_unchanged(file: _File) -> None:
     if _File.at(file.path, name=file.name) != file:
         raise InvalidInput(
-            f"cannot upload '{file.path}', which was changed at the same time: try again when nothing writes to it"
+            f"cannot upload '{file.path}', which changed during the upload: try again when nothing writes to it"
         )
 
 
 class _Telling:
-    """Tells a watcher, one thread at a time."""
+    """Calls a watcher, from one thread at a time."""
 
     def __init__(self, watcher: Watcher, *, channel: str) -> None:
         self._watcher = watcher

@@ -1,4 +1,4 @@
-"""The request of a run: built, and checked before anything is uploaded or started."""
+"""Building and checking of a run's request, before anything is uploaded or started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 DEFAULT_CHANNEL = "training"
-"""Channel of data given without a name: SageMaker's, so that its scripts find SM_CHANNEL_TRAINING here too."""
+"""Channel of data without a name: SageMaker's default, so that its scripts find SM_CHANNEL_TRAINING."""
 
 
 def build_request(
@@ -42,33 +42,33 @@ def build_request(
     project: str | None = None,
 ) -> dict[str, Any]:
     """
-    Put a request together; fields that were not given are left out.
+    Build a request; fields that are None are left out.
 
     Args:
         source: S3 address of the packaged code.
         entry_point: Path of the training script inside the package.
         gpus: GPUs of the ring.
-        min_gpus: GPUs that it can do with.
-        data: S3 prefix of each channel, or one prefix for the channel `DEFAULT_CHANNEL`.
-        hyperparameters: Values of the script's options.
-        max_runtime: Longest time of training.
-        max_cost_usd: Most that the run's instances may cost.
-        max_restarts: How often it may start again.
-        resume_from: Name of the run whose checkpoint it begins with.
-        model_required: Whether it fails when its script leaves no model.
-        owner: Who it is for.
-        project: What it is for.
+        min_gpus: Smallest number of GPUs of an elastic ring.
+        data: S3 address of each channel, or one address for the channel `DEFAULT_CHANNEL`.
+        hyperparameters: Values of the script's arguments, by name.
+        max_runtime: Longest training.
+        max_cost_usd: Highest cost of the run's instances, in US dollars.
+        max_restarts: Largest number of restarts.
+        resume_from: Name of the run whose newest checkpoint it begins with.
+        model_required: Whether the run fails when its script leaves no model. Default: it fails.
+        owner: Person or team that the run is for.
+        project: Project that the run is for.
 
     Raises:
-        InvalidInput: If *data* or *hyperparameters* is no mapping, such as a list, or *max_runtime* is a number: of
-            hours or of seconds, it does not say.
+        InvalidInput: If *data* or *hyperparameters* is not a mapping, or *max_runtime* is not a `timedelta`: a number
+            could mean hours or seconds.
     """
     request: dict[str, Any] = {contract.SOURCE: source, contract.ENTRY_POINT: entry_point, contract.GPUS: gpus}
     if data is not None:
         channels = {DEFAULT_CHANNEL: data} if isinstance(data, str | PathLike) else data
         if not isinstance(channels, Mapping):
             raise InvalidInput(
-                "'data' must be an address like s3://bucket/folder/, or a dict of one for each channel, such as "
+                "'data' must be an address like s3://bucket/folder/, or a dict of channels and addresses, like "
                 f"{{'train': 's3://bucket/folder/'}}, got {_shown(data)}"
             )
         request[contract.DATA] = {
@@ -78,13 +78,13 @@ def build_request(
     if hyperparameters is not None:
         if not isinstance(hyperparameters, Mapping):
             raise InvalidInput(
-                f"'hyperparameters' must be a dict of names to values, such as {{'epochs': 3}}, got "
+                f"'hyperparameters' must be a dict of names and values, like {{'epochs': 3}}, got "
                 f"{_shown(hyperparameters)}"
             )
         request[contract.HYPERPARAMETERS] = hyperparameters
     if max_runtime is not None:
         if not isinstance(max_runtime, timedelta):
-            raise InvalidInput(f"'max_runtime' must be a timedelta, such as timedelta(hours=2), got {max_runtime!r}")
+            raise InvalidInput(f"'max_runtime' must be a timedelta, like timedelta(hours=2), got {max_runtime!r}")
         seconds = max_runtime.total_seconds()
         request[contract.MAX_RUNTIME_SECONDS] = int(seconds) if seconds.is_integer() else seconds
     plain = {
@@ -102,16 +102,16 @@ def build_request(
 
 def write_request(request: Mapping[str, Any], *, connection: Connection) -> str:
     """
-    Check a request against the training that is to run it, and write it as the execution's input.
+    Check a request against its training, and return it as the execution's input.
 
-    The rules are those of the state machine (`contract.check_request`), which checks again.
+    The rules are those of `contract.check_request`; the state machine checks the same rules again.
 
     Args:
-        request: As `build_request` made it.
-        connection: The training.
+        request: Request from `build_request`.
+        connection: Connection to the training.
 
     Raises:
-        InvalidInput: If anything is wrong with the request; the sentence names all of it.
+        InvalidInput: If the request is invalid; the sentence names every problem.
     """
     for name, value in request.items():
         _check_json(name, value)
@@ -131,16 +131,16 @@ def write_request(request: Mapping[str, Any], *, connection: Connection) -> str:
 
 def check_data_exists(data: Mapping[str, str], *, s3: S3Client) -> None:
     """
-    Look for one file in each channel, where the nodes will look for all of them.
+    Check that each channel has at least one object.
 
-    Who starts a run need not be allowed to list its data: the nodes are, and look again.
+    A user without permission to list the data skips this check; the state machine checks it again.
 
     Args:
         data: S3 address of each channel: a folder, with or without its closing slash, a whole bucket, or one object.
         s3: Client to list with.
 
     Raises:
-        InvalidInput: If a channel holds no file or its bucket does not exist.
+        InvalidInput: If a channel has no object or its bucket does not exist.
     """
     for channel, uri in data.items():
         bucket, _, key = uri.removeprefix("s3://").partition("/")
@@ -158,14 +158,14 @@ def check_data_exists(data: Mapping[str, str], *, s3: S3Client) -> None:
 
 def check_checkpoint_exists(run: str, *, training: str, bucket: str, s3: S3Client) -> None:
     """
-    Look for anything that another run left to begin with, before nodes are paid for that would find nothing.
+    Check that a run left a checkpoint, before nodes are started that would find none.
 
-    Whether it can be used, the nodes find out; who may not list the bucket leaves all of it to them.
+    Only the nodes check whether the checkpoint is usable. A user who may not list the bucket skips this check.
 
     Args:
-        run: Name of the run that is to be resumed.
-        training: Name of the training that it ran on.
-        bucket: The model bucket.
+        run: Name of the run to resume.
+        training: Name of its training.
+        bucket: Name of the model bucket.
         s3: Client to list with.
 
     Raises:
@@ -185,15 +185,15 @@ def check_checkpoint_exists(run: str, *, training: str, bucket: str, s3: S3Clien
 
 
 def _holds_a_file(s3: S3Client, *, bucket: str, key: str) -> bool:
-    """Judge as the node's `data_channels` does, which a test compares; a prefix that is no folder holds nothing."""
+    """Return whether there is an object, by the rule of the node's `data_channels`; a test compares the two."""
     folder = key if key.endswith("/") or not key else f"{key}/"
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder):
-        # Consoles make a "folder" out of an empty object whose key ends with a slash.
+        # The S3 console creates a "folder" as an empty object whose key ends with a slash.
         if any(not item["Key"].endswith("/") for item in page.get("Contents", ())):
             return True
     if folder == key:
         return False
-    # Of all keys that begin like this one, the key itself comes first.
+    # The key itself is the first of all keys with this prefix.
     first = s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
     return any(item["Key"] == key for item in first.get("Contents", ()))
 
@@ -204,21 +204,21 @@ def _check_json(name: str, value: object) -> None:
     error = _json_error(value)
     if error is None:
         return
-    if isinstance(value, dict):  # name the one that is wrong
+    if isinstance(value, dict):  # name the invalid value
         for key, item in value.items():
             if wrong := _json_error(item):
                 name, value, error = f"{name}.{key}", item, wrong
                 break
     match error:
         case UnicodeEncodeError():
-            raise InvalidInput(f"'{name}' must be text that UTF-8 can write, got {_shown(value)}") from error
+            raise InvalidInput(f"'{name}' must be text that UTF-8 can encode, got {_shown(value)}") from error
         case TypeError() if not isinstance(value, dict | list | tuple):
             raise InvalidInput(
-                f"'{name}' must be what JSON can say (text, a number, True, False, None, a list or a dict), got "
+                f"'{name}' must be a JSON value (text, a number, True, False, None, a list or a dict), got "
                 f"{_shown(value)}, a {type(value).__name__}: convert it"
             ) from error
         case ValueError() if isinstance(value, float):
-            raise InvalidInput(f"'{name}' must be a finite number, which JSON can say, got {value}") from error
+            raise InvalidInput(f"'{name}' must be a finite number, because JSON has no other, got {value}") from error
     raise InvalidInput(f"'{name}' cannot be written as JSON: {error}") from error
 
 
@@ -231,7 +231,7 @@ def _json_error(value: object) -> Exception | None:
 
 
 def _shown(value: object) -> str:
-    """Write a value as Python does, without characters that no terminal takes."""
+    """Format a value as Python does, in ASCII and shortened."""
     text = ascii(value)
     return text if len(text) <= contract.SHOWN_LIMIT else f"{text[: contract.SHOWN_LIMIT]}…"
 
@@ -241,18 +241,18 @@ def _check_data_is_in_s3(data: object, *, data_bucket: str) -> None:
         if not isinstance(address, str) or "://" in address:
             continue
         path = Path(address).expanduser()
-        if not address or not path.exists():  # a slip of the fingers, such as s3:/bucket/folder
+        if not address or not path.exists():  # a typing error, such as s3:/bucket/folder
             raise InvalidInput(f"'data.{channel}' must be an address like s3://bucket/folder/, got '{address}'")
         raise InvalidInput(
             f"'data.{channel}' must be in S3, got the local path '{shown(path)}': copy it there, for example with "
             f"aws s3 {'sync' if path.is_dir() else 'cp'} {quote(address)} s3://{data_bucket}/data/{channel}/ "
-            "(the local cloud, cdk-horovod local train, takes local paths)"
+            "(only cdk-horovod local train accepts local paths)"
         )
 
 
 def _check_max_runtime(seconds: object, *, most: int) -> None:
-    """Say it in the user's words: nobody types a time in seconds."""
+    """Report the limit as a duration: users do not give it in seconds."""
     if isinstance(seconds, int | float) and not 1 <= seconds <= most:
         raise InvalidInput(
-            f"'max_runtime' must be 1 s to {duration(most)}, which is this training's limit, got {duration(seconds)}"
+            f"'max_runtime' must be from 1 s to {duration(most)}, this training's limit, got {duration(seconds)}"
         )

@@ -1,1 +1,1 @@
-"""How amounts, columns and trees are written for people."""
+"""Formatting of text for people: amounts, tables, and safe output to terminals."""

@@ -1,4 +1,4 @@
-"""How amounts are written for people: of money, of things, of bytes, of time, and when something was."""
+"""Formatting of money, counts, bytes, durations and times for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 def usd(amount: float) -> str:
     """
-    Write US dollars with as many digits as say something: `12.50`, `0.0028`.
+    Format US dollars with enough digits for small amounts: `12.50`, `0.0028`.
 
     Args:
         amount: US dollars.
@@ -17,11 +17,11 @@ def usd(amount: float) -> str:
 
 def counted(number: float, noun: str) -> str:
     """
-    Write how many there are: `1 GPU`, `16 GPUs`, `1.5 hours`.
+    Format a count: `1 GPU`, `16 GPUs`, `1.5 hours`.
 
     Args:
-        number: How many.
-        noun: What, in the singular.
+        number: The number.
+        noun: Noun in the singular.
     """
     digits = f"{number:g}" if isinstance(number, float) else str(number)
     return f"{digits} {noun}{'' if number == 1 else 's'}"
@@ -29,10 +29,10 @@ def counted(number: float, noun: str) -> str:
 
 def byte_size(number: float) -> str:
     """
-    Write a size: `512 B`, `3.2 GB`.
+    Format a size: `512 B`, `3.2 GB`.
 
     Args:
-        number: Bytes.
+        number: Number of bytes.
     """
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
@@ -43,9 +43,9 @@ def byte_size(number: float) -> str:
 
 def moment(at: float) -> str:
     """
-    Write when something was, in UTC and saying so, as every time that is printed for people: `2025-03-01 10:00 UTC`.
+    Format a time, always with its zone: `2025-03-01 10:00 UTC`.
 
-    Runs, receipts and logs of one training are read in several zones, and AWS's own records are in UTC.
+    Users of one training may be in several time zones, and AWS's own records are in UTC.
 
     Args:
         at: Epoch seconds.
@@ -55,10 +55,10 @@ def moment(at: float) -> str:
 
 def duration(seconds: float) -> str:
     """
-    Write a time that has passed as people say it: `40 s`, `12 min`, `3 h 5 min`.
+    Format a duration: `40 s`, `12 min`, `3 h 5 min`.
 
     Args:
-        seconds: How long; less than nothing counts as nothing.
+        seconds: Duration in seconds; a negative one counts as 0.
     """
     whole = max(0, round(seconds))
     if whole < 120:

@@ -9,10 +9,10 @@ from horovod_client.text.terminal import printable_line
 
 def in_columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """
-    Write a line for each row, every column as wide as its longest cell.
+    Format each row as a line; every column is as wide as its longest cell.
 
     Args:
-        rows: All of the same length, at least one; the first may be the heading.
+        rows: At least one row, all of the same length; the first may be the heading.
     """
     rows = [[printable_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,4 +1,4 @@
-"""What people call the markets that instances are bought on."""
+"""Names of the purchase options of instances, for people."""
 
 from __future__ import annotations
 

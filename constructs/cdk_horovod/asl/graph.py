@@ -54,8 +54,8 @@ def main(arguments: list[str]) -> None:
     charts = [f"## {_TITLES[layer]}\n\n{drawn(definition)}" for layer, definition in definitions.items()]
     out.write_text(
         "# The state machines\n\n"
-        "Drawn by `make graph` from the synthesised template. Dotted: after an error. ⏳: waits for the leader.\n\n"
-        + "\n".join(charts)
+        "`make graph` draws these from the synthesised template. Dotted arrows follow an error. "
+        "⏳: the state waits for the leader.\n\n" + "\n".join(charts)
     )
 
 

@@ -8,13 +8,13 @@ from typing import Final
 
 HEAD: Final = """# Fault matrix
 
-Written by `make faults` from what the tests saw: for each fault (rows) in each phase of a run (columns), how the run
-ended, who wrote its receipt when it was not the run's own workflow, and the bound within which the fleet was empty, in
-the construct's own words. Every cell also shows that the lease was free, that the receipt named the cause, and that a
-run in another fleet noticed nothing. `-`: the fault cannot happen in this phase.
+`make faults` writes this page from test results. For each fault (rows) in each phase of a run (columns) it shows how
+the run ended, the writer of its receipt if that was not the run's own workflow, and the bound within which the fleet
+was empty, in terms of the construct's timeouts ([termination.md](termination.md)). Each test also checked that the
+lease was free, that the receipt named the cause, and that a run in another fleet was not affected. `-`: the fault
+cannot happen in this phase.
 
-The dead-man's switches are off in all cells, so that the other layers are seen alone; what each layer does with all
-others off is in the second table. What the bounds mean: [termination.md](termination.md).
+The dead-man's switches are off in all cells of the first table. The second table shows each layer with all others off.
 
 """
 

@@ -1,4 +1,4 @@
-"""What becomes of a run, line by line, for who watches it."""
+"""Progress of a watched run as lines."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from horovod_client.status.run_status import RunStatus, TrainingProgress
 from horovod_client.status.waiting import explain_queue
 
 PROGRESS_SECONDS: Final = 10.0
-"""Between two lines about how far the training is."""
+"""Shortest time between two lines about the training's progress."""
 TROUBLE_SECONDS: Final = 60.0
-"""Trouble that comes again within this time is the same trouble."""
+"""An error within this time after the last one is not printed again."""
 
 
 def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
     """
-    Make the watcher that prints each stage, attempt, restart and notice when it changes, and now and then the progress.
+    Create a function that prints changes of stage, attempt, restarts and notice, and regularly the progress.
 
     Args:
-        err: Print to stderr.
+        err: Print to stderr, not to stdout.
     """
     printed: dict[str, str] = {}
     told: TrainingProgress | None = None
@@ -50,7 +50,7 @@ def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
                 say(line, err=err)
         if status.progress is None or status.ended or time.monotonic() - progress_at < PROGRESS_SECONDS:
             return
-        # The time that is left follows from the rest, and goes on while a run only saves or waits.
+        # The remaining time changes even while the run only saves or waits.
         progress = replace(status.progress, eta_seconds=None)
         if progress != told:
             told, progress_at = progress, time.monotonic()
@@ -60,7 +60,7 @@ def news_printer(*, err: bool) -> Callable[[RunStatus], None]:
 
 
 def trouble_printer() -> Callable[[Exception], None]:
-    """Make the watcher that says, once for each row of them, that AWS cannot be reached and is asked again."""
+    """Create a function that prints that AWS cannot be reached, once for each series of errors."""
     last = float("-inf")
 
     def print_trouble(error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""The live view: follows a run in a terminal until it ends, or the user has seen enough."""
+"""The live view, which follows a run in a terminal until it ends or the user leaves."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def follow_live(run: Run, *, poll_seconds: float, ask: Callable[[str], str] | No
 
     Args:
         run: The run.
-        poll_seconds: Seconds between two looks.
-        ask: Puts a question and gives the answer's first letter. Default: in the terminal.
+        poll_seconds: Seconds between two polls.
+        ask: Asks a question and returns the answer's first letter. Default: asks in the terminal.
 
     Raises:
         RunFailed: If the run ended without a model.
@@ -51,13 +51,13 @@ def follow_live(run: Run, *, poll_seconds: float, ask: Callable[[str], str] | No
         if answer == "v":
             raise ViewLeft
         if answer == "s":
-            say(f"stopping run {run.name}; its nodes go, and its receipt says so")
+            say(f"stopping run {run.name}: its nodes are terminated")
             with suppress(RunEnded):
                 run.stop("stopped by a user with Ctrl-C")
 
 
 class _View:
-    """The picture, which a thread of its own keeps fresh: times go on while nothing is heard."""
+    """The view; rich redraws it in a thread, so that times advance between two polls."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -66,7 +66,7 @@ class _View:
         self._since: dict[str, float] = {}
         self._lines: deque[str] = deque(maxlen=LINES_SHOWN)
         self._live: Live | None = None
-        # One for the whole view: it ends with the run, or with this process.
+        # One thread for the whole view; it ends with the run or with this process.
         self._reader = threading.Thread(target=self._read_lines, name="logs", daemon=True)
 
     def __enter__(self) -> _View:
@@ -87,7 +87,7 @@ class _View:
 
     def show(self, status: RunStatus) -> None:
         before, self._status, self._trouble = self._status, status, ""
-        # Since when the first phase lasts that is seen, nobody knows: the run may have been in it for hours.
+        # The start of the first observed phase is unknown: it may have been hours ago.
         if status.phase is not None and before is not None and before.phase != status.phase:
             self._since.setdefault(status.phase, time.time())
         if status.ended:
@@ -101,22 +101,22 @@ class _View:
         if self._status is None:
             return Text(f"run {self._run.name}")
         picture = draw(self._status, now=time.time(), since=self._since, lines=tuple(self._lines))
-        # The last line is empty: a terminal writes ^C at the cursor, and in a full line that would move the picture.
+        # The last line is empty, because a terminal writes ^C at the cursor, which would shift a full line.
         return Group(picture, Text(printable_line(self._trouble), style="red"))
 
     def _read_lines(self) -> None:
-        # Lines are an extra: a log group that cannot be read must not end the view.
+        # A log group that cannot be read must not end the view.
         with suppress(HorovodClientError, aws.BotoCoreError, aws.ClientError):
             for line in self._run.logs(follow=True):
                 self._lines.append(line.text)
 
 
 def _answer(ask: Callable[[str], str]) -> str:
-    """Give what the user wants; Ctrl-C once more is for the view."""
+    """Return the user's choice; another Ctrl-C leaves the view."""
     try:
         return ask(QUESTION)
     except (KeyboardInterrupt, click.Abort):
-        say()  # the line that the question stands in
+        say()  # end the line of the question
         return "v"
 
 

@@ -1,4 +1,4 @@
-"""A run on one screen, drawn from its status alone."""
+"""Drawing of a run's status on one screen."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def draw(
     status: RunStatus, *, now: float, since: Mapping[str, float] | None = None, lines: Sequence[str] = ()
 ) -> RenderableType:
     """
-    Draw a run: where it is, what it waits for, how far its training is, what it cost, its nodes, its last lines.
+    Draw a run: phase, reason of waiting, progress, cost, nodes, and the last lines of rank 0.
 
-    What is asked for most stands at the top: of a picture that is higher than the terminal, the end is cut off.
+    The most important parts are at the top, because a view that is higher than the terminal is cut off at the end.
 
     Args:
-        status: What the run is doing.
-        now: Epoch seconds.
-        since: When each phase was first seen, in epoch seconds. Default: that is left out.
-        lines: What rank 0 printed; the last ones are shown.
+        status: Status of the run.
+        now: Current time, in epoch seconds.
+        since: Start of each phase, in epoch seconds. Default: the durations are left out.
+        lines: Output of rank 0, of which the last lines are shown.
     """
     parts: list[RenderableType] = [_heading(status, now=now), _phases(status, now=now, since=since or {})]
     for text, style in (
@@ -69,7 +69,7 @@ def _heading(status: RunStatus, *, now: float) -> Text:
 
 
 def _phases(status: RunStatus, *, now: float, since: Mapping[str, float]) -> Text:
-    """Write the phases in a row, the present one marked; before the request is checked there is none."""
+    """Draw the phases in a row, with the current one marked, if there is one."""
     line = Text()
     present = PHASES.index(status.phase) if status.phase in PHASES else -1
     for place, phase in enumerate(PHASES[:-1]):
@@ -87,12 +87,12 @@ def _phases(status: RunStatus, *, now: float, since: Mapping[str, float]) -> Tex
 def _nodes(nodes: Sequence[NodeStatus], *, now: float) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in NODE_COLUMNS:
-        # Where it is narrow, this one takes a second line: half an id, type or zone would tell nothing.
+        # In a narrow terminal the state is wrapped, because half an id, type or zone would be useless.
         table.add_column(column, no_wrap=column != "state", min_width=STATE_WIDTH if column == "state" else None)
     for node in nodes[:NODES_SHOWN]:
         seen = "" if node.seen_at is None else duration(now - node.seen_at)
         cells = (node.node, node.instance_type, node.market, node.zone, _state(node), seen)
-        # As texts: in a plain cell, rich would take square brackets for its own markup.
+        # As Text, because rich would interpret square brackets in a plain cell as markup.
         table.add_row(*(Text(printable_line(cell or "")) for cell in cells))
     if len(nodes) > NODES_SHOWN:
         table.add_row(f"and {len(nodes) - NODES_SHOWN} more")
@@ -100,17 +100,17 @@ def _nodes(nodes: Sequence[NodeStatus], *, now: float) -> Table:
 
 
 def _state(node: NodeStatus) -> str:
-    """Name what a node does; that it trains, its step says."""
+    """Describe a node's state; for a training node its step is shown instead."""
     facts = [f"step {node.step}" if node.step and node.state == contract.NODE_TRAINING else node.state]
     if node.leads:
-        facts.append("leads")
+        facts.append("leader")
     if node.interruption:
-        facts.append("will be taken back")
+        facts.append("Spot notice")
     return ", ".join(facts)
 
 
 def _progress(progress: TrainingProgress, *, ended: bool) -> Iterator[RenderableType]:
-    """Draw a bar, if the number of steps is known, and below it what fits in no bar."""
+    """Draw a progress bar, if the number of steps is known, and the other values below it."""
     if progress.steps:
         done = min(progress.step / progress.steps, 1)
         left = "" if ended or progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"

@@ -1,4 +1,4 @@
-"""How a terminal follows a run that is there."""
+"""Watching of a run by the command line tool."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LOOK_SECONDS = 2.0
 
 
 class ViewLeft(Exception):  # noqa: N818 - it says what happened, and is no error
-    """The user left the view; the run goes on."""
+    """The user left the view; the run continues."""
 
 
 def is_terminal() -> bool:
-    """Whether a live view can be shown, and questions can be asked."""
+    """Return whether a live view can be shown and questions can be asked."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
@@ -33,15 +33,15 @@ def watch_run(
     started: bool = False,
 ) -> None:
     """
-    Show the live view of a run until it ends, or lines where there is no terminal.
+    Show a run until it ends, with the live view in a terminal, and otherwise with lines.
 
     Args:
         run: The run.
-        stack: Its stack, for what the user may type next.
-        poll_seconds: Seconds between two looks.
-        plain: Print lines in any case.
-        err: Print them to stderr.
-        started: Whether the first line says that the run was started.
+        stack: Name of its stack, for suggested commands.
+        poll_seconds: Seconds between two polls. Default: 2.
+        plain: Print lines even in a terminal. Default: no.
+        err: Print the lines to stderr. Default: to stdout.
+        started: Whether the first line says that the run was started. Default: no.
 
     Raises:
         RunFailed: If the run ended without a model.
@@ -49,7 +49,7 @@ def watch_run(
     """
     try:
         if is_terminal() and not plain:
-            # rich loads as long as all the rest: only who looks at a run waits for it.
+            # Imported here because rich is slow to import, and only the live view needs it.
             from horovod_client.cli.watch.live import follow_live
 
             follow_live(run, poll_seconds=poll_seconds)
@@ -63,9 +63,9 @@ def watch_run(
 
 
 def _tell_how_to_go_on(run: Run, *, stack: str) -> None:
-    """Say that the run goes on, and what may be done about it."""
+    """Say that the run continues, and how to watch or stop it."""
     say(
-        f"cdk-horovod: the run goes on; look at it with: cdk-horovod status {run.name} --stack {stack}, "
+        f"cdk-horovod: the run continues; see it with: cdk-horovod status {run.name} --stack {stack}, "
         f"stop it with: cdk-horovod stop {run.name} --stack {stack}",
         err=True,
     )

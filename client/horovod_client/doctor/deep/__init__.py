@@ -1,1 +1,1 @@
-"""Every state of a deployed training, run through Step Functions' TestState: nothing is started."""
+"""Tests of every state of a deployed training with Step Functions' TestState; nothing is started."""

@@ -1,4 +1,4 @@
-"""`doctor --deep`: the state machines of a stack, every state of each."""
+"""`doctor --deep`: tests of every state of a stack's state machines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mypy_boto3_stepfunctions import SFNClient
 
 NAME: Final = "doctor"
-"""Of the execution that the mocked context tells of."""
+"""Name of the execution in the mocked context."""
 ACTION: Final = "states:TestState"
 
 
@@ -25,18 +25,18 @@ def examine_states(
     connection: Connection, *, stack: str, cloudformation: CloudFormationClient, stepfunctions: SFNClient
 ) -> Iterator[Check]:
     """
-    Run every state of the stack's state machines through TestState, with mocked results: nothing is started.
+    Run every state of the stack's state machines through TestState with mocked results; nothing is started.
 
     Needs the permissions cloudformation:ListStackResources, states:DescribeStateMachine and states:TestState. "When you
     specify a mock, specifying the role becomes optional" (Step Functions Developer Guide, "Testing state machines with
-    TestState API"); where AWS wants a role for a state without one, the machine's own is named, which needs
+    TestState API"). If AWS requires a role for a state without a mock, the state machine's own is passed, which needs
     iam:PassRole.
 
     Args:
-        connection: The training.
+        connection: Connection to the training.
         stack: Name of its stack.
-        cloudformation: Client of the stack's account and region.
-        stepfunctions: Likewise; it should have patience with throttling.
+        cloudformation: Client of the stack's account and Region.
+        stepfunctions: Client of the same, which should retry when throttled (`tester_client`).
     """
     try:
         machines = [*_machines(cloudformation, stack)]
@@ -68,17 +68,17 @@ def examine_states(
         if bad:
             yield Check(name=name, state=FAIL, says=f"{bad} of {len(verdicts)} states would fail ({tests})")
         else:
-            yield Check(name=name, state=OK, says=f"all {len(verdicts)} states do what they should ({tests})")
+            yield Check(name=name, state=OK, says=f"all {len(verdicts)} states passed ({tests})")
 
 
 def ended_execution(connection: Connection) -> dict[str, Any]:
     """
-    Make the event by which EventBridge tells of an execution that was stopped, as the clean-up gets it.
+    Create EventBridge's event of a stopped execution, as the clean-up receives it.
 
     Source: Step Functions Developer Guide, "Automating Step Functions event delivery with EventBridge".
 
     Args:
-        connection: The training.
+        connection: Connection to the training.
     """
     return {
         "version": "0",
@@ -106,12 +106,12 @@ def ended_execution(connection: Connection) -> dict[str, Any]:
 
 def tester_client(make_client: Callable[..., Any], *, region: str) -> Any:
     """
-    Make a client that calls TestState, with patience: AWS takes few of its requests a second.
+    Create a client for TestState with many retries, because AWS allows few of its requests a second.
 
-    TestState has a host of its own, `sync-` and the usual one, which an endpoint of the user's has not.
+    AWS serves TestState at the host prefix `sync-`, which an endpoint of the user does not have.
 
     Args:
-        make_client: As `boto3.Session.client`.
+        make_client: Creates a client, as `boto3.Session.client` does.
         region: Region of the training.
     """
     from botocore.config import Config
@@ -125,7 +125,7 @@ def tester_client(make_client: Callable[..., Any], *, region: str) -> Any:
 
 
 class _Tester:
-    """Calls TestState; where AWS wants a role, with the machine's own."""
+    """Calls TestState; if AWS requires a role, with that of the state machine."""
 
     def __init__(self, stepfunctions: SFNClient, *, role: str) -> None:
         self._api = stepfunctions
@@ -161,7 +161,7 @@ def _machines(cloudformation: CloudFormationClient, stack: str) -> Iterator[tupl
 
 def _check(machine: str, verdict: Verdict) -> Check:
     if verdict.problem:
-        fix = f"'{machine}' would fail there: report it with these words"
+        fix = f"'{machine}' would fail in this state: please report it with this message"
         return Check(name=verdict.state, state=FAIL, says=verdict.problem, fix=fix)
-    says = f"takes {', '.join(dict.fromkeys(verdict.tried))}" if verdict.tried else "does what it should"
+    says = f"accepts {', '.join(dict.fromkeys(verdict.tried))}" if verdict.tried else "passed"
     return Check(name=verdict.state, state=OK, says=says)

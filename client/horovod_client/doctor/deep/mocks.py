@@ -1,8 +1,8 @@
 """
-What a task could give: results made of the API's own model, with the values that the definition reads.
+Mocked results of tasks, built from the API's model, with the values that the definition reads.
 
-A result has the members that the API always gives, and of the others those whose names the definition uses: so a name
-that the API does not have is missing in it, and the expression that reads it fails.
+A result has the members that the API always returns, and those optional members whose names the definition uses. A name
+that the API does not have is missing in the result, so an expression that reads it fails.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ TOKEN_ANSWER: Final[dict[str, Any]] = {
     contract.BYTES: 1,
     contract.FILES: 1,
 }
-"""What a leader answers, whichever of the questions of `horovod_node.contract.tasks` it is asked."""
+"""A leader's answer, which has the fields of every task in `horovod_node.contract.tasks`."""
 
 _TEXTS: Final[dict[str, str]] = {
     "LifecycleState": "InService",
@@ -66,7 +66,7 @@ _TEXTS: Final[dict[str, str]] = {
         {"terms": {"OnDemand": {"t": {"priceDimensions": {"d": {"pricePerUnit": {"USD": "1.0"}}}}}}}
     ),
 }
-"""Texts of the APIs that expressions read as more than texts, by the names of their members."""
+"""Values of API members that expressions parse or compare, by the names of the members."""
 
 _ATTRIBUTES: Final[dict[str, str]] = {
     contract.NODE: NODE,
@@ -76,7 +76,7 @@ _ATTRIBUTES: Final[dict[str, str]] = {
     contract.PRICES_JSON: "[]",
     contract.RESTARTS_JSON: "[]",
 }
-"""Texts of the ledger that expressions read as more than texts, by their attributes."""
+"""Values of ledger attributes that expressions parse or compare, by the names of the attributes."""
 
 _READ: Final = re.compile(r"\b([a-z_]\w*)\.([SN])\b")
 _GIVEN: Final = re.compile(r"\$states\.input\.(\w+)")
@@ -86,17 +86,17 @@ _WORD: Final = re.compile(r"\b[A-Z]\w*")
 
 def example_request(fleet: Fleet) -> dict[str, Any]:
     """
-    Make a request that the training takes: the smallest ring, one channel, a ceiling, and prices to watch it by.
+    Create a valid request: the smallest ring, one channel, a ceiling, and prices.
 
     Args:
-        fleet: One of the training's.
+        fleet: One of the training's fleets.
     """
     return {
         contract.SOURCE: "s3://data-bucket/sources/source.tar.gz",
         contract.ENTRY_POINT: "train.py",
         contract.GPUS: fleet.gpu_step,
         contract.DATA: {"train": "s3://data-bucket/train/"},
-        # Below the ceiling of any training, whatever its owner set.
+        # Below the ceiling of every training.
         contract.MAX_COST_USD: 0.01,
         contract.ON_DEMAND_PRICES: dict.fromkeys(fleet.types, 1.0),
     }
@@ -105,16 +105,16 @@ def example_request(fleet: Fleet) -> dict[str, Any]:
 @dataclass(frozen=True, kw_only=True)
 class Mock:
     """
-    What the work of a state gives.
+    A mocked result or error of a state's work.
 
     Args:
-        name: For people: `a result`, `an empty result`, or the error.
-        result: The result; None when it is an error.
-        error: Name of the error.
-        retries: How often the state was tried already.
-        required: Whether the state must take it, and how: `SUCCEEDED`, `RETRIABLE` or `CAUGHT_ERROR`; empty when it is
-            given only to see where the state goes then.
-        index: Of the retrier or catcher that must take the error.
+        name: Name for people: `a result`, `an empty result`, or the error.
+        result: The result; None for an error.
+        error: Name of the error; None for a result.
+        retries: Number of earlier retries of the state.
+        required: Status that TestState must return: `SUCCEEDED`, `RETRIABLE` or `CAUGHT_ERROR`; empty if any is allowed
+            and the mock only explores where the state leads.
+        index: Index of the retrier or catcher that must handle the error.
     """
 
     name: str
@@ -126,7 +126,7 @@ class Mock:
 
     @property
     def argument(self) -> dict[str, Any]:
-        """Give the argument `mock` of TestState."""
+        """The argument `mock` of TestState."""
         if self.error is not None:
             return {"errorOutput": {"error": self.error, "cause": "mocked"}}
         return {"result": json.dumps(self.result)}
@@ -134,11 +134,11 @@ class Mock:
 
 class MockMaker:
     """
-    Makes the results and errors of the states of one definition.
+    Creates mocked results for the states of one definition.
 
     Args:
-        definition: The state machine's, as JSON text.
-        fleet: One of the training's, which the ledger's items are of.
+        definition: Definition of the state machine, as JSON text.
+        fleet: One of the training's fleets, used in the ledger's items.
     """
 
     def __init__(self, definition: str, *, fleet: Fleet) -> None:
@@ -159,25 +159,25 @@ class MockMaker:
 
     def item(self, states: Mapping[str, Any]) -> dict[str, str]:
         """
-        Make what an iteration of a Map state could be given, when the states before it have found nothing to give.
+        Create an item for an iteration of a Map state whose list is empty.
 
         Args:
-            states: Those of the iteration.
+            states: States of the iteration.
         """
         names = _GIVEN.findall(json.dumps(states))
         return {name: self._known.get(name, "text") for name in names}
 
     def results(self, state: Mapping[str, Any], variables: Mapping[str, Any], *, execution: str) -> list[Mock]:
         """
-        Make the results of a task: one with everything that is read, and one that finds nothing.
+        Create the results of a task: one with every value that the definition reads, and an empty one.
 
         Args:
             state: The state, in the Amazon States Language.
-            variables: Of the state at its entry; the ledger's items agree with them.
-            execution: ARN of the execution that the context tells of.
+            variables: Variables at the entry of the state; the ledger's items are consistent with them.
+            execution: ARN of the execution in the context.
 
         Raises:
-            ValueError: If the state calls what no model of botocore knows.
+            ValueError: If botocore has no model of the state's call.
         """
         resource = str(state["Resource"])
         if resource.endswith(".waitForTaskToken"):
@@ -185,7 +185,7 @@ class MockMaker:
         call = SDK_RESOURCE.match(resource)
         operation = None if call is None else operation_model(call[1], call[2])
         if operation is None:
-            raise ValueError(f"botocore knows no call {resource}")
+            raise ValueError(f"botocore has no model of the call {resource}")
         shape = operation.output_shape
         if shape is None:
             return [Mock(name="a result", result={}, required="SUCCEEDED")]
@@ -221,7 +221,7 @@ class MockMaker:
         return self._texts[name] if name in self._texts else _scalar(shape)
 
     def _items(self, variables: Mapping[str, Any], execution: str) -> list[dict[str, Any]]:
-        """Make one item of each kind, all with every attribute that the definition reads."""
+        """Create one item of each kind, each with every attribute that the definition reads."""
         run = str(variables.get("run", "run"))
         now = str(int(datetime.now(UTC).timestamp()) - 60)
         known = {contract.EXECUTION: execution, contract.RUN: run, **self._known}
@@ -231,15 +231,15 @@ class MockMaker:
             else {kind: now if name.endswith(("_at", "_by", "_from")) else "1"}
             for name, kind in self._read.items()
         }
-        waiter = {"gpus": {"N": "1"}, contract.EXECUTION: {"S": execution}, contract.SEEN_AT: {"N": now}}
-        line = {f"{contract.PLACE_PREFIX}{run}": {"N": "1"}, f"{contract.WAITER_PREFIX}{run}": {"M": waiter}}
+        queued = {"gpus": {"N": "1"}, contract.EXECUTION: {"S": execution}, contract.SEEN_AT: {"N": now}}
+        queue = {f"{contract.PLACE_PREFIX}{run}": {"N": "1"}, f"{contract.WAITER_PREFIX}{run}": {"M": queued}}
         kinds = ("RUN", "LEADER#0001", f"NODE#0001#{NODE}", "PROGRESS", f"BOOT#{NODE}")
-        return [{**attributes, **line, "pk": {"S": "RUN#run"}, "sk": {"S": kind}} for kind in kinds]
+        return [{**attributes, **queue, "pk": {"S": "RUN#run"}, "sk": {"S": kind}} for kind in kinds]
 
 
 def errors(state: Mapping[str, Any]) -> list[Mock]:
     """
-    Make one error for each retrier and each catcher of a state, that it and no other one before it takes.
+    Create one error for each retrier and each catcher of a state, which that handler and no earlier one handles.
 
     Args:
         state: The state, in the Amazon States Language.
@@ -260,7 +260,7 @@ def errors(state: Mapping[str, Any]) -> list[Mock]:
 
 def misread(state: Mapping[str, Any]) -> list[str]:
     """
-    Say which members a task reads of its result that its API does not have; of those a comparison is quietly false.
+    List members that a task reads from its result but its API does not have; a comparison with one is silently false.
 
     Args:
         state: The state, in the Amazon States Language.
@@ -276,17 +276,17 @@ def misread(state: Mapping[str, Any]) -> list[str]:
             while isinstance(shape, ListShape):
                 shape = shape.member
             if not isinstance(shape, StructureShape):
-                break  # the keys of a map are anybody's, and texts may hold JSON
+                break  # a map may have any keys, and a text may be JSON
             known = members(shape)
             if name not in known:
-                wrong.append(f"it reads $states.result{path}, but {operation.name} gives no '{name}'")
+                wrong.append(f"it reads $states.result{path}, but {operation.name} returns no '{name}'")
                 break
             shape = known[name][1]
     return wrong
 
 
 def _error_for(state: Mapping[str, Any], handlers: Iterable[Mapping[str, Any]], index: int) -> str | None:
-    """Name an error that the handler at *index* takes, and none before it; None if there is none that we can name."""
+    """Return an error that the handler at *index* handles and no earlier one does; None if none is known."""
     lists: list[set[str]] = [set(handler["ErrorEquals"]) for handler in handlers]
     before: set[str] = set().union(*lists[:index])
     if "States.ALL" in before:
@@ -294,7 +294,7 @@ def _error_for(state: Mapping[str, Any], handlers: Iterable[Mapping[str, Any]], 
     named = [name for name in sorted(lists[index]) if name not in ("States.ALL", "States.TaskFailed")]
     candidates = named or [*_service_errors(state), "States.TaskFailed"]
     for name in candidates:
-        # States.TaskFailed takes every error but a time-out.
+        # States.TaskFailed matches every error except a time-out.
         if name not in before and not ("States.TaskFailed" in before and not name.startswith("States.")):
             return name
     return None
@@ -313,7 +313,7 @@ def _service_errors(state: Mapping[str, Any]) -> list[str]:
 
 
 def _holds_attributes(shape: Shape) -> bool:
-    """Whether *shape* is an item of DynamoDB."""
+    """Return whether *shape* is an item of DynamoDB."""
     return isinstance(shape, MapShape) and shape.value.name == "AttributeValue"
 
 

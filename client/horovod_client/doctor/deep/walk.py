@@ -1,8 +1,8 @@
 """
-A definition walked through with TestState: each state gets the variables that the states before it left.
+A walk through a definition with TestState: each state gets the variables that earlier states assigned.
 
-No list of states or variables is kept: the definition says what there is, and Step Functions itself evaluates what each
-state assigns. A branch that no mocked value leads into is entered all the same, with the variables at its fork.
+The states come from the definition, and Step Functions itself evaluates the variables. A branch that no mocked value
+leads into is entered with the variables at its fork.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from horovod_client.doctor.deep.mocks import STARTED, Mock, MockMaker, errors, m
 SUCCEEDED: Final = "SUCCEEDED"
 MOCKED: Final = ("Task", "Map", "Parallel")
 MOST_VISITS: Final = 6
-"""Of a Choice, to find a way into each of its branches."""
+"""Largest number of visits of a Choice, to reach each of its branches."""
 TestState = Callable[..., dict[str, Any]]
-"""Takes the arguments of TestState, and gives its answer or `Untestable`."""
+"""Takes the arguments of TestState, and returns its answer or raises `Untestable`."""
 
 
 class Untestable(Exception):  # noqa: N818 - it is AWS's answer
-    """TestState did not take a request; the text is AWS's own words."""
+    """TestState refused a request; the text is AWS's message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """
-    What became of a state.
+    Result of the tests of a state.
 
     Args:
-        state: Its name.
-        tried: What it was given, such as `a result`.
-        problem: AWS's words on what it should have taken and did not; empty when all is well.
+        state: Name of the state.
+        tried: Names of the mocks, such as `a result`.
+        problem: AWS's message about a mock that the state should have handled; empty if the state passed.
     """
 
     state: str
@@ -45,18 +45,18 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class _Arrival:
-    """A way into a state."""
+    """An entry into a state, with its input and variables."""
 
     state: str
     given: Any
     variables: Mapping[str, Any]
     again: bool = False
-    """Whether it is worth another visit; nothing is required of the state then."""
+    """Whether the state is visited even if it was visited before."""
 
 
 @dataclass(kw_only=True)
 class _Machine:
-    """The states of one level: of the definition, or of a Map state."""
+    """The states of one level: of the definition, or of an iteration or branch."""
 
     start: str
     states: Mapping[str, Mapping[str, Any]]
@@ -71,10 +71,10 @@ class Walk:
 
     Args:
         ask: Calls TestState.
-        definition: The state machine's, as JSON text.
-        given: Input that an execution starts with.
-        execution: ARN for the context.
-        mocks: Makes what the states' work gives.
+        definition: Definition of the state machine, as JSON text.
+        given: Input of the execution.
+        execution: ARN of the execution in the context.
+        mocks: Creates results and errors.
     """
 
     def __init__(self, ask: TestState, *, definition: str, given: Any, execution: str, mocks: MockMaker) -> None:
@@ -88,7 +88,7 @@ class Walk:
         self._taken: dict[str, set[str]] = {}
 
     def verdicts(self) -> Iterator[Verdict]:
-        """Test one state after the other, as an execution comes to them."""
+        """Test the states one after the other, in the order of an execution."""
         yield from self._walk(self._machine, given=self._given, variables={})
 
     def _walk(
@@ -97,7 +97,7 @@ class Walk:
         machine = _Machine(start=level["StartAt"], states=level["States"], outputs=[] if outputs is None else outputs)
         machine.ways.append(_Arrival(state=machine.start, given=given, variables=variables))
         if level is self._machine:
-            # An input that says nothing leads to where wrong requests go.
+            # An empty input leads into the branch for invalid requests.
             machine.ways.append(_Arrival(state=machine.start, given={}, variables=variables, again=True))
         while machine.ways or machine.forks:
             way = machine.ways.popleft() if machine.ways else machine.forks.pop(next(iter(machine.forks)))
@@ -116,13 +116,13 @@ class Walk:
         return state["Type"] != "Choice" or visits >= MOST_VISITS or self._taken.get(name, set()) >= {*_branches(state)}
 
     def _visit(self, machine: _Machine, way: _Arrival) -> Iterator[Verdict]:
-        """Test one state, and note where it goes."""
+        """Test one state, and record the states that it leads to."""
         state = machine.states[way.state]
         kind = state["Type"]
         tried: list[str] = []
         problems = misread(state)
         for target in _branches(state):
-            # The way of last resort, for a branch that no value leads into.
+            # Used only for a branch that no mocked value leads into.
             machine.forks.setdefault(target, _Arrival(state=target, given=way.given, variables=way.variables))
         inside: list[Verdict] = []
         try:
@@ -154,7 +154,7 @@ class Walk:
         return [*results, *errors(state)]
 
     def _inside(self, state: Mapping[str, Any], way: _Arrival, inside: list[Verdict]) -> list[Any]:
-        """Walk through what a Map or Parallel state does for each item or branch, and give what it would give."""
+        """Walk through the inner states of a Map or Parallel state, and return its result."""
         if state["Type"] == "Parallel":
             results = []
             for branch in state["Branches"]:
@@ -169,7 +169,7 @@ class Walk:
         return [outputs[0] for _ in items] if outputs else []
 
     def _items(self, state: Mapping[str, Any], way: _Arrival) -> list[Any]:
-        """Evaluate what a Map state goes through, in a Pass state: TestState shows it of a Map with a selector only."""
+        """Evaluate the items of a Map state in a Pass state: TestState shows them only for a Map with a selector."""
         items: Any = {"QueryLanguage": "JSONata", "Type": "Pass", "Output": state.get("Items", way.given), "End": True}
         answer = self._ask(
             definition=json.dumps(items), input=json.dumps(way.given), variables=json.dumps(dict(way.variables))
@@ -193,7 +193,7 @@ class Walk:
         }
         if mock is not None:
             by_token = str(state.get("Resource", "")).endswith(".waitForTaskToken")
-            # The answer to a token is described by no API.
+            # No API model describes the answer to a task token.
             arguments["mock"] = {**mock.argument, "fieldValidationMode": "NONE" if by_token else "STRICT"}
             # Only a state with a mock may have a context.
             arguments["context"] = json.dumps(self._context(way, by_token=by_token))
@@ -230,7 +230,7 @@ class Walk:
 
 
 def _problem(state: Mapping[str, Any], mock: Mock, answer: Mapping[str, Any]) -> str:
-    """Say what is wrong with the answer; empty when it is as it must be."""
+    """Describe what is wrong with the answer; empty if it is as required."""
     status, said = answer["status"], f"{answer.get('error', '')}: {answer.get('cause', '')}"
     if state["Type"] == "Fail":
         wrong = str(answer.get("error", "")).startswith(("States.Runtime", "States.QueryEvaluationError"))
@@ -240,7 +240,7 @@ def _problem(state: Mapping[str, Any], mock: Mock, answer: Mapping[str, Any]) ->
         index = details.get("retryIndex" if mock.required == "RETRIABLE" else "catchIndex")
         if mock.index is None or index is None or index == mock.index:
             return ""
-        return f"it was taken by number {index + 1}, and not by number {mock.index + 1}"
+        return f"handler number {index + 1} handled it instead of number {mock.index + 1}"
     return said if answer.get("error") else f"it ended as {status}"
 
 
@@ -249,14 +249,14 @@ def _told(mock: Mock, problem: str) -> str:
 
 
 def _branches(state: Mapping[str, Any]) -> Iterator[str]:
-    """Name the states that a state may go to."""
+    """List the possible next states."""
     yield from (choice["Next"] for choice in state.get("Choices", ()))
     yield from (state[key] for key in ("Default", "Next") if key in state)
     yield from (catcher["Next"] for catcher in state.get("Catch", ()))
 
 
 def _hasty(level: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy a definition whose Wait states wait a second: TestState waits for real."""
+    """Copy a definition with Wait states of one second, because TestState really waits."""
     states = {}
     for name, state in level["States"].items():
         states[name] = dict(state)
@@ -273,5 +273,5 @@ def _shortened(seconds: Any) -> Any:
     if not isinstance(seconds, str):
         return 1
     expression = seconds.removeprefix("{%").removesuffix("%}").strip()
-    # What is no number stays what it is, for Step Functions to say so.
+    # A value that is not a number is kept, so that Step Functions reports it.
     return f"{{% $type({expression}) = 'number' ? 1 : {expression} %}}"
