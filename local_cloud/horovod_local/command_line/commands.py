@@ -218,7 +218,7 @@ def _train_parameters() -> list[click.Parameter]:
         match parameter:
             case click.Option(name="stack"):
                 parameter.required, parameter.envvar = False, None
-                parameter.help = "Stack that has the training. Default: the only one."
+                parameter.help = "The stack of the training. Default: the only one."
             case click.Option(name="data"):
                 parameter.metavar = "[NAME=]PATH|S3_URI"
                 parameter.help = f"Local file or folder, which is uploaded first, or: {parameter.help}"
