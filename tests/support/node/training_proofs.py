@@ -256,7 +256,9 @@ def train_several(folder: Path, *arguments: str, python: str = sys.executable, *
     (folder / "model").mkdir(exist_ok=True, parents=True)
     ended = subprocess.run(
         [python, str(SCRIPTS / "resume_several.py"), *arguments],
-        env=cpu_environment(python, SM_MODEL_DIR=str(folder / "model"), **more),
+        env=cpu_environment(
+            python, SM_MODEL_DIR=str(folder / "model"), SM_CHECKPOINT_DIR=str(folder / "checkpoints"), **more
+        ),
         capture_output=True,
         text=True,
         check=False,
