@@ -35,8 +35,9 @@ TORCH := $(CACHE)/torch-$(TORCH_KEY)
 demo: setup ## One whole run on this machine, no AWS account: synthesise, deploy, train for real, terminate
 	@python examples/digits/demo.py
 
+# Four at once on two cores, because most tests wait for processes; files with whole runs stand first and begin first.
 test: setup lint types ## Everything but the slow lane
-	pytest -n 3 --dist loadfile -m "not slow"  # one more than two cores: most tests wait for processes
+	pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 ##@ Daily work
 .PHONY: test-fast test-slow faults lint types format synth snapshots graph bench prove lock

@@ -220,7 +220,7 @@ def test_fails_for_another_account(cloud: Any, assembly: Assembly) -> None:
     name = assembly.stack(bucket_template(), environment="aws://999999999999/eu-west-1")
 
     # WHEN, THEN
-    with pytest.raises(LocalCloudError, match=f"{name} is for account 999999999999, .* 123456789012 .*--account"):
+    with pytest.raises(LocalCloudError, match=f"{name} is for account 999999999999, .* 123456789012: .*--account"):
         cloud.deploy(assembly.folder, tell=lambda _line: None)
 
 
