@@ -1,7 +1,16 @@
 """AWS CDK constructs that start, train and terminate a Horovod cluster on your own GPU fleet."""
 
+from cdk_horovod.asl.steps import Steps
 from cdk_horovod.deployed_training import IHorovodTraining
-from cdk_horovod.engines import Engine, EngineConfig, EngineTarget, IEngine
+from cdk_horovod.engines import (
+    Engine,
+    EngineConfig,
+    EngineTarget,
+    FleetConfig,
+    IEngine,
+    IFleetStates,
+    ProviderWords,
+)
 from cdk_horovod.fleet.capacity_plan import CapacityAttempt, CapacityPlan
 from cdk_horovod.fleet.capacity_reservation import CapacityReservation
 from cdk_horovod.fleet.gpu_fleet import GpuFleet
@@ -26,17 +35,21 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "EngineTarget",
+    "FleetConfig",
     "GpuFleet",
     "HorovodTraining",
     "IEngine",
+    "IFleetStates",
     "IHorovodTraining",
     "ITrainingStorage",
     "Ledger",
     "MetricOptions",
     "NetworkBoundary",
     "NetworkMode",
+    "ProviderWords",
     "RunNotifications",
     "RunTimeouts",
+    "Steps",
     "TrainingAlarms",
     "TrainingDashboard",
     "TrainingImage",

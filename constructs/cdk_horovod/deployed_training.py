@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Protocol, Unpack
 
 from aws_cdk import Duration
@@ -15,6 +16,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
+from cdk_horovod.engines.group_states import AUTO_SCALING_READS
 from cdk_horovod.node_metrics import MetricOptions, node_metric, with_defaults
 from cdk_horovod.permissions.executions import accept_executions, executions_of
 from cdk_horovod.permissions.reading import permit_reading
@@ -70,6 +72,7 @@ class DeployedTraining(Construct):
     _storage: ITrainingStorage
     _ledger_table: dynamodb.ITable
     _stack_arn: str | None
+    _engine_reads: Sequence[str]
 
     @staticmethod
     def from_attributes(
@@ -82,6 +85,7 @@ class DeployedTraining(Construct):
         storage: ITrainingStorage,
         node_log_group_name: str,
         stack_arn: str | None = None,
+        engine_reads: Sequence[str] = AUTO_SCALING_READS,
     ) -> IHorovodTraining:
         """
         Import a training that another app deployed, for grants, alarms and dashboards; creates nothing.
@@ -95,6 +99,7 @@ class DeployedTraining(Construct):
             storage: Its buckets, for example `TrainingStorage.from_buckets(…)`.
             node_log_group_name: Name of its nodes' log group.
             stack_arn: ARN of the stack whose output has the connection; `grant_read` then allows reading it.
+            engine_reads: Actions with which nodes are seen booting, see `EngineConfig.reads`. Default: Auto Scaling's.
         """
         training = DeployedTraining(scope, id)
         training.queue = queue
@@ -103,6 +108,7 @@ class DeployedTraining(Construct):
         training._ledger_table = dynamodb.Table.from_table_name(training, "Ledger", ledger_table_name)
         training._storage = storage
         training._stack_arn = stack_arn
+        training._engine_reads = tuple(engine_reads)
         return training
 
     @staticmethod
@@ -132,6 +138,7 @@ class DeployedTraining(Construct):
             state_machine, queue = facts[contract.CONNECTION_STATE_MACHINE], facts[contract.CONNECTION_QUEUE]
             data, model = facts[contract.CONNECTION_DATA_BUCKET], facts[contract.CONNECTION_MODEL_BUCKET]
             table, log_group = facts[contract.CONNECTION_LEDGER_TABLE], facts[contract.CONNECTION_LOG_GROUP]
+            in_groups = any(contract.CONNECTION_GROUP in fleet for fleet in facts[contract.CONNECTION_FLEETS])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 "'output' must be the value of the stack output with the description "
@@ -153,6 +160,7 @@ class DeployedTraining(Construct):
             storage=storage,
             node_log_group_name=log_group,
             stack_arn=stack_arn,
+            engine_reads=AUTO_SCALING_READS if in_groups else (),
         )
 
     def grant_start(self, grantee: iam.IGrantable) -> iam.Grant:
@@ -169,7 +177,9 @@ class DeployedTraining(Construct):
                     grantee=grantee, actions=["cloudformation:DescribeStacks"], resource_arns=[self._stack_arn]
                 )
             )
-        facts = permit_reading(grantee, machine=self.state_machine, log_group=self.node_log_group)
+        facts = permit_reading(
+            grantee, machine=self.state_machine, log_group=self.node_log_group, engine_reads=self._engine_reads
+        )
         ledger = grant_read_ledger(grantee, table=self._ledger_table)
         models = self._storage.grant_read_models(grantee, training=self.queue)
         return executions.combine(facts).combine(ledger).combine(models)

@@ -130,6 +130,7 @@ class HorovodTraining(DeployedTraining):
             lease_timeout=self.timeouts.lease_timeout,
         )
         self.engine = engine.bind(self, target)
+        self._engine_reads = self.engine.reads
         self.state_machine = workflow_machine(
             self,
             definition=run_definition(
@@ -242,7 +243,7 @@ class HorovodTraining(DeployedTraining):
                         contract.CONNECTION_FLEET: fleet.id,
                         contract.CONNECTION_MAX_GPUS: fleet.size.max_gpus,
                         contract.CONNECTION_GPU_STEP: fleet.size.gpu_step,
-                        contract.CONNECTION_GROUP: fleet.group,
+                        **({contract.CONNECTION_GROUP: fleet.auto_scaling_group} if fleet.auto_scaling_group else {}),
                         contract.CONNECTION_TYPES: dict(fleet.types),
                     }
                     for fleet in self.engine.fleets

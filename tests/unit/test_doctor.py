@@ -13,7 +13,7 @@ import pytest
 from botocore.config import Config
 from botocore.stub import Stubber
 
-from cdk_horovod.workflow.capacity_search import QUOTAS
+from cdk_horovod.engines.provider_words import AUTO_SCALING_WORDS
 from horovod_client import Fleet
 from horovod_client.doctor.check import FAIL, OK, WARN, Check
 from horovod_client.doctor.examination import Doctor
@@ -85,7 +85,8 @@ def quota_checks(services: Services, quotas: Mapping[str, float], fleet: Fleet =
 
 def test_codes_are_those_of_the_state_machine() -> None:
     """A run that is refused for a quota names the code that the doctor checks."""
-    words = {market: {letter: text.split()[0] for letter, text in codes.items()} for market, codes in QUOTAS.items()}
+    quotas = AUTO_SCALING_WORDS.quotas
+    words = {market: {letter: text.split()[0] for letter, text in codes.items()} for market, codes in quotas.items()}
     assert words == QUOTA_CODES
 
 

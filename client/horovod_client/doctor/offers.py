@@ -19,11 +19,11 @@ def check_offers(fleets: Iterable[Fleet], *, ec2: EC2Client, autoscaling: AutoSc
     Compare the zones of each fleet with those in which EC2 offers its types.
 
     Args:
-        fleets: The training's fleets.
+        fleets: The training's fleets; those without an Auto Scaling group choose no zones.
         ec2: Client for offerings.
         autoscaling: Client for the zones of a fleet's group.
     """
-    for fleet in fleets:
+    for fleet in (fleet for fleet in fleets if fleet.group):
         name = f"zones of {fleet.id}"
         try:
             groups = autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[fleet.group])["AutoScalingGroups"]

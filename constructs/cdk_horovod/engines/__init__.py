@@ -2,9 +2,19 @@
 
 from cdk_horovod.engines.ec2_fleet import Ec2FleetEngine
 from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig, IEngine, IFleetStates
+from cdk_horovod.engines.provider_words import ProviderWords
 from cdk_horovod.fleet.gpu_fleet import GpuFleet
 
-__all__ = ["Ec2FleetEngine", "Engine", "EngineConfig", "EngineTarget", "FleetConfig", "IEngine", "IFleetStates"]
+__all__ = [
+    "Ec2FleetEngine",
+    "Engine",
+    "EngineConfig",
+    "EngineTarget",
+    "FleetConfig",
+    "IEngine",
+    "IFleetStates",
+    "ProviderWords",
+]
 
 
 class Engine:

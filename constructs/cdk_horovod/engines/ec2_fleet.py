@@ -10,8 +10,9 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig
-from cdk_horovod.engines.group_states import GroupStates
+from cdk_horovod.engines.group_states import AUTO_SCALING_READS, GroupStates
 from cdk_horovod.engines.image_fit import check_image_fits
+from cdk_horovod.engines.provider_words import AUTO_SCALING_WORDS
 from cdk_horovod.engines.user_data import node_user_data
 from cdk_horovod.fleet.capacity_attempt import smallest_first
 from cdk_horovod.fleet.capacity_plan import PlannedAttempt
@@ -63,7 +64,6 @@ class Ec2FleetEngine:
                 FleetConfig(
                     id=fleet.fleet_id,
                     group=fleet.auto_scaling_group_name,
-                    group_arn=fleet.auto_scaling_group_arn,
                     size=contract.FleetSize(max_gpus=fleet.max_gpus, gpu_step=fleet.gpu_step),
                     types={row.name: row.gpus for row in fleet.capacity.instance_types},
                     leader_market=fleet.leader_market,
@@ -74,6 +74,14 @@ class Ec2FleetEngine:
                         "subnets": ",".join(fleet.subnet_ids),
                         "unit": fleet.gpus_of_a_unit,
                     },
+                    node_statements=(
+                        # The dead-man's switch: a node terminates itself and lowers the desired capacity of its group.
+                        iam.PolicyStatement(
+                            actions=["autoscaling:TerminateInstanceInAutoScalingGroup"],
+                            resources=[fleet.auto_scaling_group_arn],
+                        ),
+                    ),
+                    auto_scaling_group=fleet.auto_scaling_group_name,
                 )
                 for fleet in self._fleets
             ),
@@ -81,6 +89,8 @@ class Ec2FleetEngine:
                 arns=[fleet.auto_scaling_group_arn for fleet in self._fleets],
                 blocks=self._fleets[0].is_block,
             ),
+            words=AUTO_SCALING_WORDS,
+            reads=AUTO_SCALING_READS,
             statements=tuple(statement for fleet in self._fleets for statement in _launch_permissions(fleet)),
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.asl.states import NO_OUTPUT, REDRIVEN, call_aws, jsonata
+from cdk_horovod.asl.steps import Steps
 from horovod_node import contract
 
 UNTOLD = "unknown"
@@ -19,6 +20,9 @@ FENCED_GROUP = jsonata(
     f"$held = {REDRIVEN} ? $fleet.group : $error('The lease was not held since this execution was redriven.')"
 )
 """Name of the group. The state fails if the lease was not checked since a redrive; its Catch leads to the check."""
+
+AUTO_SCALING_READS: Final = ("autoscaling:DescribeAutoScalingGroups", "ec2:DescribeSpotPriceHistory")
+"""Actions with which the instances of a group are seen booting, and what they cost as Spot."""
 
 ENDED_AT_ONCE = 10
 """Most instances that one iteration terminates by id; later iterations terminate the others."""
@@ -61,7 +65,7 @@ class GroupStates:
             }}])}}])"""
         return {"MixedInstancesPolicy": jsonata(policy)}
 
-    def start(self, scope: Construct, *, assign: Mapping[str, Any]) -> tuple[sfn.TaskStateBase, ...]:
+    def start(self, scope: Construct, *, assign: Mapping[str, Any]) -> Steps:
         """
         Leave out types with more GPUs than the run asks for: a run of 2 GPUs never pays for a node of 4.
 
@@ -83,7 +87,7 @@ class GroupStates:
             ),
         )
 
-    def tag(self, scope: Construct) -> sfn.TaskStateBase:
+    def tag(self, scope: Construct) -> Steps:
         """Set the group's tags, which it propagates to new instances; all three, so that none is of an earlier run."""
 
         def given(field: str) -> str:
@@ -95,26 +99,28 @@ class GroupStates:
             contract.OWNER_TAG: given(contract.OWNER),
             contract.PROJECT_TAG: given(contract.PROJECT),
         }
-        return self._call(
-            scope,
-            "Tag the fleet",
-            "createOrUpdateTags",
-            named={
-                "Tags": [
-                    {
-                        "ResourceId": FENCED_GROUP,
-                        "ResourceType": "auto-scaling-group",
-                        "Key": key,
-                        "Value": value,
-                        "PropagateAtLaunch": True,
-                    }
-                    for key, value in tags.items()
-                ]
-            },
-            retries=1,
+        return (
+            self._call(
+                scope,
+                "Tag the fleet",
+                "createOrUpdateTags",
+                named={
+                    "Tags": [
+                        {
+                            "ResourceId": FENCED_GROUP,
+                            "ResourceType": "auto-scaling-group",
+                            "Key": key,
+                            "Value": value,
+                            "PropagateAtLaunch": True,
+                        }
+                        for key, value in tags.items()
+                    ]
+                },
+                retries=1,
+            ),
         )
 
-    def look(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> sfn.TaskStateBase:
+    def look(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> Steps:
         there = """$sum([0, $map(
           $filter($states.result.AutoScalingGroups.Instances, function($instance) {
             $not($contains($instance.LifecycleState, 'Terminat'))
@@ -123,56 +129,112 @@ class GroupStates:
             $exists($instance.WeightedCapacity) ? $number($instance.WeightedCapacity) : $fleet.rest.unit
           }
         )])"""
-        return self._describe(scope, "See what is there", assign=judged(there))
+        return (self._describe(scope, "See what is there", assign=judged(there)),)
 
-    def explain(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> sfn.TaskStateBase:
+    def explain(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> Steps:
         words = """$filter($states.result.Activities, function($activity) {
           $activity.StatusCode in ['Failed', 'Cancelled'] and $exists($activity.StatusMessage)
           and $toMillis($string($activity.StartTime)) >= 1000 * $search.since
         }).StatusMessage"""
-        return self._call(
-            scope,
-            "Find out why",
-            "describeScalingActivities",
-            arns=["*"],  # Auto Scaling's Describe actions support no resource-level permissions
-            named={"AutoScalingGroupName": jsonata("$fleet.group")},
-            assign=judged(words),
-            MaxRecords=50,
+        return (
+            self._call(
+                scope,
+                "Find out why",
+                "describeScalingActivities",
+                arns=["*"],  # Auto Scaling's Describe actions support no resource-level permissions
+                named={"AutoScalingGroupName": jsonata("$fleet.group")},
+                assign=judged(words),
+                MaxRecords=50,
+            ),
         )
 
-    def replace(self, scope: Construct) -> sfn.TaskStateBase:
+    def replace(self, scope: Construct) -> Steps:
         """Terminate it by id. The group launches another one, because its desired capacity does not change."""
-        return self._call(
-            scope,
-            "Replace the leader",
-            "terminateInstanceInAutoScalingGroup",
-            named={"InstanceId": jsonata("$lost_leader")},
-            retries=1,
-            ShouldDecrementDesiredCapacity=False,
+        return (
+            self._call(
+                scope,
+                "Replace the leader",
+                "terminateInstanceInAutoScalingGroup",
+                named={"InstanceId": jsonata("$lost_leader")},
+                retries=1,
+                ShouldDecrementDesiredCapacity=False,
+            ),
         )
 
-    def restore(self, scope: Construct) -> sfn.TaskStateBase:
-        return self._call(
-            scope,
-            "Restore the group",
-            "updateAutoScalingGroup",
-            retries=1,
-            VpcZoneIdentifier=jsonata("$fleet.rest.subnets"),
-            **self._launches("$fleet.rest"),
+    def restore(self, scope: Construct) -> Steps:
+        return (
+            self._call(
+                scope,
+                "Restore the group",
+                "updateAutoScalingGroup",
+                retries=1,
+                VpcZoneIdentifier=jsonata("$fleet.rest.subnets"),
+                **self._launches("$fleet.rest"),
+            ),
         )
 
-    def terminate(self, scope: Construct) -> sfn.TaskStateBase:
+    def terminate(self, scope: Construct) -> Steps:
         """
         Set the desired capacity only, which needs no permission to launch anything.
 
         For `UpdateAutoScalingGroup` Auto Scaling may require `ec2:RunInstances` and `iam:PassRole` (its guide, "Control
         Amazon EC2 launch template usage in Auto Scaling groups"), which clean-up and reaper do not have.
         """
-        return self._call(scope, "Terminate", "setDesiredCapacity", DesiredCapacity=0, HonorCooldown=False)
+        return (self._call(scope, "Terminate", "setDesiredCapacity", DesiredCapacity=0, HonorCooldown=False),)
 
-    def look_for_launches(self, scope: Construct) -> sfn.TaskStateBase:
+    def confirm(self, scope: Construct, *, judged: Callable[[str, str], Mapping[str, Any]] | None = None) -> Steps:
         """
-        Count the launches in progress, whose instances the group does not list until EC2 has answered.
+        Count launches in progress, then describe the group, which lists an instance until it has terminated.
+
+        The desired capacity counts like instances, because the group will launch them. Instances that somebody
+        protected from scale-in or put into standby survive a capacity of 0 ("Use instance scale-in protection",
+        "Temporarily remove instances from your Auto Scaling group" in Auto Scaling's guide), and so do those that a
+        lifecycle policy retains in `Terminating:Retained`.
+        """
+        instances = "$states.result.AutoScalingGroups.Instances"
+        wanted = "$sum($states.result.AutoScalingGroups.DesiredCapacity)"
+        running = f"$max([$count({instances}), {wanted}, $launching])"
+        confirm = self._describe(
+            scope,
+            "Confirm that nothing runs",
+            assign={
+                "running": jsonata(running),
+                "staying": jsonata(
+                    f"""[($filter({instances}, function($instance) {{
+                      $instance.ProtectedFromScaleIn
+                      or $instance.LifecycleState in ['EnteringStandby', 'Standby', 'Terminating:Retained']
+                    }}).InstanceId)[[0..{ENDED_AT_ONCE - 1}]]]"""
+                ),
+                **({} if judged is None else judged(running, wanted)),
+            },
+        )
+        return (self._look_for_launches(scope), confirm)
+
+    def end(self, scope: Construct) -> Steps:
+        """
+        Terminate each by id, despite scale-in protection; the desired capacity of 0 prevents replacements.
+
+        `InstanceIds` would take one call, but the API has it only since 2026: a parameter that Step Functions does not
+        know fails the execution, and no Catch helps.
+        """
+        one = self._call(
+            scope,
+            "End one",
+            "terminateInstanceInAutoScalingGroup",
+            named={"InstanceId": jsonata("$states.input")},
+            retries=1,
+            # The capacity is 0 already, so a decrement would be refused.
+            ShouldDecrementDesiredCapacity=False,
+        )
+        each = sfn.Map.jsonata(
+            scope, "End what stays", items=sfn.ProvideItems.jsonata(jsonata("$staying")), outputs=NO_OUTPUT
+        )
+        each.item_processor(one)
+        return (each,)
+
+    def _look_for_launches(self, scope: Construct) -> sfn.TaskStateBase:
+        """
+        Set `$launching` to the number of launches in progress: until EC2 has answered, the group lists no instance.
 
         One page is enough: "Activities still in progress are described first" (EC2 Auto Scaling API Reference,
         `DescribeScalingActivities`). It is at most 100 KB, because a message has up to 255 and a cause up to 1,023
@@ -194,57 +256,6 @@ class GroupStates:
             },
             MaxRecords=50,
         )
-
-    def confirm(
-        self, scope: Construct, *, judged: Callable[[str, str], Mapping[str, Any]] | None = None
-    ) -> sfn.TaskStateBase:
-        """
-        Describe the group, which lists an instance from its launch until it has terminated.
-
-        The desired capacity counts like instances, because the group will launch them. Instances that somebody
-        protected from scale-in or put into standby survive a capacity of 0 ("Use instance scale-in protection",
-        "Temporarily remove instances from your Auto Scaling group" in Auto Scaling's guide), and so do those that a
-        lifecycle policy retains in `Terminating:Retained`.
-        """
-        instances = "$states.result.AutoScalingGroups.Instances"
-        wanted = "$sum($states.result.AutoScalingGroups.DesiredCapacity)"
-        running = f"$max([$count({instances}), {wanted}])"
-        return self._describe(
-            scope,
-            "Confirm that nothing runs",
-            assign={
-                "running": jsonata(running),
-                "staying": jsonata(
-                    f"""[($filter({instances}, function($instance) {{
-                      $instance.ProtectedFromScaleIn
-                      or $instance.LifecycleState in ['EnteringStandby', 'Standby', 'Terminating:Retained']
-                    }}).InstanceId)[[0..{ENDED_AT_ONCE - 1}]]]"""
-                ),
-                **({} if judged is None else judged(running, wanted)),
-            },
-        )
-
-    def end(self, scope: Construct) -> sfn.Map:
-        """
-        Terminate each by id, despite scale-in protection; the desired capacity of 0 prevents replacements.
-
-        `InstanceIds` would take one call, but the API has it only since 2026: a parameter that Step Functions does not
-        know fails the execution, and no Catch helps.
-        """
-        one = self._call(
-            scope,
-            "End one",
-            "terminateInstanceInAutoScalingGroup",
-            named={"InstanceId": jsonata("$states.input")},
-            retries=1,
-            # The capacity is 0 already, so a decrement would be refused.
-            ShouldDecrementDesiredCapacity=False,
-        )
-        each = sfn.Map.jsonata(
-            scope, "End what stays", items=sfn.ProvideItems.jsonata(jsonata("$staying")), outputs=NO_OUTPUT
-        )
-        each.item_processor(one)
-        return each
 
     def _describe(self, scope: Construct, name: str, *, assign: Mapping[str, Any]) -> sfn.TaskStateBase:
         return self._call(

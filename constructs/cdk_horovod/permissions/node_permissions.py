@@ -50,8 +50,7 @@ def permit_nodes(
             resources=[machine.state_machine_arn],
         ),
         iam.PolicyStatement(actions=["logs:CreateLogStream", "logs:PutLogEvents"], resources=[log_group.log_group_arn]),
-        # For the dead-man's switch: a node may terminate itself and decrement its group's desired capacity.
-        iam.PolicyStatement(actions=["autoscaling:TerminateInstanceInAutoScalingGroup"], resources=[fleet.group_arn]),
+        *fleet.node_statements,
     )
     ledger.grant_node(role, fleet=fleet.id, training=training)
     storage.grant_read_data(role)

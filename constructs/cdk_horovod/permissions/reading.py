@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from typing import cast
 
@@ -13,21 +14,24 @@ from constructs import Construct, IConstruct
 from cdk_horovod.acknowledgements import acknowledge
 
 
-def permit_reading(grantee: iam.IGrantable, *, machine: sfn.IStateMachine, log_group: logs.ILogGroup) -> iam.Grant:
+def permit_reading(
+    grantee: iam.IGrantable, *, machine: sfn.IStateMachine, log_group: logs.ILogGroup, engine_reads: Sequence[str]
+) -> iam.Grant:
     """
-    Let *grantee* list runs, read their nodes' logs, describe their groups, and look up prices.
+    Let *grantee* list runs, read their nodes' logs, see nodes boot, and look up prices.
 
     Args:
         grantee: Principal that gets the permissions.
         machine: The runs' state machine.
         log_group: Log group of the nodes.
+        engine_reads: Actions with which nodes that have not joined yet, and their prices, are seen.
     """
     grants = [
         iam.Grant.add_to_principal(grantee=grantee, actions=actions, resource_arns=[resource])
         for actions, resource in (
             (["states:ListExecutions"], machine.state_machine_arn),
             (["logs:DescribeLogStreams", "logs:GetLogEvents"], log_group.log_group_arn),
-            (["autoscaling:DescribeAutoScalingGroups", "ec2:DescribeSpotPriceHistory", "pricing:GetProducts"], "*"),
+            ([*engine_reads, "pricing:GetProducts"], "*"),
         )
     ]
     # A principal that is not a construct has no policy in a template, and so no finding.
@@ -35,6 +39,6 @@ def permit_reading(grantee: iam.IGrantable, *, machine: sfn.IStateMachine, log_g
         acknowledge(
             cast("IConstruct", grantee.grant_principal),
             rule="IAM5[Resource::*]",
-            reason="These three actions support no resource-level permissions; they read groups and public prices.",
+            reason="These actions support no resource-level permissions; they read groups and public prices.",
         )
     return reduce(iam.Grant.combine, grants)

@@ -20,6 +20,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.asl.states import CONDITION_FAILED, NO_OUTPUT, NOW, call_aws, jsonata
+from cdk_horovod.asl.steps import in_order
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.termination import foreign_lease
@@ -155,11 +156,9 @@ def _one_fleet(
 
     release = lease.release(scope, ledger=ledger, outputs=jsonata("$lease.run != '' ? {'run': $lease.run} : {}"))
     release.add_catch(end, errors=[CONDITION_FAILED], outputs=NO_OUTPUT).add_catch(end, outputs=trouble).next(end)
-    look = states.confirm(scope)
     wait = sfn.Wait.jsonata(
         scope, "Wait for the nodes to go", time=sfn.WaitTime.duration(poll_interval), outputs=NO_OUTPUT
     )
-    wait.next(look)
     report = _report(
         scope,
         "Report the find",
@@ -167,10 +166,7 @@ def _one_fleet(
         metrics={METRIC_REAPED: ("1", "Count"), METRIC_CAPACITY_WITHOUT_LEASE: ("$found", "Count")},
     )
     report.add_catch(wait).next(wait)
-    terminate = states.terminate(scope)
-    terminate.add_catch(end, outputs=trouble).next(report)
-    end_staying = states.end(scope)
-    end_staying.add_catch(terminate).next(terminate)
+    terminate = in_order(states.terminate(scope), then=report, caught=end, outputs=trouble)
     take = foreign_lease.take_from_the_dead(
         scope,
         ledger=ledger,
@@ -183,7 +179,9 @@ def _one_fleet(
         },
     )
     # The holder is running, or a run has reserved the fleet in the meantime.
-    take.add_catch(end, errors=[CONDITION_FAILED], outputs=NO_OUTPUT).add_catch(end, outputs=trouble).next(end_staying)
+    take.add_catch(end, errors=[CONDITION_FAILED], outputs=NO_OUTPUT).add_catch(end, outputs=trouble).next(
+        in_order(states.end(scope), then=terminate)
+    )
     describe = describe_the_execution(
         scope,
         "Describe the holder",
@@ -208,7 +206,8 @@ def _one_fleet(
         .when(sfn.Condition.jsonata(jsonata(f"$lease.holder in ['', '{contract.REAPER}']")), take)
         .otherwise(describe)
     )
-    look.add_catch(end, outputs=trouble).next(what)
+    look = in_order(states.confirm(scope), then=what, caught=end, outputs=trouble)
+    wait.next(look)
     read = foreign_lease.read(
         scope,
         ledger=ledger,

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from cdk_horovod.asl.states import NOW, jsonata
 from cdk_horovod.engines.engine import EngineConfig, FleetConfig
+from cdk_horovod.engines.provider_words import ProviderWords
 from cdk_horovod.workflow.run_timeouts import REPEATS, STARTS, RunTimeouts
 from horovod_node import contract
 
@@ -34,30 +35,6 @@ variables" in the guide of Step Functions), and the request is among them.
 
 WORDS_KEPT: Final = 600
 """Characters that are kept of the provider's message on each attempt, because a run may make many."""
-
-# Patterns of StatusMessages in scaling activities, by EC2 and Auto Scaling. Sources: EC2 Auto Scaling User Guide,
-# "Troubleshoot EC2 Auto Scaling: EC2 instance launch failures"; EC2 API Reference, "Error codes".
-SPOT_QUOTA: Final = "MaxSpotInstanceCountExceeded|[Mm]ax spot instance count exceeded"
-ON_DEMAND_QUOTA: Final = (
-    "VcpuLimitExceeded|InstanceLimitExceeded|than your current vCPU limit|instance.s. are already running"
-)
-NO_CAPACITY: Final = (
-    "InsufficientInstanceCapacity|InsufficientReservedInstanceCapacity|ReservationCapacityExceeded"
-    "|UnfulfillableCapacity|no Spot capacity available|do not have sufficient"
-)
-THROTTLED: Final = "RequestLimitExceeded|Request limit exceeded|Throttling|Rate exceeded"
-
-QUOTAS: Final[Mapping[str, Mapping[str, str]]] = {
-    contract.SPOT: {
-        "g": "L-3819A6DF (All G and VT Spot Instance Requests)",
-        "p": "L-7212CCBC (All P4, P3 and P2 Spot Instance Requests; newer ones have their own)",
-    },
-    contract.ON_DEMAND: {
-        "g": "L-DB2E81BA (Running On-Demand G and VT instances)",
-        "p": "L-417A185B (Running On-Demand P instances)",
-    },
-}
-"""Codes in Service Quotas by market and by first letter of the instance type; these quotas count vCPUs."""
 
 
 def fleets_with_plans(engine: EngineConfig, *, timeouts: RunTimeouts) -> list[dict[str, Any]]:
@@ -181,7 +158,7 @@ UNSEEN: Final = {"search": jsonata("$merge([$search, {'step': 'look'}])")}
 """`Assign` if the fleet could not be described."""
 
 
-def judged(messages: str, *, asked: bool = True) -> dict[str, Any]:
+def judged(messages: str, *, words: ProviderWords, asked: bool = True) -> dict[str, Any]:
     """
     Return the `Assign` that decides what follows a failed attempt, from the provider's messages.
 
@@ -193,6 +170,7 @@ def judged(messages: str, *, asked: bool = True) -> dict[str, Any]:
 
     Args:
         messages: Expression of the list of the provider's messages since `$search.since`.
+        words: How its messages are read.
         asked: Whether the provider could be asked.
     """
     bought = f"$try.market = '{contract.ON_DEMAND}' ? $request.gpus : $min([$request.gpus, $try.base])"
@@ -205,16 +183,16 @@ def judged(messages: str, *, asked: bool = True) -> dict[str, Any]:
     quotas = {
         market: f"$join($map($search.attempt.families, function($family) {{ $lookup({json.dumps(codes)}, $family) }}), "
         "', ')"
-        for market, codes in QUOTAS.items()
+        for market, codes in words.quotas.items()
     }
     return {
         "search": jsonata(
             f"""$search.step = 'wait' ? $search : (
   $said := $join([$distinct({messages})], ' ');
-  $spot_quota := $contains($said, /{SPOT_QUOTA}/);
-  $on_demand_quota := $contains($said, /{ON_DEMAND_QUOTA}/);
-  $short := $contains($said, /{NO_CAPACITY}/);
-  $throttled := $contains($said, /{THROTTLED}/);
+  $spot_quota := $contains($said, /{words.spot_quota}/);
+  $on_demand_quota := $contains($said, /{words.on_demand_quota}/);
+  $short := $contains($said, /{words.no_capacity}/);
+  $throttled := $contains($said, /{words.throttled}/);
   $kind := {kind};
   $bought := function($try) {{ {bought} }};
   $hopeless := function($try) {{ (
@@ -240,10 +218,10 @@ def judged(messages: str, *, asked: bool = True) -> dict[str, Any]:
     & ($on_demand_quota ? ' The quota of On-Demand is ' & {quotas[contract.ON_DEMAND]} & ' in Service Quotas.' : '');
   $tale := $map($filter($log, function($look) {{ $look.restarts = $count($lost_attempts) }}), function($look) {{
     'Attempt ' & $look.number & ' of ' & $count($fleet.plan) & ', ' & $look.words & ', ' & $look.seconds & ' s: '
-    & ($look.outcome = 'unknown' ? 'Auto Scaling could not be asked.'
-      : $look.said != '' ? 'EC2 said: ' & $look.said
+    & ($look.outcome = 'unknown' ? '{words.service} could not be asked.'
+      : $look.said != '' ? '{words.provider} said: ' & $look.said
       : $look.outcome = 'not formed' ? 'the nodes were there, see their logs.'
-      : 'Auto Scaling reports no failed launch, see the logs of the nodes.')
+      : '{words.service} reports no failed launch, see the logs of the nodes.')
   }});
   $merge([$search, {{
     'step': $ends ? 'fail' : $repeats or $not($next.empties) ? 'start' : 'empty',

@@ -17,18 +17,20 @@ Variables:
   follows), `$lost_leader` (the node that led and fell silent; '' for none)
 - `$tally`, `$receipt_written` (see `workflow.receipt`), `$held` (see `workflow.lease`), `$emptying` (see
   `workflow.emptying`)
-- `$running`, `$staying`, `$launching` (set by the engine's states)
+- `$running`, `$staying` (set by the engine's states)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.asl.states import CAUGHT, CONDITION_FAILED, NO_OUTPUT, entered_as, jsonata
+from cdk_horovod.asl.steps import in_order
 from cdk_horovod.engines.engine import EngineConfig, IFleetStates
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.resources.storage import ITrainingStorage
@@ -74,8 +76,7 @@ def run_definition(
     release.add_catch(receipt).next(receipt)
 
     # The fleet is emptied at the end, and before nodes start that must not find nodes of earlier runs or attempts.
-    restore = states.restore(scope)
-    restore.add_catch(release).next(release)
+    restore = in_order(states.restore(scope), then=release)
     begin_or_end = sfn.Choice.jsonata(scope, "Nodes to start?", outputs=NO_OUTPUT)
     emptying = Emptying(
         scope,
@@ -100,9 +101,17 @@ def run_definition(
     train = token_tasks.train(scope, ledger=ledger, timeouts=timeouts)
     save = token_tasks.save_the_model(scope, ledger=ledger, timeouts=timeouts)
     check = closing.check_the_model(scope, bucket=bucket, training=queue)
-    look = _search_on(scope, states=states, timeouts=timeouts, then=hold, emptied=terminate, end=terminate)
+    look = _search_on(scope, engine=engine, timeouts=timeouts, then=hold, emptied=terminate, end=terminate)
     again = _start_again(
-        scope, states=states, ledger=ledger, timeouts=timeouts, then=hold, end=terminate, lost=receipt, none=look
+        scope,
+        states=states,
+        ledger=ledger,
+        timeouts=timeouts,
+        then=hold,
+        emptied=terminate,
+        end=terminate,
+        lost=receipt,
+        none=look,
     )
     leader = token_tasks.look_for_the_leader(scope, ledger=ledger, timeouts=timeouts)
     leader.add_catch(look).next(again)
@@ -128,8 +137,7 @@ def run_definition(
 
     record = record_the_run(scope, storage=storage, ledger=ledger, timeouts=timeouts, keep_checkpoints=keep_checkpoints)
     record.add_catch(receipt, assign=CAUGHT)
-    tag = states.tag(scope)
-    tag.add_catch(terminate).next(terminate)
+    tag = in_order(states.tag(scope), then=terminate)
     prices = look_up_prices(scope, on_demand_prices=on_demand_prices, then=tag)
     read = read_the_request(scope, refused=receipt).next(record)
     data = check_the_data(scope, readable=readable, refused=receipt, then=read)
@@ -151,7 +159,7 @@ def run_definition(
 def _search_on(
     scope: Construct,
     *,
-    states: IFleetStates,
+    engine: EngineConfig,
     timeouts: RunTimeouts,
     then: sfn.IChainable,
     emptied: sfn.IChainable,
@@ -164,11 +172,16 @@ def _search_on(
         .when(sfn.Condition.jsonata(jsonata("$search.step = 'empty'")), emptied, assign={"must_be_empty": True})
         .otherwise(then)
     )
-    explain = states.explain(scope, judged=capacity_search.judged)
-    explain.add_catch(next_one, assign=capacity_search.judged("[]", asked=False)).next(next_one)
-    look = states.look(scope, judged=lambda gpus: capacity_search.looked_at(gpus, timeouts=timeouts))
-    look.add_catch(explain, assign=capacity_search.UNSEEN).next(explain)
-    return look
+    explain = in_order(
+        engine.states.explain(scope, judged=partial(capacity_search.judged, words=engine.words)),
+        then=next_one,
+        assign=capacity_search.judged("[]", words=engine.words, asked=False),
+    )
+    return in_order(
+        engine.states.look(scope, judged=partial(capacity_search.looked_at, timeouts=timeouts)),
+        then=explain,
+        assign=capacity_search.UNSEEN,
+    )
 
 
 def _start_again(
@@ -178,26 +191,36 @@ def _start_again(
     ledger: Ledger,
     timeouts: RunTimeouts,
     then: sfn.IChainable,
+    emptied: sfn.IChainable,
     end: sfn.IChainable,
     lost: sfn.IChainable,
     none: sfn.IChainable,
 ) -> sfn.IChainable:
     """
-    Build the states that begin the run's next attempt with the remaining nodes, if it may restart, and else end it.
+    Build the states that begin the run's next attempt, if it may restart, and else end it.
+
+    It begins with the remaining nodes, or with an empty fleet if the engine cannot replace one node.
 
     Args:
+        then: Follows for an attempt with the remaining nodes.
+        emptied: Follows for an attempt with an empty fleet.
+        end: Follows if the run may not restart.
+        lost: Follows if another execution holds the fleet.
         none: Follows if no leader was lost, because none was elected.
     """
-    replace = states.replace(scope)
-    # An error is ignored: usually the leader's instance has already terminated.
-    replace.add_catch(then).next(then)
     begin = lease.begin_the_next_attempt(scope, ledger=ledger, seconds=timeouts.hold)
     begin.add_catch(lost, errors=[CONDITION_FAILED], assign=lease_lost()).add_catch(end)
-    begin.next(
-        sfn.Choice.jsonata(scope, "Leader to replace?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$lost_leader = ''")), then)
-        .otherwise(replace)
-    )
+    replace = states.replace(scope)
+    if replace:
+        begin.next(
+            sfn.Choice.jsonata(scope, "Leader to replace?", outputs=NO_OUTPUT)
+            .when(sfn.Condition.jsonata(jsonata("$lost_leader = ''")), then)
+            # An error is ignored: usually the leader's instance has already terminated.
+            .otherwise(in_order(replace, then=then))
+        )
+    else:
+        empty = sfn.Pass.jsonata(scope, "Empty the fleet first", assign={"must_be_empty": True}, outputs=NO_OUTPUT)
+        begin.next(empty.next(emptied))
     return (
         sfn.Choice.jsonata(scope, "Start again?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$search.step = 'look'")), none)

@@ -10,6 +10,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.asl.states import CONDITION_FAILED, NO_OUTPUT, NOW, jsonata
+from cdk_horovod.asl.steps import in_order
 from cdk_horovod.engines.engine import IFleetStates
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.workflow import lease
@@ -77,13 +78,12 @@ class Emptying:
         wait = sfn.Wait.jsonata(
             scope, "Wait for the nodes to go", time=sfn.WaitTime.seconds(jsonata("$emptying.pause")), outputs=NO_OUTPUT
         )
-        terminate, launches, end = states.terminate(scope), states.look_for_launches(scope), states.end(scope)
         confirm = states.confirm(
             scope,
             judged=lambda running, wanted: {
                 "emptying": jsonata(
                     f"""(
-  $zeros := {running} = 0 and $launching = 0 ? $emptying.zeros + 1 : 0;
+  $zeros := {running} = 0 ? $emptying.zeros + 1 : 0;
   $looks := $emptying.looks + 1;
   {{
     'held_at': $emptying.held_at,
@@ -98,19 +98,18 @@ class Emptying:
             },
         )
 
-        self.terminate.add_catch(lost, errors=[CONDITION_FAILED], assign=lost_assign).add_catch(wait).next(terminate)
-        terminate.add_catch(wait).next(wait)
-        wait.next(launches)
-        for look in (launches, confirm):
-            look.add_catch(self.terminate)
-        launches.next(confirm)
-        end.add_catch(wait).next(wait)
-        confirm.next(
+        anything = (
             sfn.Choice.jsonata(scope, "Anything running?", outputs=NO_OUTPUT)
             .when(sfn.Condition.jsonata(jsonata("$emptying.step = 'empty'")), empty, assign={"emptying": NOT_BEGUN})
             .when(sfn.Condition.jsonata(jsonata("$emptying.step = 'hold'")), self.terminate)
-            .when(sfn.Condition.jsonata(jsonata("$count($staying) > 0")), end)
-            .otherwise(wait)
+        )
+        end = states.end(scope)
+        if end:
+            anything.when(sfn.Condition.jsonata(jsonata("$count($staying) > 0")), in_order(end, then=wait))
+        anything.otherwise(wait)
+        wait.next(in_order(confirm, then=anything, caught=self.terminate))
+        self.terminate.add_catch(lost, errors=[CONDITION_FAILED], assign=lost_assign).add_catch(wait).next(
+            in_order(states.terminate(scope), then=wait)
         )
 
 
