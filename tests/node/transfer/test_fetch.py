@@ -378,7 +378,7 @@ def test_data_that_the_disk_cannot_hold_ends_the_run(aws: Aws, layout: Layout, m
     assert (raised.value.error, raised.value.message) == (
         contract.ERROR_DISK_FULL,
         f"Data channel 'train' does not fit on the node's disk at {layout.channel('train')}: it has 1,200 bytes to "
-        "come and 1,000 bytes of room. Take instance types with more local storage, or give the fleet a larger volume.",
+        "come and 1,000 bytes of room. Use instance types with more local storage, or give the fleet a larger volume.",
     )
     # AND
     with pytest.raises(OSError, match="No space left") as full, Path("/dev/full").open("wb", buffering=0) as device:
