@@ -134,7 +134,7 @@ class Membership:
 
     def idle(self) -> NoReturn:
         """
-        Keep the node's item fresh until the fleet is released.
+        Refresh the node's item until the fleet is released; the instance counts only while its agent runs.
 
         Raises:
             ReleasedError: When the fleet is released.

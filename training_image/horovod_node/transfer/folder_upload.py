@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PART_BYTES = 32 * 1024**2
-"""S3 accepts 10,000 parts, so archives may have up to 335 GB; about `_PARTS_AT_ONCE` parts are in memory."""
+"""S3 accepts 10,000 parts, so archives may have up to 320 GB; about `_PARTS_AT_ONCE` parts are in memory."""
 _PARTS_AT_ONCE = 8
 _GZIP_LEVEL = 1
 """Model weights hardly shrink at any level; level 1 takes a third of the time of level 9."""
