@@ -196,7 +196,7 @@ def test_notice_in_a_static_ring_costs_no_step(lab: ElasticDeployment, undisturb
     # THEN
     receipt = succeeds(lab, run, undisturbed)
     assert receipt["attempts"] == 2
-    assert f"EC2 takes node {doomed}" in receipt["restarts"][0]["cause"]
+    assert f"EC2 interrupts node {doomed}" in receipt["restarts"][0]["cause"]
     # Not a multiple of the checkpoints' interval, but the very last step.
     assert receipt["ring"]["resumed"]["step"] >= min(node.step for node in nodes.values())
     (lost,) = [node for node in receipt["nodes"] if node["node"] == doomed]

@@ -28,17 +28,17 @@ _CLIENT_CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": 4},
     max_pool_connections=64,
 )
-"""The pool must hold every download of every file at a time."""
+"""The pool must hold a connection for every part of every file that is downloaded at once."""
 
 _LOGS_CONFIG = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 1})
-"""What it does not take is sent again with the next flush, and the last one must end soon."""
+"""Lines that CloudWatch does not accept are sent again with the next flush, and the last flush must end soon."""
 
 _LEDGER_CONFIG = Config(connect_timeout=2, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 2})
-"""The agent asks the ledger between two heartbeats: one that does not answer must not cost it a heartbeat."""
+"""The agent reads the ledger between two heartbeats, and a slow call must not delay one."""
 
 
 def main() -> int:
-    """Run the agent and give the process's exit code."""
+    """Run the agent and return the process's exit code."""
     logging.basicConfig(
         stream=sys.stderr,
         format="%(asctime)s.%(msecs)03d horovod_node: %(message)s",
@@ -69,7 +69,7 @@ def main() -> int:
 
 @contextmanager
 def _ship_lines(session: Session, *, group: str) -> Iterator[LogShipping | None]:
-    """Send the agent's lines from now on to the log group, if there is one, until this is left."""
+    """Send the agent's log lines to *group*, if it is not empty, while the context is open."""
     if not group:
         yield None
         return
@@ -86,7 +86,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG00
 
 
 def _end(code: int) -> NoReturn:
-    # Python would wait here for the threads of a download that nobody needs any more.
+    # sys.exit would wait for the threads of downloads that are no longer needed.
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

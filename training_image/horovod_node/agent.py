@@ -1,4 +1,4 @@
-"""The agent's life: join, lead or follow, join again when its run begins anew, leave."""
+"""The agent's life: join, lead or follow, join again when its run restarts, leave."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 30.0
-"""How long a node of another market leaves the lead to one of the leader's market, which boots at the same time."""
+"""
+How long a node of another market waits for one of the leader's market to claim the lead. In a run's first attempt both
+boot at the same time.
+"""
 _LOOK_SECONDS = 0.5
 
 
@@ -51,11 +54,11 @@ class Agent:
 
     Args:
         node: This node.
-        ledger: Patient access to the ledger.
+        ledger: The ledger, with calls repeated while DynamoDB is unreachable.
         s3: boto3 client.
         stepfunctions: boto3 client.
-        shipping: Learns whose lines it sends. Default: nothing is shipped.
-        output: Takes the lines that ranks print. Default: they are printed among the agent's own.
+        shipping: Told the run and the node once they are known. Default: nothing is shipped.
+        output: Receives the lines that ranks print. Default: they are printed among the agent's own.
     """
 
     def __init__(
@@ -77,16 +80,16 @@ class Agent:
         self._layout = Layout(root=node.ml_root)
         self._requirements = Requirements(node, layout=self._layout)
         self._fetched: Future[Installation | None] | None = None
-        # One for all attempts: a notice is the node's.
+        # One for all attempts: a notice concerns the node.
         self._watch = InterruptionWatch.of(node, os.environ)
         self._restoring = Lock()
 
     def take_part(self) -> int:
         """
-        Take part from joining to leaving, in every attempt of the run in which this node is still there.
+        Take part from joining to leaving, in every attempt of the run for which this node is still there.
 
-        This is the one boundary between the user's failures and ours: whatever is raised inside becomes an answer to
-        the state machine or a record in the ledger, a file for people, and one of the contract's exit codes.
+        This is the one boundary between the user's failures and ours. Every exception raised inside becomes an answer
+        to the state machine or a record in the ledger, a failure file, and one of the contract's exit codes.
 
         Returns:
             The process's exit code.
@@ -108,7 +111,7 @@ class Agent:
             except Exception as error:
                 return _give_up(as_run_error(error))
             if before and (work.lease.run_id != before.run_id or work.lease.attempt <= before.attempt):
-                # The script and the data here are those of the run that was.
+                # The script and the data on this node belong to the previous run.
                 return contract.EXIT_RELEASED
             before = work.lease
             code, last = self._take_part_in(work)
@@ -131,7 +134,7 @@ class Agent:
             self._shipping.join(run=lease.run, node=node.id)
         run = self._ledger.run(lease) if lease.run_id else None
         if run is None:
-            raise ReleasedError(f"{lease.run}, which holds fleet {node.fleet}, is no run in the ledger")
+            raise ReleasedError(f"{lease.run}, which holds fleet {node.fleet}, has no run item in the ledger")
         _log.info("%s joins attempt %d of run %s", node.id, lease.attempt, lease.run)
         return NodeAttempt(
             node=node,
@@ -146,7 +149,7 @@ class Agent:
         )
 
     def _take_part_in(self, work: NodeAttempt) -> tuple[int, bool]:
-        """Take part in one attempt; give the exit code that it would end with, and whether there can be no other."""
+        """Take part in one attempt; return its exit code, and whether this node must not take part in another."""
         try:
             self._lead_or_follow(work)
         except ReleasedError as reason:
@@ -159,17 +162,17 @@ class Agent:
             failed = as_run_error(error)
             code = _give_up(failed)
             _leave_failed(work, failed)
-            # A script that failed would fail again; one that lost the others did nothing wrong.
+            # A script that failed would fail again. A rank that only lost its peers did nothing wrong.
             lost_others = isinstance(failed, NodeFailedError) and failed.failure.origin == "ring"
             return code, code != contract.EXIT_NODE_FAILED and not lost_others
 
     def _lead_or_follow(self, work: NodeAttempt) -> NoReturn:
         """
-        Do the node's part of the attempt; never returns without an exception.
+        Do the node's part of the attempt; this always ends with an exception.
 
         Raises:
-            ReleasedError: If the fleet was released, or the attempt given up.
-            PartOverError: If the run goes on without this node.
+            ReleasedError: If the fleet was released, or the attempt was given up.
+            PartOverError: If the run continues without this node.
             RunError: If the attempt failed.
         """
         if self._fetched is None:
@@ -177,7 +180,7 @@ class Agent:
         else:
             work.layout.renew()
         if self._fetched is None or (self._fetched.done() and self._fetched.exception()):
-            # What S3 refused in the attempt before, it may give now.
+            # The download failed in the previous attempt and may succeed now.
             self._fetched = in_background(lambda: prepare(work, self._requirements, os.environ))
         fetched = self._fetched
         prepared = in_background(lambda: self._restore(work, fetched))
@@ -193,9 +196,9 @@ class Agent:
         Follower(work, membership, leader=leader).follow(prepared)
 
     def _restore(self, work: NodeAttempt, fetched: Future[Installation | None]) -> Restored | None:
-        """Wait for the script and the data, and bring the checkpoint that this attempt begins with."""
+        """Wait for the script and the data, then download the checkpoint that this attempt resumes from."""
         fetched.result()
-        # Of an attempt that was given up, it may still go on.
+        # The restore of an attempt that was given up may still be running.
         with self._restoring:
             return restore(
                 work.s3,
@@ -206,7 +209,7 @@ class Agent:
             )
 
     def _begins_anew(self, work: NodeAttempt) -> bool:
-        """Wait until the state machine has decided what becomes of the run: whether it begins a later attempt."""
+        """Wait until the state machine has decided about the run; return whether it begins a later attempt."""
         lease = work.lease
         while True:
             try:
@@ -217,7 +220,7 @@ class Agent:
                 return False
             notice = self._watch.interruption
             if notice is not None and notice.is_final:
-                _log.info("this node begins nothing any more: %s", notice.kind)
+                _log.info("this node takes part in no further attempt: %s", notice.kind)
                 return False
             if now.attempt > lease.attempt:
                 return True
@@ -226,15 +229,15 @@ class Agent:
 
 def prepare(work: NodeAttempt, requirements: Requirements, environment: Mapping[str, str]) -> Installation | None:
     """
-    Bring the script here, look whether it can train in this image, install what it requires, and bring the data.
+    Download the script, check that it can train in this image, install its requirements, and download the data.
 
-    In this order: what cannot succeed is known before the data, which may take hours.
+    The data comes last because it may take hours: a script that cannot succeed must fail before that.
 
     Returns:
         When the script's requirements were installed; `None` if it has none.
 
     Raises:
-        RunError: If anything is missing, the preflight refuses the script, or its requirements cannot be installed.
+        RunError: If a download fails, the preflight refuses the script, or its requirements cannot be installed.
     """
     request, layout = work.run.request, work.layout
     started = time.monotonic()
@@ -256,18 +259,19 @@ def prepare(work: NodeAttempt, requirements: Requirements, environment: Mapping[
 
 def grace_seconds(work: NodeAttempt) -> float:
     """
-    Give the time for which a node of another market leaves the lead to one of the leader's market.
+    Return how long a node of another market waits for one of the leader's market to claim the lead.
 
-    When a run begins anew, that one was asked for when the others were there already: it boots for a minute or two.
+    When a run restarts, its new leader's instance may be launched while the others already run, and takes a minute or
+    two to boot.
     """
     return GRACE_SECONDS if work.lease.attempt == 1 else 2.0 * work.run.settings.heartbeat_seconds
 
 
 def elect(work: NodeAttempt, membership: Membership) -> str:
     """
-    Name the leader; this node offers itself, at once if it is of the leader's market and late otherwise.
+    Return the attempt's leader. This node claims the lead at once if it is of the leader's market, otherwise later.
 
-    A node that cannot prepare still leads if no other does: the state machine must hear the reason from somebody.
+    A node that cannot prepare still leads if no other does: some node must report the reason to the state machine.
     """
     patience = 0.0 if work.node.market == work.lease.leader_market else grace_seconds(work)
     joined = time.monotonic()
@@ -288,10 +292,10 @@ def _give_up(failed: RunError) -> int:
 
 
 def _leave_failed(work: NodeAttempt, failed: RunError) -> None:
-    """Leave word of the failure, in the ledger for the leader and in SageMaker's file for people."""
+    """Record the failure: in the ledger for the leader, and in SageMaker's failure file for people."""
     failure = as_failure(failed, node=work.node.id, address=work.node.address)
     ledger = work.ledger.with_patience(0)
-    # The ledger first: the run waits for its word, and a disk that is full or gone must not keep it.
+    # The ledger comes first: the run waits for it, and a full disk must not prevent the record.
     records: tuple[Callable[[], object], ...] = (
         lambda: ledger.put_failure(work.lease, work.node.id, failure.to_json(), remove_at=work.run.remove_at),
         lambda: ledger.put_node(
@@ -303,11 +307,11 @@ def _leave_failed(work: NodeAttempt, failed: RunError) -> None:
         try:
             record()
         except Exception as error:
-            # Whatever keeps it from being recorded must not hide it: the exit code still tells.
+            # An error here must not hide the failure: the exit code still reports it.
             _log.error("the failure could not be recorded: %s", error)
 
 
 def _tell_people(file: Path, reason: str) -> None:
-    """Write SageMaker's file for the reason, unless the script has told its own."""
+    """Write *reason* to SageMaker's failure file, unless the script has written it."""
     with contextlib.suppress(FileExistsError), file.open("x", encoding="utf-8", errors="backslashreplace") as words:
         words.write(reason)

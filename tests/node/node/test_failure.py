@@ -142,10 +142,10 @@ def test_any_exception_becomes_an_error_of_the_contract() -> None:
     # THEN
     assert [(error.error, error.message) for error in errors] == [
         (contract.ERROR_MODEL_MISSING, "Nothing."),
-        (contract.ERROR_NODE_FAILED, "A node lost the ledger: it is away."),
+        (contract.ERROR_NODE_FAILED, "A node could not reach the ledger: it is away."),
         (
             contract.ERROR_DISK_FULL,
-            "A node's disk is full at /opt/ml/code/train.py: No space left on device. Take instance types with more "
+            "A node's disk is full at /opt/ml/code/train.py: No space left on device. Use instance types with more "
             "local storage, or give the fleet a larger volume.",
         ),
         (contract.ERROR_NODE_FAILED, "The node agent failed: KeyError: 'x'"),

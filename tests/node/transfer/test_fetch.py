@@ -256,7 +256,7 @@ def test_fails_when_a_channel_is_empty(aws: Aws, layout: Layout, key: str) -> No
     [
         (["set/../../outside"], "would be written outside of its folder"),
         (["set/."], "would be written outside of its folder"),
-        ([f"set/{'é' * 128}.jpg"], "of which a part is no name of a file: that has at most 255 bytes"),
+        ([f"set/{'é' * 128}.jpg"], "of which a part is not a valid file name: at most 255 bytes"),
         (["set/a", "set/a/b"], "cannot be a folder"),
         (["set/a//b", "set/a/b"], "holds more than one key that would become 'a/b'"),
     ],
@@ -334,7 +334,7 @@ def test_a_denied_object_ends_the_run(aws: Aws, layout: Layout) -> None:
     with pytest.raises(RunError) as raised:
         fetch_channels(s3, data={"train": f"s3://{aws.data_bucket}/shut"}, layout=layout)
     assert raised.value.error == contract.ERROR_STORAGE_REFUSED
-    assert f"S3 denies this training's nodes s3://{aws.data_bucket}/shut/b" in raised.value.message
+    assert f"S3 denies this training's nodes access to s3://{aws.data_bucket}/shut/b" in raised.value.message
     assert "'data_buckets' of HorovodTraining" in raised.value.message
 
 
@@ -377,8 +377,9 @@ def test_data_that_the_disk_cannot_hold_ends_the_run(aws: Aws, layout: Layout, m
         fetch_channels(aws.client("s3"), data=data, layout=layout)
     assert (raised.value.error, raised.value.message) == (
         contract.ERROR_DISK_FULL,
-        f"Data channel 'train' does not fit on the node's disk at {layout.channel('train')}: it has 1,200 bytes to "
-        "come and 1,000 bytes of room. Take instance types with more local storage, or give the fleet a larger volume.",
+        f"Data channel 'train' does not fit on the node's disk at {layout.channel('train')}: 1,200 bytes are to be "
+        "downloaded and 1,000 bytes are free. Use instance types with more local storage, or give the fleet a larger "
+        "volume.",
     )
     # AND
     with pytest.raises(OSError, match="No space left") as full, Path("/dev/full").open("wb", buffering=0) as device:

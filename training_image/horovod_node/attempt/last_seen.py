@@ -12,32 +12,33 @@ from horovod_node.node.errors import LedgerUnreachableError
 
 class LastSeen:
     """
-    Measures how long each node's `seen_at` has stood still.
+    Measures for how long each node's `seen_at` has not changed.
 
-    By the observer's clock: what the other node's clock says is only compared with what it said before.
+    The time is taken from the observer's clock. Values of `seen_at` are only compared with each other, so the nodes'
+    clocks need not agree.
     """
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def see(self, nodes: Iterable[NodeItem], *, now: float) -> None:
-        """Take the nodes' items as they are *now*, in seconds of any clock that never goes back."""
+        """Record the nodes' items as read at *now*, in seconds of a monotonic clock."""
         for node in nodes:
             before = self._seen.get(node.id)
             if before is None or before[0] != node.seen_at:
                 self._seen[node.id] = (node.seen_at, now)
 
     def seconds(self, node: str, *, now: float) -> float:
-        """Tell how long *node* has been quiet; 0 for one that was never seen."""
+        """Return for how long *node* has been quiet; 0 if it was never seen."""
         return now - self._seen[node][1] if node in self._seen else 0.0
 
 
 class AttemptNodes:
     """
-    The nodes of an attempt, as its leader read them last.
+    The nodes of an attempt, as its leader last read them.
 
     Args:
-        work: What the node works on.
+        work: The node's part in the attempt.
     """
 
     def __init__(self, work: NodeAttempt) -> None:
@@ -46,10 +47,10 @@ class AttemptNodes:
         self._silence = LastSeen()
         self._read_at = time.monotonic()
         self.items: Sequence[NodeItem] = ()
-        """One for each node that has joined."""
+        """One item for each node that has joined."""
 
     def read(self) -> bool:
-        """Read the nodes' items; `False` when the ledger is away, and *items* are as they were."""
+        """Read the nodes' items; return `False`, with *items* unchanged, if the ledger is unreachable."""
         try:
             self.items = self._ledger.nodes(self._lease)
         except LedgerUnreachableError:
@@ -59,5 +60,5 @@ class AttemptNodes:
         return True
 
     def quiet_seconds(self, node: str) -> float:
-        """Tell how long *node* had been quiet when the ledger was read last: while it is away, nobody is heard."""
+        """Return for how long *node* was quiet at the last successful read: an outage of the ledger does not count."""
         return self._silence.seconds(node, now=self._read_at)

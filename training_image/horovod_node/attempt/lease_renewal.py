@@ -1,4 +1,4 @@
-"""The leader's renewal of its run's lease: as long as it goes on, the run lives."""
+"""The leader's renewal of its run's lease."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _log = logging.getLogger(__name__)
 
 
 def renewal_seconds(settings: contract.RunSettings) -> float:
-    """Give the time between two renewals: four may fail before the lease expires."""
+    """Return the time between two renewals: four may fail before the lease expires."""
     return max(1.0, settings.lease_seconds / 5)
 
 
 class LeaseRenewal:
     """
-    Renews the lease of one fleet, when that is due.
+    Renews the lease of one fleet when a renewal is due.
 
     Args:
-        ledger: Where the lease is; a call that fails is not repeated here.
-        fleet: The fleet.
-        settings: The run's settings: for how long a renewal is good.
+        ledger: The ledger that holds the lease; a failed call is not repeated here.
+        fleet: Name of the fleet, for the log.
+        settings: The run's settings; `lease_seconds` is how long a renewal lasts.
     """
 
     def __init__(self, ledger: Ledger, *, fleet: str, settings: contract.RunSettings) -> None:
@@ -35,13 +35,13 @@ class LeaseRenewal:
 
     def renew(self, lease: Lease) -> None:
         """
-        Renew the node's own *lease*, as it was read just now, if it is time.
+        Renew *lease*, as it was just read, if a renewal is due.
 
-        Only one who saw the lease as it is may change it: whatever took it or renewed it meanwhile wins, and the next
-        turn looks again.
+        The write is conditional on the lease's expiry being unchanged. Whoever took or renewed the lease in the
+        meantime wins, and the next check reads it again.
 
         Raises:
-            LedgerUnreachableError: If the ledger does not answer; it is due again at once.
+            LedgerUnreachableError: If the ledger does not answer; the renewal is then due again at once.
         """
         if not self._due.elapsed():
             return

@@ -21,40 +21,40 @@ from horovod_node.transfer.requirements import Installation
 _log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 5.0
-"""Longest time between two writes of the node's item while nothing else goes wrong."""
+"""Longest time between two writes of the node's item while calls to the ledger succeed."""
 LOOK_SOON_SECONDS = 0.2
-"""Time between two looks of a small run's nodes at what they wait for."""
+"""Time between two polls by a node of a small run for an item that it waits for."""
 LEASE_SECONDS = 3.0
-"""Time between two looks at the lease."""
+"""Longest time between two checks of the lease."""
 
 
 def look_soon_seconds(gpus: int) -> float:
     """
-    Give the time between two looks at an item that every node of a run waits for.
+    Return the time between two polls for an item that every node of a run waits for.
 
-    All of a run's items are in one partition, of which DynamoDB reads 3,000 units a second (Developer Guide, "Burst
-    and adaptive capacity"); beyond 100 nodes, all of them together look 500 times a second.
+    A run's items share one partition, from which DynamoDB serves 3,000 read units a second (Developer Guide, "Burst
+    and adaptive capacity"). The nodes together poll at most 500 times a second.
 
     Args:
-        gpus: Of the run, which are at least as many as its nodes.
+        gpus: GPUs of the run; it has at most as many nodes.
     """
     return max(LOOK_SOON_SECONDS, gpus / 500)
 
 
 def refresh_seconds(settings: contract.RunSettings) -> float:
-    """Give the time between two writes of a node's item: often enough for every limit that is judged by them."""
+    """Return the time between two writes of a node's item, short enough for the heartbeat and stall limits."""
     return min(REFRESH_SECONDS, settings.heartbeat_seconds / 4, settings.stall_seconds / 4)
 
 
 class Membership:
     """
-    Keeps the node's item fresh, and ends the agent when the lease is gone.
+    Refreshes the node's ledger item, and ends its part in the run when the lease is gone.
 
     Args:
-        work: What the node works on.
-        watch: Hears of interruptions, which are written down at once. Default: there are none.
-        fetched: Done when the node has the script and the data; tells when the script's requirements were installed.
-            Default: nothing is told of that.
+        work: The node's part in the attempt.
+        watch: Source of interruption notices, which are written to the ledger at once. Default: there are none.
+        fetched: Done when the node has the script and the data; its result says when the script's requirements were
+            installed. Default: no installation is recorded.
     """
 
     def __init__(
@@ -77,35 +77,35 @@ class Membership:
         self.step = 0
         """Training steps of the node's slowest rank."""
         self.pace: Sequence[Pace] = ()
-        """What a step costs each rank of this node; written with the next refresh."""
+        """Step timing of each rank of this node; written with the next refresh."""
         self.is_asked = False
         """
-        Whether the state machine waits for an answer of this node, as far as it knows. An execution that was stopped
-        asks nothing any more, and nobody else may be there to take its lease: so the lease ends with the questions.
+        Whether this node holds a task token that the state machine still waits on, as far as it knows. The lease is
+        renewed only then: after an execution was stopped, the lease must expire even if nothing else takes it.
         """
         self._heard_at = time.monotonic()
 
     @property
     def interruption(self) -> Interruption | None:
-        """The notice that the node had of an interruption, if it had one."""
+        """The interruption notice that the node has received, if any."""
         return self._watch.interruption
 
     def lead(self) -> None:
-        """Renew the run's lease from now on, too, as long as the state machine waits for this node."""
+        """From now on also renew the run's lease, while the state machine waits for this node."""
         self._renewal = LeaseRenewal(self._ledger, fleet=self._work.node.fleet, settings=self._work.run.settings)
 
     def keep(self, *, state: str | None = None, step: int | None = None) -> None:
         """
-        Do what is due; to be called in every turn of every loop.
+        Refresh the node's item and check the lease when due. Every loop of the agent calls this on each iteration.
 
         Args:
-            state: The node's new state, written at once. Default: as it was.
-            step: Training steps of the node's slowest rank. Default: as it was.
+            state: The node's new state, written at once. Default: unchanged.
+            step: Training steps of the node's slowest rank. Default: unchanged.
 
         Raises:
-            ReleasedError: If the fleet is no longer this attempt's.
-            LedgerUnreachableError: If the ledger has been away for as long as a lease is good for. For less it does not
-                disturb the training; then the node cannot tell any more whether the fleet is still its run's.
+            ReleasedError: If this attempt no longer holds the fleet.
+            LedgerUnreachableError: If the ledger was unreachable for longer than a lease lasts: the node then cannot
+                know whether its run still holds the fleet. A shorter outage does not disturb the training.
         """
         if state is not None and state != self._state:
             _log.info("%s is %s", self._work.node.id, state)
@@ -123,21 +123,21 @@ class Membership:
             if self._lease.elapsed():
                 self._check_lease()
         except LedgerUnreachableError as error:
-            # Not written: what is new must not wait for the next turn of the interval.
+            # The write may have failed: the new state must not wait for a whole interval.
             self._refresh.expire_now()
             silent = time.monotonic() - self._heard_at
             if silent > self._work.run.settings.lease_seconds:
                 raise
-            _log.warning("working on without the ledger for %.0f s: %s", silent, error)
+            _log.warning("continuing without the ledger for %.0f s: %s", silent, error)
         else:
             self._heard_at = time.monotonic()
 
     def idle(self) -> NoReturn:
         """
-        Stay until the fleet is released; the instance is counted as long as its agent lives.
+        Refresh the node's item until the fleet is released; the instance counts only while its agent runs.
 
         Raises:
-            ReleasedError: In the end.
+            ReleasedError: When the fleet is released.
         """
         while True:
             self.keep()
@@ -145,13 +145,13 @@ class Membership:
 
     def stay_until_saving(self, leader: str) -> NoReturn:
         """
-        Stay until *leader* saves the model, then note that this node leaves: from then on it would only cost.
+        Stay until *leader* saves the model, then record that this node leaves, as it would only cost money.
 
-        The leader says so when the state machine has its answer to the training. Until then the attempt may still be
-        lost, and a node that stayed can begin the next one at once.
+        The leader's state changes once the state machine has accepted the training's result. Until then the attempt
+        may still fail, and a node that stayed can begin the next one at once.
 
         Raises:
-            PartOverError: In the end.
+            PartOverError: When the leader saves the model.
             ReleasedError: If the fleet was released, or the leader gave the attempt up.
         """
         look = Interval(LEASE_SECONDS)

@@ -1,4 +1,4 @@
-"""What an agent works on: the facts that all its parts share."""
+"""A node's part in one attempt: the facts and clients that all parts of the agent share."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class NodeAttempt:
 
     Args:
         node: This node.
-        lease: The run and the attempt that it works for.
-        run: What they ask for.
+        lease: The lease that names the run and the attempt.
+        run: The run's request and settings.
         layout: The node's folders.
-        ledger: Patient access to the ledger.
+        ledger: The ledger, with calls repeated while DynamoDB is unreachable.
         s3: boto3 client.
         stepfunctions: boto3 client.
-        output: Takes the lines that ranks print. Default: they are printed among the agent's own.
-        shipping: Takes the node's metrics. Default: there are none.
+        output: Receives the lines that ranks print. Default: they are printed among the agent's own.
+        shipping: Receives the node's metrics. Default: none are sent.
     """
 
     node: Node

@@ -1,10 +1,11 @@
 """
-What the state machine asks of the leader: a task token to keep alive and to answer.
+Task tokens that the leader answers: it sends heartbeats for a token, then success or failure.
 
-Whatever it asks it may ask again, with another token: for the ring in each attempt of its capacity plan, and any
-question whose first writing it could not be sure of. So a token that is over is not the end. That comes with the lease:
-the state machine gives it to the next attempt, or takes it back when it gives an attempt up. If it was stopped it does
-neither, and the lease expires, because a leader renews it only while it knows of a question that is open.
+The state machine may issue another token for the same task: for the ring in each attempt of its capacity plan, and
+whenever it could not be sure that the first token was written. So an expired token does not end the attempt; only the
+loss of the lease does. The state machine passes the lease to the next attempt, or takes it back when it gives the
+attempt up. An execution that was stopped does neither. The lease then expires, because a leader renews it only while it
+knows of an open token.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ from horovod_node.node.waiting import Interval, wait, wait_until
 _log = logging.getLogger(__name__)
 
 TOKEN_POLL_SECONDS = 0.2
-"""The state machine writes a token within a second of the answer to the one before."""
+"""Time between two polls for a token; the state machine writes one within a second of the previous answer."""
 ANSWER_PATIENCE_SECONDS = 300.0
-"""An answer is worth a whole training: it is tried again for this long."""
+"""How long an answer is retried: without it, a whole training may be lost."""
 _ERROR_LIMIT = 256
-"""Characters of an error name that Step Functions takes (SendTaskFailure)."""
+"""Longest error name, in characters, that Step Functions accepts (SendTaskFailure)."""
 
 
 class Task:
     """
-    One question of the state machine.
+    One task of the state machine that waits for this node's answer.
 
     Args:
-        work: What the node works on.
-        membership: Kept while this waits.
-        name: Which question.
+        work: The node's part in the attempt.
+        membership: Refreshed while this waits.
+        name: The task.
     """
 
     def __init__(self, work: NodeAttempt, membership: Membership, *, name: contract.Task) -> None:
@@ -56,11 +57,11 @@ class Task:
 
     @property
     def is_asked(self) -> bool:
-        """Whether this has seen a token."""
+        """Whether a token of this task has been read."""
         return self._token is not None or self._gone is not None
 
     def heartbeat(self) -> None:
-        """Tell the state machine that there is progress; more often than a quarter of its patience it is not told."""
+        """Report progress to the state machine, at most four times per heartbeat timeout."""
         if self._has_token() and self._beat.elapsed():
             try:
                 self._work.stepfunctions.send_task_heartbeat(taskToken=self._token or "")
@@ -71,7 +72,7 @@ class Task:
                 _log.warning("heartbeat of '%s' failed: %s", self.name, error)
 
     def succeed(self, output: Mapping[str, Any]) -> None:
-        """Answer with *output*, a JSON object; waits for the question if it has not come yet."""
+        """Answer with *output*, a JSON object; wait for a token if there is none yet."""
         text = json.dumps(output)
         self._answer(lambda token: self._work.stepfunctions.send_task_success(taskToken=token, output=text))
         _log.info("answered '%s': %s", self.name, text)
@@ -93,7 +94,7 @@ class Task:
                 self._token = None if token == self._gone else token
                 self._membership.is_asked = self._token is not None
             except LedgerUnreachableError as error:
-                _log.warning("no look for the token of '%s': %s", self.name, error)
+                _log.warning("could not read the token of '%s': %s", self.name, error)
         return self._token is not None
 
     def _answer(self, send: Callable[[str], object]) -> None:
@@ -106,12 +107,13 @@ class Task:
             except (ClientError, BotoCoreError) as error:
                 if isinstance(error, ClientError) and self._is_gone(error):
                     self._wait_for_token()
-                    # Only what Step Functions refuses takes from the patience, and not what it does not ask yet.
+                    # Waiting for a new token does not count against the retry time.
                     give_up_at = time.monotonic() + ANSWER_PATIENCE_SECONDS
                     continue
                 if time.monotonic() > give_up_at:
                     raise RunError(
-                        contract.ERROR_NODE_FAILED, f"Step Functions did not take the answer to '{self.name}': {error}"
+                        contract.ERROR_NODE_FAILED,
+                        f"Step Functions did not accept the answer to '{self.name}': {error}",
                     ) from error
                 _log.warning("answer to '%s' failed, next try in %.1f s: %s", self.name, pause, error)
                 wait(pause, tick=self._membership.keep)
@@ -124,7 +126,7 @@ class Task:
         wait_until(self._has_token, tick=self._membership.keep)
 
     def _is_gone(self, error: ClientError) -> bool:
-        """Whether the question is no longer asked with this token; then the next one is looked for."""
+        """Whether the token is no longer valid; if so, drop it, so that the next one is polled for."""
         if error.response["Error"]["Code"] not in contract.TOKEN_GONE:
             return False
         self._gone, self._token = self._token, None

@@ -1,1 +1,1 @@
-"""A ring that goes on when nodes come and go."""
+"""An elastic ring: training continues when nodes join or leave."""

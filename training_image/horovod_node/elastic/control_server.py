@@ -1,4 +1,4 @@
-"""The leader's end of all channels of an elastic ring: who is there, what each node says, and what it is told."""
+"""The leader's end of all channels of an elastic ring: the connected nodes, their reports, and commands to them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _log = logging.getLogger(__name__)
 _BACKLOG: Final = 1024
 """All nodes of a fleet may connect at once."""
 _STRANGERS: Final = 1024
-"""Connections at a time whose first message has not come yet: each has a thread, for some seconds at most."""
+"""Open connections whose first message has not arrived: each occupies a thread, for some seconds at most."""
 _STRANGERS_OF_AN_ADDRESS: Final = 16
-"""Of them from one address: a node has one connection, and may come back before the old one is seen to be gone."""
+"""The same from one address: a node has one connection, and may reconnect before the loss of the old one is noticed."""
 
 
 @dataclass(kw_only=True)
@@ -32,15 +32,15 @@ class Member:
 
     Args:
         node: Its name.
-        address: Its address, Horovod's host name for it.
+        address: Its address, which is also its host name in Horovod.
         gpus: Ranks that fit on it.
         channel: The connection.
-        generation: Counts the node's sets of ranks, from 1; 0 before the first.
+        generation: Number of the node's current set of ranks, from 1; 0 before the first.
         ready: Whether all ranks of this generation wait for a ring, or are in one.
-        draining: Why it will leave, one of `contract.INTERRUPTIONS`; empty when it will not.
+        draining: Why it will leave, one of `contract.INTERRUPTIONS`; empty if it will not.
         left: Whether it has left the ring in order.
-        exits: Exit codes of the generation's ranks that have ended, by their places on the node.
-        step: Steps of its slowest rank.
+        exits: Exit codes of this generation's ranks that have ended, by local rank.
+        step: Training steps of its slowest rank.
     """
 
     node: str
@@ -58,15 +58,15 @@ class Member:
 @dataclass(frozen=True, kw_only=True)
 class Departure:
     """
-    A node that is connected no more.
+    A node whose connection has ended.
 
     Args:
         node: Its name.
         address: Its address.
-        why: In words for people.
-        silent: Whether it fell silent, and may only be cut off.
+        why: The reason, for people.
+        silent: Whether its messages stopped while it may still run, cut off from the leader.
         in_order: Whether it had left the ring before.
-        at: Epoch seconds.
+        at: When the connection ended, epoch seconds.
     """
 
     node: str
@@ -79,12 +79,12 @@ class Departure:
 
 class ControlServer:
     """
-    Takes the nodes' connections, in threads of its own, until closed.
+    Accepts and serves the nodes' connections, in its own threads, until closed.
 
     Args:
-        address: Where to listen.
-        port: The same.
-        key: The ring's.
+        address: Address to listen on.
+        port: Port to listen on.
+        key: The ring's key.
 
     Raises:
         OSError: If the port is taken.
@@ -106,9 +106,9 @@ class ControlServer:
     def close(self) -> None:
         """End all connections."""
         with self._lock:
-            # Nobody joins any more.
+            # No node can join from now on.
             self._closed.set()
-        # Closed alone, it would listen on, and keep the port, until somebody came: a thread waits in accept().
+        # close() alone would keep the port open until the next connection, because a thread waits in accept().
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -116,7 +116,7 @@ class ControlServer:
             member.channel.close()
 
     def members(self) -> list[Member]:
-        """List the nodes that are connected, those that came first at the front."""
+        """List the connected nodes in the order in which they connected."""
         with self._lock:
             return list(self._members.values())
 
@@ -127,24 +127,24 @@ class ControlServer:
 
     @property
     def departures(self) -> list[Departure]:
-        """Every node that was ever lost, in order; one that came back is among them, too."""
+        """Every connection that has ended, in order, including those of nodes that came back."""
         with self._lock:
             return list(self._departures)
 
     @property
     def failures(self) -> list[Failure]:
-        """What nodes say of failures that no other ring could mend."""
+        """Failures, reported by nodes, that would recur in another ring."""
         with self._lock:
             return list(self._failures)
 
     @property
     def interruptions(self) -> list[tuple[str, str, float]]:
-        """Node, kind and time of each notice that EC2 will take a node away."""
+        """Node, kind and time of each interruption notice."""
         with self._lock:
             return list(self._interruptions)
 
     def tell(self, address: str, message: Message) -> None:
-        """Send *message* to a node; one that is gone is noticed elsewhere."""
+        """Send *message* to a node; a lost connection is ignored here, because its reader reports it."""
         member = self.member(address)
         if member is not None:
             with contextlib.suppress(ChannelClosedError):
@@ -157,7 +157,7 @@ class ControlServer:
                 member.channel.send(message)
 
     def start(self, address: str, place: int, environment: Mapping[str, str]) -> int:
-        """Start the ring on one rank of a node, and give the node's generation; 0 if it is gone or not ready."""
+        """Start one rank of a node in the ring; return the node's generation, or 0 if it is gone or not ready."""
         with self._lock:
             member = self._members.get(address)
             if member is None or not member.ready:
@@ -167,7 +167,7 @@ class ControlServer:
         return generation
 
     def stop(self, address: str, generation: int) -> None:
-        """End the ranks of a node, if they still are of this generation; it will offer new ones, unless it drains."""
+        """Stop a node's ranks if they are of this generation; the node then offers new ones, unless it drains."""
         with self._lock:
             member = self._members.get(address)
             if member is None or not member.ready or member.generation != generation:
@@ -177,10 +177,10 @@ class ControlServer:
 
     def exit_code(self, address: str, generation: int, place: int) -> int | None:
         """
-        Give the exit code of a rank; `None` while it runs; 1 when its node or its generation is gone.
+        Return the exit code of a rank: `None` while it runs, 1 if its node or its generation is gone.
 
-        A node that is not ready any more has ended all ranks of the generation, and does not tell how each one ended: a
-        ring that waited for their words would wait until the node, with all its imports, is ready again.
+        A node that is no longer ready has stopped all ranks of the generation, and does not report each exit code. A
+        ring that waited for them would wait until the node has started new ranks, with all their imports.
         """
         with self._lock:
             member = self._members.get(address)
@@ -189,7 +189,7 @@ class ControlServer:
             return member.exits.get(place, None if member.ready else 1)
 
     def wait(self, seconds: float) -> None:
-        """Wait until something changes, or for so long."""
+        """Wait for a change, for at most *seconds*."""
         with self._lock:
             self._lock.wait(seconds)
 
@@ -198,9 +198,9 @@ class ControlServer:
             try:
                 connection, (address, *_) = self._listening.accept()
             except OSError as error:
-                # Too many open files, for example: nodes must be able to come back later.
+                # For example too many open files: the loop continues, so that nodes can connect later.
                 if not self._closed.wait(BEAT_SECONDS):
-                    _log.warning("a connection was not taken: %s", error)
+                    _log.warning("could not accept a connection: %s", error)
                 continue
             with self._lock:
                 full = self._strangers.total() >= _STRANGERS or self._strangers[address] >= _STRANGERS_OF_AN_ADDRESS
@@ -230,14 +230,14 @@ class ControlServer:
             if member is not None:
                 self._disconnect(member, str(reason), silent=reason.silent)
         except Exception as error:
-            # The message was signed, and still could not be read.
+            # The signature was right, but the message could not be read.
             _log.warning("unreadable message from a node, perhaps of another version: %r", error)
             connection.close()
             if member is not None:
                 self._disconnect(member, f"its message could not be read: {error!r}", silent=False)
 
     def _know(self, address: str) -> None:
-        """Count a connection no longer as a stranger's: it has a signature of the ring, or has ended."""
+        """Stop counting a connection as a stranger's: its signature was right, or it has ended."""
         with self._lock:
             self._strangers[address] -= 1
             if not self._strangers[address]:
@@ -255,7 +255,7 @@ class ControlServer:
                 channel.close()
                 raise ChannelClosedError(f"nodes {before.node} and {member.node} both have {member.address}")
             if before is not None:
-                # It noticed the end of the connection first.
+                # The node noticed the end of its old connection before the leader did.
                 self._disconnect(before, "it came back", silent=False)
             self._members[member.address] = member
             self._lock.notify_all()
@@ -300,4 +300,4 @@ class ControlServer:
             )
             self._departures.append(departure)
             self._lock.notify_all()
-        _log.info("%s (%s) is gone: %s", member.node, member.address, why)
+        _log.info("%s (%s) is disconnected: %s", member.node, member.address, why)

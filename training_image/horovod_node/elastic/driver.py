@@ -1,4 +1,4 @@
-"""Horovod's elastic driver, with connected nodes in place of hosts that a script finds and ssh reaches."""
+"""Horovod's elastic driver, with the control server's nodes instead of a discovery script and ssh."""
 
 from __future__ import annotations
 
@@ -22,43 +22,45 @@ _log = logging.getLogger(__name__)
 
 RESET_LIMIT: Final = 100
 """
-Rings that a run may have after its first. A day on Spot sees a handful; a hundred are a fault that a restart, with
-other nodes and from a checkpoint, has better chances to end. Horovod's default is no limit.
+Ring resets allowed in one attempt. A day on Spot has a handful; a hundred point to a fault that a restart, with other
+nodes and from a checkpoint, is more likely to fix. Horovod's default is no limit.
 """
 COOLDOWN_SECONDS: Final = (5, 300)
 """
-How long a node whose rank died is left out: 10 to 15 s the first time, twice as much each time, at most 300 s. Horovod
-leaves it out for ever by default, although the next rank on the same GPU mostly works, and an idle GPU is paid for.
+How long a node whose rank died is blacklisted: 10 to 15 s at first, doubled each time, at most 300 s. By default
+Horovod blacklists it for the whole job, although the next rank on the same GPU usually works and an idle GPU costs
+money.
 """
 _KILLED: Final = 143
-"""Exit code of a rank that the driver itself ended (128 + SIGTERM)."""
+"""Exit code of a rank that the driver itself stopped (128 + SIGTERM)."""
 _LOOK_SECONDS: Final = 0.2
 _REMIND_SECONDS: Final = 1.0
 
 
 class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no types
     """
-    Decides who is in the ring, and forms it anew whenever that changes.
+    Decides which nodes are in the ring, and resets it whenever that changes.
 
-    What differs from Horovod's own driver (0.28.1):
+    It differs from Horovod's own driver (0.28.1):
 
-    - The leader's node is the first host, so rank 0 is on it and the state that others get is never a newcomer's.
-    - Less than half of a ring never goes on while the rest may live: see `wait_for_available_slots`.
+    - The leader's node is the first host. So rank 0 runs on it, and the state that the others receive is never a new
+      node's.
+    - Half of a ring or less never continues while the rest may live: see `wait_for_available_slots`.
     - It starts new ranks on a node that failed and rejoined for the next ring; Horovod's driver assumes that the old
       ones still run.
-    - Rank 0 hears of changes through its own agent, and again until it has acted: a change that came during a reset
-      would be forgotten, because a reset drops what was not read.
+    - Rank 0 is notified of changes through its own agent, and repeatedly until it has acted. A reset drops unread
+      notifications, so one that arrives during a reset would otherwise be lost.
 
     Args:
-        control: Where the nodes are.
-        rendezvous: Where the ranks find each other.
+        control: The control server, to which the nodes are connected.
+        rendezvous: The ring's rendezvous server.
         leader: Address of the leader.
         interface: Network interface of the ring.
-        gpus: Ranks that it has at most.
-        min_gpus: Ranks that it has at least.
-        elastic_seconds: How long it waits for them.
+        gpus: Largest number of ranks.
+        min_gpus: Smallest number of ranks.
+        elastic_seconds: How long the ring waits for `min_gpus`.
         notify: Tells rank 0 that the ring will change; takes Horovod's `HostUpdateResult`.
-        is_gone: Whether a node, by its address, is known to be gone, and not only out of reach.
+        is_gone: Takes a node's address; returns whether the node is known to be gone, and not only unreachable.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
 
     @property
     def resets(self) -> int:
-        """How often the ring was formed anew."""
+        """How often the ring was reset."""
         return max(0, len(self.sizes) - 1)
 
     @property
@@ -110,37 +112,36 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
         return self._waiting_since is not None
 
     def begin(self, gpus: int) -> None:
-        """Form the first ring, of at least so many ranks; in a thread of its own, because it waits for them."""
+        """Form the first ring, of at least *gpus* ranks; this waits for them in a new thread."""
         threading.Thread(target=self._begin, args=(gpus,), name="ring", daemon=True).start()
 
     def assigned(self) -> dict[str, int]:
-        """Give the nodes of the present ring: address to number of ranks."""
+        """Return the nodes of the current ring: address to number of ranks."""
         return {host: len(slots) for host, slots in dict(self.host_assignments).items()}
 
     def ranks_of(self, address: str) -> list[int]:
-        """Give a node's ranks in the present ring."""
+        """Return a node's ranks in the current ring."""
         return [slot.rank for slot in dict(self.host_assignments).get(address, ())]
 
     def rank_and_size(self, key: str) -> bytes | None:
-        """Answer a rank, which is the *key*, that asks for its place in the next ring, when that is known."""
+        """Answer the rank named by *key*, `<host>:<local rank>`, with its slot in the next ring, once that is known."""
         host, _, place = key.partition(":")
         if not place.isdecimal():
             return None
         if self.has_rank_assignment(host, int(place)):
-            # Returns when every rank of the ring that breaks up has come here or has ended. A stranger must not be
-            # taken for one of them.
+            # Returns once every rank of the old ring has asked or has ended. Only a rank that has a slot may count.
             self.record_ready(host, int(place))
         slot = self.get_slot_info(host, int(place))
         return str(slot.to_response_string()).encode("ascii")
 
     def remind(self) -> None:
-        """Tell rank 0 again of a change that it has not acted upon."""
+        """Notify rank 0 again of a change on which it has not acted."""
         now = time.monotonic()
         if self.finished() or self.is_waiting or now - self._reminded < _REMIND_SECONDS:
             return
         self._reminded = now
         current = self._host_manager.current_hosts
-        # A copy: other threads take hosts out of it.
+        # A copy: other threads remove hosts from it.
         hosts = DiscoveredHosts(current.host_slots, list(current.host_assignment_order))
         if hosts.count_available_slots() < self._min_num_proc:
             return
@@ -157,15 +158,15 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
 
     def wait_for_available_slots(self, min_num_proc: int, min_hosts: int = 1) -> Any:  # noqa: ARG002 - Horovod's signature
         """
-        Wait for enough GPUs, and for the right to go on.
+        Wait for enough GPUs, and until no other part of the last ring can still be training.
 
         A ring that is to begin with more than `min_gpus` does not wait for nodes that were lost since they were
         counted.
 
-        Nodes that are left with half of the last ring or less go on only when every node that is missing is known to be
-        gone: it has left in order, has closed its connection, or the ledger, too, has not heard of it. Of two parts of
-        a ring that cannot see each other the smaller one thus never trains on alone, and the one without the leader
-        never trains at all.
+        If half of the last ring or less is left, it continues only when every missing node is known to be gone: the
+        node has left in order, has closed its connection, or has not refreshed its ledger item either. So when a
+        network failure splits a ring, the smaller part never trains alone, and the part without the leader never trains
+        at all.
 
         Raises:
             TimeoutError: After `elastic_seconds`; `trouble` says what was missing.
@@ -193,7 +194,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
             self._waiting_since = None
 
     def _out_of_reach(self, available: set[str]) -> list[str]:
-        """List the nodes because of which the others must not go on; one that is connected has ended its ranks."""
+        """List the missing nodes whose ranks may still train; a node that is connected has stopped its ranks."""
         before = self.assigned()
         left = sum(slots for host, slots in before.items() if host in available)
         if 2 * left > sum(before.values()):
@@ -202,14 +203,14 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
         return [host for host in absent if not self._is_gone(host)]
 
     def _update_host_assignments(self, current_hosts: DiscoveredHosts) -> list[SlotInfo]:
-        """Decide on the next ring, and list the ranks that must be started for it."""
+        """Decide on the next ring, and return the slots whose ranks must be started."""
         failed = {host for host, _ in self._worker_registry.get(FAILURE)}
         pending: list[SlotInfo] = super()._update_host_assignments(current_hosts)
         again = [slot for host in failed for slot in self._host_assignments.get(host, ()) if slot not in pending]
         return pending + again
 
     def get_worker_client(self, slot_info: SlotInfo) -> Any:  # noqa: ARG002 - Horovod's signature
-        """Give what Horovod calls when hosts have changed."""
+        """Return the client through which Horovod reports changed hosts."""
         return _Notifier(self._tell_rank_0)
 
     def _begin(self, gpus: int) -> None:
@@ -220,7 +221,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
             self.stop(error_message=self.trouble)
 
     def _run_rank(self, slot: SlotInfo, events: Sequence[threading.Event | None]) -> tuple[int, float]:
-        """Start one rank and wait for its end, as the driver's threads do."""
+        """Start one rank and wait for its end; Horovod's driver calls this in a thread for each rank."""
         environment: Mapping[str, str] = ring_environment(
             slot, leader=self._leader, interface=self._interface, gpus=self._gpus
         )
@@ -230,7 +231,7 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
         while (code := self._control.exit_code(slot.hostname, generation, slot.local_rank)) is None:
             if any(event is not None and event.is_set() for event in events):
                 if not self.finished():
-                    # Another rank of the same node has died: the node begins anew, as a whole.
+                    # Another rank of the same node has died: the node replaces all its ranks.
                     self._control.stop(slot.hostname, generation)
                 return _KILLED, time.time()
             self._control.wait(_LOOK_SECONDS)
@@ -242,8 +243,8 @@ class RingDriver(ElasticDriver):  # type: ignore[misc]  # Horovod publishes no t
         """
         Close the broken ring's connections on every rank, instead of waiting for Gloo's timeout.
 
-        Ranks that talk to the lost one mostly notice by themselves. The others wait for ranks that have noticed but
-        keep their connections until the next ring, and would do so for 30 s and more.
+        Ranks that exchange data with the lost one usually notice by themselves. The others wait for ranks that have
+        noticed but keep their connections until the next ring; without this they would wait 30 s or more.
         """
         assigned = self.assigned()
         if address in assigned and self._broken_ring != len(self.sizes):
@@ -256,8 +257,8 @@ class RingRendezvous:
     The rendezvous of an elastic ring, as the driver uses it.
 
     Args:
-        address: The leader's.
-        port: Where on it.
+        address: Address of the leader.
+        port: Port to listen on.
 
     Raises:
         OSError: If the port is taken.
@@ -293,7 +294,7 @@ def _candidates(control: ControlServer, *, min_gpus: int) -> list[Member]:
     """
     List the nodes that can be in a ring.
 
-    One that EC2 will take away is not among them, unless too few are left without it: it may train as long as it lives.
+    Nodes that EC2 will interrupt are excluded, unless too few would be left: then they train as long as they live.
     """
     ready = [member for member in control.members() if member.ready]
     staying = [member for member in ready if not member.draining]
@@ -301,7 +302,7 @@ def _candidates(control: ControlServer, *, min_gpus: int) -> list[Member]:
 
 
 class _ConnectedNodes(HostDiscovery):  # type: ignore[misc]  # Horovod publishes no types
-    """Stands where Horovod has a script that lists hosts."""
+    """Host discovery from the control server, in place of Horovod's discovery script."""
 
     def __init__(self, control: ControlServer, *, leader: str, min_gpus: int) -> None:
         super().__init__()
@@ -313,14 +314,14 @@ class _ConnectedNodes(HostDiscovery):  # type: ignore[misc]  # Horovod publishes
     def find_available_hosts_and_slots(self) -> dict[str, int]:
         hosts = {member.address: member.gpus for member in _candidates(self._control, min_gpus=self._min_gpus)}
         if self._first:
-            # Horovod keeps the order in which it has seen hosts, and that of those it sees at once is any.
+            # Horovod ranks hosts in the order of their discovery; hosts discovered together have no defined order.
             self._first = False
             return {host: slots for host, slots in hosts.items() if host == self._leader}
         return hosts
 
 
 class _Notifier:
-    """Stands where Horovod has a client of rank 0's notification service."""
+    """Notifies rank 0, in place of Horovod's client of its notification service."""
 
     def __init__(self, tell: Callable[[int], None]) -> None:
         self._tell = tell

@@ -20,8 +20,8 @@ class ElasticFollower:
     Follows the leader of one attempt.
 
     Args:
-        work: What the node works on.
-        membership: The node's standing.
+        work: The node's part in the attempt.
+        membership: The node's membership in the run.
     """
 
     def __init__(self, work: NodeAttempt, membership: Membership) -> None:
@@ -34,10 +34,10 @@ class ElasticFollower:
         Do this node's part, then stay until it is no longer needed.
 
         Args:
-            fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
+            fetched: Done when this node has the script, the data, and the checkpoint that it resumes from.
 
         Raises:
-            RunError: If this node's part failed, or the leader is gone.
+            RunError: If this node's part failed, or the leader cannot be reached.
             PartOverError: If the training ended well.
             ReleasedError: If the fleet was released.
         """

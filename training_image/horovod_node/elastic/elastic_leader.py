@@ -1,4 +1,4 @@
-"""The leader of an elastic ring: nodes come and go, and the training goes on from its last commit."""
+"""The leader of an elastic ring: nodes join and leave, and the training continues from its last commit."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from horovod_node.ring.step_timing import slowest_rank
 
 LATECOMERS_SECONDS: Final = 30.0
 """
-How long a ring that has its `min_gpus` waits after the last node that came: instances that one call asked for boot
-within half a minute of each other, and each reset costs seconds of every GPU.
+How long a ring that has its `min_gpus` waits for more nodes after the last one came. Instances of one launch boot
+within half a minute of each other, and each reset costs every GPU some seconds.
 """
 RESETS_WITHOUT_STEP: Final = 5
-"""A ring that was formed anew so often with no training step in between will not train the next time either."""
+"""Consecutive ring resets without a training step after which the attempt fails."""
 _MISSED_REFRESHES: Final = 3
-"""A node is known to be gone when the ledger, too, has not heard of it for so many intervals."""
+"""Refresh intervals without a new ledger item after which an unreachable node counts as gone."""
 
 
 class IdleResets:
-    """Counts how often in a row the ring was formed anew with no training step in between."""
+    """Counts consecutive ring resets without a training step in between."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -43,7 +43,7 @@ class IdleResets:
         self._step = 0
 
     def see(self, *, resets: int, step: int) -> None:
-        """Take note of how often the ring was formed anew so far, and which step it has reached."""
+        """Update the count from the ring's resets so far and the step that it has reached."""
         if resets != self._resets:
             self.count = self.count + 1 if step <= self._step else 0
             self._resets, self._step = resets, max(self._step, step)
@@ -59,7 +59,7 @@ class ElasticLeader(Leader):
     def _form(self, fetched: Future[Restored | None], *, ring: ExitStack, attempt: ExitStack) -> Mapping[str, Any]:
         node, request = self._work.node, self._work.run.request
         key = secrets.token_bytes(KEY_BYTES)
-        # Followers read "over" from it, and must not take its end for the leader's: it stays until all is done.
+        # It stays open until the attempt is over: followers read "over" from it, and take its end for the leader's.
         self._server = attempt.enter_context(closing(ControlServer(node.address, contract.CHANNEL_PORT, key=key)))
         place = ChannelPlace(leader=node.id, address=node.address, port=contract.CHANNEL_PORT, key=key.hex())
         self._work.ledger.put_channel(self._work.lease, place.to_json(), remove_at=self._work.run.remove_at)
@@ -86,7 +86,7 @@ class ElasticLeader(Leader):
         return ring_output((known[member.node] for member in ordered), gpus=gpus)
 
     def _wait_for_nodes(self) -> list[Member]:
-        """Wait until the nodes that are ready have the GPUs that the request asks for, or at least enough."""
+        """Wait until the ready nodes have the request's `gpus`, or have `min_gpus` and no more nodes come."""
         request = self._work.run.request
         patience = min(LATECOMERS_SECONDS, self._work.run.settings.heartbeat_seconds / 2)
         seen: list[tuple[str, bool]] = []
@@ -125,7 +125,7 @@ class ElasticLeader(Leader):
         return self._accounting.answer(ranks=driver.sizes[-1], steps=self._member.step, ring=self._describe(driver))
 
     def _turn(self) -> None:
-        """Keep everything that has to be kept."""
+        """Refresh the membership, poll the nodes' items, and take part in the ring as a member."""
         self._keep(state=self._member.state, step=self._member.step)
         if self._looks.elapsed():
             self._nodes.read()
@@ -137,13 +137,13 @@ class ElasticLeader(Leader):
             raise self._explain()
 
     def _explain(self, own: NodeFailedError | None = None) -> RunError:
-        """Give other nodes a moment to say what they saw, and choose the reason."""
+        """Wait a moment for the other nodes' failures, and return the one that explains the rest."""
         wait(SETTLE_SECONDS, tick=self._keep)
         failures = self._server.failures + ([own.failure] if own else [])
         return run_error(failures)
 
     def _stop_drained_nodes(self, driver: RingDriver) -> None:
-        """End the ranks of nodes that leave, once the ring is formed without them."""
+        """Stop the ranks of draining nodes once the ring has been reset without them."""
         assigned = driver.assigned()
         for member in self._server.members():
             if member.draining and member.ready and member.address not in assigned:
@@ -154,22 +154,21 @@ class ElasticLeader(Leader):
         if self._idle_resets.count >= RESETS_WITHOUT_STEP:
             raise RunError(
                 contract.ERROR_NODE_FAILED,
-                f"The ring was formed anew {RESETS_WITHOUT_STEP} times without a training step in between."
-                + self._losses(),
+                f"The ring was reset {RESETS_WITHOUT_STEP} times without a training step in between." + self._losses(),
             )
 
     def _check_the_end(self, driver: RingDriver) -> None:
         """
-        Find out how the driver's work ended.
+        Check that the training succeeded.
 
         Raises:
-            RunError: If not every rank of the last ring ended well.
+            RunError: If a rank of the last ring did not end with exit code 0.
         """
         if driver.trouble:
             raise RunError(contract.ERROR_NODE_FAILED, f"{driver.trouble.rstrip('.')}.{self._losses()}")
         if driver.resets >= RESET_LIMIT:
-            raise RunError(contract.ERROR_NODE_FAILED, f"The ring was formed anew {RESET_LIMIT} times.{self._losses()}")
-        # What the nodes themselves noticed is on its way.
+            raise RunError(contract.ERROR_NODE_FAILED, f"The ring was reset {RESET_LIMIT} times.{self._losses()}")
+        # Messages of the nodes may still be on their way.
         wait_until(lambda: not self._unfinished(driver), tick=self._turn, seconds=SETTLE_SECONDS)
         unfinished = self._unfinished(driver)
         if not unfinished:
@@ -183,7 +182,7 @@ class ElasticLeader(Leader):
         raise RunError(contract.ERROR_NODE_FAILED, f"No rank of the ring was left.{self._losses()}")
 
     def _exits(self, driver: RingDriver) -> dict[int, int | None]:
-        """Give the exit code of each rank of the last ring; `None` for one that was not heard to end."""
+        """Return the exit code of each rank of the last ring; `None` if no exit was reported."""
         exits: dict[int, int | None] = {}
         for address in driver.assigned():
             member = self._server.member(address)
@@ -195,7 +194,7 @@ class ElasticLeader(Leader):
         return sorted(rank for rank, code in self._exits(driver).items() if code != 0)
 
     def _losses(self) -> str:
-        """Say which nodes were lost, the last ones only: there may have been many."""
+        """Return sentences on the last five nodes that were lost."""
         lost = [departure for departure in self._server.departures if not departure.in_order][-5:]
         return "".join(f" Node {each.node} ({each.address}) was lost: {each.why}." for each in lost)
 
@@ -212,7 +211,7 @@ class ElasticLeader(Leader):
             self._driver.stop()
 
     def _describe(self, driver: RingDriver) -> dict[str, Any]:
-        """Describe the ring's life, for the receipt."""
+        """Describe the ring for the receipt."""
         left = {each.node for each in self._server.departures if each.in_order}
         left |= {member.node for member in self._server.members() if member.left}
         return {

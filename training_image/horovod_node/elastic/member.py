@@ -1,4 +1,4 @@
-"""A node's part in an elastic ring: it offers its ranks to the leader, and does with them what the leader says."""
+"""A node's part in an elastic ring: it offers its ranks to the leader, and starts and stops them on its command."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from horovod_node.rank_process.control import IN_RING, STANDBY
 _log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS: Final = 5.0
-"""How long a node that lost its leader tries to reach it again. Its ranks have ended by then in any case."""
+"""How long a node that lost its leader tries to reconnect. Its ranks have been stopped by then."""
 _FATAL: Final = ("script", "stall")
-"""Origins of failures that another ring would meet, too."""
+"""Origins of failures that would recur in another ring."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelPlace:
     """
-    Where the leader of an elastic ring takes connections.
+    Where the leader of an elastic ring accepts connections.
 
     Args:
         leader: Name of the leader.
-        address: Its address.
-        port: Where on it.
-        key: The ring's key, in hexadecimal digits.
+        address: Address of the leader.
+        port: Port of its control server.
+        key: The ring's key, in hexadecimal.
     """
 
     leader: str
@@ -50,7 +50,7 @@ class ChannelPlace:
     key: str
 
     def to_json(self) -> str:
-        """Write the place for the ledger."""
+        """Return the place as JSON, for the ledger."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -61,17 +61,17 @@ class ChannelPlace:
 
 class RingMember:
     """
-    Connects to the leader and takes part, until closed. `turn` must be called from the main thread, again and again.
+    Connects to the leader and takes part, until closed. The main thread must call `turn` repeatedly.
 
-    A connection that ends, ends the node's ranks: no rank trains on without a leader. The node then connects again and
-    offers new ranks.
+    When the connection ends, the node stops its ranks, because no rank may train without a leader. The node then
+    reconnects and offers new ranks.
 
     Args:
-        work: What the node works on.
-        place: Where the leader is.
-        fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
-        leads: Whether this is the leader's own node: when one of its ranks is lost, the state that the others get is,
-            too, and so is the attempt.
+        work: The node's part in the attempt.
+        place: Where the leader accepts connections.
+        fetched: Done when this node has the script, the data, and the checkpoint that it resumes from.
+        leads: Whether this is the leader's own node. The loss of one of its ranks ends the attempt, because rank 0's
+            state, which new ranks receive, may be lost with it.
     """
 
     def __init__(
@@ -93,29 +93,29 @@ class RingMember:
         self._offer_at = 0.0
         self._draining = ""
         self.training: LocalTraining | None = None
-        """The ranks of the present generation, if there are any."""
+        """The ranks of the current generation, if there are any."""
         self.over = False
-        """Whether the leader said that the training is done."""
+        """Whether the leader has said that the training is done."""
         self.state = contract.NODE_JOINED
         """One of the contract's `NODE_STATES`."""
 
     @property
     def step(self) -> int:
-        """Steps of this node's slowest rank."""
+        """Training steps of this node's slowest rank."""
         return self.training.step if self.training is not None else 0
 
     def pace(self) -> tuple[Pace, ...]:
-        """Give what a step costs each rank of this node, as far as is known."""
+        """Return the step timing of each rank of this node, as far as known."""
         return self.training.pace() if self.training is not None else ()
 
     def turn(self) -> None:
         """
-        Do what is due.
+        Handle the leader's messages and check the ranks.
 
         Raises:
-            NodeFailedError: If the script failed here, or stands still; the leader knows it then.
+            NodeFailedError: If the script failed or stalled here; the leader has been told.
             LeaderLostError: If the leader cannot be reached any more.
-            RunError: If the script or the data could not be brought here, or its requirements not be installed.
+            RunError: If the script or the data could not be downloaded, or the requirements could not be installed.
         """
         self._take_messages()
         if self._channel is None:
@@ -125,7 +125,7 @@ class RingMember:
             return
         self._check_requirements()
         if self.over:
-            # Ranks that were never needed wait still.
+            # Ranks that were never assigned are still in standby.
             self.stop()
             return
         if self.state == contract.NODE_LEFT:
@@ -148,7 +148,7 @@ class RingMember:
             raise
 
     def drain(self, kind: str) -> None:
-        """Leave the ring at its next commit, because EC2 will take this node away: *kind* says how it knows."""
+        """Leave the ring at its next commit, because EC2 will interrupt this node; *kind* is the notice."""
         if self._draining:
             return
         self._draining = kind
@@ -156,7 +156,7 @@ class RingMember:
         self._tell({"draining": kind})
 
     def notify(self, result: int) -> None:
-        """Tell rank 0, which is on this node, that the ring will change; any thread may."""
+        """Tell rank 0, if it is on this node, that the ring will change; any thread may call this."""
         training = self.training
         if training is not None and 0 in training.lines:
             training.lines[0].hosts_updated(result)
@@ -181,7 +181,7 @@ class RingMember:
         self.training = LocalTraining(self._work, ranks_in_standby(self._work, leader=self._place.address))
 
     def _look_at_ranks(self, training: LocalTraining) -> None:
-        # Before the look at the steps: who hears of the ranks' end asks for all that they made.
+        # Read before the steps: once the leader hears of the ranks' end, it needs their final step count.
         ended = training.exit_codes()
         failure = training.failure()
         self._tell_exits(ended)
@@ -208,28 +208,28 @@ class RingMember:
 
     def _take_failure(self, failure: Failure) -> None:
         if self._draining:
-            # A rank that is not in the next ring ends as if it had failed.
+            # A rank that gets no place in the next ring exits like a failed one.
             self._leave_in_order()
         elif failure.origin in _FATAL:
             self._report(failure)
         elif self._leads:
             raise NodeFailedError(replace(failure, error=contract.ERROR_NODE_FAILED))
         else:
-            _log.warning("this node begins anew: %s", failure.summary)
+            _log.warning("this node replaces its ranks: %s", failure.summary)
             self._tell({"broken": self._generation, "why": failure.summary})
             self.stop()
             self._set_state(contract.NODE_JOINED)
 
     def _report(self, failure: Failure) -> None:
-        """Say that the run cannot succeed, to the leader at once and to the ledger for those who read it later."""
+        """Report a failure that ends the run, to the leader; the raised error is recorded in the ledger."""
         self._tell({"failure": failure.to_json()})
         raise NodeFailedError(failure)
 
     def _late(self, training: LocalTraining) -> Failure:
-        return self._failure(f"did not come to hvd.init() within {training.seconds:.0f} s")
+        return self._failure(f"did not reach hvd.init() within {training.seconds:.0f} s")
 
     def _early(self, training: LocalTraining) -> Failure:  # noqa: ARG002 - beside its twin
-        return self._failure("ended without hvd.init(): an elastic ring takes only scripts that train with Horovod")
+        return self._failure("ended without hvd.init(): an elastic ring needs a script that trains with Horovod")
 
     def _failure(self, what: str, *, error: str = contract.ERROR_TRAINING_FAILED) -> Failure:
         node = self._work.node
@@ -283,9 +283,9 @@ class RingMember:
             self.over = True
 
     def _disconnect(self, why: str) -> None:
-        _log.warning("the leader, %s, is gone: %s", self._place.leader, why)
+        _log.warning("lost the connection to leader %s: %s", self._place.leader, why)
         if self._leads and self._assigned:
-            # Its own node stood still for so long that all others, too, have lost it; new ranks would have no state.
+            # The leader's own node was stopped so long that all other nodes have lost it too; new ranks have no state.
             raise NodeFailedError(self._failure(f"lost its ring: {why}", error=contract.ERROR_NODE_FAILED))
         self._channel = None
         self._lost_at = time.monotonic()
@@ -319,7 +319,7 @@ class RingMember:
             while True:
                 message = channel.receive()
                 if "sever" in message:
-                    # At once: one that came late would break the next ring.
+                    # Handled here, not in the main thread's next turn: a late "sever" would break the next ring.
                     self._sever(message["sever"])
                 elif message:
                     self._inbox.put((channel, message))
@@ -340,7 +340,7 @@ class RingMember:
 
 
 def _beat(channel: Channel) -> None:
-    """In a thread of its own, because the main thread may wait for AWS for longer than a leader waits for a node."""
+    """Send heartbeats; runs in its own thread, because an AWS call may block the main one for `SILENCE_SECONDS`."""
     try:
         while True:
             time.sleep(BEAT_SECONDS)

@@ -1,9 +1,9 @@
 """
-The connection between the leader of an elastic ring and one of its nodes: whole JSON messages, signed, in order, once.
+The connection between the leader of an elastic ring and one of its nodes: signed JSON messages, protected from replay.
 
-Every message carries an HMAC-SHA256 over who sends it, both ends' random numbers of this connection, and its place in
-the order. So nothing that was recorded on another connection, or earlier on this one, is ever taken. The key is the
-ring's own and comes from the ledger. Nothing is encrypted: messages hold ranks, ports and steps. Nothing is unpickled.
+Every message carries an HMAC-SHA256 over the sender's role, the nonces of both ends, and a sequence number. So a
+message recorded on another connection, or earlier on this one, is never accepted. Each ring has its own key, which the
+nodes read from the ledger. Messages are not encrypted: they contain ranks, ports and steps. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from typing import Any, Final
 KEY_BYTES: Final = 32
 SILENCE_SECONDS: Final = 5.0
 """
-Without a message for so long, the other end is unreachable. Ten of its messages are missing then; and it is much less
-than Gloo's own 30 s, for which a ring would stand still otherwise.
+Time without a message after which the other end counts as unreachable: ten heartbeats are missing then. It is much
+shorter than Gloo's timeout of 30 s, during which the ring would otherwise stand still.
 """
 BEAT_SECONDS: Final = 0.5
-"""Between two messages of an end that has nothing to say."""
+"""Time between two heartbeats, which are empty messages."""
 
 _NONCE_BYTES: Final = 16
 _MAC_BYTES: Final = 32
 _LENGTH: Final = struct.Struct("!I")
 _PLACE: Final = struct.Struct("!Q")
 _LARGEST_MESSAGE: Final = 1024**2
-"""A message holds a rank's environment, or a failure with its traceback."""
+"""In bytes; the largest messages hold a rank's environment, or a failure with its traceback."""
 
 Message = dict[str, Any]
 
 
 class ChannelClosedError(Exception):
     """
-    The other end is gone.
+    The connection has ended.
 
     Args:
-        why: In words for people.
-        silent: Whether it fell silent, and may be cut off rather than dead: whose connection is closed has ended.
+        why: The reason, for people.
+        silent: Whether the other end may still run, cut off from this one. If not, its kernel closed the connection, so
+            its process has ended.
     """
 
     def __init__(self, why: str, *, silent: bool = False) -> None:
@@ -57,12 +58,12 @@ class Channel:
     One end of a connection.
 
     Args:
-        connection: Connected; owned by this object from now on.
-        key: The ring's.
+        connection: A connected socket; this object owns it from now on.
+        key: The ring's key.
         leads: Whether this end is the leader's.
 
     Raises:
-        ChannelClosedError: If the other end does not greet in time.
+        ChannelClosedError: If the other end does not send its nonce in time.
     """
 
     def __init__(self, connection: socket.socket, *, key: bytes, leads: bool) -> None:
@@ -89,7 +90,7 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """
-        Send *message*; any thread may.
+        Send *message*; any thread may call this.
 
         Raises:
             ChannelClosedError: If it cannot be sent.
@@ -102,17 +103,17 @@ class Channel:
                 self._connection.sendall(frame)
             except OSError as error:
                 reason = ChannelClosedError(f"not sent: {error}", silent=_is_silence(error))
-                # Whoever receives must not take what follows for the other end's doing.
+                # `receive` must report this reason: the close that follows is not the other end's.
                 self._unsent = self._unsent or reason
                 self.close()
                 raise reason from error
 
     def receive(self) -> Message:
         """
-        Wait for the next message; only one thread may.
+        Wait for the next message; only one thread may call this.
 
         Raises:
-            ChannelClosedError: If the other end is gone, is silent for `SILENCE_SECONDS`, or signs wrongly.
+            ChannelClosedError: If the connection has ended, is silent for `SILENCE_SECONDS`, or a signature is wrong.
         """
         try:
             (length,) = _LENGTH.unpack(self._read(_LENGTH.size))
@@ -136,14 +137,14 @@ class Channel:
         return message
 
     def close(self) -> None:
-        """End the connection; both ends' calls that wait end too."""
-        with contextlib.suppress(OSError):  # the other end was faster
+        """Close the connection; pending calls on both ends return with an error."""
+        with contextlib.suppress(OSError):  # the other end has closed it already
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
     def _read(self, count: int) -> bytes:
         data = b""
-        # Each part may come in time, and the whole never: a stranger could hold this thread with single bytes.
+        # The socket's timeout applies to each part only: a stranger could block this thread with single bytes.
         give_up_at = time.monotonic() + SILENCE_SECONDS
         while len(data) < count:
             if data and time.monotonic() > give_up_at:
@@ -164,13 +165,13 @@ def connect(address: str, port: int, *, key: bytes, source: str) -> Channel:
     Connect to a leader.
 
     Args:
-        address: The leader's.
-        port: Where it takes connections.
-        key: The ring's.
-        source: This node's own address, by which packets shall leave.
+        address: Address of the leader.
+        port: Port of the leader's control server.
+        key: The ring's key.
+        source: This node's own address, used as the source address.
 
     Raises:
-        ChannelClosedError: If nobody takes the connection.
+        ChannelClosedError: If the leader does not accept the connection.
     """
     try:
         connection = socket.create_connection((address, port), timeout=SILENCE_SECONDS, source_address=(source, 0))
@@ -180,5 +181,5 @@ def connect(address: str, port: int, *, key: bytes, source: str) -> Channel:
 
 
 def _is_silence(error: OSError) -> bool:
-    """Whether nothing is known of the other end: only its kernel's own word tells that its process has ended."""
+    """Whether the other end may still run: only a reset or refusal by its kernel proves that its process has ended."""
     return not isinstance(error, ConnectionError)

@@ -1,4 +1,4 @@
-"""What a run may cost, and when it must stop so that it costs no more."""
+"""A run's cost ceiling, and when the run must stop to stay below it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from horovod_node import contract
 
 LONGEST_MARGIN_SECONDS = 120.0
-"""Before the ceiling: enough to write a last checkpoint and to bring some gigabytes of it to S3."""
+"""Longest time before the ceiling: enough to write a last checkpoint and to upload some gigabytes of it to S3."""
 LARGEST_MARGIN = 0.1
-"""A run that reaches its ceiling within minutes trains for nine tenths of what it pays for."""
+"""Largest part of the paid time: even a run that reaches its ceiling within minutes trains for nine tenths of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +19,10 @@ class CostCeiling:
     The cost ceiling of a run whose prices are known.
 
     Args:
-        usd_per_hour: What the ring's instances cost together.
-        billed_from: Epoch seconds at which their bill can have begun.
-        usd: What the run may cost.
-        at: Epoch seconds at which it will have cost that; instances take themselves out then.
+        usd_per_hour: Price of the ring's instances together.
+        billed_from: Earliest epoch second at which billing can have begun.
+        usd: The ceiling.
+        at: Epoch seconds at which the cost reaches the ceiling; the instances terminate themselves then.
     """
 
     usd_per_hour: float
@@ -37,20 +37,20 @@ class CostCeiling:
 
     @property
     def ranks_end_at(self) -> float:
-        """Epoch seconds at which no rank may run any more: half of the margin is theirs, for a last checkpoint."""
+        """Epoch seconds at which the ranks are killed: half of the margin is theirs, to write a last checkpoint."""
         return self._before(0.5)
 
     @property
     def upload_ends_at(self) -> float:
-        """Epoch seconds at which the checkpoints must be in S3: a tenth of the margin is left to say so."""
+        """Epoch seconds at which uploads must end: a tenth of the margin is left to report the result."""
         return self._before(0.1)
 
     def percent_used(self, now: float) -> float:
-        """Tell how much of the ceiling is spent *now*, in epoch seconds."""
+        """Return the percentage of the ceiling that is spent at *now*, in epoch seconds."""
         return 100 * max(0.0, now - self.billed_from) / max(1.0, self.at - self.billed_from)
 
     def explain(self, now: float) -> str:
-        """Say what the run had cost *now*, in epoch seconds."""
+        """Return sentences on the run's price, its cost at *now* (epoch seconds) and its ceiling."""
         spent = self.usd_per_hour * (now - self.billed_from) / 3600
         time = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return (

@@ -29,12 +29,12 @@ class Lease:
     A run's hold on the fleet. Leases of the same run and attempt are equal, however often they were renewed.
 
     Args:
-        fleet: The fleet that is held.
-        run: Name of the run; or of what empties the fleet in place of one, `contract.CLEAN_UP` or `contract.REAPER`.
-        run_id: Which run it is; empty where there is no run.
-        attempt: Counts the run's starts, from 1; 0 where there is no run.
-        leader_market: Market that leaders come from, one of the contract's `MARKETS`; empty where there is no run.
-        expires_at: Epoch seconds after which it holds nothing.
+        fleet: Name of the fleet.
+        run: Name of the run, or `contract.CLEAN_UP` or `contract.REAPER` while one of these empties the fleet.
+        run_id: Id of the run; empty while the fleet is emptied.
+        attempt: Number of the run's attempt, from 1; 0 while the fleet is emptied.
+        leader_market: Market of the run's leaders, one of the contract's `MARKETS`; may be empty without a run.
+        expires_at: Epoch seconds at which the lease expires.
         ends_by: Epoch seconds of the run's hard maximum.
     """
 
@@ -48,7 +48,7 @@ class Lease:
 
     @property
     def holder(self) -> str:
-        """Name the holder for people."""
+        """The holder, in words for people."""
         return f"attempt {self.attempt} of run {self.run}" if self.attempt else self.run
 
 
@@ -58,9 +58,9 @@ class Run:
     The run's item.
 
     Args:
-        request: What the user asked for.
-        settings: What the construct decided.
-        remove_at: Epoch seconds after which the run's items may go; 0 for never.
+        request: The user's request.
+        settings: The settings that the construct chose.
+        remove_at: DynamoDB's time to live of the run's items, in epoch seconds; 0 for never.
     """
 
     request: Request
@@ -69,27 +69,27 @@ class Run:
 
 
 Pace = tuple[int, float, float]
-"""What a step costs a rank: its number, the seconds that it computes, the seconds that it waits for the others."""
+"""Step timing of a rank: its number, the seconds per step that it computes, and those that it waits for the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeItem:
     """
-    A node as the others see it.
+    A node's ledger item, as the other nodes read it.
 
     Args:
         id: The node's name.
         address: IPv4 address.
-        gpus: Ranks that fit on it.
-        instance_type: Its type.
-        zone: Its availability zone.
+        gpus: Ranks that fit on the node.
+        instance_type: EC2 instance type.
+        zone: Availability zone.
         market: One of the contract's `MARKETS`.
         state: One of the contract's `NODE_STATES`.
-        step: Training steps that its slowest rank has done.
-        seen_at: Its last sign of life, epoch seconds by its own clock.
-        interruption: One of the contract's `INTERRUPTIONS`, of which it had notice; empty if it had none.
-        interrupted_at: When it had notice, epoch seconds by its own clock; 0 if it had none.
-        pace: What a step costs each of its ranks, as far as is known.
+        step: Training steps of the node's slowest rank.
+        seen_at: When the node last wrote the item, epoch seconds by its own clock.
+        interruption: The notice that the node received, one of the contract's `INTERRUPTIONS`; empty for none.
+        interrupted_at: When it received the notice, epoch seconds by its own clock; 0 for none.
+        pace: Step timing of each of its ranks, as far as known.
     """
 
     id: str
@@ -110,11 +110,11 @@ class Ledger(LedgerTable):
     """Reads and writes the ledger's items."""
 
     def with_patience(self, seconds: float) -> Ledger:
-        """Give the same ledger, with calls repeated for *seconds* only; 0 asks once."""
+        """Return the same ledger, with failed calls repeated for *seconds* only; 0 means a single call."""
         return Ledger(self._dynamodb, table=self._table, patience_seconds=seconds)
 
     def lease(self, fleet: str) -> Lease | None:
-        """Tell who holds *fleet*; `None` when nobody does."""
+        """Read the lease of *fleet*; return `None` if there is none."""
         item = self._read(contract.lease_key(fleet))
         if item is None:
             return None
@@ -123,7 +123,7 @@ class Ledger(LedgerTable):
         return Lease(
             fleet=fleet,
             run=holder,
-            # Who empties a fleet leaves there whose it was; that run is over.
+            # Clean-up and reaper leave the id of the run that held the fleet; that run is over.
             run_id="" if emptied else _text(item, contract.RUN_ID) or "",
             attempt=_whole(item, contract.ATTEMPT),
             leader_market=_text(item, contract.LEADER_MARKET) or "",
@@ -133,13 +133,13 @@ class Ledger(LedgerTable):
 
     def renew_lease(self, lease: Lease, *, expires_at: int) -> bool:
         """
-        Let *lease* expire at another time, provided that it is still as it was read; `False` if it is not.
+        Set the expiry of *lease*, provided that it is unchanged since it was read; return `False` if it is not.
 
-        The condition holds for no lease that is gone, so that this never makes one without an owner, and for none that
-        somebody else took meanwhile: who takes a lease sets its expiry later than it was. It names no other attribute,
-        because a node has permission for this one only: `dynamodb:Attributes` covers those of conditions as well as
-        those that are written (DynamoDB Developer Guide, "Using IAM policy conditions for fine-grained access
-        control").
+        The condition fails for a lease that is gone, so this never creates one without an owner. It also fails for a
+        lease that was taken in the meantime, because taking a lease sets a later expiry. The condition names only
+        `expires_at`, because a node has permission for no other attribute: `dynamodb:Attributes` covers attributes in
+        conditions as well as written ones (DynamoDB Developer Guide, "Using IAM policy conditions for fine-grained
+        access control").
         """
         return self._meets_its_condition(
             lambda: self._dynamodb.update_item(
@@ -157,7 +157,7 @@ class Ledger(LedgerTable):
         Read the item of the run that holds *lease*.
 
         Raises:
-            RunError: If the state machine speaks another version of the contract than this image.
+            RunError: If the state machine uses another version of the contract than this image.
         """
         item = self._read(contract.run_key(lease.run_id))
         if item is None:
@@ -166,7 +166,7 @@ class Ledger(LedgerTable):
         if version != str(contract.CONTRACT_VERSION):
             raise RunError(
                 contract.ERROR_NODE_FAILED,
-                f"The training image speaks version {contract.CONTRACT_VERSION} of the contract, the state machine "
+                f"The training image uses version {contract.CONTRACT_VERSION} of the contract, the state machine "
                 f"version {version}: deploy the stack and its image together.",
             )
         return Run(
@@ -176,7 +176,7 @@ class Ledger(LedgerTable):
         )
 
     def cost_ceiling(self, lease: Lease) -> CostCeiling | None:
-        """Tell when the run will have cost its ceiling, once the state machine knows the prices."""
+        """Read the run's cost ceiling; return `None` until the state machine has written it."""
         item = self._read(contract.run_key(lease.run_id))
         if item is None or contract.CEILING_AT not in item:
             return None
@@ -188,7 +188,7 @@ class Ledger(LedgerTable):
         )
 
     def restarts(self, lease: Lease) -> int:
-        """Tell how often the run has begun anew, as of its present attempt's beginning."""
+        """Return how often the run had been restarted when its current attempt began."""
         item = self._read(contract.run_key(lease.run_id))
         return len(json.loads(_text(item, contract.RESTARTS_JSON) or "[]"))
 
@@ -206,9 +206,9 @@ class Ledger(LedgerTable):
         leaves: bool = False,
     ) -> None:
         """
-        Write the node's item, or refresh it; without an *interruption* what it says of one stays as it is.
+        Create or refresh the node's item; without an *interruption* a recorded one is kept.
 
-        With *leaves* it says that the node is no longer part of the run from now on.
+        With *leaves* the item records that the node is no longer part of the run.
         """
         now = {"N": str(int(time.time()))}
         values: dict[str, Any] = {
@@ -259,7 +259,7 @@ class Ledger(LedgerTable):
         return None if item is None else _node_item(item)
 
     def claim_leader(self, lease: Lease, node: str, *, remove_at: int) -> str:
-        """Ask that *node* lead; answer who does, which may be another one."""
+        """Make *node* the leader unless there is one already; return the leader's name."""
         written = self._write_once(
             contract.leader_key(lease.fleet, lease.run_id, lease.attempt),
             {contract.NODE: {"S": node}, **removal(remove_at)},
@@ -268,49 +268,49 @@ class Ledger(LedgerTable):
             return node
         leader = self.leader(lease)
         if leader is None:
-            raise LedgerUnreachableError(f"the leader of run {lease.run} was taken out of the ledger")
+            raise LedgerUnreachableError(f"the leader item of run {lease.run} was removed from the ledger")
         return leader
 
     def leader(self, lease: Lease) -> str | None:
-        """Name the node that leads, once there is one."""
+        """Return the name of the node that leads, once there is one."""
         item = self._read(contract.leader_key(lease.fleet, lease.run_id, lease.attempt))
         return _text(item, contract.NODE)
 
     def task_token(self, lease: Lease, task: contract.Task) -> str | None:
-        """Give the token of what the state machine asks, once it asks."""
+        """Read the token of *task*, once the state machine has written it."""
         item = self._read(contract.task_key(lease.fleet, lease.run_id, lease.attempt, task))
         return _text(item, contract.TOKEN)
 
     def put_plan(self, lease: Lease, plan: str, *, remove_at: int) -> None:
-        """Publish the ring's plan, a text."""
+        """Publish the ring's plan (`RingPlan.to_text`)."""
         item = {contract.PLAN: {"S": plan}, **removal(remove_at)}
         key = item_key(contract.plan_key(lease.fleet, lease.run_id, lease.attempt))
         self._ask(lambda: self._dynamodb.put_item(TableName=self._table, Item={**key, **item}))
 
     def plan(self, lease: Lease) -> str | None:
-        """Read the ring's plan, once the leader published it."""
+        """Read the ring's plan, once the leader has published it."""
         item = self._read(contract.plan_key(lease.fleet, lease.run_id, lease.attempt))
         return _text(item, contract.PLAN)
 
     def put_channel(self, lease: Lease, channel: str, *, remove_at: int) -> None:
-        """Publish where the leader of an elastic ring takes connections, a JSON text."""
+        """Publish where the leader of an elastic ring accepts connections, as JSON."""
         item = {contract.CHANNEL_JSON: {"S": channel}, **removal(remove_at)}
         key = item_key(contract.channel_key(lease.fleet, lease.run_id, lease.attempt))
         self._ask(lambda: self._dynamodb.put_item(TableName=self._table, Item={**key, **item}))
 
     def channel(self, lease: Lease) -> str | None:
-        """Read where the leader takes connections, once it published it."""
+        """Read where the leader accepts connections, once it has published that."""
         return _text(self._read(contract.channel_key(lease.fleet, lease.run_id, lease.attempt)), contract.CHANNEL_JSON)
 
     def progress(self, lease: Lease) -> dict[str, Any]:
-        """Read how far the run was when a leader said so last; empty when none did."""
+        """Read the run's last recorded progress; empty if there is none."""
         facts: dict[str, Any] = json.loads(
             _text(self._read(contract.progress_key(lease.fleet, lease.run_id)), contract.PROGRESS_JSON) or "{}"
         )
         return facts
 
     def put_progress(self, lease: Lease, progress: str, *, remove_at: int) -> None:
-        """Tell people how far the run is, a JSON text; of an attempt that was given up nothing is taken any more."""
+        """Write the run's progress, as JSON; the write is dropped if a later attempt has written its own."""
         key = contract.progress_key(lease.fleet, lease.run_id)
         self._meets_its_condition(
             lambda: self._dynamodb.put_item(
@@ -328,7 +328,7 @@ class Ledger(LedgerTable):
         )
 
     def put_failure(self, lease: Lease, node: str, failure: str, *, remove_at: int) -> None:
-        """Record the first failure that *node* saw, a JSON text; later ones are dropped."""
+        """Record the first failure that *node* saw, as JSON; later ones are dropped."""
         self._write_once(
             contract.failure_key(lease.fleet, lease.run_id, lease.attempt, node),
             {

@@ -1,4 +1,4 @@
-"""What the user asked for, as the state machine left it in the ledger: checked, and with its defaults."""
+"""The user's request as the state machine wrote it to the ledger: checked, and with its defaults."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Request:
         source: S3 address of the script's folder as .tar.gz.
         entry_point: Path of the training script inside the archive.
         gpus: Ranks of the ring.
-        min_gpus: The ring may begin with, and shrink to, so many.
-        max_restarts: The run begins anew at most so often.
+        min_gpus: Ranks with which the ring may begin, and to which it may shrink.
+        max_restarts: How often the run may be restarted.
         data: Channel name to S3 prefix.
         hyperparameters: Name to JSON value.
-        resume_from: Name of the run whose newest checkpoint this one begins with; '' for none.
+        resume_from: Name of the run from whose newest checkpoint this one resumes; '' for none.
         model_required: Whether the run fails when the script leaves no model.
     """
 
@@ -39,17 +39,17 @@ class Request:
 
     @property
     def is_elastic(self) -> bool:
-        """Whether the ring may change while it trains."""
+        """Whether the ring may shrink and grow while it trains."""
         return self.min_gpus < self.gpus
 
     @classmethod
     def from_json(cls, text: str) -> Request:
-        """Read the request out of the ledger's JSON text."""
+        """Read the request from the ledger's JSON."""
         fields = json.loads(text)
         return cls(
             source=fields[contract.SOURCE],
             entry_point=fields[contract.ENTRY_POINT],
-            # JSON has one kind of number: 4.0 is a whole number too.
+            # JSON has one type of number: 4.0 is a valid count.
             gpus=int(fields[contract.GPUS]),
             min_gpus=int(fields.get(contract.MIN_GPUS, fields[contract.GPUS])),
             max_restarts=int(fields.get(contract.MAX_RESTARTS, 0)),

@@ -1,4 +1,4 @@
-"""The ledger's table: calls that are repeated while DynamoDB throttles or is away, and conditional writes."""
+"""The ledger's table: calls that are repeated while DynamoDB throttles or is unreachable, and conditional writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PASSING_ERRORS = (
     "ThrottlingException",
     "TransactionConflictException",
 )
-"""What DynamoDB answers when the same call may succeed later (its guide, "Error handling with DynamoDB")."""
+"""Error codes after which the same call may succeed later (Developer Guide, "Error handling with DynamoDB")."""
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
 
@@ -38,7 +38,7 @@ class LedgerTable:
     Calls DynamoDB; every read is consistent.
 
     Args:
-        dynamodb: The boto3 client to ask.
+        dynamodb: boto3 client.
         table: Name of the ledger's table.
         patience_seconds: How long a call is repeated while DynamoDB throttles or does not answer. Default: 300.
     """
@@ -69,7 +69,7 @@ class LedgerTable:
         return self._ask(pages)
 
     def _write_once(self, key: tuple[str, str], attributes: Mapping[str, Any]) -> bool:
-        """Write an item that must not exist yet; `False` if it does."""
+        """Write an item that must not exist yet; return `False` if it does."""
         return self._meets_its_condition(
             lambda: self._dynamodb.put_item(
                 TableName=self._table,
@@ -89,7 +89,7 @@ class LedgerTable:
         return True
 
     def _ask(self, call: Callable[[], _Answer]) -> _Answer:
-        """Repeat *call* while DynamoDB throttles or is away; botocore's own retries last some seconds only."""
+        """Repeat *call* while DynamoDB throttles or is unreachable: botocore's own retries last only seconds."""
         give_up_at = time.monotonic() + self._patience_seconds
         pause = _FIRST_PAUSE_SECONDS
         while True:
@@ -113,10 +113,10 @@ class LedgerTable:
 
 
 def item_key(key: tuple[str, str]) -> dict[str, Any]:
-    """Write a key of the contract's as DynamoDB takes it."""
+    """Return one of the contract's keys in DynamoDB's format."""
     return {contract.PARTITION_KEY: {"S": key[0]}, contract.SORT_KEY: {"S": key[1]}}
 
 
 def removal(remove_at: int) -> dict[str, Any]:
-    """Write the attribute after whose time DynamoDB may drop an item; nothing for never."""
+    """Return the time-to-live attribute for *remove_at*; empty if that is 0, for never."""
     return {contract.TTL_ATTRIBUTE: {"N": str(remove_at)}} if remove_at else {}

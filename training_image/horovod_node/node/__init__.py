@@ -1,1 +1,1 @@
-"""What a node knows of itself, and what every part of the agent uses: folders, clocks, logs, errors."""
+"""The node's identity and notices, and what every part of the agent uses: folders, waiting, logs, errors."""

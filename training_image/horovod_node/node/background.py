@@ -1,4 +1,4 @@
-"""One call in a thread of its own, so that the agent's main thread can go on looking after the run."""
+"""Runs one call in its own thread, so that the agent's main thread can continue with heartbeats and checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _Answer = TypeVar("_Answer")
 
 def in_background(call: Callable[[], _Answer]) -> Future[_Answer]:
     """
-    Start *call* in a daemon thread and give its future.
+    Start *call* in a daemon thread and return its future.
 
     An executor's threads would keep the agent alive until a download of hours ends; a daemon thread does not.
     """

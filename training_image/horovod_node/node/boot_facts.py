@@ -1,4 +1,4 @@
-"""How a node's machine came up, as its boot script tells the agent."""
+"""When a node's machine booted and pulled the image, as its boot script tells the agent."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from horovod_node import contract
 @dataclass(frozen=True, kw_only=True)
 class BootFacts:
     """
-    What is known of the time before the agent; for people and for the receipt, so that nothing fails without it.
+    Facts about the time before the agent started, for the receipt. All are optional, so that none can fail a run.
 
     Args:
-        booted_at: Epoch seconds at which the machine's kernel started. Default: not known.
-        pull_began_at: Epoch seconds at which the image's pull began. Default: not known.
-        pulled_at: Epoch seconds at which the image was there. Default: not known.
-        image: The image that the container runs. Default: not known.
+        booted_at: Epoch seconds at which the machine's kernel started. Default: unknown.
+        pull_began_at: Epoch seconds at which the image's pull began. Default: unknown.
+        pulled_at: Epoch seconds at which the image's pull ended. Default: unknown.
+        image: The image that the container runs. Default: unknown.
     """
 
     booted_at: float | None = None
@@ -28,7 +28,7 @@ class BootFacts:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> BootFacts:
-        """Read what the boot script wrote; what is no time is left out."""
+        """Read the variables that the boot script wrote; an invalid time is ignored."""
         return cls(
             booted_at=_time(environment, contract.ENV_BOOTED_AT),
             pull_began_at=_time(environment, contract.ENV_PULL_BEGAN_AT),

@@ -1,4 +1,4 @@
-"""What ends an agent early, apart from signals."""
+"""Exceptions that end an agent's part in an attempt."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _EXIT_CODES = {
 
 
 class UsageError(ValueError):
-    """The environment is incomplete or contradictory; the message is one line for the person who set it."""
+    """The environment is incomplete or contradictory; the message is one line for the person who set it up."""
 
 
 class ReleasedError(Exception):
-    """The fleet went to another run or attempt, or the state machine gave this one up: stop, and answer nobody."""
+    """The fleet went to another run or attempt, or this attempt was given up: stop, and do not answer."""
 
 
 class PartOverError(Exception):
-    """The training ended well and the run goes on without this node: its instance is no longer needed."""
+    """The training succeeded and the run continues without this node: its instance is no longer needed."""
 
 
 class LedgerUnreachableError(Exception):
-    """The ledger did not answer, however patiently it was asked."""
+    """The ledger could not be reached within the time for which calls are repeated."""
 
 
 class RunError(Exception):
@@ -55,5 +55,5 @@ class LeaderLostError(RunError):
 
 
 def exit_code(error: str) -> int:
-    """Give the agent's exit code for one of the contract's errors; what is not our side's fault is the script's."""
+    """Return the agent's exit code for one of the contract's errors; any error not in the table is the script's."""
     return _EXIT_CODES.get(error, contract.EXIT_TRAINING_FAILED)

@@ -1,4 +1,4 @@
-"""What a node says of a failure, and which of several failures is the reason for all the others."""
+"""A node's record of a failure, and the choice of the failure that caused the others."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _log = logging.getLogger(__name__)
 
 Origin = Literal["script", "killed", "node", "stall", "ring"]
 ORIGINS: Final[tuple[Origin, ...]] = ("script", "killed", "node", "stall", "ring")
-REASONS: Final[tuple[Origin, ...]] = ("script", "killed", "node")
-"""Origins of failures that explain others."""
 """
-Where a failure came from, the likeliest reason for the others first.
+Where a failure came from, the most likely cause of the others first.
 
 A rank whose script failed ("script") or that a signal ended ("killed"), and a node that failed or vanished ("node")
-take the others down. Ranks that stand still ("stall") may wait for such a one. Ranks that lost the ring ("ring") always
-have it from somewhere else.
+make the other ranks fail. Ranks that stand still ("stall") may be waiting for such a rank or node. Ranks that lost the
+ring ("ring") are always the consequence of another failure.
 """
+REASONS: Final[tuple[Origin, ...]] = ("script", "killed", "node")
+"""Origins of failures that explain others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ class Failure:
         summary: One sentence for people, with the rank, the node and its address where they matter.
         node: Name of the node.
         at: Epoch seconds, by the node's clock.
-        rank: The rank it happened on. Default: none, the node itself failed.
+        rank: The rank that failed. Default: none, the node itself failed.
         details: A traceback or a rank's last lines. Default: none.
-        stacks: What every rank of the node is doing, when they stand still. Default: none.
+        stacks: The stack of every rank of the node, for a stall. Default: none.
     """
 
     error: str
@@ -55,12 +55,12 @@ class Failure:
     stacks: tuple[RankStack, ...] = ()
 
     def to_json(self) -> str:
-        """Write the failure for the ledger."""
+        """Return the failure as JSON, for the ledger."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Failure:
-        """Read a failure out of the ledger."""
+        """Read a failure from the ledger's JSON."""
         fields = json.loads(text)
         stacks = tuple(RankStack(**stack) for stack in fields.pop("stacks"))
         return cls(**fields, stacks=stacks)
@@ -88,7 +88,7 @@ def root_cause(failures: Iterable[Failure]) -> Failure:
 
 
 def run_error(failures: Sequence[Failure]) -> RunError:
-    """Say in the run's own error why it failed, out of all that its nodes said."""
+    """Return the run's error, from the failures that its nodes recorded."""
     reason = root_cause(failures)
     if reason.origin == "stall":
         stalls = [failure for failure in failures if failure.origin == "stall"]
@@ -101,7 +101,7 @@ class NodeFailedError(RunError):
     This node saw the run fail.
 
     Args:
-        failure: What it saw.
+        failure: The failure that it saw.
     """
 
     def __init__(self, failure: Failure) -> None:
@@ -111,11 +111,11 @@ class NodeFailedError(RunError):
 
 
 def as_run_error(error: Exception) -> RunError:
-    """Take any exception that reached the agent's boundary for what it means to the run."""
+    """Convert an exception that reached the agent's boundary into the run's error."""
     if isinstance(error, RunError):
         return error
     if isinstance(error, LedgerUnreachableError):
-        return RunError(contract.ERROR_NODE_FAILED, f"A node lost the ledger: {error}.")
+        return RunError(contract.ERROR_NODE_FAILED, f"A node could not reach the ledger: {error}.")
     _log.error("the agent failed", exc_info=error)
     if isinstance(error, OSError) and is_disk_full(error):
         return disk_full("A node's disk is full" + (f" at {error.filename}" if error.filename else ""), error)
@@ -123,20 +123,20 @@ def as_run_error(error: Exception) -> RunError:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether the file system has no room left, or grants no more."""
+    """Whether the file system is full, or a quota is exceeded."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_full(what: str, error: OSError) -> RunError:
-    """Say of a disk that is full *what* does not fit; a run that is repeated on such a disk fails again."""
+    """Return the error for a full disk; *what* begins its sentence. A restart would fail in the same way."""
     return RunError(
         contract.ERROR_DISK_FULL,
-        f"{what}: {error.strerror}. Take instance types with more local storage, or give the fleet a larger volume.",
+        f"{what}: {error.strerror}. Use instance types with more local storage, or give the fleet a larger volume.",
     )
 
 
 def as_failure(error: RunError, *, node: str, address: str) -> Failure:
-    """Write *error* as the failure of *node*, for the leader to find."""
+    """Return *error* as a failure of *node*, to be recorded for the leader."""
     if isinstance(error, NodeFailedError):
         return error.failure
     return Failure(
@@ -149,7 +149,7 @@ def as_failure(error: RunError, *, node: str, address: str) -> Failure:
 
 
 def cause_text(message: str) -> str:
-    """Cut *message* to what Step Functions takes; a traceback says the most at its two ends."""
+    """Shorten *message* to Step Functions' limit, in the middle: a traceback's ends say the most."""
     if len(message) <= contract.CAUSE_LIMIT:
         return message
     cut = "\n[…]\n"

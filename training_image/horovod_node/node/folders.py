@@ -10,13 +10,13 @@ from pathlib import Path
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """
-    SageMaker's folders, `/opt/ml` with them.
+    SageMaker's folders under one root.
 
     Source: Amazon SageMaker developer guide, "How Amazon SageMaker Provides Training Information" and
     "How Amazon SageMaker Processes Training Output".
 
     Args:
-        root: What is `/opt/ml` on SageMaker.
+        root: The folder that is `/opt/ml` on SageMaker.
     """
 
     root: Path
@@ -28,12 +28,12 @@ class Layout:
 
     @property
     def environment(self) -> Path:
-        """The Python environment with what the script's requirements.txt names; not SageMaker's."""
+        """The Python environment with the packages of the script's requirements.txt; not part of SageMaker's layout."""
         return self.root / "environment"
 
     @property
     def input(self) -> Path:
-        """Everything that the run was given."""
+        """The run's inputs: configuration and data."""
         return self.root / "input"
 
     @property
@@ -43,61 +43,61 @@ class Layout:
 
     @property
     def model(self) -> Path:
-        """What the script leaves here on the leader is the run's result."""
+        """The model: files that the script leaves here on the leader are the run's result."""
         return self.root / "model"
 
     @property
     def checkpoints(self) -> Path:
-        """What the script needs to go on after a loss."""
+        """The script's checkpoints, from which it resumes after a loss."""
         return self.root / "checkpoints"
 
     @property
     def output(self) -> Path:
-        """Signs of success or failure."""
+        """Output other than the model, and the failure file."""
         return self.root / "output"
 
     @property
     def output_data(self) -> Path:
-        """What the script leaves beside the model."""
+        """Files that the script leaves beside the model."""
         return self.output / "data"
 
     @property
     def tensorboard(self) -> Path:
-        """What the script leaves for TensorBoard; the default of SageMaker's `TensorBoardOutputConfig`."""
+        """TensorBoard's event files; the default path of SageMaker's `TensorBoardOutputConfig`."""
         return self.output / "tensorboard"
 
     @property
     def failure(self) -> Path:
-        """Why the run failed, in words."""
+        """The file that says why the run failed."""
         return self.output / "failure"
 
     @property
     def ranks(self) -> Path:
-        """Where ranks tell the agent of their progress; not SageMaker's."""
+        """Files in which ranks report their progress to the agent; not part of SageMaker's layout."""
         return self.root / "ranks"
 
     @property
     def fetched(self) -> Path:
-        """What was downloaded completely; not SageMaker's."""
+        """Records of completed downloads; not part of SageMaker's layout."""
         return self.root / "fetched"
 
     def channel(self, name: str) -> Path:
-        """Give the folder of one data channel."""
+        """Return the folder of one data channel."""
         return self.input / "data" / name
 
     def create(self) -> None:
-        """Make the folders. Data and checkpoints of an earlier start stay; all else of it goes."""
+        """Create the folders. Of an earlier start of the agent, only data and checkpoints are kept."""
         for stale in (self.code, self.environment):
             shutil.rmtree(stale, ignore_errors=True)
         self.renew()
 
     def renew_code(self) -> None:
-        """Make the script's folder empty: an attempt before may have unpacked the archive and failed later."""
+        """Empty the script's folder: an earlier attempt may have unpacked the archive and failed later."""
         shutil.rmtree(self.code, ignore_errors=True)
         self.code.mkdir(parents=True)
 
     def renew(self) -> None:
-        """Take out what an earlier attempt of the same run left, but for its script, its data and its checkpoints."""
+        """Remove the files of an earlier attempt of the same run, except its script, data and checkpoints."""
         for stale in (self.model, self.output, self.ranks):
             shutil.rmtree(stale, ignore_errors=True)
         for folder in (

@@ -1,4 +1,4 @@
-"""Who this node is: its address, its GPUs, its fleet. Each engine has its own source of these facts."""
+"""This node's identity: its address, its GPUs, its fleet. Each engine has its own source of these facts."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _SIOCGIFADDR = 0x8915
 @dataclass(frozen=True, kw_only=True)
 class NodeFacts:
     """
-    What every engine tells about a node in its own way.
+    Facts about a node, for which each engine has its own source.
 
     Args:
-        id: Name that no other node of the run has: the instance id on EC2.
+        id: Name that is unique in the run: the instance id on EC2.
         address: IPv4 address at which the other nodes reach this one.
         interface: Network interface that holds *address*.
         gpus: Ranks that fit on this node.
-        instance_type: For people and for the receipt.
+        instance_type: EC2 instance type, for people and for the receipt.
         zone: Availability zone.
         market: One of the contract's `MARKETS`.
     """
@@ -57,17 +57,17 @@ class NodeFacts:
 @dataclass(frozen=True, kw_only=True)
 class Node(NodeFacts):
     """
-    This node: its facts, and whom it works for.
+    This node: its facts, and the training that it belongs to.
 
     Args:
-        fleet: The fleet that the node belongs to.
+        fleet: Name of the node's fleet.
         ledger_table: Name of the ledger's DynamoDB table.
         region: AWS region of the ledger and the buckets.
         ml_root: Folder of the SageMaker layout.
         engine: What provides the node, one of the contract's `ENGINES`.
-        training: Name of the training, which its metrics carry. Default: none is sent.
-        log_group: CloudWatch log group of logs and metrics. Default: they go nowhere.
-        boot: How its machine came up. Default: nothing is known of that.
+        training: Name of the training, which is a dimension of its metrics. Default: no metrics are sent.
+        log_group: CloudWatch log group for logs and metrics. Default: none are sent.
+        boot: Facts about the machine's boot. Default: unknown.
     """
 
     fleet: str
@@ -82,7 +82,7 @@ class Node(NodeFacts):
 
 def identify(environment: Mapping[str, str], *, devices: Path = Path("/dev")) -> Node:
     """
-    Tell who this node is.
+    Determine this node's identity.
 
     Args:
         environment: The process's environment variables.
@@ -118,7 +118,7 @@ def identify(environment: Mapping[str, str], *, devices: Path = Path("/dev")) ->
 
 def interface_of(address: str) -> str:
     """
-    Name the network interface whose first address is *address*.
+    Return the name of the network interface whose first address is *address*.
 
     Raises:
         UsageError: If this machine has no such interface.
@@ -152,7 +152,7 @@ def _from_instance_metadata(environment: Mapping[str, str], devices: Path) -> No
         gpus=gpus,
         instance_type=metadata.read("instance-type"),
         zone=metadata.read("placement/availability-zone"),
-        # Besides these two there are `scheduled` and `capacity-block`, which cannot be taken away either.
+        # The other values, `scheduled` and `capacity-block`, are not interrupted like Spot Instances.
         market=contract.SPOT if metadata.read("instance-life-cycle") == contract.SPOT else contract.ON_DEMAND,
     )
 

@@ -14,16 +14,16 @@ DEFAULT_ENDPOINT: Final = "http://169.254.169.254"
 _TOKEN_SECONDS = 300
 _REQUEST_SECONDS = 2
 ATTEMPTS: Final = 5
-"""The service answers 5xx or not at all for some moments after a boot."""
+"""Default number of tries: the service may answer 5xx, or not at all, for a moment after a boot."""
 
 
 class InstanceMetadata:
     """
-    Reads instance metadata over HTTP. One thread may use it.
+    Reads instance metadata over HTTP. Only one thread may use it.
 
     Args:
-        endpoint: Address of the service: what comes before `/latest`.
-        attempts: How often a request is sent before the service counts as away.
+        endpoint: Address of the service, without `/latest`. Default: `DEFAULT_ENDPOINT`.
+        attempts: How often a request is sent before it fails. Default: `ATTEMPTS`.
     """
 
     def __init__(self, endpoint: str = DEFAULT_ENDPOINT, *, attempts: int = ATTEMPTS) -> None:
@@ -46,7 +46,7 @@ class InstanceMetadata:
             except urllib.error.HTTPError as error:
                 if error.code != HTTPStatus.UNAUTHORIZED:
                     raise
-        # The first one, or the old one has expired.
+        # There is no token yet, or it has expired.
         self._token = self._request(
             "PUT", "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)}
         )
@@ -54,7 +54,7 @@ class InstanceMetadata:
 
     def find(self, path: str) -> str | None:
         """
-        Read one item that need not be there, `spot/instance-action` for example; `None` if it is not.
+        Read one item, `spot/instance-action` for example; return `None` if it does not exist.
 
         Raises:
             OSError: If the service does not answer.

@@ -1,13 +1,15 @@
 """
-EC2's notices to a Spot Instance that it will take it away.
+EC2's notices to a Spot Instance that it will be, or may be, interrupted.
 
 There are two. An *instance action* is final: EC2 terminates the instance at the time that it names, about two minutes
-after the notice. A *rebalance recommendation* says that this has become more likely than usual; it may come long before
-an instance action, at the same time, or without one. So a node leaves its ring on an instance action alone. On a
-recommendation it would give up its GPUs for certain, for a loss that may never come and costs no more than one commit
-when it does, and its group replaces only what is gone. The recommendation is recorded, for people.
+after the notice. A *rebalance recommendation* says that an interruption has become more likely; it may come long before
+an instance action, at the same time, or without one.
 
-Sources: Spot User Guide, "Spot Instance interruption notices", which recommends to look every 5 seconds, and "EC2
+A node leaves its ring only on an instance action. If it left on a recommendation, it would give up its GPUs to avoid a
+loss that may never come and costs at most one commit interval, and the Auto Scaling group would not replace it before
+it is gone. The recommendation is only recorded.
+
+Sources: Spot User Guide, "Spot Instance interruption notices", which recommends polling every 5 seconds, and "EC2
 instance rebalance recommendations".
 """
 
@@ -27,7 +29,7 @@ from horovod_node.node.identity import Node
 from horovod_node.node.instance_metadata import DEFAULT_ENDPOINT, InstanceMetadata
 
 POLL_SECONDS: Final = 5.0
-"""Between two looks, as AWS recommends; each is two requests to a service of the instance's own host."""
+"""Time between two polls, as AWS recommends; a poll is one or two requests to a service on the instance's own host."""
 
 _ACTION_ITEM: Final = "spot/instance-action"
 _REBALANCE_ITEM: Final = "events/recommendations/rebalance"
@@ -38,12 +40,12 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class Interruption:
     """
-    A notice.
+    An interruption notice.
 
     Args:
         kind: One of the contract's `INTERRUPTIONS`.
-        at: When this node heard of it, epoch seconds.
-        ends_at: When EC2 takes the instance away, epoch seconds; `None` when it does not say.
+        at: When this node received it, epoch seconds.
+        ends_at: When EC2 interrupts the instance, epoch seconds; `None` if unknown.
     """
 
     kind: str
@@ -52,19 +54,19 @@ class Interruption:
 
     @property
     def is_final(self) -> bool:
-        """Whether the node is sure to be taken away."""
+        """Whether the instance is certain to be interrupted."""
         return self.kind == contract.INTERRUPTION_NOTICE
 
 
 class InterruptionWatch:
     """
-    Looks for notices in a thread of its own, which ends with the process, and after the notice that is final.
+    Polls for notices in its own thread, which ends after a final notice, or with the process.
 
-    Whatever the service does is no reason for the node to fail: while it is away there is nothing new, and that is all.
+    A failure of the metadata service never fails the node: there is no notice while the service is unreachable.
 
     Args:
-        metadata: Instance metadata, used by the watch alone. `None`: there is nothing to watch, and never a notice.
-        poll_seconds: Time between two looks.
+        metadata: Instance metadata, which nothing else may use. With `None` there is never a notice.
+        poll_seconds: Time between two polls. Default: `POLL_SECONDS`.
     """
 
     def __init__(self, metadata: InstanceMetadata | None, *, poll_seconds: float = POLL_SECONDS) -> None:
@@ -76,7 +78,7 @@ class InterruptionWatch:
     @classmethod
     def of(cls, node: Node, environment: Mapping[str, str]) -> InterruptionWatch:
         """
-        Make the watch of *node*: of a Spot Instance, on EC2 or where *environment* says that there is metadata.
+        Create the watch of *node*. It polls only on Spot Instances on EC2, or where *environment* names an endpoint.
 
         Args:
             node: This node.
@@ -87,24 +89,23 @@ class InterruptionWatch:
         )
         if node.market != contract.SPOT or endpoint is None:
             return cls(None)
-        # One attempt: the next look comes soon enough, and should not wait for this one.
+        # A single attempt: the next poll comes soon anyway.
         return cls(InstanceMetadata(endpoint, attempts=1))
 
     @property
     def interruption(self) -> Interruption | None:
         """
-        The notice that counts, if there is one: the first, unless it is a recommendation that an instance action
-        followed.
+        The notice in force, if any: the first one, unless it is a recommendation that an instance action followed.
         """
         return self._interruption
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start polling."""
         if self._metadata is not None:
             threading.Thread(target=self._watch, args=(self._metadata,), name="interruption", daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop polling."""
         self._stopping.set()
 
     def _watch(self, metadata: InstanceMetadata) -> None:
@@ -113,9 +114,9 @@ class InterruptionWatch:
             try:
                 self._look(metadata)
             except Exception as error:
-                # Said once, for an outage of hours would fill the log.
+                # Logged once per outage: one of hours would fill the log.
                 if not away:
-                    _log.warning("instance metadata failed, looking for interruptions again and again: %s", error)
+                    _log.warning("instance metadata failed, will keep polling for interruption notices: %s", error)
                 away = True
             else:
                 away = False
@@ -130,12 +131,12 @@ class InterruptionWatch:
             self._hear(Interruption(kind=contract.INTERRUPTION_REBALANCE, at=time.time()))
 
     def _hear(self, interruption: Interruption) -> None:
-        _log.warning("EC2 may take this node away: %s", interruption.kind)
+        _log.warning("EC2 may interrupt this node: %s", interruption.kind)
         self._interruption = interruption
 
 
 def _end(action: str) -> float | None:
-    """Read the time out of an instance action; what cannot be read is a notice all the same."""
+    """Read the time from an instance action; return `None` if it cannot be parsed, as the notice still counts."""
     try:
         return datetime.fromisoformat(json.loads(action)["time"]).timestamp()
     except (ValueError, KeyError, TypeError):

@@ -1,8 +1,8 @@
 """
-Lines on their way to CloudWatch Logs: taken at once, sent by a thread of their own.
+Sends lines to CloudWatch Logs from a background thread.
 
-Training never waits for them. What CloudWatch does not take in time is dropped, counted, and owned up to in the same
-stream when it takes lines again.
+Training never waits for it. Lines that do not fit into the buffer are dropped and counted; their number is written to
+the same stream once CloudWatch accepts lines again.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 FLUSH_SECONDS: Final = 0.4
-"""How long a line may wait for others that go with it."""
+"""How long a line may wait for others in the same request."""
 CLOSE_SECONDS: Final = 3.0
-"""What the last flush may take; Docker gives the agent 10 s in all."""
+"""Time limit of the last flush; Docker gives the agent 10 s to stop."""
 BUFFER_LINES: Final = 50_000
 BUFFER_BYTES: Final = 32 * 1024 * 1024
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 
-# PutLogEvents (CloudWatch Logs API Reference): a batch is at most 1,048,576 bytes, of which each event costs its
-# message in UTF-8 and 26 bytes; at most 10,000 events; in the order of their times; within 24 hours.
+# Limits of PutLogEvents (CloudWatch Logs API Reference): a batch has at most 1,048,576 bytes, where an event counts as
+# its message in UTF-8 plus 26 bytes, and at most 10,000 events, in chronological order and within 24 hours.
 BATCH_BYTES: Final = 1_048_576
 BATCH_EVENTS: Final = 10_000
 BATCH_SECONDS: Final = 23 * 3600
 EVENT_OVERHEAD_BYTES: Final = 26
 EVENT_BYTES: Final = 256 * 1024 - EVENT_OVERHEAD_BYTES
-"""Longest message of an event: 256 KB in the older editions of the reference, which hold everywhere."""
+"""Longest message of an event: 256 KB in older editions of the reference, a limit that holds everywhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Line:
-    """One line, and who said it when (epoch seconds)."""
+    """One line, with its speaker and its time in epoch seconds."""
 
     speaker: str
     at: float
@@ -58,13 +58,13 @@ class _Line:
 
 class LogShipping:
     """
-    Sends lines to the log streams of one node in its run; must be started, and closed in the end.
+    Sends lines to the log streams of one node in its run. Call `start` first and `close` at the end.
 
     Args:
-        logs: boto3 client; its time limits are those of a flush.
+        logs: boto3 client; its timeouts bound each request of a flush.
         group: Name of the log group.
         flush_seconds: How long a line may wait for others. Default: `FLUSH_SECONDS`.
-        buffer_lines: Lines kept while CloudWatch does not take them. Default: `BUFFER_LINES`.
+        buffer_lines: Most lines kept while CloudWatch does not accept them. Default: `BUFFER_LINES`.
         buffer_bytes: The same in bytes, as CloudWatch counts them. Default: `BUFFER_BYTES`.
     """
 
@@ -98,20 +98,20 @@ class LogShipping:
         self._thread.start()
 
     def join(self, *, run: str, node: str) -> None:
-        """Say whose lines these are; until then they are only kept."""
+        """Set the run and node that name the log streams; until then lines are only buffered."""
         with self._changed:
             self._place = run, node
             self._changed.notify_all()
 
     def take(self, speaker: str, line: str) -> None:
         """
-        Take a line; never waits and never fails.
+        Buffer a line; this never waits and never fails.
 
         Args:
             speaker: `contract.LOG_AGENT`, `contract.LOG_METRICS`, or `contract.LOG_RANK_PREFIX` and a rank's number.
-            line: The line, cut where CloudWatch would refuse it.
+            line: The line; it is cut at CloudWatch's limit.
         """
-        # Lines that have no character at all are refused.
+        # CloudWatch refuses empty messages.
         taken = _Line(speaker=speaker, at=time.time(), message=_cut(line.rstrip("\r\n")) or " ")
         with self._changed:
             if len(self._lines) >= self._buffer_lines or self._bytes + taken.size > self._buffer_bytes:
@@ -121,7 +121,7 @@ class LogShipping:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Send what is left, as far as that is possible within `CLOSE_SECONDS`."""
+        """Send the remaining lines, as far as that is possible within `CLOSE_SECONDS`."""
         self._closing.set()
         with self._changed:
             self._changed.notify_all()
@@ -143,7 +143,7 @@ class LogShipping:
         self._flush()
 
     def _flush(self) -> bool:
-        """Send what there is; answer whether CloudWatch took it."""
+        """Send the buffered lines; return whether CloudWatch accepted them."""
         with self._changed:
             if self._place is None:
                 return True
@@ -155,7 +155,7 @@ class LogShipping:
         for speaker, spoken in by_speaker.items():
             refused += self._send(contract.log_stream(*self._place, speaker), spoken)
         with self._changed:
-            # Before what has come meanwhile, which is what goes if there is no room for both.
+            # Refused lines go before newer ones; if there is no room for both, the newest are dropped.
             newer, self._lines, self._bytes = self._lines, deque(), 0
             for line in (*refused, *newer):
                 if len(self._lines) >= self._buffer_lines or self._bytes + line.size > self._buffer_bytes:
@@ -167,13 +167,13 @@ class LogShipping:
         return not refused
 
     def _report_dropped(self) -> None:
-        """Say how many lines were dropped, where they would have been."""
+        """Write the number of dropped lines to the streams in which they are missing."""
         for speaker, count in self._dropped.items():
             self._keep(_Line(speaker=speaker, at=time.time(), message=f"[{count} lines were dropped here]"))
         self._dropped.clear()
 
     def _send(self, stream: str, lines: Sequence[_Line]) -> list[_Line]:
-        """Send the lines of one stream, and give those that CloudWatch did not take."""
+        """Send the lines of one stream; return those to be sent again."""
         batches = list(_batches(lines))
         for number, batch in enumerate(batches):
             try:
@@ -181,16 +181,16 @@ class LogShipping:
             except (BotoCoreError, ClientError) as error:
                 code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
                 if code == "InvalidParameterException":
-                    # It will be no better the next time, and must not keep the others back.
+                    # A retry would fail in the same way, and must not hold up the other lines.
                     with self._changed:
                         self._dropped[batch[0].speaker] += len(batch)
                     continue
-                # Somebody may have deleted it.
+                # The stream may have been deleted.
                 self._streams.discard(stream)
                 if not self._troubled:
-                    # Once, for this line goes the same way.
+                    # Logged once per outage, because this line is shipped, too.
                     self._troubled = True
-                    _log.warning("log stream %s of group %s takes no lines: %s", stream, self._group, error)
+                    _log.warning("could not write to log stream %s of group %s: %s", stream, self._group, error)
                 return [line for rest in batches[number:] for line in rest]
         self._troubled = False
         return []
@@ -200,7 +200,7 @@ class LogShipping:
             try:
                 self._logs.create_log_stream(logGroupName=self._group, logStreamName=stream)
             except ClientError as error:
-                # An attempt before, or this agent's predecessor, made it.
+                # An earlier attempt, or an earlier process of this agent, created it.
                 if error.response["Error"]["Code"] != "ResourceAlreadyExistsException":
                     raise
             self._streams.add(stream)
@@ -212,10 +212,10 @@ class LogShipping:
 
 class LogHandler(logging.Handler):
     """
-    Lets the agent's own lines be shipped.
+    Ships the agent's own log lines.
 
     Args:
-        shipping: What takes them.
+        shipping: Sends the lines.
     """
 
     def __init__(self, shipping: LogShipping) -> None:
@@ -233,7 +233,7 @@ def _cut(line: str) -> str:
 
 
 def _batches(lines: Sequence[_Line]) -> Iterator[list[_Line]]:
-    """Put lines together so that CloudWatch takes them."""
+    """Split lines into batches within the limits of PutLogEvents."""
     batch: list[_Line] = []
     size = 0
     # The clock may have been set back between two lines.

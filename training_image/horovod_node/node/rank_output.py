@@ -1,4 +1,4 @@
-"""What ranks print: how it becomes lines, and where they go."""
+"""The output of ranks: how it is split into lines, and where the lines go."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from horovod_node import contract
 from horovod_node.node.log_shipping import LogShipping
 
 LONGEST_LINE: Final = 16_384
-"""Characters; at four bytes each still one event of CloudWatch Logs."""
+"""In characters; even at four bytes each, a line fits into one CloudWatch Logs event."""
 UPDATE_SECONDS: Final = 10.0
-"""How often a line that is not finished is shown as it stands: a progress bar, or the last words before a hang."""
+"""How often an unfinished line is shown as it is: a progress bar, or the last words before a hang."""
 
 RankOutput = Callable[[int, str], None]
-"""Takes a rank's number at that time and a line that it printed; called from a thread for each rank, must not fail."""
+"""Takes a rank's current number and a line that it printed. Called from one thread per rank; must not raise."""
 
 _printing = threading.Lock()
 
 
 def print_line(rank: int, line: str) -> None:
     """Print a rank's line among the agent's own, after the rank's number."""
-    # Whoever read our output may be gone: a rank must not stop because nobody takes its lines.
+    # The reader of our output may be gone: a rank must not stop because of that.
     with _printing, contextlib.suppress(OSError):
         sys.stdout.write(f"[{rank}] {line}")
         sys.stdout.flush()
@@ -37,11 +37,11 @@ def print_line(rank: int, line: str) -> None:
 
 def ship_lines(shipping: LogShipping, *, echo: bool) -> RankOutput:
     """
-    Give what sends ranks' lines to log streams of their own.
+    Return an output that sends each rank's lines to its own log stream.
 
     Args:
-        shipping: What takes them.
-        echo: Whether they are printed, too.
+        shipping: Sends the lines.
+        echo: Whether to print the lines, too.
     """
 
     def take(rank: int, line: str) -> None:
@@ -54,10 +54,10 @@ def ship_lines(shipping: LogShipping, *, echo: bool) -> RankOutput:
 
 def read_lines(stream: IO[bytes]) -> Iterator[str]:
     """
-    Give the lines that a terminal would show for what comes out of *stream*, until it ends.
+    Yield the output of *stream* in lines as a terminal would show them, until it ends.
 
     Args:
-        stream: A pipe; nobody else reads from it.
+        stream: A pipe with no other reader.
     """
     lines = TerminalLines()
     with selectors.DefaultSelector() as selector:
@@ -75,9 +75,9 @@ class TerminalLines:
     """
     Turns bytes into lines as a terminal shows them.
 
-    A carriage return or a backspace moves back, and what comes then stands in place of what was there: a progress bar
-    is one line. It is given when it is finished, and meanwhile every `UPDATE_SECONDS` as it stands. Of ECMA-48's
-    control sequences, "erase in line" is obeyed and the others, colours for example, are dropped.
+    A carriage return or a backspace moves back, and the text after it overwrites the text that was there: a progress
+    bar is one line. A line is yielded when it is finished, and before that every `UPDATE_SECONDS` if it has changed. Of
+    ECMA-48's control sequences, "erase in line" is applied and the others, such as colours, are dropped.
 
     Bytes that are not UTF-8 are shown as Python shows them on standard error, `\\xff`.
     """
@@ -95,11 +95,11 @@ class TerminalLines:
 
     def feed(self, data: bytes, *, at: float) -> Iterator[str]:
         """
-        Take *data*, and give the lines that are to be shown now.
+        Take *data*, and yield the lines that are to be shown now.
 
         Args:
-            data: May be empty, for a look at a line that is not finished.
-            at: Seconds of a steady clock.
+            data: The next bytes; may be empty, to check whether an unfinished line is due.
+            at: Seconds of a monotonic clock.
         """
         text = self._kept + self._decoder.decode(data)
         unfinished = self._UNFINISHED.search(text)
@@ -113,7 +113,7 @@ class TerminalLines:
             yield _ended(self._line)
 
     def close(self) -> Iterator[str]:
-        """Give what stands in the last line, which nothing ended."""
+        """Yield the last line, if it is unfinished and was not shown as it is."""
         self._write(self._decoder.decode(b"", final=True))
         if self._line and self._line != self._shown:
             yield _ended(self._line)
@@ -121,7 +121,7 @@ class TerminalLines:
     def _take(self, token: re.Match[str], *, at: float) -> Iterator[str]:
         text = token.group()
         if text == "\n":
-            # Shown already, and nothing was added.
+            # A line that was already shown as it is is not repeated.
             if not self._line or self._line != self._shown:
                 yield _ended(self._line)
             self._line, self._at, self._shown, self._shown_at = "", 0, "", None

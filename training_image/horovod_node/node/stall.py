@@ -1,4 +1,4 @@
-"""When a rank stands still, and where."""
+"""Detects ranks that take no more steps, and describes where they stand still."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _FRAME = re.compile(r'^\s*File "(?P<file>.+)", line (?P<line>\d+) in (?P<functio
 @dataclass(frozen=True, kw_only=True)
 class RankStack:
     """
-    What a rank was doing when its node found that ranks stand still.
+    Where a rank was when its node detected a stall.
 
     Args:
-        rank: Its number.
-        node: The node that runs it.
-        address: The node's address.
+        rank: The rank.
+        node: Name of its node.
+        address: Address of its node.
         step: Its last training step.
         silent_seconds: Time since that step.
-        answered: Whether it could tell where it stands. A process that was stopped (SIGSTOP) or hangs inside the kernel
-            cannot, and then the others wait for it.
-        place: The script's innermost line: `train.py:31 in main`; empty when none could be told.
+        answered: Whether it printed its stack. A process that was stopped (SIGSTOP) or hangs inside the kernel cannot,
+            and then the others wait for it.
+        place: The script's innermost line: `train.py:31 in main`; empty if unknown.
         in_script: Whether that line itself runs, not a library that it called. A rank that waits for others waits
             inside TensorFlow; a rank that others wait for seldom does.
     """
@@ -40,12 +40,12 @@ class RankStack:
 
 class StepWatch:
     """
-    Judges ranks by their last advance.
+    Finds stalled ranks by the time since their last step.
 
     Args:
-        first_step_seconds: The first advance must come this long after the start.
-        stall_seconds: Every later one must come this long after the one before.
-        now: The time of the start, in seconds of any clock that never goes back.
+        first_step_seconds: Longest time from the start to the first step.
+        stall_seconds: Longest time between two steps.
+        now: The time of the start, in seconds of a monotonic clock.
     """
 
     def __init__(self, *, first_step_seconds: float, stall_seconds: float, now: float) -> None:
@@ -56,7 +56,7 @@ class StepWatch:
         self._since: dict[int, float] = {}
 
     def see(self, advances: Mapping[int, int], *, now: float) -> None:
-        """Take what each running rank says of its advances; a rank that is not named has ended and is not judged."""
+        """Record each running rank's count of steps; a rank that is missing has ended and cannot stall."""
         for rank in list(self._advances):
             if rank not in advances:
                 del self._advances[rank], self._since[rank]
@@ -67,15 +67,15 @@ class StepWatch:
                 self._advances[rank], self._since[rank] = count, now
 
     def begin(self, rank: int, *, advances: int, now: float) -> None:
-        """Judge *rank* from now on: its ring was formed only now, however long ago it was started."""
+        """Restart the time of *rank*: its ring has only formed now, however long ago the rank was started."""
         self._advances[rank], self._since[rank] = advances, now
 
     def silent_seconds(self, rank: int, *, now: float) -> float:
-        """Tell how long ago *rank* advanced, or started."""
+        """Return the time since *rank* took its last step, or since the start."""
         return now - self._since.get(rank, self._started)
 
     def stalled(self, *, now: float, part: float = 1.0) -> list[int]:
-        """List the ranks that stand still for longer than they may, or for more than a *part* of that."""
+        """List the ranks whose last step is longer ago than *part* of their limit."""
         return [
             rank
             for rank, count in sorted(self._advances.items())
@@ -88,7 +88,7 @@ def find_place(stack: str, *, code: Path) -> tuple[str, bool]:
     Find the script's innermost line in *stack*, as faulthandler writes it: innermost call first.
 
     Returns:
-        The line as `file:line in function`, and whether it is the innermost of all.
+        The line as `file:line in function`, and whether it is the stack's innermost line.
     """
     innermost = True
     for line in stack.splitlines():
@@ -103,7 +103,7 @@ def find_place(stack: str, *, code: Path) -> tuple[str, bool]:
 
 
 def describe_stall(stacks: Sequence[RankStack]) -> str:
-    """Say which ranks stand still, where, and which of them the others most likely wait for."""
+    """Say which ranks stand still and where, those first for which the others most likely wait."""
     ordered = sorted(stacks, key=lambda stack: (stack.answered, not stack.in_script, stack.step, stack.rank))
     first = ordered[0]
     what = f"No training step for {first.silent_seconds} s"

@@ -1,4 +1,4 @@
-"""How the agent's loops wait: until something is done, for a while, or from one time to the next."""
+"""Waiting in the agent's loops: until something is done, for a time, or between two repetitions."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Callable
 from typing import TypeVar
 
 TURN_SECONDS = 0.1
-"""Between two turns of a loop that waits; what is due less often has an `Interval`."""
+"""Time between two iterations of a waiting loop; what is due less often has an `Interval`."""
 
 _Found = TypeVar("_Found")
 
 
 class Interval:
     """
-    Tells a loop when it is time to do something again; the first time at once.
+    Tells a loop when to repeat something; the first time is due at once.
 
     Args:
-        seconds: Between two times.
+        seconds: Time between two repetitions.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -27,7 +27,7 @@ class Interval:
         self._last = -math.inf
 
     def elapsed(self) -> bool:
-        """Tell whether the interval is over; if so, the next one begins."""
+        """Return whether the interval is over; if so, the next one begins."""
         now = time.monotonic()
         if now - self._last < self.seconds:
             return False
@@ -35,21 +35,21 @@ class Interval:
         return True
 
     def expire_now(self) -> None:
-        """Let the interval be over at once."""
+        """End the interval now."""
         self._last = -math.inf
 
 
 def wait_until(done: Callable[[], bool], *, tick: Callable[[], object], seconds: float = math.inf) -> bool:
     """
-    Call *tick*, then *done*, in turn, until it is done or the time is over.
+    Call *tick*, then *done*, repeatedly until *done* returns true or the time is over.
 
     Args:
-        done: Whether what is waited for has come.
-        tick: Does what must go on meanwhile, such as heartbeats; what it raises ends the waiting.
-        seconds: How long to wait. Default: for ever.
+        done: Returns whether the wait is over.
+        tick: Does what must continue meanwhile, such as heartbeats; an exception that it raises ends the wait.
+        seconds: How long to wait. Default: without limit.
 
     Returns:
-        What *done* said last: `False` when the time is over.
+        The last result of *done*: `False` if the time ran out.
     """
     give_up_at = time.monotonic() + seconds
     while True:
@@ -63,11 +63,11 @@ def wait_until(done: Callable[[], bool], *, tick: Callable[[], object], seconds:
 
 def wait_for(find: Callable[[], _Found | None], *, tick: Callable[[], object]) -> _Found:
     """
-    Call *tick*, then *find*, in turn, for as long as it finds nothing.
+    Call *tick*, then *find*, repeatedly until *find* returns something, and return that.
 
     Args:
-        find: Gives what is waited for, or `None`.
-        tick: Does what must go on meanwhile; what it raises ends the waiting.
+        find: Returns the awaited value, or `None`.
+        tick: Does what must continue meanwhile; an exception that it raises ends the wait.
     """
     while True:
         tick()
@@ -78,5 +78,5 @@ def wait_for(find: Callable[[], _Found | None], *, tick: Callable[[], object]) -
 
 
 def wait(seconds: float, *, tick: Callable[[], object]) -> None:
-    """Call *tick* again and again for *seconds*."""
+    """Call *tick* repeatedly for *seconds*."""
     wait_until(lambda: False, tick=tick, seconds=seconds)

@@ -1,1 +1,1 @@
-"""A ring of nodes: who leads it, how it forms, what it did, and the model that it leaves."""
+"""A ring of nodes: its leader, its rendezvous, its accounting, and the upload of its model."""

@@ -1,4 +1,4 @@
-"""What a run has trained and lost, over all its attempts: told to people while it trains, and in its receipt."""
+"""Steps and GPU time that a run has trained and lost over all its attempts, for its progress and its receipt."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from horovod_node.node.waiting import Interval
 from horovod_node.rank_process.progress import Progress
 
 TELL_SECONDS = 2.0
-"""Between two writes of how far the training is: as often as people look."""
+"""Time between two writes of the progress; a live view is not refreshed more often."""
 
 
 class RunAccounting:
     """
-    Counts a run's steps and GPU time, from where the leader of the attempt before stopped.
+    Counts a run's steps and GPU time, continuing the counts of the previous attempt's leader.
 
     Args:
-        work: What the node works on.
-        restored: The checkpoint that this attempt begins with; `None` when it begins at the beginning.
+        work: The node's part in the attempt.
+        restored: The checkpoint that this attempt resumes from; `None` if it starts from scratch.
     """
 
     def __init__(self, work: NodeAttempt, restored: Restored | None) -> None:
@@ -36,7 +36,7 @@ class RunAccounting:
         self._progress: Progress | None = None
         before = work.ledger.progress(work.lease)
         reached = int(before.get("step", 0))
-        # A checkpoint of a step that nobody knew may be the newest one.
+        # The step of a restored checkpoint may be unknown; then no loss is counted.
         begun_at = 0 if restored is None else restored.step
         lost = 0 if begun_at is None else max(0, reached - begun_at)
         self._repeated = RepeatedSteps(int(before.get("repeated_steps", 0)) + lost, restored=restored is not None)
@@ -44,12 +44,12 @@ class RunAccounting:
 
     def see(self, progress: Progress | None, *, ranks: int, resets: int) -> None:
         """
-        Take note of how far the training is, and tell people; to be called often.
+        Count the training's progress, and publish it when due. To be called often.
 
         Args:
-            progress: Rank 0's; `None` while it has told nothing.
-            ranks: Of the whole ring.
-            resets: How often it was formed anew.
+            progress: Progress of rank 0; `None` while it has reported none.
+            ranks: Size of the ring.
+            resets: How often the ring was reset.
         """
         self._progress = progress or self._progress
         if self._progress is None:
@@ -70,12 +70,12 @@ class RunAccounting:
 
     def answer(self, *, ranks: int, steps: int, ring: Mapping[str, Any]) -> dict[str, Any]:
         """
-        Give the answer to the question for the training.
+        Return the answer to the train task.
 
         Args:
-            ranks: Of the last ring.
-            steps: All that were taken.
-            ring: What the leader knows of the ring's life.
+            ranks: Size of the last ring.
+            steps: Number of training steps.
+            ring: The leader's facts about the ring, for the receipt.
         """
         life = dict(ring)
         if self._restored is not None:
@@ -92,14 +92,14 @@ class RunAccounting:
 
 class RepeatedSteps:
     """
-    Counts the steps that were lost, by rings that broke and by attempts that ended.
+    Counts the steps that were lost in ring resets and in failed attempts.
 
     Steps lost in a ring reset are known only if the script uses `training.fit`; the leader itself counts those that
     were lost with an attempt.
 
     Args:
-        before: Steps that earlier attempts lost, those after the restored checkpoint among them. Default: 0.
-        restored: Whether the script begins with a checkpoint, which holds the script's own count until then.
+        before: Steps that earlier attempts lost, including those after the restored checkpoint. Default: 0.
+        restored: Whether the script resumes from a checkpoint, which contains its own count so far.
     """
 
     def __init__(self, before: int = 0, *, restored: bool = False) -> None:
@@ -107,7 +107,7 @@ class RepeatedSteps:
         self._told_at_first = None if restored else 0
         self._told = 0
         self.known = before > 0
-        """Whether anybody could tell."""
+        """Whether the count is known."""
 
     @property
     def count(self) -> int:
@@ -115,26 +115,26 @@ class RepeatedSteps:
         return self._before + self._told
 
     def see(self, progress: Progress) -> None:
-        """Take note of how far rank 0 is."""
+        """Update the count from rank 0's progress."""
         if progress.committed_step is None:
             return
         self.known = True
         if self._told_at_first is None:
             self._told_at_first = progress.repeated_steps
-        # A rank whose process is a new one knows nothing until the others tell it.
+        # A new process of rank 0 reports no lost steps until it has the state of the others.
         self._told = max(self._told, progress.repeated_steps - self._told_at_first)
 
 
 class TrainedTime:
     """
-    Adds up ranks times the seconds in which steps were taken.
+    Adds up GPU seconds: ranks times the seconds in which they took steps.
 
     The time between two steps of one ring counts, whatever the script does in it: computing, averaging, validating.
-    What comes before a ring's first step and after its last one does not: forming it, importing, compiling, waiting
+    The time before a ring's first step and after its last one does not: forming the ring, importing, compiling, waiting
     for lost ranks.
 
     Args:
-        gpu_seconds: What the run's earlier attempts have trained. Default: 0.
+        gpu_seconds: GPU seconds of the run's earlier attempts. Default: 0.
     """
 
     def __init__(self, gpu_seconds: float = 0.0) -> None:
@@ -146,16 +146,16 @@ class TrainedTime:
 
     def see(self, *, ring: int, ranks: int, advances: int, now: float) -> None:
         """
-        Take note of how far the training is; to be called often.
+        Update the sum. To be called often.
 
         Args:
-            ring: Counts the rings that were formed.
-            ranks: Of this ring.
-            advances: Steps that one of its ranks was seen to take; begins anew with that rank's process.
-            now: Seconds of a clock that nobody sets.
+            ring: Number of the ring.
+            ranks: Size of this ring.
+            advances: Steps that the process of one of its ranks has taken; a new process starts from 0.
+            now: Seconds of a monotonic clock.
         """
         if ring != self._ring or advances < self._advances:
-            # Not a step yet: what was seen last may be the ring's before.
+            # No interval starts here: the last step seen may be the previous ring's.
             self._ring, self._advances, self._at = ring, advances, None
         elif advances > self._advances:
             if self._at is not None:

@@ -1,4 +1,4 @@
-"""The leader: forms the ring, watches the training, saves the model, and answers the state machine for all."""
+"""The leader: forms the ring, watches the training, saves the model, and answers the state machine for all nodes."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ from horovod_node.transfer.tensorboard import TensorBoardMirror
 _log = logging.getLogger(__name__)
 
 LOOK_SOON_SECONDS = 0.2
-"""Between two looks at the nodes while the ring forms or ends."""
+"""Time between two polls of the nodes' items while the ring forms or ends."""
 LOOK_SECONDS = 2.0
-"""The same while it trains."""
+"""Time between two polls of the nodes' items while the ring trains."""
 FAILED_SECONDS = 30.0
-"""How long a failure is kept back for the newest checkpoint; the nodes cost meanwhile, so would the steps after it."""
+"""
+Longest delay of a failure's report for the upload of the newest checkpoint. All nodes cost money meanwhile, but so
+would the repetition of the steps after an older checkpoint.
+"""
 SAVED_SECONDS = 120.0
-"""The same for a model that is in S3 already: nobody needs more than the leader by then."""
+"""Longest wait for the last checkpoint once the model is in S3; only the leader still runs then."""
 
 
 class Leader(ABC):
@@ -44,8 +47,8 @@ class Leader(ABC):
     Leads one attempt of a run.
 
     Args:
-        work: What the node works on.
-        membership: The node's standing.
+        work: The node's part in the attempt.
+        membership: The node's membership in the run.
     """
 
     def __init__(self, work: NodeAttempt, membership: Membership) -> None:
@@ -59,13 +62,13 @@ class Leader(ABC):
 
     def lead(self, fetched: Future[Restored | None]) -> NoReturn:
         """
-        Take the run from the first node to the model, then stay until released.
+        Lead the attempt from the first node to the saved model, then stay until released.
 
         Args:
-            fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
+            fetched: Done when this node has the script, the data, and the checkpoint that it resumes from.
 
         Raises:
-            RunError: If the run failed; the state machine knows it then.
+            RunError: If the attempt failed; the state machine has been told.
             ReleasedError: If the fleet was released, or the state machine gave the attempt up.
         """
         with ExitStack() as attempt:
@@ -79,7 +82,7 @@ class Leader(ABC):
                 answer = self._train()
                 self._membership.keep(state=contract.NODE_DONE, step=answer[contract.STEPS])
                 self._task.succeed(answer)
-            # From now on the others are not needed, and see it.
+            # From now on the other nodes are not needed; this state tells them to leave.
             self._membership.keep(state=contract.NODE_SAVING)
             with self._answering_failures():
                 self._task = self._next_task(contract.TASK_SAVE)
@@ -93,22 +96,22 @@ class Leader(ABC):
     @abstractmethod
     def _form(self, fetched: Future[Restored | None], *, ring: ExitStack, attempt: ExitStack) -> Mapping[str, Any]:
         """
-        Wait for the nodes, let them form the ring, and give the answer to the question for it.
+        Wait for the nodes, let them form the ring, and return the answer to the ring task.
 
         Args:
-            fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
+            fetched: Done when this node has the script, the data, and the checkpoint that it resumes from.
             ring: Closed when the training is over, however it ended.
             attempt: Closed when this node's part in the attempt is over.
         """
 
     @abstractmethod
     def _train(self) -> Mapping[str, Any]:
-        """Wait until every rank of the ring ended well, and give the answer to the question for the training."""
+        """Wait until every rank of the ring has succeeded, and return the answer to the train task."""
 
     @contextmanager
     def _answering_failures(self) -> Iterator[None]:
         """
-        Tell the state machine of a failure inside before anything is taken down.
+        Report a failure inside to the state machine before anything is stopped.
 
         Ranks that hang inside a driver take longer to end than the state machine waits for a heartbeat.
         """
@@ -118,14 +121,14 @@ class Leader(ABC):
             raise
         except Exception as error:
             failed = as_run_error(error)
-            # Ranks that stand still wrote nothing lately, and the ceiling's stop saved what they wrote.
+            # Stalled ranks wrote nothing lately, and the stop at the ceiling has uploaded the last checkpoint.
             if failed.error not in (contract.ERROR_TRAINING_STALLED, contract.ERROR_COST_CEILING):
                 self._save_last_checkpoint(seconds=FAILED_SECONDS)
             self._task.fail(failed.error, failed.message)
             raise failed from error
 
     def _keep(self, *, state: str | None = None, step: int | None = None) -> None:
-        """Keep the node's place in the run, and tell the state machine that there is progress."""
+        """Refresh the node's membership, and send a heartbeat to the state machine."""
         self._membership.keep(state=state, step=step)
         self._task.heartbeat()
 
@@ -134,12 +137,12 @@ class Leader(ABC):
 
     def _tell(self, training: LocalTraining, *, ranks: int, resets: int = 0) -> None:
         """
-        Tell people how far the training is, and the ledger what a step costs each of this node's ranks.
+        Publish the run's progress, and the step timing of this node's ranks.
 
         Args:
             training: The leader's ranks, rank 0 among them.
-            ranks: Of the whole ring.
-            resets: How often it was formed anew.
+            ranks: Size of the ring.
+            resets: How often the ring was reset.
         """
         self._membership.pace = training.pace()
         training.metrics.ring_size = ranks
@@ -167,7 +170,7 @@ class Leader(ABC):
         )
 
     def _save_last_checkpoint(self, *, seconds: float) -> None:
-        """Bring the present checkpoint to S3 if that is possible within *seconds*, and before the ceiling."""
+        """Upload the current checkpoint if that is possible within *seconds* and before the ceiling."""
         if self._mirror is None:
             return
         ceiling = self._ceiling.read(self._task)
@@ -181,7 +184,7 @@ class Leader(ABC):
         Stop the training when the run's cost comes close to its ceiling.
 
         Raises:
-            RunError: If it has.
+            RunError: If the training was stopped.
         """
         ceiling = self._ceiling.read(self._task)
         if ceiling is not None and time.time() >= ceiling.stop_at:
@@ -191,14 +194,14 @@ class Leader(ABC):
 
     def _hand_over(self, training: LocalTraining, members: Container[str]) -> None:
         """
-        Stop the training when EC2 is about to take a node away without which the ring cannot go on.
+        Stop the training when EC2 is about to interrupt a node that the ring cannot lose.
 
         Args:
             training: The leader's ranks.
-            members: Names of those nodes.
+            members: Names of the nodes that the ring cannot lose.
 
         Raises:
-            RunError: If it is, and the run may begin anew.
+            RunError: If the training was stopped; it is not if the run has no restart left.
         """
         noticed = [
             node
@@ -210,7 +213,7 @@ class Leader(ABC):
         raise hand_over(noticed[0], training=training, keep=partial(self._keep, step=training.step))
 
     def _restarts_left(self) -> bool:
-        """Whether the state machine would begin the run anew; if not, a ring trains on until it really breaks."""
+        """Whether the state machine would restart the run; if not, the ring trains until it really breaks."""
         try:
             restarts = self._work.ledger.with_patience(0).restarts(self._work.lease)
             return restarts < self._work.run.request.max_restarts
@@ -218,7 +221,12 @@ class Leader(ABC):
             return False
 
     def _keep_saving(self) -> None:
-        """Let the model's upload go on, up to the ceiling itself: nothing else is worth as much."""
+        """
+        Refresh the node's membership during the model's upload.
+
+        Raises:
+            RunError: If the upload's time before the cost ceiling is over.
+        """
         self._membership.keep()
         ceiling = self._ceiling.read(self._task)
         if ceiling is not None and time.time() >= ceiling.upload_ends_at:
@@ -228,11 +236,11 @@ class Leader(ABC):
 
 def ring_output(members: Iterable[NodeItem], *, gpus: int) -> dict[str, Any]:
     """
-    Give the answer to the question for the ring: who is in it.
+    Return the answer to the ring task: the members of the ring.
 
     Args:
         members: The nodes, the leader first.
-        gpus: Ranks of the ring.
+        gpus: Size of the ring.
     """
     nodes = list(members)
     return {

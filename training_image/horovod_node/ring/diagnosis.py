@@ -1,4 +1,4 @@
-"""Why a ring broke: what its nodes say, what they do not say, and which of it is the reason."""
+"""Why a ring broke: the failures that its nodes recorded, the nodes that vanished, and which of these is the reason."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from horovod_node.node.failure import REASONS, Failure, run_error
 
 LOOK_SECONDS = 0.2
 SETTLE_SECONDS = 1.0
-"""How long after a failure that explains the others an earlier one may still come in."""
+"""How long to wait, after a failure that explains the others, for one that happened earlier."""
 MISSED_REFRESHES = 3
-"""A node whose item was not refreshed for so many intervals is gone."""
+"""Refresh intervals without a new item after which a node counts as gone."""
 
 
 class Explanation:
@@ -27,8 +27,8 @@ class Explanation:
     Collects the failures of an attempt, for the leader.
 
     Args:
-        work: What the node works on.
-        nodes: The attempt's nodes, as the leader read them.
+        work: The node's part in the attempt.
+        nodes: The attempt's nodes, as the leader last read them.
     """
 
     def __init__(self, work: NodeAttempt, nodes: AttemptNodes) -> None:
@@ -37,26 +37,26 @@ class Explanation:
         self._nodes = nodes
 
     def of_failed_nodes(self) -> RunError:
-        """Say why nodes failed before there was a ring."""
+        """Return the error of nodes that failed before the ring formed."""
         failures = self._recorded()
         if failures:
             return run_error(failures)
-        return RunError(contract.ERROR_NODE_FAILED, "A node failed before there was a ring; its words are lost.")
+        return RunError(contract.ERROR_NODE_FAILED, "A node failed before the ring formed, and recorded no reason.")
 
     def of_broken_ring(
         self, training: LocalTraining, plan: RingPlan, *, own: Failure | None, keep_waiting: Callable[[], None]
     ) -> RunError:
         """
-        Say why the ring of *plan* broke.
+        Return the error that says why the ring of *plan* broke.
 
-        Waits for the other nodes' words, but not for long: a second once one explains the others, and until each node
-        has spoken or been silent for `MISSED_REFRESHES` intervals if none does.
+        Waits for the other nodes' records: one second once a failure explains the others; otherwise until each node has
+        recorded a failure or has not refreshed its item for `MISSED_REFRESHES` intervals, and at most twice that long.
 
         Args:
             training: The leader's own ranks; they must not be stopped yet, or their end would look like a reason.
             plan: The ring.
-            own: What the leader saw of its own ranks, if that is how it knows.
-            keep_waiting: Called in every turn.
+            own: The failure of the leader's own ranks, if it saw one.
+            keep_waiting: Called repeatedly.
         """
         patience = MISSED_REFRESHES * refresh_seconds(self._work.run.settings)
         started = time.monotonic()
@@ -66,7 +66,7 @@ class Explanation:
                 own = training.failure() or own
             recorded = self._recorded()
             if own is None and any(failure.origin == "stall" for failure in recorded):
-                # Before that node ends its ranks: ours would only say then that they lost the ring.
+                # Checked before that node ends its ranks: after that, ours would only report the loss of the ring.
                 own = training.stands_still_too()
             failures = [*recorded, *([own] if own else [])]
             self._nodes.read()
@@ -79,7 +79,7 @@ class Explanation:
             lost = [node for node in silent if self._nodes.quiet_seconds(node.id) > patience]
             heard_all = len(lost) == len(silent) and (own is not None or training.done)
             settled = explained_at is not None and now - explained_at > SETTLE_SECONDS
-            # Nodes that live on and say nothing are not waited for any longer than the dead are.
+            # A node that lives but records nothing must not delay the answer without end.
             if heard_all or settled or now - started > 2 * patience:
                 break
             keep_waiting()
@@ -103,7 +103,7 @@ class Explanation:
                 self._work.lease, self._work.node.id, failure.to_json(), remove_at=self._work.run.remove_at
             )
         except LedgerUnreachableError:
-            # The answer to the state machine carries it all the same.
+            # The answer to the state machine still contains the failure.
             return
 
     def _lost(self, node: NodeItem, plan: RingPlan) -> Failure:
@@ -121,7 +121,7 @@ class Explanation:
         )
 
     def _note(self, failures: list[Failure], others: list[NodeItem], plan: RingPlan) -> str:
-        """Point out ranks that had ended well when others lost them."""
+        """Name the ranks that had already succeeded when the others lost the ring."""
         done = [node for node in others if node.state == contract.NODE_DONE]
         if not done or any(failure.origin != "ring" for failure in failures):
             return ""

@@ -1,4 +1,4 @@
-"""The end of a training before its script's own: at the cost ceiling, before an interruption, or after a failure."""
+"""Stopping a training early: at the cost ceiling, before an interruption, or after a failure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from horovod_node.node.errors import LedgerUnreachableError, RunError
 from horovod_node.node.waiting import Interval, wait_until
 
 CEILING_POLL_SECONDS = 5.0
-"""Between two reads of a ceiling that is not known yet; a run without a ceiling has none."""
+"""Time between two reads of the ceiling until it is known; a run without one is polled to its end."""
 WRITE_SECONDS = 30.0
-"""For the ranks of the leader's node to write a last checkpoint; of EC2's two minutes it leaves most for the upload."""
+"""
+Time for the ranks of the leader's node to write a last checkpoint. It leaves most of EC2's two minutes for the upload.
+"""
 
 
 class CeilingReader:
@@ -27,7 +29,7 @@ class CeilingReader:
     Reads the run's cost ceiling, until it is known.
 
     Args:
-        work: What the node works on.
+        work: The node's part in the attempt.
     """
 
     def __init__(self, work: NodeAttempt) -> None:
@@ -38,12 +40,12 @@ class CeilingReader:
 
     def read(self, task: Task) -> CostCeiling | None:
         """
-        Give the ceiling of this ring, which the state machine writes together with its question for the training.
+        Return this ring's ceiling, which the state machine writes together with the token of the train task.
 
-        Until it asks, the run's item has what the ring of an attempt before cost.
+        Until then the run's item may hold the ceiling of an earlier attempt's ring, so it is not read.
 
         Args:
-            task: What the leader answers now.
+            task: The leader's current task.
         """
         asked = task.name != contract.TASK_RING and task.is_asked
         if self._ceiling is None and asked and self._poll.elapsed():
@@ -56,19 +58,19 @@ def stop_at_ceiling(
     *, training: LocalTraining, ceiling: CostCeiling, mirror: CheckpointMirror, keep: Callable[..., None]
 ) -> RunError:
     """
-    Stop the ring before *ceiling*, and mirror what the script left in the checkpoints' folder of this node, the leader.
+    Stop the ring before *ceiling*, and upload the checkpoints on this node, the leader.
 
-    The leader's ranks are the first to hear SIGTERM. Ranks of other nodes that stopped before them would break the ring
-    under rank 0 while it writes its last checkpoint; they stop when their nodes read that the leader gave up.
+    The leader's ranks receive SIGTERM first. If ranks of other nodes stopped before them, the ring would break while
+    rank 0 writes its last checkpoint. They stop when their nodes read that the leader gave up.
 
     Args:
         training: The leader's ranks.
-        ceiling: What the run may cost.
-        mirror: The checkpoints' way to S3.
-        keep: Called in every turn, and with the node's *state* when that changes.
+        ceiling: The run's cost ceiling.
+        mirror: Uploads the checkpoints.
+        keep: Called repeatedly, and with the node's *state* when that changes.
 
     Returns:
-        The error that ends the run: what it cost, and where its last checkpoint is.
+        The error that ends the run: its cost, and where its last checkpoint is.
     """
     cost = ceiling.explain(time.time())
     _end_ranks(training, seconds=ceiling.ranks_end_at - time.time(), keep=keep)
@@ -79,29 +81,29 @@ def stop_at_ceiling(
 
 def hand_over(node: NodeItem, *, training: LocalTraining, keep: Callable[[], None]) -> RunError:
     """
-    Stop the leader's ranks in order, and give the error after which the state machine begins the run anew.
+    Stop the leader's ranks in order, and return the error after which the state machine restarts the run.
 
     Args:
-        node: The one that EC2 takes away, without which the ring cannot go on.
+        node: The node that EC2 interrupts, which the ring cannot lose.
         training: The leader's ranks.
-        keep: Called in every turn.
+        keep: Called repeatedly.
     """
     _end_ranks(training, seconds=WRITE_SECONDS, keep=keep)
     return RunError(
         contract.ERROR_NODE_FAILED,
-        f"EC2 takes node {node.id} ({node.address}, {node.instance_type}, {node.market}, {node.zone}) away: "
-        "the training was stopped before, and can go on from its newest checkpoint.",
+        f"EC2 interrupts node {node.id} ({node.address}, {node.instance_type}, {node.market}, {node.zone}): "
+        "the training was stopped first, and can resume from its newest checkpoint.",
     )
 
 
 def save_last_checkpoint(mirror: CheckpointMirror, *, seconds: float, keep: Callable[[], None]) -> str:
     """
-    Bring the present state of the checkpoints' folder to S3, and say in a sentence what became of it.
+    Upload the checkpoints' folder as it is, and return a sentence that says how that ended.
 
     Args:
         mirror: The folder's mirror.
-        seconds: How long to wait for it.
-        keep: Called in every turn; what it raises ends the waiting.
+        seconds: How long to wait for the upload.
+        keep: Called repeatedly; an exception that it raises ends the wait.
     """
     flush = mirror.flush()
     if not wait_until(flush.done, tick=keep, seconds=seconds):
@@ -118,7 +120,7 @@ def save_last_checkpoint(mirror: CheckpointMirror, *, seconds: float, keep: Call
 
 
 def _end_ranks(training: LocalTraining, *, seconds: float, keep: Callable[[], None]) -> None:
-    """Ask the ranks of this node to stop, and kill those that still run after *seconds*."""
+    """Ask this node's ranks to stop, and kill those that still run after *seconds*."""
     training.ask_to_stop()
     wait_until(lambda: not training.running, tick=keep, seconds=seconds)
     training.kill()

@@ -1,4 +1,4 @@
-"""The model's way to S3."""
+"""The upload of the model to S3."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ T = TypeVar("T")
 
 def save_model(work: NodeAttempt, task: Task, *, keep: Callable[[], None]) -> dict[str, Any]:
     """
-    Upload the model folder as SageMaker does, and read it back as who downloads it will; with a heartbeat for progress.
+    Upload the model folder as SageMaker does, and read it back as a download would. Progress sends heartbeats.
 
-    A model is never replaced. Where an earlier attempt of the run stored one, and was lost before it could say so, that
-    one is the run's model. Of a run that needs no model and left none, an empty archive is stored.
+    A model is never replaced. If an earlier attempt of the run stored one, but was lost before it could report it, that
+    one is the run's model. If the run needs no model and the script left none, an empty archive is stored.
 
     Args:
-        work: What the node works on.
-        task: The state machine's question for the model.
-        keep: Called in every turn; what it raises ends the upload.
+        work: The node's part in the attempt.
+        task: The state machine's save task.
+        keep: Called repeatedly; an exception that it raises ends the upload.
 
     Returns:
         The answer to the state machine: key, bytes and files.
 
     Raises:
-        RunError: If the script left nothing, S3 refuses the upload, the model is there and no attempt of this run
-            stored it, or the archive is none that `contract.unpack_archive` takes.
+        RunError: If the script left no file but a model is required, S3 refuses the upload, an object that no earlier
+            attempt of this run stored is already there, or `contract.unpack_archive` would refuse the archive.
     """
     folder, bucket = work.layout.model, work.run.settings.model_bucket
     files = sum(1 for path, _ in entries(folder) if path.is_file())
@@ -102,5 +102,5 @@ def _of_an_earlier_attempt(taken: TakenError, *, attempt: int) -> dict[str, Any]
     by, files = taken.metadata.get(contract.MODEL_ATTEMPT, ""), taken.metadata.get(contract.MODEL_FILES, "")
     if not by.isdecimal() or not files.isdecimal() or int(by) >= attempt:
         raise RunError(contract.ERROR_NODE_FAILED, f"The model could not be uploaded: {taken}.") from taken
-    _log.info("attempt %s has stored the model already", by)
+    _log.info("attempt %s has already stored the model", by)
     return {contract.BYTES: taken.bytes, contract.FILES: int(files)}

@@ -1,4 +1,4 @@
-"""An archive in S3, read once more: what nobody could unpack is no model."""
+"""Reading an uploaded archive back from S3, to check that it can be unpacked."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 READ_ERRORS: Final = (ClientError, BotoCoreError, HTTPError, OSError)
-"""What a download may fail with."""
+"""Exceptions that a download may raise."""
 _TRIES: Final = 3
-"""botocore repeats a request, but not the reading of its answer."""
+"""botocore retries a request, but not the reading of its response body."""
 
 
 class ReadBack:
@@ -28,8 +28,8 @@ class ReadBack:
 
     Args:
         s3: boto3 client.
-        bucket: Where the archive is.
-        key: Its key there.
+        bucket: Bucket of the archive.
+        key: Key of the archive.
     """
 
     def __init__(self, s3: S3Client, *, bucket: str, key: str) -> None:
@@ -37,15 +37,15 @@ class ReadBack:
         self._bucket = bucket
         self._key = key
         self.bytes = 0
-        """Bytes that were read so far."""
+        """Bytes read so far."""
 
     def run(self) -> None:
         """
-        Read it to its end.
+        Read the whole archive.
 
         Raises:
             ArchiveRefused: If `contract.unpack_archive` would refuse it.
-            READ_ERRORS: If S3 does not give it.
+            READ_ERRORS: If it cannot be read from S3.
         """
         for left in reversed(range(_TRIES)):
             body = self._s3.get_object(Bucket=self._bucket, Key=self._key)["Body"]
@@ -54,7 +54,7 @@ class ReadBack:
             except READ_ERRORS as error:
                 if not left:
                     raise
-                _log.warning("s3://%s/%s is read again: %s", self._bucket, self._key, error)
+                _log.warning("reading s3://%s/%s again after an error: %s", self._bucket, self._key, error)
             else:
                 return
 

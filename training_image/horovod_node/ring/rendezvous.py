@@ -1,4 +1,4 @@
-"""Horovod's rendezvous: where the ranks find each other, served by the leader."""
+"""Horovod's rendezvous server, which ranks use to find each other; it runs on the leader."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _log = logging.getLogger(__name__)
 
 LISTEN_BACKLOG: Final = 4096
 """
-Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn.
+Connections that may wait to be accepted; the kernel limits it to net.core.somaxconn.
 
-Horovod keeps socketserver's 5. All ranks connect at once, refused connections are repeated after whole seconds, and
-with 64 ranks none gets through in Gloo's 30 s.
+Horovod keeps socketserver's default of 5. All ranks connect at once, a dropped connection is retried only after whole
+seconds, and with 64 ranks none gets through within Gloo's 30 s.
 """
 _LARGEST_VALUE_BYTES: Final = 1024**2
-"""Ranks store the addresses of all their connections, some 130 bytes for each other rank."""
+"""Largest value of a key. A rank stores the addresses of all its connections, some 130 bytes for each other rank."""
 _LARGEST_HEAD_BYTES: Final = 16 * 1024
-"""Of a request; a rank's has less than a hundred."""
+"""Largest header of a request; a rank's has less than a hundred bytes."""
 _CONNECTION_SECONDS: Final = 30.0
-"""How long one request may take to arrive, and its answer to be taken; a rank's take milliseconds."""
+"""Time limit for receiving a request, and for sending its response; a rank's take milliseconds."""
 _HOLD_SECONDS: Final = 1.0
 """
-How long a question waits for its answer: a rank that is told "not there" asks again 10 ms later, all day. Not for ever,
-because a rank looks at Gloo's timeout only between its questions.
+How long a GET waits for a value that is not stored yet: a rank that receives 404 asks again after 10 ms. The wait is
+limited because a rank checks Gloo's timeout only between its requests.
 """
 _LOOK_SECONDS: Final = 0.05
-"""How often connections that took too long are looked for."""
+"""Time between two checks for connections that are past their deadline."""
 _ACCEPTED_AT_ONCE: Final = 64
-"""Then requests that arrive in pieces have their turn."""
+"""Connections that are accepted in a row before open ones are read again."""
 _READ_BYTES: Final = 65536
 
 
@@ -46,18 +46,18 @@ class Rendezvous:
     """
     Serves a ring's rendezvous on the leader's address, until closed.
 
-    It stores bytes and never interprets them. Only the leader's own address is bound, and there only one port, so that
-    a security group can name it.
+    It stores bytes and never interprets them. It listens only on the leader's own address and on one fixed port, so
+    that a security group can name it.
 
-    Each pair of ranks makes some five requests, each on a connection of its own, and all at once: 128 ranks make 95,000
-    of them. Horovod's server starts a thread for each and parses it as it would a mail. This one is one thread, which
-    reads a whole request at once, and answers it with one call where nothing has to be waited for.
+    Each pair of ranks makes some five requests, each on a new connection, and all at once: 128 ranks make 95,000 of
+    them. Horovod's server starts a thread for each and parses its headers with Python's mail parser. This server has a
+    single thread, which reads a whole request at once and sends a known value with one call.
 
     Args:
-        address: The leader's.
-        port: Where on it.
-        answers: What answers questions for the keys of a scope, instead of what is stored there; called in a thread of
-            its own, because it may wait.
+        address: Address of the leader.
+        port: Port to listen on.
+        answers: Functions that answer GET requests of a scope in place of stored values. Each call has its own thread,
+            because it may wait. Default: none.
 
     Raises:
         OSError: If the port is taken.
@@ -81,7 +81,7 @@ class Rendezvous:
 
     def init(self, slots: Sequence[SlotInfo]) -> None:
         """Forget everything, and serve the ring of these *slots*."""
-        # Who waits for something of the last ring is told soon that it is not there.
+        # Requests that wait for a value of the previous ring receive 404 within `_HOLD_SECONDS`.
         self._ring = _Ring(slots)
 
     def close(self) -> None:
@@ -115,16 +115,16 @@ class Rendezvous:
             except BlockingIOError:
                 return
             except OSError as reason:
-                # No descriptor is left. The connection stays where it is, and would call again at once.
-                _log.warning("the rendezvous cannot take a connection: %s", reason)
+                # No file descriptor is left. The connection stays in the backlog, so epoll would report it at once.
+                _log.warning("the rendezvous cannot accept a connection: %s", reason)
                 time.sleep(_LOOK_SECONDS)
                 return
             connection = _Connection(accepted, time.monotonic() + _CONNECTION_SECONDS)
-            # Mostly all of it is there: then nothing else knows of the connection.
+            # The whole request has usually arrived: then the connection is never registered with epoll.
             self._turn(connection)
 
     def _turn(self, connection: _Connection) -> None:
-        """Go on with a connection as far as that is possible without waiting."""
+        """Read from or write to a connection as far as possible without blocking."""
         try:
             if connection.unsent:
                 self._send(connection)
@@ -169,7 +169,7 @@ class Rendezvous:
                 ring.held[scope, key].append(connection)
                 self._wait_for(connection, 0)
         elif request.method == "PUT":
-            # The whole answer is kept: it is given to every rank, twice.
+            # The whole response is stored: every rank reads it, twice.
             answer = ring.values[scope][key] = _response("200 OK", request.value)
             self._answer(connection, _response("200 OK"))
             for waiting in ring.held.pop((scope, key), ()):
@@ -186,8 +186,9 @@ class Rendezvous:
         self._turn(connection)
 
     def _send(self, connection: _Connection) -> None:
-        # More is to come, which is the end: so answer and end travel together, and this side always closes first. The
-        # port of a side that does is taken for a minute, and a node that asks has 28,000 of them.
+        # MSG_MORE holds the response back until the close, so data and FIN travel together and this side always closes
+        # first. The closing side's port stays in TIME_WAIT for a minute: on a node, which has 28,000 ephemeral ports,
+        # they could run out.
         sent = connection.socket.send(connection.unsent, socket.MSG_DONTWAIT | socket.MSG_MORE)
         if sent < len(connection.unsent):
             connection.unsent = connection.unsent[sent:]
@@ -226,10 +227,10 @@ class _Connection:
     One rank's connection, for one request.
 
     Args:
-        socket: The connection itself.
-        deadline: When it ends, whatever was done.
-        received: What came.
-        unsent: What is still to be sent.
+        socket: The socket.
+        deadline: When it is answered with 404 if it is held, and closed otherwise; seconds of the monotonic clock.
+        received: Bytes received so far.
+        unsent: Bytes still to be sent.
         held: Whether it waits for a value.
     """
 
@@ -248,7 +249,7 @@ class _Request(NamedTuple):
 
 
 class _RefusedError(Exception):
-    """A request that no rank makes; `status` is what it is answered."""
+    """A request that no rank makes; `status` is the HTTP status of the response."""
 
     def __init__(self, status: str) -> None:
         super().__init__(status)
@@ -257,14 +258,14 @@ class _RefusedError(Exception):
 
 class _Ring:
     """
-    What the ranks of one ring have stored: scope, key, and the answer to who asks for it.
+    The values that the ranks of one ring have stored, as ready HTTP responses by scope and key.
 
-    A scope that all its ranks have left is forgotten, so that ranks which shut Horovod down and initialise it again do
-    not find the addresses of the last time. Horovod's server forgets, together with the scope, who has left all the
-    others, which then are never forgotten.
+    A scope is forgotten once all its ranks have left it, so that ranks that shut Horovod down and initialise it again
+    do not find old addresses. Horovod's server then also forgets which ranks have left the other scopes, so those are
+    never removed.
 
     Args:
-        slots: The ring.
+        slots: The ring's slots.
     """
 
     def __init__(self, slots: Iterable[SlotInfo]) -> None:
@@ -278,9 +279,9 @@ class _Ring:
             self._sizes[f"cross_{slot.local_rank}"] = slot.cross_size
 
     def finish(self, scope: str, key: str) -> None:
-        """Know that a rank, which is the *key*, has found all others of a scope."""
+        """Record that the rank named by *key* has found all others of a scope."""
         if scope not in self._sizes:
-            # Of a set of processes, whose size only they know.
+            # The scope of a process set, whose size only its ranks know.
             self.values[scope].pop(key, None)
             return
         self._left[scope].add(key)
@@ -290,23 +291,23 @@ class _Ring:
 
 
 def _answer_in_time(connection: _Connection, answer: Callable[[str], bytes | None], key: str) -> None:
-    """Answer a question that may take its time, in a thread of its own."""
+    """Answer a request whose answer may take time; runs in its own thread."""
     with connection.socket:
         try:
             value = answer(key)
             connection.socket.settimeout(_CONNECTION_SECONDS)
             connection.socket.sendall(_response("404 Not Found") if value is None else _response("200 OK", value))
         except Exception as reason:
-            # Whoever asked is gone, or was overtaken by events: a rank that asks and dies.
-            _log.info("a question for %s was not answered: %s", key, reason)
+            # The rank that asked has died, or the ring has changed in the meantime.
+            _log.info("a request for %s was not answered: %s", key, reason)
 
 
 def _parse(received: bytes) -> _Request | None:
     """
-    Read a request: `None` while it is not whole. Of one that was cut off nothing is kept: half an address is none.
+    Parse a request; return `None` while it is incomplete. A PUT that was cut off stores nothing.
 
     Raises:
-        _RefusedError: If no rank asks so.
+        _RefusedError: If no rank sends such a request.
     """
     end = received.find(b"\r\n\r\n")
     if end < 0:
@@ -337,5 +338,5 @@ def _told_size(lines: Iterable[str]) -> int:
 
 
 def _response(status: str, value: bytes = b"") -> bytes:
-    """Write an answer, with the one header that Horovod's client reads; the connection ends with it."""
+    """Build a response with the one header that Horovod's client reads; the connection closes after it."""
     return b"HTTP/1.0 %s\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(value), value)

@@ -21,7 +21,7 @@ from horovod_node.node.failure import Failure, NodeFailedError
 from horovod_node.node.waiting import TURN_SECONDS, Interval, wait, wait_for, wait_until
 
 STAND_STILL_SECONDS = 5.0
-"""Ranks of one ring stand still at the same step; their nodes notice within some two seconds of each other."""
+"""How long stalled ranks are kept alive: the nodes of one ring notice a stall within some two seconds of each other."""
 
 
 class Follower:
@@ -29,8 +29,8 @@ class Follower:
     Follows the leader of one attempt.
 
     Args:
-        work: What the node works on.
-        membership: The node's standing.
+        work: The node's part in the attempt.
+        membership: The node's membership in the run.
         leader: Name of the node that leads.
     """
 
@@ -47,10 +47,10 @@ class Follower:
         Do this node's part, then stay until it is no longer needed.
 
         Args:
-            fetched: Done when this node has the script, the data, and the checkpoint that it begins with.
+            fetched: Done when this node has the script, the data, and the checkpoint that it resumes from.
 
         Raises:
-            RunError: If this node's part failed, or the leader fell silent.
+            RunError: If this node's part failed, or the leader stopped refreshing its item.
             PartOverError: If the training ended well.
             ReleasedError: If the fleet was released, or the leader gave the attempt up.
         """
@@ -88,10 +88,9 @@ class Follower:
 
     def _stand_still_with(self, failure: Failure) -> None:
         """
-        Record the stall, and keep the ranks alive for a while so that other nodes can report theirs.
+        Record the stall, then keep the ranks alive for a while so that other nodes can report theirs.
 
-        Stopping them now would break the ring: the ranks of other nodes would report that they lost it, and no longer
-        where they waited.
+        Stopping them now would break the ring: ranks of other nodes would report its loss instead of where they wait.
         """
         self._work.ledger.put_failure(
             self._work.lease, self._work.node.id, failure.to_json(), remove_at=self._work.run.remove_at
@@ -99,7 +98,7 @@ class Follower:
         wait(STAND_STILL_SECONDS, tick=partial(self._membership.keep, state=contract.NODE_FAILED))
 
     def _check_leader(self) -> None:
-        """Stop when the leader gave up or fell silent: nobody would answer for this node's ranks."""
+        """Stop when the leader gave up or stopped refreshing its item: no other node reports for this node's ranks."""
         if not self._look_at_leader.elapsed():
             return
         try:
@@ -107,7 +106,7 @@ class Follower:
         except LedgerUnreachableError:
             return
         if leader is None:
-            raise ReleasedError(f"leader {self._leader} was taken out of the ledger")
+            raise ReleasedError(f"the item of leader {self._leader} was removed from the ledger")
         if leader.state == contract.NODE_FAILED:
             raise ReleasedError(f"leader {self._leader} gave the attempt up")
         now = time.monotonic()

@@ -67,12 +67,11 @@ class StaticLeader(Leader):
         """
         Wait until every rank of the ring ended well.
 
-        The heartbeat stands behind the look at the ranks' steps: ranks that stand still are a failure, and then the
-        heartbeats end.
+        Each heartbeat follows a check of the ranks' steps: a stall is a failure, and ends the heartbeats.
         """
         look, training, plan = Interval(LOOK_SECONDS), self._training, self._plan
         while True:
-            # Before the look at the steps: ranks that end in between have made some more.
+            # Read before the steps: a rank that ends in between may have taken more.
             done = training.done
             failure = training.failure()
             if failure is not None:

@@ -1,4 +1,4 @@
-"""Which rank a ring waits for, and what that costs."""
+"""Which rank a ring waits for, and how much time that costs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from horovod_node.ledger.ledger import NodeItem
 @dataclass(frozen=True, kw_only=True)
 class RankPace:
     """
-    What a step costs one rank.
+    Step timing of one rank.
 
     Args:
-        rank: Its number.
-        node: The node that runs it.
-        instance_type: The node's.
-        compute_seconds_per_step: Until its own gradients are there.
-        wait_seconds_per_step: From then until those of all ranks are averaged.
+        rank: The rank.
+        node: Name of its node.
+        instance_type: Instance type of its node.
+        compute_seconds_per_step: Time until its own gradients are ready.
+        wait_seconds_per_step: Time from then until the gradients of all ranks are averaged.
     """
 
     rank: int
@@ -32,12 +32,13 @@ class RankPace:
 
 def slowest(paces: Sequence[RankPace]) -> dict[str, Any] | None:
     """
-    Find the rank that the others wait for; `None` when fewer than two ranks are known.
+    Find the rank that the others wait for.
 
     Returns:
         `rank`, `node` and `instance_type` of the rank that computes longest; its `seconds_per_step`; the
-        `median_seconds_per_step` of all ranks; and `cost`: the part of the ring's time, over all its ranks, in which
-        those that are ready wait for it. The averaging itself is no part of the cost: the slowest rank needs it too.
+        `median_seconds_per_step` of all ranks; and `cost`, the fraction of all ranks' time that is spent waiting for
+        this rank. Averaging does not count as cost, because the slowest rank needs it too. `None` when fewer than two
+        ranks are known.
     """
     if len(paces) < 2:
         return None
@@ -55,7 +56,7 @@ def slowest(paces: Sequence[RankPace]) -> dict[str, Any] | None:
 
 
 def slowest_rank(nodes: Sequence[NodeItem]) -> dict[str, Any]:
-    """Give the part of a receipt that names the slowest rank on *nodes*; nothing when it is not known."""
+    """Return the receipt's entry for the slowest rank on *nodes*; empty when it is not known."""
     found = slowest(
         [
             RankPace(

@@ -1,1 +1,1 @@
-"""What comes to a node before its ranks start, and what goes from its folders to S3."""
+"""Downloads to a node before its ranks start, and uploads from its folders to S3."""

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ObjectTypeDef
 
 FILES_AT_ONCE = 16
-"""Downloads at a time; one S3 connection brings some 50-100 MB/s, an instance takes many."""
+"""Files downloaded in parallel: one S3 connection reaches some 50-100 MB/s, an instance's network much more."""
 _PARTS_AT_ONCE = 4
-"""Ranges of one large file at a time."""
+"""Ranges of one large file downloaded in parallel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +40,10 @@ class RemoteFile:
 
     Args:
         key: Its key in the bucket.
-        path: Where it goes, relative to the channel's folder.
-        size: In bytes.
-        etag: S3's tag of the content.
-        archived: Whether its storage class is one of those that must be restored; a copy may have been.
+        path: Its path, relative to the channel's folder.
+        size: Size in bytes.
+        etag: Its ETag.
+        archived: Whether its storage class is one of `ARCHIVES`; a restored copy may exist.
     """
 
     key: str
@@ -55,7 +55,7 @@ class RemoteFile:
 
 @dataclass
 class _Marks:
-    """Which files are complete: one JSON line each, so that a restarted agent loses nothing that is on the disk."""
+    """Records completed files, one JSON line each, so that a restarted agent does not download them again."""
 
     file: Path
     known: dict[str, list[object]] = field(default_factory=dict)
@@ -83,14 +83,14 @@ class _Marks:
 
 def fetch_channels(s3: S3Client, *, data: Mapping[str, str], layout: Layout) -> int:
     """
-    Download every channel into its folder, and give the number of bytes that came over the network.
+    Download every channel into its folder, and return the number of bytes downloaded.
 
-    A channel's address names a folder (`s3://bucket/digits`, with or without a closing slash), a whole bucket or one
-    object. A file that is there already, of the same size and with the same ETag when it was written, is not downloaded
-    again.
+    A channel's address names a folder (`s3://bucket/digits`, with or without a trailing slash), a whole bucket or one
+    object. A file that was downloaded before with the same size and ETag is not downloaded again.
 
     Raises:
-        RunError: If a channel is empty or not there, or a key would leave the channel's folder.
+        RunError: If a channel is empty or cannot be read, a key cannot be a path inside the channel's folder, or the
+            disk is too small.
     """
     return sum(_fetch_channel(s3, name=name, uri=uri, layout=layout) for name, uri in sorted(data.items()))
 
@@ -108,12 +108,12 @@ def _fetch_channel(s3: S3Client, *, name: str, uri: str, layout: Layout) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     marks = _Marks(file=layout.fetched / f"{name}.jsonl")
     missing = [file for file in files if not marks.holds(file, folder / file.path)]
-    # Those that S3 may refuse come first: nobody pays for a download that ends with them.
+    # Files that S3 may refuse come first, so that a refusal does not end a download of hours.
     missing.sort(key=lambda file: not file.archived)
     _remove_others(folder, keep={folder / file.path for file in files} - {folder / file.path for file in missing})
     _check_room(missing, folder=folder, what=what)
     transfer = TransferConfig(max_concurrency=_PARTS_AT_ONCE)
-    # A killed download leaves its half here, where no script looks.
+    # Unfinished files are kept here, outside of the channel's folder, so that no script reads them.
     halves = layout.fetched / f"{name}.halves"
     shutil.rmtree(halves, ignore_errors=True)
     halves.mkdir()
@@ -142,20 +142,20 @@ def _fetch_channel(s3: S3Client, *, name: str, uri: str, layout: Layout) -> int:
 
 def list_files(s3: S3Client, address: S3Address) -> Iterator[RemoteFile]:
     """
-    List the objects of a channel; none when there is nothing.
+    List the objects of a channel; empty if there are none.
 
-    A key is a path whose doubled slashes count once, as file systems have it.
+    Repeated slashes in a key count as one, as in file systems.
     """
     prefix = address.key if address.key.endswith("/") or not address.key else f"{address.key}/"
     empty = True
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=address.bucket, Prefix=prefix):
         for item in page.get("Contents", ()):
-            # Consoles make a "folder" out of an empty object whose key ends with a slash.
+            # The S3 console creates a "folder" as an empty object whose key ends with a slash.
             if not item["Key"].endswith("/"):
                 empty = False
                 yield _remote_file(item, path=item["Key"].removeprefix(prefix).lstrip("/"))
     if empty and prefix != address.key:
-        # Of all keys that begin like this one, the key itself comes first.
+        # Keys are listed in order, so the key itself comes before any longer key with this prefix.
         first = s3.list_objects_v2(Bucket=address.bucket, Prefix=address.key, MaxKeys=1)
         for item in first.get("Contents", ()):
             if item["Key"] == address.key:
@@ -173,7 +173,7 @@ def _remote_file(item: ObjectTypeDef, *, path: str) -> RemoteFile:
 
 
 def _check_paths(files: list[RemoteFile], *, what: str, uri: str) -> None:
-    """Refuse keys that no folder can hold: S3 keys are any text."""
+    """Refuse keys that cannot be paths in the channel's folder: S3 accepts almost any text as a key."""
     paths = Counter(file.path for file in files)
     for file in files:
         if paths[file.path] > 1:
@@ -186,7 +186,7 @@ def _check_paths(files: list[RemoteFile], *, what: str, uri: str) -> None:
         if "\0" in file.key or any(len(os.fsencode(part)) > contract.FILE_NAME_LIMIT for part in file.path.parts):
             raise _no_folder(
                 what,
-                f"{uri} holds the key '{file.key}', of which a part is no name of a file: that has at most "
+                f"{uri} holds the key '{file.key}', of which a part is not a valid file name: at most "
                 f"{contract.FILE_NAME_LIMIT} bytes and no NUL. Give that object another key",
             )
         for parent in file.path.parents:
@@ -199,16 +199,16 @@ def _no_folder(what: str, why: str) -> RunError:
 
 
 def _check_room(missing: list[RemoteFile], *, folder: Path, what: str) -> None:
-    """See that the disk can hold it all before hours are spent on most of it."""
+    """Check that the disk can hold all missing files, before hours are spent on downloading most of them."""
     size, free = sum(file.size for file in missing), shutil.disk_usage(folder).free
     if size > free:
         raise unwritten(
-            what, folder, OSError(errno.ENOSPC, f"it has {size:,} bytes to come and {free:,} bytes of room")
+            what, folder, OSError(errno.ENOSPC, f"{size:,} bytes are to be downloaded and {free:,} bytes are free")
         )
 
 
 def _remove_others(folder: Path, *, keep: set[Path]) -> None:
-    """Take out what an earlier start left, and S3 no longer has or has in another version."""
+    """Remove files of an earlier start that S3 no longer has, or has in another version."""
     for path in folder.rglob("*"):
         if path.is_file() and path not in keep:
             path.unlink()

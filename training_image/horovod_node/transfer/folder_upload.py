@@ -1,4 +1,4 @@
-"""A folder's way to S3: packed and uploaded in one stream, so that no second copy needs room on the disk."""
+"""Packs and uploads a folder to S3 in one stream, so that the archive needs no room on the disk."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PART_BYTES = 32 * 1024**2
-"""S3 takes 10,000 parts: archives of up to 320 GB, with at most `_PARTS_AT_ONCE` parts in memory."""
+"""S3 accepts 10,000 parts, so archives may have up to 320 GB; about `_PARTS_AT_ONCE` parts are in memory."""
 _PARTS_AT_ONCE = 8
 _GZIP_LEVEL = 1
-"""Weights hardly shrink at any level; level 1 takes a third of the time of level 9."""
+"""Model weights hardly shrink at any level; level 1 takes a third of the time of level 9."""
 
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchUpload")
 """
-What S3 answers where there is an object already, where another is being stored, and where this one has been stored by
-the same request before, whose answer was lost.
+S3's error codes if the object exists already, if another upload is storing it, and if an earlier try of the same
+request has stored it but its response was lost.
 """
 
 UPLOAD_ERRORS = (ClientError, BotoCoreError, Boto3Error, OSError, tarfile.TarError)
-"""What an upload may fail with."""
+"""Exceptions that an upload may raise."""
 
 
 class TakenError(Exception):
     """
-    There is an object already, and this upload did not store it.
+    The object exists already, and this upload did not store it.
 
     Args:
-        uri: Where it is.
-        bytes: Its size.
-        metadata: What its upload said of itself.
+        uri: Its address.
+        bytes: Its size in bytes.
+        metadata: Its metadata.
     """
 
     def __init__(self, uri: str, *, bytes: int, metadata: Mapping[str, str]) -> None:
@@ -59,17 +59,17 @@ class TakenError(Exception):
 
 class FolderUpload:
     """
-    Packs a folder into a .tar.gz object, which replaces no other.
+    Packs a folder into a .tar.gz object without ever overwriting one.
 
-    S3 refuses the last request of an upload to a key that is taken (S3 User Guide, "How to prevent object overwrites
-    with conditional writes"). s3transfer 0.19 has no such condition, so the parts are sent here.
+    S3 refuses the last request of an upload if the key exists (S3 User Guide, "How to prevent object overwrites with
+    conditional writes"). s3transfer 0.19 does not support that condition, so the parts are sent here.
 
     Args:
         s3: boto3 client.
-        folder: What to pack; the archive's paths are relative to it.
-        bucket: Where the archive goes.
-        key: Its key there.
-        metadata: What the object says of its upload.
+        folder: The folder to pack; the archive's paths are relative to it.
+        bucket: Target bucket.
+        key: Key of the archive.
+        metadata: Metadata of the object. Default: only the id of this upload.
     """
 
     def __init__(
@@ -81,16 +81,17 @@ class FolderUpload:
         self._key = key
         self._metadata = {**(metadata or {}), contract.MODEL_UPLOAD: uuid.uuid4().hex}
         self.sent_bytes = 0
-        """Bytes of the archive that were handed to S3."""
+        """Compressed bytes read for sending."""
         self.packed_bytes = 0
-        """Bytes of the archive before compression: of files that shrink well, many come before the first is sent."""
+        """Bytes packed, before compression; for files that compress well this grows long before the first send."""
 
     def run(self) -> None:
         """
-        Pack and upload; the object appears when all of it is there, never half.
+        Pack and upload; the object appears only when it is complete.
 
         Raises:
-            TakenError: If there is one already.
+            TakenError: If the object exists already.
+            UPLOAD_ERRORS: If packing or uploading failed.
         """
         read_end, write_end = os.pipe()
         with os.fdopen(read_end, "rb") as archive:
@@ -129,7 +130,7 @@ class FolderUpload:
                 )
             )
         except BaseException:
-            # What stays there is paid for until the bucket's lifecycle removes it.
+            # S3 charges for the parts of an unfinished upload until the bucket's lifecycle removes them.
             with suppress(ClientError, BotoCoreError):
                 self._s3.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=upload_id)
             raise
@@ -145,7 +146,7 @@ class FolderUpload:
         return part
 
     def _complete(self, request: Callable[[], object]) -> None:
-        """Make the request with which the object appears; a repeated one finds what the first one stored."""
+        """Send the request that creates the object; a retry may find that the first try has created it."""
         try:
             request()
         except ClientError as error:
@@ -163,8 +164,8 @@ class FolderUpload:
             gzip.GzipFile(fileobj=pipe, mode="wb", compresslevel=_GZIP_LEVEL) as packed,
             tarfile.open(fileobj=cast("IO[bytes]", _Counted(packed, self)), mode="w|") as tar,
         ):
-            # Of a link goes what it points to, for who unpacks takes files and folders only; so no second name of a
-            # file is a link either.
+            # Links are packed as the files that they point to, because unpacking accepts only files and folders. This
+            # also applies to hard links.
             tar.dereference = True
             for path, inside in entries(self._folder, left_out=_say_left_out):
                 tar.add(path, arcname=inside, recursive=False)
@@ -178,16 +179,16 @@ def entries(
     above: tuple[Path, ...] = (),
 ) -> Iterator[tuple[Path, str]]:
     """
-    List what is packed of *folder*: files and folders, and what links stand for.
+    List the files and folders of *folder* that are packed, with links resolved.
 
     Args:
-        folder: Where they are.
-        left_out: Told of what is neither a file nor a folder, or leads back to where it is.
-        name: Where *folder* is in the archive, with a slash at its end. Default: it is the archive.
-        above: The real folders on the way to it.
+        folder: The folder.
+        left_out: Called with each path that is neither a file nor a folder, or that links to a folder above it.
+        name: Path of *folder* in the archive, with a trailing slash. Default: the archive's root.
+        above: The resolved folders above it. Default: none.
 
     Returns:
-        Each one's path, and its path in the archive.
+        Each entry's path, and its path in the archive.
     """
     above = (*above, folder.resolve())
     for path in sorted(folder.iterdir()):
@@ -202,11 +203,11 @@ def entries(
 
 
 def _say_left_out(path: Path) -> None:
-    _log.warning("%s is left out: it is neither a file nor a folder, or leads back to where it is", path)
+    _log.warning("%s is not packed: it is neither a file nor a folder, or links to a folder above it", path)
 
 
 class _Counted:
-    """Where the packing writes to."""
+    """The gzip stream, with a count of the bytes written to it."""
 
     def __init__(self, packed: gzip.GzipFile, upload: FolderUpload) -> None:
         self._packed = packed
@@ -218,7 +219,7 @@ class _Counted:
 
 
 class _Checked:
-    """The archive's stream; its end is an error when packing failed, so that no cut archive looks like a whole one."""
+    """The archive's stream; it raises at its end if packing failed, so that no truncated archive looks complete."""
 
     def __init__(self, archive: IO[bytes], packing: Future[None], upload: FolderUpload) -> None:
         self._archive = archive

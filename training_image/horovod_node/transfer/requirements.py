@@ -1,18 +1,17 @@
 """
-The script's `requirements.txt`: installed once a node, into an environment that only this run's ranks see.
+Installs the script's `requirements.txt` once per node, into a virtual environment of this run.
 
 SageMaker's training toolkit runs pip with this file in the unpacked source folder, and installs into the image's own
 Python (aws/sagemaker-training-toolkit, `modules.py`). Here that Python belongs to another user, and in the local cloud
-to several runs at once. So a node makes a virtual environment that sees the image's packages behind its own:
+several runs share it. So a node creates a virtual environment, whose packages take precedence over the image's:
 
-- A requirement that the image meets is met.
-- Another version than the image's is installed in front of it. pip uninstalls nothing that lies outside of the
-  environment it runs in.
+- A requirement that the image already satisfies is not installed again.
+- A different version shadows the image's. pip uninstalls nothing outside of the environment in which it runs.
 - Programs, `.pth` files and namespace packages work, because Python itself reads the environment at its start.
 
-Horovod is compiled for the TensorFlow or PyTorch of its image, and crashes with any other. Constraints keep these
-versions, and they are required by name, so that pip's resolver counts what they depend on (NumPy, Keras, protobuf):
-without that it installs what breaks them and only warns (pip, "Dependency Resolution").
+Horovod is compiled for the TensorFlow or PyTorch of its image, and crashes with any other. Constraints pin these
+versions. They are also required by name, so that pip's resolver respects their dependencies (NumPy, Keras, protobuf):
+otherwise it installs versions that break them, and only warns (pip, "Dependency Resolution").
 """
 
 from __future__ import annotations
@@ -47,19 +46,19 @@ from horovod_node.node.rank_output import read_lines
 _log = logging.getLogger(__name__)
 
 _TENSORFLOW: Final = ("tensorflow", "tensorflow-cpu", "tensorflow-gpu")
-"""Distributions of the one package `tensorflow`; an image has one of them, and any other would hide it."""
+"""Distributions that provide the package `tensorflow`; an image has one of them, and any other would shadow it."""
 _QUIETLY: Final = ("--no-input", "--disable-pip-version-check", "--progress-bar=off")
 _TAIL_LINES: Final = 100
 _WORDS_WITHOUT_ERROR: Final = 20
-"""Of pip's last lines, so many are its words where none of them is marked as an error."""
+"""How many of pip's last lines are quoted if none of them is marked as an error."""
 _UNREACHABLE: Final = re.compile(
     r"connection error:|error: connection-failed|Max retries exceeded|Retry\(total=0,|Read timed out"
 )
-"""How the log of pip 23 to 26 tells that an index or a file could not be reached, however often it tried."""
+"""Lines in the log of pip 23 to 26 after which an index or a file could not be reached, in spite of retries."""
 _CONFLICT: Final = "ResolutionImpossible"
-"""The error of pip's resolver for requirements that cannot be met together."""
+"""The error of pip's resolver for requirements that cannot be satisfied together."""
 _CONSTRAINT: Final = "(constraint)"
-"""How pip marks the version that must stay, among the sides of a conflict."""
+"""pip's mark for a pinned version in its description of a conflict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +77,7 @@ class Installation:
 
 @dataclass(frozen=True, kw_only=True)
 class _Refusal:
-    """How pip failed: its exit code, its last words, and whether it could not reach what it asked."""
+    """How pip failed: its exit code, its last lines, and whether it could not reach an index or a file."""
 
     exit_code: int
     words: str
@@ -90,7 +89,7 @@ class _Refusal:
 
     @property
     def is_certain(self) -> bool:
-        """Whether the conflict is with a version that must stay; no other wheel of an index would be of use."""
+        """Whether the conflict is with a pinned version, so that no other wheel of an index could help."""
         return self.is_conflict and _CONSTRAINT in self.words
 
 
@@ -99,8 +98,8 @@ class Requirements:
     Installs the requirements of a run's script on one node.
 
     Args:
-        node: The node, for people.
-        layout: Its folders; the environment is made in one of them.
+        node: The node, for error messages.
+        layout: The node's folders; the environment is created in one of them.
     """
 
     def __init__(self, node: Node, *, layout: Layout) -> None:
@@ -113,13 +112,16 @@ class Requirements:
 
     def install(self) -> Installation | None:
         """
-        Install what `requirements.txt` at the top of the source folder names; nothing where there is none.
+        Install the packages of `requirements.txt` at the top of the source folder, if there is one.
 
-        Wheels in the folder `wheels` beside it come first, without any index. Only if they do not suffice is the index
-        asked too, for a network that leads to none makes pip wait for minutes.
+        If there is a folder `wheels` beside it, pip first uses only that folder. It also uses the index if those wheels
+        do not suffice: without a route to an index, pip would wait for minutes.
+
+        Returns:
+            When the packages were installed; `None` if there is no `requirements.txt`.
 
         Raises:
-            NodeFailedError: If pip could not. The run cannot succeed then, unless pip just did not reach its index.
+            NodeFailedError: If pip failed. The run then ends, unless pip only could not reach its index.
             ReleasedError: If `stop` was called.
         """
         code = self._layout.code
@@ -139,7 +141,7 @@ class Requirements:
         return installation
 
     def stop(self) -> None:
-        """End pip and whatever it started, now and for good."""
+        """Kill pip and its child processes, and refuse to start it again."""
         with self._lock:
             self._stopped = True
             if self._process is not None and self._process.poll() is None:
@@ -151,7 +153,7 @@ class Requirements:
         shutil.rmtree(folder, ignore_errors=True)
         venv.EnvBuilder(symlinks=True).create(folder)
         packages = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(folder)}))
-        # As a call, and not as a path alone: then the image's own .pth files are read, too.
+        # addsitedir, unlike a plain path, also reads the image's own .pth files.
         own = [*([site.getusersitepackages()] if site.ENABLE_USER_SITE else []), *site.getsitepackages()]
         (packages / "_image.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in own))
         aliases = _aliases(self._kept)
@@ -160,7 +162,7 @@ class Requirements:
             info.mkdir()
             (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {alias}\nVersion: {version}\n")
             (info / "RECORD").touch()
-        # pip reads one configuration of the environment that it runs in: here that is the image's.
+        # pip reads the pip.conf of the environment in which it runs: copy the image's.
         with suppress(FileNotFoundError):
             shutil.copy(Path(sys.prefix) / "pip.conf", folder)
         pins = {**self._kept, **aliases}
@@ -171,10 +173,10 @@ class Requirements:
         return self._layout.environment / "constraints.txt"
 
     def _pip(self, *sources: str) -> _Refusal | None:
-        """Run pip once, with what it prints among the agent's lines; `None` if it succeeded."""
+        """Run pip once, with its output in the agent's log; return `None` if it succeeded."""
         log = self._layout.environment / "pip.log"
         log.unlink(missing_ok=True)
-        # -P: the script's folder must not be able to stand in for a module that pip needs.
+        # -P: no file of the script's folder may shadow a module that pip needs.
         pip = (rank_python(self._layout), "-P", "-m", "pip", "install", *_QUIETLY, f"--log={log}")
         constraint = f"--constraint={self._constraints}"
         process = self._start([*pip, *sources, constraint, f"--requirement={contract.REQUIREMENTS_FILE}", *self._kept])
@@ -195,7 +197,7 @@ class Requirements:
         return _Refusal(
             exit_code=exit_code,
             words=words,
-            # Requirements that cannot be met together stay so, whatever an index would have said.
+            # A conflict is the script's fault even if an index could not be reached.
             unreachable=_CONFLICT not in words and _UNREACHABLE.search(told) is not None,
         )
 
@@ -205,7 +207,7 @@ class Requirements:
                 raise ReleasedError("the agent ends")
             self._process = subprocess.Popen(
                 command,
-                # What ranks get, and no more.
+                # The same environment variables as the ranks have.
                 env={**os.environ, **rank_variables(self._layout, os.environ)},
                 cwd=self._layout.code,
                 stdin=subprocess.DEVNULL,
@@ -226,8 +228,8 @@ class Requirements:
             summary += f" The image's {kept} and what they depend on must stay, because Horovod is compiled for them."
         elif refusal.unreachable:
             summary += (
-                " It could not reach the package index. Where the network leads to none, put the wheels of all "
-                f"requirements, and of what they depend on, into a folder '{contract.WHEELS_FOLDER}' beside "
+                " It could not reach the package index. If the network has no route to one, put the wheels of all "
+                f"requirements and of their dependencies into a folder '{contract.WHEELS_FOLDER}' beside "
                 f"{contract.REQUIREMENTS_FILE}."
             )
         return Failure(
@@ -241,30 +243,30 @@ class Requirements:
 
 
 def compiled_packages() -> dict[str, str]:
-    """Give Horovod and what it is compiled for, by name with their versions, as far as this Python has them."""
+    """Return the versions of Horovod and of the frameworks that it is compiled for, as far as this Python has them."""
     versions = {name: _version(name) for name in ("horovod", *_TENSORFLOW, "torch")}
     return {name: version for name, version in versions.items() if version is not None}
 
 
 def _aliases(kept: Mapping[str, str]) -> dict[str, str]:
     """
-    Give the other names of the image's TensorFlow, with its version.
+    Return the other distribution names of the image's TensorFlow, with its version.
 
-    They become distributions without files, so that a requirement that names one of them is met: pip would install a
-    second TensorFlow in front of the image's, and GPUs would be lost to one that is made without them.
+    They are recorded as distributions without files, so that they satisfy a requirement of that name. Otherwise pip
+    would install a second TensorFlow that shadows the image's, perhaps one without GPU support.
     """
     version = next((kept[name] for name in _TENSORFLOW if name in kept), None)
     return {} if version is None else {name: version for name in _TENSORFLOW if name not in kept}
 
 
 def rank_python(layout: Layout) -> str:
-    """Give the Python that runs ranks: that of the run's environment if it has one, else the agent's own."""
+    """Return the Python that runs ranks: that of the run's environment if it has one, else the agent's own."""
     python = layout.environment / "bin" / "python"
     return str(python) if python.exists() else sys.executable
 
 
 def rank_variables(layout: Layout, environment: Mapping[str, str]) -> dict[str, str]:
-    """Give the variables by which a rank's own child processes, too, find the run's environment, if it has one."""
+    """Return variables with which a rank's child processes find the run's environment; empty if it has none."""
     programs = str(layout.environment / "bin")
     if not Path(programs, "python").exists():
         return {}
@@ -275,7 +277,7 @@ def rank_variables(layout: Layout, environment: Mapping[str, str]) -> dict[str, 
 
 
 def _is_with_the_image(conflict: str) -> bool:
-    """Whether one side of a conflict, in pip's words, is a package of the image and not the requirements alone."""
+    """Whether a conflict, as pip describes it, involves a package of the image and not the requirements alone."""
     dependents = re.findall(r"^\s+(\S+) (\S+) depends on ", conflict, flags=re.MULTILINE)
     return _CONSTRAINT in conflict or any(_version(name) == version for name, version in dependents)
 
@@ -288,6 +290,6 @@ def _version(name: str) -> str | None:
 
 
 def _last_words(lines: Sequence[str]) -> str:
-    """Give what pip printed from its first error on; where no line is marked as one, its last lines."""
+    """Return pip's lines from its first error on; if no line is marked as an error, its last lines."""
     errors = (number for number, line in enumerate(lines) if line.lstrip().lower().startswith("error:"))
     return "\n".join(lines[next(errors, -_WORDS_WITHOUT_ERROR) :]).strip()

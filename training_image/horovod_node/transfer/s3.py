@@ -1,4 +1,4 @@
-"""Addresses in S3, and what S3's refusals mean for a run."""
+"""Addresses in S3, and the run's errors for S3's errors."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from horovod_node.node.failure import disk_full, is_disk_full
 
 ARCHIVES: Final = ("GLACIER", "DEEP_ARCHIVE")
 """
-Storage classes that must be restored before they can be read (S3 API Reference, "GetObject"). A copy that was restored
-can be read, and an object of class INTELLIGENT_TIERING may be archived: only S3's answer tells.
+Storage classes that must be restored before they can be read (S3 API Reference, "GetObject"). A restored copy can be
+read, and an INTELLIGENT_TIERING object may be archived, so only the answer to a read is certain.
 """
 _ARCHIVED: Final = "InvalidObjectState"
 _MISSING: Final = ("404", "NoSuchBucket", "NoSuchKey")
 _DENIED: Final = ("403", "AccessDenied", "AllAccessDisabled")
-"""HeadObject has no body, so its code is the status (S3 API Reference, "HeadObject")."""
+"""HeadObject's response has no body, so its error code is the HTTP status (S3 API Reference, "HeadObject")."""
 _KMS: Final = "KMS."
-"""What begins with it is the key's refusal (S3 API Reference, "Error responses", "List of SSE-KMS error codes")."""
+"""Prefix of KMS's error codes (S3 API Reference, "Error responses", "List of SSE-KMS error codes")."""
 _KMS_MAY_RECOVER: Final = ("KMS.InternalException", "KMS.ThrottlingException")
 _PERMANENT: Final = ("InvalidBucketName", "KeyTooLongError", "MethodNotAllowed", "PermanentRedirect")
 
@@ -31,7 +31,7 @@ _PERMANENT: Final = ("InvalidBucketName", "KeyTooLongError", "MethodNotAllowed",
 @dataclass(frozen=True, kw_only=True)
 class S3Address:
     """
-    A place in S3.
+    A bucket and a key or prefix in it.
 
     Args:
         bucket: Name of the bucket.
@@ -43,20 +43,20 @@ class S3Address:
 
     @classmethod
     def parse(cls, uri: str) -> S3Address:
-        """Take `s3://bucket/key` apart; the request's check made sure of its form."""
+        """Parse `s3://bucket/key`; the check of the request has validated its form."""
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         return cls(bucket=bucket, key=key)
 
 
 def refused(what: str, uri: str, error: ClientError | BotoCoreError | Boto3Error, *, to: str = "read") -> RunError:
     """
-    Turn S3's *error* into the error of the run, which tries again what may pass and ends at once for what will not.
+    Convert S3's *error* into the run's error: one that may be transient lets the run restart, any other ends it.
 
     Args:
-        what: The thing in question, for people: the beginning of a sentence.
+        what: The subject of the error's sentence, for people.
         uri: Address of the object or prefix.
-        error: What S3 answered.
-        to: What was to be done with it: `read` or `uploaded`.
+        error: The error of the S3 call.
+        to: The operation: `read` or `uploaded`. Default: `read`.
     """
     code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
     if code in _MISSING and to == "read":
@@ -70,14 +70,14 @@ def refused(what: str, uri: str, error: ClientError | BotoCoreError | Boto3Error
     if code in _DENIED:
         return RunError(
             contract.ERROR_STORAGE_REFUSED,
-            f"{what} cannot be {to}: S3 denies this training's nodes {uri} ({error}). Let their role use it (for data: "
-            "'data_buckets' of HorovodTraining); a policy of the bucket or of its key may deny, too.",
+            f"{what} cannot be {to}: S3 denies this training's nodes access to {uri} ({error}). Grant it to their role "
+            "(for data: 'data_buckets' of HorovodTraining); a policy of the bucket or of its KMS key may deny it, too.",
         )
     if code.startswith(_KMS) and code not in _KMS_MAY_RECOVER:
         return RunError(
             contract.ERROR_STORAGE_REFUSED,
-            f"{what} cannot be {to}: KMS denies the key of {uri} ({error}). The key must exist and be enabled, and the "
-            "nodes' role must be allowed to use it.",
+            f"{what} cannot be {to}: KMS denies the use of the key of {uri} ({error}). The key must exist and be "
+            "enabled, and the nodes' role must be allowed to use it.",
         )
     for_good = code in _PERMANENT or code in _MISSING
     return RunError(
@@ -87,7 +87,7 @@ def refused(what: str, uri: str, error: ClientError | BotoCoreError | Boto3Error
 
 
 def unwritten(what: str, folder: Path, error: OSError) -> RunError:
-    """Turn the file system's *error* about *what* into the error of the run: a disk that is too small is so again."""
+    """Convert the file system's *error* about *what* into the run's error; a full disk ends the run."""
     if is_disk_full(error):
         return disk_full(f"{what} does not fit on the node's disk at {folder}", error)
     return RunError(contract.ERROR_NODE_FAILED, f"{what} could not be written to {folder}: {error}")

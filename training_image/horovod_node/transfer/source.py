@@ -1,4 +1,4 @@
-"""The user's script: fetched as an archive, unpacked without trusting it."""
+"""The user's script: downloaded as an archive and unpacked without trusting it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 SOURCE_LIMIT_BYTES = 512 * 1024**2
-"""A script's folder is text; more than this, packed, is data in the wrong place."""
+"""Largest archive: a script's folder is text, and more than this is data that belongs in a data channel."""
 UNPACKED_LIMIT_BYTES = 4 * 1024**3
-"""Keeps a small archive from filling the disk."""
+"""Largest unpacked size, so that a small archive cannot fill the disk."""
 
 
 def fetch_source(s3: S3Client, *, uri: str, entry_point: str, into: Path) -> None:
     """
     Unpack the archive at *uri* into the empty folder *into*.
 
-    Where its key names a digest (`contract.source_key`), the content must have it, or nothing of it is used: what a
-    run trains is what its request names, whoever may write to the bucket.
+    If its key contains a digest (`contract.source_key`), the content must match it. So a run trains exactly what its
+    request names, even if others can write to the bucket.
 
     Raises:
-        RunError: If it is not there, too large, lacks *entry_point*, or `contract.unpack_archive` refuses it. All of
-            these are the request's fault: no other node and no other try would do better.
+        RunError: If the archive cannot be read, is too large, does not match its digest, lacks *entry_point*, or
+            `contract.unpack_archive` refuses it.
         OSError: If the disk is full.
     """
     address = S3Address.parse(uri)

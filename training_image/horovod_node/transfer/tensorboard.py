@@ -1,4 +1,4 @@
-"""What the script writes for TensorBoard, brought to S3 while it trains."""
+"""Uploads the script's TensorBoard files to S3 while it trains."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 10.0
-"""Between two looks at the folder."""
+"""Shortest time between two scans of the folder."""
 _SHARE: Final = 4
 """
-Pauses are at least so many times as long as the look before: an event file only grows, and goes up as a whole each
-time, which must never be most of what the network does.
+The pause after a scan is at least this many times as long as the scan with its uploads. A growing event file is
+uploaded as a whole each time, which must not take most of the network's bandwidth.
 """
 CLOSE_SECONDS: Final = 10.0
-"""How long closing waits for the last look."""
+"""How long closing waits for the last scan."""
 
 
 class TensorBoardMirror:
     """
-    Brings every new or changed file of a folder to S3, in a thread of its own; what is removed here stays there.
+    Uploads every new or changed file of a folder to S3, in its own thread; deleted files remain in S3.
 
-    Whatever goes wrong is logged and tried again at the next look: the training goes on.
+    Errors are logged and retried at the next scan: they never stop the training.
 
     Args:
         s3: boto3 client.
-        folder: What is mirrored.
-        bucket: Where the files go.
-        prefix: What their keys begin with, ending with `/`.
-        look_seconds: Between two looks. Default: `LOOK_SECONDS`.
+        folder: The folder to upload.
+        bucket: Target bucket.
+        prefix: Prefix of the keys, ending with `/`.
+        look_seconds: Shortest time between two scans. Default: `LOOK_SECONDS`.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class TensorBoardMirror:
         self._thread.start()
 
     def hurry(self) -> None:
-        """Look at once, in the background: the script has ended."""
+        """Scan at once, in the background: the script has ended."""
         self._wake.set()
 
     def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
-        """Look for the last time, for *wait_seconds* at most."""
+        """Stop after a last scan; wait at most *wait_seconds* for it."""
         self._stopped.set()
         self._wake.set()
         self._thread.join(wait_seconds)
@@ -66,7 +66,7 @@ class TensorBoardMirror:
     def _mirror(self) -> None:
         last = False
         while not last:
-            # Before the look: what is written during the last one may be missed, what was there before may not.
+            # Read before the scan: files that existed when `close` was called are never missed.
             last = self._stopped.is_set()
             self._wake.clear()
             began = time.monotonic()
@@ -80,15 +80,15 @@ class TensorBoardMirror:
             try:
                 if path.is_symlink() or not path.is_file():
                     continue
-                # Before the upload: what is appended meanwhile is for the next look.
+                # Read before the upload: the next scan uploads what is appended meanwhile.
                 facts = path.stat()
                 name, state = path.relative_to(self._folder).as_posix(), (facts.st_size, facts.st_mtime_ns)
                 if self._mirrored.get(name) == state:
                     continue
                 self._s3.upload_file(str(path), self._bucket, self._prefix + name)
                 self._mirrored[name] = state
-            except Exception as error:  # whatever it is: the training goes on, and so does the mirror
+            except Exception as error:  # no error may stop the training or the mirror
                 trouble = str(error)
         if trouble and trouble != self._trouble:
-            _log.warning("TensorBoard's files do not reach s3://%s/%s: %s", self._bucket, self._prefix, trouble)
+            _log.warning("could not upload TensorBoard files to s3://%s/%s: %s", self._bucket, self._prefix, trouble)
         self._trouble = trouble
