@@ -52,7 +52,7 @@ class IdleResets:
 class ElasticLeader(Leader):
     """Leads a ring of at least the request's `min_gpus` and at most its `gpus`."""
 
-    _hub: ControlServer
+    _server: ControlServer
     _member: RingMember
     _driver: RingDriver | None = None
 
