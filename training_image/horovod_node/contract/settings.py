@@ -16,7 +16,7 @@ class RunSettings:
         first_step_seconds: Longest time from the start of the ranks to the first training step.
         stall_seconds: Longest time between two later training steps.
         lease_seconds: How long a lease is valid after the leader renewed it.
-        elastic_seconds: How long an elastic ring with fewer GPUs than requested waits for more.
+        elastic_seconds: How long an elastic ring with too few GPUs waits for more.
         keep_checkpoints: Number of the run's newest checkpoints that stay in S3.
     """
 
