@@ -1,6 +1,6 @@
-"""The agent that turns an instance into a node of a Horovod ring, and leaves when the run is over."""
+"""The agent, which makes an instance a node of a Horovod ring until the run is over."""
 
 from typing import Final
 
 __version__: Final = "0.1.0"
-"""The library's version, the same as in `pyproject.toml`; an image holds this package without its metadata."""
+"""The library's version, as in `pyproject.toml`: the image has this package without its metadata."""

@@ -1,7 +1,7 @@
 """
-What a script says of its steps: `steps.report(step)`; the training helpers say more, with `tell`.
+Reports a script's training steps: `steps.report(step)`. The training helpers report more, with `tell`.
 
-Scripts need it only if nothing that counts by itself sees their steps (`horovod_node.rank_process.step_counter`).
+A script needs it only if its steps are not counted automatically (`horovod_node.rank_process.step_counter`).
 """
 
 from horovod_node.rank_process.step_counter import report, tell

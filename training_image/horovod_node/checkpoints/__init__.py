@@ -1,1 +1,1 @@
-"""Checkpoints on their way to S3 and back."""
+"""The mirror of the checkpoint folder in S3, and its restore."""

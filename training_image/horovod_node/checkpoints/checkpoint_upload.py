@@ -1,4 +1,4 @@
-"""One checkpoint's way to S3: its files, and when all of them are there, its manifest."""
+"""Uploads one checkpoint to S3: first its files, and when all of them are there, its manifest."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PART_BYTES = 32 * 1024**2
-"""S3 takes 10,000 parts: files of up to 320 GB. At most ten parts of all files are in memory (s3transfer's default)."""
+"""Size of a part. S3 allows 10,000 parts: files of up to 320 GB. At most ten are in memory (s3transfer's default)."""
 _REQUESTS_AT_ONCE = 8
-"""Some 500 MB/s where the instance has them; the script's own downloads and Horovod's rings need the network, too."""
+"""Some 500 MB/s, if the instance has them. The script's downloads and Horovod need the network, too."""
 _DELETE_LIMIT = 1000
-"""Keys that one DeleteObjects takes."""
+"""Most keys of one DeleteObjects request."""
 
 
 class StoppedError(Exception):
@@ -41,13 +41,13 @@ class CheckpointUpload:
 
     Args:
         s3: boto3 client.
-        bucket: Where the checkpoint goes.
-        name: Its name there.
-        folder: Holds the files of the snapshot.
+        bucket: Bucket of the checkpoint.
+        name: Name of the checkpoint.
+        folder: Folder with the files of the snapshot.
         snapshot: The files.
-        step: Training steps that had been made; `None` if nobody knows.
-        part_bytes: Larger files go in parts of this size.
-        stopped: Set when the upload shall not go on.
+        step: Training step of the checkpoint; `None` if it is unknown.
+        part_bytes: Larger files are uploaded in parts of this size.
+        stopped: When it is set, the upload stops.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class CheckpointUpload:
 
     def run(self) -> Manifest:
         """
-        Upload; when this returns, the checkpoint is complete.
+        Upload the checkpoint; when this returns, it is complete.
 
         Raises:
-            ChangedError: If a file was written over meanwhile.
+            ChangedError: If a file was overwritten meanwhile.
             ManifestError: If a file has a name that no checkpoint can hold.
-            StoppedError: If it was stopped.
+            StoppedError: If the upload was stopped.
         """
         for reader in self._readers:
             check_path(reader.state.path)
@@ -85,7 +85,7 @@ class CheckpointUpload:
             multipart_threshold=self._part_bytes,
             multipart_chunksize=self._part_bytes,
             max_concurrency=_REQUESTS_AT_ONCE,
-            # The other client, which boto3 prefers on large instances when it is installed, does not read streams.
+            # The CRT client, which boto3 prefers on large instances if it is installed, cannot read these streams.
             preferred_transfer_client="classic",
         )
         with create_transfer_manager(self._s3, config) as manager:
@@ -107,9 +107,9 @@ class CheckpointUpload:
         return manifest
 
     def withdraw(self) -> None:
-        """Remove what was uploaded of a checkpoint that will not be complete; what cannot be removed now stays torn."""
+        """Delete the objects of a checkpoint that failed. If that fails, too, it stays incomplete in S3."""
         try:
-            # An answer that did not arrive does not mean that the manifest is not there.
+            # The manifest may exist although its request failed: the response may have been lost.
             if delete(self._s3, bucket=self._bucket, keys=[self._name.manifest_key]):
                 delete(
                     self._s3,
@@ -126,11 +126,11 @@ class CheckpointUpload:
                 Key=self._name.manifest_key,
                 Body=manifest.to_json().encode(),
                 ContentType="application/json",
-                # Nobody else writes this checkpoint. If somebody did, neither may count for the other.
+                # Nobody else writes this checkpoint. If somebody did, neither may overwrite the other's manifest.
                 IfNoneMatch="*",
             )
         except ClientError as error:
-            # A repeated request finds what the first one wrote, of which no answer came.
+            # A retry finds the manifest of the first request if that request's response was lost.
             if (
                 error.response["Error"]["Code"] != "PreconditionFailed"
                 or read_manifest(self._s3, bucket=self._bucket, name=self._name) != manifest
@@ -139,7 +139,7 @@ class CheckpointUpload:
 
 
 def delete(s3: S3Client, *, bucket: str, keys: Iterable[str]) -> bool:
-    """Delete objects, a thousand in a request; answer whether S3 deleted all of them."""
+    """Delete objects, a thousand per request; return whether S3 deleted all of them."""
     deleted = True
     for some in _in_thousands(list(keys)):
         answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in some], "Quiet": True})
@@ -155,7 +155,7 @@ def _in_thousands(keys: list[str]) -> Iterator[list[str]]:
 
 
 class _Reader:
-    """A file's stream, opened when the first byte is asked for: a checkpoint may have more files than can be open."""
+    """A file's stream, opened at the first read: a checkpoint may have more files than a process can open."""
 
     def __init__(self, path: Path, state: FileState, stopped: Event) -> None:
         self.state = state
@@ -192,7 +192,7 @@ class _Reader:
         )
 
     def _check(self) -> None:
-        """Make sure that what is read is what was seen: before the first byte, and after the last."""
+        """Check that the file is as in the snapshot, before the first byte and after the last."""
         assert self._stream is not None
         if FileState.of(self.state.path, os.fstat(self._stream.fileno())) != self.state:
             self._stream.close()

@@ -1,4 +1,4 @@
-"""A checkpoint in S3: what it is called, what it holds, and which of a run's is the newest."""
+"""A checkpoint in S3: its name and its manifest; lists the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 MANIFEST_VERSION = 2
 PATH_LIMIT: Final = 768
-"""Bytes of a file's path: with the longest names of a training and a run, its key has fewer than S3's 1,024."""
+"""Most bytes of a file's path: with the longest names of a training and a run, its key has fewer than S3's 1,024."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PLACE = re.compile(r"([0-9]{4,})-([0-9]{8,})/")
 
 
 class ManifestError(ValueError):
-    """A manifest is not one that a mirror wrote; the message is one sentence."""
+    """A manifest, or a file for one, is invalid; the message is one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class CheckpointName:
     """
-    Names a checkpoint. Those of one run sort as they follow each other.
+    The name of a checkpoint. The names of one run sort in the order of its checkpoints.
 
     Args:
-        run_id: The run that made it.
+        run_id: The run that wrote the checkpoint.
         attempt: The attempt of the run, from 1.
         sequence: Counts the attempt's checkpoints, from 1.
     """
@@ -43,20 +43,20 @@ class CheckpointName:
 
     @property
     def prefix(self) -> str:
-        """Prefix of everything that belongs to it."""
+        """Prefix of the checkpoint's objects."""
         return contract.checkpoint_prefix(self.run_id, self.attempt, self.sequence)
 
     @property
     def manifest_key(self) -> str:
-        """Key of what makes it complete."""
+        """Key of the manifest, which makes the checkpoint complete."""
         return self.prefix + contract.CHECKPOINT_MANIFEST
 
     def file_key(self, path: str) -> str:
-        """Key of the file that lies at *path* in the checkpoints' folder."""
+        """Return the key of the file at *path* in the checkpoint folder."""
         return self.prefix + contract.CHECKPOINT_FILES + path
 
     def uri(self, bucket: str) -> str:
-        """Address for people."""
+        """Return the checkpoint's S3 address, for people."""
         return f"s3://{bucket}/{self.prefix}"
 
 
@@ -66,13 +66,13 @@ class CheckpointFile:
     One file of a checkpoint.
 
     Args:
-        path: Relative to the checkpoints' folder.
-        bytes: Its size.
+        path: Path relative to the checkpoint folder.
+        bytes: Size of the file.
         sha256: Digest of its content, in hexadecimal digits.
-        mtime_ns: When it was written, epoch nanoseconds: scripts look for their latest file by this time.
+        mtime_ns: Modification time, epoch nanoseconds. Restores keep it: scripts look for their latest file by it.
 
     Raises:
-        ManifestError: If it is no file that a checkpoint may hold.
+        ManifestError: If a checkpoint cannot hold such a file.
     """
 
     path: str
@@ -91,16 +91,16 @@ class CheckpointFile:
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """
-    Says what a checkpoint holds.
+    The content of a checkpoint.
 
     Args:
-        name: The checkpoint.
-        step: Training steps that had been made when it was seen; `None` if nobody knew.
-        created_at: Epoch seconds at which it was complete.
-        files: Its files, in the order of their paths.
+        name: Name of the checkpoint.
+        step: Training step at which its upload began; `None` if it was unknown.
+        created_at: Epoch seconds at which the checkpoint was complete.
+        files: The files, in the order of their paths.
 
     Raises:
-        ManifestError: If two files cannot lie in one folder.
+        ManifestError: If two files have the same path, or the path of one is a folder of another.
     """
 
     name: CheckpointName
@@ -123,7 +123,7 @@ class Manifest:
         return sum(file.bytes for file in self.files)
 
     def to_json(self) -> str:
-        """Write the object's content."""
+        """Return the manifest's JSON text."""
         return json.dumps(
             {
                 "version": MANIFEST_VERSION,
@@ -143,10 +143,10 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
         """
-        Read the object's content, which anybody who may write to the bucket can have changed.
+        Parse a manifest, which anybody with write access to the bucket may have changed.
 
         Raises:
-            ManifestError: If it is not one.
+            ManifestError: If *text* is not a manifest.
         """
         try:
             fields = json.loads(text)
@@ -179,12 +179,12 @@ class Manifest:
 @dataclass(frozen=True, kw_only=True)
 class FoundCheckpoint:
     """
-    What S3 lists of a checkpoint.
+    A checkpoint that was found in S3.
 
     Args:
-        name: The checkpoint.
-        complete: Whether it has its manifest.
-        keys: Of all its objects.
+        name: Name of the checkpoint.
+        complete: Whether it has a manifest.
+        keys: Keys of all its objects.
     """
 
     name: CheckpointName
@@ -197,12 +197,12 @@ def check_path(path: str) -> None:
     Refuse the path of a file that a checkpoint cannot hold.
 
     Raises:
-        ManifestError: If it would leave the folder, is hidden, or is none that a key of S3 can have.
+        ManifestError: If *path* would leave the folder, is hidden, or cannot be part of an S3 key.
     """
     if any(part.startswith(".") or not part for part in path.split("/")):
         raise ManifestError(f"a checkpoint cannot hold a file at {path!r}: no part of its path may begin with a dot")
-    # S3 takes any name in UTF-8 (S3 User Guide, "Naming Amazon S3 objects"). Control characters are none that a
-    # listing, which is XML, could hold; halves of surrogate pairs stand for bytes that are not UTF-8.
+    # S3 accepts any name in UTF-8 (S3 User Guide, "Naming Amazon S3 objects"). But the XML of a listing cannot hold
+    # control characters, and halves of surrogate pairs stand for bytes that are not UTF-8.
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
         raise ManifestError(
             f"a checkpoint cannot hold a file at {path!r}: rename it, without control characters and in UTF-8"
@@ -212,7 +212,7 @@ def check_path(path: str) -> None:
 
 
 def list_checkpoints(s3: S3Client, *, bucket: str, run_id: str) -> list[FoundCheckpoint]:
-    """List all checkpoints of a run, the newest first, with those that are being written or were never finished."""
+    """List all checkpoints of a run, the newest first, including incomplete ones."""
     prefix = contract.checkpoint_prefix(run_id)
     keys: dict[CheckpointName, list[str]] = {}
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
@@ -233,7 +233,7 @@ def complete_checkpoints(s3: S3Client, *, bucket: str, run_id: str) -> list[Chec
 
 
 def newest_checkpoint(s3: S3Client, *, bucket: str, run_id: str) -> CheckpointName | None:
-    """Name the newest checkpoint of a run that can be restored; `None` when there is none."""
+    """Return the newest checkpoint of a run that can be restored; `None` if there is none."""
     return next(iter(complete_checkpoints(s3, bucket=bucket, run_id=run_id)), None)
 
 
@@ -241,13 +241,13 @@ def resumable_checkpoints(s3: S3Client, *, bucket: str, run: str, instead_of: st
     """
     List the checkpoints of another run that can be restored, the newest first.
 
-    Of several runs of this name the newest counts that left one.
+    If several runs have this name, these are the checkpoints of the newest run that has any.
 
     Args:
         s3: boto3 client.
-        bucket: Where checkpoints are.
-        run: The name of that run, of the same training.
-        instead_of: Id of the run that is to begin with them, which may have the same name.
+        bucket: Bucket of the checkpoints.
+        run: Name of the other run, of the same training.
+        instead_of: Id of the run that resumes from them; it may have the same name, and is left out.
     """
     prefix = contract.checkpoints_of(contract.training_of(instead_of), run)
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
@@ -261,10 +261,10 @@ def resumable_checkpoints(s3: S3Client, *, bucket: str, run: str, instead_of: st
 
 def read_manifest(s3: S3Client, *, bucket: str, name: CheckpointName) -> Manifest:
     """
-    Read what the checkpoint *name* holds.
+    Read the manifest of the checkpoint *name*.
 
     Raises:
-        ManifestError: If its manifest is none, or another checkpoint's.
+        ManifestError: If the manifest is invalid, or that of another checkpoint.
     """
     manifest = Manifest.from_json(s3.get_object(Bucket=bucket, Key=name.manifest_key)["Body"].read())
     if manifest.name != name:

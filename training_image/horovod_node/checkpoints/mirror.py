@@ -1,4 +1,4 @@
-"""The checkpoints' folder, mirrored to S3 while the script trains."""
+"""Mirrors the checkpoint folder to S3 while the script trains."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ _log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0
 """
-Between two looks at the folder; a change that was seen twice is uploaded. It is longer than a script pauses between the
-files of one checkpoint, and costs at most as much work again as a lost leader costs anyway.
+Seconds between two polls of the folder. A new state is uploaded when two polls in a row find it. The interval is longer
+than a script pauses between the files of one checkpoint.
 """
 RESTLESS_SECONDS = 60.0
 """
-After so long without two equal looks, looks follow each other closely, for the pauses of a script that saves every few
-seconds. Sooner, a script that takes long over one large checkpoint would be caught when it pauses in the middle.
+If the folder keeps changing for this long, it is polled more often, to find the short pauses of a script that saves
+every few seconds. Not earlier: a script may also pause while it writes one large checkpoint.
 """
 _RESTLESS_LOOK_SECONDS = 0.5
-"""Much longer than the clock's tick of every file system, within which two writes have the same time."""
+"""Seconds between those polls; much more than the resolution of modification times on any file system."""
 _LONGEST_PAUSE = 16
-"""Looks that are left out, at most, while S3 does not take what was found."""
+"""Longest pause between retries of failed uploads, in poll intervals."""
 STILL_SECONDS = 0.5
-"""A flush does not wait for the next look, but for this long it looks whether somebody still writes."""
+"""How long the folder must not change before a flush uploads it; a flush does not wait for the next poll."""
 CLOSE_SECONDS = 2.0
-"""How long closing waits for the thread: what it uploads is read on until the next part."""
+"""How long `close` waits for the thread, which stops an upload before its next part."""
 
 
 class CheckpointMirror:
     """
-    Brings every new state of a folder to S3, each as a checkpoint of its own, in a thread of its own.
+    Uploads every new state of a folder to S3 as a new checkpoint, in a background thread.
 
-    Whatever goes wrong is logged, kept as `trouble`, and tried again at the next look: the training goes on.
+    Errors are logged, kept as `trouble`, and retried at the next poll. They do not stop the training.
 
     Args:
         s3: boto3 client.
-        folder: The checkpoints' folder.
-        bucket: Where the checkpoints go.
-        run_id: The run that makes them.
+        folder: The checkpoint folder.
+        bucket: Bucket of the checkpoints.
+        run_id: The run that writes them.
         attempt: The attempt of the run.
-        keep: So many of the run's checkpoints stay in S3.
-        step: Gives the training steps that have been made. Default: nobody knows.
-        look_seconds: Between two looks. Default: `LOOK_SECONDS`.
-        part_bytes: Larger files go in parts of this size; S3 takes no parts below 5 MiB. Default: `PART_BYTES`.
+        keep: Number of the run's complete checkpoints that stay in S3.
+        step: Returns the current training step. Default: it is unknown.
+        look_seconds: Seconds between two polls. Default: `LOOK_SECONDS`.
+        part_bytes: Larger files are uploaded in parts of this size, at least 5 MiB. Default: `PART_BYTES`.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class CheckpointMirror:
         self.newest: CheckpointName | None = None
         """The run's newest complete checkpoint, as far as is known."""
         self.trouble = ""
-        """Why the last upload failed, in a sentence; '' when it did not."""
+        """Why the last upload failed, in a sentence; '' if it succeeded."""
         self._sequence: int | None = None
         self._mirrored: Snapshot | None = None
         self._seen: Snapshot = ()
@@ -102,32 +102,32 @@ class CheckpointMirror:
 
     @property
     def address(self) -> str:
-        """Where the run's checkpoints are, for people."""
+        """S3 address of the run's checkpoints, for people."""
         return f"s3://{self._bucket}/{contract.checkpoint_prefix(self._run_id)}"
 
     @property
     def folder(self) -> Path:
-        """What is mirrored."""
+        """The folder that is mirrored."""
         return self._folder
 
     def uri(self, name: CheckpointName) -> str:
-        """Where the checkpoint *name* is, for people."""
+        """Return the S3 address of the checkpoint *name*, for people."""
         return name.uri(self._bucket)
 
     def notice(self) -> None:
-        """Mirror what is in the folder now without a second look: the script says that nothing in it is half."""
+        """Mirror the folder's present state without a second poll: the script reports that it is complete."""
         self._whole.set()
         self._wake.set()
 
     def flush(self) -> Future[CheckpointName | None]:
         """
-        Mirror what is in the folder now, without waiting here.
+        Start to mirror the folder's present state, and return at once.
 
-        An upload that is under way is finished first. What still changes is waited for: the caller has the patience.
+        An upload that is in progress is finished first. If the folder keeps changing, the flush waits until it stops.
 
         Returns:
-            Done when the present state is in S3: the run's newest checkpoint, `None` if there never was one; or the
-            error that kept it from there. Cancelled when the mirror is closed before.
+            Completes when the present state is in S3. Its result is the run's newest checkpoint, or `None` if there
+            never was one; its exception, the error of the upload. It is cancelled if the mirror is closed before.
         """
         flush: Future[CheckpointName | None] = Future()
         with self._lock:
@@ -139,7 +139,7 @@ class CheckpointMirror:
         return flush
 
     def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
-        """Stop mirroring; a checkpoint that is under way is not completed."""
+        """Stop mirroring; a checkpoint that is being uploaded is not completed."""
         with self._lock:
             self._stopped.set()
         self._wake.set()
@@ -161,7 +161,7 @@ class CheckpointMirror:
             except ChangedError as change:
                 self._trouble(str(change))
                 self._ask_again(flushes)
-            except Exception as error:  # whatever it is: the training goes on, and so does the mirror
+            except Exception as error:  # no error may stop the training or the mirror
                 self._failures += 1
                 self._trouble(str(error))
                 for flush in flushes:
@@ -174,7 +174,7 @@ class CheckpointMirror:
         _cancel(self._take_flushes())
 
     def _look(self) -> None:
-        """Upload what the folder holds if it is new, and was the same at the last look or is known to be whole."""
+        """Upload the folder's state if it is new, and did not change since the last poll or is known to be complete."""
         whole = self._whole.is_set()
         self._whole.clear()
         snapshot = look(self._folder, left_out=self._say_left_out)
@@ -188,7 +188,7 @@ class CheckpointMirror:
         self._seen = snapshot
 
     def _flush(self) -> None:
-        """Upload what the folder holds as soon as it holds still."""
+        """Upload the folder's state as soon as it stops changing."""
         while True:
             snapshot = look(self._folder, left_out=self._say_left_out)
             if self._is_mirrored(snapshot):
@@ -199,7 +199,7 @@ class CheckpointMirror:
                 return self._upload(snapshot)
 
     def _is_mirrored(self, snapshot: Snapshot) -> bool:
-        """Answer whether there is nothing to upload. At first S3 tells: this state may come from there."""
+        """Return whether there is nothing to upload. The first call asks S3, since the state may be a restored one."""
         if self._sequence is None:
             self._take_up()
             newest = self._newest_manifest()
@@ -208,10 +208,10 @@ class CheckpointMirror:
         return not snapshot or snapshot == self._mirrored
 
     def _take_up(self) -> None:
-        """Go on where an earlier agent of this attempt ended."""
+        """Continue the sequence of an earlier agent of this attempt."""
         found = list_checkpoints(self._s3, bucket=self._bucket, run_id=self._run_id)
         self.newest = next((checkpoint.name for checkpoint in found if checkpoint.complete), None)
-        # Torn ones count, too: what is left of them belongs to no other.
+        # Incomplete ones count, too: their objects must not become part of another checkpoint.
         mine = [checkpoint.name.sequence for checkpoint in found if checkpoint.name.attempt == self._attempt]
         self._sequence = max(mine, default=0)
 
@@ -256,7 +256,7 @@ class CheckpointMirror:
         )
         try:
             prune(self._s3, bucket=self._bucket, run_id=self._run_id, attempt=self._attempt, keep=self._keep)
-        except Exception as error:  # older checkpoints that stay do no harm; the next upload prunes again
+        except Exception as error:  # more checkpoints do no harm; the next upload prunes again
             _log.warning("older checkpoints of %s could not be removed: %s", self.address, error)
 
     def _pause(self) -> float:
@@ -290,7 +290,7 @@ class CheckpointMirror:
 
 
 def _same(snapshot: Snapshot, manifest: Manifest) -> bool:
-    """Answer whether the folder holds what *manifest* says; restored files have the times of the original ones."""
+    """Return whether *snapshot* has the files of *manifest*; restored files keep their modification times."""
     return [(file.path, file.bytes, file.mtime_ns) for file in snapshot] == [
         (file.path, file.bytes, file.mtime_ns) for file in manifest.files
     ]

@@ -1,4 +1,4 @@
-"""What goes when a newer checkpoint is complete."""
+"""Deletes older checkpoints when a newer one is complete."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _log = logging.getLogger(__name__)
 
 def superfluous(found: Sequence[FoundCheckpoint], *, attempt: int, keep: int) -> list[FoundCheckpoint]:
     """
-    Tell which checkpoints nobody needs any more.
+    Return the checkpoints that are no longer needed.
 
-    Those are the complete ones beyond the newest *keep*, and what is older than the newest complete one and was never
-    finished. What a later attempt wrote is not this attempt's to judge: a leader that was given up and does not know it
-    would prune for the one that took its place.
+    These are the complete ones beyond the newest *keep*, and incomplete ones older than the newest complete one.
+    Checkpoints of later attempts are never among them: a leader that was replaced without knowing it must not delete
+    its successor's.
 
     Args:
         found: All checkpoints of a run, the newest first.
         attempt: The attempt that prunes.
-        keep: So many complete ones stay, of whatever attempt.
+        keep: Number of complete checkpoints that stay, over all attempts.
     """
     complete = [checkpoint.name for checkpoint in found if checkpoint.complete]
     if not complete:
@@ -40,7 +40,7 @@ def superfluous(found: Sequence[FoundCheckpoint], *, attempt: int, keep: int) ->
 
 
 def prune(s3: S3Client, *, bucket: str, run_id: str, attempt: int, keep: int) -> None:
-    """Delete what is superfluous: manifests first, so that nothing half-deleted looks complete at any moment."""
+    """Delete superfluous checkpoints, their manifests first: a partly deleted one must not seem complete."""
     old = superfluous(list_checkpoints(s3, bucket=bucket, run_id=run_id), attempt=attempt, keep=keep)
     if not old or not delete(s3, bucket=bucket, keys=[found.name.manifest_key for found in old if found.complete]):
         return

@@ -1,4 +1,4 @@
-"""The newest checkpoint, brought to a node before its ranks start."""
+"""Restores the newest checkpoint to a node before its ranks start."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ _log = logging.getLogger(__name__)
 
 _FILES_AT_ONCE = 16
 _PARTS_AT_ONCE = 4
-"""As data channels are downloaded: the agent's connections are counted for this."""
+"""The same as for data channels; the agent's connection pool is sized for it."""
 _GONE = ("404", "NoSuchKey", "NoSuchVersion", "412", "PreconditionFailed")
 _FORBIDDEN = ("403", "AccessDenied")
-"""What S3 says of an object that is not there to whoever may list some prefixes only."""
+"""S3's error for a missing object, if the caller may list only some prefixes of the bucket."""
 
 
 class UnusableError(Exception):
     """
-    A checkpoint is not what its manifest says, or was pruned meanwhile: an older or a newer one must do.
+    A checkpoint does not match its manifest, or was pruned meanwhile; another one is tried.
 
     Args:
-        name: The checkpoint.
+        name: Name of the checkpoint.
         message: One sentence.
     """
 
@@ -62,14 +62,14 @@ class UnusableError(Exception):
 @dataclass(frozen=True, kw_only=True)
 class Restored:
     """
-    What a node begins with.
+    The checkpoint that a node begins with.
 
     Args:
-        name: The checkpoint, of this run or of the one that it resumes.
-        step: Training steps that had been made; `None` if nobody knew.
-        files: Its files.
-        bytes: Their size together.
-        received_bytes: So many came over the network; the others were here.
+        name: Name of the checkpoint, of this run or of the one that it resumes.
+        step: Training step of the checkpoint; `None` if it is unknown.
+        files: Number of its files.
+        bytes: Size of all files.
+        received_bytes: Bytes that were downloaded; the other files were already on the node.
     """
 
     name: CheckpointName
@@ -81,20 +81,20 @@ class Restored:
 
 def restore(s3: S3Client, *, layout: Layout, bucket: str, run_id: str, resume_from: str) -> Restored | None:
     """
-    Make the checkpoints' folder what the run's newest complete checkpoint says, else that of *resume_from*.
+    Replace the checkpoint folder with the run's newest complete checkpoint, or else with that of *resume_from*.
 
-    All nodes of a ring must begin with the same: what else is in the folder goes, whether an earlier attempt left it
-    on this node or, when there is no checkpoint at all, on none of the others.
+    All nodes of a ring must begin with the same files. So all others are removed from the folder, for example those of
+    an earlier attempt; without any checkpoint, the folder is emptied.
 
     Args:
         s3: boto3 client.
         layout: The node's folders. No rank may run.
-        bucket: Where checkpoints are.
-        run_id: The node's run. What runs of the same name left counts for nothing.
-        resume_from: Name of a run of the same training, for a run that has no checkpoint of its own yet; '' for none.
+        bucket: Bucket of the checkpoints.
+        run_id: Id of the node's run. Checkpoints of earlier runs with the same name are ignored.
+        resume_from: Name of a run of the same training, for a run that has no checkpoint yet; '' for none.
 
     Returns:
-        What was restored; `None` if there is nothing, and the folder is empty.
+        The restored checkpoint; `None` if there is none, and the folder is empty.
 
     Raises:
         RunError: If *resume_from* has no checkpoint, none of the checkpoints can be used, or S3 does not answer.
@@ -120,7 +120,7 @@ def restore(s3: S3Client, *, layout: Layout, bucket: str, run_id: str, resume_fr
 def _choose(
     s3: S3Client, *, bucket: str, run_id: str, resume_from: str, unusable: Mapping[CheckpointName, str]
 ) -> CheckpointName | None:
-    """Name the newest checkpoint that may be usable; S3 is asked anew each time, for a leader may be pruning."""
+    """Return the newest checkpoint not known to be unusable. S3 is listed each time: a leader may be pruning."""
     found = complete_checkpoints(s3, bucket=bucket, run_id=run_id)
     if not found and resume_from:
         found = resumable_checkpoints(s3, bucket=bucket, run=resume_from, instead_of=run_id)
@@ -132,7 +132,7 @@ def _choose(
             )
     usable = [name for name in found if name not in unusable]
     if found and not usable:
-        # Beginning from nothing would silently throw away what may be weeks of work.
+        # To begin without a checkpoint would silently discard what may be weeks of work.
         raise RunError(contract.ERROR_NODE_FAILED, f"No checkpoint can be restored. {' '.join(unusable.values())}")
     return usable[0] if usable else None
 
@@ -163,10 +163,10 @@ def _restore(s3: S3Client, *, bucket: str, name: CheckpointName, folder: Path) -
 @contextmanager
 def _replacement(folder: Path) -> Iterator[Path]:
     """
-    Give an empty folder that takes the place of *folder* at the end, unless something is raised.
+    Yield an empty folder, which replaces *folder* at the end, unless an exception is raised.
 
-    Between the two renames there is no *folder*; an agent that is killed there makes it anew and restores again. In
-    the folder itself there is never half a checkpoint.
+    *folder* thus never has a part of a checkpoint. Between the two renames it does not exist; if the agent is killed
+    there, the next one creates it and restores again.
     """
     new, old = folder.with_name(f".{folder.name}-new"), folder.with_name(f".{folder.name}-old")
     for stale in (new, old):
@@ -194,7 +194,7 @@ def _manifest(s3: S3Client, *, bucket: str, name: CheckpointName) -> Manifest:
 
 
 def _bring(s3: S3Client, *, bucket: str, manifest: Manifest, here: Path, into: Path) -> int:
-    """Put the files of *manifest* into a folder, those that are *here* already without S3; give the bytes from S3."""
+    """Put the files of *manifest* into *into*, from S3 unless *here* has them; return the bytes from S3."""
     transfer = TransferConfig(max_concurrency=_PARTS_AT_ONCE)
 
     def bring(file: CheckpointFile) -> int:
@@ -214,7 +214,7 @@ def _bring(s3: S3Client, *, bucket: str, manifest: Manifest, here: Path, into: P
             done.result()
         return sum(file.result() for file in files)
     finally:
-        # Waited for: what still downloads must not write into the folder of the next try.
+        # Wait: a download that goes on would write into the folder of the next try.
         executor.shutdown(wait=True, cancel_futures=True)
 
 
@@ -233,7 +233,7 @@ def _download(
 
 
 def _holds(path: Path, file: CheckpointFile) -> bool:
-    """Answer whether at *path* there is what *file* says, byte for byte."""
+    """Return whether the file at *path* has the size and digest of *file*."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size != file.bytes:
         return False
     with path.open("rb") as content:
@@ -243,13 +243,13 @@ def _holds(path: Path, file: CheckpointFile) -> bool:
 def _link(local: Path, target: Path) -> bool:
     try:
         target.hardlink_to(local)
-    except OSError:  # below a link to another file system, for example: then it is downloaded
+    except OSError:  # for example, on another file system: the file is then downloaded
         return False
     return True
 
 
 def _is_gone(s3: S3Client, error: ClientError, *, bucket: str, key: str) -> bool:
-    """Tell a missing object from a forbidden one: S3 answers alike to whoever may not list all of the bucket."""
+    """Return whether the object is missing. S3 reports it as forbidden if the caller may not list the whole bucket."""
     code = error.response["Error"]["Code"]
     if code in _GONE:
         return True

@@ -1,4 +1,4 @@
-"""The checkpoints' folder at one moment, and its files held as they were then."""
+"""Snapshots of the checkpoint folder."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _BETWEEN_LOOKS = "the files changed between two looks"
 
 
 class ChangedError(Exception):
-    """The folder changed while it was being read; the message is a sentence without its full stop."""
+    """The folder changed while it was read; the message is a sentence without its full stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileState:
     """
-    What tells whether a file is still the same.
+    The properties by which a change of a file is detected.
 
     Args:
-        path: Relative to the folder.
-        bytes: Its size.
-        mtime_ns: When it was written, epoch nanoseconds.
-        inode: Tells a file from another that took its place.
+        path: Path relative to the folder.
+        bytes: Size of the file.
+        mtime_ns: Modification time, epoch nanoseconds.
+        inode: Inode, which changes when another file replaces this one.
     """
 
     path: str
@@ -37,7 +37,7 @@ class FileState:
 
     @classmethod
     def of(cls, path: str, status: os.stat_result) -> FileState:
-        """Take what *status* says of the file at *path*."""
+        """Return the state of the file at *path* from its *status*."""
         return cls(path=path, bytes=status.st_size, mtime_ns=status.st_mtime_ns, inode=status.st_ino)
 
 
@@ -47,16 +47,16 @@ Snapshot: TypeAlias = Sequence[FileState]
 
 def look(folder: Path, *, left_out: Callable[[str, str], object] = lambda _path, _why: None) -> Snapshot:
     """
-    List the files of *folder* that belong into a checkpoint.
+    List the files of *folder* that belong in a checkpoint.
 
-    A link to what is in the folder stands for that, as `last.ckpt` does for the newest checkpoint in some libraries;
-    it comes back as a file. What is hidden is left out, so that a script can write under a hidden name and rename; so
-    are empty folders.
+    A link inside the folder, such as the `last.ckpt` of some libraries, counts as a copy of its target, and is restored
+    as a file. Hidden files are left out, so that a script can write under a hidden name and rename. So are empty
+    folders.
 
     Args:
-        folder: Where the script writes.
-        left_out: Told of what else cannot be kept, its path and why: a link that leads nowhere, back, or out of the
-            folder; a device.
+        folder: The checkpoint folder.
+        left_out: Called with the path of anything else that is left out, and the reason: a link that leads nowhere,
+            back, or out of the folder; a device.
     """
     return sorted(_walk(folder, "", root=folder.resolve(), left_out=left_out), key=lambda file: file.path)
 
@@ -64,13 +64,13 @@ def look(folder: Path, *, left_out: Callable[[str, str], object] = lambda _path,
 @contextmanager
 def held(folder: Path, snapshot: Snapshot) -> Iterator[Path]:
     """
-    Give a folder with the files of *snapshot*, which may be renamed, replaced or removed in *folder* from then on.
+    Yield a folder that keeps the files of *snapshot*, even if they are renamed, replaced or removed in *folder*.
 
-    They are hard links: it costs no room, and no time in which the script might write. A file that is written over in
-    place changes in both folders; who reads it must look at its state once more.
+    The files are hard links, which take neither space nor time to copy. A file that is overwritten in place changes in
+    both folders, so a reader must check its state again.
 
     Raises:
-        ChangedError: If *folder* is no longer as it was in *snapshot*.
+        ChangedError: If *folder* has changed since *snapshot*.
     """
     with tempfile.TemporaryDirectory(prefix=_prefix(folder), dir=folder.parent, ignore_cleanup_errors=True) as name:
         holding = Path(name)
@@ -78,31 +78,31 @@ def held(folder: Path, snapshot: Snapshot) -> Iterator[Path]:
             for file in snapshot:
                 link = holding / file.path
                 link.parent.mkdir(parents=True, exist_ok=True)
-                # Resolved: the kernel would make a second name of a link.
+                # Resolved, because a hard link to a symbolic link would be another symbolic link.
                 link.hardlink_to((folder / file.path).resolve())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ChangedError(_BETWEEN_LOOKS) from error
-        # Before and after the links were made the folder was the same: it was so in between, and the links show it.
+        # If the folder is the same before and after the links were made, they have its state.
         if look(folder) != snapshot or look(holding) != snapshot:
             raise ChangedError(_BETWEEN_LOOKS)
         yield holding
 
 
 def release(folder: Path) -> None:
-    """Remove what a killed agent held of *folder*: it takes room."""
+    """Remove the hard links to files of *folder* that a killed agent left, because they take space."""
     for stale in folder.parent.glob(f"{_prefix(folder)}*"):
         shutil.rmtree(stale, ignore_errors=True)
 
 
 def _prefix(folder: Path) -> str:
-    # Beside the folder, where no script that lists it meets the links, and on the same file system.
+    # Beside the folder: on the same file system, but where a script that lists the folder does not see the links.
     return f".{folder.name}-held-"
 
 
 def _walk(folder: Path, prefix: str, *, root: Path, left_out: Callable[[str, str], object]) -> Iterator[FileState]:
     try:
         entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):  # gone since it was listed: the next look finds it gone, too
+    except (FileNotFoundError, NotADirectoryError):  # removed since it was listed; the next poll sees that, too
         return
     for entry in entries:
         if entry.name.startswith("."):
@@ -123,10 +123,10 @@ def _walk(folder: Path, prefix: str, *, root: Path, left_out: Callable[[str, str
 
 
 def _leads_astray(link: Path, *, root: Path) -> str:
-    """Tell why a checkpoint cannot hold what *link* stands for; '' when it can."""
+    """Return why a checkpoint cannot hold the target of *link*; '' if it can."""
     try:
         target = link.resolve(strict=True)
-    except (OSError, RuntimeError):  # RuntimeError: a circle, before Python 3.13
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
         return "it is a link that leads nowhere"
     if not target.is_relative_to(root):
         return f"it is a link to {target}, outside of the folder"

@@ -1,25 +1,25 @@
 """
 The contract: the names that cross process borders, between constructs, state machine, client, node and local cloud.
 
-They stand here and nowhere else; the other packages import nothing but this from `horovod_node`. It needs only the
-standard library, so that `cdk synth`, the client and the training image can share it without sharing dependencies.
-`from horovod_node import contract` is the way in. One file a concept:
+They are defined here and nowhere else; other packages import nothing else from `horovod_node`. The contract needs only
+the standard library, so that `cdk synth`, the client and the training image share no dependencies. Import it with
+`from horovod_node import contract`. Each file has one concept:
 
-- `environment`: what user data puts into a node's environment.
+- `environment`: the environment variables that user data sets on a node.
 - `node`: engines, markets, ports, states, interruptions.
-- `run_id`: what tells a run from every other one.
-- `ledger`, `attributes`: keys of the ledger's items, and what they hold.
-- `settings`, `request`, `request_check`, `json_text`: what a run was asked to do, and the rules for asking.
-- `prices`: who may tell what an instance costs, and within which bounds.
+- `run_id`: the unique id of a run.
+- `ledger`, `attributes`: keys and attributes of the ledger's items.
+- `settings`, `request`, `request_check`, `json_text`: the request, its rules, and the settings of a run.
+- `prices`: sources and bounds of instance prices.
 - `tasks`: the state machine's tasks that wait for a node, and the node's answers.
-- `errors`, `exit_codes`: how a run fails, and how an agent ends.
-- `s3_keys`, `connection`: where things are in the buckets, and how a client finds it all.
-- `archive`: how the archives of scripts and models are unpacked.
-- `logs`, `metrics`, `tags`: the names under which CloudWatch and AWS Billing show a run.
+- `errors`, `exit_codes`: errors of a run, and exit codes of an agent.
+- `s3_keys`, `connection`: keys in the buckets, and the stack output by which clients connect.
+- `archive`: unpacking of the archives of scripts and models.
+- `logs`, `metrics`, `tags`: the names of a run in CloudWatch and AWS Billing.
 
-Stacks, images and clients are not replaced at the same moment. A name that those who do not know it may ignore can be
-added at any time. When an item, a field or an answer changes its meaning, or goes, `CONTRACT_VERSION` is raised: a node
-refuses a run of another version, and a client a stack of another version.
+Stacks, images and clients are updated at different times. A name that older readers can ignore may be added at any
+time. A change of meaning, or a removal, of an item, a field or an answer raises `CONTRACT_VERSION`: a node refuses a
+run of another version, and a client refuses a stack of another version.
 """
 
 from typing import Final
@@ -365,4 +365,4 @@ from horovod_node.contract.tasks import (
 # isort: on
 
 CONTRACT_VERSION: Final = 4
-"""Also in a run's item (`VERSION`) and in the connection (`CONNECTION_VERSION`)."""
+"""Written into a run's item (`VERSION`) and into the connection (`CONNECTION_VERSION`)."""

@@ -1,7 +1,7 @@
 """
-The .tar.gz archives that cross borders: a script goes to the nodes, a model comes back. Whoever unpacks trusts nobody.
+Unpacks the .tar.gz archives of scripts and models, without trusting their content.
 
-An archive is read as a stream, header by header, and nothing of it decides how much memory or disk is taken.
+An archive is read as a stream, header by header. Fixed limits bound the memory and the disk that it takes.
 `tarfile.extractall(filter="data")` is no substitute: links in very long paths leave its folder (CVE-2025-4517, fixed
 in Python 3.11.13, 3.12.11 and 3.13.4), and Debian 12's Python 3.11.2 has no filters at all (PEP 706).
 
@@ -21,41 +21,41 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 ARCHIVE_ENTRIES_LIMIT: Final = 100_000
-"""Files and folders that an archive may hold: each takes an inode and some time, however small it is."""
+"""Most files and folders in an archive: each takes an inode and some time, however small it is."""
 ARCHIVE_NAME_LIMIT: Final = 1024
-"""Bytes of a path in an archive: those of a key in S3, and few enough for every file system below any folder."""
+"""Most bytes of a path in an archive: as many as an S3 key has, and few enough for every file system."""
 
 REQUIREMENTS_FILE: Final = "requirements.txt"
-"""At the top of a script's archive: what each node installs before its ranks start."""
+"""File at the top of a script's archive: the packages that each node installs before its ranks start."""
 WHEELS_FOLDER: Final = "wheels"
-"""Beside `REQUIREMENTS_FILE`: wheels that are installed without any package index."""
+"""Folder beside `REQUIREMENTS_FILE`: wheels that are installed without a package index."""
 FILE_NAME_LIMIT: Final = 255
-"""Bytes of one file's or folder's name on Linux (limits.h, NAME_MAX)."""
+"""Most bytes of a file's or folder's name on Linux (limits.h, NAME_MAX)."""
 
 _HEADERS_LIMIT_BYTES: Final = 16 * 1024**2
-"""Of all pax headers and long names together. One that `tarfile` writes takes 1 or 2 kB, and few files need one."""
+"""Limit of all pax headers and long names together. `tarfile` writes 1 or 2 kB for the few files that need one."""
 _PADDING_LIMIT_BYTES: Final = 16 * 1024**2
-"""Behind the end of a tar archive: its last record is filled up, by 10 kB unless somebody chose otherwise."""
+"""Limit of the padding behind the end of a tar archive; records have 10 kB by default."""
 _BLOCK: Final = tarfile.BLOCKSIZE
 _COPY_BYTES: Final = 1024**2
 _OF_THE_ARCHIVE: Final = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
-"""What a file system says to names that cannot be, or cannot be together; a full disk is not the archive's fault."""
+"""Errors of a file system that the archive's names cause. A full disk is not among them."""
 
 
 class ArchiveRefused(ValueError):  # noqa: N818 - it says what happened, as the errors of a run do
-    """An archive is damaged, or holds what must not be unpacked; trying again changes nothing."""
+    """An archive is damaged, or holds what must not be unpacked. A retry cannot succeed."""
 
 
 def unpack_archive(archive: IO[bytes], *, into: Path, most_bytes: int) -> str:
     """
     Write the regular files and the folders of a .tar.gz, and refuse one that holds anything else.
 
-    Files get the permissions of new files, executable if they were; owner, times, and set-user-id bits are not taken.
+    Files get the permissions of new files, and stay executable. Owner, times and set-user-id bits are ignored.
 
     Args:
-        archive: Only read, and only forwards.
+        archive: A stream, which is read forwards only.
         into: An empty folder that nobody else writes to. After an error it holds a part of the archive.
-        most_bytes: Bytes that the files may have together.
+        most_bytes: Limit of the size of all files together.
 
     Returns:
         SHA-256 of the archive before compression, in hexadecimal digits.
@@ -73,7 +73,7 @@ def check_archive(archive: IO[bytes]) -> str:
     Read a .tar.gz as `unpack_archive` does, and write nothing.
 
     Args:
-        archive: Only read, and only forwards.
+        archive: A stream, which is read forwards only.
 
     Returns:
         SHA-256 of the archive before compression, in hexadecimal digits.
@@ -100,7 +100,7 @@ class _Unpacking:
         size: int | None = None
         while (header := self._header()) is not None:
             if header.size < 0:
-                raise ArchiveRefused("a header says that its content has less than no bytes")
+                raise ArchiveRefused("a header has a negative size")
             if header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
                 name, size = _read_pax(self._extension(header), name=name, size=size)
             elif header.type == tarfile.GNUTYPE_LONGNAME:
@@ -110,9 +110,9 @@ class _Unpacking:
             else:
                 self._unpack(header, name=header.name if name is None else name, size=size)
                 name = size = None
-        # The rest is padding; behind it, gzip checks all that was read.
+        # The rest is padding. At its end, gzip verifies the checksum.
         if len(self._read(_PADDING_LIMIT_BYTES, whole=False)) == _PADDING_LIMIT_BYTES:
-            raise ArchiveRefused("it goes on behind its end")
+            raise ArchiveRefused("it has data behind its end")
         return self._digest.hexdigest()
 
     def _header(self) -> tarfile.TarInfo | None:
@@ -125,7 +125,7 @@ class _Unpacking:
             raise ArchiveRefused(f"a header cannot be read: {error}") from error
 
     def _extension(self, header: tarfile.TarInfo) -> bytes:
-        """Read what says more about the next file."""
+        """Read the content of an extension header, which describes the next file."""
         self._header_bytes += header.size
         if self._header_bytes > _HEADERS_LIMIT_BYTES:
             raise ArchiveRefused(f"its headers have more than {_HEADERS_LIMIT_BYTES:,} bytes")
@@ -164,12 +164,12 @@ class _Unpacking:
         return os.fdopen(os.open(path, flags, permissions), "wb")
 
     def _mkdir(self, path: Path) -> None:
-        # Not exist_ok: what is there already and was not made here as a folder is a file of this archive.
+        # Not exist_ok: a path that exists, and that was not made here as a folder, is a file of this archive.
         path.mkdir()
 
     def _path(self, name: str) -> Path:
         path, native = PurePosixPath(name), Path(name)
-        # Elsewhere than on POSIX, other characters separate folders and name disks.
+        # On Windows, other characters separate folders and name drives.
         if path.is_absolute() or ".." in path.parts or native.anchor or ".." in native.parts:
             raise ArchiveRefused(f"it would write outside of its folder: it holds '{name}'")
         if "\0" in name:
@@ -194,7 +194,7 @@ class _Unpacking:
             raise ArchiveRefused(f"it holds more than {ARCHIVE_ENTRIES_LIMIT:,} files and folders")
 
     def _read(self, count: int, *, whole: bool = True) -> bytes:
-        """Read *count* bytes; the end of the archive comes too early unless *whole* is false."""
+        """Read *count* bytes; refuse the archive if it has fewer, unless *whole* is false."""
         data = b""
         try:
             while len(data) < count and (part := self._stream.read(count - len(data))):
@@ -208,7 +208,7 @@ class _Unpacking:
 
 
 class _Checking(_Unpacking):
-    """Finds what a file system would say, without one."""
+    """Raises the errors that a file system would raise, without writing to one."""
 
     def __init__(self, archive: IO[bytes], *, into: Path, most_bytes: int) -> None:
         super().__init__(archive, into=into, most_bytes=most_bytes)
@@ -232,7 +232,7 @@ class _Checking(_Unpacking):
 
 
 def _read_pax(records: bytes, *, name: str | None, size: int | None) -> tuple[str | None, int | None]:
-    """Take the next file's name and size out of a pax header: lines of `LENGTH KEY=VALUE`."""
+    """Read the next file's name and size from a pax header, which has lines of `LENGTH KEY=VALUE`."""
     while records and records[0]:
         digits, _, _ = records[:20].partition(b" ")
         if not digits.isdigit() or not len(digits) + 1 < int(digits) <= len(records):
@@ -247,7 +247,7 @@ def _read_pax(records: bytes, *, name: str | None, size: int | None) -> tuple[st
             name = _text(value)
         elif key == b"size":
             if not value.isdigit() or len(value) > 20:
-                raise ArchiveRefused("a pax header cannot be read: a size is no number")
+                raise ArchiveRefused("a pax header cannot be read: a size is not a number")
             size = int(value)
     return name, size
 

@@ -1,7 +1,7 @@
 """
-What a client needs to know: one stack output a HorovodTraining.
+The stack output by which clients connect to a `HorovodTraining`.
 
-It is found by its description; its value is a JSON object with these keys.
+Clients find the output by its description. Its value is a JSON object with these keys.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ CONNECTION_VERSION: Final = "version"
 CONNECTION_STATE_MACHINE: Final = "state_machine"
 """ARN of the run's state machine."""
 CONNECTION_DATA_BUCKET: Final = "data_bucket"
-"""Where packaged scripts and data go."""
+"""Bucket of packaged scripts and data."""
 CONNECTION_MODEL_BUCKET: Final = "model_bucket"
 CONNECTION_LEDGER_TABLE: Final = "ledger_table"
 CONNECTION_QUEUE: Final = "queue"
@@ -28,7 +28,10 @@ CONNECTION_GROUP: Final = "group"
 CONNECTION_TYPES: Final = "types"
 """Of a fleet: JSON object of its instance types, each with its GPUs."""
 CONNECTION_PRICED_TYPES: Final = "priced_types"
-"""List of the types whose On-Demand prices the construct was given. Absent: requests may hold no prices, either."""
+"""
+List of the instance types whose On-Demand prices were given to the construct. If it is absent, requests may hold no
+prices, either.
+"""
 CONNECTION_LOG_GROUP: Final = "log_group"
 """CloudWatch log group of the nodes."""
 CONNECTION_MAX_RUNTIME_SECONDS: Final = "max_runtime_seconds"

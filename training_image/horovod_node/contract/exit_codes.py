@@ -8,11 +8,11 @@ EXIT_OK: Final = 0
 EXIT_TRAINING_FAILED: Final = 1
 """The user's script failed."""
 EXIT_PART_OVER: Final = 10
-"""The run goes on without this node: its instance is to take itself out at once."""
+"""The run continues without this node; its instance must terminate itself at once."""
 EXIT_USAGE: Final = 2
 """The environment is incomplete or contradictory."""
 EXIT_NODE_FAILED: Final = 70
-"""Our side failed (sysexits.h: EX_SOFTWARE)."""
+"""The agent failed, and not the script (sysexits.h: EX_SOFTWARE)."""
 EXIT_RELEASED: Final = 75
 """The lease went to another run or the state machine gave this attempt up (sysexits.h: EX_TEMPFAIL)."""
 EXIT_PREFLIGHT: Final = 78

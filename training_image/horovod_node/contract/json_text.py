@@ -10,8 +10,8 @@ from typing import Any, Final
 
 _DIGITS: Final = 15
 """
-Of a number, so many significant digits are written: `$string` calls `toPrecision(15)` (JSONata 2.0.6, `jsonata.js`),
-the release that Step Functions evaluates (Developer Guide, "Transforming data with JSONata").
+Significant digits of a number: `$string` calls `toPrecision(15)` in JSONata 2.0.6 (`jsonata.js`), the release that Step
+Functions uses (Developer Guide, "Transforming data with JSONata").
 """
 _HALF: Final = re.compile(r"[\ud800-\udfff]")
 _ROUNDED: Final = Context(prec=_DIGITS, rounding=ROUND_HALF_UP, Emin=-400, Emax=400)
@@ -19,13 +19,13 @@ _ROUNDED: Final = Context(prec=_DIGITS, rounding=ROUND_HALF_UP, Emin=-400, Emax=
 
 def jsonata_text(value: Any) -> str:
     """
-    Write *value* as JSONata's `$string` does: a text bare, everything else as compact JSON.
+    Write *value* as JSONata's `$string` does: a string without quotes, everything else as compact JSON.
 
-    Characters are written as they are, but for half of a surrogate pair, which is escaped (ECMA-262, QuoteJSONString).
-    A number has one kind only, a double, and is written with 15 digits.
+    Characters are not escaped, except half of a surrogate pair (ECMA-262, QuoteJSONString). All numbers are doubles,
+    written with 15 digits.
 
     Raises:
-        OverflowError: If a number is beyond those that a double can be.
+        OverflowError: If a number is too large for a double.
         RecursionError: If *value* is nested more deeply than Python's `json` writes.
         ValueError: If a number is not finite.
     """

@@ -3,21 +3,21 @@ The ledger: one DynamoDB table of one training, with partition key `pk` and sort
 
   pk                     sk                       what
   FLEET#fleet            LEASE                    who holds the fleet, and until when
-  QUEUE#queue            LINE                     the runs that wait, two attributes each: PLACE#run and WAITER#run
+  QUEUE#queue            LINE                     the queued runs, two attributes each: PLACE#run and WAITER#run
   RUN#run_id             RUN                      the request, the settings, the stage, the price
   NODES#fleet#run_id     LEADER#attempt           the node that leads (conditional write: there is one)
   NODES#fleet#run_id     NODE#attempt#node        a node: address, GPUs, market, zone, state, steps, last sign of life
   NODES#fleet#run_id     PLAN#attempt             the ring: hosts in rank order
-  NODES#fleet#run_id     PROGRESS                 how far the training is, for people; written by the leader
+  NODES#fleet#run_id     PROGRESS                 the training's progress, for people; written by the leader
   NODES#fleet#run_id     FAILURE#attempt#node     the first failure that a node saw
-  NODES#fleet#run_id     BOOT#node                a machine that pulls the image, before its agent is there
+  NODES#fleet#run_id     BOOT#node                an instance that pulls the image, before its agent starts
   SECRETS#fleet#run_id   TASK#attempt#task        a task token of the state machine, waiting for a node's answer
-  SECRETS#fleet#run_id   CHANNEL#attempt          of an elastic ring: where the leader's channel is, and its key
+  SECRETS#fleet#run_id   CHANNEL#attempt          address and key of an elastic ring's signed channel
 
-The partition says who may read and write. RUN# belongs to the state machines; nodes only read it. A fleet's nodes read
-and write the NODES# and SECRETS# partitions of their own fleet and no other's: a node runs the user's script with its
-own permissions. Whoever reads SECRETS# can answer for the run or join its ring, so people who watch runs do not read
-it. IAM knows partition keys (`dynamodb:LeadingKeys`), not sort keys.
+Permissions follow the partitions, because IAM can restrict partition keys (`dynamodb:LeadingKeys`) but not sort keys.
+State machines write RUN#, and nodes only read it. Nodes read and write NODES# and SECRETS# of their own fleet only,
+because the user's script has the node's permissions. A reader of SECRETS# can answer for the run or join its ring, so
+people who watch runs may not read it.
 
 `run_id` is that of `horovod_node.contract.run_id`. Attempts have at least four digits, so that sort keys are in the
 order of attempts.
@@ -51,75 +51,75 @@ PROGRESS_SORT_KEY: Final = "PROGRESS"
 FAILURE_PREFIX: Final = "FAILURE#"
 BOOT_PREFIX: Final = "BOOT#"
 ATTEMPT_DIGITS: Final = 4
-"""Of an attempt in a sort key, with leading zeros."""
+"""Digits of an attempt in a sort key, with leading zeros."""
 
 CLEAN_UP: Final = "#clean-up"
 REAPER: Final = "#reaper"
-"""These two hold a lease in place of a run while they empty its fleet; no run's name has a '#'."""
+"""Holders of a lease in place of a run, while they empty its fleet. No run has this name: names have no '#'."""
 
 
 def lease_key(fleet: str) -> tuple[str, str]:
-    """Name the lease of *fleet* as (partition key, sort key)."""
+    """Return the key of the lease of *fleet* as (partition key, sort key)."""
     return f"{FLEET_PREFIX}{fleet}", LEASE_SORT_KEY
 
 
 def queue_key(queue: str) -> tuple[str, str]:
-    """Name the queue of runs that wait for one of the fleets of *queue*."""
+    """Return the key of the item that holds the runs in *queue*."""
     return f"{QUEUE_PREFIX}{queue}", LINE_SORT_KEY
 
 
 def run_key(run_id: str) -> tuple[str, str]:
-    """Name the item of a run."""
+    """Return the key of a run's item."""
     return f"{RUN_PREFIX}{run_id}", RUN_SORT_KEY
 
 
 def nodes_partition(fleet: str, run_id: str) -> str:
-    """Name the partition of what the nodes of *fleet* write for a run, and of what is meant for them."""
+    """Return the partition key of the items that the nodes of *fleet* read and write for a run."""
     return f"{NODES_PREFIX}{fleet}#{run_id}"
 
 
 def secrets_partition(fleet: str, run_id: str) -> str:
-    """Name the partition of what lets the nodes of *fleet*, and nobody else, act for a run."""
+    """Return the partition key of the secrets by which the nodes of *fleet* act for a run."""
     return f"{SECRETS_PREFIX}{fleet}#{run_id}"
 
 
 def task_key(fleet: str, run_id: str, attempt: int, task: Task) -> tuple[str, str]:
-    """Name the item that carries the task token of *task*."""
+    """Return the key of the item that holds the task token of *task*."""
     return secrets_partition(fleet, run_id), f"{TASK_PREFIX}{_padded(attempt)}#{task}"
 
 
 def leader_key(fleet: str, run_id: str, attempt: int) -> tuple[str, str]:
-    """Name the item that the leader of *attempt* wrote, under a condition, before it led."""
+    """Return the key of the item whose conditional write elects the leader of *attempt*."""
     return nodes_partition(fleet, run_id), f"{LEADER_PREFIX}{_padded(attempt)}"
 
 
 def node_key(fleet: str, run_id: str, attempt: int, node: str) -> tuple[str, str]:
-    """Name the item of one node; with '' for *node*, what those of *attempt* begin with."""
+    """Return the key of a node's item; with '' for *node*, the sort key is the prefix of all nodes of *attempt*."""
     return nodes_partition(fleet, run_id), f"{NODE_PREFIX}{_padded(attempt)}#{node}"
 
 
 def plan_key(fleet: str, run_id: str, attempt: int) -> tuple[str, str]:
-    """Name the item that holds the ring's plan."""
+    """Return the key of the item that holds the ring's plan."""
     return nodes_partition(fleet, run_id), f"{PLAN_PREFIX}{_padded(attempt)}"
 
 
 def channel_key(fleet: str, run_id: str, attempt: int) -> tuple[str, str]:
-    """Name the item through which the nodes of an elastic ring find their leader's channel."""
+    """Return the key of the item by which followers of an elastic ring find the leader's signed channel."""
     return secrets_partition(fleet, run_id), f"{CHANNEL_PREFIX}{_padded(attempt)}"
 
 
 def progress_key(fleet: str, run_id: str) -> tuple[str, str]:
-    """Name the item that tells how far the training is."""
+    """Return the key of the item that holds the training's progress."""
     return nodes_partition(fleet, run_id), PROGRESS_SORT_KEY
 
 
 def failure_key(fleet: str, run_id: str, attempt: int, node: str) -> tuple[str, str]:
-    """Name the item of the first failure that *node* saw; with '' for *node*, what those of *attempt* begin with."""
+    """Return the key of the first failure that *node* saw; with '' for *node*, the sort key is the attempt's prefix."""
     return nodes_partition(fleet, run_id), f"{FAILURE_PREFIX}{_padded(attempt)}#{node}"
 
 
 def boot_key(fleet: str, run_id: str, node: str) -> tuple[str, str]:
-    """Name the item through which a machine that has no agent yet gives a sign of life."""
+    """Return the key of the item that an instance's boot script writes before its agent starts."""
     return nodes_partition(fleet, run_id), f"{BOOT_PREFIX}{node}"
 
 

@@ -1,4 +1,4 @@
-"""A training's log group: its streams are named after the run, the node, and who speaks."""
+"""A training's log group. Its streams are named after the run, the node, and the writer."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ LOG_RANK_PREFIX: Final = "rank-"
 
 
 def log_stream(run: str, node: str, speaker: str) -> str:
-    """Name the log stream of one node's *speaker*: `LOG_AGENT`, `LOG_METRICS`, or `LOG_RANK_PREFIX` and a number."""
+    """Return a node's log stream of *speaker*: `LOG_AGENT`, `LOG_METRICS`, or `LOG_RANK_PREFIX` and a number."""
     return f"{run}/{node}/{speaker}"

@@ -1,4 +1,4 @@
-"""What a node is: where it comes from, where it listens, the states it passes, and what EC2 announces to it."""
+"""Properties of a node: its engine, market, ports, states, and the interruptions that EC2 announces."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ ENGINES: Final = (ENGINE_EC2, ENGINE_LOCAL)
 ON_DEMAND: Final = "on-demand"
 SPOT: Final = "spot"
 MARKETS: Final = (ON_DEMAND, SPOT)
-"""As instance metadata's `instance-life-cycle` spells them."""
+"""Spelled as in instance metadata, `instance-life-cycle`."""
 
 RENDEZVOUS_PORT: Final = 29400
-"""Where the leader serves Horovod's rendezvous, on its private address."""
+"""Port of Horovod's rendezvous server, on the leader's private address."""
 CHANNEL_PORT: Final = 29401
-"""Where the leader of an elastic ring takes its followers' connections, on the same address."""
+"""Port on which an elastic leader accepts its followers' connections, on the same address."""
 
 SWITCH_FILE: Final = "/usr/local/sbin/cdk-horovod-dead-mans-switch"
-"""Where user data leaves the dead-man's switch, a unit of its own; the local cloud runs the same script."""
+"""Where user data puts the dead-man's switch, which runs as a systemd unit; the local cloud runs the same script."""
 
 # The states of a node, in the order in which it passes them.
 NODE_JOINED: Final = "joined"
-"""Known to the ledger; fetching the script and the data."""
+"""The node is in the ledger, and downloads the script and the data."""
 NODE_READY: Final = "ready"
-"""Could start its ranks now: the barrier counts these."""
+"""The node can start its ranks: the barrier counts nodes in this state."""
 NODE_TRAINING: Final = "training"
 NODE_DRAINING: Final = "draining"
-"""EC2 will take it away: it leaves the ring at the next commit, and no new ring takes it."""
+"""EC2 will interrupt the node: it leaves the ring at the next commit, and joins no new ring."""
 NODE_DONE: Final = "done"
-"""All its ranks ended with exit code 0."""
+"""All ranks of the node ended with exit code 0."""
 NODE_SAVING: Final = "saving"
-"""The leader brings the model to S3; the state machine has its answer to the training, so no other node is needed."""
+"""The leader uploads the model. It has answered the train task, so no other node is needed."""
 NODE_LEFT: Final = "left"
-"""It left the ring in order, before EC2 took it away."""
+"""The node left the ring at a commit, before EC2 interrupted it."""
 NODE_FAILED: Final = "failed"
 NODE_STATES: Final = (
     NODE_JOINED,
@@ -48,7 +48,7 @@ NODE_STATES: Final = (
 )
 
 INTERRUPTION_NOTICE: Final = "instance-action"
-"""EC2 takes the Spot instance back in about two minutes (instance metadata, `spot/instance-action`)."""
+"""EC2 interrupts the Spot instance in about two minutes (instance metadata, `spot/instance-action`)."""
 INTERRUPTION_REBALANCE: Final = "rebalance-recommendation"
-"""It is more likely than usual that EC2 will (`events/recommendations/rebalance`)."""
+"""The Spot instance is at an elevated risk of interruption (`events/recommendations/rebalance`)."""
 INTERRUPTIONS: Final = (INTERRUPTION_NOTICE, INTERRUPTION_REBALANCE)

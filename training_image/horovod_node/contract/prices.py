@@ -1,4 +1,4 @@
-"""On-Demand prices: who may tell them, and what a request may say of them. All of them are USD an hour."""
+"""On-Demand prices, in USD an hour: their sources, and the rules for prices in a request."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ PRICE_OF_CONSTRUCT: Final = "construct"
 PRICE_OF_LIST: Final = "price list"
 PRICE_OF_SUBMITTER: Final = "submitter"
 PRICE_SOURCES: Final = (PRICE_OF_CONSTRUCT, PRICE_OF_LIST, PRICE_OF_SUBMITTER)
-"""Where a price comes from; the first that knows it counts."""
+"""Sources of a price, in order of precedence."""
 
 PRICE_LIST_REGIONS: Final = ("us-east-1", "eu-central-1", "ap-south-1")
-"""Where the Price List Query API has endpoints (AWS General Reference, "AWS Price List endpoints and quotas")."""
+"""Regions with a Price List Query API endpoint (AWS General Reference, "AWS Price List endpoints and quotas")."""
 
 LEAST_PRICE_USD: Final = 0.001
 MOST_PRICE_USD: Final = 10_000
-"""EC2's cheapest and dearest instances cost some 0.004 and 400: what lies outside is in another unit."""
+"""EC2's cheapest and dearest instances cost some 0.004 and 400: a price beyond these bounds is in another unit."""
 PRICE_RULE: Final = f"must be USD an hour, a number from {LEAST_PRICE_USD} to {MOST_PRICE_USD}"
 INSTANCE_TYPE_PATTERN: Final = r"^[a-z0-9-]{1,32}\.[a-z0-9-]{1,32}$"
-"""Such as `g5.xlarge` and `u7i-12tb.224xlarge`."""
+"""Matches, for example, `g5.xlarge` and `u7i-12tb.224xlarge`."""

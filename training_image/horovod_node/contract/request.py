@@ -15,7 +15,7 @@ FieldKind = Literal["string", "whole number", "number", "object"]
 @dataclass(frozen=True, kw_only=True)
 class ItemRule:
     """
-    What the keys and values of a field that is an object must be.
+    Rules for the keys and values of a field that is an object.
 
     Args:
         noun: What a key names, for people.
@@ -46,11 +46,11 @@ class RequestField:
         kind: JSON type that the value must have.
         required: Whether a request without it is refused.
         meaning: One sentence for people.
-        pattern: Of a string: regular expression that it matches. Default: any string.
-        rule: What that means, for people.
-        least: Of a whole number: the smallest that is allowed.
-        most: Of a whole number: the largest that is allowed, whatever the construct. Default: no limit.
-        items: Of an object: what must be in it. Default: anything.
+        pattern: Regular expression that a string matches. Default: any string.
+        rule: What *pattern* means, for people.
+        least: Smallest whole number that is allowed.
+        most: Largest whole number that is allowed, independent of the construct. Default: no limit.
+        items: Rules for the keys and values of an object. Default: anything.
     """
 
     name: str
@@ -81,34 +81,35 @@ OWNER: Final = "owner"
 PROJECT: Final = "project"
 
 MOST_RESTARTS: Final = 20
-"""A run that is lost more often than this will not end well."""
+"""Largest `max_restarts`: a run that is lost more often is unlikely ever to succeed."""
 
 _BUCKET: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 """Bucket naming rules of S3: 3 to 63 of these characters."""
 _IN_A_KEY: Final = r"[^\u0000-\u001f\u007f-\u009f\u2028\u2029]"
 """
-No control character: S3 tells to avoid them (S3 User Guide, "Naming Amazon S3 objects"), and regular expressions of
-different languages take them for different things.
+Any character but control characters: S3 recommends to avoid them (S3 User Guide, "Naming Amazon S3 objects"), and
+Python's and JavaScript's regular expressions treat them differently.
 """
 S3_URI_PATTERN: Final = rf"{_BUCKET}/{_IN_A_KEY}+$"
 S3_URI_RULE: Final = "must be an address like s3://bucket/key"
 S3_FOLDER_PATTERN: Final = rf"{_BUCKET}(/{_IN_A_KEY}*)?$"
-"""A prefix may be empty: then the whole bucket is the folder."""
+"""The prefix may be empty: the folder is then the whole bucket."""
 S3_FOLDER_RULE: Final = "must be an address like s3://bucket/folder/"
 RUN_NAME_RULE: Final = "must be 1 to 80 letters (a-z, A-Z), digits, '-' and '_'"
 RUN_NAME_PATTERN: Final = r"^[A-Za-z0-9_-]{1,80}$"
-"""What Step Functions takes as an execution's name and CloudWatch Logs can log; safe in ledger and S3 keys, too."""
+"""Names that Step Functions and CloudWatch Logs accept, and that are safe in keys of the ledger and of S3."""
 ENTRY_POINT_PATTERN: Final = r"^(?!/)(?!(.*/)?\.\./)[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+\.py$"
 """
-A relative path of a Python file that does not leave the archive. Nodes and Python take any name that a disk does; of
-control characters, regular expressions of different languages think differently.
+Relative path of a Python file inside the archive. Any character is allowed but control characters, which Python's and
+JavaScript's regular expressions treat differently.
 """
 CHANNEL_PATTERN: Final = r"^(?![.]{1,2}$)[A-Za-z0-9_.-]{1,64}$"
 """
-SageMaker's rule for channel names (CreateTrainingJob, Channel.ChannelName), without the two that are no folder's name.
+SageMaker's rule for channel names (CreateTrainingJob, Channel.ChannelName), without `.` and `..`, which cannot name a
+folder.
 """
 HYPERPARAMETER_PATTERN: Final = r"^[^=]+$"
-"""A name becomes a part of an environment variable's name, which ends at the first equals sign (environ(7))."""
+"""The name becomes part of an environment variable's name, which ends at the first equals sign (environ(7))."""
 
 REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
     RequestField(
@@ -234,24 +235,25 @@ REQUEST_FIELDS: Final[tuple[RequestField, ...]] = (
 
 STARTED_BY: Final = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
 """
-A field that every request may have and that is ignored: with it, Step Functions shows a run below the execution that
-started it (Developer Guide, "Start workflow executions from a task state in Step Functions").
+A field that every request may have, and that the workflow ignores. With it, Step Functions shows a run below the
+execution that started it (Developer Guide, "Start workflow executions from a task state in Step Functions").
 """
 
 REQUEST_LIMIT: Final = 40_000
 """
-Bytes of a request as JSON in UTF-8, as it was written and as a state machine writes it (`jsonata_text`). Linux takes no
-argument and no environment variable of more than 131,072 bytes (execve(2), MAX_ARG_STRLEN: 32 pages), and a script gets
-its hyperparameters as one variable, written up to three times as long as they were. Step Functions takes more, but what
-describes an execution holds the request once more, escaped, and must still fit into a state of the clean-up (262,144
-bytes).
+Most bytes of a request as JSON in UTF-8, both as it was written and as a state machine writes it (`jsonata_text`).
+
+Linux accepts no argument or environment variable of more than 131,072 bytes (execve(2), MAX_ARG_STRLEN: 32 pages). A
+script gets its hyperparameters in one variable, where they take up to three times as many bytes. Step Functions accepts
+more. But the description of an execution contains the request again, escaped, and must fit into a state of the clean-up
+(262,144 bytes).
 """
 REQUEST_TOO_LARGE: Final = (
     f"the request must be at most {REQUEST_LIMIT} bytes of JSON in UTF-8: "
     "put large hyperparameters into a file of their own"
 )
 DEPTH_LIMIT: Final = 200
-"""Objects and lists inside one another. Python's JSON takes some 1,000 levels, less what has been called already."""
+"""Most levels of nested objects and lists. Python's `json` accepts some 1,000, minus the depth of the call stack."""
 REQUEST_TOO_DEEP: Final = f"the request must be nested at most {DEPTH_LIMIT} levels deep"
 UNUSABLE_NUMBER: Final = "the request must hold finite numbers only, of at most 1.7e308"
 UNUSABLE_TEXT_PATTERNS: Final = (
@@ -259,14 +261,15 @@ UNUSABLE_TEXT_PATTERNS: Final = (
     r"[\ud800-\udfff]",
 )
 """
-How JSON writes what no process can be given: NUL, which ends a text in C, and half of a surrogate pair, which is no
-UTF-8. Some programs escape such a half, and some do not. A whole pair is taken out first (`SURROGATE_PAIR_PATTERN`).
+JSON spellings of characters that cannot be passed to a process: NUL, which ends a string in C, and half of a surrogate
+pair, which is not valid UTF-8. Some programs escape such a half, and some do not. Whole pairs are removed first
+(`SURROGATE_PAIR_PATTERN`).
 """
 SURROGATE_PAIR_PATTERN: Final = r"[\ud800-\udbff][\udc00-\udfff]"
 UNUSABLE_TEXT: Final = (
     "the request must not hold a NUL character or half of a surrogate pair: no script can be given one"
 )
 SHOWN_LIMIT: Final = 200
-"""Characters of a wrong value that are shown: an execution's cause has room for 32,768."""
+"""Most characters of a wrong value that are shown: an execution's cause has room for 32,768."""
 PROBLEMS_LIMIT: Final = 10
-"""Of a request's problems, so many are listed."""
+"""Most problems of a request that are listed."""

@@ -1,4 +1,4 @@
-"""The rules of a request in Python, and in words; the state machine has the same rules in JSONata."""
+"""The rules of a request, in Python. The state machine has the same rules in JSONata."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ from horovod_node.contract.request import (
 @dataclass(frozen=True, kw_only=True)
 class FleetSize:
     """
-    What a fleet can hold.
+    The sizes of runs that fit a fleet.
 
     Args:
-        max_gpus: GPUs that the fleet can hold.
-        gpu_step: GPUs of its smallest instance; a run's GPUs must be a multiple of it.
+        max_gpus: Most GPUs of the fleet.
+        gpu_step: GPUs of the fleet's smallest instance; a run's GPUs must be a multiple of it.
     """
 
     max_gpus: int
     gpu_step: int
 
     def fits(self, gpus: float) -> bool:
-        """Whether a run of *gpus* GPUs can have this fleet."""
+        """Whether a run of *gpus* GPUs fits this fleet."""
         return gpus <= self.max_gpus and gpus % self.gpu_step == 0
 
 
 def gpus_rule(fleets: Sequence[FleetSize]) -> str:
-    """Say which numbers of GPUs a run may ask for."""
+    """Describe the numbers of GPUs that a run may request."""
     sizes = dict.fromkeys(f"a multiple of {fleet.gpu_step} up to {fleet.max_gpus}" for fleet in fleets)
     return "must be " + " or ".join(sizes)
 
@@ -65,17 +65,17 @@ def check_request(
     name: str | None = None,
 ) -> list[str]:
     """
-    List what is wrong with *request*, in the words that the state machine uses; empty when nothing is.
+    List the problems of *request*, in the same sentences as the state machine; the list is empty if there are none.
 
     The state machine runs the same rules in JSONata (`cdk_horovod.workflow.request_rules`); a test feeds both the same
     requests and compares the sentences.
 
     Args:
         request: The execution's input.
-        fleets: The fleets that the run may get, at least one.
+        fleets: Sizes of the fleets that the run may get, at least one.
         max_runtime_seconds: The construct's limit.
         max_cost_usd: The construct's limit. Default: none.
-        name: The execution's name. Default: it is not checked.
+        name: The execution's name. Default: the name is not checked.
     """
     if name is not None and not re.fullmatch(RUN_NAME_PATTERN, name):
         return [f"the execution's name {RUN_NAME_RULE}, got {_shown(name)}"]
@@ -183,6 +183,6 @@ def _containers_in(value: dict[str, Any] | list[Any]) -> Iterator[Any]:
 
 
 def _shown(value: Any) -> str:
-    """Write the beginning of *value*."""
+    """Write *value*, cut to `SHOWN_LIMIT` characters."""
     text = jsonata_text(value)
     return text if len(text) <= SHOWN_LIMIT else f"{text[:SHOWN_LIMIT]}… ({len(text)} characters)"

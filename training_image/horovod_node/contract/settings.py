@@ -1,4 +1,4 @@
-"""The settings of a run, which are the construct's and not the request's."""
+"""The settings of a run that come from the construct, not from the request."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """
-    What the construct decided and the node obeys; JSON in the run's ledger item, one key a field.
+    Settings that the construct gives to the nodes; in the run's ledger item, JSON with one key for each field.
 
     Args:
-        model_bucket: Where the model goes.
-        heartbeat_seconds: The state machine gives the leader up after this long without a heartbeat.
-        first_step_seconds: The first training step must come this long after the ranks started.
-        stall_seconds: Every later step must come this long after the one before.
+        model_bucket: Bucket of the model.
+        heartbeat_seconds: The state machine considers the leader lost after this long without a heartbeat.
+        first_step_seconds: Longest time from the start of the ranks to the first training step.
+        stall_seconds: Longest time between two later training steps.
         lease_seconds: How long a lease is valid after the leader renewed it.
-        elastic_seconds: How long an elastic ring that has fewer GPUs than it may waits for more.
-        keep_checkpoints: The newest so many of a run's checkpoints stay in S3.
+        elastic_seconds: How long an elastic ring with too few GPUs waits for more.
+        keep_checkpoints: Number of the run's newest checkpoints that stay in S3.
     """
 
     model_bucket: str

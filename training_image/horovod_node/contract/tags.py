@@ -1,4 +1,4 @@
-"""Tags of a run's instances, which can be made cost allocation tags in AWS Billing."""
+"""Tags of a run's instances. They can be activated as cost allocation tags in AWS Billing."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ PROJECT_TAG: Final = "cdk-horovod:project"
 
 TAG_RULE: Final = "must be 1 to 128 letters (a-z, A-Z), digits, spaces and any of _.:/=+@-"
 TAG_PATTERN: Final = r"^[A-Za-z0-9 _.:/=+@-]{1,128}$"
-"""What EC2 and Auto Scaling take as a tag's value in every Region (without spaces that differ from ' ')."""
+"""Tag values that EC2 and Auto Scaling accept in every Region; of all kinds of spaces only ' '."""

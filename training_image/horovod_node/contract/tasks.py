@@ -1,5 +1,5 @@
 """
-The tasks of the state machine that wait for a node, and what the node answers.
+The tasks of the state machine that wait for a node, and the node's answers.
 
 The answers are the output of the task tokens, plain JSON objects:
 
@@ -7,8 +7,8 @@ The answers are the output of the task tokens, plain JSON objects:
          with NODE = {"node", "address", "gpus", "instance_type", "zone", "market"}
   train  {"ranks", "steps", "trained_gpu_seconds", "ring": RING}
          with RING = {"elastic", "resets", "repeated_steps", "smallest", "largest", "interruptions", "resumed",
-         "slowest"}: the interruptions are a list of {"node", "kind", "at", "left_in_order"}, "resumed" names the run
-         and the step of the checkpoint that the attempt began with, "slowest" the rank that the others waited for
+         "slowest"}; "interruptions" is a list of {"node", "kind", "at", "left_in_order"}, "resumed" names the run and
+         the step of the checkpoint that the attempt began with, "slowest" the rank that the others waited for
   save   {"key", "bytes", "files"}
 """
 
@@ -31,7 +31,7 @@ BYTES: Final = "bytes"
 FILES: Final = "files"
 
 CAUSE_LIMIT: Final = 32_768
-"""Characters of a cause that Step Functions takes (SendTaskFailure)."""
+"""Most characters of a cause that Step Functions accepts (SendTaskFailure)."""
 
 TOKEN_GONE: Final = ("TaskTimedOut", "TaskDoesNotExist", "InvalidToken")
-"""Codes that answer a token whose task is over: it is never used again."""
+"""Error codes for a token whose task is over; such a token is never used again."""

@@ -1,4 +1,4 @@
-"""How busy this node's GPUs are, as their driver tells."""
+"""Utilization of this node's GPUs, as reported by their driver."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _log = logging.getLogger(__name__)
 
 class GpuMonitor:
     """
-    Reads all GPUs of this machine through NVML, the NVIDIA driver's own library; it reads nothing where there is none.
+    Reads all GPUs of this machine through NVML, the NVIDIA driver's library. Without NVML there are no values.
 
     Args:
-        nvml: Stands in for the module `pynvml`. Default: that module, if it is installed and finds a driver.
+        nvml: Replaces the module `pynvml`. Default: that module, if it is installed and finds a driver.
     """
 
     def __init__(self, nvml: Any = None) -> None:
@@ -23,22 +23,22 @@ class GpuMonitor:
         self._devices: list[Any] = []
         try:
             if nvml is None:
-                # Not an import: the package is in images with GPUs only, and so unknown to type checkers.
+                # Not an import statement: only GPU images have the package, so type checkers do not know it.
                 self._nvml = importlib.import_module("pynvml")
             self._nvml.nvmlInit()
             self._devices = [
                 self._nvml.nvmlDeviceGetHandleByIndex(number) for number in range(self._nvml.nvmlDeviceGetCount())
             ]
         except Exception as error:
-            # No package, no driver, or a driver that is ill: each is an error of its own, and none is the training's.
+            # A missing package, a missing driver and a broken driver raise different errors. None stops the training.
             _log.info("no GPU metrics: %s", error)
 
     def utilization(self) -> Sequence[float]:
-        """Give, of each GPU, the percentage of the last moments in which it computed."""
+        """Return, for each GPU, the percentage of the last sample period in which it computed."""
         return self._read(lambda device: float(self._nvml.nvmlDeviceGetUtilizationRates(device).gpu))
 
     def memory(self) -> Sequence[float]:
-        """Give, of each GPU, the percentage of its memory that is taken. TensorFlow takes all unless told otherwise."""
+        """Return, for each GPU, the percentage of its memory in use. By default TensorFlow takes all of it."""
 
         def taken(device: Any) -> float:
             memory = self._nvml.nvmlDeviceGetMemoryInfo(device)

@@ -1,4 +1,4 @@
-"""This node's part of the training: its ranks, their steps, and the first thing that goes wrong."""
+"""This node's part of the training: its ranks, their steps, and their first failure."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from horovod_node.rank_process.script_failure import ORIGIN_PREFLIGHT, ORIGIN_RI
 _log = logging.getLogger(__name__)
 
 _FAILURE_FILE_LIMIT = 1024
-"""Characters; Amazon SageMaker API Reference, `FailureReason` of `DescribeTrainingJob`."""
+"""Characters (Amazon SageMaker API Reference, `FailureReason` of `DescribeTrainingJob`)."""
 RING_LOSS_SECONDS = 2.0
-"""How long after the first lost ring a rank of this node may still say that it was the one who failed."""
+"""Seconds to wait, after a rank reported a lost ring, for another rank of this node to report the actual failure."""
 
 
 class LocalTraining:
     """
-    Starts this node's ranks, and stops them when it is left.
+    Starts this node's ranks, and stops them when the context exits.
 
     Args:
-        work: What the node works on.
-        assignment: The node's ranks, `ranks_of_plan` or `ranks_in_standby`.
+        work: The node's part in the attempt.
+        assignment: The node's ranks, from `ranks_of_plan` or `ranks_in_standby`.
     """
 
     def __init__(self, work: NodeAttempt, assignment: RankAssignment) -> None:
@@ -54,9 +54,9 @@ class LocalTraining:
         self._first_step_logged = False
         self._formed: dict[int, int] = {}
         self.metrics = TrainingMetrics(work)
-        """What CloudWatch hears of this node's ranks."""
+        """Publishes the metrics of this node's ranks to CloudWatch."""
         self.step = 0
-        """Steps of this node's slowest rank."""
+        """Training step of this node's slowest rank."""
         _log.info("started %s", assignment)
 
     def __enter__(self) -> LocalTraining:
@@ -68,24 +68,24 @@ class LocalTraining:
 
     @property
     def lines(self) -> dict[int, RankConnection]:
-        """The lines to the ranks of an elastic ring, by their places on this node."""
+        """Connections to the ranks of an elastic ring, by local rank."""
         return self._ranks.lines
 
     @property
     def seconds(self) -> float:
-        """How long ago the ranks were started."""
+        """Seconds since the ranks were started."""
         return time.monotonic() - self._started
 
     def exit_codes(self) -> dict[int, int]:
-        """Give the exit code of each rank that has ended, by its place or number."""
+        """Return the exit code of each rank that has ended, by its number, or local rank in an elastic ring."""
         return self._ranks.exit_codes()
 
     def progress(self) -> dict[int, Progress]:
-        """Tell how far each rank is, by its place or number."""
+        """Return the progress of each rank, by its number, or local rank in an elastic ring."""
         return self._ranks.progress()
 
     def pace(self) -> tuple[Pace, ...]:
-        """Give what a step costs each rank of this node, as far as is known: its number, computing, waiting."""
+        """Return the number, compute seconds and wait seconds per step of each rank whose steps were measured."""
         return tuple(
             (self._ranks.number(rank), progress.compute_seconds_per_step, progress.wait_seconds_per_step)
             for rank, progress in self._ranks.progress().items()
@@ -94,7 +94,7 @@ class LocalTraining:
 
     @property
     def done(self) -> bool:
-        """Whether every rank of this node ended well."""
+        """Whether every rank of this node ended with exit code 0."""
         return self._ranks.done
 
     @property
@@ -103,7 +103,7 @@ class LocalTraining:
         return bool(self._ranks.running)
 
     def ask_to_stop(self) -> None:
-        """Tell this node's ranks to stop, with SIGTERM; a script may take it for the moment to write a checkpoint."""
+        """Send SIGTERM to this node's ranks; a script may use it to write a checkpoint."""
         self._ranks.ask_to_stop()
 
     def kill(self) -> None:
@@ -116,10 +116,10 @@ class LocalTraining:
 
     def failure(self) -> Failure | None:
         """
-        Look at the ranks; to be called in every turn of the loop.
+        Poll the ranks. The agent's loop calls this in every turn.
 
         Returns:
-            The failure, once there is one: a rank's end, or ranks that stand still for too long.
+            The failure, if there is one: a rank that failed, or ranks that have stalled. `None` otherwise.
         """
         progress = self._ranks.progress()
         running = self._ranks.running
@@ -142,16 +142,16 @@ class LocalTraining:
 
     def stands_still_too(self) -> Failure | None:
         """
-        Look whether ranks of this node stand still with one of another node, whose limit has passed.
+        Return the failure of stalled ranks of this node, after another node has reported a stall; `None` if they step.
 
-        Nodes hear of the ring's last step at different times, some seconds apart when they are busy. Half of the limit
-        tells ranks that wait for the ring from those that step.
+        Nodes see the ring's last step at different times, some seconds apart if they are busy. So half of the time
+        limit applies here, which still distinguishes ranks that wait for the ring from ranks that step.
         """
         stalled = self._watch.stalled(now=time.monotonic(), part=0.5)
         return self._stall_failure(stalled) if stalled else None
 
     def _judged(self, running: Sequence[int]) -> list[int]:
-        """Leave out ranks that wait for their ring to be formed: that has time limits of its own."""
+        """Return the ranks whose steps are watched. The forming of a ring has its own time limits."""
         lines = self._ranks.lines
         return [rank for rank in running if rank not in lines or lines[rank].state == IN_RING]
 
@@ -190,7 +190,7 @@ class LocalTraining:
         return Failure(
             error=error,
             origin=origin,
-            # The ledger's items end at 400 KB, and an exception's message may be a whole batch.
+            # DynamoDB's items have at most 400 KB, and an exception's message may contain a whole batch.
             summary=cause_text(summary),
             details=cause_text(details.strip()),
             node=self._work.node.id,
@@ -199,7 +199,7 @@ class LocalTraining:
         )
 
     def _left_words(self) -> str:
-        """Read what the script left in SageMaker's file for the reason of a failure, which takes 1,024 characters."""
+        """Read SageMaker's failure file, to which the script may write up to 1,024 characters as the reason."""
         try:
             with self._work.layout.failure.open(errors="backslashreplace") as file:
                 words = file.read(_FAILURE_FILE_LIMIT).strip()

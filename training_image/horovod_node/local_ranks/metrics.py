@@ -1,9 +1,9 @@
 """
-What CloudWatch hears of a training, in its embedded metric format.
+Publishes the metrics of a training, in CloudWatch's embedded metric format.
 
-One line in some ten seconds, from each node: CloudWatch Logs makes metrics of it (Amazon CloudWatch user guide,
-"Specification: Embedded metric format"). Each node tells of its own GPUs and of what its ranks read; the leader, which
-has rank 0, also of the ring.
+Each node logs one line about every ten seconds, from which CloudWatch Logs extracts metrics (Amazon CloudWatch User
+Guide, "Specification: Embedded metric format"). A node's lines have the metrics of its GPUs and the bytes that its
+ranks read. The leader, which has rank 0, adds those of the ring.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from horovod_node.node.waiting import Interval
 from horovod_node.rank_process.progress import Progress
 
 SECONDS: Final = 10.0
-"""Between two lines."""
+"""Seconds between two lines."""
 MOST_VALUES: Final = 100
-"""CloudWatch drops a metric with more values."""
+"""Most values of a metric in one line; CloudWatch drops a metric with more."""
 
 UNITS: Final[Mapping[str, str]] = {
     contract.METRIC_SAMPLES_PER_SECOND: "Count/Second",
@@ -44,10 +44,10 @@ def embedded(metrics: Mapping[str, Value], *, training: str, run: str, node: str
     Write one line in the embedded metric format.
 
     Args:
-        metrics: Name (of `UNITS`) to one value, or to up to `MOST_VALUES`.
-        training: Dimension of each metric.
-        run: Second dimension of each metric, which is also there without it.
-        node: For queries of the log; no dimension, or each node would be a metric to pay for.
+        metrics: Name (a key of `UNITS`) to one value, or to up to `MOST_VALUES`.
+        training: First dimension of each metric.
+        run: Second dimension. Each metric is published with and without it.
+        node: For queries of the log. It is not a dimension: each node's metrics would be billed separately.
         at: Epoch seconds.
     """
     return json.dumps(
@@ -76,13 +76,13 @@ def embedded(metrics: Mapping[str, Value], *, training: str, run: str, node: str
 
 class TrainingMetrics:
     """
-    Tells CloudWatch of this node's ranks while they train; says nothing where nothing is shipped.
+    Publishes the metrics of this node's ranks while they train, unless logs are not shipped.
 
     Args:
-        work: What the node works on.
+        work: The node's part in the attempt.
         gpus: The node's GPUs. Default: those that NVML finds.
-        seconds: Between two lines. Default: `SECONDS`.
-        proc: Where the kernel tells of processes. Default: `/proc`.
+        seconds: Seconds between two lines. Default: `SECONDS`.
+        proc: The kernel's process file system. Default: `/proc`.
     """
 
     def __init__(
@@ -91,24 +91,24 @@ class TrainingMetrics:
         self._work = work
         self._gpus = gpus or (GpuMonitor() if work.shipping is not None else None)
         self._every = Interval(seconds)
-        # Nothing is known yet: the first line would say so.
+        # The first line is due after the interval, because there are no values yet.
         self._every.elapsed()
         self._proc = proc
         self.ring_size: int | None = None
-        """Ranks of the ring, on the leader."""
+        """Number of ranks of the ring; only on the leader."""
         self.ceiling: CostCeiling | None = None
-        """What the run may cost, on the leader of a run with a ceiling."""
+        """Cost ceiling of the run, if it has one; only on the leader."""
         self._timed_steps = 0
         self._advances = 0
         self._read: dict[int, int] = {}
 
     def turn(self, progress: Mapping[int, Progress], processes: Sequence[int]) -> None:
         """
-        Send a line if it is time; to be called in every turn of the loop.
+        Send a line if it is due. The agent's loop calls this in every turn.
 
         Args:
-            progress: Of each rank of this node, by its place or number.
-            processes: Process ids of its ranks.
+            progress: Progress of each rank of this node, by its number, or local rank in an elastic ring.
+            processes: Process ids of the ranks.
         """
         shipping = self._work.shipping
         if shipping is None or self._gpus is None or not self._every.elapsed():
@@ -122,7 +122,7 @@ class TrainingMetrics:
         shipping.take(
             contract.LOG_METRICS,
             embedded(
-                # An empty list is no value.
+                # A metric without values is left out.
                 {name: value for name, value in values.items() if not isinstance(value, Sequence) or value},
                 training=self._work.node.training,
                 run=self._work.lease.run,
@@ -132,30 +132,30 @@ class TrainingMetrics:
         )
 
     def end(self, progress: Mapping[int, Progress], processes: Sequence[int]) -> None:
-        """Send the last line, of what came since the one before."""
+        """Send the last line, with the values since the line before."""
         self._every.expire_now()
         self.turn(progress, processes)
 
     def _of_the_ring(self, first: Progress | None) -> dict[str, Value]:
-        """Give what only the leader knows; *first* is rank 0's progress there."""
+        """Return the metrics of the ring, on the leader only; *first* is rank 0's progress there."""
         if self.ring_size is None or first is None:
             return {}
         values: dict[str, Value] = {contract.METRIC_RING_SIZE: self.ring_size}
         if self.ceiling is not None:
             values[contract.METRIC_CEILING_USED] = round(self.ceiling.percent_used(time.time()), 1)
-        # Ranks that were started again count from 0 again.
+        # Ranks that were restarted count from 0 again.
         fresh = first.timed_steps - (self._timed_steps if first.timed_steps >= self._timed_steps else 0)
         self._timed_steps = first.timed_steps
         if fresh:
             values[contract.METRIC_STEP_SECONDS] = list(first.step_seconds[-min(fresh, MOST_VALUES) :])
-        # A ring that takes no step has no rate, whatever the last one was.
+        # While the ring takes no step, its last throughput is out of date.
         if first.advances != self._advances and first.samples_per_second is not None:
             values[contract.METRIC_SAMPLES_PER_SECOND] = first.samples_per_second
         self._advances = first.advances
         return values
 
     def _bytes_read(self, processes: Sequence[int]) -> int:
-        """Give how much more the ranks asked the kernel for, from the disk or its cache, than at the last time."""
+        """Return the bytes that the ranks have read since the last call, from the disk or from the page cache."""
         now = {process: total for process in processes if (total := self._total_read(process)) is not None}
         fresh = sum(total - self._read.get(process, 0) for process, total in now.items())
         self._read = now
@@ -164,6 +164,6 @@ class TrainingMetrics:
     def _total_read(self, process: int) -> int | None:
         try:
             facts = (self._proc / str(process) / "io").read_text()
-        except OSError:  # it has ended, or the kernel does not count
+        except OSError:  # the process has ended, or the kernel has no I/O accounting
             return None
         return next((int(line.split()[1]) for line in facts.splitlines() if line.startswith("rchar:")), None)

@@ -1,4 +1,4 @@
-"""The ring: which nodes take part, and which ranks each of them runs."""
+"""The plan of a static ring: its nodes, and the ranks of each of them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class RingHost:
 
     Args:
         node: The node's name.
-        address: Its IPv4 address, Horovod's host name for it.
-        slots: Ranks that it runs.
+        address: The node's IPv4 address, which is its host name in Horovod.
+        slots: Number of ranks on the node.
     """
 
     node: str
@@ -37,11 +37,11 @@ class RingHost:
 @dataclass(frozen=True, kw_only=True)
 class RingPlan:
     """
-    What every node must know to start its ranks, the same on all of them.
+    The plan by which all nodes start their ranks.
 
     Args:
-        hosts: Nodes in rank order; the first is the leader and holds rank 0.
-        port: Where the leader serves Horovod's rendezvous.
+        hosts: Nodes in rank order; the first is the leader and has rank 0.
+        port: Port of Horovod's rendezvous server on the leader.
         gloo_timeout_seconds: How long a rank waits for another one.
     """
 
@@ -51,7 +51,7 @@ class RingPlan:
 
     @property
     def size(self) -> int:
-        """Ranks of the whole ring."""
+        """Number of ranks of the whole ring."""
         return sum(host.slots for host in self.hosts)
 
     @property
@@ -60,17 +60,17 @@ class RingPlan:
         return tuple(host.address for host in self.hosts)
 
     def host(self, node: str) -> RingHost | None:
-        """Find the part of *node*; `None` for a spare node."""
+        """Return *node*'s part of the ring; `None` for a spare node."""
         return next((host for host in self.hosts if host.node == node), None)
 
     def slots(self) -> Sequence[SlotInfo]:
-        """Assign ranks to nodes as Horovod does; every node computes the same."""
+        """Assign ranks to nodes as Horovod does; every node computes the same assignment."""
         hosts = parse_hosts(",".join(f"{host.address}:{host.slots}" for host in self.hosts))
         slots: Sequence[SlotInfo] = get_host_assignments(hosts, self.size, self.size)
         return slots
 
     def ranks_of(self, node: str) -> range:
-        """Give the ranks that run on *node*."""
+        """Return the ranks that run on *node*."""
         first = 0
         for host in self.hosts:
             if host.node == node:
@@ -82,8 +82,8 @@ class RingPlan:
         """
         Write the plan for the ledger, which every node reads at once.
 
-        Names and addresses of neighbours have much in common: compressed, the plan of 700 nodes is read with 4
-        of DynamoDB's read units, as JSON with 13.
+        Names and addresses of nodes are alike, so the plan compresses well: to read that of 700 nodes takes 4 of
+        DynamoDB's read units, instead of 13 as JSON.
         """
         hosts = [(host.node, host.address, host.slots) for host in self.hosts]
         plain = json.dumps([hosts, self.port, self.gloo_timeout_seconds])
@@ -102,19 +102,20 @@ class RingPlan:
 
 def plan_ring(nodes: Iterable[NodeItem], *, leader: str, gpus: int, port: int) -> RingPlan | None:
     """
-    Choose nodes for exactly *gpus* ranks; `None` while the ready nodes have fewer.
+    Choose nodes for exactly *gpus* ranks; `None` while the ready nodes have fewer GPUs.
 
-    The leader comes first. The others follow by size, then zone, then name: few nodes, neighbours side by side in the
-    ring, and the same plan from the same nodes in any order. Of the last node only what is needed is taken.
+    The leader comes first. The others follow by size, then zone, then name. The ring thus has few nodes, nodes of a
+    zone are neighbours in it, and the order of *nodes* does not matter. The last node may run fewer ranks than it has
+    GPUs.
 
     Args:
-        nodes: The attempt's nodes; those that are not ready are passed over.
-        leader: Name of the node that leads.
-        gpus: Ranks of the ring.
-        port: Where the leader serves Horovod's rendezvous.
+        nodes: The attempt's nodes; those that are not ready are ignored.
+        leader: Name of the leader's node.
+        gpus: Number of ranks of the ring.
+        port: Port of Horovod's rendezvous server on the leader.
 
     Raises:
-        RunError: If two ready nodes have one address: Horovod could not tell them apart.
+        RunError: If two ready nodes have the same address, which Horovod could not tell apart.
     """
     ready = sorted(
         (node for node in nodes if node.state == contract.NODE_READY),
@@ -140,10 +141,10 @@ def plan_ring(nodes: Iterable[NodeItem], *, leader: str, gpus: int, port: int) -
 
 def gloo_timeout_seconds(ranks: int) -> int:
     """
-    Give the time that a rank may wait for another one.
+    Return the seconds that a rank may wait for another one.
 
-    Gloo's own 30 s also bound the detection of a host that went away without a word, so small rings keep them. Ranks
-    find each other by some six requests per pair of ranks: 128 of them on two cores, which are those of the leader,
-    too, took 32 to 39 s (see docs/benchmarks.md), and nobody's cores are faster for 600.
+    Small rings keep Gloo's default of 30 s, which also bounds the time to detect a lost host. Larger rings need longer
+    to form: ranks find each other by some six requests per pair of ranks. On two cores, which also ran the leader, 128
+    ranks took 32 to 39 s (see docs/benchmarks.md).
     """
     return next((seconds for below, seconds in _GLOO_TIMEOUTS if ranks < below), _LONGEST_GLOO_TIMEOUT)

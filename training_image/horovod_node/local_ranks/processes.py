@@ -25,14 +25,14 @@ from horovod_node.rank_process.rank import STACK_SIGNAL
 from horovod_node.rank_process.script_failure import ScriptFailure
 
 STOP_SECONDS = 5.0
-"""Between SIGTERM and SIGKILL; half of what `docker stop` gives the agent itself."""
+"""Seconds between SIGTERM and SIGKILL: half of the time that `docker stop` gives the agent."""
 TAIL_LINES = 60
 _STACK_SECONDS = 2.0
-"""How long ranks may take to say where they stand."""
+"""How long ranks may take to write their stacks."""
 _STACK_LOOK_SECONDS = 0.2
-"""Between two looks; a stack that has not grown meanwhile is whole."""
+"""Seconds between two polls of the stacks; a file that has not grown meanwhile is complete."""
 _OUTPUT_SECONDS = 5.0
-"""How long a rank that ended is waited for to be heard out; what it left behind may keep its output open for ever."""
+"""How long to wait for the end of an ended rank's output; processes that it left behind may keep it open for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,10 @@ class RankEnd:
     How a rank failed.
 
     Args:
-        rank: Its number.
-        exit_code: Of its process; below zero it is the signal that killed it.
-        report: The exception that ended the script, if the rank could still say so.
-        tail: Its last lines of output.
+        rank: Number of the rank.
+        exit_code: Exit code of its process; a negative one is the signal that killed it.
+        report: The exception that ended the script, if the rank could still report it.
+        tail: The last lines of its output.
         at: Epoch seconds.
     """
 
@@ -57,16 +57,16 @@ class RankEnd:
 
 class Ranks:
     """
-    Starts ranks, each in a process group of its own, and passes on what they print.
+    Starts ranks, each in its own process group, and forwards their output.
 
-    Must be made in the main thread: the kernel ends a rank with the thread that started it (see `rank`).
+    Create it in the main thread: the kernel ends a rank with the thread that started it (see `rank`).
 
     Args:
-        jobs: What each rank is to do.
-        environments: Each rank's environment, in the same order.
-        output: Takes every line that they print.
-        python: The Python that runs them. Default: the agent's own.
-        elastic: Whether the ranks wait in `hvd.init()` until they are told of their ring.
+        jobs: Job of each rank.
+        environments: Environment of each rank, in the same order.
+        output: Called with every line that a rank prints.
+        python: The ranks' Python interpreter. Default: the agent's.
+        elastic: Whether the ranks wait in `hvd.init()` until they receive their ring.
     """
 
     def __init__(
@@ -88,15 +88,15 @@ class Ranks:
 
     @property
     def lines(self) -> dict[int, RankConnection]:
-        """The lines to ranks of an elastic ring, by their jobs' numbers."""
+        """Connections to the ranks of an elastic ring, by their jobs' numbers."""
         return {rank.job.rank: rank.line for rank in self._ranks if rank.line is not None}
 
     def number(self, rank: int) -> int:
-        """Give the number in the ring of the rank whose job says *rank*."""
+        """Return the number in the ring of the rank whose job has the number *rank*."""
         return next(each.number for each in self._ranks if each.job.rank == rank)
 
     def exit_codes(self) -> dict[int, int]:
-        """Give the exit code of each process that has ended, below zero for the signal that killed it."""
+        """Return the exit code of each process that has ended; a negative one is the signal that killed it."""
         codes = ((rank.job.rank, rank.poll()) for rank in self._ranks)
         return {rank: code for rank, code in codes if code is not None}
 
@@ -121,11 +121,11 @@ class Ranks:
         return sorted((end for end in ends if end is not None), key=lambda end: (end.at, end.rank))
 
     def progress(self) -> dict[int, Progress]:
-        """Tell how far each rank is."""
+        """Return the progress of each rank."""
         return {rank.job.rank: Progress.read(rank.job.progress) for rank in self._ranks}
 
     def stacks(self) -> dict[int, str]:
-        """Ask every running rank where it stands; an empty text for one that cannot answer."""
+        """Return the stack of every running rank; '' for a rank that does not respond."""
         running = [rank for rank in self._ranks if rank.poll() is None]
         for rank in running:
             rank.ask_stack()
@@ -139,12 +139,12 @@ class Ranks:
         return {rank.job.rank: rank.job.stack.read_text(errors="replace") for rank in running}
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM to every rank and whatever it started, and wait for none."""
+        """Send SIGTERM to every rank and its child processes, without waiting."""
         for rank in self._ranks:
             rank.send(signal.SIGTERM)
 
     def stop(self) -> None:
-        """End every rank and whatever it started: SIGTERM, and SIGKILL for those that stay."""
+        """End every rank and its child processes with SIGTERM, and after `STOP_SECONDS` with SIGKILL."""
         self.ask_to_stop()
         give_up_at = time.monotonic() + STOP_SECONDS
         while time.monotonic() < give_up_at and any(rank.poll() is None for rank in self._ranks):
@@ -152,7 +152,7 @@ class Ranks:
         self.kill()
 
     def kill(self) -> None:
-        """End every rank that still runs, and whatever it started."""
+        """Kill every rank that still runs, and its child processes."""
         for rank in self._ranks:
             rank.send(signal.SIGKILL)
             rank.reap()
@@ -170,7 +170,7 @@ class _Rank:
         self.line = line
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._ended_at: float | None = None
-        # What an earlier process of the same place on this node left is none of this one's.
+        # An earlier process of the same rank may have left reports.
         for stale in (job.progress, job.failure):
             stale.unlink(missing_ok=True)
         job.stack.touch()
@@ -187,7 +187,8 @@ class _Rank:
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            # The request's check lets nothing pass that is too long or no text: what it missed, no other node can mend.
+            # E2BIG and ValueError: arguments that are too long, or that are not text. The request's check should have
+            # refused them; another node would fail, too.
             if isinstance(error, OSError) and error.errno != errno.E2BIG:
                 raise
             raise RunError(
@@ -200,7 +201,7 @@ class _Rank:
 
     @property
     def number(self) -> int:
-        """Its number in the ring, as far as is known."""
+        """The rank's number in the ring, or its job's number if the ring has not been formed."""
         return self.job.rank if self.line is None or self.line.rank is None else self.line.rank
 
     def poll(self) -> int | None:
@@ -209,7 +210,7 @@ class _Rank:
         code = self.process.poll()
         if code is not None and self._ended_at is None:
             self._ended_at = time.time()
-            # What the script started and left behind; also lets the reader see the end of the output.
+            # Kill processes that the script left behind, also so that the reader reaches the end of the output.
             self._kill_group(signal.SIGKILL)
             self._reader.join(timeout=_OUTPUT_SECONDS)
         return code
@@ -219,8 +220,8 @@ class _Rank:
         report = ScriptFailure.read(self.job.failure)
         if report is None and code in (None, 0):
             return None
-        # The report comes first: a process may take its time to end, with threads of the script still at work. One that
-        # says nothing itself is worth a moment's wait for the lines that do.
+        # A report counts before the process ends, because threads of the script may delay its end. But if the report
+        # has no message, wait a moment for the process's last lines.
         if report is not None and report.silent and code is None and time.time() - report.at < _OUTPUT_SECONDS:
             return None
         return RankEnd(
@@ -240,7 +241,7 @@ class _Rank:
             self._kill_group(number)
 
     def reap(self) -> None:
-        # A process inside a driver call cannot be killed until the call returns; the agent must not wait for that.
+        # A process inside a driver call dies only when the call returns; the agent must not wait for that.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=STOP_SECONDS)
         self.poll()

@@ -1,4 +1,4 @@
-"""Which ranks this node runs, and what each of them is told."""
+"""The ranks that this node runs, with their jobs and environments."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class RankAssignment:
     The ranks of one node.
 
     Args:
-        jobs: What each rank is to do.
-        environments: Each rank's environment, in the same order.
-        elastic: Whether they wait for their ring, and may be in several, one after the other.
-        ring: The ring, in words.
-        python: The Python that runs them.
+        jobs: Job of each rank.
+        environments: Environment of each rank, in the same order.
+        elastic: Whether the ranks wait for their ring, and may join several rings, one after the other.
+        ring: Description of the ring, for the log.
+        python: The ranks' Python interpreter.
     """
 
     jobs: tuple[RankJob, ...]
@@ -42,7 +42,7 @@ class RankAssignment:
 
 
 def ranks_of_plan(work: NodeAttempt, plan: RingPlan) -> RankAssignment:
-    """Assign this node its ranks of *plan*, which it must be in."""
+    """Assign this node its ranks of *plan*. The node must be in the plan."""
     node = work.node
     shared = {
         **_shared(work, hosts=plan.addresses),
@@ -65,12 +65,12 @@ def ranks_of_plan(work: NodeAttempt, plan: RingPlan) -> RankAssignment:
 
 def ranks_in_standby(work: NodeAttempt, *, leader: str) -> RankAssignment:
     """
-    Assign this node a rank for each of its GPUs, without a ring yet.
+    Assign this node a rank for each of its GPUs, before there is a ring.
 
     Args:
-        work: What the node works on.
-        leader: Address of the leader; the script's list of hosts, which must be there from its first line on, names it
-            and this node only.
+        work: The node's part in the attempt.
+        leader: Address of the leader. The script needs a list of hosts from its start; it names only the leader and
+            this node.
     """
     node = work.node
     shared = _shared(work, hosts=tuple(dict.fromkeys((leader, node.address))))
@@ -86,13 +86,13 @@ def ranks_in_standby(work: NodeAttempt, *, leader: str) -> RankAssignment:
 
 def ring_environment(slot: SlotInfo, *, leader: str, interface: str, gpus: int) -> dict[str, str]:
     """
-    Give the variables by which a rank in standby finds its first ring; of later ones Horovod tells it.
+    Return the variables by which a rank in standby joins its first ring; for later rings Horovod sets them.
 
     Args:
-        slot: The rank's place.
+        slot: The rank's slot in the ring.
         leader: Address of the leader, which serves the rendezvous.
         interface: The node's network interface.
-        gpus: Ranks that the ring has at most.
+        gpus: Largest number of ranks of the ring.
     """
     return {
         **_texts(create_run_env_vars(leader, [interface], contract.RENDEZVOUS_PORT, elastic=True)),

@@ -1,9 +1,9 @@
 """
-What a script written for SageMaker's script mode reads: `SM_*` variables, arguments, files in `input/config`.
+The environment of a script written for SageMaker's script mode: `SM_*` variables, arguments, files in `input/config`.
 
-The names and spellings are those of aws/sagemaker-training-toolkit (`environment.py`, `mapping.py`, `params.py`): a
-script must not be able to tell the difference. What only SageMaker has (its job's ARN, instance groups of different
-types) is left out or has one group.
+Names and spellings are those of aws/sagemaker-training-toolkit (`environment.py`, `mapping.py`, `params.py`), so that
+the script runs unchanged. Values that exist only in SageMaker, such as the job's ARN, are left out. There is always one
+instance group.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _RESERVED_NAMES = ("_tuning_objective_metric",)
 """Hyperparameters that are meant for the toolkit, not for the script."""
 _LOG_LEVEL_INFO = 20
 _INSTANCE_GROUP = "homogeneousCluster"
-"""The name of the only group of a job without instance groups."""
+"""SageMaker's name for the only instance group of a job that defines none."""
 
 
 def script_arguments(hyperparameters: Mapping[str, Any]) -> list[str]:
     """
-    Write hyperparameters as the script's arguments: `--name value`, sorted by name.
+    Return hyperparameters as the script's arguments: `--name value`, sorted by name.
 
-    A name of one letter gets one dash, an object becomes `key=value,key=value`, null becomes an empty argument, and
-    booleans are spelled as Python spells them.
+    A name of one letter gets one dash. An object becomes `key=value,key=value`, null becomes an empty argument, and
+    booleans become `True` and `False`.
     """
     arguments = []
     for name, value in sorted(_scripts_own(hyperparameters).items()):
@@ -42,13 +42,13 @@ def script_environment(
     *, request: Request, node: Node, layout: Layout, hosts: Sequence[str], run: str
 ) -> dict[str, str]:
     """
-    Give the `SM_*` variables.
+    Return the `SM_*` variables.
 
     Args:
-        request: What the user asked for.
+        request: The run's request.
         node: The node on which the script runs.
-        layout: Its folders.
-        hosts: Addresses of the ring's nodes in rank order; the first holds rank 0.
+        layout: The node's folders.
+        hosts: Addresses of the ring's nodes in rank order; the first has rank 0.
         run: Name of the run.
     """
     hyperparameters = _scripts_own(request.hyperparameters)
@@ -103,7 +103,7 @@ def script_environment(
         "training_env": facts,
         "user_args": script_arguments(request.hyperparameters),
     }
-    # Not the toolkit's: SageMaker's scripts know these paths by heart.
+    # The toolkit has no variables for these: in SageMaker they are fixed paths.
     variables |= {"checkpoint_dir": str(layout.checkpoints), "tensorboard_dir": str(layout.tensorboard)}
     variables |= {f"channel_{name}": path for name, path in channels.items()}
     variables |= {f"hp_{name}": value for name, value in hyperparameters.items()}
@@ -111,7 +111,7 @@ def script_environment(
 
 
 def resource_config(*, node: Node, hosts: Sequence[str]) -> dict[str, Any]:
-    """Give the content of `resourceconfig.json`."""
+    """Return the content of `resourceconfig.json`."""
     return {
         "current_group_name": _INSTANCE_GROUP,
         "current_host": node.address,
@@ -125,7 +125,7 @@ def resource_config(*, node: Node, hosts: Sequence[str]) -> dict[str, Any]:
 
 
 def input_data_config(data: Mapping[str, str]) -> dict[str, Any]:
-    """Give the content of `inputdataconfig.json`."""
+    """Return the content of `inputdataconfig.json`."""
     return {
         name: {"RecordWrapperType": "None", "S3DistributionType": "FullyReplicated", "TrainingInputMode": "File"}
         for name in data
@@ -134,7 +134,7 @@ def input_data_config(data: Mapping[str, str]) -> dict[str, Any]:
 
 def write_config(*, request: Request, node: Node, layout: Layout, hosts: Sequence[str]) -> None:
     """Write the three JSON files that SageMaker puts into `input/config`."""
-    # The API's hyperparameters are strings; the SDK puts JSON into them, and the toolkit reads it back.
+    # Hyperparameters of SageMaker's API are strings. The SDK writes JSON into them, which the toolkit parses.
     hyperparameters = {
         name: value if isinstance(value, str) else json.dumps(value) for name, value in request.hyperparameters.items()
     }
@@ -171,5 +171,5 @@ def _variable(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return value
-    # The toolkit escapes other characters than ASCII's, which can take three times the room; scripts read the same.
+    # The toolkit escapes non-ASCII characters, which can take three times the bytes; scripts read the same values.
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

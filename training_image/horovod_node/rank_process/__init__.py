@@ -1,1 +1,1 @@
-"""What runs inside a user's process; it imports the contract and nothing else of the agent."""
+"""Code that runs inside the user's process. Of the agent, it imports only the contract."""

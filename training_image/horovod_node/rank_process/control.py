@@ -1,15 +1,15 @@
 """
-The line between an agent and one of its ranks in an elastic ring: a socket pair, one JSON object a line.
+The connection between an agent and one of its ranks in an elastic ring: a socket pair, with one JSON object per line.
 
-From the agent: `start` (the ring's environment for this rank), `hosts` (the ring will change at the next commit),
-`sever` (the ring is broken: these are its addresses). From the rank: `standby` (it waits in `hvd.init()`), `forming`,
-and `ring` (its rank and the ring's size, once it is formed).
+The agent sends `start` (the ring's environment for this rank), `hosts` (the ring will change at the next commit) and
+`sever` (the ring is broken: these are its addresses). The rank sends `standby` (it waits in `hvd.init()`), `forming`,
+and `ring` (its rank and the ring's size, once the ring is formed).
 
-A rank runs the script up to `hvd.init()`, with its imports of TensorFlow or PyTorch, before the ring is told of it, and
-waits there: a ring that grows stands still for the time of a reset only, not for that of an import.
+A new rank runs the script up to `hvd.init()`, and waits there before the ring learns of it. A ring that grows is thus
+interrupted only for a reset, and not while the new rank imports TensorFlow or PyTorch.
 
-The notifications take the place of Horovod's own, for which every rank serves a port and puts its key, in clear and
-pickled, where anybody in the network can read it (horovod 0.28.1, runner/elastic/worker.py).
+These messages replace Horovod's own notifications. For those, every rank listens on a port and publishes its key,
+unencrypted and pickled, where anybody in the network can read it (horovod 0.28.1, runner/elastic/worker.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any, Final
 from horovod_node import contract
 
 ENV_CONTROL: Final = "CDK_HOROVOD_RANK_CONTROL"
-"""File descriptor of the rank's end; absent in a ring that never changes."""
+"""File descriptor of the rank's end; unset in a static ring."""
 
 STANDBY: Final = "standby"
 FORMING: Final = "forming"
@@ -40,31 +40,33 @@ HOSTS: Final = "hosts"
 SEVER: Final = "sever"
 
 _FORMING_TRIES: Final = 5
-"""A ring may lose another node while it is formed, and the next one, too; so many times in a row it is no accident."""
+"""
+Attempts to form a ring. Another node may be lost meanwhile, but so many failures in a row have another cause.
+"""
 
 
 class RankConnection:
-    """The agent's end: the line to one rank."""
+    """The agent's end of the connection to one rank."""
 
     def __init__(self) -> None:
         self._socket, self.ranks_end = socket.socketpair()
-        """`ranks_end`: to be given to the rank's process, then closed with `handed_over`."""
+        """`ranks_end`: the end for the rank's process, closed here by `handed_over` once the process has it."""
         self._socket.setblocking(False)
         self._rest = b""
         self.state = ""
-        """The last word of the rank: `STANDBY`, `FORMING`, `IN_RING`, or nothing yet."""
+        """The rank's last message: `STANDBY`, `FORMING`, `IN_RING`, or '' if there was none yet."""
         self.rank: int | None = None
         self.size = 0
         self.formed = 0
-        """Rings that the rank has been in."""
+        """How many rings the rank has been in."""
 
     def handed_over(self) -> None:
-        """Close the rank's end here, so that its death closes the line."""
+        """Close the rank's end here, so that the connection closes when the rank's process ends."""
         self.ranks_end.close()
 
     def poll(self) -> None:
-        """Take what the rank has said."""
-        with contextlib.suppress(OSError):  # nothing more for now, or nobody at the other end
+        """Read the messages that the rank has sent."""
+        with contextlib.suppress(OSError):  # no more data for now, or the other end is closed
             while part := self._socket.recv(4096):
                 self._rest += part
         *lines, self._rest = self._rest.split(b"\n")
@@ -72,20 +74,25 @@ class RankConnection:
             self._take(json.loads(line))
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Let the rank join the ring that *environment* describes."""
+        """Tell the rank to join the ring that *environment* describes."""
         self._tell({START: dict(environment)})
 
     def hosts_updated(self, result: int) -> None:
-        """Let the ring change at the next commit; only rank 0 has to know. *result* is Horovod's `HostUpdateResult`."""
-        # By the clock in full: Horovod compares, and its own whole seconds lose the second of two changes.
+        """
+        Announce that the ring will change at the next commit; only rank 0 needs to know.
+
+        Args:
+            result: Horovod's `HostUpdateResult`.
+        """
+        # Horovod compares timestamps: whole seconds, as it sends itself, would lose the second of two changes.
         self._tell({HOSTS: [time.time(), result]})
 
     def sever(self, addresses: Sequence[str]) -> None:
-        """Let the rank lose the ring of these *addresses*, for which it would wait until Gloo's timeout."""
+        """Close the rank's connections to these *addresses* of a broken ring, instead of waiting for Gloo's timeout."""
         self._tell({SEVER: list(addresses)})
 
     def close(self) -> None:
-        """End the line."""
+        """Close the connection."""
         self._socket.close()
         self.ranks_end.close()
 
@@ -96,14 +103,14 @@ class RankConnection:
             self.formed += 1
 
     def _tell(self, message: Mapping[str, Any]) -> None:
-        # A rank that has ended is noticed by its exit code.
+        # If the rank has ended, its exit code shows it.
         with contextlib.suppress(OSError):
             self._socket.sendall(json.dumps(message).encode() + b"\n")
 
 
 class AgentConnection:
     """
-    The rank's end: a thread that listens to the agent, and hooks into Horovod.
+    The rank's end of the connection: a thread that listens to the agent, and hooks into Horovod.
 
     Args:
         connection: The rank's end of the pair.
@@ -117,22 +124,22 @@ class AgentConnection:
         self._joined = False
         self._ring_sockets: set[int] = set()
         self._others: set[int] | None = None
-        """While a ring is formed: the sockets that are none of its."""
+        """While a ring is being formed: the sockets that were open before, which do not belong to it."""
         self._elastic: ModuleType | None = None
         self._thread = threading.Thread(target=self._listen, name="control", daemon=True)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> AgentConnection | None:
-        """Take the end that the agent gave; `None` in a ring that never changes."""
+        """Return the connection that the agent passed to this process; `None` in a static ring."""
         number = environment.get(ENV_CONTROL)
         return cls(socket.socket(fileno=int(number))) if number else None
 
     def hooks(self) -> dict[str, Callable[[ModuleType], None]]:
-        """Give what must happen after the import of which module."""
+        """Return the hooks, by the module after whose import they run."""
         return {"horovod.common.basics": self._wrap_init, "horovod.common.elastic": self._replace_notifications}
 
     def start(self) -> None:
-        """Listen from now on."""
+        """Start to listen to the agent."""
         self._thread.start()
 
     def _wrap_init(self, module: ModuleType) -> None:
@@ -154,7 +161,7 @@ class AgentConnection:
         basics.init = init_when_told
 
     def _form(self, instance: Any, init: Callable[[], object]) -> set[int]:
-        """Form the ring, and give the sockets that it is made of."""
+        """Form the ring, and return its sockets."""
         tries_left = _FORMING_TRIES
         while True:
             tries_left -= 1
@@ -162,7 +169,7 @@ class AgentConnection:
             try:
                 init()
             except ValueError:
-                # Lost while it was formed. What this rank has learned is still here: it is worth another try.
+                # A node was lost while the ring was formed. This rank still has its state, so it tries again.
                 instance.shutdown()
                 if not tries_left:
                     raise
@@ -196,20 +203,23 @@ class AgentConnection:
 
 
 def open_sockets() -> set[int]:
-    """List this process's sockets by inode: a file descriptor's number may be another one's a moment later."""
+    """Return the inodes of this process's sockets. Their file descriptors may be reused at any moment."""
     return {inode for _, inode in _sockets()}
 
 
 def sever(inodes: Collection[int], addresses: Collection[str]) -> int:
     """
-    Shut down this process's connections with a ring, and count them.
+    Shut down this process's connections with a ring.
 
-    Gloo and NCCL wait on a connection whose other end vanished without a word until their own timeouts; one that is
-    shut down is an error at once, which an elastic script recovers from.
+    When a peer vanishes without closing its connection, Gloo and NCCL wait until their own timeouts. A connection that
+    is shut down here fails at once, and an elastic script recovers from that.
 
     Args:
-        inodes: Those that were made when the ring was formed: Gloo's.
-        addresses: Of the ring's nodes, because NCCL connects only when it is first used.
+        inodes: Gloo's sockets, which were opened when the ring was formed.
+        addresses: Addresses of the ring's nodes. They identify NCCL's connections, which are opened at its first use.
+
+    Returns:
+        The number of connections that were shut down.
     """
     severed = 0
     for number, inode in _sockets():

@@ -1,4 +1,4 @@
-"""Do something to a module when, and only when, the script imports it."""
+"""Runs hooks after the script imports certain modules."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class AfterImport(importlib.abc.MetaPathFinder):
     """
     A finder that runs a hook after a named module was imported.
 
-    Importing the module ourselves instead would read `TF_USE_LEGACY_KERAS` and the like before the script could set
-    them, and would cost seconds that a script without TensorFlow need not pay.
+    An early import of the module, instead of a hook, would read `TF_USE_LEGACY_KERAS` and the like before the script
+    can set them, and would cost seconds in a script that does not use TensorFlow.
 
     Args:
-        hooks: Full module name to what is called with the module, once. One that fails is reported and forgotten: the
-            script's import succeeds as it would without it.
+        hooks: Full module name to the function that is called with the module, once. If a hook fails, its error is
+            printed, and the script's import succeeds all the same.
     """
 
     def __init__(self, hooks: Mapping[str, Callable[[ModuleType], None]]) -> None:
         self._hooks = dict(hooks)
 
     def install(self) -> None:
-        """Watch imports from now on; hooks of modules that are there already run at once."""
+        """Start to watch imports. Hooks of modules that are already imported run at once."""
         for name in list(self._hooks):
             if name in sys.modules:
                 _run(self._hooks.pop(name), sys.modules[name])
@@ -38,8 +38,8 @@ class AfterImport(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None,  # noqa: ARG002 - the signature is the protocol's
         target: ModuleType | None = None,  # noqa: ARG002
     ) -> importlib.machinery.ModuleSpec | None:
-        """Let the other finders find the module, and put the hook behind its execution."""
-        # Taken out first: the search below comes through here again.
+        """Find the module with the other finders, and run the hook after its execution."""
+        # The hook is removed first, because the search below calls this method again.
         hook = self._hooks.pop(fullname, None)
         if hook is None:
             return None

@@ -1,4 +1,4 @@
-"""What the agent tells a rank's process, in one environment variable."""
+"""The job that the agent passes to a rank's process, in one environment variable."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class RankJob:
     One rank's job.
 
     Args:
-        rank: Its number in the ring; in an elastic ring, where that changes, its place on the node.
+        rank: Number of the rank in the ring. In an elastic ring, where that number changes, its local rank on the node.
         code: Folder of the unpacked archive.
-        entry_point: Path of the script in it.
+        entry_point: Path of the script in *code*.
         arguments: The script's command line.
-        reports: Folder in which the rank leaves its reports.
-        agent: Process id of the agent; the rank ends with it.
+        reports: Folder for the rank's reports.
+        agent: Process id of the agent; the rank ends with the agent.
     """
 
     rank: int
@@ -40,17 +40,17 @@ class RankJob:
 
     @property
     def progress(self) -> Path:
-        """Where the rank reports its steps."""
+        """File in which the rank reports its steps."""
         return self.reports / f"rank-{self.rank}.progress"
 
     @property
     def failure(self) -> Path:
-        """Where the rank reports the exception that ended the script."""
+        """File in which the rank reports the exception that ended the script."""
         return self.reports / f"rank-{self.rank}.failure"
 
     @property
     def stack(self) -> Path:
-        """Where the rank writes what it is doing when the agent asks."""
+        """File to which the rank writes its stack when the agent asks."""
         return self.reports / f"rank-{self.rank}.stack"
 
     def to_environment(self) -> dict[str, str]:

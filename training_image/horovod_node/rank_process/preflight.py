@@ -2,11 +2,11 @@
 Refuses a script that would silently train without averaging.
 
 Horovod 0.28.1 averages gradients by overriding methods of Keras 2's optimizers. Keras 3, the default of TensorFlow 2.16
-and later, never calls them: `hvd.DistributedOptimizer` then runs, prints a falling loss, and each rank trains alone.
+and later, never calls them: a script with `hvd.DistributedOptimizer` runs, its loss falls, and each rank trains alone.
 Measured with TensorFlow 2.18.1: after 3 epochs the ranks' weights differ by 0.06; with Keras 2 by exactly 0.
 
-Two looks: one at the script's text, before the node says that it is ready, when the installed versions leave no doubt;
-and one at the optimizer itself, on every rank, when the script hands it to Horovod.
+There are two checks. The first reads the script's text before the node is ready; it refuses only what the installed
+versions make certain. The second checks the optimizer itself, on every rank, when the script passes it to Horovod.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any, Final
 from horovod_node import contract
 
 HOROVOD_MODULES: Final = ("horovod.tensorflow.keras", "horovod.keras")
-"""Modules whose `DistributedOptimizer` works with Keras 2 only; `horovod.tensorflow` hands Keras optimizers to them."""
+"""Modules whose `DistributedOptimizer` works with Keras 2 only; `horovod.tensorflow` uses them for Keras optimizers."""
 HELPER: Final = "horovod_node.training"
-"""Averages gradients of every Keras, and recovers."""
+"""Averages gradients under Keras 2 and Keras 3, and recovers from lost ranks."""
 TORCH_HELPER: Final = "horovod_node.torch_training"
-"""Recovers, under PyTorch."""
+"""Recovers from lost ranks, under PyTorch."""
 ENV_LEGACY_KERAS: Final = "TF_USE_LEGACY_KERAS"
-"""TensorFlow's own switch to tf-keras."""
+"""TensorFlow's switch to tf-keras."""
 
 REASON: Final = (
     "hvd.DistributedOptimizer does not average gradients of a Keras 3 optimizer: every rank would train alone, without "
@@ -38,14 +38,14 @@ REASON: Final = (
 
 _KERAS_3_BASE = "keras.src.optimizers.base_optimizer.BaseOptimizer"
 _TRUE = ("true", "1")
-"""What TensorFlow takes for a yes (tensorflow/python/util/lazy_loader.py)."""
+"""Values of `TF_USE_LEGACY_KERAS` that TensorFlow takes as true (tensorflow/python/util/lazy_loader.py)."""
 
 
 class PreflightError(BaseException):
     """
     The script must not train.
 
-    Not an `Exception`: a script that says `except Exception` around its set-up would go on with the very training that
+    It is not an `Exception`: a script with `except Exception` around its set-up would continue with the training that
     is refused here.
     """
 
@@ -53,12 +53,12 @@ class PreflightError(BaseException):
 @dataclass(frozen=True, kw_only=True)
 class KerasFacts:
     """
-    What decides which Keras `tf.keras` is.
+    The facts that decide whether `tf.keras` is Keras 2 or Keras 3.
 
     Args:
-        tensorflow: Its version; empty when it is not installed.
-        keras: Version of the keras package; empty when it is not installed.
-        legacy: Whether `TF_USE_LEGACY_KERAS` is set to yes.
+        tensorflow: Version of TensorFlow; empty if it is not installed.
+        keras: Version of the keras package; empty if it is not installed.
+        legacy: Whether `TF_USE_LEGACY_KERAS` is true.
     """
 
     tensorflow: str
@@ -72,7 +72,7 @@ class KerasFacts:
 
 
 def installed_keras(environment: Mapping[str, str]) -> KerasFacts:
-    """Look at the installed packages, importing none of them."""
+    """Read the versions of the installed packages, without importing them."""
     return KerasFacts(
         tensorflow=_version("tensorflow") or _version("tensorflow-cpu"),
         keras=_version("keras"),
@@ -82,16 +82,16 @@ def installed_keras(environment: Mapping[str, str]) -> KerasFacts:
 
 def refusal(source: str, facts: KerasFacts) -> str | None:
     """
-    Tell why the script with this *source* must not start, or `None`.
+    Return why the script with this *source* must not start; `None` if it may.
 
-    Only a script that leaves no doubt is refused here; one that mentions tf-keras in any way may know what it does, and
-    its optimizer is looked at when it hands it to Horovod.
+    A script that mentions tf-keras in any way is not refused here: its optimizer is checked when the script passes it
+    to Horovod.
     """
     if not facts.is_keras_3 or ENV_LEGACY_KERAS in source or "tf_keras" in source:
         return None
     try:
         tree = ast.parse(source)
-    except SyntaxError:  # Python will say it better
+    except SyntaxError:  # Python reports it when it runs the script
         return None
     aliases = _horovod_names(tree)
     for call in ast.walk(tree):
@@ -108,16 +108,16 @@ NOT_ELASTIC: Final = (
 
 def is_elastic(source: str) -> bool:
     """
-    Whether the script with this *source* shows that it can go on when ranks are lost.
+    Whether the script with this *source* appears to continue when ranks are lost.
 
-    It does with `horovod_node.training` and `horovod_node.torch_training`, and with Horovod's own `hvd.elastic`. One
-    that mentions elasticity in any other way is believed: it may import a module that does it.
+    Scripts with `horovod_node.training`, `horovod_node.torch_training` or Horovod's `hvd.elastic` do. So may any script
+    with the word "elastic", which could import a module that uses one of them.
     """
     if "elastic" in source:
         return True
     try:
         tree = ast.parse(source)
-    except SyntaxError:  # Python will say it better
+    except SyntaxError:  # Python reports it when it runs the script
         return True
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -132,16 +132,16 @@ def is_elastic(source: str) -> bool:
 
 
 def hooks() -> dict[str, Callable[[ModuleType], None]]:
-    """Give what must happen after the import of which module, so that every optimizer is looked at."""
+    """Return the hooks that check every optimizer, by the module after whose import they run."""
     return dict.fromkeys(HOROVOD_MODULES, _guard)
 
 
 def check_optimizer(optimizer: Any) -> None:
     """
-    Look at an optimizer that is about to be distributed.
+    Check an optimizer that is about to be distributed.
 
     Raises:
-        PreflightError: If it is one of Keras 3.
+        PreflightError: If it is a Keras 3 optimizer.
     """
     bases = (f"{base.__module__}.{base.__qualname__}" for base in type(optimizer).__mro__)
     if _KERAS_3_BASE in bases:

@@ -1,4 +1,4 @@
-"""A rank's progress on its way to the agent: one small file, replaced as a whole."""
+"""A rank's progress, which it reports to the agent in one small file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Any
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """
-    How far a rank is.
+    The progress of one rank.
 
-    Only `step`, `advances` and the steps' seconds are known of every script. The others are `None` until they are, and
-    stay so in a script that does not train with `horovod_node.training`.
+    Only `step`, `advances`, `timed_steps` and `step_seconds` are known for every script. The helpers
+    `horovod_node.training` and `horovod_node.torch_training` report the others; they are `None` until then.
 
     Args:
-        step: Training steps since the start of the whole training, for people; goes back when steps are lost.
-        advances: Times that a step was seen to be taken; this is what a stall is judged by. It never goes back, though
-            *step* does when a ring returns to its last commit, or a script takes a second optimizer.
-        epoch: The epoch in work, counted from 1.
-        epochs: How many there will be.
-        steps: Steps of the whole training, as the ring's present size makes it.
-        loss: The running epoch's, on this rank.
-        samples_per_second: Of the whole ring.
-        committed_step: The last step that a lost rank cannot take away.
-        repeated_steps: Steps that were lost and done again.
-        compute_seconds_per_step: What this rank needs by itself, until its gradients are there.
-        wait_seconds_per_step: What it then waits until the gradients of all ranks are averaged.
-        timed_steps: Steps that were measured.
+        step: Training steps since the start of the whole training, for people. It decreases when steps are lost.
+        advances: How often a new step was seen; stalls are detected by this number. It never decreases, though *step*
+            does when a ring returns to its last commit, or when a script uses a second optimizer.
+        epoch: The current epoch, counted from 1.
+        epochs: Number of epochs of the training.
+        steps: Steps of the whole training, at the ring's present size.
+        loss: Loss of the current epoch on this rank.
+        samples_per_second: Throughput of the whole ring.
+        committed_step: The step of the last commit, which survives the loss of a rank.
+        repeated_steps: Steps that were lost and repeated.
+        compute_seconds_per_step: Seconds until this rank's own gradients are computed.
+        wait_seconds_per_step: Seconds that it then waits until the gradients of all ranks are averaged.
+        timed_steps: Number of steps whose time was measured.
         step_seconds: Seconds of each of the last of them, the newest last; for metrics, not for people.
     """
 
@@ -50,14 +50,14 @@ class Progress:
     step_seconds: Sequence[float] = ()
 
     def for_people(self) -> dict[str, Any]:
-        """Give what people read: all of it but single steps' seconds."""
+        """Return the fields that people read: all but `step_seconds` and `timed_steps`."""
         facts = asdict(self)
         del facts["step_seconds"], facts["timed_steps"]
         return facts
 
     def write(self, file: Path) -> None:
-        """Replace *file*, so that a reader never sees half of it."""
-        # A loss that is not a number is not JSON either.
+        """Replace *file* atomically."""
+        # JSON has no NaN and no infinity, which a loss may be.
         facts = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(self).items()
@@ -68,7 +68,7 @@ class Progress:
 
     @classmethod
     def read(cls, file: Path) -> Progress:
-        """Read what the rank wrote last; nothing yet is no progress."""
+        """Read the rank's last report; if there is none yet, all fields have their defaults."""
         try:
             facts = json.loads(file.read_text())
         except FileNotFoundError:

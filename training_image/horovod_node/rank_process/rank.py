@@ -1,8 +1,9 @@
 """
 One rank's process: `python -P -m horovod_node.rank_process.rank`, started by the agent.
 
-Runs the user's script as `python script.py` would, between a guard against silent mistakes (`preflight`), a count of
-the training steps (`steps`) and a report of the exception that ends it (`script_failure`).
+It runs the user's script as `python script.py` would. It also refuses scripts that would silently train wrongly
+(`preflight`), counts training steps (`step_counter`), and reports the exception that ends the script
+(`script_failure`).
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from horovod_node.rank_process.job import RankJob
 from horovod_node.rank_process.script_failure import describe
 
 STACK_SIGNAL = signal.SIGUSR1
-"""Makes a rank write its main thread's stack, even while it hangs inside a call into C."""
+"""On this signal a rank writes its main thread's stack, even while it hangs inside a call into C."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Run the rank's job and give the process's exit code."""
+    """Run the rank's job and return the process's exit code."""
     job = RankJob.from_environment(os.environ)
     end_with_the_agent(job.agent)
-    # A crash in C says where; of one thread only, for the words of whoever crashed are among the lines before.
+    # Print the stack after a crash in C. One thread only: the crash's own message must stay among the last lines.
     faulthandler.enable(all_threads=False)
-    # Kept open for as long as the process lives: a signal handler cannot open a file.
+    # The file stays open as long as the process lives: a signal handler cannot open files.
     faulthandler.register(STACK_SIGNAL, file=job.stack.open("a"), all_threads=False)
     counter = step_counter.StepCounter(job.progress)
     step_counter.install(counter)
@@ -51,22 +52,22 @@ def main() -> int:
 
 def end_with_the_agent(agent: int) -> None:
     """
-    Have the kernel kill this process when the agent dies, even by SIGKILL: no rank trains on without one.
+    Let the kernel kill this process when the agent dies, even by SIGKILL: no rank may train without an agent.
 
-    Processes that the script starts do not inherit this. In a container they end with it, as the agent is its first
-    process; elsewhere the agent ends the rank's whole process group whenever it can still do so.
+    Processes that the script starts do not inherit this. In a container they end with the agent, which is its first
+    process. Elsewhere the agent ends the rank's process group, if it is still able to.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    # It may have died before the kernel was told.
+    # The agent may have died before prctl.
     if os.getppid() != agent:
         raise SystemExit(contract.EXIT_RELEASED)
 
 
 def run_script(job: RankJob) -> int:
     """Run the script as `__main__`, and report the exception that ends it, if one does."""
-    # As SageMaker has it: the script's own folder first, then the archive's.
+    # As in SageMaker: first the script's folder, then the archive's.
     sys.path[:0] = dict.fromkeys((str(job.script.parent), str(job.code)))
     inherited = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(job.code), inherited)))
@@ -90,7 +91,7 @@ def _report(job: RankJob, error: BaseException, code: int) -> int:
     failure = describe(error, code=job.code, exit_code=code)
     if not isinstance(error, SystemExit):
         print(failure.traceback, file=sys.stderr, flush=True)
-    # Printed first, written then: on a full disk, the rank's last lines still tell.
+    # Printed before it is written: on a full disk, the agent still has the rank's last lines.
     with contextlib.suppress(OSError):
         failure.write(job.failure)
     return code

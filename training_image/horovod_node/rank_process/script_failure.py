@@ -1,4 +1,4 @@
-"""What a rank says of the exception that ended its script."""
+"""A rank's report of the exception that ended its script."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from horovod_node.rank_process.preflight import PreflightError
 ORIGIN_PREFLIGHT: Final = "preflight"
 ORIGIN_SCRIPT: Final = "script"
 ORIGIN_RING: Final = "ring"
-"""The rank only lost the others: whatever ended them is the reason."""
+"""The rank lost the other ranks; the cause of the failure is theirs."""
 
 _RING_EXCEPTIONS = ("HorovodInternalError",)
 _RING_WORDS = (
@@ -28,10 +28,10 @@ _RING_WORDS = (
     "remote process exited or there was a network error",
 )
 """
-How Horovod 0.28.1, Gloo and NCCL word the loss of another rank, inside exceptions of TensorFlow's own types.
+Messages of Horovod 0.28.1, Gloo and NCCL about the loss of another rank, inside exceptions of TensorFlow's types.
 
-The name of the failing operation is no sign: `HorovodAllreduce` also refuses tensors of different shapes, which is the
-script's own mistake.
+The name of the failing operation does not tell: `HorovodAllreduce` also refuses tensors of different shapes, which is a
+mistake of the script.
 """
 
 _GRAPH_ERROR = "Graph execution error:"
@@ -44,12 +44,12 @@ class ScriptFailure:
 
     Args:
         origin: One of `ORIGIN_*`.
-        summary: The exception's type and the line of its message that says the most.
-        traceback: From the script's first frame on.
-        exit_code: What the process ends with.
+        summary: The exception's type and the most informative line of its message.
+        traceback: The traceback, from the script's first frame on.
+        exit_code: Exit code of the process.
         at: Epoch seconds.
-        silent: Whether the exception itself says nothing: `SystemExit` with a number. What the script printed before
-            is its reason then, as with `argparse`.
+        silent: Whether the exception has no message: `SystemExit` with a number. The reason is then in the script's
+            last output, as with `argparse`.
     """
 
     origin: str
@@ -61,10 +61,10 @@ class ScriptFailure:
 
     def write(self, file: Path) -> None:
         """
-        Replace *file*, so that a reader never sees half of it.
+        Replace *file* atomically.
 
         Raises:
-            OSError: If the disk is full, for example.
+            OSError: For example, if the disk is full.
         """
         half = file.with_suffix(".half")
         half.write_text(json.dumps(asdict(self)))
@@ -72,7 +72,7 @@ class ScriptFailure:
 
     @classmethod
     def read(cls, file: Path) -> ScriptFailure | None:
-        """Read what the rank wrote, if it wrote anything."""
+        """Read the rank's report; `None` if there is none."""
         try:
             text = file.read_text()
         except FileNotFoundError:
@@ -85,9 +85,9 @@ def describe(error: BaseException, *, code: Path, exit_code: int) -> ScriptFailu
     Describe *error*.
 
     Args:
-        error: What the script raised.
-        code: Folder of the script; frames before the first one in here are the agent's and left out.
-        exit_code: What the process will end with.
+        error: The exception that the script raised.
+        code: Folder of the script. Frames before the first one in this folder are the agent's, and are left out.
+        exit_code: Exit code of the process.
     """
     lines = traceback.format_exception(type(error), error, _scripts_frames(error.__traceback__, code))
     return ScriptFailure(
@@ -102,15 +102,15 @@ def describe(error: BaseException, *, code: Path, exit_code: int) -> ScriptFailu
 
 def encodable(text: str) -> str:
     """
-    Write halves of surrogate pairs as Python does on standard error, `\\udce9`.
+    Escape halves of surrogate pairs as Python does on standard error, such as `\\udce9`.
 
-    `os.fsdecode` makes them of names that are not UTF-8, and neither files nor the ledger take them.
+    `os.fsdecode` produces them for names that are not UTF-8. They cannot be written to files or to the ledger.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def lost_the_ring(words: str) -> bool:
-    """Tell whether *words*, a message or a rank's last lines, are those of a rank that lost the others."""
+    """Whether *words*, a message or a rank's last lines, show that the rank lost the other ranks."""
     return any(phrase in words for phrase in _RING_WORDS)
 
 
@@ -122,7 +122,7 @@ def _summary(error: BaseException) -> str:
     words = [line for line in _words(error).splitlines() if line.strip() and not line[0].isspace()]
     if not words:
         return name
-    # TensorFlow tells first where the failing node was defined; what happened comes last.
+    # TensorFlow's message begins with where the failing operation was defined; the error itself comes last.
     return f"{name}: {words[-1] if words[0] == _GRAPH_ERROR else words[0]}"
 
 
@@ -130,7 +130,7 @@ def _words(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:
-        # The traceback module's own words for it.
+        # As the traceback module prints it.
         return "<exception str() failed>"
 
 

@@ -1,20 +1,20 @@
 """
-A rank's training steps, counted without the script's help.
+Counts a rank's training steps, without changes to the script.
 
 Every Keras optimizer has a variable `iterations` that each applied step raises by one: in `fit`, in a `tf.function`
-and in an eager loop alike. Optimizers are remembered as they are made, and a thread reads their variables and passes
-the number on to the agent. Inside a `tf.function` the variable may be raised before the step's gradients have come
-from the other ranks, so the count may be one ahead, and no more.
+and in an eager loop alike. Optimizers are remembered as they are created. A thread reads their variables and reports
+the number to the agent. Inside a `tf.function` the variable may be raised before the step's gradients have arrived
+from the other ranks, so the count may be ahead by at most one.
 
-That thread is no pulse. It passes on what the training did: when no step is applied, it has nothing to say, however
-well the thread itself is. Heartbeats follow these numbers, so a hung ring loses its heartbeats.
+The thread reports only changes. While no step is applied, it reports nothing, even though the thread itself is alive.
+Heartbeats follow these reports, so a hung ring sends no heartbeats.
 
-The thread also sees how long steps take: between two of its looks, in the mean. `horovod_node.training` measures each
-step by itself (`step_times`), and its word counts.
+The thread also measures the mean duration of the steps between two of its polls. The exact measurement of
+`horovod_node.training` (`step_times`) takes precedence.
 
-PyTorch's optimizers are counted as they step (`torch_steps`). A script with neither says how far it is:
-`horovod_node.steps.report(step)`. The training helpers tell more, with `tell`, and from then on their word for the step
-counts: an optimizer knows nothing of the steps that went before a restart.
+PyTorch's optimizers are counted as they step (`torch_steps`). A script that uses neither reports its steps with
+`horovod_node.steps.report(step)`. The training helpers report more, with `tell`. From then on their step takes
+precedence, because an optimizer does not count the steps before a restart.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ OPTIMIZER_CLASSES: Final[Mapping[str, str]] = {
     "tf_keras.src.optimizers.legacy.optimizer_v2": "OptimizerV2",
 }
 """
-Module to base class of all its optimizers: Keras 2.13-2.15 (new and legacy), Keras 3, tf-keras (new and legacy).
+Module to the base class of all its optimizers: Keras 2.13-2.15 (new and legacy), Keras 3, tf-keras (new and legacy).
 
-Checked with Keras 2.15.0, Keras 3.15.1 and tf-keras 2.18.0.
+Verified with Keras 2.15.0, Keras 3.15.1 and tf-keras 2.18.0.
 """
 
 _UNTIL_FIRST_STEP_SECONDS = 0.1
@@ -55,10 +55,10 @@ _CLOSE_SECONDS = 5.0
 
 class StepCounter:
     """
-    Watches the script's optimizers and relays their steps.
+    Watches the script's optimizers and reports their steps.
 
     Args:
-        file: Where the agent looks for this rank's progress.
+        file: File in which the agent reads this rank's progress.
     """
 
     def __init__(self, file: Path) -> None:
@@ -78,29 +78,29 @@ class StepCounter:
         self._thread = threading.Thread(target=self._relay_forever, name="steps", daemon=True)
 
     def hooks(self) -> dict[str, Callable[[ModuleType], None]]:
-        """Give what must happen after the import of which module, so that no optimizer is missed."""
+        """Return the hooks that watch every new optimizer, by the module after whose import they run."""
         keras = {
             module: functools.partial(self._watch_class, class_name) for module, class_name in OPTIMIZER_CLASSES.items()
         }
         return {**keras, **self._torch.hooks()}
 
     def start(self) -> None:
-        """Relay in the background until closed."""
+        """Start to report in the background, until `close`."""
         self._thread.start()
 
     def close(self) -> None:
         """
-        Relay for the last time.
+        Stop the thread, and report for the last time.
 
-        Python ends with the thread at rest: one that comes back from TensorFlow into an interpreter that is shutting
-        down takes the whole process down, and a rank that trained well would look killed.
+        The thread must end before Python does: if it returned from TensorFlow into an interpreter that is shutting
+        down, it would crash the process, and a rank that succeeded would seem to be killed.
         """
         self._closed.set()
         self._thread.join(timeout=_CLOSE_SECONDS)
         self.relay()
 
     def report(self, step: int) -> None:
-        """Take the script's own word for the step; saying the same number again is no advance."""
+        """Record a step that the script reports; the same number again does not count as an advance."""
         with self._lock:
             if step != self._reported:
                 self._reported = step
@@ -108,7 +108,7 @@ class StepCounter:
                 self._write()
 
     def tell(self, *, step: int, advance: bool = True, **facts: Any) -> None:
-        """Take the training's word for the step, which may have gone back, and for what else it knows."""
+        """Record what the training reports: its step, which may have decreased, and other facts."""
         with self._lock:
             self._told = True
             self._progress = replace(self._progress, step=step, **facts)
@@ -116,20 +116,20 @@ class StepCounter:
                 self._note(step)
 
     def relay(self) -> Progress:
-        """Look at every optimizer once, pass on what is new, and give it."""
+        """Poll every optimizer once, report any change, and return the progress."""
         with self._lock:
             optimizers = list(enumerate(self._optimizers))
         # Outside of the lock: a read may wait for the device, and the script must not wait with it.
         taken = {
             number: _iterations(optimizer) for number, reference in optimizers if (optimizer := reference()) is not None
         }
-        # Below zero, where no optimizer of Keras has its number.
+        # PyTorch's optimizers have negative numbers, Keras's do not.
         taken |= {-1 - number: step for number, step in enumerate(self._torch.read())}
         changes = self._torch.changes()
         steps, compute, wait, recent = step_times.OF_THIS_PROCESS.read()
         with self._lock:
             for number, step in taken.items():
-                # Not only a larger number: steps that are lost take an optimizer back, and are then done again.
+                # A smaller number counts, too: an optimizer is set back when steps are lost, and then repeats them.
                 if step != self._seen.get(number, 0):
                     self._seen[number] = step
                     self._note(self._progress.step if self._told else max(step, self._progress.step))
@@ -158,7 +158,7 @@ class StepCounter:
 
     def _write(self) -> None:
         if self._progress != self._written:
-            # The disk may be full for a while. The training goes on, and the next look writes.
+            # The disk may be full for a while. The training continues, and the next poll writes again.
             with contextlib.suppress(OSError):
                 self._progress.write(self._file)
                 self._written = self._progress
@@ -185,23 +185,23 @@ class StepCounter:
 
 
 class StepsBetweenLooks:
-    """Seconds of single steps, as they are known from a count that is looked at now and then."""
+    """Seconds of single steps, derived from a step count that is polled."""
 
     def __init__(self) -> None:
         self.steps = 0
-        """Steps that were measured."""
+        """Number of steps whose time was measured."""
         self.recent: deque[float] = deque(maxlen=step_times.RECENT_STEPS)
         """Seconds of each of the last of them, the newest last."""
         self._step = 0
         self._at: float | None = None
 
     def see(self, step: int, *, at: float) -> None:
-        """Take the count as it is *at* these seconds of a steady clock."""
+        """Record the count at the time *at*, in seconds of a monotonic clock."""
         new, since = step - self._step, self._at
         if new == 0:
             return
         self._step, self._at = step, at
-        # The first steps contain the building of the graph, and a count that went back was begun anew.
+        # The first steps include the building of the graph; a count that decreased was reset.
         if since is None or new < 0:
             return
         self.steps += new
@@ -209,7 +209,7 @@ class StepsBetweenLooks:
 
 
 def _iterations(optimizer: Any) -> int:
-    # Not the property `iterations`: the legacy optimizer's would make the variable, in this thread, if it is not there.
+    # Not the property `iterations`: the legacy optimizer's creates the variable, in this thread, if it does not exist.
     variable = vars(optimizer).get("_iterations")
     if variable is None:
         return 0
@@ -224,20 +224,20 @@ _counter: StepCounter | None = None
 
 
 def install(counter: StepCounter) -> None:
-    """Make *counter* the one that `report` speaks to; a rank's process has one."""
+    """Make *counter* the one that `report` and `tell` use; a rank's process has one."""
     global _counter
     _counter = counter
 
 
 def report(step: int) -> None:
     """
-    Tell how many training steps this rank has done.
+    Report how many training steps this rank has taken.
 
-    Only scripts that train without an optimizer of Keras or PyTorch need it; once a step, or every few seconds. Outside
-    of a rank, on a laptop for example, it does nothing.
+    Only scripts that train without an optimizer of Keras or PyTorch need it. Call it after each step, or every few
+    seconds. Outside of a rank, on a laptop for example, it does nothing.
 
     Args:
-        step: Steps done since the start.
+        step: Number of steps since the start.
     """
     if _counter is not None:
         _counter.report(step)
@@ -245,11 +245,11 @@ def report(step: int) -> None:
 
 def tell(*, step: int, advance: bool = True, **facts: Any) -> None:
     """
-    Tell what `horovod_node.training` knows. Outside of a rank it does nothing.
+    Report the progress of a training helper. Outside of a rank it does nothing.
 
     Args:
         step: The training's step.
-        advance: Whether something was trained or evaluated since the last time.
+        advance: Whether a step was trained or evaluated since the last call.
         facts: Fields of `Progress`, by name.
     """
     if _counter is not None:

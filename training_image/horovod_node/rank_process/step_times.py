@@ -1,12 +1,12 @@
 """
-What a step costs a rank: the seconds that it computes, and the seconds that it then waits for the others.
+Measures a rank's steps in two parts: the seconds that it computes, and the seconds that it then waits for other ranks.
 
-In a ring every rank is as slow as the slowest: the wall clock of a step says nothing about who that is. The two parts
-do. They are taken inside the training function, around the averaging, and added up in one small variable on the CPU;
-nothing is read or written in Python while the training runs.
+In a ring every rank takes as long as the slowest, so the duration of a step does not show which rank that is. The two
+parts do. They are measured inside the training function, around the averaging, and summed in one small variable on the
+CPU. Python neither reads nor writes it during a step.
 
-Only `horovod_node.training` measures: the graph of its optimizer is its own. Any other graph is the user's, who may
-trace it twice, compile it with XLA, or export it. Nothing is added to that (ADR 16).
+Only `horovod_node.training` measures, in the graph of its own optimizer. Nothing is added to any other graph: users may
+trace it twice, compile it with XLA, or export it (ADR 16).
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ Average = Callable[[list[Any]], Sequence[Any]]
 
 _STEPS, _COMPUTE, _WAIT, _SINCE, _FIRST_RECENT = range(5)
 RECENT_STEPS: Final = 100
-"""So many steps are also known one by one: as many values as CloudWatch takes at once."""
+"""Number of last steps whose time is kept for each: as many values as CloudWatch accepts at once."""
 _TINY: Final = 1e-12
 _FORGET_STEPS: Final = 50
-"""Steps after which older ones hardly count."""
+"""Number of steps over which the moving average forgets older ones."""
 
 
 class StepTimes:
-    """The sums of one process."""
+    """The measurements of one process."""
 
     def __init__(self) -> None:
         self._totals: Any = None
 
     def around(self, average: Average, gradients: Sequence[Any]) -> list[Any]:
-        """Average *gradients*, and measure it."""
+        """Average *gradients*, and measure how long that takes."""
         import tensorflow as tf
 
-        # XLA cannot compile a look at the clock, and a TensorFlow 1 graph would need a session to look at the sums.
+        # XLA cannot compile tf.timestamp, and in a TensorFlow 1 graph the sums could be read only in a session.
         if os.environ.get("HOROVOD_ENABLE_XLA_OPS") == "1" or not tf.compat.v1.executing_eagerly_outside_functions():
             return list(average(list(gradients)))
         present = [_dense(gradient) for gradient in gradients if gradient is not None]
@@ -57,15 +57,15 @@ class StepTimes:
         return averaged
 
     def pause(self) -> None:
-        """What happens until the next step, an evaluation or a commit, is no part of it."""
+        """Exclude the time until the next step, for example of an evaluation or a commit, from the measurement."""
         if self._totals is not None:
             self._totals[_SINCE].assign(0.0)
 
     def read(self) -> tuple[int, float, float, tuple[float, ...]]:
         """
-        Give steps, seconds of computing and seconds of waiting so far, and the seconds of each of the last steps.
+        Return the number of steps, the total seconds of computing and of waiting, and the seconds of the last steps.
 
-        Of these the newest is the last; there are `RECENT_STEPS` at most.
+        Of these there are at most `RECENT_STEPS`, the newest last.
         """
         if self._totals is None:
             return 0, 0.0, 0.0, ()
@@ -76,7 +76,7 @@ class StepTimes:
 
     def _variable(self, tf: Any) -> Any:
         if self._totals is None:
-            # The first step may be inside a function that is being traced.
+            # init_scope: the first step may be inside a function that is being traced.
             with tf.init_scope(), tf.device("CPU:0"):
                 self._totals = tf.Variable(
                     tf.zeros(_FIRST_RECENT + RECENT_STEPS, tf.float64), trainable=False, name="step_times"
@@ -89,7 +89,7 @@ OF_THIS_PROCESS: Final = StepTimes()
 
 @dataclass
 class MovingAverage:
-    """Seconds per step of late, from sums that only grow."""
+    """Moving averages of the seconds per step, computed from growing sums."""
 
     compute: float | None = None
     wait: float | None = None
@@ -98,7 +98,7 @@ class MovingAverage:
     _wait: float = 0.0
 
     def see(self, steps: int, compute: float, wait: float) -> None:
-        """Take the sums."""
+        """Update the averages with the present sums."""
         new = steps - self._steps
         if new <= 0:
             return
@@ -118,11 +118,11 @@ def _dense(gradient: Any) -> Any:
 
 def _moment(tf: Any, tensors: list[Any]) -> Any:
     """
-    Give the time at which all *tensors* are computed.
+    Return the time at which all *tensors* are computed.
 
-    On a GPU an operation counts as done when it is queued. So a number is made behind them on their device, and the
-    clock, which is on the CPU, waits for its copy. That it also adds to the time, by next to nothing, keeps TensorFlow
-    from thinking the copy away.
+    TensorFlow considers an operation on a GPU done when it is queued. So a number is computed after them on their
+    device, and the clock, on the CPU, waits for its copy. Adding the number, times nearly nothing, to the time keeps
+    TensorFlow from optimising the copy away.
     """
     with tf.control_dependencies(tensors):
         first = tf.reshape(tensors[0], [-1])[:1]

@@ -1,14 +1,14 @@
 """
-Steps of PyTorch's optimizers, counted as they are taken.
+Counts the steps of PyTorch's optimizers, with hooks that PyTorch calls before and after each `step()`.
 
-PyTorch calls hooks of all optimizers around each `step()`. Ours count, and touch neither optimizer nor gradients:
+The hooks change neither optimizer nor gradients.
 
-- Horovod's `DistributedOptimizer` is a subclass made at run time, and PyTorch calls the hooks around its `step()` and
-  once more around the one that it inherits. What counts is a return that follows a call, so that both are one step.
-- `hvd.broadcast_optimizer_state` takes a step with gradients of zero to make the optimizer's state. It is no training.
-- While `torch.compile` traces a step, the hooks leave at once and so add nothing to the graph: no step is counted that
-  is compiled. As long as none is counted at all, it is seen from the parameters' versions, which every change raises,
-  that the training goes on. How far it is, such a script says itself: `horovod_node.steps.report(step)`.
+- Horovod's `DistributedOptimizer` is a subclass created at run time. PyTorch calls the hooks around its `step()` and
+  again around the `step()` that it inherits. Only a return that follows a call counts, so that both are one step.
+- `hvd.broadcast_optimizer_state` takes a step with zero gradients to create the optimizer's state. It is not counted.
+- While `torch.compile` traces a step, the hooks return at once and add nothing to the graph, so compiled steps are not
+  counted. If no step is counted, the versions of the parameters, which every change raises, show that the training
+  advances. Such a script reports its steps itself: `horovod_node.steps.report(step)`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, Final
 
 _CHANGES_BEFORE_TRAINING: Final = 2
-"""So often a script may change parameters between making the optimizer and training: to initialise, or to load them."""
+"""Changes of parameters that may precede the training, after the optimizer was created: to initialise or load them."""
 
 
 @dataclass
@@ -39,22 +39,22 @@ class TorchSteps:
 
     def __init__(self) -> None:
         self._counts: list[_Count] = []
-        """In the order of their first steps. It only grows, so that another thread may read it."""
+        """Counts in the order of first steps. The list only grows, so another thread may read it."""
         self._by_id: dict[int, _Count] = {}
         self._made: list[tuple[weakref.ref[Any], int]] = []
-        """Optimizers, with the version that their first parameter had."""
+        """Optimizers, with the version of their first parameter at their creation."""
         self._paused = False
 
     def hooks(self) -> dict[str, Callable[[ModuleType], None]]:
-        """Give what must happen after the import of which module, so that no optimizer is missed."""
+        """Return the hooks that watch every optimizer, by the module after whose import they run."""
         return {"torch.optim.optimizer": self._watch_steps, "horovod.torch.functions": self._watch_broadcast}
 
     def read(self) -> list[int]:
-        """Give the steps of each optimizer that has taken any."""
+        """Return the number of steps of each optimizer that has taken any."""
         return [count.taken for count in list(self._counts)]
 
     def changes(self) -> int:
-        """Give how often a training whose steps are compiled has changed its parameters; 0 if steps are counted."""
+        """Return how often a training with compiled steps has changed its parameters; 0 if steps are counted."""
         if self._counts:
             return 0
         made = [(optimizer(), version) for optimizer, version in list(self._made)]
@@ -62,7 +62,7 @@ class TorchSteps:
         return max(0, changes - _CHANGES_BEFORE_TRAINING)
 
     def _watch_steps(self, module: Any) -> None:
-        # Looked for in it at each step: now it is only half imported.
+        # torch is only half imported here, so `torch.compiler` is looked up at each step.
         torch = module.torch
 
         def before(optimizer: Any, _args: Any, _kwargs: Any) -> None:
@@ -114,5 +114,5 @@ def _version(optimizer: Any) -> int:
     try:
         return int(optimizer.param_groups[0]["params"][0]._version)
     except Exception:
-        # An optimizer of its own kind, or a parameter without a version, as in inference mode.
+        # An unusual optimizer, or a parameter without a version, as in inference mode.
         return 0

@@ -1,5 +1,5 @@
 """
-What a PyTorch script adds to train on a ring of GPUs that come and go; on one machine it changes nothing.
+The helpers for PyTorch scripts, which train on a ring whose nodes may join and leave. They work on one machine, too.
 
     from horovod_node import torch_training as training
 
@@ -8,8 +8,8 @@ What a PyTorch script adds to train on a ring of GPUs that come and go; on one m
     training.fit(step, loader, model=model, optimizer=optimizer, epochs=10)
     training.save(model)
 
-`step` is the body of the script's loop: it takes a batch, and ends with `optimizer.step()`. Scripts may as well use
-`horovod.torch` alone: nothing else here needs this package. For Keras there is `horovod_node.training`.
+`step` is the body of the script's loop: it takes a batch, and ends with `optimizer.step()`. Scripts may also use
+`horovod.torch` without these helpers. The helpers for Keras are in `horovod_node.training`.
 """
 
 from horovod_node.torch_training.fit import evaluating, fit

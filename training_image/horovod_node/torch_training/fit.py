@@ -1,4 +1,4 @@
-"""`fit` on a ring: the script's own step, for all batches, with commits and checkpoints between."""
+"""`fit` on a ring: it calls the script's step for each batch, with commits and checkpoints."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from horovod_node.training_base.position import Position
 from horovod_node.training_base.trained_models import TrainedModels
 
 _last = Position(fit=0)
-"""Where the script's last call of `fit` ended."""
+"""Position at which the script's last call of `fit` ended."""
 _models = TrainedModels()
 _current: TrainingState | None = None
-"""Of the call that goes on."""
+"""State of the present call of `fit`."""
 
 Batch = TypeVar("Batch")
 
@@ -45,37 +45,37 @@ def fit(
     checkpoints: str | Path | None = None,
 ) -> None:
     """
-    Train *model* on all ranks, on whatever ring there is, to the end.
+    Train *model* on all ranks to the end, even if the ring changes.
 
     Args:
         step:
-            The body of the script's loop. Gets a batch, one that is a list or a tuple as several arguments; ends with
-            `optimizer.step()`. What it returns, if anything, is the loss.
+            The body of the script's loop. It gets a batch, as several arguments if that is a list or a tuple, and ends
+            with `optimizer.step()`. If it returns a value, that is the loss.
         data:
             The script's `DataLoader`, whose examples are shuffled and divided here; or a function of rank and the
-            ring's size that makes a rank's own batches, so that no rank reads what is another's. It is called again
-            when the ring's size has changed.
-        model: What is trained.
-        optimizer: From `distributed`.
-        state: What else changes with the training, by any name: schedulers, scalers, averaged models. Default: nothing.
-        epochs: Epochs in all, those before a restart included.
+            ring's size that returns the rank's own batches, so that no rank reads another's data. The function is
+            called again when the ring's size changes.
+        model: The model to train.
+        optimizer: An optimizer from `distributed`.
+        state: Other objects with state, by any name: schedulers, scalers, averaged models. Default: none.
+        epochs: Total number of epochs, including those before a restart.
         on_epoch_end:
             Called on all ranks with the epoch, from 0, and the mean of its losses over all ranks, or `None` if *step*
-            returns none. The training ends on all ranks when it gives `True` on one.
+            returns none. If it returns `True` on any rank, the training ends on all ranks.
         steps_per_epoch: Batches in an epoch, as for one GPU: n ranks take an n-th as many steps. Default: all.
         commit_every:
-            Steps after which the state is kept in memory; what was done since is what a lost node costs.
-            Default: as many as take 2 s, more if commits took over 2 % of the time.
+            Steps between two commits of the state in memory. A lost node costs the steps since the last one.
+            Default: as many as take 2 s, or more, so that commits take at most 2 % of the time.
         checkpoint_every:
-            Steps after which rank 0 writes the state to disk; what was done since is what a lost leader costs.
+            Steps between two checkpoints, which rank 0 writes. A lost leader costs the steps since the last one.
             Default: as many as take 60 s.
         checkpoints:
-            Where to.
-            Default: the folder that is kept for the run, which `SM_CHECKPOINT_DIR` names; on a laptop, none.
+            Folder of the checkpoints.
+            Default: the run's checkpoint folder, which `SM_CHECKPOINT_DIR` names; on a laptop, none.
 
     Raises:
         TypeError: If the optimizer does not average, or the data cannot be divided.
-        ValueError: If an argument is out of range, or the checkpoint is another model's.
+        ValueError: If an argument is out of range, or the checkpoint is of another model.
     """
     global _current, _last
     for name, value in (
@@ -117,9 +117,9 @@ def fit(
 
 def evaluating(batches: Iterable[Batch]) -> Iterator[Batch]:
     """
-    Go through the *batches* of an evaluation, of which each shows that this rank does not stand still.
+    Yield the *batches* of an evaluation, and report each of them as progress.
 
-    A ring fails in which no step is taken for as long as `stall_seconds`; an evaluation may take longer.
+    Without these reports, an evaluation that takes longer than `stall_seconds` would count as a stall.
     """
     for batch in batches:
         yield batch
@@ -144,7 +144,7 @@ class _Training:
         self._wants_stop = False
 
     def train(self) -> None:
-        """Train from where the state is."""
+        """Train from the present state on."""
         while self._state.position.epoch < self._epochs and not self._wants_stop:
             mean = self._train_epoch()
             epoch = self._state.position.epoch
@@ -155,7 +155,7 @@ class _Training:
             self._keep()
 
     def _train_epoch(self) -> float | None:
-        """Train what is left of an epoch, and give the mean of its losses over all ranks."""
+        """Train the rest of an epoch, and return the mean of its losses over all ranks."""
         leg = self._work.leg(self._state.position)
         if leg is None:
             return None
@@ -166,7 +166,7 @@ class _Training:
         for taken, batch in enumerate(leg.batches, start=1):
             loss = self._step(*batch) if isinstance(batch, list | tuple) else self._step(batch)
             if loss is not None:
-                # On the device: to look at it is to wait for it.
+                # The sum stays on the device: to read the loss would wait for the GPU.
                 loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
                 total = loss if total is None else total + loss
             self._state.position = replace(self._state.position, step=first + taken, done=leg.start + taken * leg.unit)
@@ -179,7 +179,7 @@ class _Training:
                 ranks=ring.size(),
                 logs={} if loss is None else {"loss": loss},
             )
-            # What is kept at an epoch's last step is kept as the next one's beginning, when its end was seen.
+            # After an epoch's last step, `train` keeps the state, when the epoch's end has been handled.
             if taken < leg.steps:
                 self._keep()
         rows = ring.gather([total is not None, 0.0 if total is None else float(total) / leg.steps], name="loss")

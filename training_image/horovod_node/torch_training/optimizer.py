@@ -14,21 +14,22 @@ def distributed(
     optimizer: torch.optim.Optimizer, *, scale_learning_rate: str | Rule = "linear", **arguments: Any
 ) -> torch.optim.Optimizer:
     """
-    Give Horovod's `DistributedOptimizer` of *optimizer*, which averages gradients over all ranks.
+    Return Horovod's `DistributedOptimizer` of *optimizer*, which averages gradients over all ranks.
 
-    Its `param_groups` keep the learning rate that the script says, one GPU's: schedulers read and set it as ever. The
-    factor is applied while a step is taken, and follows the ring's size.
+    Its `param_groups` keep the learning rate of one GPU: schedulers read and set it as usual. During a step, the
+    learning rate is multiplied by a factor that follows the ring's size.
 
     Args:
-        optimizer: Any of PyTorch's. It is not to be used any more, but for what this gives.
+        optimizer: Any optimizer of PyTorch. Use only the returned one from then on.
         scale_learning_rate:
-            "linear": n ranks take steps n times as long, as their batch is n times as large. "sqrt": the square root
-            of n times, often the better one for Adam and large n. "none". Or a function of the ring's size.
+            "linear": n ranks multiply the learning rate by n, because their batch is n times as large. "sqrt": by the
+            square root of n, which is often better with Adam and a large n. "none": it is not scaled. Or a function of
+            the ring's size that returns the factor.
             Default: "linear".
         arguments: For `DistributedOptimizer`: `named_parameters`, `backward_passes_per_step`, `compression`, ….
 
     Raises:
-        TypeError: If *optimizer* is none of PyTorch's.
+        TypeError: If *optimizer* is not an optimizer of PyTorch.
         ValueError: If there is no rule *scale_learning_rate*, or the optimizer is distributed already.
         RuntimeError: If `start` was not called before.
     """
@@ -54,11 +55,10 @@ def is_distributed(optimizer: Any) -> bool:
 
 class _Scale:
     """
-    The learning rate's factor, for as long as a step takes.
+    Scales the learning rate during a step.
 
-    PyTorch calls the hooks twice in a step of Horovod's optimizer, around the step that it inherits, too; and a step
-    that fails, because the ring breaks, is never undone. So what was applied is known by the very objects that were put
-    into the groups: a state that was loaded since holds others.
+    PyTorch calls the hooks twice in a step of Horovod's optimizer, and not at all after a step that fails because the
+    ring breaks. So a scaled value is recognised by its identity; a state that was loaded since has other objects.
     """
 
     def __init__(self, rule: Rule) -> None:

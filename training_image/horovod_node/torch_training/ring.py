@@ -1,4 +1,4 @@
-"""The ring as a PyTorch training sees it: Horovod's, or one process alone where there is no Horovod."""
+"""The ring of a PyTorch training: Horovod's, or a single process without Horovod."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ is_elastic, is_ring, form_anew = _ring.is_elastic, _ring.is_ring, _ring.form_ane
 
 def start(*, seed: int | None = None) -> torch.device:
     """
-    Join the ring and take this rank's GPU. Comes before anything that uses a GPU.
+    Join the ring and select this rank's GPU. Call it before anything that uses a GPU.
 
     Args:
         seed:
-            Of everything random (Python, NumPy, PyTorch), on all ranks alike.
+            Seed of all random number generators (Python, NumPy, PyTorch), the same on all ranks.
             Default: the script's own seeds, if it sets any.
 
     Returns:
@@ -55,7 +55,7 @@ def start(*, seed: int | None = None) -> torch.device:
         hvd.init()
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        # Fewer are seen than there are ranks here when each process was given its own by CUDA_VISIBLE_DEVICES.
+        # Modulo: if CUDA_VISIBLE_DEVICES gives each process its own GPU, it sees fewer GPUs than the node has ranks.
         device = torch.device("cuda", _ring.local_rank() % torch.cuda.device_count())
         torch.cuda.set_device(device)
     if seed is not None:
@@ -66,17 +66,17 @@ def start(*, seed: int | None = None) -> torch.device:
 
 
 def is_lost_ring(error: BaseException) -> bool:
-    """Whether *error* says that ranks were lost, and not that something is wrong with this one."""
+    """Whether *error* means that ranks were lost, and not that this rank failed."""
     if hvd is None:
         return False
     from horovod.common.exceptions import HorovodInternalError
 
-    # Every operation of Horovod for PyTorch raises this one, but it does so for mismatched tensors, too.
+    # All operations of Horovod for PyTorch raise this error, but also for mismatched tensors.
     return isinstance(error, HorovodInternalError) and "Mismatched" not in str(error)
 
 
 def gather(row: Sequence[float], *, name: str) -> np.ndarray[Any, Any]:
-    """Give everyone's *row*, in the order of ranks; all rows are of one length."""
+    """Return the rows of all ranks, in the order of ranks; all must have the same length."""
     mine = torch.tensor([list(row)], dtype=torch.float64)
     if size() == 1:
         return np.asarray(mine)
@@ -85,9 +85,9 @@ def gather(row: Sequence[float], *, name: str) -> np.ndarray[Any, Any]:
 
 def broadcast(tree: Any, *, root: int) -> Any:
     """
-    Give *root*'s tree of dictionaries, lists, tensors on the CPU and other values; elsewhere *tree* is not looked at.
+    Return *root*'s tree of dictionaries, lists, CPU tensors and other values; on other ranks *tree* is ignored.
 
-    Tensors travel as bytes, of any type and each by itself; what else there is, pickled, in one go.
+    Each tensor is broadcast as bytes; everything else is pickled and broadcast at once.
     """
     if size() == 1:
         return tree
@@ -113,7 +113,7 @@ class _Place:
 
 
 def _plan(tree: Any, tensors: list[torch.Tensor]) -> Any:
-    """Put a place where each tensor is, and the tensors into a list."""
+    """Replace each tensor with a place, and append the tensors to a list."""
     if isinstance(tree, torch.Tensor):
         tensors.append(tree.contiguous())
         return _Place(len(tensors) - 1, tree)
@@ -121,7 +121,7 @@ def _plan(tree: Any, tensors: list[torch.Tensor]) -> Any:
 
 
 def _allot(plan: Any, tensors: list[torch.Tensor]) -> None:
-    """Make an empty tensor for each place, in their order."""
+    """Append an empty tensor for each place, in order."""
     if isinstance(plan, _Place):
         tensors.append(torch.empty(plan.shape, dtype=plan.dtype))
     else:
@@ -134,7 +134,7 @@ def _fill(plan: Any, tensors: list[torch.Tensor]) -> Any:
 
 
 def _map(tree: Any, change: Any) -> Any:
-    """Change the members of a container, and give anything else as it is."""
+    """Apply *change* to the members of a container; return anything else unchanged."""
     if isinstance(tree, dict):
         return {name: change(each) for name, each in tree.items()}
     if isinstance(tree, list):

@@ -1,4 +1,4 @@
-"""The trained model's way to where the run's result is expected."""
+"""Saves the trained model in `SM_MODEL_DIR`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from horovod_node.torch_training import ring
 
 def save(model: torch.nn.Module, name: str = "model.pt") -> Path:
     """
-    Save *model*'s `state_dict` as `SM_MODEL_DIR/name`, on rank 0 alone, and give the path.
+    Save *model*'s `state_dict` as `SM_MODEL_DIR/name`, on rank 0 only, since all ranks have the same weights.
 
-    All ranks hold the same weights, so one of them is enough. They are saved as on the CPU, so that the file loads on a
-    machine without a GPU. Where there is no `SM_MODEL_DIR`, on a laptop, the model goes to the working folder.
+    Tensors are saved as CPU tensors, so that the file loads without a GPU. Without `SM_MODEL_DIR`, on a laptop, the
+    model is saved in the working folder. Returns the path.
     """
     path = Path(os.environ.get("SM_MODEL_DIR", ".")) / name
     if ring.rank() == 0:

@@ -1,4 +1,4 @@
-"""What a PyTorch training must not lose: the states of its parts, and how far it is."""
+"""The state of a PyTorch training: the states of its parts, and its position."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _FILE: Final = "state.pt"
 
 
 class Part(Protocol):
-    """A model, an optimizer, a scheduler: what PyTorch keeps in the same way."""
+    """A model, an optimizer, a scheduler: any object with a `state_dict`."""
 
     def state_dict(self) -> Any:
-        """Give the state."""
+        """Return the state."""
 
     def load_state_dict(self, state_dict: Any) -> Any:
-        """Take over a state."""
+        """Replace the state."""
 
 
 class TrainingState(CommittedState):
@@ -45,19 +45,19 @@ class TrainingState(CommittedState):
         self._models = models
 
     def values(self) -> dict[str, Any]:
-        """Copy the states of all parts into the host's memory."""
+        """Copy the states of all parts into host memory."""
         return {name: _copied(part.state_dict()) for name, part in self._parts.items()}
 
     def load(self, values: Mapping[str, Any], position: Position) -> None:
         """Take over a state."""
         for name, part in self._parts.items():
-            # A copy: optimizers go on with the very tensors that they are given, and a commit never changes.
+            # A copy, because optimizers keep and change the tensors that they load, and a commit must not change.
             part.load_state_dict(_copied(values[name]))
         self.position = position
 
     def sync(self) -> None:
         """
-        Take over the state of the rank that is furthest, and commit it.
+        Adopt the state of the rank with the most steps, and commit it.
 
         Raises:
             FitOverError: If the others are in a later call of `fit`.
@@ -91,7 +91,7 @@ class StateFormat:
         self._shapes = {name: _shapes(part.state_dict()) for name, part in parts.items()}
 
     def write(self, folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the states, and give the shapes of what does not change while a training goes on: the models'."""
+        """Write the states, and return the shapes of the models' tensors, which never change during a training."""
         torch.save(dict(values), folder / _FILE)
         return {"shapes": self._shapes}
 
@@ -101,10 +101,10 @@ class StateFormat:
 
     def compare(self, name: str, facts: Mapping[str, Any]) -> None:
         """
-        Compare what the checkpoint of this *name* holds with what this training has.
+        Compare the shapes in the checkpoint of this *name* with those of this training.
 
         Raises:
-            ValueError: If it was made by another model.
+            ValueError: If the checkpoint is of another model.
         """
         theirs = facts["shapes"]
         if theirs.keys() != self._shapes.keys():

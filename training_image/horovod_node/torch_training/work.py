@@ -1,11 +1,11 @@
 """
 An epoch's work, divided among the ranks.
 
-An epoch is what it is in the script for one GPU: every example once, or `steps_per_epoch` batches. The ring shares it,
-so that n ranks need an n-th of the steps. The work is counted in units that do not depend on the ring's size, examples
-or batches, and a ring of another size goes on in mid-epoch with what is left. All ranks take the same number of steps.
-What cannot be divided, fewer examples or batches than there are ranks, is left out; when nothing else is left, some of
-the others are taken again.
+An epoch is the same as in the script for one GPU: every example once, or `steps_per_epoch` batches. It is divided among
+the ranks, so that n ranks need an n-th of the steps. The work is counted in examples or batches, which do not depend on
+the ring's size, so that a ring of another size can continue in mid-epoch. All ranks take the same number of steps. A
+remainder of fewer examples or batches than ranks is left out. If an epoch has nothing else left, some examples are
+repeated.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class Work(Protocol):
     """The data of a training."""
 
     def leg(self, position: Position) -> Leg | None:
-        """Give what this rank does next, or `None` when nothing of the epoch is left; all ranks ask together."""
+        """Return this rank's next work, or `None` if the epoch is done; all ranks call this together."""
 
     def steps(self) -> int:
-        """Tell how many steps a whole epoch takes now; all ranks ask at the same time."""
+        """Return the steps of a whole epoch at the present size; all ranks call this together."""
 
 
 class Examples:
@@ -111,7 +111,7 @@ class Examples:
         return int(rows // self._batch_size if self._drops(rows) else -(-rows // self._batch_size))
 
     def _drops(self, rows: int) -> bool:
-        # A step is taken in any case.
+        # At least one step is taken.
         return bool(self._loader.drop_last) and rows >= self._batch_size
 
     def _like_the_scripts(self, indices: list[int]) -> DataLoader[Any]:
@@ -134,7 +134,7 @@ class Examples:
 
 class Batches:
     """
-    Batches that a function makes for each rank, with which no rank reads what is another's.
+    Batches that a function returns for each rank, so that no rank reads another's data.
 
     Args:
         make: The function; called again when the ring's size has changed.
@@ -169,7 +169,7 @@ class Batches:
         try:
             own = len(mine)  # type: ignore[arg-type]  # what has none says so
         except TypeError:
-            # Ranks that go on until their data end would end at different steps, and then wait for each other for ever.
+            # Ranks that train until their data end would take different numbers of steps, and wait for each other.
             raise ValueError(
                 "'steps_per_epoch' must be given: how many batches the function's data have is not known"
             ) from None
@@ -179,7 +179,7 @@ class Batches:
         return int(ring.gather([own], name="units").min()) * ring.size()
 
     def _round(self) -> Iterator[Any]:
-        """Give this rank's batches, from the start again when they end."""
+        """Yield this rank's batches, again from the start when they end."""
         while True:
             empty = True
             for batch in self._mine():

@@ -1,5 +1,5 @@
 """
-What a Keras script adds to train on a ring of GPUs that come and go; on one machine it changes nothing.
+The helpers for Keras scripts, which train on a ring whose nodes may join and leave. They work on one machine, too.
 
     from horovod_node import training
 
@@ -9,8 +9,8 @@ What a Keras script adds to train on a ring of GPUs that come and go; on one mac
     training.fit(model, images, labels, epochs=10)
     training.save(model)
 
-Works with Keras 2 (TensorFlow 2.15, tf-keras) and with Keras 3, whose gradients Horovod itself does not average.
-Scripts may as well use Horovod alone: nothing else here needs this package.
+They work with Keras 2 (TensorFlow 2.15, tf-keras) and with Keras 3, whose gradients Horovod itself does not average.
+Scripts may also use Horovod without them.
 """
 
 from horovod_node.training.fit import fit

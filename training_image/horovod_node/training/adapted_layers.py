@@ -1,9 +1,9 @@
 """
-What preprocessing layers have learned from data, `adapt`, and do not keep in variables.
+The state of preprocessing layers that `adapt` computes from data, and that is not kept in variables.
 
-Lookup layers keep a vocabulary in a table, `Discretization` its boundaries in a list, and `Normalization` copies its
-variables into constants of the graph. All of it decides what a model's weights mean: a rank that was adapted to other
-data, or a process that was started again, must take it over with the weights.
+Lookup layers keep a vocabulary in a table, `Discretization` keeps its boundaries in a list, and `Normalization` copies
+its variables into constants of the graph. A model's weights depend on this state. So a rank that was adapted to other
+data, or a process that was restarted, must adopt it together with the weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tensorflow as tf
 
 class AdaptedLayers:
     """
-    The adapted layers of a model, nested ones too.
+    The adapted layers of a model, including nested ones.
 
     Args:
         model: A built Keras model.
@@ -34,19 +34,19 @@ class AdaptedLayers:
         self._read = self._write_down()
 
     def __bool__(self) -> bool:
-        """Whether there is anything that no variable keeps."""
+        """Whether there is state outside of variables."""
         return bool(self._lookups or self._bins)
 
     def read(self) -> np.ndarray[Any, Any]:
-        """Give what no variable keeps, as bytes; it does not change while the model trains."""
+        """Return the state outside of variables, as bytes; it does not change while the model trains."""
         return self._read
 
     def write(self, learned: np.ndarray[Any, Any]) -> None:
         """
-        Take over what `read` gave elsewhere.
+        Adopt the state that `read` returned in another process.
 
         Raises:
-            ValueError: If the model's shape follows from what a layer has learned here.
+            ValueError: If the shape of the model depends on this state.
         """
         if np.array_equal(learned, self._read):
             return
@@ -61,7 +61,7 @@ class AdaptedLayers:
         self._forget_graphs()
 
     def around(self, assign: Callable[[], None]) -> None:
-        """Let *assign* change the model's variables, and the layers see it that copy theirs into the graph."""
+        """Call *assign*, which changes the model's variables, and update the constants of layers that copied them."""
         before = [_values(layer) for layer in self._finalized]
         assign()
         changed = [
@@ -75,7 +75,7 @@ class AdaptedLayers:
             self._forget_graphs()
 
     def own(self, weight: Any) -> bool:
-        """Whether `read` tells of *weight*: of variables that grow, and of tables, which Keras 2 lists as weights."""
+        """Whether `read` covers *weight*: a variable that grows, or a table, which Keras 2 lists among the weights."""
         return id(weight) in self._owned or not hasattr(weight, "shape")
 
     def _write_down(self) -> np.ndarray[Any, Any]:
@@ -86,7 +86,7 @@ class AdaptedLayers:
         return np.frombuffer(json.dumps(facts).encode(), np.uint8)
 
     def _forget_graphs(self) -> None:
-        """What was traced holds the constants and tables that were."""
+        """Discard traced functions, which contain the old constants and tables."""
         for layer in (self._model, *_layers(self._model)):
             for name in ("train_function", "test_function", "predict_function"):
                 if getattr(layer, name, None) is not None:
@@ -102,7 +102,7 @@ def _values(layer: Any) -> list[np.ndarray[Any, Any]]:
 
 
 def _vocabulary(layer: Any) -> list[Any]:
-    """Give a vocabulary, and the words' weights if the layer has some; padding may follow these."""
+    """Return a layer's vocabulary, and its words' weights, if it has any, without their padding."""
     words = [word.item() if isinstance(word, np.generic) else word for word in layer.get_vocabulary()]
     weights = getattr(layer, "idf_weights_const", None)
     return [words, None if weights is None else _listed(weights)[: len(words)]]

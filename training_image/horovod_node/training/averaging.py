@@ -1,4 +1,4 @@
-"""What the ring adds to one optimizer: averages, and a learning rate that follows the ring's size."""
+"""The ring's additions to an optimizer: averaged gradients, and a learning rate that follows the ring's size."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from horovod_node.training_base.learning_rate import Rule
 _numbers = itertools.count()
 
 Rehearsal = Callable[[Any, Sequence[Any]], None]
-"""Hears of an optimizer that would take a step now, and of the variables that it would change."""
+"""Called with an optimizer that would take a step, and the variables that the step would change."""
 
 _rehearsals: list[Rehearsal] = []
 
 
 @contextlib.contextmanager
 def rehearsing(hear: Rehearsal) -> Iterator[None]:
-    """Let no distributed optimizer take a step meanwhile, and *hear* of those that would."""
+    """Inside this context, call *hear* instead of steps of distributed optimizers."""
     _rehearsals.append(hear)
     try:
         yield
@@ -33,7 +33,7 @@ def rehearsing(hear: Rehearsal) -> Iterator[None]:
 
 
 def is_rehearsed(optimizer: Any, variables: Sequence[Any]) -> bool:
-    """Whether a step of *optimizer* is rehearsed, and not to be taken."""
+    """Whether steps are being rehearsed; if so, report that of *optimizer*, which must not be taken."""
     for hear in _rehearsals:
         hear(optimizer, variables)
     return bool(_rehearsals)
@@ -42,17 +42,17 @@ def is_rehearsed(optimizer: Any, variables: Sequence[Any]) -> bool:
 @dataclass
 class Averaging:
     """
-    What the ring adds to one optimizer.
+    The ring's additions to one optimizer.
 
     Args:
-        averages: Whether this is the one that averages; of two, one around the other, the outer one does.
-        rule: How the learning rate follows the ring's size, if it does so here.
+        averages: Whether this optimizer averages. If one optimizer wraps another, the outer one does.
+        rule: Rule by which the learning rate follows the ring's size; `None` if this optimizer does not scale it.
         number:
-            Which of the optimizers that work at the same time this is: two whose gradients had the same names would get
-            each other's. Default: by the order of first steps, which is the same on all ranks.
-        finishes: Whether Keras may put kept averages of weights in their place now.
-        applying: Whether an update is going on.
-        used: Whether it ever averaged, in a graph or at once.
+            Number of the optimizer, among those of the model. It is part of the gradients' names, which would otherwise
+            collide. Default: in the order of first steps, which is the same on all ranks.
+        finishes: Whether Keras may now replace the weights with their moving averages.
+        applying: Whether an update is in progress.
+        used: Whether the optimizer ever averaged, traced or eagerly.
         together: Whether the ranks have begun with the same variables.
     """
 
@@ -65,17 +65,17 @@ class Averaging:
     together: bool = False
 
     def __post_init__(self) -> None:
-        # Kept apart from the optimizer's own variables: those are saved with the model.
+        # Not one of the optimizer's own variables, because those are saved with the model.
         with tf.init_scope(), tf.device("CPU:0"):
             self.factor = tf.Variable(1.0, trainable=False, name="learning_rate_factor")
 
     @property
     def is_inert(self) -> bool:
-        """Whether it only listens; where there is no ring, a model's optimizer need not be distributed."""
+        """Whether nothing is added. Without a ring, an optimizer that is not distributed is only observed."""
         return not self.averages and self.rule is None
 
     def average(self, gradients: list[Any]) -> list[Any]:
-        """Average over the ring, if this optimizer is the one that does."""
+        """Average *gradients* over the ring, if this optimizer averages."""
         if not self.averages or not ring.is_ring():
             return gradients
         if self.number is None:
@@ -86,12 +86,12 @@ class Averaging:
         def average(gradients: list[Any]) -> list[Any]:
             return ring.average(gradients, optimizer=number)
 
-        # A step is one of the first: what others do at the same time cannot be told apart from it.
+        # Only the first optimizer's steps are measured: several optimizers would share one measurement.
         return average(gradients) if number else step_times.OF_THIS_PROCESS.around(average, gradients)
 
     @contextlib.contextmanager
     def apply(self) -> Iterator[None]:
-        """Let the learning rate be the scaled one meanwhile."""
+        """Inside this context, `scaled` scales the learning rate."""
         before, self.applying = self.applying, True
         try:
             yield
@@ -99,7 +99,7 @@ class Averaging:
             self.applying = before
 
     def scaled(self, rate: Any) -> Any:
-        """Give the learning rate that is meant now: the ring's within an update, the script's outside of it."""
+        """Return the scaled learning rate inside `apply`, and the script's outside of it."""
         if not self.applying or self.rule is None:
             return rate
         rate = tf.convert_to_tensor(rate)

@@ -1,4 +1,4 @@
-"""A Keras training's state on disk: one NumPy archive, and what each of its arrays is."""
+"""The state of a Keras training on disk: a NumPy archive, and a description of its arrays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ArrayFormat:
     Writes and reads the values of variables.
 
     Args:
-        variables: What each of the variables is, as `TrainingState.describe` says it.
+        variables: Descriptions of the variables, from `TrainingState.describe`.
     """
 
     unreadable = (zipfile.BadZipFile, zlib.error)
@@ -28,7 +28,7 @@ class ArrayFormat:
         self._variables = list(variables)
 
     def write(self, folder: Path, values: Sequence[np.ndarray[Any, Any]]) -> dict[str, Any]:
-        """Write the values, and give what they are values of."""
+        """Write the values, and return the descriptions of their variables."""
         np.savez(folder / _VALUES, **{str(number): value for number, value in enumerate(values)})
         return {"variables": self._variables}
 
@@ -39,10 +39,10 @@ class ArrayFormat:
 
     def compare(self, name: str, facts: Mapping[str, Any]) -> None:
         """
-        Compare what the checkpoint of this *name* holds with what this training has.
+        Compare the variables of the checkpoint of this *name* with those of this training.
 
         Raises:
-            ValueError: If it was made by another model.
+            ValueError: If the checkpoint is of another model or optimizer.
         """
         theirs = facts["variables"]
         if len(theirs) != len(self._variables):
@@ -59,5 +59,5 @@ class ArrayFormat:
 
 
 def _typed(array: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
-    # NumPy's format knows no bfloat16, and gives back plain bytes.
+    # NumPy's format does not support bfloat16, and returns plain bytes.
     return array if array.dtype.kind != "V" else array.view(tf.as_dtype(dtype).as_numpy_dtype)

@@ -1,4 +1,4 @@
-"""`fit` on a ring: Keras's own, in as many parts as the ring needs, with commits and checkpoints between."""
+"""`fit` on a ring: it calls Keras's `fit`, in several parts if needed, with commits and checkpoints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from horovod_node.training_base.position import Position
 from horovod_node.training_base.trained_models import TrainedModels
 
 _last = Position(fit=0)
-"""Where the script's last call of `fit` ended."""
+"""Position at which the script's last call of `fit` ended."""
 _models = TrainedModels()
 
 
@@ -52,44 +52,44 @@ def fit(
     **arguments: Any,
 ) -> Any:
     """
-    Train *model* on all ranks, on whatever ring there is, to the end.
+    Train *model* on all ranks to the end, even if the ring changes.
 
-    Takes what Keras's `fit` takes, as the script for one GPU gives it: the ring divides an epoch's work. Keras's own
-    words for the rest (`validation_freq`, `class_weight`, and so on) are passed on.
+    The arguments are those of Keras's `fit` in a script for one GPU; the work of each epoch is divided among the ranks.
+    Other arguments of Keras (`validation_freq`, `class_weight`, and so on) are passed on.
 
     Args:
-        model: Compiled with an optimizer from `distributed`.
+        model: A model that was compiled with an optimizer from `distributed`.
         x:
             Arrays, which are shuffled and divided here; a `tf.data.Dataset` of batches, of which each rank takes every
-            n-th; or a function of rank and the ring's size that gives a rank's own dataset, so that no rank reads what
-            is another's. It is called again when the ring's size has changed.
-        y: With arrays, what they should become.
-        batch_size: With arrays, examples in a step of one rank. Default: 32.
-        epochs: Epochs in all, those before a restart included.
+            n-th; or a function of rank and the ring's size that returns the rank's own dataset, so that no rank reads
+            another's data. The function is called again when the ring's size changes.
+        y: With arrays: their targets.
+        batch_size: With arrays: examples in a step of one rank. Default: 32.
+        epochs: Total number of epochs, including those before a restart.
         verbose: As in Keras, on rank 0.
-        callbacks: Called on all ranks, with the mean over all ranks at each epoch's end.
-        validation_split: With arrays, the part of their end that is kept for validation.
+        callbacks: Callbacks, which run on all ranks. At an epoch's end they get the mean over all ranks.
+        validation_split: With arrays: the fraction at their end that is used for validation.
         validation_data: As in Keras; each rank evaluates all of it.
-        shuffle: With arrays, whether each epoch has an order of its own.
-        sample_weight: With arrays.
+        shuffle: With arrays: whether to shuffle the examples in each epoch.
+        sample_weight: With arrays: as in Keras.
         initial_epoch: As in Keras.
         steps_per_epoch: Batches in an epoch, as for one GPU: n ranks take an n-th as many steps.
         commit_every:
-            Steps after which the state is kept in memory; what was done since is what a lost node costs.
-            Default: as many as take 2 s, more if commits took over 2 % of the time.
+            Steps between two commits of the state in memory. A lost node costs the steps since the last one.
+            Default: as many as take 2 s, or more, so that commits take at most 2 % of the time.
         checkpoint_every:
-            Steps after which rank 0 writes the state to disk; what was done since is what a lost leader costs.
+            Steps between two checkpoints, which rank 0 writes. A lost leader costs the steps since the last one.
             Default: as many as take 60 s.
         checkpoints:
-            Where to.
-            Default: the folder that is kept for the run, which `SM_CHECKPOINT_DIR` names; on a laptop, none.
+            Folder of the checkpoints.
+            Default: the run's checkpoint folder, which `SM_CHECKPOINT_DIR` names; on a laptop, none.
 
     Returns:
-        Keras's `History`, of what this process did.
+        Keras's `History` of the epochs of this process.
 
     Raises:
         TypeError: If the optimizer does not average, or the data cannot be divided.
-        ValueError: If an argument is out of range, or the checkpoint is another model's.
+        ValueError: If an argument is out of range, or the checkpoint is of another model.
     """
     global _last
     for name, value in (("epochs", epochs), ("checkpoint_every", checkpoint_every)):
@@ -165,7 +165,7 @@ class _Training:
             optimizers.finish(self._model)
             self.callbacks.finish()
 
-    # --- what Keras's events mean ---
+    # --- events of Keras ---
 
     def on_epoch_begin(self, epoch: int) -> None:
         assert self._leg is not None
@@ -189,7 +189,7 @@ class _Training:
             ranks=ring.size(),
             logs=logs,
         )
-        # What is kept at an epoch's last step is kept as the next one's beginning, when callbacks have seen its end.
+        # After an epoch's last step, on_epoch_end keeps the state, when the callbacks have seen the epoch's end.
         if taken < self._leg.steps:
             self._keep()
 
@@ -205,7 +205,7 @@ class _Training:
 
 
 def _prepare(model: Any, work: Work) -> list[Any]:
-    """Make the model ready to train beside those of the other ranks, and give the optimizers that do it."""
+    """Prepare the model for training on the ring, and return the optimizers that train it."""
     if getattr(model, "optimizer", None) is None:
         raise ValueError("the model must be compiled: call model.compile() before training.fit()")
     batch = functools.cache(work.batch)
@@ -214,25 +214,25 @@ def _prepare(model: Any, work: Work) -> list[Any]:
     trained_by = optimizers_of(model, batch)
     if ring.is_ring():
         if model.jit_compile:
-            # Keras 3 switches it on by itself.
+            # Keras 3 switches jit_compile on by default.
             if ring.rank() == 0:
                 print("training.fit switches jit_compile off: XLA cannot compile Horovod's operations", flush=True)
             model.jit_compile = False
             model.train_function = None
         if not all(optimizers.has_averaged(optimizer) for optimizer in trained_by):
-            # What was traced before the script distributed the optimizer would go on to average nothing.
+            # A function that was traced before the script distributed the optimizer does not average.
             model.train_function = None
     return trained_by
 
 
 def _inputs(batch: Any) -> Any:
-    """Give some of what the model takes, to build it with."""
+    """Return one example of the model's inputs, to build it with."""
     inputs = batch[0] if isinstance(batch, tuple) else batch
     return tf.nest.map_structure(lambda array: array[:1], inputs)
 
 
 def _split(x: Any, y: Any, sample_weight: Any, part: float) -> tuple[tuple[Any, Any, Any], tuple[Any, ...]]:
-    """Keep the last *part* of arrays for validation, as Keras does."""
+    """Split the last *part* of arrays off for validation, as Keras does."""
     if isinstance(x, tf.data.Dataset) or callable(x):
         raise ValueError("'validation_split' is for arrays; give 'validation_data'")
     length = len(tf.nest.flatten(x)[0])

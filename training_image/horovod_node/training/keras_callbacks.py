@@ -1,4 +1,4 @@
-"""Keras's callbacks in a ring: each is told everything once, and the same on all ranks."""
+"""Keras's callbacks in a ring: each event is passed on once, with the same values on all ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from horovod_node.training.rehearsal import keras_of
 
 
 class Listener(Protocol):
-    """What the training does at Keras's events."""
+    """The training's handlers of Keras's events."""
 
     def on_epoch_begin(self, epoch: int) -> None:
         """An epoch, or what is left of it, begins."""
@@ -29,13 +29,13 @@ class Listener(Protocol):
 
 def ring_callbacks(model: Any, callbacks: Sequence[Any], listener: Listener, *, verbose: Any, epochs: int) -> Any:
     """
-    Put *callbacks* into a list that Keras's `fit` takes for its own, however often `fit` is called.
+    Return a Keras `CallbackList` of *callbacks* that may be passed to several calls of Keras's `fit`.
 
-    - The training begins and ends once for them, though the ring may need several calls of `fit`. One that counts
-      epochs without progress would otherwise begin anew each time.
-    - An epoch's results are the mean over all ranks before they see them, so that all ranks reduce their learning rate
-      or stop at the same epoch. A callback that stops within an epoch stops all ranks at the next commit.
-    - Rank 0 alone shows progress.
+    - The callbacks see one beginning and one end of the training, though the ring may need several calls of `fit`. A
+      callback that counts epochs without progress would otherwise start again with each call.
+    - At an epoch's end the callbacks get the mean over all ranks, so that all ranks reduce their learning rate or stop
+      at the same epoch. A callback that stops within an epoch stops all ranks at the next commit.
+    - Only rank 0 shows progress.
     """
     base = keras_of(model).callbacks.CallbackList
 
@@ -86,7 +86,7 @@ def ring_callbacks(model: Any, callbacks: Sequence[Any], listener: Listener, *, 
             listener.on_epoch_end(epoch)
 
         def agree_to_stop(self, wanted: bool) -> None:
-            """Take the ranks' common word for whether the training stops."""
+            """Stop the training if the ranks have agreed to."""
             if wanted:
                 model.stop_training, self.wants_stop = True, True
 

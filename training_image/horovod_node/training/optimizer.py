@@ -1,10 +1,10 @@
 """
 A Keras optimizer that averages its gradients over the ring, under Keras 2 and under Keras 3.
 
-Horovod's own wrapper overrides methods that Keras 3 never calls. This one overrides the one method of each Keras that
-all gradients pass through on their way into the variables: `apply_gradients` (Keras 2) and `apply` (Keras 3). Clipping,
-gradient accumulation, moving averages and weight decay come after it there, so they see averaged gradients. As it is
-one method for Keras's `fit` and for a script's own loop, it serves both.
+Horovod's own wrapper overrides methods that Keras 3 never calls. This one overrides, in each Keras, the method through
+which all gradients reach the variables: `apply_gradients` (Keras 2) and `apply` (Keras 3). Clipping, gradient
+accumulation, moving averages and weight decay happen inside that method, so they get averaged gradients. Keras's `fit`
+and a script's own loop both call it.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ _AVERAGING = "_horovod_share"
 
 def distributed(optimizer: Any, *, scale_learning_rate: str | Rule = "linear") -> Any:
     """
-    Make *optimizer* average its gradients over all ranks, and give it back.
+    Make *optimizer* average its gradients over all ranks, and return it.
 
-    It serves `training.fit`, Keras's own `fit`, and a loop of one's own. In the latter two the ranks take over rank 0's
-    weights before the first step.
+    It works with `training.fit`, with Keras's own `fit`, and in a script's own loop. In the latter two, the ranks adopt
+    rank 0's weights before the first step.
 
-    Its `learning_rate` stays what the script says, one GPU's: schedules and callbacks read and set it as ever. The
-    factor is applied behind it, in each update, and follows the ring's size. A model saved with the optimizer holds
-    neither the factor nor anything else of the ring, and loads where this package is not installed.
+    Its `learning_rate` remains that of one GPU: schedules and callbacks read and set it as usual. Each update uses it
+    times a factor that follows the ring's size. A model saved with the optimizer contains nothing of the ring, and
+    loads without this package.
 
     Args:
-        optimizer: A Keras optimizer, of Keras 2 (legacy ones too) or Keras 3; also a `LossScaleOptimizer`.
+        optimizer: A Keras optimizer, of Keras 2 (also a legacy one) or Keras 3; also a `LossScaleOptimizer`.
         scale_learning_rate:
-            "linear": n ranks take steps n times as long, as their batch is n times as large. "sqrt": the square root
-            of n times, often the better one for Adam and large n. "none". Or a function of the ring's size.
+            "linear": n ranks multiply the learning rate by n, because their batch is n times as large. "sqrt": by the
+            square root of n, which is often better with Adam and a large n. "none": it is not scaled. Or a function of
+            the ring's size that returns the factor.
             Default: "linear".
 
     Raises:
-        TypeError: If *optimizer* is none of Keras's, or is Horovod's.
+        TypeError: If *optimizer* is not a Keras optimizer, or is Horovod's.
         ValueError: If there is no rule *scale_learning_rate*, or the optimizer is distributed already.
-        RuntimeError: If `start` was not called before, or Keras 3 computes with another framework than TensorFlow.
+        RuntimeError: If `start` was not called before, or the backend of Keras 3 is not TensorFlow.
     """
     rule = rule_of(scale_learning_rate)
     averaging = averaging_of(optimizer)
@@ -60,7 +61,7 @@ def distributed(optimizer: Any, *, scale_learning_rate: str | Rule = "linear") -
     if scaled is optimizer:
         join(optimizer, Averaging(averages=True, rule=rule))
     else:
-        # The outer one looks for infinities: on averages, so that all ranks find the same.
+        # The outer one looks for infinities. On averaged gradients all ranks find the same.
         join(scaled, Averaging(averages=False, rule=rule))
         join(optimizer, Averaging(averages=True, rule=None))
     follow_size(optimizer)
@@ -69,13 +70,13 @@ def distributed(optimizer: Any, *, scale_learning_rate: str | Rule = "linear") -
 
 def adopt(optimizer: Any) -> None:
     """
-    See to it that a model's *optimizer* averages.
+    Ensure that a model's *optimizer* averages.
 
-    With `mixed_float16`, `compile` puts a LossScaleOptimizer around the optimizer that it is given. A rank that finds
-    an infinity there would skip a step in which the others average: the averaging moves outside.
+    With `mixed_float16`, `compile` wraps the optimizer in a LossScaleOptimizer, which skips a step if it finds an
+    infinity. The averaging moves to that outer optimizer, so that all ranks skip the same steps.
 
     Raises:
-        TypeError: If the script did not distribute it, and there are other ranks.
+        TypeError: If the script did not distribute the optimizer, and there are other ranks.
     """
     inner = inner_of(optimizer)
     averaging, inner_averaging = averaging_of(optimizer), averaging_of(inner)
@@ -89,14 +90,14 @@ def adopt(optimizer: Any) -> None:
 
 
 def follow_size(optimizer: Any) -> None:
-    """Apply the ring's present size to the learning rate."""
+    """Scale the learning rate to the ring's present size."""
     averaging = averaging_of(inner_of(optimizer))
     if averaging is not None and averaging.rule is not None:
         averaging.factor.assign(averaging.rule(ring.size()))
 
 
 def follow_ring(optimizer: Any) -> None:
-    """Take it that all ranks have the same variables now, and apply the ring's size to the learning rate."""
+    """Record that all ranks have the same variables, and scale the learning rate to the ring's size."""
     follow_size(optimizer)
     averaging = averaging_of(optimizer)
     if averaging is not None:
@@ -104,13 +105,13 @@ def follow_ring(optimizer: Any) -> None:
 
 
 def has_averaged(optimizer: Any) -> bool:
-    """Whether a step of *optimizer* that averages was ever prepared."""
+    """Whether *optimizer* has ever averaged, or was traced to average."""
     averaging = averaging_of(optimizer)
     return averaging is not None and averaging.used
 
 
 def build(optimizer: Any, variables: Sequence[Any]) -> None:
-    """Make the variables that the optimizer would make in its first step."""
+    """Create the variables that the optimizer would create in its first step."""
     if hasattr(optimizer, "_create_all_weights"):  # Keras 2, legacy
         optimizer._create_all_weights(variables)
         return
@@ -119,27 +120,27 @@ def build(optimizer: Any, variables: Sequence[Any]) -> None:
 
 
 def finish(model: Any) -> None:
-    """Do once what Keras does at the end of each `fit`: kept averages of weights take their place."""
+    """Replace the weights with their moving averages, as Keras does at the end of each `fit`."""
     if hasattr(model.optimizer, "finalize_variable_values"):
         model.optimizer.finalize_variable_values(model.trainable_variables)
 
 
 def inner_of(optimizer: Any) -> Any:
-    """Give the optimizer inside of a LossScaleOptimizer, or *optimizer* itself."""
+    """Return the optimizer inside a LossScaleOptimizer, or *optimizer* itself."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def averaging_of(optimizer: Any) -> Averaging | None:
-    """Give what the ring added to *optimizer*, if it did."""
+    """Return the ring's additions to *optimizer*, if there are any."""
     averaging: Averaging | None = vars(optimizer).get(_AVERAGING)
     return averaging
 
 
 def variables_of(optimizer: Any) -> list[Any]:
-    """List all variables of *optimizer*, those of the one inside of it too."""
+    """List all variables of *optimizer*, including those of an inner optimizer."""
     variables = optimizer.variables
     listed = list(variables() if callable(variables) else variables)
-    # Keras 2 keeps these apart.
+    # Keras 2 does not list these.
     inner = inner_of(optimizer)
     hyper, scale = vars(inner).get("_hyper", {}), getattr(vars(optimizer).get("_loss_scale"), "_weights", {})
     known = {id(variable) for variable in listed}
@@ -149,7 +150,7 @@ def variables_of(optimizer: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def unfinished(optimizer: Any) -> Iterator[None]:
-    """Let Keras end a part of the training without the optimizer's last touch, which is for its end alone."""
+    """Inside this context, Keras ends `fit` without replacing weights with moving averages: the training goes on."""
     averagings = [
         averaging for averaging in (averaging_of(optimizer), averaging_of(inner_of(optimizer))) if averaging is not None
     ]
@@ -163,7 +164,7 @@ def unfinished(optimizer: Any) -> Iterator[None]:
 
 
 def join(optimizer: Any, averaging: Averaging) -> None:
-    """Put *averaging* into *optimizer*, in place: one made anew would lose what the script did to it since."""
+    """Add *averaging* to *optimizer*, in place: a new optimizer would lose the script's changes to this one."""
     is_joined = averaging_of(optimizer) is not None
     vars(optimizer)[_AVERAGING] = averaging
     if not is_joined:
@@ -173,10 +174,10 @@ def join(optimizer: Any, averaging: Averaging) -> None:
 
 def _prepared(optimizer: Any, variables: Sequence[Any]) -> bool:
     """
-    Prepare a step of *optimizer* on *variables*; give whether it shall be taken.
+    Prepare a step of *optimizer* on *variables*; return whether to take it.
 
-    In a loop that is not `training.fit`'s, nobody else makes the ranks begin alike. Weights that began apart would stay
-    apart for ever, by as much, however well the gradients are averaged.
+    Outside of `training.fit`, this is where the ranks adopt the same weights. If the weights differed at the start,
+    averaged gradients would never bring them together.
     """
     if is_rehearsed(optimizer, variables):
         return False
@@ -191,7 +192,7 @@ def _prepared(optimizer: Any, variables: Sequence[Any]) -> bool:
 
 def _begin_together(optimizer: Any, variables: Sequence[Any]) -> None:
     with tf.init_scope():
-        # In a TensorFlow 1 graph there is nothing to send yet; under hvd.elastic.run its state does it, on all ranks.
+        # In a TensorFlow 1 graph there are no values to send yet. Under hvd.elastic.run, its state does this.
         if not tf.executing_eagerly() or ring.syncs_by_itself():
             return
         build(optimizer, variables)
@@ -210,7 +211,7 @@ def _ring_class(plain: Any) -> Any:
         averaging = _averaging_keras_2(_scaled(plain))
 
     class RingOptimizer(averaging):  # type: ignore[misc, valid-type]  # known at run time only
-        # Keras writes `optimizer.__class__` into saved models, and must find there what it knows.
+        # Keras writes `optimizer.__class__` into saved models, and must find its own class there.
         __class__ = property(lambda _optimizer: plain)
 
     return RingOptimizer

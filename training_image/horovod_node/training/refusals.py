@@ -1,4 +1,4 @@
-"""Combinations with which ranks would train alone, or end in words that nobody understands: one sentence for each."""
+"""Refuses combinations in which ranks would train alone, or fail with an unclear error."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _KERAS_3 = "keras.src.optimizers.base_optimizer"
 
 def check_class(optimizer: Any) -> None:
     """
-    Look at whose class an optimizer is of.
+    Check the class of an optimizer.
 
     Raises:
-        TypeError: If it is Horovod's.
+        TypeError: If it is Horovod's `DistributedOptimizer`.
     """
     if any(base.__module__.startswith("horovod.") for base in type(optimizer).__mro__):
         raise TypeError(
@@ -26,10 +26,10 @@ def check_class(optimizer: Any) -> None:
 
 def check_backend(optimizer: Any) -> None:
     """
-    Look at what computes an optimizer's steps.
+    Check the backend of an optimizer.
 
     Raises:
-        RuntimeError: If it is not TensorFlow.
+        RuntimeError: If the backend is not TensorFlow.
     """
     keras = sys.modules.get("keras")
     is_keras_3 = any(base.__module__ == _KERAS_3 for base in type(optimizer).__mro__)
@@ -43,7 +43,7 @@ def check_backend(optimizer: Any) -> None:
 
 def check_step() -> None:
     """
-    Look at where a step is about to be taken, or traced.
+    Check the context in which a step is about to be taken or traced.
 
     Raises:
         RuntimeError: If Horovod cannot average there.
@@ -62,7 +62,7 @@ def check_step() -> None:
 
 
 def _is_compiled_by_xla() -> bool:
-    """Look for `jit_compile=True` among the functions that are being traced; TensorFlow itself tells nobody."""
+    """Look for `jit_compile=True` in the functions that are being traced; TensorFlow has no API for it."""
     if tf.executing_eagerly() or os.environ.get("HOROVOD_ENABLE_XLA_OPS") == "1":
         return False
     frame, kind = sys._getframe(), type(tf.function(lambda: None))

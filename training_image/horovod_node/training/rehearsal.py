@@ -1,10 +1,10 @@
 """
-Which optimizers a model is trained by, and what each of them trains.
+Finds the optimizers that train a model, and the variables that each of them trains.
 
-Keras's own `train_step` uses the model's optimizer for all that is trainable. One that a script wrote, for a GAN for
-example, does what it likes, with optimizers that Keras knows nothing of. So it is gone through once, and nothing is
-computed: each optimizer that would take a step says so. From that moment it has its variables, which can be compared,
-committed and restored, and one that does not average is found before it has trained anything.
+Keras's own `train_step` uses the model's optimizer for all trainable variables. A script's `train_step`, for a GAN for
+example, may use optimizers that Keras does not know. So it is rehearsed once: each optimizer that would take a step is
+recorded, and takes none. The rehearsal creates the optimizers' variables, so that they can be compared, committed and
+restored. It also finds an optimizer that does not average before it has trained anything.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _KERAS = ("keras", "tf_keras")
 
 def keras_of(model: Any) -> Any:
     """
-    Give the module of the Keras that *model* is of.
+    Return the Keras package of *model*, `keras` or `tf_keras`.
 
     Raises:
-        TypeError: If it is of none.
+        TypeError: If *model* is not a Keras model.
     """
     roots = (base.__module__.partition(".")[0] for base in type(model).__mro__)
     keras = next((root for root in roots if root in _KERAS), None)
@@ -39,11 +39,11 @@ def keras_of(model: Any) -> Any:
 
 def optimizers_of(model: Any, batch: Callable[[], Any]) -> list[Any]:
     """
-    Find the optimizers that train *model*, and make their variables.
+    Find the optimizers that train *model*, and create their variables.
 
     Args:
-        model: Built, as far as it can be.
-        batch: Gives data as `train_step` gets them.
+        model: A Keras model, built if it can be called.
+        batch: Returns data as `train_step` gets them.
 
     Raises:
         TypeError: If one of them does not average, and there are other ranks.
@@ -55,7 +55,7 @@ def optimizers_of(model: Any, batch: Callable[[], Any]) -> list[Any]:
             averaging.number = 0
         return [model.optimizer]
     with contextlib.suppress(TypeError):
-        # Puts the averaging where it belongs; what does not average is found as it is used.
+        # Moves the averaging to the outer optimizer. The rehearsal finds optimizers that do not average.
         optimizers.adopt(model.optimizer)
     found = _rehearse(model, batch)
     if not found and ring.is_ring():
@@ -71,7 +71,7 @@ def optimizers_of(model: Any, batch: Callable[[], Any]) -> list[Any]:
 
 
 def has_call(model: Any) -> bool:
-    """Whether *model* can be called; one with a `train_step` of its own may do without."""
+    """Whether *model* can be called; a model with its own `train_step` may have no `call`."""
     keras = keras_of(model)
     return type(model).call not in (keras.Model.call, keras.layers.Layer.call)
 
@@ -94,13 +94,13 @@ def _rehearse(model: Any, batch: Callable[[], Any]) -> list[Any]:
     data = tf.nest.map_structure(tf.convert_to_tensor, batch())
     with _hearing(keras_of(model), hear, hear_of_plain):
         if model.run_eagerly:
-            # Every step is a real one here: statistics, which no optimizer changes, are put back.
+            # The step is executed here; weights that change without an optimizer, such as statistics, are restored.
             before = [(weight, weight.numpy()) for weight in model.weights if hasattr(weight, "shape")]
             model.train_step(data)
             for weight, value in before:
                 weight.assign(value)
         else:
-            # Traced, and never run.
+            # Only traced, not executed.
             tf.function(model.train_step).get_concrete_function(data)
     if plain and ring.is_ring():
         raise TypeError(
@@ -111,10 +111,10 @@ def _rehearse(model: Any, batch: Callable[[], Any]) -> list[Any]:
 
 @contextlib.contextmanager
 def _hearing(keras: Any, hear: Rehearsal, hear_of_plain: Rehearsal) -> Iterator[None]:
-    """Let no optimizer of *keras* take a step meanwhile, and hear of those that would."""
+    """Inside this context, call *hear* or *hear_of_plain* instead of steps of *keras*'s optimizers."""
     bases = [keras.optimizers.Optimizer]
     legacy = getattr(getattr(keras.optimizers, "legacy", None), "Optimizer", None)
-    # Keras 3 has one that does nothing but warn.
+    # In Keras 3 the legacy class only prints a warning.
     if hasattr(legacy, "apply_gradients"):
         bases.append(legacy)
     with contextlib.ExitStack() as patches:

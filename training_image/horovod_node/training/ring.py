@@ -1,4 +1,4 @@
-"""The ring as the training sees it: Horovod's, or one process alone where there is no Horovod."""
+"""The ring of a Keras training: Horovod's, or a single process without Horovod."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ is_elastic, is_ring, form_anew = _ring.is_elastic, _ring.is_ring, _ring.form_ane
 
 def start(*, seed: int | None = None) -> None:
     """
-    Join the ring and take this rank's GPU. Comes before anything that uses a GPU.
+    Join the ring and select this rank's GPU. Call it before anything that uses a GPU.
 
-    The GPU's memory is taken as it is needed, not all at once, so that a ring can be formed anew in the same process.
+    GPU memory is allocated as needed, not all at once, so that the ring can be reset in the same process.
 
     Args:
         seed:
-            Of everything random, on all ranks alike: a dataset that shuffles does it alike everywhere, and each rank
-            takes other batches of it.
+            Seed of all random number generators, the same on all ranks. A shuffled dataset then has the same order on
+            all ranks, and each rank takes other batches of it.
             Default: the script's own seeds, if it sets any.
     """
     if hvd is not None:
@@ -42,19 +42,19 @@ def start(*, seed: int | None = None) -> None:
     if gpus:
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
-        # Fewer are seen than there are ranks here when each process was given its own by CUDA_VISIBLE_DEVICES.
+        # Modulo: if CUDA_VISIBLE_DEVICES gives each process its own GPU, it sees fewer GPUs than the node has ranks.
         tf.config.set_visible_devices(gpus[_ring.local_rank() % len(gpus)], "GPU")
     if seed is not None:
         tf.keras.utils.set_random_seed(seed)
 
 
 def has_horovod() -> bool:
-    """Whether Horovod is installed here."""
+    """Whether Horovod is installed."""
     return hvd is not None
 
 
 def syncs_by_itself() -> bool:
-    """Whether the script trains in Horovod's own elastic loop, which gives ranks that come the others' state."""
+    """Whether the script trains in Horovod's own elastic loop, which sends the state to new ranks."""
     if not is_elastic():
         return False
     from horovod.common.elastic import notification_manager
@@ -63,7 +63,7 @@ def syncs_by_itself() -> bool:
 
 
 def gather(row: Sequence[float], *, name: str) -> np.ndarray[Any, Any]:
-    """Give everyone's *row*, in the order of ranks; all rows are of one length."""
+    """Return the rows of all ranks, in the order of ranks; all must have the same length."""
     mine = np.asarray([row], dtype=np.float64)
     if size() == 1:
         return mine
@@ -71,11 +71,11 @@ def gather(row: Sequence[float], *, name: str) -> np.ndarray[Any, Any]:
 
 
 def broadcast(tensors: Sequence[Any], *, root: int) -> list[Any]:
-    """Give *root*'s tensors, all in one go."""
+    """Return *root*'s tensors, all broadcast in one graph."""
     if size() == 1 or not tensors:
         return list(tensors)
 
-    # Named by their place: a rank that traces this for the first time must use the names of one that did so before.
+    # Named by position: all ranks must use the same names, however often each of them has traced this.
     @tf.function  # type: ignore[untyped-decorator]  # TensorFlow publishes no types
     def all_of_them() -> list[Any]:
         return [
@@ -83,25 +83,25 @@ def broadcast(tensors: Sequence[Any], *, root: int) -> list[Any]:
             for number, tensor in enumerate(tensors)
         ]
 
-    # Called by itself it would warn that it is traced again and again, which is meant.
+    # A direct call would warn about the repeated tracing, which is intended.
     return list(all_of_them.get_concrete_function()())
 
 
 def values_of(variables: Sequence[Any], *, root: int) -> list[Any]:
-    """Give the values that *variables*, of either Keras, have on *root*."""
+    """Return the values of *variables*, of either Keras, on *root*."""
     return broadcast([_tensor(variable) for variable in variables], root=root)
 
 
 def average(gradients: Sequence[Any], *, optimizer: int = 0) -> list[Any]:
     """
-    Average gradients over all ranks; what is `None` here must be `None` everywhere, and sparse ones stay sparse.
+    Average gradients over all ranks. A gradient that is `None` must be so on all ranks; sparse ones stay sparse.
 
-    One operation for each gradient, so that the first ones travel while the last ones are computed. Their names count
-    gradients, and not what Keras calls its variables, which depends on how many models a process has made before.
+    Each gradient has its own operation, so that the first are sent while the last are computed. Operations are numbered
+    and not named after variables: Keras's names depend on how many models a process has created before.
 
     Args:
-        gradients: Of one optimizer.
-        optimizer: Its number among those that may average at the same time.
+        gradients: Gradients of one optimizer.
+        optimizer: Number of the optimizer among those that may average at the same time.
     """
     return [
         None

@@ -1,4 +1,4 @@
-"""The trained model's way to where the run's result is expected."""
+"""Saves the trained model in `SM_MODEL_DIR`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from horovod_node.training import ring
 
 def save(model: Any, name: str = "model.keras") -> Path:
     """
-    Save *model* as `SM_MODEL_DIR/name`, on rank 0 alone, and give the path.
+    Save *model* as `SM_MODEL_DIR/name`, on rank 0 only, since all ranks have the same weights. Return the path.
 
-    All ranks hold the same weights, so one of them is enough. Where there is no `SM_MODEL_DIR`, on a laptop, the model
-    goes to the working folder.
+    Without `SM_MODEL_DIR`, on a laptop, the model is saved in the working folder.
     """
     path = Path(os.environ.get("SM_MODEL_DIR", ".")) / name
     if ring.rank() == 0:

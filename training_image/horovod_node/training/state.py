@@ -1,4 +1,4 @@
-"""What a training must not lose: the variables of its model and its optimizers, and how far it is."""
+"""The state of a Keras training: the variables of its model and optimizers, and its position."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class TrainingState(CommittedState):
     Args:
         model: A built and compiled Keras model.
         trained_by:
-            Its optimizers, which have all of their variables: a rank that came later and has none yet would send fewer
-            than the others wait for, and the whole ring would hang silently.
-        position: Where the training begins.
-        models: All that the script trains.
+            The model's optimizers, with all their variables. A later rank without them would send fewer variables than
+            the others wait for, and the whole ring would hang silently.
+        position: Position at which the training begins.
+        models: All models that the script trains.
     """
 
     def __init__(self, model: Any, trained_by: Sequence[Any], position: Position, models: TrainedModels) -> None:
@@ -41,12 +41,12 @@ class TrainingState(CommittedState):
         self.variables = list({id(variable): variable for variable in listed}.values())
 
     def values(self) -> list[np.ndarray[Any, Any]]:
-        """Copy all variables into the host's memory, and what layers have learned besides."""
+        """Copy all variables, and the state of adapted layers, into host memory."""
         values = [np.asarray(variable.numpy()) for variable in self.variables]
         return [*values, self._adapted.read()] if self._adapted else values
 
     def load(self, values: Sequence[np.ndarray[Any, Any]], position: Position) -> None:
-        """Take over a state."""
+        """Replace the state."""
         *variables, learned = values if self._adapted else [*values, None]
         if learned is not None:
             self._adapted.write(learned)
@@ -55,7 +55,7 @@ class TrainingState(CommittedState):
 
     def sync(self) -> None:
         """
-        Take over the state of the rank that is furthest, and commit it.
+        Adopt the state of the rank with the most steps, and commit it.
 
         Raises:
             FitOverError: If the others are in a later call of `fit`.
@@ -67,7 +67,7 @@ class TrainingState(CommittedState):
         if len(set(facts[:, 0])) > 1:
             raise RuntimeError("the ranks' models or optimizers differ in their variables")
         if len(set(facts[:, 1])) > 1:
-            # As long as the longest, for all ranks send alike.
+            # Padded to the longest, because a broadcast needs the same size on all ranks.
             padded = np.zeros(int(facts[:, 2].max()), np.uint8)
             padded[: len(learned)] = learned
             (padded,) = ring.broadcast([tf.constant(padded)], root=root)
@@ -78,7 +78,7 @@ class TrainingState(CommittedState):
         self.commit()
 
     def hand_down(self, model: int, *, root: int, late: bool) -> None:
-        """Broadcast a model's variables, if it still is there on all ranks."""
+        """Broadcast a model's variables, if all ranks still have the model."""
         kept = self._models.model(model)
         variables = [] if kept is None else [weight for weight in kept.weights if hasattr(weight, "shape")]
         shapes = zlib.crc32(repr([(list(each.shape), each.dtype) for each in variables]).encode())
@@ -90,7 +90,7 @@ class TrainingState(CommittedState):
                 variable.assign(value)
 
     def describe(self) -> list[dict[str, Any]]:
-        """List names, shapes and types of what `values` gives."""
+        """List the names, shapes and types of the arrays that `values` returns."""
         described = [
             {
                 "name": str(getattr(variable, "path", variable.name)),
@@ -111,6 +111,6 @@ class TrainingState(CommittedState):
         self._adapted.around(assign)
 
     def _digest(self) -> int:
-        # Not the names: Keras numbers them, and a script may have made more models on one rank than on another.
+        # Not the names: Keras numbers them, and a script may have created more models on one rank than on another.
         facts = [(fact["shape"], fact["dtype"]) for fact in self.describe()]
         return zlib.crc32(repr(facts).encode())

@@ -1,11 +1,11 @@
 """
 An epoch's work, divided among the ranks.
 
-An epoch is what it is in the script for one GPU: every example once, or `steps_per_epoch` batches. The ring shares it,
-so that n ranks need an n-th of the steps. The work is counted in units that do not depend on the ring's size, examples
-or batches, and a ring of another size goes on in mid-epoch with what is left. All ranks take the same number of steps.
-What cannot be divided, fewer examples or batches than there are ranks, is left out; when nothing else is left, some of
-the others are taken again.
+An epoch is the same as in the script for one GPU: every example once, or `steps_per_epoch` batches. It is divided among
+the ranks, so that n ranks need an n-th of the steps. The work is counted in examples or batches, which do not depend on
+the ring's size, so that a ring of another size can continue in mid-epoch. All ranks take the same number of steps. A
+remainder of fewer examples or batches than ranks is left out. If an epoch has nothing else left, some examples are
+repeated.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _ORDER: Final = ("x", "y", "sample_weight")
 @dataclass(frozen=True, kw_only=True)
 class Leg:
     """
-    What one rank gives to Keras's `fit` at a time.
+    The work of one call of Keras's `fit` on one rank.
 
     Args:
-        arguments: Data, and what says how to go through it.
+        arguments: The data arguments of `fit`.
         epoch: The first epoch, from 0.
-        epochs: One more than the last.
+        epochs: The last epoch plus one.
         steps: Steps of each of these epochs.
-        start: Units of the first epoch that were done before.
-        unit: Units that a step of the whole ring does.
+        start: Units of the first epoch that are already done.
+        unit: Units in a step of the whole ring.
         examples: Examples in a step of one rank, if known.
     """
 
@@ -55,24 +55,24 @@ class Work(Protocol):
     """The data of a training."""
 
     def leg(self, position: Position, epochs: int) -> Leg | None:
-        """Give what this rank does next, or `None` when nothing of the epoch is left; all ranks ask together."""
+        """Return this rank's next work, or `None` if the epoch is done; all ranks call this together."""
 
     def steps(self) -> int:
-        """Tell how many steps a whole epoch takes now; all ranks ask at the same time."""
+        """Return the steps of a whole epoch at the present size; all ranks call this together."""
 
     def batch(self) -> Any:
-        """Give a batch as `train_step` gets it, with data of any rank; asks no other rank."""
+        """Return a batch as `train_step` gets it, of any rank's data, without communication."""
 
 
 class Arrays:
     """
-    Examples in memory; shuffled alike on all ranks, so that an epoch has each of them once, on whatever ranks.
+    Examples in memory. All ranks shuffle them in the same order, so that an epoch has each of them once.
 
     Args:
-        examples: By their names in `fit`: `x`, `y`, `sample_weight`; each an array, or lists or dicts of them.
+        examples: The arguments `x`, `y` and `sample_weight` of `fit`; each an array, or lists or dicts of arrays.
         batch_size: Examples in a step of one rank.
         steps_per_epoch: Batches in an epoch. Default: all examples.
-        shuffle: Whether each epoch has an order of its own.
+        shuffle: Whether to shuffle the examples in each epoch.
     """
 
     def __init__(
@@ -129,8 +129,8 @@ class Batches:
 
     Args:
         data:
-            A `tf.data.Dataset`, of which each rank takes every n-th batch; or a function that makes a rank's own, with
-            which no rank reads what is another's.
+            A `tf.data.Dataset`, of which each rank takes every n-th batch; or a function that returns a rank's own
+            dataset, so that no rank reads another's data.
         steps_per_epoch: Batches in an epoch. Default: all that the dataset has.
     """
 
@@ -147,7 +147,7 @@ class Batches:
         endless = self._steps_per_epoch is not None
         data = self._share(position.done, steps)
         examples = _batch_size(data)
-        # A dataset that goes on from epoch to epoch must be gone through in one go, once no part of an epoch is left.
+        # An endless dataset continues from epoch to epoch, so one call of `fit` trains all remaining whole epochs.
         several = endless and not position.done
         return Leg(
             arguments={"x": data, **({"steps_per_epoch": steps} if endless else {})},
@@ -185,7 +185,7 @@ class Batches:
             return data if self._make or size == 1 else data.shard(size, rank)
         if self._make:
             return data.skip(done // size).concatenate(data).take(steps)
-        # Where fewer batches are left than there are ranks, some begin again.
+        # If fewer batches than ranks are left, some ranks take batches from the beginning.
         return data.skip(done).concatenate(data.repeat()).shard(size, rank).take(steps)
 
     def _mine(self) -> Any:
@@ -205,7 +205,7 @@ def divide(
     steps_per_epoch: int | None,
     shuffle: bool,
 ) -> Work:
-    """Take the data of Keras's `fit`, or a function of rank and size that makes it."""
+    """Divide the data of Keras's `fit`, or of a function of rank and the ring's size."""
     if isinstance(x, tf.data.Dataset) or (callable(x) and not hasattr(x, "shape")):
         if y is not None or sample_weight is not None:
             raise ValueError("'y' and 'sample_weight' must be part of the dataset")
@@ -228,7 +228,7 @@ def divide(
 def _cardinality(data: Any) -> int:
     batches = int(data.cardinality().numpy())
     if batches < 0:
-        # Ranks that go on until their data end would end at different steps, and then wait for each other for ever.
+        # Ranks that train until their data end would take different numbers of steps, and wait for each other for ever.
         raise ValueError("'steps_per_epoch' must be given: how many batches the dataset has is not known, or endless")
     if batches == 0:
         raise ValueError("the dataset has no batch")
@@ -236,7 +236,7 @@ def _cardinality(data: Any) -> int:
 
 
 def _batch_size(data: Any) -> int | None:
-    """Look for the size of batches in a dataset's making."""
+    """Find the batch size in a dataset's shapes, or in the datasets that it was made from."""
     shapes = tf.nest.flatten(tf.compat.v1.data.get_output_shapes(data))
     if shapes and shapes[0].rank and shapes[0][0] is not None:
         return int(shapes[0][0])

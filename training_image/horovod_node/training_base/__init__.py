@@ -1,1 +1,1 @@
-"""What the training helpers for Keras and for PyTorch share; it imports neither framework."""
+"""Code that the training helpers for Keras and PyTorch share; it imports neither framework."""

@@ -1,7 +1,8 @@
 """
-Checkpoints on disk: one folder each, complete or not there, written beside the training.
+Checkpoints on disk, written in the background while the training continues.
 
-The agent copies what is in this folder to S3, and never looks at names that begin with a dot.
+Each checkpoint is a folder that is written under a hidden name and renamed when it is complete. The agent mirrors the
+checkpoint folder to S3, and ignores hidden names.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from horovod_node.training_base.commits import Commit
 from horovod_node.training_base.position import Position
 
 CHECKPOINT_SECONDS: Final = 60.0
-"""Work that a lost leader may cost, as a lost node costs only a commit."""
+"""Seconds between two checkpoints: the work that a lost leader may cost. A lost node costs only a commit interval."""
 KEEP: Final = 2
 """
-Checkpoints left here: one more than needed, for the case that the newest cannot be read. The last one of each other
-model that the script has trained stays, too.
+Number of checkpoints that stay on disk: one more than needed, in case the newest cannot be read. The last one of each
+other model that the script has trained stays, too.
 """
 
 _SAGEMAKERS: Final = Path("/opt/ml/checkpoints")
@@ -36,9 +37,9 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError)
 
 def checkpoint_folder() -> Path | None:
     """
-    Give the folder that the agent keeps, or a user of a laptop names; `None` where nobody keeps any.
+    Return the folder that `SM_CHECKPOINT_DIR` names, or else SageMaker's `/opt/ml/checkpoints`; `None` without either.
 
-    SageMaker's own images name it in no variable: there it is at its usual place.
+    The agent sets the variable; SageMaker's images do not.
     """
     named = os.environ.get("SM_CHECKPOINT_DIR")
     if named:
@@ -47,20 +48,20 @@ def checkpoint_folder() -> Path | None:
 
 
 class Format(Protocol):
-    """How a framework's values are kept in a checkpoint's folder."""
+    """Writes and reads a framework's values in a checkpoint's folder."""
 
     @property
     def unreadable(self) -> tuple[type[Exception], ...]:
-        """What `read` raises for a file that is torn, beside the usual errors."""
+        """Exceptions that `read` raises for an incomplete file, besides the usual ones."""
 
     def write(self, folder: Path, values: Any) -> dict[str, Any]:
-        """Write *values*, and give what must be known to read them."""
+        """Write *values*, and return the facts that `read` needs."""
 
     def read(self, folder: Path, facts: Mapping[str, Any]) -> Any:
-        """Read what was written; *facts* are what `write` gave."""
+        """Read the values; *facts* are those that `write` returned."""
 
     def compare(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Raise `ValueError` if the checkpoint of this *name* was made by another model."""
+        """Raise `ValueError` if the checkpoint of this *name* is of another model."""
 
 
 class Checkpoints:
@@ -68,9 +69,9 @@ class Checkpoints:
     The checkpoints of one training.
 
     Args:
-        folder: Where they are.
-        values: How the framework's values are kept.
-        model: Number of the model that is trained, of those that the script trains.
+        folder: The checkpoint folder.
+        values: The framework's format.
+        model: Number of the model, among those that the script trains.
     """
 
     def __init__(self, folder: Path, values: Format, *, model: int = 0) -> None:
@@ -83,7 +84,7 @@ class Checkpoints:
 
     @property
     def busy(self) -> bool:
-        """Whether one is being written."""
+        """Whether a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
 
     def write(self, commit: Commit) -> None:
@@ -91,7 +92,7 @@ class Checkpoints:
         Write *commit* in the background.
 
         Raises:
-            OSError: If the one before could not be written.
+            OSError: If the previous checkpoint could not be written.
         """
         self.join()
         self._thread = threading.Thread(target=self._write, args=(commit,), name="checkpoint")
@@ -99,10 +100,10 @@ class Checkpoints:
 
     def join(self) -> None:
         """
-        Wait until nothing is being written.
+        Wait until no checkpoint is being written.
 
         Raises:
-            OSError: If it could not be written.
+            OSError: If the last checkpoint could not be written.
         """
         if self._thread is not None:
             self._thread.join()
@@ -113,13 +114,13 @@ class Checkpoints:
 
     def newest(self, *, fit: int) -> Commit | None:
         """
-        Read the newest checkpoint of call number *fit* of `fit`, or of a later one, that is whole.
+        Read the newest complete checkpoint of call number *fit* of `fit`, or of a later call.
 
-        With that of a later call come the newest values of this call's model, if there are any: what the script does
-        with the model before the later call must not find an untrained one.
+        The checkpoint of a later call is returned with the newest values of this call's model, if there are any: the
+        script may use the model before the later call, and must not find an untrained one.
 
         Raises:
-            ValueError: If it was made by another model.
+            ValueError: If the checkpoint is of another model.
         """
         later: Position | None = None
         for path in reversed(self._complete()):
@@ -150,7 +151,7 @@ class Checkpoints:
         return facts
 
     def _fits(self, path: Path, facts: Mapping[str, Any]) -> bool:
-        """Whether values of a later call are this one's, too: the script may train the model with another optimizer."""
+        """Whether a later call's values fit this call: the script may have trained the model with another optimizer."""
         try:
             self._values.compare(path.name, facts)
         except ValueError:
@@ -167,16 +168,16 @@ class Checkpoints:
             values = self._values.write(half, commit.values)
             facts = {"version": _VERSION, _MODEL: self._model, "position": asdict(commit.position), **values}
             (half / _FACTS).write_text(json.dumps(facts))
-            # After a rollback the training comes through the same step again; one state of it is as good as another.
+            # After a rollback the training reaches the same step again; either state of that step will do.
             shutil.rmtree(path, ignore_errors=True)
             half.rename(path)
             for old in self._superseded():
                 shutil.rmtree(old, ignore_errors=True)
-        except BaseException as error:  # told to the training when it next looks
+        except BaseException as error:  # the next join raises it
             self._failed = error
 
     def _superseded(self) -> list[Path]:
-        """List what nobody needs: neither among the newest, nor the newest of a model that is not trained now."""
+        """List checkpoints that are neither among the newest `KEEP`, nor the newest of a model not trained now."""
         complete = self._complete()
         old, models = complete[:-KEEP], {self._model}
         superseded = []

@@ -1,4 +1,4 @@
-"""Commits: what they keep, and how often they come."""
+"""Commits, which keep the training's state in memory, and their schedule."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from horovod_node.training_base.position import Position
 
 COMMIT_SECONDS: Final = 2.0
 """
-Work that a lost node may cost. Also the time until a node that is to be taken away leaves in order, and until one that
-has come is taken in: a Spot notice leaves two minutes.
+Seconds between two commits: the work that a lost node may cost. Nodes also join and leave the ring at commits only, and
+a Spot notice gives two minutes to leave.
 """
 COMMIT_SHARE: Final = 0.02
-"""Part of the time that commits may take; a large model commits less often than every `COMMIT_SECONDS`."""
+"""Share of the time that commits may take; large models thus commit less often than every `COMMIT_SECONDS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Commit:
     """
-    A state that the training can go back to, in the host's memory.
+    A state in host memory, to which the training can return.
 
     Args:
-        position: How far the training was.
-        values: The framework's values. Never changed, so they can be written to disk meanwhile.
+        position: Position of the training.
+        values: The framework's values. They never change, so they can be written to disk in the background.
     """
 
     position: Position
@@ -32,12 +32,15 @@ class Commit:
 
 class CommitSchedule:
     """
-    Says after how many steps the next commit comes.
+    Decides after how many steps the next commit is due.
 
-    All ranks must commit at the same step, so they all take rank 0's number.
+    All ranks must commit at the same step, so they all use rank 0's number.
 
     Args:
-        every: A fixed number of steps. Default: as many as take `COMMIT_SECONDS`, from what the last ones took.
+        every: A fixed number of steps. Default: as many as take `COMMIT_SECONDS`, judged by the last steps.
+
+    Raises:
+        ValueError: If *every* is below 1.
     """
 
     def __init__(self, every: int | None) -> None:
@@ -51,12 +54,12 @@ class CommitSchedule:
         Propose the next interval.
 
         Args:
-            seconds: What the steps since the last commit took.
-            commit_seconds: What the commit took.
+            seconds: Seconds that the steps since the last commit took.
+            commit_seconds: Seconds that the commit took.
         """
         if self._every is not None:
             return self._every
         wanted = max(COMMIT_SECONDS, commit_seconds / COMMIT_SHARE)
         fitting = int(self.steps * wanted / seconds) if seconds > 0 else 2 * self.steps
-        # The first steps compile, and say little of those that follow.
+        # The interval at most doubles: the first steps include compilation, and do not predict the next ones.
         return max(1, min(fitting, 2 * self.steps))

@@ -1,4 +1,4 @@
-"""What the states of both frameworks' trainings do alike: commits in memory, the way back, and whose state counts."""
+"""The state of a training, for both frameworks: commits in memory, rollback, and synchronisation of the ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Gather(Protocol):
     """A ring's `gather`."""
 
     def __call__(self, row: Sequence[float], *, name: str) -> Any:
-        """Give everyone's *row*, a NumPy array in the order of ranks."""
+        """Return the rows of all ranks, a NumPy array in the order of ranks."""
 
 
 class CommittedState(ABC):
@@ -25,8 +25,8 @@ class CommittedState(ABC):
     The state of one call of `fit` on one rank.
 
     Args:
-        position: Where the training begins.
-        model: Number of the model that is trained, of those that the script trains.
+        position: Position at which the training begins.
+        model: Number of the model, among those that the script trains.
     """
 
     def __init__(self, position: Position, *, model: int) -> None:
@@ -37,32 +37,32 @@ class CommittedState(ABC):
 
     @abstractmethod
     def values(self) -> Any:
-        """Copy what the training changes into the host's memory; the GPU's has no room for a copy."""
+        """Copy the state into host memory; GPU memory has no room for a copy."""
 
     @abstractmethod
     def load(self, values: Any, position: Position) -> None:
-        """Take over a state."""
+        """Replace the state."""
 
     @abstractmethod
     def hand_down(self, model: int, *, root: int, late: bool) -> None:
         """
-        Give ranks that have come late a model that was trained before they came; all ranks call this together.
+        Send a model that was trained earlier to ranks that joined later; all ranks call this together.
 
         Args:
-            model: Its number.
-            root: The rank that gives it.
-            late: Whether this rank takes it.
+            model: Number of the model.
+            root: The rank that sends it.
+            late: Whether this rank needs it.
         """
 
     def commit(self) -> Commit:
-        """Keep a copy in the host's memory."""
+        """Keep a copy of the state in host memory."""
         began = time.monotonic()
         self.committed = Commit(position=self.position, values=self.values())
         self.commit_seconds = time.monotonic() - began
         return self.committed
 
     def restore(self) -> None:
-        """Go back to the last commit, and count what is lost."""
+        """Return to the last commit, and count the lost steps."""
         if self.committed is None:
             return
         lost = self.position.step - self.committed.position.step
@@ -71,14 +71,14 @@ class CommittedState(ABC):
 
     def take_furthest_position(self, gather: Gather, *facts: float) -> tuple[int, Any]:
         """
-        Take over the position of the rank that is furthest, which is rank 0 wherever it has not just come.
+        Adopt the position of the rank with the most steps, which is rank 0 unless that rank has just joined.
 
         Args:
-            gather: The ring's.
-            facts: What else every rank tells of itself.
+            gather: The ring's `gather`.
+            facts: Further facts that every rank shares.
 
         Returns:
-            That rank, and the facts of all, a row a rank.
+            The rank with the most steps, and the facts of all ranks, one row per rank.
 
         Raises:
             FitOverError: If the others are in a later call of `fit`.
@@ -88,7 +88,7 @@ class CommittedState(ABC):
             rows = gather([mine.fit, mine.step, self._model, *facts], name="places")
             fits = rows[:, 0]
             root = int(rows[:, 1].argmax())
-            # A rank that has come late goes through earlier calls first.
+            # A rank that joined late passes through the script's earlier calls first.
             if fits.min() == fits.max():
                 break
             self.hand_down(int(rows[fits.argmin(), 2]), root=root, late=mine.fit == fits.min())

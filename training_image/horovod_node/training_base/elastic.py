@@ -1,4 +1,4 @@
-"""Training on while the ring changes."""
+"""Continues the training while the ring changes."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ Answer = TypeVar("Answer")
 
 
 class FitOverError(Exception):
-    """The other ranks are in a later call of `fit`: what this one would train is trained."""
+    """The other ranks are in a later call of `fit`: the training of this call is already done."""
 
 
-class RingChanged(Exception):  # noqa: N818 - no error: all ranks leave at the same step, and nothing is lost
-    """Nodes have come, or are about to go."""
+class RingChanged(Exception):  # noqa: N818 - not an error: all ranks leave at the same step, and nothing is lost
+    """Nodes have joined, or are about to leave."""
 
 
 class Ring(Protocol):
-    """What `keep_training` needs of a framework's ring."""
+    """The methods of a framework's ring that `keep_training` uses."""
 
     def is_elastic(self) -> bool:
         """Whether the ring may change while this process lives."""
 
     def form_anew(self) -> None:
-        """Leave the ring that was, and join the one that is."""
+        """Reset the ring: leave the old one, and join the new one."""
 
 
 class HostUpdates:
-    """Hears from Horovod that the ring is about to change; on rank 0, which tells the others when they commit."""
+    """Receives Horovod's announcements that the ring will change, on rank 0, which tells the others at a commit."""
 
     def __init__(self) -> None:
         self._news = threading.Event()
 
     @property
     def pending(self) -> bool:
-        """Whether there is something to tell."""
+        """Whether there is an announcement that the other ranks have not received."""
         return self._news.is_set()
 
     def on_hosts_updated(self, timestamp: float, update_res: Any) -> None:  # noqa: ARG002 - the signature is Horovod's
-        """Take Horovod's word for it; called by another thread."""
+        """Record an announcement; Horovod calls this in another thread."""
         self._news.set()
 
     def clear(self) -> None:
-        """Forget what the ring that was formed since takes care of."""
+        """Forget the announcements; the new ring accounts for them."""
         self._news.clear()
 
 
@@ -59,19 +59,19 @@ def keep_training(
     """
     Train to the end, on one ring after another.
 
-    A ring that breaks costs what was done since the last commit; one that changes in order costs nothing. In a ring
-    that cannot change, an error is an error.
+    A ring that breaks costs the steps since the last commit; an announced change costs nothing. In a static ring, all
+    errors are raised.
 
     Args:
-        train: Trains; begins where the state is.
+        train: Trains from the present state on. It raises `RingChanged` after announcements in *updates*.
         sync: Makes the state the same on all ranks, and commits it.
-        restore: Goes back to the last commit.
-        updates: What *train* raises `RingChanged` for.
-        ring: The framework's.
-        is_lost_ring: Whether an error says that ranks were lost, and not that something is wrong with this one.
+        restore: Returns to the last commit.
+        updates: Announcements of changes of the ring.
+        ring: The framework's ring.
+        is_lost_ring: Whether an error means that ranks were lost, and not that this rank failed.
 
     Returns:
-        What *train* returned at last.
+        The result of the last call of *train*.
     """
     if not ring.is_elastic():
         sync()

@@ -1,4 +1,4 @@
-"""The ring that Horovod forms for either framework, or one process alone where there is no Horovod."""
+"""Horovod's ring, for either framework. Without Horovod it is a ring of one process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 class HorovodRing:
     """
-    What a framework's Horovod module says of the ring.
+    The ring of a framework's Horovod module.
 
     Args:
-        hvd: `horovod.tensorflow` or `horovod.torch`; `None` where it is not installed.
+        hvd: `horovod.tensorflow` or `horovod.torch`; `None` if it is not installed.
     """
 
     def __init__(self, hvd: Any) -> None:
@@ -22,15 +22,15 @@ class HorovodRing:
         return self._hvd is None or bool(self._hvd.is_initialized())
 
     def rank(self) -> int:
-        """Give this process's number in the ring; rank 0 writes files and prints."""
+        """Return this process's number in the ring; rank 0 writes files and prints."""
         return 0 if self._hvd is None else int(self._hvd.rank())
 
     def local_rank(self) -> int:
-        """Give this process's number on its node."""
+        """Return this process's number on its node."""
         return 0 if self._hvd is None else int(self._hvd.local_rank())
 
     def size(self) -> int:
-        """Give the number of ranks, which may be another one after a node was lost or came."""
+        """Return the number of ranks, which changes when nodes join or leave."""
         return 1 if self._hvd is None else int(self._hvd.size())
 
     def is_elastic(self) -> bool:
@@ -38,10 +38,10 @@ class HorovodRing:
         return self._hvd is not None and os.environ.get("HOROVOD_ELASTIC") == "1"
 
     def is_ring(self) -> bool:
-        """Whether there is, or may come to be, another rank."""
+        """Whether there are other ranks, or may be later."""
         return self.is_elastic() or self.size() > 1
 
     def form_anew(self) -> None:
-        """Leave the ring that was, and join the one that is; a rank that has no place in it ends here."""
+        """Reset the ring: leave the old one, and join the new one. A rank without a slot in it ends here."""
         self._hvd.shutdown()
         self._hvd.init()

@@ -1,4 +1,4 @@
-"""What a call of `fit` does so that little is lost: commits, checkpoints, and the way out of a ring that breaks."""
+"""Keeps the work of a call of `fit`: commits, checkpoints, and recovery when the ring breaks."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from horovod_node.training_base.stop import StopRequest
 
 
 class State(Protocol):
-    """What a training must not lose."""
+    """The state of a training."""
 
     position: Position
     committed: Commit | None
     commit_seconds: float
 
     def commit(self) -> Commit:
-        """Keep a copy in the host's memory."""
+        """Keep a copy of the state in host memory."""
 
     def restore(self) -> None:
-        """Go back to the last commit, and count what is lost."""
+        """Return to the last commit, and count the lost steps."""
 
     def load(self, values: Any, position: Position) -> None:
-        """Take over a state."""
+        """Replace the state."""
 
     def sync(self) -> None:
-        """Take over the state of the rank that is furthest, and commit it."""
+        """Adopt the state of the rank with the most steps, and commit it."""
 
 
 class Ring(elastic.Ring, Protocol):
     """A framework's ring."""
 
     def rank(self) -> int:
-        """Give this process's number."""
+        """Return this process's number."""
 
     def gather(self, row: Sequence[float], *, name: str) -> Any:
-        """Give everyone's *row*, a NumPy array in the order of ranks."""
+        """Return the rows of all ranks, a NumPy array in the order of ranks."""
 
 
 class Keeper:
     """
-    Keeps what one call of `fit` does, on one rank.
+    Keeps the work of one call of `fit`, on one rank.
 
     Args:
-        state: Of the training.
-        ring: The framework's.
-        is_lost_ring: Whether an error says that ranks were lost.
-        schedule: How often commits come.
-        checkpoints: Where they go; `None` on ranks that write none.
-        checkpoint_every: Steps between two. Default: as many as take `CHECKPOINT_SECONDS`.
-        epochs: Epochs in all.
+        state: State of the training.
+        ring: The framework's ring.
+        is_lost_ring: Whether an error means that ranks were lost.
+        schedule: Schedule of the commits.
+        checkpoints: The checkpoints; `None` on ranks that write none.
+        checkpoint_every: Steps between two checkpoints. Default: as many as take `CHECKPOINT_SECONDS`.
+        epochs: Total number of epochs.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class Keeper:
         Train to the end, from the newest checkpoint if there is one.
 
         Args:
-            train: Trains; begins where the state is.
-            finish: What is left to do before the last checkpoint.
+            train: Trains from the present state on.
+            finish: Called after the training, before the last checkpoint.
         """
         self._load_checkpoint()
         with self._stop:
@@ -109,23 +109,23 @@ class Keeper:
             self._write_last()
 
     def begin_measuring(self) -> None:
-        """Measure from here: what was between is no part of a step."""
+        """Start to measure step times here; the time since the last step is not counted."""
         self._agreed_at = time.monotonic()
         self.report.begin(self._state.position.step)
 
     def obey_stop(self) -> None:
-        """Leave with a checkpoint of the step that was just taken, on rank 0, if SIGTERM came."""
+        """After SIGTERM, on rank 0, write a checkpoint of the step that was just taken, and exit."""
         if self._stop.came and self._ring.rank() == 0:
             self._state.commit()
             self._leave()
 
     def keep(self, *, wants_stop: bool, agree_to_stop: Callable[[bool], None]) -> None:
         """
-        Commit and write what is due.
+        Commit, and write a checkpoint, if they are due.
 
         Args:
             wants_stop: Whether this rank wants the training to end.
-            agree_to_stop: Takes the ranks' common word for that, when they agree.
+            agree_to_stop: At a commit, called with whether any rank wants the training to end.
 
         Raises:
             RingChanged: If the ring is about to change.
@@ -139,7 +139,7 @@ class Keeper:
             self._agree(wants_stop=wants_stop, agree_to_stop=agree_to_stop)
 
     def _agree(self, *, wants_stop: bool, agree_to_stop: Callable[[bool], None]) -> None:
-        """Commit on all ranks, and hear what each of them has to say."""
+        """Commit on all ranks, and exchange their proposals, wishes to stop and announcements."""
         state = self._state
         proposal = self._schedule.propose(
             seconds=time.monotonic() - self._agreed_at, commit_seconds=state.commit_seconds
@@ -168,7 +168,7 @@ class Keeper:
 
     def _sync(self) -> None:
         self._state.sync()
-        # A rank that has come proposes the shortest interval: the ring's size is another one, and so is a step's time.
+        # A rank that joined proposes the shortest interval, because the time of a step changes with the ring's size.
         self._schedule.steps = int(self._ring.gather([self._schedule.steps], name="schedule").min())
         self._agreed_step = self._state.position.step
         position = self._state.position
@@ -187,7 +187,7 @@ class Keeper:
         if found is None:
             return
         if found.position.fit > self._state.position.fit:
-            # What this call trained is part of what the later one goes on with, or was trained to its end.
+            # The later call continues from this call's result, or this call's model was trained to its end.
             over = replace(self._state.position, epoch=self._epochs)
             if found.values is None:
                 self._state.position = over
@@ -206,7 +206,7 @@ class Keeper:
         self.report.note(committed_step=self._state.position.step)
 
     def _write_last(self) -> None:
-        """So that a leader that is lost while it saves the model has nothing to train again."""
+        """Write the last state, so that no step is repeated if the leader is lost while it saves the model."""
         if self._checkpoints is None:
             return
         if self._state.position.step > self._saved_step:
@@ -215,7 +215,7 @@ class Keeper:
         self._checkpoints.join()
 
     def _leave(self) -> None:
-        """End this rank in order, with a checkpoint of its last commit."""
+        """Write a checkpoint of the last commit, and exit with code 0."""
         committed = self._state.committed
         if self._checkpoints is not None and committed is not None:
             if committed.position.step > self._saved_step:

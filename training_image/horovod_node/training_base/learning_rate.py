@@ -1,4 +1,4 @@
-"""How much longer a step of a ring may be than one rank's."""
+"""Rules that scale the learning rate with the ring's size."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import Final
 
 Rule = Callable[[int], float]
-"""Ring's size to factor of the learning rate."""
+"""Returns the factor of the learning rate for a ring's size."""
 
 RULES: Final[dict[str, Rule]] = {"linear": float, "sqrt": lambda size: float(size**0.5), "none": lambda _size: 1.0}
 
 
 def rule_of(scale_learning_rate: str | Rule) -> Rule:
     """
-    Give the rule of a name, or the function itself.
+    Return the rule with this name, or the given function itself.
 
     Raises:
-        ValueError: If there is no rule of this name.
+        ValueError: If there is no rule with this name.
     """
     rule = RULES.get(scale_learning_rate) if isinstance(scale_learning_rate, str) else scale_learning_rate
     if rule is None:

@@ -1,4 +1,4 @@
-"""How far a training is, in numbers that hold for a ring of any size."""
+"""The position of a training, which is independent of the ring's size."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import astuple, dataclass
 @dataclass(frozen=True, kw_only=True)
 class Position:
     """
-    How far a training is.
+    The position of a training.
 
     Args:
-        fit: Which of the script's calls of `fit` this is, from 1.
-        step: Steps since the script's start, restarts and earlier calls of `fit` included.
-        epoch: Epochs that are done.
-        done: What of the next epoch's work is done, by all ranks together, in units of its data.
-        order: Seed of the order in which arrays are gone through.
-        repeated_steps: Steps that were lost.
+        fit: Number of this call of `fit` in the script, from 1.
+        step: Steps since the run's start, including those before restarts and of earlier calls of `fit`.
+        epoch: Number of completed epochs.
+        done: Work that all ranks together have done in the present epoch, in units of its data.
+        order: Seed of the order of examples.
+        repeated_steps: Number of steps that were lost.
     """
 
     fit: int = 1
@@ -32,6 +32,6 @@ class Position:
 
     @classmethod
     def from_row(cls, row: list[float]) -> Position:
-        """Read what another rank wrote."""
+        """Read the position of another rank."""
         fit, step, epoch, done, order, repeated_steps = map(int, row)
         return cls(fit=fit, step=step, epoch=epoch, done=done, order=order, repeated_steps=repeated_steps)

@@ -1,4 +1,4 @@
-"""What a call of `fit` tells the agent: steps, epochs, the loss, and how fast it goes."""
+"""Reports the progress of a call of `fit` to the agent: steps, epochs, the loss and the throughput."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from horovod_node.rank_process import step_times
 from horovod_node.training_base.position import Position
 
 _LOOK_SECONDS = 1.0
-"""How often the loss is looked at, which makes the GPU's queue run empty."""
+"""Seconds between two readings of the loss; each of them waits for the GPU."""
 
 
 class Leg(Protocol):
-    """What is trained at a time."""
+    """The part of the training that is done at a time."""
 
     @property
     def steps(self) -> int:
@@ -28,10 +28,10 @@ class Leg(Protocol):
 
 class Report:
     """
-    Tells the agent after every step; what is expensive to look at, every second.
+    Reports to the agent after every step; the loss and the throughput are updated every second.
 
     Args:
-        epochs: Epochs in all.
+        epochs: Total number of epochs.
     """
 
     def __init__(self, *, epochs: int) -> None:
@@ -41,29 +41,29 @@ class Report:
         self._facts: dict[str, Any] = {}
 
     def note(self, **facts: Any) -> None:
-        """Keep facts that the next reports tell: fields of `horovod_node.rank_process.progress.Progress`."""
+        """Add facts to the next reports: fields of `horovod_node.rank_process.progress.Progress`."""
         self._facts |= facts
 
     def begin(self, step: int) -> None:
-        """Measure from here, after *step*: what was between is no part of a step."""
+        """Start to measure step times here, after *step*; the time since the last step is not counted."""
         step_times.OF_THIS_PROCESS.pause()
         self._looked_at, self._looked_step = time.monotonic(), step
-        # No advance: the first step may take longer than any other.
+        # Not an advance: the first step may take longer than any other, and has its own time limit.
         steps.tell(step=step, advance=False, **self._facts)
 
     def tell(
         self, position: Position, *, leg: Leg, taken: int, epoch_steps: int, ranks: int, logs: Mapping[str, Any]
     ) -> None:
         """
-        Tell of a step.
+        Report a step.
 
         Args:
-            position: Where the training is after it.
-            leg: What is trained now.
+            position: Position of the training after the step.
+            leg: The present part of the training.
             taken: Steps of *leg* that were taken.
             epoch_steps: Steps of a whole epoch.
             ranks: The ring's size.
-            logs: What is known of the step; its `loss` is looked at.
+            logs: Metrics of the step; only `loss` is used.
         """
         now = time.monotonic()
         whole_epochs = self._epochs - position.epoch - 1
@@ -72,7 +72,7 @@ class Report:
             "epochs": self._epochs,
             "steps": position.step + leg.steps - taken + whole_epochs * epoch_steps,
         }
-        # An epoch shorter than the interval is looked at when it ends.
+        # Epochs shorter than the interval are reported when they end.
         ends = taken >= leg.steps and now - self._told_at >= _LOOK_SECONDS
         if ends or now - self._looked_at >= _LOOK_SECONDS:
             self._told_at = now

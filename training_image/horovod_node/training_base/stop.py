@@ -1,4 +1,4 @@
-"""A friendly order to stop: SIGTERM."""
+"""Requests to stop, which arrive as SIGTERM."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from types import TracebackType
 
 class StopRequest:
     """
-    Notes SIGTERM, instead of dying of it, for as long as it is entered.
+    Inside its context, records SIGTERM instead of letting it end the process.
 
-    A script that handles SIGTERM itself is left alone. Ranks other than 0 only take note, too: if they left first, they
-    would break the ring under rank 0 while it finishes its step.
+    If the script handles SIGTERM itself, its handler stays. Ranks other than 0 do not exit on their own: if they left
+    first, they would break the ring while rank 0 finishes its step.
     """
 
     def __init__(self) -> None:

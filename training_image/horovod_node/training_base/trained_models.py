@@ -1,4 +1,4 @@
-"""The models that a script trains, by the order in which it first does."""
+"""The models that a script trains, in the order in which it begins to train them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ class TrainedModels:
     """
     Numbers the models of one process, from 0.
 
-    The number says which model a checkpoint is of, and which one a rank has missed that came late: every process of a
-    run goes through the same script. A model that the script has dropped keeps its number, and is not kept alive.
+    The number identifies the model of a checkpoint, and a model that a late rank has missed. It is the same in every
+    process of a run, because all run the same script. A model that the script drops keeps its number, but is not kept
+    alive.
     """
 
     def __init__(self) -> None:
         self._models: list[weakref.ref[Any]] = []
 
     def number(self, model: Any) -> int:
-        """Give *model*'s number, the next one if it has none yet."""
+        """Return *model*'s number; a new model gets the next one."""
         for number, reference in enumerate(self._models):
             if reference() is model:
                 return number
@@ -26,5 +27,5 @@ class TrainedModels:
         return len(self._models) - 1
 
     def model(self, number: int) -> Any:
-        """Give the model with this *number*; `None` when there is none, or none any more."""
+        """Return the model with this *number*; `None` if there is none, or the script has dropped it."""
         return self._models[number]() if number < len(self._models) else None
