@@ -67,9 +67,7 @@ _CAUSE: Final = 4_000
 _PRICE: Final = f"$price.{contract.USD_PER_HOUR}"
 
 
-def _receipt(bucket: s3.IBucket, *, writer: str, execution: str) -> str:
-    model = key_of_the_run(contract.model_key)
-    return f"""(
+_FACTS: Final = f"""
   $number_in := function($value) {{ $type($value) = 'number' ? $value }};
   $gpus := [$number_in($ring.{contract.GPUS}), 0][0];
   $ranks := [$number_in($trained.ranks), 0][0];
@@ -101,6 +99,14 @@ def _receipt(bucket: s3.IBucket, *, writer: str, execution: str) -> str:
     $tally.failed ? 'The ledger could not be read to the end.' : [],
     $count($cut) > 0 ? 'Left out because they are too large: ' & $join($cut, ', ') & '.' : []
   ], ' ');
+"""
+"""Defines what a receipt is made of: the accounts, `$well`, `$work`, `$spent`, `$parts`, `$cut` and `$partial`."""
+
+
+def _receipt(bucket: s3.IBucket, *, writer: str, execution: str) -> str:
+    model = key_of_the_run(contract.model_key)
+    return f"""(
+  {_FACTS}
   $merge([
     {{
       'version': {contract.RECEIPT_VERSION},

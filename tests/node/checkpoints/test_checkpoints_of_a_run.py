@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from horovod_node import contract
-from horovod_node.checkpoints.manifest import Manifest, newest_checkpoint, read_manifest
+from horovod_node.checkpoints.manifest import Manifest, complete_checkpoints, read_manifest
 from support.node.emulated_aws import Aws, TaskAnswers
 from support.node.rings import Ring, wait_for
 
@@ -17,8 +17,9 @@ pytestmark = pytest.mark.ring
 def newest(ring: Ring) -> tuple[Manifest, str]:
     """Give the run's newest checkpoint, and the step that the script wrote into it."""
     s3, bucket = ring.aws.client("s3"), ring.aws.model_bucket
-    name = newest_checkpoint(s3, bucket=bucket, run_id=ring.run_id)
-    assert name is not None, ring.log()
+    complete = complete_checkpoints(s3, bucket=bucket, run_id=ring.run_id)
+    assert complete, ring.log()
+    name = complete[0]
     body = s3.get_object(Bucket=bucket, Key=name.file_key("step"))["Body"].read()
     return read_manifest(s3, bucket=bucket, name=name), body.decode()
 
@@ -105,7 +106,7 @@ def test_fails_when_the_run_to_resume_is_unknown(ring: Ring) -> None:
 def mirrored(ring: Ring) -> Manifest:
     """Wait for a checkpoint."""
     s3, bucket = ring.aws.client("s3"), ring.aws.model_bucket
-    name = wait_for("a checkpoint", lambda: newest_checkpoint(s3, bucket=bucket, run_id=ring.run_id))
+    (name, *_) = wait_for("a checkpoint", lambda: complete_checkpoints(s3, bucket=bucket, run_id=ring.run_id))
     return read_manifest(s3, bucket=bucket, name=name)
 
 

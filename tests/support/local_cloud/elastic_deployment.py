@@ -10,7 +10,7 @@ from pathlib import Path
 from horovod_client import Run
 from horovod_local import LocalCloud, LocalInstance
 from horovod_node import contract
-from horovod_node.checkpoints.manifest import newest_checkpoint, read_manifest
+from horovod_node.checkpoints.manifest import complete_checkpoints, read_manifest
 from horovod_node.ledger.ledger import Lease, Ledger, NodeItem
 from support.local_cloud.deployment import SETTINGS, Deployment
 from support.synthesis import synthesise
@@ -73,8 +73,7 @@ class ElasticDeployment(Deployment):
     def wait_for_checkpoint(self, run: Run) -> int:
         """Wait until a checkpoint of the run can be restored, and give the newest one's step."""
         s3, bucket = self.cloud.client("s3"), self.training.connection.model_bucket
-        name = eventually(lambda: newest_checkpoint(s3, bucket=bucket, run_id=run.run_id))
-        assert name is not None
+        (name, *_) = eventually(lambda: complete_checkpoints(s3, bucket=bucket, run_id=run.run_id))
         step = read_manifest(s3, bucket=bucket, name=name).step
         assert step is not None
         return step

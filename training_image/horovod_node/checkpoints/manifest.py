@@ -232,11 +232,6 @@ def complete_checkpoints(s3: S3Client, *, bucket: str, run_id: str) -> list[Chec
     return [found.name for found in list_checkpoints(s3, bucket=bucket, run_id=run_id) if found.complete]
 
 
-def newest_checkpoint(s3: S3Client, *, bucket: str, run_id: str) -> CheckpointName | None:
-    """Return the newest checkpoint of a run that can be restored; `None` if there is none."""
-    return next(iter(complete_checkpoints(s3, bucket=bucket, run_id=run_id)), None)
-
-
 def resumable_checkpoints(s3: S3Client, *, bucket: str, run: str, instead_of: str) -> list[CheckpointName]:
     """
     List the checkpoints of another run that can be restored, the newest first.
