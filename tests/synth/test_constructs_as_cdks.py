@@ -177,6 +177,7 @@ OUTPUT = json.dumps(
         contract.CONNECTION_LEDGER_TABLE: "ledger",
         contract.CONNECTION_LOG_GROUP: "nodes",
         contract.CONNECTION_QUEUE: "TeamTraining",
+        contract.CONNECTION_FLEETS: [{contract.CONNECTION_FLEET: "Fleet", contract.CONNECTION_GROUP: "Group"}],
     }
 )
 KEY = "arn:aws:kms:eu-west-1:111122223333:key/1"

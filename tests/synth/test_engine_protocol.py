@@ -32,6 +32,7 @@ from support import asl
 pytestmark = pytest.mark.synth
 
 START, CONFIRM = "Switch on", "Count hosts"
+LEASE_LOST = "DynamoDb.ConditionalCheckFailedException"
 ON = "$number($states.result.Item.gpus_on.N)"
 
 
@@ -176,7 +177,11 @@ def test_another_engine_needs_no_auto_scaling(template: Mapping[str, Any]) -> No
 
 def test_every_way_from_the_start_ends_empty(template: Mapping[str, Any]) -> None:
     """Whatever an engine leaves out, no way from the start of nodes leads past the look that sees none."""
-    states: Mapping[str, asl.State] = by_layer(template)["run"]["States"]
+    # GIVEN a run that keeps its lease
+    states: dict[str, asl.State] = {
+        name: {**state, "Catch": [catch for catch in state.get("Catch", ()) if catch["ErrorEquals"] != [LEASE_LOST]]}
+        for name, state in by_layer(template)["run"]["States"].items()
+    }
     # WHEN
     past = asl.reachable(states, start=START, avoiding=frozenset({CONFIRM}))
     # THEN
