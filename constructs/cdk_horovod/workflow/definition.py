@@ -128,12 +128,7 @@ def run_definition(
         task.add_catch(again, errors=[token_tasks.HEARTBEAT_MISSED], assign=leader_lost(timeouts))
         task.add_catch(again, errors=list(LOST), assign=attempt_lost(timeouts, had_a_ring=True))
     train.add_catch(terminate, errors=[token_tasks.TIMED_OUT], assign=out_of_time())
-    for task in (hold, *start, ring, train, save, check):
-        task.add_catch(terminate, assign=CAUGHT)
-
-    run = sfn.Chain.start(hold)
-    for state in (*start, ring, train, save, check, terminate):
-        run = run.next(state)
+    in_order((hold, *start, ring, train, save, check), then=terminate, assign=CAUGHT)
 
     record = record_the_run(scope, storage=storage, ledger=ledger, timeouts=timeouts, keep_checkpoints=keep_checkpoints)
     record.add_catch(receipt, assign=CAUGHT)
