@@ -85,7 +85,7 @@ def lose_a_node(cloud: LocalCloud, *, data: str) -> None:
     run.wait(poll_seconds=0.5)
     ring = run.receipt()["ring"]
     sizes = f"{ring['smallest']} to {ring['largest']} GPUs"
-    print(f"  the run succeeded on a ring of {sizes}, with {ring['resets']} ring resets")
+    print(f"  the run succeeded on a ring of {sizes}; ring resets: {ring['resets']}")
     print(f"  repeated training steps: {ring['repeated_steps']}")
 
 
