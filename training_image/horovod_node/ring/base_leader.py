@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
-from functools import partial
 from typing import Any, NoReturn
 
 from horovod_node import contract
@@ -189,8 +188,7 @@ class Leader(ABC):
         ceiling = self._ceiling.read(self._task)
         if ceiling is not None and time.time() >= ceiling.stop_at:
             assert self._mirror is not None
-            keep = partial(self._keep, step=training.step)
-            raise stop_at_ceiling(training=training, ceiling=ceiling, mirror=self._mirror, keep=keep)
+            raise stop_at_ceiling(training=training, ceiling=ceiling, mirror=self._mirror, keep=self._keep)
 
     def _hand_over(self, training: LocalTraining, members: Container[str]) -> None:
         """
@@ -210,7 +208,7 @@ class Leader(ABC):
         ]
         if not noticed or not self._restarts_left():
             return
-        raise hand_over(noticed[0], training=training, keep=partial(self._keep, step=training.step))
+        raise hand_over(noticed[0], training=training, keep=self._keep)
 
     def _restarts_left(self) -> bool:
         """Whether the state machine would restart the run; if not, the ring trains until it really breaks."""

@@ -74,12 +74,13 @@ def stop_at_ceiling(
     """
     cost = ceiling.explain(time.time())
     _end_ranks(training, seconds=ceiling.ranks_end_at - time.time(), keep=keep)
-    keep(state=contract.NODE_FAILED)
+    # The last checkpoint is labelled with the ranks' last step.
+    keep(state=contract.NODE_FAILED, step=training.step)
     saved = save_last_checkpoint(mirror, seconds=ceiling.upload_ends_at - time.time(), keep=keep)
     return RunError(contract.ERROR_COST_CEILING, f"{cost} {saved}")
 
 
-def hand_over(node: NodeItem, *, training: LocalTraining, keep: Callable[[], None]) -> RunError:
+def hand_over(node: NodeItem, *, training: LocalTraining, keep: Callable[..., None]) -> RunError:
     """
     Stop the leader's ranks in order, and return the error after which the state machine restarts the run.
 
@@ -119,10 +120,10 @@ def save_last_checkpoint(mirror: CheckpointMirror, *, seconds: float, keep: Call
     return f"The last checkpoint is {mirror.uri(newest)}."
 
 
-def _end_ranks(training: LocalTraining, *, seconds: float, keep: Callable[[], None]) -> None:
-    """Ask this node's ranks to stop, and kill those that still run after *seconds*."""
+def _end_ranks(training: LocalTraining, *, seconds: float, keep: Callable[..., None]) -> None:
+    """Ask the ranks of this node to stop, and kill those that still run after *seconds*."""
     training.ask_to_stop()
-    wait_until(lambda: not training.running, tick=keep, seconds=seconds)
+    wait_until(lambda: not training.running, tick=lambda: keep(step=training.step), seconds=seconds)
     training.kill()
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
-from functools import partial
 from typing import Any
 
 from horovod_node import contract
@@ -105,9 +104,9 @@ class StaticLeader(Leader):
         }
 
     def _explain(self, own: Failure | None = None) -> RunError:
-        keep = partial(self._keep, step=self._training.step)
-        explanation = Explanation(self._work, self._nodes)
-        return explanation.of_broken_ring(self._training, self._plan, own=own, keep_waiting=keep)
+        return Explanation(self._work, self._nodes).of_broken_ring(
+            self._training, self._plan, own=own, keep_waiting=lambda: self._keep(step=self._training.step)
+        )
 
     def _is_lost(self, node: NodeItem) -> bool:
         return self._nodes.quiet_seconds(node.id) > 3 * self._work.run.settings.heartbeat_seconds
