@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import statistics
 import subprocess
@@ -35,6 +36,7 @@ from horovod_local import LocalCloud
 HERE: Final = Path(__file__).resolve().parent
 SCRIPT: Final = HERE / "images.py"
 AS_A_RANK: Final = HERE / "as_a_rank.py"
+HOROVODRUN: Final = ["horovodrun", "-np", "2", "-H", "localhost:2", "--gloo", "--network-interface", "lo"]
 KINDS: Final = {"fit": "fit", "loop": "loop", "helper": "fit"}
 """Each kind, and the kind with which it is compared under `horovodrun`."""
 Measured = tuple[float, float]
@@ -53,16 +55,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         cloud = stack.enter_context(deployed(Path(folder))) if "run" in options.by else None
         result = Path(folder) / "rate.json"
-        for ours in options.by:
-            for kind in options.kinds:
-                pairs = []
-                for number in range(options.pairs + 1):
-                    ways = [ours, "horovodrun"][:: -1 if number % 2 else 1]
-                    rates = {way: measure(way, kind, options.steps, result, cloud=cloud) for way in ways}
-                    print(f"{number or 'warm-up'} {kind}: {rates[ours]} {rates['horovodrun']}", flush=True)
-                    if number:
-                        pairs.append((rates[ours], rates["horovodrun"]))
-                rows.append(row(ours, kind, pairs))
+        for ours, kind in itertools.product(options.by, options.kinds):
+            pairs = []
+            for number in range(options.pairs + 1):
+                ways = [ours, "horovodrun"][:: -1 if number % 2 else 1]
+                rates = {way: measure(way, kind, options.steps, result, cloud=cloud) for way in ways}
+                print(f"{number or 'warm-up'} {kind}: {rates[ours]} {rates['horovodrun']}", flush=True)
+                if number:
+                    pairs.append((rates[ours], rates["horovodrun"]))
+            rows.append(row(ours, kind, pairs))
     print(
         "\n| by | script | images/s of ours | under `horovodrun` | ratio | ratio of processor time |\n"
         "|---|---|---|---|---|---|"
@@ -85,25 +86,15 @@ def measure(way: str, kind: str, steps: int, result: Path, *, cloud: LocalCloud 
     result.unlink(missing_ok=True)
     if way == "run":
         assert cloud is not None
-        arguments = {"kind": kind, "steps": steps, "result": str(result)}
+        asked = {"kind": kind, "steps": steps, "result": str(result)}
         # Seldom: the local cloud answers polls with the processors on which the script trains.
-        cloud.training().fit(SCRIPT, gpus=2, hyperparameters=arguments).wait(poll_seconds=20)
+        cloud.training().fit(SCRIPT, gpus=2, hyperparameters=asked).wait(poll_seconds=20)
     else:
-        named = ["--kind", KINDS[kind] if way == "horovodrun" else kind, "--steps", str(steps), "--result", str(result)]
-        script = [str(SCRIPT), *named] if way == "horovodrun" else [str(AS_A_RANK), str(SCRIPT), *named]
+        bare = way == "horovodrun"
+        script = [str(SCRIPT)] if bare else [str(AS_A_RANK), str(result.parent), str(SCRIPT)]
+        arguments = ["--kind", KINDS[kind] if bare else kind, "--steps", str(steps), "--result", str(result)]
         subprocess.run(
-            [
-                "horovodrun",
-                "-np",
-                "2",
-                "-H",
-                "localhost:2",
-                "--gloo",
-                "--network-interface",
-                "lo",
-                sys.executable,
-                *script,
-            ],
+            [*HOROVODRUN, sys.executable, *script, *arguments],
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -136,17 +136,7 @@ class GroupStates:
           $activity.StatusCode in ['Failed', 'Cancelled'] and $exists($activity.StatusMessage)
           and $toMillis($string($activity.StartTime)) >= 1000 * $search.since
         }).StatusMessage"""
-        return (
-            self._call(
-                scope,
-                "Find out why",
-                "describeScalingActivities",
-                arns=["*"],  # Auto Scaling's Describe actions support no resource-level permissions
-                named={"AutoScalingGroupName": jsonata("$fleet.group")},
-                assign=judged(words),
-                MaxRecords=50,
-            ),
-        )
+        return (self._read_activities(scope, "Find out why", assign=judged(words)),)
 
     def replace(self, scope: Construct) -> Steps:
         """Terminate it by id. The group launches another one, because its desired capacity does not change."""
@@ -240,12 +230,9 @@ class GroupStates:
         `DescribeScalingActivities`). It is at most 100 KB, because a message has up to 255 and a cause up to 1,023
         characters.
         """
-        return self._call(
+        return self._read_activities(
             scope,
             "Look for launches",
-            "describeScalingActivities",
-            arns=["*"],  # Auto Scaling's Describe actions support no resource-level permissions
-            named={"AutoScalingGroupName": jsonata("$fleet.group")},
             assign={
                 "launching": jsonata(
                     """$count($filter($states.result.Activities, function($activity) {
@@ -254,6 +241,16 @@ class GroupStates:
                     }))"""
                 )
             },
+        )
+
+    def _read_activities(self, scope: Construct, name: str, *, assign: Mapping[str, Any]) -> sfn.TaskStateBase:
+        return self._call(
+            scope,
+            name,
+            "describeScalingActivities",
+            arns=["*"],  # Auto Scaling's Describe actions support no resource-level permissions
+            named={"AutoScalingGroupName": jsonata("$fleet.group")},
+            assign=assign,
             MaxRecords=50,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.node import training_proofs
 from support.node.plain_horovod import cpu_environment
 from support.node.rings import SCRIPTS, wait_for
 from support.node.training_proofs import KERAS_2_CASES, prove_averaging
@@ -28,19 +28,7 @@ def test_gradients_are_averaged_under_keras_2(tmp_path: Path) -> None:
 
 def train(folder: Path, *arguments: str, **more: str) -> dict[str, Any] | int:
     """Run the script to its end, and give what it printed, or its exit code."""
-    (folder / "model").mkdir(exist_ok=True, parents=True)
-    ended = subprocess.run(
-        [sys.executable, str(SCRIPTS / "resume_training.py"), *arguments],
-        env=cpu_environment(SM_MODEL_DIR=str(folder / "model"), SM_CHECKPOINT_DIR=str(folder / "checkpoints"), **more),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if ended.returncode:
-        print(ended.stderr)
-        return ended.returncode
-    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    return found
+    return training_proofs.train("resume_training.py", folder, *arguments, **more)
 
 
 @pytest.fixture(scope="module")

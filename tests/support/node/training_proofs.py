@@ -251,11 +251,13 @@ def prove_refusals(*, python: str = sys.executable, **more: str) -> None:
     assert {name: re.sub(r"^\w+Error: ", "", sentence) for name, sentence in sentences.items()} == REFUSED
 
 
-def train_several(folder: Path, *arguments: str, python: str = sys.executable, **more: str) -> dict[str, Any] | int:
-    """Train several models to their end, and give what the script printed, or its exit code."""
+def train(
+    script: str, folder: Path, *arguments: str, python: str = sys.executable, **more: str
+) -> dict[str, Any] | int:
+    """Run one of `SCRIPTS` alone to its end, and return what it printed, or its exit code."""
     (folder / "model").mkdir(exist_ok=True, parents=True)
     ended = subprocess.run(
-        [python, str(SCRIPTS / "resume_several.py"), *arguments],
+        [python, str(SCRIPTS / script), *arguments],
         env=cpu_environment(
             python, SM_MODEL_DIR=str(folder / "model"), SM_CHECKPOINT_DIR=str(folder / "checkpoints"), **more
         ),
@@ -273,12 +275,12 @@ def train_several(folder: Path, *arguments: str, python: str = sys.executable, *
 def prove_resume_of_several(folder: Path, *, python: str = sys.executable, **more: str) -> None:
     """Kill the training in its second model, start it again, and compare it with one that nobody disturbed."""
     # GIVEN
-    undisturbed = train_several(folder / "undisturbed", python=python, **more)
+    undisturbed = train("resume_several.py", folder / "undisturbed", python=python, **more)
     assert isinstance(undisturbed, dict)
     assert undisturbed["taken"] == STEPS
-    assert train_several(folder, "--die-at-step", "48", python=python, **more) == -signal.SIGKILL
+    assert train("resume_several.py", folder, "--die-at-step", "48", python=python, **more) == -signal.SIGKILL
     # WHEN it starts again, and its layers would be adapted to other words
-    found = train_several(folder, "--words", "wxyz", python=python, **more)
+    found = train("resume_several.py", folder, "--words", "wxyz", python=python, **more)
     # THEN the first model is the trained one, words included, and the GAN's optimizers go on where they were
     assert isinstance(found, dict)
     assert found["taken"] in (STEPS - 45, STEPS - 40)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 
 from horovod_node import contract
@@ -15,7 +16,7 @@ from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.ledger.ledger import Pace
 from horovod_node.node.errors import LedgerUnreachableError, PartOverError, ReleasedError
 from horovod_node.node.interruption import Interruption, InterruptionWatch
-from horovod_node.node.waiting import Interval
+from horovod_node.node.waiting import Interval, wait_for
 from horovod_node.transfer.requirements import Installation
 
 _log = logging.getLogger(__name__)
@@ -131,6 +132,26 @@ class Membership:
             _log.warning("continuing without the ledger for %.0f s: %s", silent, error)
         else:
             self._heard_at = time.monotonic()
+
+    def wait_for(self, read: Callable[[], str | None], *, state: str | None = None) -> str:
+        """
+        Poll an item of the ledger that every node of the run waits for, until it is there.
+
+        Args:
+            read: Reads it, with `None` while there is none; an outage of the ledger counts as none.
+            state: The node's state meanwhile. Default: unchanged.
+
+        Raises:
+            ReleasedError: If this attempt no longer holds the fleet.
+        """
+        poll = Interval(look_soon_seconds(self._work.run.request.gpus))
+
+        def find() -> str | None:
+            with suppress(LedgerUnreachableError):
+                return read() if poll.elapsed() else None
+            return None
+
+        return wait_for(find, tick=partial(self.keep, state=state))
 
     def idle(self) -> NoReturn:
         """

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
-from contextlib import closing, suppress
+from contextlib import closing
+from functools import partial
 from typing import NoReturn
 
-from horovod_node.attempt.membership import Membership, look_soon_seconds
+from horovod_node.attempt.membership import Membership
 from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.checkpoints.restore import Restored
 from horovod_node.elastic.member import ChannelPlace, RingMember
-from horovod_node.node.errors import LedgerUnreachableError
-from horovod_node.node.waiting import TURN_SECONDS, Interval, wait_for
+from horovod_node.node.waiting import TURN_SECONDS
 
 
 class ElasticFollower:
@@ -41,7 +41,7 @@ class ElasticFollower:
             PartOverError: If the training ended well.
             ReleasedError: If the fleet was released.
         """
-        place = self._wait_for_leader()
+        place = ChannelPlace.from_json(self._membership.wait_for(partial(self._ledger.channel, self._work.lease)))
         with closing(RingMember(self._work, place, fetched=fetched)) as member:
             while not member.over:
                 self._membership.pace = member.pace()
@@ -52,13 +52,3 @@ class ElasticFollower:
                 member.turn()
                 time.sleep(TURN_SECONDS)
         self._membership.stay_until_saving(place.leader)
-
-    def _wait_for_leader(self) -> ChannelPlace:
-        look = Interval(look_soon_seconds(self._work.run.request.gpus))
-
-        def place() -> str | None:
-            with suppress(LedgerUnreachableError):
-                return self._ledger.channel(self._work.lease) if look.elapsed() else None
-            return None
-
-        return ChannelPlace.from_json(wait_for(place, tick=self._membership.keep))

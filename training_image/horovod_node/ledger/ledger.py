@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from horovod_node import __version__, contract
 from horovod_node.ledger.cost_ceiling import CostCeiling
@@ -18,9 +17,6 @@ from horovod_node.node.errors import LedgerUnreachableError, RunError
 from horovod_node.node.identity import Node
 from horovod_node.node.interruption import Interruption
 from horovod_node.transfer.requirements import Installation
-
-_log = logging.getLogger(__name__)
-_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, kw_only=True)

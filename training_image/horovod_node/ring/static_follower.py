@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
 from horovod_node import contract
 from horovod_node.attempt.last_seen import LastSeen
-from horovod_node.attempt.membership import Membership, look_soon_seconds
+from horovod_node.attempt.membership import Membership
 from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.checkpoints.restore import Restored
 from horovod_node.local_ranks.local_training import LocalTraining
@@ -18,7 +17,7 @@ from horovod_node.local_ranks.plan import RingPlan
 from horovod_node.local_ranks.rank_assignment import ranks_of_plan
 from horovod_node.node.errors import LeaderLostError, LedgerUnreachableError, ReleasedError
 from horovod_node.node.failure import Failure, NodeFailedError
-from horovod_node.node.waiting import TURN_SECONDS, Interval, wait, wait_for, wait_until
+from horovod_node.node.waiting import TURN_SECONDS, Interval, wait, wait_until
 
 STAND_STILL_SECONDS = 5.0
 """How long stalled ranks are kept alive: the nodes of one ring notice a stall within some two seconds of each other."""
@@ -56,20 +55,12 @@ class Follower:
         """
         wait_until(fetched.done, tick=self._membership.keep)
         fetched.result()
-        plan = self._wait_for_plan()
+        plan = RingPlan.from_text(
+            self._membership.wait_for(partial(self._ledger.plan, self._work.lease), state=contract.NODE_READY)
+        )
         if plan.host(self._work.node.id) is not None:
             self._train(plan)
         self._membership.stay_until_saving(self._leader)
-
-    def _wait_for_plan(self) -> RingPlan:
-        look = Interval(look_soon_seconds(self._work.run.request.gpus))
-
-        def plan() -> str | None:
-            with suppress(LedgerUnreachableError):
-                return self._ledger.plan(self._work.lease) if look.elapsed() else None
-            return None
-
-        return RingPlan.from_text(wait_for(plan, tick=partial(self._membership.keep, state=contract.NODE_READY)))
 
     def _train(self, plan: RingPlan) -> None:
         with LocalTraining(self._work, ranks_of_plan(self._work, plan)) as training:
