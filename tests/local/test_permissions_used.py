@@ -17,10 +17,10 @@ from botocore.exceptions import ClientError
 from cdk_horovod import HorovodTraining
 from horovod_client import Run, TrainingClient
 from horovod_client.results.tensorboard import TensorBoardFiles
-from horovod_local import LocalCloud
+from horovod_local import Faults, LocalCloud
 from horovod_local.permissions.policy import DENY
 from horovod_node import contract
-from support.faults.lab import REAPER, SCHEDULE_SPEED, Lab, synthesise_lab, until
+from support.faults.lab import LAUNCH, REAPER, SCHEDULE_SPEED, Lab, synthesise_lab, until
 from support.local_cloud.deployment import SCRIPTS, Deployment, wait
 from support.waiting import SECONDS
 
@@ -112,6 +112,7 @@ def succeed(lab: Lab, folder: Path) -> None:
     client = as_role(lab, "start")
     client.estimate(gpus=2)
     data = lab.app.upload("numbers/part-0.txt", b"1 2 3")
+    lab.cloud.set_faults(Faults(launch_delay_seconds=LAUNCH))
     run = client.fit(
         SCRIPTS / "leaves_everything.py",
         gpus=2,
@@ -120,7 +121,9 @@ def succeed(lab: Lab, folder: Path) -> None:
         max_cost_usd=100,
     )
     reader = Run.from_id(run.name, client=as_role(lab, "read"))
-    # Looked at from the start: while nodes come, a status asks the group for them.
+    # While instances are pending, a status asks the group for them.
+    assert until(SECONDS, lambda: len(reader.status().nodes) == 2)
+    lab.heal()
     assert until(SECONDS, lambda: len(reader.status().nodes) == 2 and lab.steps_of(run) > 0)
     protect(lab)
     assert wait(run).state == "SUCCEEDED"
