@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aws_cdk import App, Stack
+from aws_cdk import App, Duration, Stack
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sqs as sqs
@@ -26,12 +27,14 @@ from cdk_horovod import (
     TrainingStorage,
 )
 from cdk_horovod.asl.resolved import by_layer
+from cdk_horovod.workflow.run_timeouts import LOOKS
 from horovod_node import contract
 from support import asl
 
 pytestmark = pytest.mark.synth
 
 START, CONFIRM = "Switch on", "Count hosts"
+NO_POWER = "Sqs.UnsupportedOperationException"
 LEASE_LOST = "DynamoDb.ConditionalCheckFailedException"
 ON = "$number($states.result.Item.gpus_on.N)"
 
@@ -49,8 +52,8 @@ class RackStates:
     def tag(self, scope: Construct) -> Steps:  # noqa: ARG002
         return ()
 
-    def look(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> Steps:
-        return (self._read(scope, "See which hosts are on", assign=judged(ON)),)
+    def look(self, scope: Construct, *, judged: Callable[[str, str], Mapping[str, Any]]) -> Steps:
+        return (self._read(scope, "See which hosts are on", assign=judged(ON, "false")),)
 
     def explain(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> Steps:
         return (self._read(scope, "Read why", assign=judged("[$states.result.Item.trouble.S]")),)
@@ -112,7 +115,6 @@ class RackEngine:
             group="rack",
             size=contract.FleetSize(max_gpus=16, gpu_step=8),
             types={"host": 8},
-            leader_market=contract.ON_DEMAND,
             node_role=self._host_role,
             plan=(
                 {
@@ -120,6 +122,7 @@ class RackEngine:
                     "time_limit": None,
                     "empties": False,
                     "market": contract.ON_DEMAND,
+                    "leader_market": contract.ON_DEMAND,
                     "base": 0,
                     "families": [],
                 },
@@ -134,7 +137,13 @@ class RackEngine:
             throttled="busy",
             quotas={contract.SPOT: {}, contract.ON_DEMAND: {}},
         )
-        return EngineConfig(fleets=(fleet,), states=self._states, words=words)
+        return EngineConfig(
+            fleets=(fleet,),
+            states=self._states,
+            words=words,
+            look_interval=Duration.minutes(1),
+            refusals=(NO_POWER,),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +215,24 @@ def test_every_machine_reads_what_is_assigned(template: Mapping[str, Any]) -> No
         known = asl.assigned_before(states, start=definition["StartAt"])
         for name, state in states.items():
             assert asl.variables_read({**state, "ItemProcessor": {}}) - known[name] == set(), (layer, name)
+
+
+def test_a_refusal_is_an_answer(template: Mapping[str, Any]) -> None:
+    """Where the rack refuses to switch on, its words are judged; other errors end the run."""
+    states: Mapping[str, asl.State] = by_layer(template)["run"]["States"]
+    refused, other = states[START]["Catch"]
+    # THEN
+    assert (refused["ErrorEquals"], refused["Next"]) == ([NO_POWER], "Another attempt?")
+    assert "[$states.errorOutput.Cause]" in refused["Assign"]["search"]
+    assert (other["ErrorEquals"], other["Next"]) == (["States.ALL"], "Hold the fleet")
+
+
+def test_the_rack_is_looked_at_every_minute(template: Mapping[str, Any]) -> None:
+    """Until a node has joined, the ring's heartbeat is the pause between two looks, as long as the history has room."""
+    heartbeat = asl.bare(by_layer(template)["run"]["States"]["Wait for the ring"]["HeartbeatSeconds"])
+    attempt = {"first": 900, "seconds": 1800}
+    searches = [{"attempt": attempt, "since": int(time.time()), "looks": looks} for looks in (0, LOOKS)]
+    assert asl.by_reference([{"search": search} for search in searches], heartbeat) == [60, 900]
 
 
 def test_the_racks_own_words_end_the_run(template: Mapping[str, Any]) -> None:

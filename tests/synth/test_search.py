@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from cdk_horovod.workflow.run_timeouts import STARTS
+from cdk_horovod.workflow.capacity_search import UNSEEN, looked_at
+from cdk_horovod.workflow.run_timeouts import STARTS, RunTimeouts
 from horovod_local.corrections.allocation import refusal_message
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
@@ -58,7 +60,7 @@ def attempt(market: str, words: str, *, empties: bool = False, base: int = 1, fa
         "base": base,
         "families": list(families),
         "seconds": 300,
-        "heartbeat": 299,
+        "first": 299,
         "patient": False,
     }
 
@@ -86,6 +88,7 @@ def case(
             "attempt": plan[number - 1],
             "since": SINCE,
             "starts": 1,
+            "looks": 0,
             "again": 0,
             "refusal": "",
             "log": [],
@@ -259,8 +262,31 @@ def test_nodes_that_are_there_get_their_time(
     # THEN
     assert evaluate(expression, variables) == found
     assert found["step"] == step
-    times = (found["attempt"]["seconds"], found["attempt"]["heartbeat"], found["attempt"]["patient"])
+    assert found["looks"] == 1
+    times = (found["attempt"]["seconds"], found["attempt"]["first"], found["attempt"]["patient"])
     assert times == ((1800, 900, True) if step == "wait" else (300, 299, patient))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "coming", "step"), [(4, False, "wait"), (0, True, "wait"), (0, False, "look"), (1, False, "look")]
+)
+def test_nodes_on_the_way_are_waited_for(gpus: int, coming: bool, step: str) -> None:
+    """A look before the time for the first node is over changes nothing if nodes are there or on the way."""
+    # GIVEN
+    expression = bare(looked_at("$gpus", "$coming", timeouts=RunTimeouts())["search"])
+    variables = {**case(since=int(time.time()) - 30, looks=7), "gpus": gpus, "coming": coming}
+    # WHEN
+    (found,) = by_reference([variables], expression)
+    # THEN
+    assert evaluate(expression, variables) == found
+    assert found == {**variables["search"], "looks": 8, "step": step}
+
+
+def test_a_look_without_an_answer_is_repeated_while_there_is_time() -> None:
+    """A provider that could not be asked is asked again, and judged only when the time for the first node is over."""
+    expression = bare(UNSEEN["search"])
+    early, late = by_reference([case(since=int(time.time()) - 30), case()], expression)
+    assert (early["step"], late["step"]) == ("wait", "look")
 
 
 def test_a_smaller_ring_is_enough(definition: Mapping[str, Any]) -> None:

@@ -158,9 +158,17 @@ def test_token_tasks_hand_over_their_token_and_bound_their_wait(definition: Mapp
         assert len(tokens) == 1, name
         timeout, heartbeat = state["TimeoutSeconds"], state["HeartbeatSeconds"]
         if name == "Wait for the ring":
-            assert (timeout, heartbeat) == ("{% $search.attempt.seconds %}", "{% $search.attempt.heartbeat %}")
             (fleet,) = states_of(definition)["Check the request"]["Assign"]["fleets"]
-            assert all(attempt["heartbeat"] < attempt["seconds"] for attempt in fleet["plan"])
+            now = int(time.time())
+            # The attempt has just begun, is in its middle, and is over.
+            searches = [{"attempt": fleet["plan"][0], "since": now - ago} for ago in (0, 600, 10_000)]
+            variables = [{"search": search} for search in searches]
+            timeouts = asl.by_reference(variables, asl.bare(timeout))
+            heartbeats = asl.by_reference(variables, asl.bare(heartbeat))
+            assert all(0 < beat < limit for beat, limit in zip(heartbeats, timeouts, strict=True))
+            assert timeouts[0] <= fleet["plan"][0]["seconds"]
+            assert timeouts == sorted(timeouts, reverse=True)
+            assert (timeouts[2], heartbeats[2]) == (2, 1)
             continue
         if isinstance(timeout, str):
             lowest = re.fullmatch(

@@ -48,12 +48,11 @@ class FleetConfig:
         group: Name of the group that the engine's states scale.
         size: The most GPUs of the fleet, and the step in which it grows.
         types: GPUs of its instance types, by the name of the type.
-        leader_market: Market of leaders, one of `contract.MARKETS`.
         node_role: Role of its training containers, which gets the training's grants.
         plan:
             The attempts that a run makes to get nodes, in order, at least one. `workflow.capacity_search` describes an
             attempt; here it has `time_limit` (seconds, or None for the training's `start_timeout`) instead of
-            `seconds`.
+            `seconds`, `first` and `patient`.
         rest: What the engine's states need to restore the group after a run.
         node_statements: What *node_role* needs for the engine itself, such as to end its own node.
         auto_scaling_group: Name of the Auto Scaling group in which clients see nodes boot, before they have joined.
@@ -64,7 +63,6 @@ class FleetConfig:
     group: str
     size: contract.FleetSize
     types: Mapping[str, int]
-    leader_market: str
     node_role: iam.IRole
     plan: tuple[Mapping[str, Any], ...]
     rest: Mapping[str, Any] = field(default_factory=dict)
@@ -92,8 +90,15 @@ class IFleetStates(Protocol):
         """Build the states that set the tags of nodes to be launched to those of this run; may be empty."""
         ...
 
-    def look(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> Steps:
-        """Build the states that count GPUs that run or start; *judged* makes an `Assign` from their expression."""
+    def look(self, scope: Construct, *, judged: Callable[[str, str], Mapping[str, Any]]) -> Steps:
+        """
+        Build the states that see which nodes are there.
+
+        Args:
+            scope: Scope of the states.
+            judged: Makes an `Assign` from two expressions: the GPUs that run or start, and whether nodes may still come
+                that are not among them, such as a job in its provider's queue.
+        """
         ...
 
     def explain(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> Steps:
@@ -142,6 +147,12 @@ class EngineConfig:
         fleets: The fleets, at least one; a run gets the first one that is free and fits.
         states: Builds the states that act on the fleets.
         words: How the messages of *explain* are read.
+        look_interval:
+            How often a run looks at nodes of which none has joined yet. For a provider that gives up: what it refused
+            does not come any more, so the next attempt follows at once. Default: only when the time for the first node
+            is over, because an Auto Scaling group goes on trying.
+        refusals: Errors of *start* that mean that there are no nodes now; their causes are read like the messages of
+            *explain*. Any other error ends the run.
         reads: Actions, on all resources, with which whoever watches runs sees nodes boot and what they cost.
         statements: Permissions that a run's states need in addition to those of their own calls.
     """
@@ -149,6 +160,8 @@ class EngineConfig:
     fleets: tuple[FleetConfig, ...]
     states: IFleetStates
     words: ProviderWords
+    look_interval: Duration | None = None
+    refusals: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     statements: tuple[iam.PolicyStatement, ...] = ()
 
@@ -160,7 +173,6 @@ class EngineConfig:
                 "id": fleet.id,
                 "group": fleet.group,
                 "types": list(fleet.types),
-                "leader_market": fleet.leader_market,
                 "max_gpus": fleet.size.max_gpus,
                 "gpu_step": fleet.size.gpu_step,
             }

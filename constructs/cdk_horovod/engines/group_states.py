@@ -120,7 +120,7 @@ class GroupStates:
             ),
         )
 
-    def look(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> Steps:
+    def look(self, scope: Construct, *, judged: Callable[[str, str], Mapping[str, Any]]) -> Steps:
         there = """$sum([0, $map(
           $filter($states.result.AutoScalingGroups.Instances, function($instance) {
             $not($contains($instance.LifecycleState, 'Terminat'))
@@ -129,7 +129,7 @@ class GroupStates:
             $exists($instance.WeightedCapacity) ? $number($instance.WeightedCapacity) : $fleet.rest.unit
           }
         )])"""
-        return (self._describe(scope, "See what is there", assign=judged(there)),)
+        return (self._describe(scope, "See what is there", assign=judged(there, "false")),)
 
     def explain(self, scope: Construct, *, judged: Callable[[str], Mapping[str, Any]]) -> Steps:
         words = """$filter($states.result.Activities, function($activity) {

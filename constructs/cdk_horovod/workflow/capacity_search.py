@@ -2,14 +2,15 @@
 The search for capacity: decides what follows when a ring does not form.
 
 `$search` is the state of the search: `number` (from 1) and `attempt` (the current attempt of the fleet's plan), `since`
-(its start in epoch seconds), `starts` (how often nodes were requested in the whole run), `again` (how often this
-attempt was repeated), `refusal` (the provider's message on the last failed attempt), `log` (all attempts made, for
-the receipt) and `step` (what follows: `wait`, `look`, `start`, `empty` or `fail`).
+(its start in epoch seconds), `starts` (how often nodes were requested in the whole run), `looks` (how often the run
+looked for nodes that were coming), `again` (how often this attempt was repeated), `refusal` (the provider's message on
+the last failed attempt), `log` (all attempts made, for the receipt) and `step` (what follows: `wait`, `look`, `start`,
+`empty` or `fail`).
 
-An attempt is an object with `words` (its description), `seconds` and `heartbeat` (the time for the ring and for its
-first node), `patient` (whether that time is already `start_timeout`), `empties` (whether it begins with an empty
-fleet), `market`, `base` (On-Demand base in GPUs), `families` (of its types, because quotas are by family), and what the
-engine's states read.
+An attempt is an object with `words` (its description), `seconds` and `first` (the time for the ring and for its first
+node), `patient` (whether that time is already `start_timeout`), `empties` (whether it begins with an empty fleet),
+`market`, `leader_market`, `base` (On-Demand base in GPUs), `families` (of its types, because quotas are by family), and
+what the engine's states read.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def _with_times(attempt: Mapping[str, Any], *, timeouts: RunTimeouts) -> dict[st
     seconds = attempt["time_limit"] or start
     rest = {name: value for name, value in attempt.items() if name != "time_limit"}
     # Step Functions requires a timeout longer than the heartbeat.
-    times = {"seconds": seconds, "heartbeat": min(launch, seconds - 1), "patient": attempt["time_limit"] is None}
+    times = {"seconds": seconds, "first": min(launch, seconds - 1), "patient": attempt["time_limit"] is None}
     return {**rest, **times}
 
 
@@ -86,7 +87,8 @@ def begun(plan: str) -> str:
         plan: Expression of the fleet's plan.
     """
     return (
-        f"{{'number': 1, 'attempt': {plan}[0], 'since': {NOW}, 'starts': 0, 'again': 0, 'refusal': '', 'log': [], "
+        f"{{'number': 1, 'attempt': {plan}[0], 'since': {NOW}, 'starts': 0, 'looks': 0, 'again': 0, "
+        "'refusal': '', 'log': [], "
         "'step': 'start'}"
     )
 
@@ -102,8 +104,13 @@ instances ("a gradual replacement of instances": CloudFormation's reference of `
 leader.
 """
 
-ASKED: Final = jsonata(f"$merge([$search, {{'since': {NOW}, 'starts': $search.starts + 1}}])")
-"""`$search` after nodes were requested."""
+REQUESTED: Final = "$search.step = 'wait'"
+"""Expression of whether the attempt's nodes have been requested and are on the way."""
+
+TO_START: Final = jsonata(
+    f"{REQUESTED} ? $search : $merge([$search, {{'since': {NOW}, 'starts': $search.starts + 1}}])"
+)
+"""`$search` before nodes are requested, if they have not been."""
 
 FORMED: Final = jsonata(
     f"""$merge([$search, {{'refusal': '', 'log': $append($search.log, [{{
@@ -122,21 +129,27 @@ CAPACITY_JSON: Final = jsonata(
 """The search as recorded in the run's item, see `contract.CAPACITY_JSON`."""
 
 
-def looked_at(gpus: str, *, timeouts: RunTimeouts) -> dict[str, Any]:
-    """
-    Return the `Assign` that decides what follows when an attempt's time is over.
+_OVER: Final = f"({NOW} - $search.since >= $search.attempt.first)"
+"""Expression of whether the time for the first node is over."""
 
-    If the GPUs are there, the attempt has succeeded and only the ring has not formed yet: its nodes get the time of
-    booting nodes, once.
+
+def looked_at(gpus: str, coming: str, *, timeouts: RunTimeouts) -> dict[str, Any]:
+    """
+    Return the `Assign` that decides what follows when no node has joined yet, or an attempt's time is over.
+
+    While there is time for the first node, nodes that are there or on the way are waited for. If the GPUs are there
+    after that time, the attempt has succeeded and only the ring has not formed yet: its nodes get the time of booting
+    nodes, once.
 
     Args:
         gpus: Expression of the GPUs that run or are starting.
+        coming: Expression of whether nodes are on the way that do not count as GPUs yet.
         timeouts: Timeouts of the run.
     """
     patient = json.dumps(
         {
             "seconds": int(timeouts.start_timeout.to_seconds()),
-            "heartbeat": int(timeouts.launch_timeout.to_seconds()),
+            "first": int(timeouts.launch_timeout.to_seconds()),
             "patient": True,
         }
     )
@@ -144,25 +157,28 @@ def looked_at(gpus: str, *, timeouts: RunTimeouts) -> dict[str, Any]:
         "search": jsonata(
             f"""(
   $enough := {gpus} >= $request.{contract.MIN_GPUS};
-  $waits := $enough and $not($search.attempt.patient);
-  $merge([$search, {{
-    'step': $waits ? 'wait' : $enough ? 'fail' : 'look',
-    'attempt': $waits ? $merge([$search.attempt, {patient}]) : $search.attempt
-  }}])
+  $extended := {_OVER} and $enough and $not($search.attempt.patient);
+  $waits := $extended or $not({_OVER}) and ($enough or {coming});
+  $merge([
+    $search,
+    {{'looks': $search.looks + 1, 'step': $waits ? 'wait' : $enough ? 'fail' : 'look'}},
+    $extended ? {{'since': {NOW}, 'attempt': $merge([$search.attempt, {patient}])}} : {{}}
+  ])
 )"""
         )
     }
 
 
-UNSEEN: Final = {"search": jsonata("$merge([$search, {'step': 'look'}])")}
-"""`Assign` if the fleet could not be described."""
+UNSEEN: Final = {
+    "search": jsonata(f"$merge([$search, {{'looks': $search.looks + 1, 'step': {_OVER} ? 'look' : 'wait'}}])")
+}
+"""`Assign` if the fleet could not be described: the next look may be answered."""
 
 
 def judged(messages: str, *, words: ProviderWords, asked: bool = True) -> dict[str, Any]:
     """
     Return the `Assign` that decides what follows a failed attempt, from the provider's messages.
 
-    - Nodes that are there and have time left are waited for, whatever the messages.
     - Without capacity, the next attempt follows.
     - A quota would also refuse attempts that need at least as much of the same market, so these are skipped.
     - Throttling says nothing about capacity and would affect other markets and zones, too, so the attempt is repeated.
@@ -187,7 +203,7 @@ def judged(messages: str, *, words: ProviderWords, asked: bool = True) -> dict[s
     }
     return {
         "search": jsonata(
-            f"""$search.step = 'wait' ? $search : (
+            f"""(
   $said := $join([$distinct({messages})], ' ');
   $spot_quota := $contains($said, /{words.spot_quota}/);
   $on_demand_quota := $contains($said, /{words.on_demand_quota}/);

@@ -92,16 +92,15 @@ def run_definition(
 
     # The run itself.
     hold = lease.hold_to_start(scope, ledger=ledger, seconds=timeouts.hold)
-    start = states.start(
-        scope,
-        # Costs count from the first start of nodes.
-        assign={"search": capacity_search.ASKED, "times": jsonata("$merge([{'asked_at': $now()}, $times])")},
-    )
-    ring = token_tasks.wait_for_the_ring(scope, ledger=ledger)
+    # Costs count from the first start of nodes.
+    start = states.start(scope, assign={"times": jsonata("$merge([{'asked_at': $now()}, $times])")})
+    heartbeat = token_tasks.first_heartbeat(look_interval=engine.look_interval, timeouts=timeouts)
+    ring = token_tasks.wait_for_the_ring(scope, ledger=ledger, heartbeat=heartbeat)
     train = token_tasks.train(scope, ledger=ledger, timeouts=timeouts)
     save = token_tasks.save_the_model(scope, ledger=ledger, timeouts=timeouts)
     check = closing.check_the_model(scope, bucket=bucket, training=queue)
-    look = _search_on(scope, engine=engine, timeouts=timeouts, then=hold, emptied=terminate, end=terminate)
+    another = _another_attempt(scope, then=hold, emptied=terminate, end=terminate)
+    look = _search_on(scope, engine=engine, timeouts=timeouts, wait=hold, then=another)
     again = _start_again(
         scope,
         states=states,
@@ -113,7 +112,7 @@ def run_definition(
         lost=receipt,
         none=look,
     )
-    leader = token_tasks.look_for_the_leader(scope, ledger=ledger, timeouts=timeouts)
+    leader = token_tasks.look_for_the_leader(scope, ledger=ledger, timeouts=timeouts, heartbeat=heartbeat)
     leader.add_catch(look).next(again)
 
     begin_or_end.when(
@@ -128,7 +127,19 @@ def run_definition(
         task.add_catch(again, errors=[token_tasks.HEARTBEAT_MISSED], assign=leader_lost(timeouts))
         task.add_catch(again, errors=list(LOST), assign=attempt_lost(timeouts, had_a_ring=True))
     train.add_catch(terminate, errors=[token_tasks.TIMED_OUT], assign=out_of_time())
-    in_order((hold, *start, ring, train, save, check), then=terminate, assign=CAUGHT)
+    for step in start if engine.refusals else ():
+        step.add_catch(
+            another,
+            errors=list(engine.refusals),
+            assign=capacity_search.judged("[$states.errorOutput.Cause]", words=engine.words),
+        )
+    in_order((ring, train, save, check), then=terminate, assign=CAUGHT)
+    first = in_order(start, then=ring, caught=terminate, assign=CAUGHT)
+    hold.add_catch(terminate, assign=CAUGHT).next(
+        sfn.Choice.jsonata(scope, "Requested already?", outputs=NO_OUTPUT)
+        .when(sfn.Condition.jsonata(jsonata(capacity_search.REQUESTED)), ring)
+        .otherwise(first)
+    )
 
     record = record_the_run(scope, storage=storage, ledger=ledger, timeouts=timeouts, keep_checkpoints=keep_checkpoints)
     record.add_catch(receipt, assign=CAUGHT)
@@ -151,30 +162,40 @@ def run_definition(
     )
 
 
-def _search_on(
-    scope: Construct,
-    *,
-    engine: EngineConfig,
-    timeouts: RunTimeouts,
-    then: sfn.IChainable,
-    emptied: sfn.IChainable,
-    end: sfn.IChainable,
+def _another_attempt(
+    scope: Construct, *, then: sfn.IChainable, emptied: sfn.IChainable, end: sfn.IChainable
 ) -> sfn.IChainable:
-    """Build the states that find out why there is no ring, and then wait longer, make the next attempt, or end."""
-    next_one = (
+    """Build the state that makes the next attempt of the fleet's plan, with or without an emptying, or ends the run."""
+    return (
         sfn.Choice.jsonata(scope, "Another attempt?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$search.step = 'fail'")), end, assign=capacity_search.NOT_FORMED)
         .when(sfn.Condition.jsonata(jsonata("$search.step = 'empty'")), emptied, assign={"must_be_empty": True})
         .otherwise(then)
     )
+
+
+def _search_on(
+    scope: Construct, *, engine: EngineConfig, timeouts: RunTimeouts, wait: sfn.IChainable, then: sfn.IChainable
+) -> sfn.IChainable:
+    """
+    Build the states that look at the nodes, and find out why there is no ring.
+
+    Args:
+        wait: Follows while nodes are on the way.
+        then: Follows when it is known what the provider said.
+    """
     explain = in_order(
         engine.states.explain(scope, judged=partial(capacity_search.judged, words=engine.words)),
-        then=next_one,
+        then=then,
         assign=capacity_search.judged("[]", words=engine.words, asked=False),
     )
     return in_order(
         engine.states.look(scope, judged=partial(capacity_search.looked_at, timeouts=timeouts)),
-        then=explain,
+        then=(
+            sfn.Choice.jsonata(scope, "Nodes on the way?", outputs=NO_OUTPUT)
+            .when(sfn.Condition.jsonata(jsonata(capacity_search.REQUESTED)), wait)
+            .otherwise(explain)
+        ),
         assign=capacity_search.UNSEEN,
     )
 

@@ -27,7 +27,7 @@ from cdk_horovod.asl.states import (
     now_as,
 )
 from cdk_horovod.resources.ledger import Ledger
-from cdk_horovod.workflow.capacity_search import BEGUN_AGAIN, begun
+from cdk_horovod.workflow.capacity_search import BEGUN_AGAIN, TO_START, begun
 from cdk_horovod.workflow.run_timeouts import RunTimeouts
 from horovod_node import contract
 
@@ -75,7 +75,7 @@ def reserve(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.T
             contract.ACQUIRED_AT: {"N": jsonata(f"$string({NOW})")},
             contract.EXPIRES_AT: {"N": jsonata(f"$string({NOW} + {timeouts.hold.to_seconds()})")},
             contract.ENDS_BY: {"N": jsonata(f"$string({NOW} + {longest})")},
-            contract.LEADER_MARKET: {"S": jsonata("$eligible_fleets[0].leader_market")},
+            contract.LEADER_MARKET: {"S": jsonata("$eligible_fleets[0].plan[0].leader_market")},
         },
         "ConditionExpression": f"attribute_not_exists(#execution) OR {MINE} OR #expiry < :abandoned",
         "ExpressionAttributeNames": {
@@ -126,19 +126,21 @@ def hold_to_start(scope: Construct, *, ledger: Ledger, seconds: Duration) -> sfn
     """
     Build the state that renews the lease of `$fleet` for nodes of `$attempt`; it fails like `hold`.
 
-    After the fleet was emptied, `$attempt` is a new one, in which earlier leaders and nodes do not count.
+    After the fleet was emptied, `$attempt` is a new one, in which earlier leaders and nodes do not count. An attempt of
+    the capacity plan may have another market for its leaders.
     """
     return update_lease(
         scope,
         "Hold the fleet to start",
         ledger=ledger,
-        update="SET #expiry = :expiry, #attempt = :attempt",
-        names={"#expiry": contract.EXPIRES_AT, "#attempt": contract.ATTEMPT},
+        update="SET #expiry = :expiry, #attempt = :attempt, #market = :market",
+        names={"#expiry": contract.EXPIRES_AT, "#attempt": contract.ATTEMPT, "#market": contract.LEADER_MARKET},
         values={
             ":expiry": {"N": jsonata(f"$string({NOW} + {seconds.to_seconds()})")},
             ":attempt": {"N": jsonata("$string($attempt)")},
+            ":market": {"S": jsonata("$search.attempt.leader_market")},
         },
-        assign=HELD,
+        assign={"search": TO_START, **HELD},
     )
 
 

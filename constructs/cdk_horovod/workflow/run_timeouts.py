@@ -19,13 +19,15 @@ _EVENTS_OF_A_LOOK = 9
 _EVENTS_OF_A_FLEET = 8
 """Events of one failed attempt to reserve a fleet."""
 
-STARTS = 32
+STARTS = 28
 """
 How often a run may request nodes, in all attempts of its plan and all restarts together.
 
-Each start makes up to 330 events if its nodes take ten minutes to terminate, so an execution's history has room for no
+Each start makes up to 340 events if its nodes take ten minutes to terminate, so an execution's history has room for no
 more. A test counts them.
 """
+LOOKS = 60
+"""How often a run looks for nodes that are on the way; then it looks when their time is over. A test counts them."""
 REPEATS = 1
 """How often an attempt is repeated after throttling, or when the provider could not be asked."""
 _EMPTYING = Duration.minutes(5)
