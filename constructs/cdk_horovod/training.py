@@ -244,6 +244,7 @@ class HorovodTraining(DeployedTraining):
                         contract.CONNECTION_MAX_GPUS: fleet.size.max_gpus,
                         contract.CONNECTION_GPU_STEP: fleet.size.gpu_step,
                         **({contract.CONNECTION_GROUP: fleet.auto_scaling_group} if fleet.auto_scaling_group else {}),
+                        **({} if fleet.size.elastic else {contract.CONNECTION_ELASTIC: False}),
                         contract.CONNECTION_TYPES: dict(fleet.types),
                     }
                     for fleet in self.engine.fleets

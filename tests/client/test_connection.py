@@ -82,6 +82,7 @@ def test_has_one_field_for_each_key_of_the_contract() -> None:
         contract.CONNECTION_MAX_GPUS,
         contract.CONNECTION_GPU_STEP,
         contract.CONNECTION_GROUP,
+        contract.CONNECTION_ELASTIC,
         contract.CONNECTION_TYPES,
     }
     of_the_output = {contract.CONNECTION_DESCRIPTION, contract.CONNECTION_VERSION}

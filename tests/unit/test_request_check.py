@@ -35,9 +35,12 @@ from support.synthesis import REPOSITORY
 
 FLEETS = [FleetSize(max_gpus=32, gpu_step=4), FleetSize(max_gpus=9, gpu_step=3)]
 LIMITS: dict[str, Any] = {"fleets": FLEETS, "max_runtime_seconds": 3600, "max_cost_usd": 250.5}
+TOGETHER = FleetSize(max_gpus=16, gpu_step=2, elastic=False)
 SEVERAL_LIMITS: list[dict[str, Any]] = [
     LIMITS,
     {"fleets": FLEETS[:1], "max_runtime_seconds": 86_400},
+    {"fleets": [FLEETS[0], TOGETHER], "max_runtime_seconds": 3600},
+    {"fleets": [TOGETHER], "max_runtime_seconds": 3600},
     {"fleets": [*FLEETS, FleetSize(max_gpus=1, gpu_step=1), FLEETS[0]], "max_runtime_seconds": 60, "max_cost_usd": 5},
 ]
 VALID: dict[str, Any] = {"source": "s3://bucket/source.tar.gz", "entry_point": "train.py", "gpus": 8}
@@ -222,6 +225,17 @@ def test_good_requests_pass_and_bad_ones_do_not() -> None:
     # THEN
     assert answers[: len(GOOD)] == [""] * len(GOOD)
     assert all(answers[len(GOOD) :])
+
+
+def test_a_smaller_ring_needs_a_fleet_that_can_shrink() -> None:
+    """`min_gpus` below `gpus` is refused where only fleets fit whose nodes start and end together."""
+    limits: dict[str, Any] = {"fleets": [FLEETS[0], TOGETHER], "max_runtime_seconds": 3600}
+    fits_both, fits_one = {**VALID, "gpus": 8, "min_gpus": 4}, {**VALID, "gpus": 6, "min_gpus": 2}
+    # WHEN, THEN
+    assert check_request(fits_both, **limits) == []
+    assert check_request(fits_one, **limits) == [
+        "'min_gpus' must be absent or 6, because nodes of the fleets that fit start and end together, got 2"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ class Fleet(contract.FleetSize):
         id: Name of the fleet in the ledger.
         max_gpus: Largest number of GPUs.
         gpu_step: GPUs of the smallest instance type; a run's GPUs must be a multiple of it.
+        elastic: Whether nodes can come and go while a ring trains.
         group: Name of the Auto Scaling group; empty where there is none.
         types: Instance types, each with its number of GPUs.
     """
@@ -156,6 +157,7 @@ def _read_fleet(values: dict[str, Any]) -> Fleet:
         id=str(values[contract.CONNECTION_FLEET]),
         max_gpus=int(values[contract.CONNECTION_MAX_GPUS]),
         gpu_step=int(values[contract.CONNECTION_GPU_STEP]),
+        elastic=bool(values.get(contract.CONNECTION_ELASTIC, True)),
         group=str(values.get(contract.CONNECTION_GROUP, "")),
         types={str(name): int(gpus) for name, gpus in values[contract.CONNECTION_TYPES].items()},
     )

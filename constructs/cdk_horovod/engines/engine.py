@@ -46,7 +46,7 @@ class FleetConfig:
     Args:
         id: Name of the fleet in the ledger.
         group: Name of the group that the engine's states scale.
-        size: The most GPUs of the fleet, and the step in which it grows.
+        size: The most GPUs of the fleet, the step in which it grows, and whether nodes may come and go.
         types: GPUs of its instance types, by the name of the type.
         node_role: Role of its training containers, which gets the training's grants.
         plan:
@@ -175,6 +175,7 @@ class EngineConfig:
                 "types": list(fleet.types),
                 "max_gpus": fleet.size.max_gpus,
                 "gpu_step": fleet.size.gpu_step,
+                "elastic": fleet.size.elastic,
             }
             for fleet in self.fleets
         ]

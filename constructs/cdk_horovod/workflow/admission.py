@@ -86,7 +86,8 @@ def check_the_request(
             ),
             "fleets": jsonata(
                 "[$filter($fleets, function($fleet) { $states.input.gpus <= $fleet.max_gpus "
-                "and $states.input.gpus % $fleet.gpu_step = 0 })]"
+                "and $states.input.gpus % $fleet.gpu_step = 0 "
+                f"and ($fleet.elastic or $not($states.input.{contract.MIN_GPUS} < $states.input.gpus)) }})]"
             ),
         },
         outputs=NO_OUTPUT,

@@ -161,11 +161,17 @@ def _limit_checks(
     fleets: Sequence[contract.FleetSize], max_runtime_seconds: int, max_cost_usd: float | None
 ) -> Iterator[str]:
     gpus = f"$request.{contract.GPUS}"
-    fits = " or ".join(f"({gpus} <= {fleet.max_gpus} and {gpus} % {fleet.gpu_step} = 0)" for fleet in fleets)
-    yield f"({fits}) ? [] : {_got(contract.GPUS, contract.gpus_rule(fleets), gpus)}"
+    yield f"{_fits(gpus, fleets)} ? [] : {_got(contract.GPUS, contract.gpus_rule(fleets), gpus)}"
     least = f"$request.{contract.MIN_GPUS}"
     words = json.dumps(f"'{contract.MIN_GPUS}' must be at most '{contract.GPUS}', which is ")
     yield f"$exists({least}) and {least} > {gpus} ? {words} & $shown({gpus}) & ', got ' & $shown({least}) : []"
+    inelastic = [fleet for fleet in fleets if not fleet.elastic]
+    if inelastic:
+        elastic = _fits(gpus, [fleet for fleet in fleets if fleet.elastic])
+        before, _, after = contract.inelastic_rule("\0").partition("\0")
+        begins, ends = json.dumps(f"'{contract.MIN_GPUS}' {before}"), json.dumps(f"{after}, got ")
+        alone = f"{least} < {gpus} and {_fits(gpus, inelastic)} and $not({elastic})"
+        yield f"$exists({least}) and {alone} ? {begins} & $shown({gpus}) & {ends} & $shown({least}) : []"
     limits = {contract.MAX_RUNTIME_SECONDS: max_runtime_seconds, contract.MAX_COST_USD: max_cost_usd}
     for name, limit in limits.items():
         if limit is None:
@@ -173,6 +179,11 @@ def _limit_checks(
         value, words = f"$request.{name}", json.dumps(f"'{name}' must be at most ")
         too_much = f"{words} & $shown({limit}) & ', got ' & $shown({value})"
         yield f"$exists({value}) and {value} > {limit} ? {too_much} : []"
+
+
+def _fits(gpus: str, fleets: Sequence[contract.FleetSize]) -> str:
+    tests = (f"({gpus} <= {fleet.max_gpus} and {gpus} % {fleet.gpu_step} = 0)" for fleet in fleets)
+    return f"({' or '.join(tests) or 'false'})"
 
 
 def _got(name: str, rule: str, value: str) -> str:

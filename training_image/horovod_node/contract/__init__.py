@@ -115,6 +115,7 @@ from horovod_node.contract.connection import (
     CONNECTION_MAX_GPUS as CONNECTION_MAX_GPUS,
     CONNECTION_GPU_STEP as CONNECTION_GPU_STEP,
     CONNECTION_GROUP as CONNECTION_GROUP,
+    CONNECTION_ELASTIC as CONNECTION_ELASTIC,
     CONNECTION_TYPES as CONNECTION_TYPES,
     CONNECTION_PRICED_TYPES as CONNECTION_PRICED_TYPES,
     CONNECTION_LOG_GROUP as CONNECTION_LOG_GROUP,
@@ -309,6 +310,7 @@ from horovod_node.contract.json_text import jsonata_text as jsonata_text
 from horovod_node.contract.request_check import (
     FleetSize as FleetSize,
     gpus_rule as gpus_rule,
+    inelastic_rule as inelastic_rule,
     check_request as check_request,
 )
 from horovod_node.contract.run_id import (

@@ -40,10 +40,12 @@ class FleetSize:
     Args:
         max_gpus: Most GPUs of the fleet.
         gpu_step: GPUs of the fleet's smallest instance; a run's GPUs must be a multiple of it.
+        elastic: Whether nodes can come and go while a ring trains. Default: they can.
     """
 
     max_gpus: int
     gpu_step: int
+    elastic: bool = True
 
     def fits(self, gpus: float) -> bool:
         """Whether a run of *gpus* GPUs fits this fleet."""
@@ -54,6 +56,11 @@ def gpus_rule(fleets: Sequence[FleetSize]) -> str:
     """Describe the numbers of GPUs that a run may request."""
     sizes = dict.fromkeys(f"a multiple of {fleet.gpu_step} up to {fleet.max_gpus}" for fleet in fleets)
     return "must be " + " or ".join(sizes)
+
+
+def inelastic_rule(gpus: str) -> str:
+    """Tell why a run of *gpus* GPUs must have as many from its start to its end."""
+    return f"must be absent or {gpus}, because nodes of the fleets that fit start and end together"
 
 
 def check_request(
@@ -122,6 +129,9 @@ def _problems(
     least = request.get(MIN_GPUS, gpus)
     if least > gpus:
         problems.append(f"'{MIN_GPUS}' must be at most 'gpus', which is {_shown(gpus)}, got {_shown(least)}")
+    fitting = [fleet for fleet in fleets if fleet.fits(gpus)]
+    if least < gpus and fitting and not any(fleet.elastic for fleet in fitting):
+        problems.append(f"'{MIN_GPUS}' {inelastic_rule(_shown(gpus))}, got {_shown(least)}")
     limits = {MAX_RUNTIME_SECONDS: max_runtime_seconds, MAX_COST_USD: max_cost_usd}
     for name, limit in limits.items():
         if limit is not None and request.get(name, 0) > limit:
