@@ -64,6 +64,7 @@ def list_prices(price_list: Stubber, *types: str) -> None:
             "tenancy": "Shared",
             "preInstalledSw": "NA",
             "capacitystatus": "Used",
+            "marketoption": "OnDemand",
         }
         price_list.add_response(
             "get_products",

@@ -32,12 +32,11 @@ Case = Mapping[str, Any]
 """Variables of an expression, by name without the `$`."""
 
 
-@pytest.fixture(scope="module")
-def states() -> Mapping[str, Any]:
-    """The states that look up prices and price a ring, as they are deployed."""
+def definition_for(*types: str) -> Mapping[str, Any]:
+    """The machine that looks up the prices of *types*, as it is deployed."""
     stack = Stack(App(), "Prices")
     then = sfn.Succeed.jsonata(stack, "Train")
-    first = look_up_prices(stack, on_demand_prices=GIVEN, then=then)
+    first = look_up_prices(stack, types=types, on_demand_prices=GIVEN, then=then)
     sfn.StateMachine(
         stack,
         "Machine",
@@ -45,8 +44,49 @@ def states() -> Mapping[str, Any]:
         definition_body=sfn.DefinitionBody.from_chainable(sfn.Chain.start(first)),
     )
     (definition,) = resolved_definitions(Template.from_stack(stack).to_json()).values()
-    found: Mapping[str, Any] = definition["States"]
+    found: Mapping[str, Any] = definition
     return found
+
+
+@pytest.fixture(scope="module")
+def states() -> Mapping[str, Any]:
+    """The states that look up the prices of EC2's types."""
+    found: Mapping[str, Any] = definition_for("g5.xlarge", "g5.12xlarge")["States"]
+    return found
+
+
+def test_sagemakers_types_have_prices_of_their_own() -> None:
+    """EC2 is not asked for SageMaker's types, and the Price List is asked for the price of training jobs."""
+    # WHEN
+    machine = definition_for("ml.g5.xlarge")
+    # THEN
+    assert machine["StartAt"] == "Look up On-Demand prices"
+    ask = machine["States"]["Look up On-Demand prices"]["ItemProcessor"]["States"]["Look up SageMaker's type"]
+    assert ask["Arguments"]["ServiceCode"] == "AmazonSageMaker"
+    assert {each["Field"]: each["Value"] for each in ask["Arguments"]["Filters"]} == {
+        "instanceName": "{% $states.input.type %}",
+        "regionCode": "${AWS::Region}",
+        "component": "Training",
+    }
+
+
+def test_types_of_both_are_told_apart() -> None:
+    """A fleet of EC2's types has its Spot prices looked up, and each type is looked up where it is listed."""
+    mixed = definition_for("g5.xlarge", "ml.g5.xlarge")
+    first = mixed["States"][mixed["StartAt"]]
+    whose = mixed["States"]["Look up On-Demand prices"]["ItemProcessor"]["States"]["Whose price?"]
+    # WHEN
+    fleets = [{"fleet": {"types": types}} for types in (["g5.xlarge"], ["ml.g5.xlarge"], ["ml.g5.xlarge", "g5.xlarge"])]
+    asked = by_reference(fleets, bare(first["Choices"][0]["Condition"]))
+    types = by_reference(fleets, bare(mixed["States"]["Look up Spot prices"]["Arguments"]["InstanceTypes"]))
+    sagemakers = by_reference(
+        [{"states": {"input": {"type": name}}} for name in ("g5.xlarge", "ml.g5.xlarge")],
+        bare(whose["Choices"][0]["Condition"]),
+    )
+    # THEN
+    assert asked == [True, False, True]
+    assert types == [["g5.xlarge"], [], ["g5.xlarge"]]
+    assert sagemakers == [False, True]
 
 
 @pytest.fixture(scope="module")

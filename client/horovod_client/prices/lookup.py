@@ -120,21 +120,13 @@ class PriceLookup:
         return cached is not None and 0 <= self._now() - cached.at <= MAX_AGE_SECONDS[market]
 
     def _ask_price_list(self, types: Sequence[str]) -> dict[str, dict[str, float]]:
-        fields = {
-            "regionCode": self._region,
-            "operatingSystem": "Linux",
-            "tenancy": "Shared",
-            "preInstalledSw": "NA",
-            "capacitystatus": "Used",
-        }
         told = {}
         for name in types:
+            of = contract.SAGEMAKER_PRICES if name.startswith(contract.SAGEMAKER_PREFIX) else contract.EC2_PRICES
+            wanted = {of.type_field: name, "regionCode": self._region, **of.fields}
             answer = self._clients.pricing.get_products(
-                ServiceCode="AmazonEC2",
-                Filters=[
-                    {"Type": "TERM_MATCH", "Field": field, "Value": value}
-                    for field, value in {"instanceType": name, **fields}.items()
-                ],
+                ServiceCode=of.service,
+                Filters=[{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()],
                 MaxResults=1,
             )
             usd = [price for product in answer["PriceList"] for price in _usd_of(json.loads(product))]
@@ -143,6 +135,10 @@ class PriceLookup:
         return told
 
     def _ask_spot_history(self, types: Sequence[str]) -> dict[str, dict[str, float]]:
+        # What SageMaker's Spot costs is known only from the bill, and EC2 refuses its types.
+        types = [name for name in types if not name.startswith(contract.SAGEMAKER_PREFIX)]
+        if not types:
+            return {}
         pages = self._clients.ec2.get_paginator("describe_spot_price_history").paginate(
             InstanceTypes=[*types],  # type: ignore[list-item]  # the connection names types that the stubs may not know
             ProductDescriptions=["Linux/UNIX"],

@@ -144,7 +144,8 @@ def run_definition(
     record = record_the_run(scope, storage=storage, ledger=ledger, timeouts=timeouts, keep_checkpoints=keep_checkpoints)
     record.add_catch(receipt, assign=CAUGHT)
     tag = in_order(states.tag(scope), then=terminate)
-    prices = look_up_prices(scope, on_demand_prices=on_demand_prices, then=tag)
+    types = {name for fleet in engine.fleets for name in fleet.types}
+    prices = look_up_prices(scope, types=types, on_demand_prices=on_demand_prices, then=tag)
     read = read_the_request(scope, refused=receipt).next(record)
     data = check_the_data(scope, readable=readable, refused=receipt, then=read)
     record.next(

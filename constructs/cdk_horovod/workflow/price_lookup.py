@@ -7,13 +7,14 @@ the API from anywhere (`docs/adr/0013-prices-come-with-the-request.md`). A price
 the run continues.
 
 A submitter could understate prices in order to exceed the construct's cost ceiling. Therefore a submitted price counts
-only if there is no other, and is raised to the highest Spot price of the same type.
+only if there is no other, and is raised to the highest Spot price of the same type; SageMaker's types have none.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Final
 
 from aws_cdk import Stack
 from aws_cdk import aws_stepfunctions as sfn
@@ -24,31 +25,53 @@ from horovod_node import contract
 
 
 def look_up_prices(
-    scope: Construct, *, on_demand_prices: Mapping[str, float], then: sfn.IChainable
-) -> sfn.TaskStateBase:
+    scope: Construct, *, types: Collection[str], on_demand_prices: Mapping[str, float], then: sfn.IChainable
+) -> sfn.IChainable:
     """
     Build the states that set `$prices`, see `contract.PRICES_JSON`. *Wait for the ring* records them in the run's item.
 
+    What SageMaker's Spot costs is known only from the bill. Until then the On-Demand price counts, which is not lower.
+
     Args:
         scope: Scope of the states.
+        types: Instance types of all fleets.
         on_demand_prices: The construct's prices in USD an hour, by instance type.
         then: Follows, whatever prices were found.
     """
-    on_demand = _look_up_on_demand_prices(scope, given=on_demand_prices)
+    on_demand = _look_up_on_demand_prices(scope, types=types, given=on_demand_prices)
     on_demand.add_catch(then).next(then)
-    spot = _look_up_spot_prices(scope)
+    if all(_is_sagemakers(name) for name in types):
+        return on_demand
+    mixed = any(_is_sagemakers(name) for name in types)
+    of_ec2 = f"[$filter($fleet.types, function($type) {{ $not({_IS_SAGEMAKERS}) }})]" if mixed else "[$fleet.types]"
+    spot = _look_up_spot_prices(scope, types=of_ec2)
     spot.add_catch(on_demand).next(on_demand)
-    return spot
+    if not mixed:
+        return spot
+    return (
+        sfn.Choice.jsonata(scope, "Types of EC2?", outputs=NO_OUTPUT)
+        # Without a type EC2 would list the prices of all.
+        .when(sfn.Condition.jsonata(jsonata(f"$count({of_ec2}) > 0")), spot)
+        .otherwise(on_demand)
+    )
 
 
-def _look_up_spot_prices(scope: Construct) -> sfn.TaskStateBase:
+def _is_sagemakers(name: str) -> bool:
+    return name.startswith(contract.SAGEMAKER_PREFIX)
+
+
+_IS_SAGEMAKERS: Final = f"$substring($type, 0, {len(contract.SAGEMAKER_PREFIX)}) = '{contract.SAGEMAKER_PREFIX}'"
+"""Expression of whether `$type` is one of SageMaker's."""
+
+
+def _look_up_spot_prices(scope: Construct, *, types: str) -> sfn.TaskStateBase:
     return call_aws(
         scope,
         "Look up Spot prices",
         service="ec2",
         action="describeSpotPriceHistory",
         parameters={
-            "InstanceTypes": jsonata("[$fleet.types]"),
+            "InstanceTypes": jsonata(types),
             "ProductDescriptions": ["Linux/UNIX"],
             # With the present time as start, EC2 returns the current price of each type and zone.
             "StartTime": jsonata("$now()"),
@@ -66,34 +89,17 @@ def _look_up_spot_prices(scope: Construct) -> sfn.TaskStateBase:
     )
 
 
-def _look_up_on_demand_prices(scope: Construct, *, given: Mapping[str, float]) -> sfn.Map:
-    """Build the state that asks the Price List API, if the Region has it, and adds On-Demand prices to `$prices`."""
-    known = json.dumps(dict(given))
-    region = Stack.of(scope).region
-    to_ask = f"""'{region}' in {json.dumps(contract.PRICE_LIST_REGIONS)} ? [$map(
-  $filter($fleet.types, function($type) {{ $not($exists($lookup({known}, $type))) }}),
-  function($type) {{ {{'type': $type}} }}
-)] : []"""
-    look = call_aws(
+def _look_up_the_type(scope: Construct, name: str, *, of: contract.PriceList) -> sfn.TaskStateBase:
+    """Build the state that asks the Price List API for the price of the type in its input."""
+    values = {of.type_field: jsonata("$states.input.type"), "regionCode": Stack.of(scope).region, **of.fields}
+    return call_aws(
         scope,
-        "Look up the type",
+        name,
         service="pricing",
         action="getProducts",
         parameters={
-            "ServiceCode": "AmazonEC2",
-            "Filters": [
-                {"Type": "TERM_MATCH", "Field": field, "Value": value}
-                for field, value in {
-                    "instanceType": jsonata("$states.input.type"),
-                    "regionCode": region,
-                    "operatingSystem": "Linux",
-                    "tenancy": "Shared",
-                    "preInstalledSw": "NA",
-                    "capacitystatus": "Used",
-                    # Capacity Blocks are separate products with an hourly price of 0.
-                    "marketoption": "OnDemand",
-                }.items()
-            ],
+            "ServiceCode": of.service,
+            "Filters": [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in values.items()],
             "MaxResults": 1,
         },
         resources=["*"],  # the Price List API supports no resource-level permissions
@@ -107,8 +113,27 @@ def _look_up_on_demand_prices(scope: Construct, *, given: Mapping[str, float]) -
             ),
         },
     )
+
+
+def _look_up_on_demand_prices(scope: Construct, *, types: Collection[str], given: Mapping[str, float]) -> sfn.Map:
+    """Build the state that asks the Price List API, if the Region has it, and adds On-Demand prices to `$prices`."""
+    known = json.dumps(dict(given))
+    region = Stack.of(scope).region
+    to_ask = f"""'{region}' in {json.dumps(contract.PRICE_LIST_REGIONS)} ? [$map(
+  $filter($fleet.types, function($type) {{ $not($exists($lookup({known}, $type))) }}),
+  function($type) {{ {{'type': $type}} }}
+)] : []"""
     unknown = sfn.Pass.jsonata(scope, "Go on without its price", outputs={"type": "unknown", "usd": 0})
-    look.add_catch(unknown)
+    asks = {
+        of.service: _look_up_the_type(scope, name, of=of)
+        for name, of in (
+            ("Look up the type", contract.EC2_PRICES),
+            ("Look up SageMaker's type", contract.SAGEMAKER_PRICES),
+        )
+        if any((of is contract.SAGEMAKER_PRICES) is _is_sagemakers(name) for name in types)
+    }
+    for ask in asks.values():
+        ask.add_catch(unknown)
     submitted = f"$request.{contract.ON_DEMAND_PRICES}"
     added = f"""(
   $given := {known};
@@ -135,5 +160,13 @@ def _look_up_on_demand_prices(scope: Construct, *, given: Mapping[str, float]) -
         assign={"prices": jsonata(added)},
         outputs=NO_OUTPUT,
     )
-    prices.item_processor(look)
+    first: sfn.IChainable = next(iter(asks.values()))
+    if len(asks) > 1:
+        is_sagemakers = sfn.Condition.jsonata(jsonata(f"($type := $states.input.type; {_IS_SAGEMAKERS})"))
+        first = (
+            sfn.Choice.jsonata(scope, "Whose price?")
+            .when(is_sagemakers, asks[contract.SAGEMAKER_PRICES.service])
+            .otherwise(asks[contract.EC2_PRICES.service])
+        )
+    prices.item_processor(first)
     return prices
