@@ -127,7 +127,9 @@ class HorovodTraining(DeployedTraining):
             name=self.queue,
             ledger=self.ledger,
             node_log_group=self.node_log_group,
+            storage=storage,
             lease_timeout=self.timeouts.lease_timeout,
+            save_timeout=self.timeouts.save_timeout,
         )
         self.engine = engine.bind(self, target)
         self._engine_reads = self.engine.reads
@@ -223,7 +225,7 @@ class HorovodTraining(DeployedTraining):
                         reason="A launch needs permissions for all of its resources. The statement for instances, "
                         "which every launch needs, has a condition that names the fleet's launch template.",
                     )
-        permit_workflow(self.state_machine)
+        permit_workflow(self.state_machine, wildcards=self.engine.wildcards)
         permit_own_executions(self.state_machine)
 
     def _connection_json(self) -> str:

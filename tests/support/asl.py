@@ -134,6 +134,8 @@ def by_reference(cases: Sequence[Mapping[str, Any]], expression: str, *, carried
       const [text, cases, carried] = JSON.parse(require("fs").readFileSync(0, "utf8"));
       const expression = jsonata(text);
       expression.registerFunction("parse", JSON.parse, "<s:j>");  // Step Functions' own
+      const hash = (text, by) => require("crypto").createHash(by.replace("-", "")).update(text).digest("hex");
+      expression.registerFunction("hash", hash, "<ss:s>");
       (async () => {
         const answers = [];
         for (const bindings of cases) {

@@ -1,8 +1,16 @@
-"""Engines, which provide the nodes of a run: their protocol, and the EC2 engine."""
+"""Engines, which provide the nodes of a run: their protocol, and the engines of this library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aws_cdk.aws_ec2 import IVpc, SubnetSelection
 
 from cdk_horovod.engines.ec2_fleet import Ec2FleetEngine
 from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig, IEngine, IFleetStates
 from cdk_horovod.engines.provider_words import ProviderWords
+from cdk_horovod.engines.sagemaker import SageMakerEngine, check_options
+from cdk_horovod.fleet.capacity_plan import CapacityPlan
 from cdk_horovod.fleet.gpu_fleet import GpuFleet
 
 __all__ = [
@@ -14,6 +22,7 @@ __all__ = [
     "IEngine",
     "IFleetStates",
     "ProviderWords",
+    "SageMakerEngine",
 ]
 
 
@@ -24,3 +33,52 @@ class Engine:
     def ec2(*fleets: GpuFleet) -> IEngine:
         """Run nodes as instances of one of *fleets*: the first one that is free and fits the run."""
         return Ec2FleetEngine(fleets=fleets)
+
+    @staticmethod
+    def sagemaker(
+        *,
+        instance_types: Sequence[str],
+        max_gpus: int,
+        capacity_plan: CapacityPlan | None = None,
+        max_concurrent_jobs: int = 1,
+        vpc: IVpc | None = None,
+        vpc_subnets: SubnetSelection | None = None,
+        volume_gib: int = 200,
+        encrypt_traffic: bool = False,
+    ) -> IEngine:
+        """
+        Run nodes as containers of SageMaker training jobs: nothing to own but roles, and quotas of SageMaker's own.
+
+        All nodes of a job are of one type and one market, and start and end together. A run that loses a node starts
+        again from its newest checkpoint in a new job.
+
+        Args:
+            instance_types: SageMaker's types, such as `ml.g5.12xlarge`, in the order in which they are tried. A run
+                gets only types whose GPUs divide its own.
+            max_gpus: Most GPUs of a job.
+            capacity_plan: Attempts to get a job, each made with every type in turn. Default: managed Spot, which waits
+                15 minutes for each type, then On-Demand.
+            max_concurrent_jobs: How many runs train at the same time; others wait in the queue. Default: 1.
+            vpc: Network of the jobs. Default: SageMaker's own, with a way to the internet and none from it. In a VPC
+                the jobs need a way to S3, DynamoDB, Step Functions and CloudWatch Logs, and the training's script gets
+                SageMaker's permissions for network interfaces.
+            vpc_subnets: Which subnets of *vpc*. Default: those of `IVpc.select_subnets`.
+            volume_gib: Size of each instance's volume, in GiB; types with local NVMe disks have no volume.
+            encrypt_traffic: Whether SageMaker encrypts the traffic between the containers of a job, which makes the
+                exchange of gradients slower.
+
+        Raises:
+            ValueError: If jobs could not run like this.
+        """
+        return SageMakerEngine(
+            options=check_options(
+                instance_types=instance_types,
+                max_gpus=max_gpus,
+                capacity_plan=capacity_plan,
+                vpc=vpc,
+                vpc_subnets=vpc_subnets,
+                max_concurrent_jobs=max_concurrent_jobs,
+                volume_gib=volume_gib,
+                encrypt_traffic=encrypt_traffic,
+            )
+        )

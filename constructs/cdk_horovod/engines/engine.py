@@ -15,6 +15,7 @@ from cdk_horovod.asl.steps import Steps
 from cdk_horovod.engines.provider_words import ProviderWords
 from cdk_horovod.resources.image import TrainingImage
 from cdk_horovod.resources.ledger import Ledger
+from cdk_horovod.resources.storage import ITrainingStorage
 from horovod_node import contract
 
 
@@ -28,14 +29,18 @@ class EngineTarget:
         name: Name of the training; plain text, without CDK tokens.
         ledger: Ledger in which nodes find their run.
         node_log_group: Log group of the nodes.
+        storage: The training's buckets.
         lease_timeout: How long a node runs without a valid lease.
+        save_timeout: How long a run may take to save its model.
     """
 
     image: TrainingImage
     name: str
     ledger: Ledger
     node_log_group: logs.ILogGroup
+    storage: ITrainingStorage
     lease_timeout: Duration
+    save_timeout: Duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +57,8 @@ class FleetConfig:
         plan:
             The attempts that a run makes to get nodes, in order, at least one. `workflow.capacity_search` describes an
             attempt; here it has `time_limit` (seconds, or None for the training's `start_timeout`) instead of
-            `seconds`, `first` and `patient`.
+            `seconds`, `first` and `patient`. An attempt with `node_gpus`, the GPUs of each of its nodes, is made
+            only by runs whose GPUs are a multiple of it.
         rest: What the engine's states need to restore the group after a run.
         node_statements: What *node_role* needs for the engine itself, such as to end its own node.
         auto_scaling_group: Name of the Auto Scaling group in which clients see nodes boot, before they have joined.
@@ -155,6 +161,8 @@ class EngineConfig:
             *explain*. Any other error ends the run.
         reads: Actions, on all resources, with which whoever watches runs sees nodes boot and what they cost.
         statements: Permissions that a run's states need in addition to those of their own calls.
+        wildcards: ARNs with a wildcard in the permissions of the state machines, each with the reason why it is needed;
+            cdk-nag's findings about them are accepted.
     """
 
     fleets: tuple[FleetConfig, ...]
@@ -164,6 +172,7 @@ class EngineConfig:
     refusals: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     statements: tuple[iam.PolicyStatement, ...] = ()
+    wildcards: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def fleets_in_order(self) -> list[dict[str, Any]]:

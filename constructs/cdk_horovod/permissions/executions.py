@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_iam as iam
@@ -44,12 +44,15 @@ def accept_executions(grantee: iam.IGrantable | iam.Policy, machine: sfn.IStateM
     )
 
 
-def permit_workflow(machine: sfn.StateMachine, *, reads: Sequence[sfn.StateMachine] = ()) -> None:
+def permit_workflow(
+    machine: sfn.StateMachine, *, wildcards: Mapping[str, str], reads: Sequence[sfn.StateMachine] = ()
+) -> None:
     """
     Accept cdk-nag's findings about the role of a state machine of this library.
 
     Args:
         machine: The state machine.
+        wildcards: ARNs with a wildcard in its permissions, each with the reason.
         reads: State machines whose executions it describes.
     """
     acknowledge(
@@ -58,6 +61,8 @@ def permit_workflow(machine: sfn.StateMachine, *, reads: Sequence[sfn.StateMachi
         reason="Describe actions, the Price List, PutMetricData, X-Ray and log delivery support no resource-level "
         "permissions; a condition limits launches to the fleets' launch templates.",
     )
+    for arn, why in wildcards.items():
+        acknowledge_objects(machine.role, owner=machine, arn=arn, path="", reason=why)
     for read in reads:
         accept_executions(machine.role, read)
 

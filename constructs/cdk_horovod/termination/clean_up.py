@@ -66,7 +66,7 @@ class CleanUp(Construct):
             timeout=Duration.hours(6),
             log_group=log_group,
         )
-        permit_workflow(self.state_machine)
+        permit_workflow(self.state_machine, wildcards=engine.wildcards)
         self.rule = events.Rule(
             self,
             "Rule",

@@ -83,7 +83,7 @@ class Reaper(Construct):
             log_group=log_group,
         )
         self.state_machine.add_to_role_policy(workflow.permit_reports())
-        permit_workflow(self.state_machine, reads=[training, clean_up])
+        permit_workflow(self.state_machine, wildcards=engine.wildcards, reads=[training, clean_up])
         self.rule = events.Rule(
             self,
             "Schedule",

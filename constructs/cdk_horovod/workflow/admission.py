@@ -76,6 +76,7 @@ def check_the_request(
             **UNREAD_BY_THE_RUN,
         },
     )
+    least = f"$states.input.{contract.MIN_GPUS}"
     # The Choice's own `Assign` applies if no rule matches: a valid request gets its defaults.
     valid = sfn.Choice.jsonata(
         scope,
@@ -85,9 +86,15 @@ def check_the_request(
                 defaults_expression(max_runtime_seconds=longest, max_restarts=max_restarts, max_cost_usd=max_cost_usd)
             ),
             "fleets": jsonata(
-                "[$filter($fleets, function($fleet) { $states.input.gpus <= $fleet.max_gpus "
-                "and $states.input.gpus % $fleet.gpu_step = 0 "
-                f"and ($fleet.elastic or $not($states.input.{contract.MIN_GPUS} < $states.input.gpus)) }})]"
+                f"""[$map(
+  $filter($fleets, function($fleet) {{
+    $states.input.gpus <= $fleet.max_gpus and $states.input.gpus % $fleet.gpu_step = 0
+    and ($fleet.elastic or $not($exists({least})) or {least} >= $states.input.gpus)
+  }}),
+  function($fleet) {{ $merge([$fleet, {{'plan': [$filter($fleet.plan, function($try) {{
+    $not($exists($try.node_gpus)) or $states.input.gpus % $try.node_gpus = 0
+  }})]}}]) }}
+)]"""
             ),
         },
         outputs=NO_OUTPUT,

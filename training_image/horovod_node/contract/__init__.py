@@ -137,6 +137,8 @@ from horovod_node.contract.environment import (
     ENV_PULL_BEGAN_AT as ENV_PULL_BEGAN_AT,
     ENV_PULLED_AT as ENV_PULLED_AT,
     ENV_METADATA_ENDPOINT as ENV_METADATA_ENDPOINT,
+    ENV_RUN_ID as ENV_RUN_ID,
+    ENV_ATTEMPT as ENV_ATTEMPT,
     ENV_NODE_ID as ENV_NODE_ID,
     ENV_NODE_ADDRESS as ENV_NODE_ADDRESS,
     ENV_NODE_INTERFACE as ENV_NODE_INTERFACE,
@@ -232,6 +234,7 @@ from horovod_node.contract.metrics import (
 )
 from horovod_node.contract.node import (
     ENGINE_EC2 as ENGINE_EC2,
+    ENGINE_SAGEMAKER as ENGINE_SAGEMAKER,
     ENGINE_LOCAL as ENGINE_LOCAL,
     ENGINES as ENGINES,
     ON_DEMAND as ON_DEMAND,

@@ -36,6 +36,9 @@ ENV_METADATA_ENDPOINT: Final = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
 """Address of the instance metadata service; the AWS SDKs read this variable, too. Default: EC2's link-local address."""
 
 # Engines without instance metadata set these.
+ENV_RUN_ID: Final = "CDK_HOROVOD_RUN_ID"
+ENV_ATTEMPT: Final = "CDK_HOROVOD_ATTEMPT"
+
 ENV_NODE_ID: Final = "CDK_HOROVOD_NODE_ID"
 ENV_NODE_ADDRESS: Final = "CDK_HOROVOD_NODE_ADDRESS"
 ENV_NODE_INTERFACE: Final = "CDK_HOROVOD_NODE_INTERFACE"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 ENGINE_EC2: Final = "ec2"
+ENGINE_SAGEMAKER: Final = "sagemaker"
 ENGINE_LOCAL: Final = "local"
-ENGINES: Final = (ENGINE_EC2, ENGINE_LOCAL)
+ENGINES: Final = (ENGINE_EC2, ENGINE_SAGEMAKER, ENGINE_LOCAL)
 
 ON_DEMAND: Final = "on-demand"
 SPOT: Final = "spot"

@@ -1,0 +1,403 @@
+"""The engine whose nodes are the containers of SageMaker training jobs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aws_cdk import ArnFormat, Duration, Stack
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+from cdk_horovod.acknowledgements import acknowledge, acknowledge_objects
+from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig
+from cdk_horovod.engines.image_fit import check_image_fits
+from cdk_horovod.engines.provider_words import ProviderWords
+from cdk_horovod.engines.training_job_states import MOST_RUNTIME_SECONDS, QUOTA_REACHED, TrainingJobStates
+from cdk_horovod.fleet.capacity_attempt import GpuCapacity
+from cdk_horovod.fleet.capacity_plan import MARKET_WORDS, MAX_ATTEMPTS, CapacityAttempt, CapacityPlan
+from cdk_horovod.fleet.zones import select_subnets
+from horovod_node import contract
+
+SCRATCH_PREFIX: Final = "sagemaker/"
+"""Prefix in the model bucket that a job must name as its output; it stays empty, because our node uploads the model."""
+LOG_GROUP: Final = "/aws/sagemaker/TrainingJobs"
+"""Log group, and namespace of metrics, to which SageMaker itself writes for every job."""
+LOOK_INTERVAL: Final = Duration.minutes(1)
+SPOT_TIME_LIMIT: Final = Duration.minutes(15)
+MOST_JOBS: Final = 10
+"""Most concurrent jobs of one engine: each adds a role, and its plan to the run's variables."""
+NOT_OF_SAGEMAKER: Final = frozenset({"g4dn.metal", "gr6.4xlarge", "gr6.8xlarge"})
+"""Types of fleets that SageMaker has not for training (`TrainingInstanceType` in botocore's model); a test compares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SageMakerOptions:
+    """
+    What `Engine.sagemaker` was given, checked.
+
+    Args:
+        capacity: Types, without SageMaker's prefix, and GPUs of one job.
+        attempts: The plan's attempts, each with one type, as pairs of the attempt and the type's row number.
+        vpc: Network of the jobs. Default: SageMaker's own.
+        vpc_subnets: Which of its subnets.
+        max_concurrent_jobs: Most jobs at a time.
+        volume_gib: Size of the volume of an instance without local disks.
+        encrypt_traffic: Whether SageMaker encrypts the traffic between the containers of a job.
+    """
+
+    capacity: GpuCapacity
+    attempts: tuple[tuple[CapacityAttempt, int], ...]
+    vpc: ec2.IVpc | None
+    vpc_subnets: ec2.SubnetSelection | None
+    max_concurrent_jobs: int
+    volume_gib: int
+    encrypt_traffic: bool
+
+
+class SageMakerEngine:
+    """
+    Runs nodes as the containers of SageMaker training jobs: one job for each attempt of a run.
+
+    Binding creates a role for each concurrent job and, in a VPC, a security group in which only the jobs reach each
+    other.
+
+    Args:
+        options: What the jobs are.
+    """
+
+    def __init__(self, *, options: SageMakerOptions) -> None:
+        self._options = options
+        self._bound = False
+
+    def bind(self, scope: Construct, target: EngineTarget) -> EngineConfig:
+        """
+        Create roles and security group, and build the states that start and stop jobs.
+
+        Raises:
+            ValueError: If the engine already serves another training, or the image has no code for the GPUs.
+        """
+        if self._bound:
+            raise ValueError("'engine' must serve one training; call Engine.sagemaker once for each training")
+        self._bound = True
+        options, stack = self._options, Stack.of(scope)
+        check_image_fits(scope, image=target.image, instance_types=options.capacity.instance_types)
+        image = target.image.bind(scope)
+        network = self._network(scope)
+        prefix = _prefix(scope)
+        jobs = stack.format_arn(service="sagemaker", resource="training-job", resource_name=f"{prefix}-*")
+        roles = [
+            _job_role(scope, number=number, target=target, in_vpc=bool(network))
+            for number in range(1, options.max_concurrent_jobs + 1)
+        ]
+        for role in roles:
+            image.grant_pull(role)
+        settings = {
+            "AlgorithmSpecification": {"TrainingImage": image.uri, "TrainingInputMode": "File"},
+            "OutputDataConfig": {"S3OutputPath": f"s3://{target.storage.model_bucket.bucket_name}/{SCRATCH_PREFIX}"},
+            "ResourceConfig": {"VolumeSizeInGB": options.volume_gib},
+            "EnableInterContainerTrafficEncryption": options.encrypt_traffic,
+            **({"VpcConfig": network} if network else {}),
+        }
+        environment = {
+            contract.ENV_ENGINE: contract.ENGINE_SAGEMAKER,
+            contract.ENV_LEDGER_TABLE: target.ledger.table.table_name,
+            contract.ENV_TRAINING: target.name,
+            contract.ENV_LOG_GROUP: target.node_log_group.log_group_name,
+            contract.ENV_IMAGE: image.uri,
+            contract.ENV_LEASE_SECONDS: str(int(target.lease_timeout.to_seconds())),
+        }
+        statements = _permissions(jobs=jobs, roles=roles, options=options, network=network)
+        return EngineConfig(
+            fleets=tuple(
+                FleetConfig(
+                    id=f"{contract.ENGINE_SAGEMAKER}-{number}",
+                    group=f"{prefix}-{number}",
+                    size=contract.FleetSize(
+                        max_gpus=options.capacity.max_gpus, gpu_step=options.capacity.gpu_step, elastic=False
+                    ),
+                    types={_named(row.name): row.gpus for row in options.capacity.instance_types},
+                    node_role=role,
+                    plan=tuple(self._as_states_read_it(attempt, row) for attempt, row in options.attempts),
+                    rest={"role": role.role_arn},
+                )
+                for number, role in enumerate(roles, start=1)
+            ),
+            states=TrainingJobStates(
+                settings=settings,
+                environment=environment,
+                jobs=jobs,
+                seconds_to_save=int(target.save_timeout.to_seconds()),
+            ),
+            words=self._words(),
+            look_interval=LOOK_INTERVAL,
+            refusals=(QUOTA_REACHED,),
+            statements=statements,
+            wildcards={jobs: "A job has the name of its run, which is not known at synthesis."},
+        )
+
+    def _network(self, scope: Construct) -> dict[str, Any]:
+        """Return `VpcConfig` of the jobs; empty without a VPC."""
+        vpc = self._options.vpc
+        if vpc is None:
+            return {}
+        group = ec2.SecurityGroup(
+            scope, "JobSecurityGroup", vpc=vpc, description="Containers of training jobs, which reach each other"
+        )
+        # Traffic encryption needs IPsec's UDP 500 and protocol 50 as well, which this rule includes.
+        group.add_ingress_rule(group, ec2.Port.all_traffic(), "Containers of the same job")
+        subnets = select_subnets(vpc, self._options.vpc_subnets)
+        return {"Subnets": subnets.subnet_ids, "SecurityGroupIds": [group.security_group_id]}
+
+    def _as_states_read_it(self, attempt: CapacityAttempt, row: int) -> dict[str, Any]:
+        """Return an attempt as the run's states read it, see `cdk_horovod.workflow.capacity_search`."""
+        kind = self._options.capacity.instance_types[row]
+        return {
+            "words": f"{MARKET_WORDS[attempt.market]} {_named(kind.name)}",
+            "time_limit": None if attempt.time_limit is None else int(attempt.time_limit.to_seconds()),
+            # A job cannot take over the instances of another one.
+            "empties": True,
+            "market": attempt.market,
+            # All instances of a job are of one market.
+            "leader_market": attempt.market,
+            "base": 0,
+            # SageMaker's quotas are by type.
+            "families": [_named(kind.name)],
+            "instance_type": _named(kind.name),
+            "node_gpus": kind.gpus,
+        }
+
+    def _words(self) -> ProviderWords:
+        names = [_named(row.name) for row in self._options.capacity.instance_types]
+        return ProviderWords(
+            service="SageMaker",
+            provider="SageMaker",
+            spot_quota="for spot training job usage|spot instances across all training jobs",
+            on_demand_quota="for training job usage|instances across all training jobs",
+            no_capacity="CapacityError|[Ii]nsufficient capacity|MaxWaitTimeExceeded",
+            throttled="ThrottlingException|Rate exceeded",
+            quotas={
+                contract.SPOT: {name: f"'{name} for spot training job usage'" for name in names},
+                contract.ON_DEMAND: {name: f"'{name} for training job usage'" for name in names},
+            },
+        )
+
+
+def check_options(
+    *,
+    instance_types: Sequence[str],
+    max_gpus: int,
+    capacity_plan: CapacityPlan | None,
+    vpc: ec2.IVpc | None,
+    vpc_subnets: ec2.SubnetSelection | None,
+    max_concurrent_jobs: int,
+    volume_gib: int,
+    encrypt_traffic: bool,
+) -> SageMakerOptions:
+    """
+    Check the arguments of `Engine.sagemaker`.
+
+    Raises:
+        ValueError: If jobs could not run like this; the message names the argument, the value, and what to do.
+    """
+    prefix = contract.SAGEMAKER_PREFIX
+    if not isinstance(instance_types, str):
+        plain = [name for name in instance_types if not name.startswith(prefix)]
+        if plain:
+            raise ValueError(f"'instance_types' must be SageMaker's, such as {prefix}{plain[0]}, got {plain[0]}")
+        lacking = [name for name in instance_types if name.removeprefix(prefix) in NOT_OF_SAGEMAKER]
+        if lacking:
+            raise ValueError(f"'instance_types' must be types that SageMaker trains on, got {', '.join(lacking)}")
+        instance_types = [name.removeprefix(prefix) for name in instance_types]
+    capacity = GpuCapacity.of(instance_types, max_gpus=max_gpus)
+    if vpc_subnets is not None and vpc is None:
+        raise ValueError("'vpc_subnets' must be given together with 'vpc', got it alone")
+    for name, value, least, most in (
+        ("max_concurrent_jobs", max_concurrent_jobs, 1, MOST_JOBS),
+        # SageMaker API Reference, `ResourceConfig`; 16 TiB is the largest gp2 volume.
+        ("volume_gib", volume_gib, 1, 16_384),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"'{name}' must be a whole number from {least} to {most}, got {value!r}")
+    return SageMakerOptions(
+        capacity=capacity,
+        attempts=tuple(_attempts(capacity_plan or _default_plan(), capacity=capacity)),
+        vpc=vpc,
+        vpc_subnets=vpc_subnets,
+        max_concurrent_jobs=max_concurrent_jobs,
+        volume_gib=volume_gib,
+        encrypt_traffic=encrypt_traffic,
+    )
+
+
+def _default_plan() -> CapacityPlan:
+    return CapacityPlan.attempts(
+        [
+            CapacityAttempt(market=contract.SPOT, time_limit=SPOT_TIME_LIMIT),
+            CapacityAttempt(market=contract.ON_DEMAND),
+        ]
+    )
+
+
+def _attempts(plan: CapacityPlan, *, capacity: GpuCapacity) -> list[tuple[CapacityAttempt, int]]:
+    """Return one attempt for each step of the plan and each type, because a job has one type."""
+    rows = {row.name: number for number, row in enumerate(capacity.instance_types)}
+    found = []
+    for step in plan.steps:
+        if step.zones is not None or step.zone_by_zone:
+            raise ValueError(
+                "'capacity_plan' must have attempts without zones, because SageMaker chooses the zone of a job; "
+                "give 'vpc' and 'vpc_subnets' to limit its choice"
+            )
+        names = [
+            name.removeprefix(contract.SAGEMAKER_PREFIX)
+            for name in (rows if step.instance_types is None else step.instance_types)
+        ]
+        unknown = [name for name in names if name not in rows]
+        if unknown:
+            raise ValueError(
+                f"'instance_types' of an attempt must be among the engine's, {', '.join(map(_named, rows))}, "
+                f"got {', '.join(map(_named, unknown))}"
+            )
+        found += [(step, rows[name]) for name in names]
+    if len(found) > MAX_ATTEMPTS:
+        raise ValueError(
+            f"'capacity_plan' must be at most {MAX_ATTEMPTS} attempts, each type counted, got {len(found)}"
+        )
+    smallest = {row.gpus for attempt, number in found for row in [capacity.instance_types[number]]}
+    if min(smallest) != capacity.gpu_step:
+        raise ValueError(
+            f"'capacity_plan' must have an attempt with a type of {capacity.gpu_step} GPUs, the smallest, so that it "
+            "fits every run"
+        )
+    return found
+
+
+def _named(name: str) -> str:
+    return f"{contract.SAGEMAKER_PREFIX}{name}"
+
+
+def _prefix(scope: Construct) -> str:
+    """Return what begins the names of all jobs of a training: at most 23 characters, unique in account and Region."""
+    stack = Stack.of(scope)
+    path = f"{stack.stack_name}/{scope.node.path}"
+    digest = hashlib.sha256(path.encode()).hexdigest()[:8]
+    word = "".join(letter for letter in scope.node.id.lower() if letter.isascii() and letter.isalnum())
+    return f"{word[:14] or 'training'}-{digest}"
+
+
+def _permissions(
+    *, jobs: str, roles: Sequence[iam.IRole], options: SageMakerOptions, network: dict[str, Any]
+) -> tuple[iam.PolicyStatement, ...]:
+    """
+    Return the permissions with which the workflow creates jobs: only such as the engine describes.
+
+    The condition keys are those of `CreateTrainingJob` in the Service Authorization Reference ("Actions, resources, and
+    condition keys for Amazon SageMaker"). A warm pool (`sagemaker:KeepAlivePeriod`) keeps billed instances after a job.
+    """
+    types = [_named(row.name) for row in options.capacity.instance_types]
+    lists = {"sagemaker:InstanceTypes": types}
+    if network:
+        lists |= {
+            "sagemaker:VpcSubnets": network["Subnets"],
+            "sagemaker:VpcSecurityGroupIds": network["SecurityGroupIds"],
+        }
+    conditions: dict[str, Any] = {
+        "ForAllValues:StringEquals": lists,
+        # ForAllValues is also true without any value.
+        "Null": {**dict.fromkeys(lists, "false"), "sagemaker:KeepAlivePeriod": "true"},
+        "NumericLessThanEquals": {"sagemaker:MaxRuntimeInSeconds": MOST_RUNTIME_SECONDS},
+        "BoolIfExists": {"sagemaker:EnableRemoteDebug": "false"},
+    }
+    if options.encrypt_traffic:
+        conditions["Bool"] = {"sagemaker:InterContainerTrafficEncryption": "true"}
+    return (
+        iam.PolicyStatement(actions=["sagemaker:CreateTrainingJob"], resources=[jobs], conditions=conditions),
+        # CreateTrainingJob with tags needs it, too.
+        iam.PolicyStatement(actions=["sagemaker:AddTags"], resources=[jobs]),
+        iam.PolicyStatement(
+            actions=["iam:PassRole"],
+            resources=[role.role_arn for role in roles],
+            conditions={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
+        ),
+    )
+
+
+def _job_role(scope: Construct, *, number: int, target: EngineTarget, in_vpc: bool) -> iam.Role:
+    """
+    Create the role of a job's containers, with what SageMaker itself does with it: logs, metrics, the scratch prefix,
+    and network interfaces.
+
+    Source: SageMaker Developer Guide, "How to use SageMaker AI execution roles", "CreateTrainingJob API: Execution
+    Role Permissions".
+    """
+    stack = Stack.of(scope)
+    role = iam.Role(
+        scope,
+        f"JobRole{number}",
+        description=f"Containers of training jobs of {target.name}",
+        assumed_by=iam.PrincipalWithConditions(
+            iam.ServicePrincipal("sagemaker.amazonaws.com"), {"StringEquals": {"aws:SourceAccount": stack.account}}
+        ),
+    )
+    group = stack.format_arn(
+        service="logs",
+        resource="log-group",
+        resource_name=f"{LOG_GROUP}*",
+        arn_format=ArnFormat.COLON_RESOURCE_NAME,
+    )
+    bucket = target.storage.model_bucket
+    statements = [
+        iam.PolicyStatement(
+            actions=["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
+            resources=[group],
+        ),
+        iam.PolicyStatement(
+            actions=["cloudwatch:PutMetricData"],
+            resources=["*"],
+            conditions={"StringEquals": {"cloudwatch:namespace": LOG_GROUP}},
+        ),
+        iam.PolicyStatement(actions=["s3:PutObject"], resources=[bucket.arn_for_objects(f"{SCRATCH_PREFIX}*")]),
+    ]
+    if in_vpc:
+        statements.append(
+            iam.PolicyStatement(
+                actions=[
+                    "ec2:CreateNetworkInterface",
+                    "ec2:CreateNetworkInterfacePermission",
+                    "ec2:DeleteNetworkInterface",
+                    "ec2:DeleteNetworkInterfacePermission",
+                    "ec2:DescribeDhcpOptions",
+                    "ec2:DescribeNetworkInterfaces",
+                    "ec2:DescribeSecurityGroups",
+                    "ec2:DescribeSubnets",
+                    "ec2:DescribeVpcs",
+                ],
+                resources=["*"],
+            )
+        )
+    for statement in statements:
+        role.add_to_principal_policy(statement)
+    acknowledge(
+        role,
+        rule="IAM5[Resource::*]",
+        reason="Pulling an image, PutMetricData and network interfaces support no resource-level permissions.",
+    )
+    acknowledge_objects(
+        role,
+        owner=role,
+        arn=group,
+        path="",
+        reason="SageMaker names the streams of its log group, and their subgroups.",
+    )
+    acknowledge_objects(
+        role,
+        owner=bucket,
+        arn=bucket.bucket_arn,
+        path=f"/{SCRATCH_PREFIX}*",
+        reason="SageMaker names what it writes below the output of a job.",
+    )
+    return role
