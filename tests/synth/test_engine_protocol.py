@@ -74,6 +74,9 @@ class RackStates:
     def end(self, scope: Construct) -> Steps:  # noqa: ARG002
         return ()
 
+    def bill(self, scope: Construct) -> Steps:  # noqa: ARG002
+        return ()
+
     def _send(
         self, scope: Construct, name: str, body: str, *, assign: Mapping[str, Any] | None = None
     ) -> tasks.CallAwsService:

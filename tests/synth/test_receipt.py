@@ -23,7 +23,8 @@ from cdk_horovod.workflow.receipt import UNREAD_BY_ANOTHER, UNREAD_BY_THE_RUN, w
 from cdk_horovod.workflow.receipt_math import MOST_LISTED, MOST_PAGES, PAGE, STILL_THERE_SECONDS
 from cdk_horovod.workflow.ring_price import UNKNOWN
 from horovod_client import receipt_schema, render_receipt
-from horovod_client.prices.fleet_prices import Price, price_of
+from horovod_client.prices.fleet_prices import Price, Prices, price_of
+from horovod_client.results.receipt_costs import complete_costs
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
 from support.asl import bare, by_reference
@@ -200,6 +201,29 @@ def run_receipt(states: Mapping[str, Any], *items: Mapping[str, Any], **variable
     validate_receipt(found)
     assert render_receipt(found)
     return found
+
+
+def test_what_a_provider_bills_for_jobs_decides(states: Mapping[str, Any]) -> None:
+    """Billed seconds of a provider's jobs, at the On-Demand price, count more than the times of their nodes."""
+    # GIVEN a first job of which a quarter is billed, and a second that is billed whole
+    job = {"job": "training-1-run-1", "instance_type": "g5.xlarge", "market": "spot", "nodes": 2}
+    bills = [
+        {**job, "seconds": 3600, "billed_seconds": 900},
+        {**job, "job": "training-1-run-2", "market": "on-demand", "seconds": 360, "billed_seconds": 360},
+    ]
+    prices = [{"instance_type": "g5.xlarge", "market": "on-demand", "zone": "", "usd": 2.0, "source": "construct"}]
+    # WHEN
+    receipt = run_receipt(states, LEADER, WORKER, leads("i-0a"), bills=bills, prices=prices)
+    unpriced = run_receipt(states, LEADER, WORKER, leads("i-0a"), bills=bills, prices=[])
+    # THEN
+    cost = {name: receipt["cost"][name] for name in ("usd", "spent_usd", "on_demand_usd", "saved_usd")}
+    assert cost == {"usd": 1.4, "spent_usd": 1.4, "on_demand_usd": 4.4, "saved_usd": 3.0}
+    assert receipt["jobs"] == bills
+    assert "2 x g5.xlarge (spot), 900 of 3600 s are billed" in render_receipt(receipt)
+    assert "cost" not in unpriced
+    # AND a client that knows the price completes the cost
+    known = Prices(found=(Price(instance_type="g5.xlarge", market="on-demand", zone="", usd=2.0, at=0),), remarks=())
+    assert complete_costs(unpriced, prices=known)["cost"] == {"usd": 1.4, "on_demand_usd": 4.4, "saved_usd": 3.0}
 
 
 def test_receipt_of_a_run_that_went_well(states: Mapping[str, Any]) -> None:

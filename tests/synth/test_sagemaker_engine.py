@@ -16,7 +16,7 @@ from aws_cdk import aws_ec2 as ec2
 from cdk_horovod import CapacityAttempt, CapacityPlan, Engine, HorovodTraining, TrainingImage, TrainingStorage
 from cdk_horovod.asl.resolved import by_layer
 from cdk_horovod.engines.sagemaker import NOT_OF_SAGEMAKER
-from cdk_horovod.engines.training_job_states import JOB
+from cdk_horovod.engines.training_job_states import JOB, JOBS_OF_THE_RUN
 from cdk_horovod.fleet.gpu_types import GPU_INSTANCE_TYPES
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
@@ -89,14 +89,7 @@ def case(**changes: Any) -> dict[str, Any]:
                 "seconds": 1800,
             }
         },
-        "states": {
-            "context": {
-                "Execution": {
-                    "Id": "arn:aws:states:eu-west-1:123456789012:execution:Training:digits",
-                    "StartTime": "2026-11-27T12:00:00.000Z",
-                }
-            }
-        },
+        "states": {"context": {"Execution": {}}},
         **changes,
     }
 
@@ -104,10 +97,11 @@ def case(**changes: Any) -> dict[str, Any]:
 def test_a_job_has_a_name_that_sagemaker_takes_once(run: Mapping[str, Any]) -> None:
     """Whatever a run is called, its job's name is valid, lower case, and of this attempt of this execution alone."""
     # GIVEN runs with odd names, a second attempt, and a later execution of the same name
-    later = case()
-    later["states"] = {"context": {"Execution": {**later["states"]["context"]["Execution"], "StartTime": "2027"}}}
-    cases = [case(run=name) for name in ("digits", "___", "-x-", "A" * 80, "run_" * 20, "0")]
-    cases += [case(attempt=28), later]
+    cases = [
+        case(run=name, run_id=f"Training/{name}/20261127T120000Z")
+        for name in ("digits", "___", "-x-", "A" * 80, "run_" * 20, "0")
+    ]
+    cases += [case(attempt=28), case(run_id="Training/digits/20270301T120000Z")]
     # WHEN
     names = asl.by_reference(cases, asl.bare(create(run)["Arguments"]["TrainingJobName"]))
     # THEN
@@ -249,6 +243,40 @@ def test_only_jobs_of_the_fleet_count_and_are_stopped(run: Mapping[str, Any]) ->
     assert [job["TrainingJobName"] for job in jobs] == names[:1]
     assert (stop["Arguments"]["StatusEquals"], confirm["Arguments"]["StatusEquals"]) == ("InProgress", "InProgress")
     assert run["States"]["Look for jobs that stop"]["Arguments"]["StatusEquals"] == "Stopping"
+
+
+JOB_OF_SPOT = {
+    "job": "training-0a1b2c3d-1-digits-01234567-1",
+    "instance_type": "ml.g5.12xlarge",
+    "market": "spot",
+    "nodes": 2,
+    "seconds": 3600,
+    "billed_seconds": 900,
+}
+
+
+def test_the_receipt_has_sagemakers_bill(run: Mapping[str, Any]) -> None:
+    """What SageMaker bills is read of every job of the run, and is its billable time at the On-Demand price."""
+    # GIVEN two of the run's jobs, one of another run, and SageMaker's description of the first
+    begins = asl.by_reference([case()], JOBS_OF_THE_RUN)[0]
+    names = [f"{begins}1", f"{begins}2", "training-0a1b2c3d-1-digits-ffffffff-1"]
+    listed = {"result": {"TrainingJobSummaries": [{"TrainingJobName": name} for name in names]}}
+    described = {
+        "TrainingJobName": JOB_OF_SPOT["job"],
+        "ResourceConfig": {"InstanceType": "ml.g5.12xlarge", "InstanceCount": 2},
+        "EnableManagedSpotTraining": True,
+        "TrainingTimeInSeconds": 3600,
+        "BillableTimeInSeconds": 900,
+    }
+    look, bills = run["States"]["Look for jobs of the run"], run["States"]["Read the bills"]
+    read = bills["ItemProcessor"]["States"]["Read the job's bill"]["Output"]
+    # WHEN
+    (jobs,) = asl.by_reference([case(states=listed)], asl.bare(look["Assign"]["jobs"]))
+    (bill,) = asl.by_reference([{"states": {"result": described}}], asl.bare(read))
+    # THEN
+    assert [job["TrainingJobName"] for job in jobs] == names[:2]
+    assert bill == JOB_OF_SPOT
+    assert run["States"]["Release the fleet"]["Next"] == "Look for jobs of the run"
 
 
 def statement(stacks: Stacks, stack: str, action: str) -> Mapping[str, Any]:

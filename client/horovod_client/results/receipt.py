@@ -59,7 +59,7 @@ def render_receipt(receipt: Mapping[str, Any]) -> str:
             f"the receipt has version {receipt.get('version')}, but this client supports "
             f"{contract.RECEIPT_VERSION}: install a newer cdk-horovod"
         )
-    parts = (_outcome, _facts, _nodes, _ring, _gpu_time, _capacity, _restarts, _times, _software, _remarks)
+    parts = (_outcome, _facts, _nodes, _jobs, _ring, _gpu_time, _capacity, _restarts, _times, _software, _remarks)
     return "\n".join(line for part in parts for line in part(receipt))
 
 
@@ -175,6 +175,14 @@ def _nodes(receipt: Mapping[str, Any]) -> Iterator[str]:
     if more:
         cost = "" if more.get("usd") is None else f", {usd(more['usd'])} USD"
         yield f"  and {counted(more['count'], 'more node')}{cost}"
+
+
+def _jobs(receipt: Mapping[str, Any]) -> Iterator[str]:
+    for job in receipt.get("jobs") or []:
+        yield (
+            f"  job {job['job']}: {job['nodes']} x {job['instance_type']} ({job['market']}), "
+            f"{job['billed_seconds']} of {job['seconds']} s are billed"
+        )
 
 
 def _cell(node: Mapping[str, Any], column: str) -> str:

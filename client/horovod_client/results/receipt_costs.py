@@ -8,7 +8,7 @@ the receipt with current prices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ def complete_costs(receipt: Mapping[str, Any], *, prices: Prices) -> dict[str, A
     """
     nodes = [_complete(node, prices) for node in receipt.get("nodes") or []]
     completed = {**receipt, "nodes": nodes} if nodes else dict(receipt)
-    costs = dict(receipt.get("cost") or {})
+    costs = _costs_of_jobs(receipt.get("jobs") or [], prices) | dict(receipt.get("cost") or {})
     # For unlisted nodes only their sums are known.
     counted = [*nodes, *filter(None, [receipt.get("more_nodes")])]
     for name in ("usd", "on_demand_usd"):
@@ -38,6 +38,22 @@ def complete_costs(receipt: Mapping[str, Any], *, prices: Prices) -> dict[str, A
     if "saved_usd" not in costs and {"usd", "on_demand_usd"} <= set(costs):
         costs["saved_usd"] = round(costs["on_demand_usd"] - costs["usd"], 4)
     return {**completed, "cost": costs} if costs else completed
+
+
+def _costs_of_jobs(jobs: Sequence[Mapping[str, Any]], prices: Prices) -> dict[str, float]:
+    """Return what a provider bills for *jobs*, nothing if the price of one of them is unknown."""
+    listed = [prices.on_demand(job["instance_type"]) for job in jobs]
+    if not jobs or None in listed:
+        return {}
+    return {
+        name: round(
+            sum(
+                job["nodes"] * job[seconds] / HOUR * price.usd for job, price in zip(jobs, listed, strict=True) if price
+            ),
+            4,
+        )
+        for name, seconds in (("usd", "billed_seconds"), ("on_demand_usd", "seconds"))
+    }
 
 
 def _complete(node: Mapping[str, Any], prices: Prices) -> dict[str, Any]:

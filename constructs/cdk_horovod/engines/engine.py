@@ -143,6 +143,15 @@ class IFleetStates(Protocol):
         """Build the states that terminate the nodes in `$staying`; empty if *terminate* ends every node."""
         ...
 
+    def bill(self, scope: Construct) -> Steps:
+        """
+        Build the states that set `$bills` when nothing runs any more; empty if the ledger tells all that was billed.
+
+        `$bills` is a list of objects with `job`, `instance_type`, `market`, `nodes` (their number), `seconds` and
+        `billed_seconds` (of each node). Where it is not empty, it decides about the costs in the receipt.
+        """
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:

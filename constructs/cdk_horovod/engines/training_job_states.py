@@ -23,18 +23,20 @@ MOST_RUNTIME_SECONDS: Final = 432_000
 LEAST_RUNTIME_SECONDS: Final = 60
 """A job that has used up its money gets this long to say so."""
 
-JOB: Final = """(
+JOBS_OF_THE_RUN: Final = """(
   $slug := $substring($replace($lowercase($run), /[^a-z0-9]+/, '-'), 0, 16);
-  $id := $substring($hash($states.context.Execution.Id & $states.context.Execution.StartTime, 'SHA-256'), 0, 8);
-  $fleet.group & '-' & $slug & '-' & $id & '-' & $attempt
+  $fleet.group & '-' & $slug & '-' & $substring($hash($run_id, 'SHA-256'), 0, 8) & '-'
 )"""
 """
-Expression of a job's name, unique to the run and the attempt.
+Expression of what begins the names of a run's jobs; the attempt's number follows.
 
 A name is of up to 63 letters, digits and hyphens, and is never free again (SageMaker API Reference,
 `CreateTrainingJob`: "The name must be unique within an Amazon Web Services Region in an Amazon Web Services account").
 Lower case, because the names in job ARNs are, which permissions compare.
 """
+
+JOB: Final = f"({JOBS_OF_THE_RUN} & $attempt)"
+"""Expression of the name of the attempt's job."""
 
 _MINE: Final = """$filter($states.result.TrainingJobSummaries, function($job) {
   $substring($job.TrainingJobName, 0, $length($fleet.group) + 1) = $fleet.group & '-'
@@ -107,7 +109,7 @@ class TrainingJobStates:
                 "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:sagemaker:createTrainingJob",
                 "Arguments": {
                     **self._settings,
-                    "TrainingJobName": jsonata(JOB.replace("$fleet.group", f"({_bare(FENCED_GROUP)})", 1)),
+                    "TrainingJobName": jsonata(JOB.replace("$fleet.group", f"({_bare(FENCED_GROUP)})")),
                     "RoleArn": jsonata("$fleet.rest.role"),
                     "ResourceConfig": {
                         "InstanceType": jsonata("$search.attempt.instance_type"),
@@ -239,6 +241,54 @@ class TrainingJobStates:
     def end(self, scope: Construct) -> Steps:  # noqa: ARG002  # a stopped job always ends
         return ()
 
+    def bill(self, scope: Construct) -> Steps:
+        """
+        Read what SageMaker bills for each job of the run.
+
+        SageMaker bills every instance from `TrainingStartTime` to `TrainingEndTime`; with managed Spot fewer seconds at
+        the same price, `BillableTimeInSeconds` (SageMaker API Reference, `DescribeTrainingJob`).
+        """
+        describe = call_aws(
+            scope,
+            "Read the job's bill",
+            service="sagemaker",
+            action="describeTrainingJob",
+            parameters={"TrainingJobName": jsonata("$states.input.TrainingJobName")},
+            resources=[self._jobs],
+            outputs=jsonata(
+                f"""{{
+  'job': $states.result.TrainingJobName,
+  'instance_type': $states.result.ResourceConfig.InstanceType,
+  'market': $states.result.EnableManagedSpotTraining = true ? '{contract.SPOT}' : '{contract.ON_DEMAND}',
+  'nodes': $states.result.ResourceConfig.InstanceCount,
+  'seconds': $exists($states.result.TrainingTimeInSeconds) ? $states.result.TrainingTimeInSeconds : 0,
+  'billed_seconds': $exists($states.result.BillableTimeInSeconds) ? $states.result.BillableTimeInSeconds : 0
+}}"""
+            ),
+        )
+        each = sfn.Map.jsonata(
+            scope,
+            "Read the bills",
+            items=sfn.ProvideItems.jsonata(jsonata("$jobs")),
+            max_concurrency=4,
+            assign={"bills": jsonata("[$states.result]")},
+            outputs=NO_OUTPUT,
+        )
+        each.item_processor(describe)
+        of_the_run = f"""($name := {JOBS_OF_THE_RUN}; [$filter($states.result.TrainingJobSummaries, function($job) {{
+  $substring($job.TrainingJobName, 0, $length($name)) = $name
+}})])"""
+        return (
+            self._list(
+                scope,
+                "Look for jobs of the run",
+                group=jsonata(JOBS_OF_THE_RUN),
+                status=None,
+                assign={"jobs": jsonata(of_the_run)},
+            ),
+            each,
+        )
+
     def _describe(self, scope: Construct, name: str, *, assign: Mapping[str, Any]) -> sfn.TaskStateBase:
         return call_aws(
             scope,
@@ -251,9 +301,9 @@ class TrainingJobStates:
         )
 
     def _list(
-        self, scope: Construct, name: str, *, group: str, status: str, assign: Mapping[str, Any]
+        self, scope: Construct, name: str, *, group: str, status: str | None, assign: Mapping[str, Any]
     ) -> sfn.TaskStateBase:
-        """Build a state that lists the newest jobs of a status; a fleet has one at a time, so a page is enough."""
+        """Build a state that lists the newest jobs; a fleet has one at a time, and a run a few, so a page is enough."""
         return call_aws(
             scope,
             name,
@@ -261,7 +311,7 @@ class TrainingJobStates:
             action="listTrainingJobs",
             parameters={
                 "NameContains": group,
-                "StatusEquals": status,
+                **({} if status is None else {"StatusEquals": status}),
                 "SortBy": "CreationTime",
                 "SortOrder": "Descending",
                 "MaxResults": 100,

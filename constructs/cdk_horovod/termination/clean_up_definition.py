@@ -19,6 +19,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.asl.states import CONDITION_FAILED, call_aws, entered_as, jsonata, run_id
+from cdk_horovod.asl.steps import in_order
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.termination import foreign_lease
@@ -63,7 +64,8 @@ def clean_up_definition(
         execution="$event.executionArn",
     )
     release = lease.release(scope, ledger=ledger, assign={"times": entered_as("terminated_at")})
-    release.add_catch(receipt).next(receipt)
+    bill = in_order(engine.states.bill(scope), then=receipt)
+    release.add_catch(bill).next(bill)
     emptying = Emptying(
         scope,
         states=engine.states,

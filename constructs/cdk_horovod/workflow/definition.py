@@ -15,7 +15,7 @@ Variables:
 - `$prices` (of the fleet's types), `$price` (of the ring, if there is a ceiling)
 - `$lost_attempts` (earlier attempts), `$spent` (their seconds of training), `$restart` (whether another attempt
   follows), `$lost_leader` (the node that led and fell silent; '' for none)
-- `$tally`, `$receipt_written` (see `workflow.receipt`), `$held` (see `workflow.lease`), `$emptying` (see
+- `$tally`, `$bills`, `$receipt_written` (see `workflow.receipt`), `$held` (see `workflow.lease`), `$emptying` (see
   `workflow.emptying`)
 - `$running`, `$staying` (set by the engine's states)
 """
@@ -73,7 +73,8 @@ def run_definition(
     close.add_catch(end).next(end)
     receipt = write_the_receipt(scope, bucket=bucket, training=queue, ledger=ledger, then=close)
     release = lease.release(scope, ledger=ledger, assign={"times": entered_as("terminated_at")})
-    release.add_catch(receipt).next(receipt)
+    bill = in_order(states.bill(scope), then=receipt)
+    release.add_catch(bill).next(bill)
 
     # The fleet is emptied at the end, and before nodes start that must not find nodes of earlier runs or attempts.
     restore = in_order(states.restore(scope), then=release)

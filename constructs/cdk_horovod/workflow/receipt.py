@@ -6,7 +6,8 @@ receipt to S3. What cannot be read is left out, and `partial` in the receipt say
 still run.
 
 The states read the same variables in both state machines (see `workflow.definition`), and `$tally`, the sums so far
-(see `workflow.receipt_math`), and `$receipt_written`, whether the receipt is in S3.
+(see `workflow.receipt_math`), `$bills`, what the provider itself bills (see `IFleetStates.bill`), and
+`$receipt_written`, whether the receipt is in S3.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from horovod_node import contract
 
 UNREAD_BY_THE_RUN: Final = {
     "tally": unread(contract.PROGRESS_SORT_KEY, contract.NODE_PREFIX),
+    "bills": [],
     "receipt_written": False,
 }
 """Initial variables in a run, which knows its leader."""
 UNREAD_BY_ANOTHER: Final = {
     "tally": unread(contract.PROGRESS_SORT_KEY, contract.LEADER_PREFIX, contract.NODE_PREFIX),
+    "bills": [],
     "receipt_written": False,
 }
 """Initial variables in the clean-up, which must read the leader from the ledger."""
@@ -130,6 +133,7 @@ def _receipt(bucket: s3.IBucket, *, writer: str, execution: str) -> str:
     $work.ranks > 0 ? {{'ranks': $work.ranks, 'steps': $work.steps}} : {{}},
     $there ? {{'nodes': $nodes, 'gpu_seconds': $gpu_seconds}} : {{}},
     $there and $exists($more_nodes) ? {{'more_nodes': $more_nodes}} : {{}},
+    $count($bills) > 0 ? {{'jobs': [$bills]}} : {{}},
     $exists($spent) ? {{'cost': $merge([$bill, {{'usd': $spent, 'spent_usd': $spent}}, {_PRICE} > 0 ? {{
       'ceiling_usd': $price.{contract.CEILING_USD}, 'usd_per_hour': {_PRICE}
     }} : {{}}])}} : {{}},

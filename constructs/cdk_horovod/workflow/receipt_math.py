@@ -295,14 +295,30 @@ _MONEY: Final = f"""
     'saved_usd': $compared ? $round($sums.on_demand_usd - $sums.usd, 4),
     'usd_per_hour': $priced ? $round($sum([0, $filter($spans, function($span) {{ $span.present }}).r]), 4)
   }};
-  $types := $distinct($nodes.instance_type);
+  $jobs_priced := $count($bills) > 0
+    and $count($filter($bills, function($job) {{ $exists($listed($job.instance_type)) }})) = $count($bills);
+  $of_jobs := function($seconds) {{
+    $round($sum($map($bills, function($job) {{
+      $seconds($job) * $job.nodes * $listed($job.instance_type) / 3600
+    }})), 4)
+  }};
+  $bill := $jobs_priced ? (
+    $usd := $of_jobs(function($job) {{ $job.billed_seconds }});
+    $whole := $of_jobs(function($job) {{ $job.seconds }});
+    $merge([$bill, {{'usd': $usd, 'on_demand_usd': $whole, 'saved_usd': $round($whole - $usd, 4)}}])
+  ) : $bill;
+  $types := $distinct($append($nodes.instance_type, $bills.instance_type));
   $listings := [$map($filter($prices, function($price) {{
     $price.market = '{contract.ON_DEMAND}' and $price.instance_type in $types
   }}), function($price) {{
     {{'instance_type': $price.instance_type, 'usd_per_hour': $price.usd, 'source': $price.source}}
   }})];
 """
-"""Defines `$gpu_seconds`, `$there`, `$bill` and `$listings`."""
+"""
+Defines `$gpu_seconds`, `$there`, `$bill` and `$listings`.
+
+What a provider bills for whole jobs (`$bills`) counts more than the times of their nodes.
+"""
 
 ACCOUNTS: Final = f"{PRICE_OF}{_SETTLE}{_MOMENTS}{_SPANS}{_SECONDS}{_MONEY}"
 """
