@@ -17,6 +17,7 @@ from cdk_horovod.engines.provider_words import AUTO_SCALING_WORDS
 from horovod_client import Fleet
 from horovod_client.doctor.check import FAIL, OK, WARN, Check
 from horovod_client.doctor.examination import Doctor
+from horovod_client.doctor.job_quotas import QUOTA_NAMES, check_job_quotas
 from horovod_client.doctor.quotas import QUOTA_CODES, check_quotas
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
@@ -210,3 +211,36 @@ def test_tells_that_there_is_no_such_stack(services: Services) -> None:
     # THEN
     assert (last.name, last.state) == ("stack", FAIL)
     assert last.says == "there is no stack 'Trainign' in eu-west-1: check its name and AWS_REGION"
+
+
+def job_quota_checks(services: Services, values: Mapping[str, float]) -> dict[str, Check]:
+    """Check a fleet of SageMaker's types against an account whose own values differ from AWS's defaults of 0."""
+    fleet = Fleet(id="sagemaker-1", max_gpus=16, gpu_step=4, elastic=False, types={"ml.g5.12xlarge": 4})
+    stubber = services.stub("service-quotas")
+    defaults = [name.format("ml.g5.12xlarge") for name in QUOTA_NAMES.values()]
+    for operation, quotas in (
+        ("list_aws_default_service_quotas", dict.fromkeys(defaults, 0.0)),
+        ("list_service_quotas", values),
+    ):
+        listed = [{"QuotaName": name, "Value": value} for name, value in quotas.items()]
+        stubber.add_response(operation, {"Quotas": listed}, {"ServiceCode": "sagemaker"})
+    return named([*check_job_quotas([fleet, FLEET], quotas=services.make("service-quotas"))])
+
+
+def test_sagemakers_quotas_count_instances(services: Services) -> None:
+    """A quota of SageMaker is compared with the instances of the largest job; fleets of EC2 do not count."""
+    # WHEN
+    found = job_quota_checks(services, {"ml.g5.12xlarge for training job usage": 4})
+    # THEN
+    assert found["On-Demand ml.g5.12xlarge"].state == OK
+    spot = found["Spot ml.g5.12xlarge"]
+    assert (spot.state, spot.says) == (
+        WARN,
+        "0 instances ('ml.g5.12xlarge for spot training job usage'), but the largest runs need 4",
+    )
+    assert "job quotas" not in found
+
+
+def test_an_account_without_any_quota_of_sagemaker_fails(services: Services) -> None:
+    """Where every quota is 0, as in a new account, no run could get a job."""
+    assert job_quota_checks(services, {})["job quotas"].state == FAIL

@@ -1,4 +1,4 @@
-"""Checks whether the account's quotas allow the fleets' largest sizes."""
+"""Checks whether the account's quotas of EC2 allow the fleets' largest sizes."""
 
 from __future__ import annotations
 
@@ -49,13 +49,14 @@ def check_quotas(fleets: Iterable[Fleet], *, ec2: EC2Client, quotas: ServiceQuot
     Compare the account's quotas with the fleets' largest sizes, by family and market.
 
     Args:
-        fleets: The training's fleets.
+        fleets: The training's fleets; SageMaker's types have quotas of their own (`doctor.job_quotas`).
         ec2: Client for the vCPUs of types.
         quotas: Client for quotas.
     """
     fleets = tuple(fleets)
+    types = {name for fleet in fleets for name in fleet.types if not name.startswith(contract.SAGEMAKER_PREFIX)}
     try:
-        vcpus = _vcpus(sorted({name for fleet in fleets for name in fleet.types}), ec2=ec2)
+        vcpus = _vcpus(sorted(types), ec2=ec2)
     except AwsError as error:
         yield unchecked("quotas", why_refused(error, action="ec2:DescribeInstanceTypes"))
         return
