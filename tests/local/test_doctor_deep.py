@@ -78,5 +78,5 @@ def test_a_fault_in_the_deployed_machine_is_told(app: Deployment) -> None:
         api.update_state_machine(stateMachineArn=arn, definition=deployed)
     # THEN
     state, summary = failures
-    assert "$states.result.ContentLenght, but HeadObject gives no 'ContentLenght'" in state.says
+    assert "$states.result.ContentLenght, but HeadObject returns no 'ContentLenght'" in state.says
     assert summary.says.startswith("1 of ")

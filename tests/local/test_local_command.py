@@ -121,8 +121,8 @@ def test_up_says_that_nodes_have_no_opt_ml(shell: Shell) -> None:
     # GIVEN
     filtered = [sys.executable, without_namespaces.__file__]
     sentence = (
-        "cdk-horovod: this machine gives nodes no /opt/ml of their own (unshare: Operation not permitted): scripts "
-        "find their folders by SM_MODEL_DIR, SM_CHECKPOINT_DIR and the like alone"
+        "cdk-horovod: nodes have no private /opt/ml on this machine (unshare: Operation not permitted): scripts must "
+        "find their folders by SM_MODEL_DIR, SM_CHECKPOINT_DIR and the like"
     )
     scripts = {"knows_paths.py": "open('/opt/ml/model/horovod', 'w')", "asks.py": "horovod, 'SM_MODEL_DIR'"}
     for name, text in scripts.items():
@@ -159,8 +159,8 @@ def test_data_of_this_machine_is_uploaded_once(shell: Shell) -> None:
     address = first[0].rpartition(" ")[2]
     assert first[0].startswith("data.train: uploading ")
     assert first[1:3] == ["data.train: uploaded", "run first started"]
-    assert second[0].startswith("data.train: the same ")
-    assert second[0].endswith(f" are at {address} already")
+    assert second[0].startswith("data.train: unchanged, ")
+    assert second[0].endswith(f" at {address}")
     code, printed = shell.run("local", "train", __file__, *arguments, "--dry-run")
     assert (code, f'\\"data\\":{{\\"train\\":\\"{address}\\"}}' in printed) == (0, True)
 

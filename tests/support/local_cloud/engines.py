@@ -1,0 +1,192 @@
+"""The engines under test: each with a deployment of its own, and how its provider takes nodes away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aws_cdk import App, Duration, Stack
+
+from cdk_horovod import (
+    CapacityAttempt,
+    CapacityPlan,
+    Engine,
+    GpuFleet,
+    HorovodTraining,
+    IEngine,
+    RunTimeouts,
+    TrainingImage,
+    TrainingNetwork,
+    TrainingStorage,
+)
+from horovod_client import Run
+from horovod_local import LocalCloud
+from horovod_node import contract
+from horovod_node.ledger.ledger import Lease, Ledger, NodeItem
+from support.local_cloud.deployment import Deployment
+from support.waiting import eventually
+
+GPUS = 2
+"""Of every run and every fleet, each on a node of its own."""
+HEARTBEAT, LEASE = 15, 30
+REAPER_MINUTES, SCHEDULE_SPEED = 1, 15
+RULES = {"clean-up": "CleanUpRule", "reaper": "ReaperSchedule"}
+"""Layer to a part of its EventBridge rule's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineUnderTest:
+    """
+    An engine of the conformance suite.
+
+    Args:
+        name: Its name.
+        build: Adds what the engine needs to a stack, and returns it.
+        price: Type and On-Demand price in USD an hour that the training is given.
+        lose: Ends the machine or container of a node without a word.
+        left: Lists what its provider still has or bills.
+    """
+
+    name: str
+    build: Callable[[Stack], IEngine]
+    price: tuple[str, float]
+    lose: Callable[[LocalCloud, str], None]
+    left: Callable[[Deployment], list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineDeployment(Deployment):
+    """A training on one engine."""
+
+    engine: EngineUnderTest
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, read as nodes read it."""
+        return Ledger(self.cloud.client("dynamodb"), table=self.training.connection.ledger_table)
+
+    def nodes(self, run: Run, *, attempt: int = 1) -> dict[str, NodeItem]:
+        """List the nodes that ever joined *attempt*, by name."""
+        return {item.id: item for item in self.ledger.nodes(self._lease_of(run, attempt))}
+
+    def training_nodes(self, run: Run, *, attempt: int = 1, step: int = 1) -> tuple[str, list[str]]:
+        """Wait until all nodes of *attempt* have done *step*; name the leader and the others."""
+
+        def there(items: dict[str, NodeItem]) -> bool:
+            at_step = [item for item in items.values() if item.state == contract.NODE_TRAINING and item.step >= step]
+            return len(at_step) == GPUS or run.status().state != "RUNNING"
+
+        items = eventually(lambda: self.nodes(run, attempt=attempt), there)
+        assert there(items), items
+        assert run.status().state == "RUNNING", run.status()
+        leader = self.ledger.leader(self._lease_of(run, attempt))
+        assert leader is not None
+        return leader, sorted(name for name in items if name != leader)
+
+    def _lease_of(self, run: Run, attempt: int) -> Lease:
+        return Lease(
+            fleet=self.fleet_of(run),
+            run=run.name,
+            run_id=run.run_id,
+            attempt=attempt,
+            leader_market="",
+            expires_at=0,
+            ends_by=0,
+        )
+
+    def switch(self, layer: str, *, on: bool) -> None:
+        """Enable or disable the EventBridge rule of a layer."""
+        events = self.cloud.client("events")
+        for rule in events.list_rules()["Rules"]:
+            if RULES[layer] in rule["Name"]:
+                (events.enable_rule if on else events.disable_rule)(Name=rule["Name"])
+
+    def assert_nothing_is_left(self) -> None:
+        """See that the provider has nothing, that no process is left, and that nobody holds the fleet."""
+        assert eventually(lambda: self.engine.left(self), lambda left: not left) == []
+        assert eventually(self.lease, lambda lease: lease is None) is None
+        assert self.instances_left() == []
+
+
+def synthesise_engine(out: Path, engine: EngineUnderTest, **options: Any) -> None:
+    """Write the cloud assembly of a training on *engine*."""
+    app = App(outdir=str(out))
+    stack = Stack(app, "Training")
+    kind, usd = engine.price
+    HorovodTraining(
+        stack,
+        "Training",
+        storage=TrainingStorage(stack, "Storage"),
+        image=TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1"),
+        engine=engine.build(stack),
+        on_demand_prices={kind: usd},
+        timeouts=RunTimeouts(
+            queue_timeout=Duration.minutes(10),
+            launch_timeout=Duration.seconds(100),
+            start_timeout=Duration.seconds(240),
+            save_timeout=Duration.seconds(120),
+            heartbeat=Duration.seconds(HEARTBEAT),
+            first_step_timeout=Duration.seconds(120),
+            stall_timeout=Duration.seconds(60),
+            lease_timeout=Duration.seconds(LEASE),
+            poll_interval=Duration.seconds(1),
+        ),
+        reaper_interval=Duration.minutes(REAPER_MINUTES),
+        **options,
+    )
+    app.synth()
+
+
+@contextmanager
+def deployed_engine(folder: Path, engine: EngineUnderTest, **options: Any) -> Iterator[EngineDeployment]:
+    """Deploy a training on *engine* into a cloud of its own, for as long as the block lasts."""
+    out = folder / "cdk.out"
+    synthesise_engine(out, engine, **options)
+    with LocalCloud(home=folder / "cloud", schedule_speed=SCHEDULE_SPEED) as cloud:
+        cloud.deploy(out, tell=lambda _line: None)
+        yield EngineDeployment(cloud=cloud, engine=engine)
+
+
+def _fleet(stack: Stack) -> GpuFleet:
+    network = TrainingNetwork(stack, "Network")
+    return GpuFleet(
+        stack,
+        "Fleet",
+        vpc=network.vpc,
+        vpc_subnets=network.subnets,
+        boundary=network.boundary,
+        instance_types=["g5.xlarge"],
+        max_gpus=GPUS,
+        on_demand_base_gpus=1,
+        capacity_plan=CapacityPlan.attempts([CapacityAttempt(market=contract.SPOT)]),
+    )
+
+
+def _sagemaker(_stack: Stack) -> IEngine:
+    return Engine.sagemaker(
+        instance_types=["ml.g5.xlarge"],
+        max_gpus=GPUS,
+        capacity_plan=CapacityPlan.attempts([CapacityAttempt(market=contract.SPOT)]),
+    )
+
+
+def _jobs(app: Deployment) -> list[str]:
+    sagemaker = app.cloud.client("sagemaker")
+    return [
+        job["TrainingJobName"]
+        for status in ("InProgress", "Stopping")
+        for job in sagemaker.list_training_jobs(StatusEquals=status)["TrainingJobSummaries"]
+    ]
+
+
+EC2 = EngineUnderTest(
+    name="ec2",
+    build=lambda stack: Engine.ec2(_fleet(stack)),
+    price=("g5.xlarge", 1.0),
+    lose=LocalCloud.lose,
+    left=Deployment.instances_left,
+)
+ENGINES = (EC2,)
