@@ -27,6 +27,7 @@ VERBS = (
     "stop",
     "receipt",
     "cost",
+    "engines",
     "download",
     "tensorboard",
     "local",

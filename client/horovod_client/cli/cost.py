@@ -146,5 +146,4 @@ def _amount(value: float | Mapping[str, float] | None) -> str:
         return "unknown"
     if not isinstance(value, Mapping):
         return amounts.usd(value)
-    least, most = amounts.usd(value["least"]), amounts.usd(value["most"])
-    return least if least == most else f"{least} to {most}"
+    return amounts.usd_range(value["least"], value["most"])

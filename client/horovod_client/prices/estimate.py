@@ -95,8 +95,8 @@ class CostEstimate:
 
     def to_json(self) -> dict[str, Any]:
         """Return the estimate as JSON objects; amounts in USD with four digits."""
-        rounded: dict[str, Any] = _rounded(asdict(self))
-        return rounded
+        document: dict[str, Any] = rounded(asdict(self))
+        return document
 
 
 def fitting_fleets(connection: Connection, *, gpus: int) -> tuple[Fleet, ...]:
@@ -130,8 +130,7 @@ def estimate(connection: Connection, *, gpus: int, hours: float, prices: Prices)
         InvalidInput: If no fleet can hold the ring, or *hours* is not more than 0.
         PricesUnknown: If no price is known.
     """
-    if not (math.isfinite(hours) and hours > 0):
-        raise InvalidInput(f"'hours' must be more than 0, got {hours}")
+    check_hours(hours)
     fleets = fitting_fleets(connection, gpus=gpus)
     if prices.told_at is None:
         reasons = "; ".join(prices.remarks) or "none was looked up"
@@ -140,7 +139,7 @@ def estimate(connection: Connection, *, gpus: int, hours: float, prices: Prices)
         FleetEstimate(
             fleet=fleet.id,
             types=_cheapest_first(
-                _estimate_type(name, per_node, gpus=gpus, hours=hours, prices=prices)
+                estimate_type(name, per_node, gpus=gpus, hours=hours, prices=prices)
                 for name, per_node in fleet.types.items()
             ),
         )
@@ -156,7 +155,31 @@ def estimate(connection: Connection, *, gpus: int, hours: float, prices: Prices)
     )
 
 
-def _estimate_type(name: str, gpus_per_node: int, *, gpus: int, hours: float, prices: Prices) -> TypeEstimate:
+def check_hours(hours: float) -> None:
+    """
+    Check for how long nodes run.
+
+    Args:
+        hours: Hours that they run.
+
+    Raises:
+        InvalidInput: If *hours* is not more than 0.
+    """
+    if not (math.isfinite(hours) and hours > 0):
+        raise InvalidInput(f"'hours' must be more than 0, got {hours}")
+
+
+def estimate_type(name: str, gpus_per_node: int, *, gpus: int, hours: float, prices: Prices) -> TypeEstimate:
+    """
+    Estimate the cost of a ring of one instance type.
+
+    Args:
+        name: Instance type, such as `g5.xlarge`.
+        gpus_per_node: GPUs of the type.
+        gpus: GPUs of the ring.
+        hours: Hours that its nodes run.
+        prices: Known prices.
+    """
     nodes = math.ceil(gpus / gpus_per_node)
     price, spot_prices = prices.on_demand(name), prices.spot(name)
     on_demand = None if price is None else price.usd * nodes
@@ -174,6 +197,23 @@ def _estimate_type(name: str, gpus_per_node: int, *, gpus: int, hours: float, pr
         spot_usd=None if spot is None else spot.times(hours),
         saved_usd=saved,
     )
+
+
+def rounded(value: Any) -> Any:
+    """
+    Round every amount to four digits.
+
+    Args:
+        value: A JSON document, or a part of one.
+    """
+    match value:
+        case float():
+            return round(value, 4)
+        case dict():
+            return {name: rounded(item) for name, item in value.items()}
+        case list() | tuple():
+            return [rounded(item) for item in value]
+    return value
 
 
 def _cheapest_first(types: Iterable[TypeEstimate]) -> tuple[TypeEstimate, ...]:
@@ -203,14 +243,3 @@ def _limits(connection: Connection, estimates: Iterable[FleetEstimate], *, hours
 def _all_usd(kind: TypeEstimate) -> list[float]:
     spot = [] if kind.spot_usd is None else [kind.spot_usd.most]
     return spot if kind.on_demand_usd is None else [*spot, kind.on_demand_usd]
-
-
-def _rounded(value: Any) -> Any:
-    match value:
-        case float():
-            return round(value, 4)
-        case dict():
-            return {name: _rounded(item) for name, item in value.items()}
-        case list() | tuple():
-            return [_rounded(item) for item in value]
-    return value

@@ -15,6 +15,18 @@ def usd(amount: float) -> str:
     return f"{amount:.2f}" if abs(amount) >= 0.1 or amount == 0 else f"{amount:.4f}"
 
 
+def usd_range(least: float, most: float) -> str:
+    """
+    Format a range of US dollars: `24.00 to 36.00`, or `24.00` if both ends look the same.
+
+    Args:
+        least: Lower end.
+        most: Upper end.
+    """
+    low, high = usd(least), usd(most)
+    return low if low == high else f"{low} to {high}"
+
+
 def counted(number: float, noun: str) -> str:
     """
     Format a count: `1 GPU`, `16 GPUs`, `1.5 hours`.
