@@ -62,7 +62,7 @@ def test_a_script_trains_a_model(app: EngineDeployment) -> None:
 def test_a_scripts_failure_has_its_own_words(app: EngineDeployment) -> None:
     """The cause of a failed run is the traceback of the rank that failed."""
     status = wait(app.start("raises.py", gpus=GPUS))
-    assert (status.state, status.error) == ("FAILED", contract.ERROR_SCRIPT_FAILED)
+    assert (status.state, status.error) == ("FAILED", contract.ERROR_TRAINING_FAILED)
     assert "ZeroDivisionError: the loss of rank 1 is not a number" in str(status.cause)
 
 

@@ -32,7 +32,7 @@ def price_of(prices: Iterable[Price], *, instance_type: str, market: str, zone: 
     """
     Return the price of an instance in USD an hour; None if no price of its type is known.
 
-    The state machines use the same rule (`cdk_horovod.workflow.rates`).
+    The state machines use the same rule (`cdk_horovod.asl.rates`).
 
     Args:
         prices: Known prices.

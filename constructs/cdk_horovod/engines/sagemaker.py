@@ -7,25 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aws_cdk import ArnFormat, Duration, Stack
+from aws_cdk import Duration, Stack
 from aws_cdk import aws_ec2 as ec2
-from aws_cdk import aws_iam as iam
 from constructs import Construct
 
-from cdk_horovod.acknowledgements import acknowledge, acknowledge_objects
 from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig
 from cdk_horovod.engines.image_fit import check_image_fits
 from cdk_horovod.engines.provider_words import ProviderWords
-from cdk_horovod.engines.training_job_states import MOST_RUNTIME_SECONDS, QUOTA_REACHED, TrainingJobStates
+from cdk_horovod.engines.training_job_permissions import SCRATCH_PREFIX, job_role, permit_jobs
+from cdk_horovod.engines.training_job_states import QUOTA_REACHED, TrainingJobStates
 from cdk_horovod.fleet.capacity_attempt import GpuCapacity
 from cdk_horovod.fleet.capacity_plan import MARKET_WORDS, MAX_ATTEMPTS, CapacityAttempt, CapacityPlan
 from cdk_horovod.fleet.zones import select_subnets
 from horovod_node import contract
 
-SCRATCH_PREFIX: Final = "sagemaker/"
-"""Prefix in the model bucket that a job must name as its output; it stays empty, because our node uploads the model."""
-LOG_GROUP: Final = "/aws/sagemaker/TrainingJobs"
-"""Log group, and namespace of metrics, to which SageMaker itself writes for every job."""
 LOOK_INTERVAL: Final = Duration.minutes(1)
 SPOT_TIME_LIMIT: Final = Duration.minutes(15)
 MOST_JOBS: Final = 10
@@ -90,7 +85,7 @@ class SageMakerEngine:
         prefix = _prefix(scope)
         jobs = stack.format_arn(service="sagemaker", resource="training-job", resource_name=f"{prefix}-*")
         roles = [
-            _job_role(scope, number=number, target=target, in_vpc=bool(network))
+            job_role(scope, number=number, target=target, in_vpc=bool(network))
             for number in range(1, options.max_concurrent_jobs + 1)
         ]
         for role in roles:
@@ -110,7 +105,13 @@ class SageMakerEngine:
             contract.ENV_IMAGE: image.uri,
             contract.ENV_LEASE_SECONDS: str(int(target.lease_timeout.to_seconds())),
         }
-        statements = _permissions(jobs=jobs, roles=roles, options=options, network=network)
+        statements = permit_jobs(
+            jobs=jobs,
+            roles=roles,
+            types=[_named(row.name) for row in options.capacity.instance_types],
+            network=network,
+            encrypt_traffic=options.encrypt_traffic,
+        )
         return EngineConfig(
             fleets=tuple(
                 FleetConfig(
@@ -287,117 +288,3 @@ def _prefix(scope: Construct) -> str:
     digest = hashlib.sha256(path.encode()).hexdigest()[:8]
     word = "".join(letter for letter in scope.node.id.lower() if letter.isascii() and letter.isalnum())
     return f"{word[:14] or 'training'}-{digest}"
-
-
-def _permissions(
-    *, jobs: str, roles: Sequence[iam.IRole], options: SageMakerOptions, network: dict[str, Any]
-) -> tuple[iam.PolicyStatement, ...]:
-    """
-    Return the permissions with which the workflow creates jobs: only such as the engine describes.
-
-    The condition keys are those of `CreateTrainingJob` in the Service Authorization Reference ("Actions, resources, and
-    condition keys for Amazon SageMaker"). A warm pool (`sagemaker:KeepAlivePeriod`) keeps billed instances after a job.
-    """
-    types = [_named(row.name) for row in options.capacity.instance_types]
-    lists = {"sagemaker:InstanceTypes": types}
-    if network:
-        lists |= {
-            "sagemaker:VpcSubnets": network["Subnets"],
-            "sagemaker:VpcSecurityGroupIds": network["SecurityGroupIds"],
-        }
-    conditions: dict[str, Any] = {
-        "ForAllValues:StringEquals": lists,
-        # ForAllValues is also true without any value.
-        "Null": {**dict.fromkeys(lists, "false"), "sagemaker:KeepAlivePeriod": "true"},
-        "NumericLessThanEquals": {"sagemaker:MaxRuntimeInSeconds": MOST_RUNTIME_SECONDS},
-        "BoolIfExists": {"sagemaker:EnableRemoteDebug": "false"},
-    }
-    if options.encrypt_traffic:
-        conditions["Bool"] = {"sagemaker:InterContainerTrafficEncryption": "true"}
-    return (
-        iam.PolicyStatement(actions=["sagemaker:CreateTrainingJob"], resources=[jobs], conditions=conditions),
-        # CreateTrainingJob with tags needs it, too.
-        iam.PolicyStatement(actions=["sagemaker:AddTags"], resources=[jobs]),
-        iam.PolicyStatement(
-            actions=["iam:PassRole"],
-            resources=[role.role_arn for role in roles],
-            conditions={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
-        ),
-    )
-
-
-def _job_role(scope: Construct, *, number: int, target: EngineTarget, in_vpc: bool) -> iam.Role:
-    """
-    Create the role of a job's containers, with what SageMaker itself does with it: logs, metrics, the scratch prefix,
-    and network interfaces.
-
-    Source: SageMaker Developer Guide, "How to use SageMaker AI execution roles", "CreateTrainingJob API: Execution
-    Role Permissions".
-    """
-    stack = Stack.of(scope)
-    role = iam.Role(
-        scope,
-        f"JobRole{number}",
-        description=f"Containers of training jobs of {target.name}",
-        assumed_by=iam.PrincipalWithConditions(
-            iam.ServicePrincipal("sagemaker.amazonaws.com"), {"StringEquals": {"aws:SourceAccount": stack.account}}
-        ),
-    )
-    group = stack.format_arn(
-        service="logs",
-        resource="log-group",
-        resource_name=f"{LOG_GROUP}*",
-        arn_format=ArnFormat.COLON_RESOURCE_NAME,
-    )
-    bucket = target.storage.model_bucket
-    statements = [
-        iam.PolicyStatement(
-            actions=["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
-            resources=[group],
-        ),
-        iam.PolicyStatement(
-            actions=["cloudwatch:PutMetricData"],
-            resources=["*"],
-            conditions={"StringEquals": {"cloudwatch:namespace": LOG_GROUP}},
-        ),
-        iam.PolicyStatement(actions=["s3:PutObject"], resources=[bucket.arn_for_objects(f"{SCRATCH_PREFIX}*")]),
-    ]
-    if in_vpc:
-        statements.append(
-            iam.PolicyStatement(
-                actions=[
-                    "ec2:CreateNetworkInterface",
-                    "ec2:CreateNetworkInterfacePermission",
-                    "ec2:DeleteNetworkInterface",
-                    "ec2:DeleteNetworkInterfacePermission",
-                    "ec2:DescribeDhcpOptions",
-                    "ec2:DescribeNetworkInterfaces",
-                    "ec2:DescribeSecurityGroups",
-                    "ec2:DescribeSubnets",
-                    "ec2:DescribeVpcs",
-                ],
-                resources=["*"],
-            )
-        )
-    for statement in statements:
-        role.add_to_principal_policy(statement)
-    acknowledge(
-        role,
-        rule="IAM5[Resource::*]",
-        reason="Pulling an image, PutMetricData and network interfaces support no resource-level permissions.",
-    )
-    acknowledge_objects(
-        role,
-        owner=role,
-        arn=group,
-        path="",
-        reason="SageMaker names the streams of its log group, and their subgroups.",
-    )
-    acknowledge_objects(
-        role,
-        owner=bucket,
-        arn=bucket.bucket_arn,
-        path=f"/{SCRATCH_PREFIX}*",
-        reason="SageMaker names what it writes below the output of a job.",
-    )
-    return role

@@ -9,10 +9,10 @@ from aws_cdk import Aws
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
+from cdk_horovod.asl.rates import PRICE_OF
 from cdk_horovod.asl.states import NO_OUTPUT, call_aws, jsonata, retry_calls
 from cdk_horovod.asl.steps import Steps
 from cdk_horovod.engines.group_states import FENCED_GROUP, UNTOLD
-from cdk_horovod.workflow.rates import PRICE_OF
 from horovod_node import contract
 
 CREATED_ALREADY: Final = "SageMaker.ResourceInUseException"

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cdk_horovod.workflow.rates import PRICE_OF
+from cdk_horovod.asl.rates import PRICE_OF
 from horovod_node import contract
 
 STILL_THERE_SECONDS: Final = 20

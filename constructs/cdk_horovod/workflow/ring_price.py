@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from cdk_horovod.asl.rates import PRICE_OF
 from cdk_horovod.asl.states import jsonata
-from cdk_horovod.workflow.rates import PRICE_OF
 from horovod_node import contract
 
 UNKNOWN: Final[dict[str, Any]] = {contract.USD_PER_HOUR: 0, contract.CEILING_AT: 0}
