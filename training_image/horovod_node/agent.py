@@ -144,12 +144,11 @@ class Agent:
                 lease = ledger.lease(self._node.fleet)
                 heard_at = time.monotonic()
             except LedgerUnreachableError:
-                if last is None:
+                if last is None or last.lease is None:
                     raise
-                if time.monotonic() - heard_at < self._lease_seconds:
-                    time.sleep(_LOOK_SECONDS)
-                    continue
-                lease = None
+                # It is taken to be what it was, for as long as a lease lasts.
+                rest = heard_at + self._lease_seconds - time.monotonic()
+                lease = replace(last.lease, expires_at=int(time.time() + rest) + 1) if rest > 0 else None
             notice = self._watch.interruption
             turn = self._conduct.turn(lease, last=last, is_going=notice is not None and notice.is_final)
             if turn is Turn.JOIN:

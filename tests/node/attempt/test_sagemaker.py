@@ -9,7 +9,12 @@ import pytest
 
 from horovod_local.instances import opt_ml
 from horovod_node import contract
+from horovod_node.agent import Agent
 from horovod_node.checkpoints.manifest import complete_checkpoints
+from horovod_node.ledger.ledger import Ledger
+from horovod_node.node.conduct import StaysWithItsJob
+from horovod_node.node.identity import Node
+from support.node.emulated_aws import Aws
 from support.node.platforms import TrainingJob
 from support.node.rings import Ring, wait_for
 
@@ -159,6 +164,21 @@ def test_stopped_job_leaves_its_last_checkpoint(ring: Ring) -> None:
     kept = ring.aws.client("s3").get_object(Bucket=ring.aws.model_bucket, Key=checkpoint.file_key("step"))
     assert int(kept["Body"].read()) > 0
     assert "was told to stop" in (job.reasons()[0] or "")
+
+
+def test_job_that_cannot_reach_the_ledger_says_so(aws: Aws, node: Node, tmp_path: Path) -> None:
+    """What keeps a container from its run is the job's FailureReason."""
+    # GIVEN
+    (tmp_path / "output").mkdir()
+    away = Ledger(aws.client("dynamodb"), table="no-such-table", patience_seconds=0)
+    conduct = StaysWithItsJob(run_id="a/b/c", attempt=1, ml_root=node.ml_root, opt_ml=tmp_path)
+    # WHEN
+    code = Agent(
+        node, ledger=away, s3=aws.client("s3"), stepfunctions=aws.client("stepfunctions"), conduct=conduct
+    ).take_part()
+    # THEN
+    assert code == contract.EXIT_NODE_FAILED
+    assert (tmp_path / "output" / "failure").read_text().startswith("NodeFailed: The node agent failed: Resource")
 
 
 def test_job_that_is_told_nothing_by_its_environment_fails_with_a_sentence(ring: Ring) -> None:
