@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_a_stopped_run_leaves_nothing(app: EngineDeployment, layer: str) -> None
 @pytest.mark.slow
 def test_a_run_ends_when_its_time_is_over(app: EngineDeployment) -> None:
     """A training that takes longer than it may is ended, and says so."""
-    status = wait(app.start("steps_only.py", gpus=GPUS, max_runtime_seconds=20))
+    status = wait(app.start("steps_only.py", gpus=GPUS, max_runtime=timedelta(seconds=20)))
     assert (status.state, status.error) == ("FAILED", contract.ERROR_MAX_RUNTIME)
 
 

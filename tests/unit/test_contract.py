@@ -51,7 +51,7 @@ SCHEMA = {
         "max_cost_usd": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_COST_USD},
         "on_demand_prices": {
             "type": "object",
-            "propertyNames": {"pattern": r"\A[a-z0-9-]{1,32}\.[a-z0-9-]{1,32}\Z"},
+            "propertyNames": {"pattern": r"\A(ml\.)?[a-z0-9-]{1,32}\.[a-z0-9-]{1,32}\Z"},
             "additionalProperties": {"type": "number", "minimum": 0.001, "maximum": 10_000},
         },
     },

@@ -1,4 +1,9 @@
-"""`python -m horovod_node`: what a training container runs. Exit codes: `contract.EXIT_*`."""
+"""
+`python -m horovod_node`: what a training container runs. Exit codes: `contract.EXIT_*`.
+
+SageMaker adds an argument, `train` (developer guide, "How Amazon SageMaker Runs Your Training Image"); there is nothing
+else that an agent could do, so arguments are ignored.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,8 @@ from botocore.config import Config
 from horovod_node import contract
 from horovod_node.agent import Agent
 from horovod_node.ledger.ledger import Ledger
+from horovod_node.node.conduct import conduct_of, tell_platform
+from horovod_node.node.ecs_task import instance_environment
 from horovod_node.node.errors import UsageError
 from horovod_node.node.identity import identify
 from horovod_node.node.log_shipping import LogHandler, LogShipping
@@ -47,13 +54,15 @@ def main() -> int:
     logging.getLogger("horovod_node").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        if contract.ENV_ENGINE not in os.environ:
+            os.environ.update(instance_environment() | os.environ)
         node = identify(os.environ)
-    except UsageError as error:
+        conduct = conduct_of(node, os.environ)
+    except (UsageError, OSError) as error:
         print(f"horovod_node: {error}", file=sys.stderr)
-        return contract.EXIT_USAGE
-    except OSError as error:
-        print(f"horovod_node: instance metadata does not answer: {error}", file=sys.stderr)
-        return contract.EXIT_NODE_FAILED
+        tell_platform(str(error), os.environ)
+        return contract.EXIT_USAGE if isinstance(error, UsageError) else contract.EXIT_NODE_FAILED
+    signal.signal(signal.SIGTERM, lambda number, frame: conduct.stop())  # noqa: ARG005 - a signal handler's signature
     session = Session(region_name=node.region)
     with _ship_lines(session, group=node.log_group) as shipping:
         agent = Agent(
@@ -61,6 +70,7 @@ def main() -> int:
             ledger=Ledger(session.client("dynamodb", config=_LEDGER_CONFIG), table=node.ledger_table),
             s3=session.client("s3", config=_CLIENT_CONFIG),
             stepfunctions=session.client("stepfunctions", config=_CLIENT_CONFIG),
+            conduct=conduct,
             shipping=shipping,
             output=ship_lines(shipping, echo=os.environ.get(contract.ENV_ECHO) == "1") if shipping else print_line,
         )

@@ -1,4 +1,4 @@
-"""The agent's life: join, lead or follow, join again when its run restarts, leave."""
+"""The agent's life: join, lead or follow, join again when its run restarts, leave; when it does so is its conduct's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NoReturn
@@ -20,7 +21,15 @@ from horovod_node.elastic.elastic_follower import ElasticFollower
 from horovod_node.elastic.elastic_leader import ElasticLeader
 from horovod_node.ledger.ledger import Lease, Ledger
 from horovod_node.node.background import in_background
-from horovod_node.node.errors import LedgerUnreachableError, PartOverError, ReleasedError, RunError, exit_code
+from horovod_node.node.conduct import Conduct, EndsWithItsPart, Part, Turn
+from horovod_node.node.errors import (
+    FinishedError,
+    LedgerUnreachableError,
+    PartOverError,
+    ReleasedError,
+    RunError,
+    exit_code,
+)
 from horovod_node.node.failure import NodeFailedError, as_failure, as_run_error
 from horovod_node.node.folders import Layout
 from horovod_node.node.identity import Node
@@ -57,6 +66,7 @@ class Agent:
         ledger: The ledger, with calls repeated while DynamoDB is unreachable.
         s3: boto3 client.
         stepfunctions: boto3 client.
+        conduct: The engine's rules for this node. Default: those of EC2.
         shipping: Told the run and the node once they are known. Default: nothing is shipped.
         output: Receives the lines that ranks print. Default: they are printed among the agent's own.
     """
@@ -68,6 +78,7 @@ class Agent:
         ledger: Ledger,
         s3: S3Client,
         stepfunctions: SFNClient,
+        conduct: Conduct | None = None,
         shipping: LogShipping | None = None,
         output: RankOutput = print_line,
     ) -> None:
@@ -75,6 +86,7 @@ class Agent:
         self._ledger = ledger
         self._s3 = s3
         self._stepfunctions = stepfunctions
+        self._conduct = conduct or EndsWithItsPart()
         self._shipping = shipping
         self._output = output
         self._layout = Layout(root=node.ml_root)
@@ -83,6 +95,7 @@ class Agent:
         # One for all attempts: a notice concerns the node.
         self._watch = InterruptionWatch.of(node, os.environ)
         self._restoring = Lock()
+        self._lease_seconds = 0
 
     def take_part(self) -> int:
         """
@@ -101,40 +114,93 @@ class Agent:
             self._requirements.stop()
 
     def _take_part(self) -> int:
-        before: Lease | None = None
+        last: Part | None = None
+        try:
+            while (lease := self._next_lease(last)) is not None:
+                last = self._take_part_in(lease)
+                self._conduct.end(last)
+        except Exception as error:
+            last = _give_up(as_run_error(error), lease=None)
+        return self._conduct.leave(last, ledger=self._ledger)
+
+    def _next_lease(self, last: Part | None) -> Lease | None:
+        """
+        Wait for the next attempt of which this node is a part.
+
+        Args:
+            last: The part that it took last; `None` for none.
+
+        Returns:
+            The lease that names the attempt; `None` if the node must leave.
+
+        Raises:
+            LedgerUnreachableError: If the ledger cannot be reached before this node's first part.
+        """
+        ledger = self._ledger if last is None else self._ledger.with_patience(0)
+        waiting = False
+        heard_at = time.monotonic()
         while True:
             try:
-                work = self._join()
-            except ReleasedError as reason:
-                _log.info("leaving: %s", reason)
-                return contract.EXIT_RELEASED
-            except Exception as error:
-                return _give_up(as_run_error(error))
-            if before and (work.lease.run_id != before.run_id or work.lease.attempt <= before.attempt):
-                # The script and the data on this node belong to the previous run.
-                return contract.EXIT_RELEASED
-            before = work.lease
-            code, last = self._take_part_in(work)
-            if last or not self._begins_anew(work):
-                return code
+                lease = ledger.lease(self._node.fleet)
+                heard_at = time.monotonic()
+            except LedgerUnreachableError:
+                if last is None or last.lease is None:
+                    raise
+                # It is taken to be what it was, for as long as a lease lasts.
+                rest = heard_at + self._lease_seconds - time.monotonic()
+                lease = replace(last.lease, expires_at=int(time.time() + rest) + 1) if rest > 0 else None
+            notice = self._watch.interruption
+            turn = self._conduct.turn(lease, last=last, is_going=notice is not None and notice.is_final)
+            if turn is Turn.JOIN:
+                return lease
+            holder = lease.holder if lease else "nobody"
+            if turn is Turn.LEAVE:
+                # After a part the reason is known.
+                if last is None:
+                    _log.info("leaving: %s holds fleet %s", holder, self._node.fleet)
+                return None
+            if not waiting:
+                _log.info("waiting: %s holds fleet %s", holder, self._node.fleet)
+            waiting = True
+            time.sleep(_LOOK_SECONDS)
 
-    def _join(self) -> NodeAttempt:
+    def _take_part_in(self, lease: Lease) -> Part:
+        """Take part in the attempt that *lease* names, from joining to the end of this node's part."""
+        try:
+            self._conduct.begin(lease)
+            work = self._join(lease)
+        except ReleasedError as reason:
+            return _released(reason, lease=lease, is_last=True)
+        except Exception as error:
+            return replace(_give_up(as_run_error(error), lease=lease), is_last=True)
+        try:
+            self._lead_or_follow(work)
+        except ReleasedError as reason:
+            return _released(reason, lease=lease)
+        except PartOverError as reason:
+            _log.info("this node's part is over: %s", reason)
+            return Part(lease=lease, code=contract.EXIT_PART_OVER, reason=str(reason), is_last=True, succeeded=True)
+        except Exception as error:
+            failed = as_run_error(error)
+            part = _give_up(failed, lease=lease)
+            _leave_failed(work, failed)
+            return part
+
+    def _join(self, lease: Lease) -> NodeAttempt:
         """
         Find out which run the node works for.
 
         Raises:
-            ReleasedError: If no run holds the fleet.
+            ReleasedError: If the lease names no run.
             RunError: If the run needs another version of this agent.
         """
         node = self._node
-        lease = self._ledger.lease(node.fleet)
-        if lease is None:
-            raise ReleasedError(f"nobody holds fleet {node.fleet}")
         if self._shipping is not None and lease.attempt:
             self._shipping.join(run=lease.run, node=node.id)
         run = self._ledger.run(lease) if lease.run_id else None
         if run is None:
             raise ReleasedError(f"{lease.run}, which holds fleet {node.fleet}, has no run item in the ledger")
+        self._lease_seconds = run.settings.lease_seconds
         _log.info("%s joins attempt %d of run %s", node.id, lease.attempt, lease.run)
         return NodeAttempt(
             node=node,
@@ -144,27 +210,10 @@ class Agent:
             ledger=self._ledger,
             s3=self._s3,
             stepfunctions=self._stepfunctions,
+            conduct=self._conduct,
             output=self._output,
             shipping=self._shipping,
         )
-
-    def _take_part_in(self, work: NodeAttempt) -> tuple[int, bool]:
-        """Take part in one attempt; return its exit code, and whether this node must not take part in another."""
-        try:
-            self._lead_or_follow(work)
-        except ReleasedError as reason:
-            _log.info("leaving: %s", reason)
-            return contract.EXIT_RELEASED, False
-        except PartOverError as reason:
-            _log.info("this node's part is over: %s", reason)
-            return contract.EXIT_PART_OVER, True
-        except Exception as error:
-            failed = as_run_error(error)
-            code = _give_up(failed)
-            _leave_failed(work, failed)
-            # A script that failed would fail again. A rank that only lost its peers did nothing wrong.
-            lost_others = isinstance(failed, NodeFailedError) and failed.failure.origin == "ring"
-            return code, code != contract.EXIT_NODE_FAILED and not lost_others
 
     def _lead_or_follow(self, work: NodeAttempt) -> NoReturn:
         """
@@ -207,24 +256,6 @@ class Agent:
                 run_id=work.lease.run_id,
                 resume_from=work.run.request.resume_from,
             )
-
-    def _begins_anew(self, work: NodeAttempt) -> bool:
-        """Wait until the state machine has decided about the run; return whether it begins a later attempt."""
-        lease = work.lease
-        while True:
-            try:
-                now = work.ledger.with_patience(0).lease(work.node.fleet)
-            except LedgerUnreachableError:
-                now = lease
-            if now is None or now.run != lease.run or now.expires_at < time.time():
-                return False
-            notice = self._watch.interruption
-            if notice is not None and notice.is_final:
-                _log.info("this node takes part in no further attempt: %s", notice.kind)
-                return False
-            if now.attempt > lease.attempt:
-                return True
-            time.sleep(_LOOK_SECONDS)
 
 
 def prepare(work: NodeAttempt, requirements: Requirements, environment: Mapping[str, str]) -> Installation | None:
@@ -286,9 +317,24 @@ def elect(work: NodeAttempt, membership: Membership) -> str:
     return leader
 
 
-def _give_up(failed: RunError) -> int:
-    _log.error("%s: %s", failed.error, failed.message)
-    return exit_code(failed.error)
+def _released(reason: ReleasedError, *, lease: Lease, is_last: bool = False) -> Part:
+    _log.info("leaving: %s", reason)
+    return Part(
+        lease=lease,
+        code=contract.EXIT_RELEASED,
+        reason=f"{reason}.",
+        is_last=is_last,
+        succeeded=isinstance(reason, FinishedError),
+    )
+
+
+def _give_up(failed: RunError, *, lease: Lease | None) -> Part:
+    reason, code = f"{failed.error}: {failed.message}", exit_code(failed.error)
+    _log.error("%s", reason)
+    # A script that failed would fail again. A rank that only lost its peers did nothing wrong.
+    lost_others = isinstance(failed, NodeFailedError) and failed.failure.origin == "ring"
+    is_last = code != contract.EXIT_NODE_FAILED and not lost_others
+    return Part(lease=lease, code=code, reason=reason, is_last=is_last)
 
 
 def _leave_failed(work: NodeAttempt, failed: RunError) -> None:

@@ -202,4 +202,7 @@ def test_agent_with_an_incomplete_environment_says_what_is_missing() -> None:
     )
     # THEN
     assert ended.returncode == contract.EXIT_USAGE
-    assert ended.stderr == f"horovod_node: '{contract.ENV_ENGINE}' must be one of ec2, local, got 'mainframe'\n"
+    assert (
+        ended.stderr
+        == f"horovod_node: '{contract.ENV_ENGINE}' must be one of ec2, ecs, sagemaker, local, got 'mainframe'\n"
+    )

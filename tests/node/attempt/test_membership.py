@@ -17,7 +17,8 @@ from horovod_node.attempt import membership as membership_module
 from horovod_node.attempt.membership import Membership, refresh_seconds
 from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.ledger.ledger import Ledger
-from horovod_node.node.errors import LedgerUnreachableError, ReleasedError
+from horovod_node.node.conduct import EndsWithItsPart
+from horovod_node.node.errors import FinishedError, LedgerUnreachableError, ReleasedError
 from horovod_node.node.instance_metadata import InstanceMetadata
 from horovod_node.node.interruption import InterruptionWatch
 from support.node.emulated_aws import REGION, Aws, MetadataService
@@ -82,6 +83,22 @@ def test_node_is_released_when_the_lease_moves_on(
     # WHEN / THEN
     with pytest.raises(ReleasedError, match=words):
         Membership(work).keep()
+
+
+def test_node_that_is_told_to_stop_leaves_unless_it_is_at_work(work: NodeAttempt) -> None:
+    """Before there is a ring, and after the model is saved, nothing is lost; the ring stops in order."""
+    # GIVEN
+    conduct = EndsWithItsPart()
+    working, idle, waiting = (Membership(replace(work, conduct=conduct)) for _ in range(3))
+    working.keep(state=contract.NODE_TRAINING)
+    # WHEN
+    conduct.stops_at = time.monotonic() + 100
+    # THEN
+    working.keep(step=3)
+    with pytest.raises(FinishedError, match="told to stop"):
+        idle.idle()
+    with pytest.raises(ReleasedError, match="told to stop"):
+        waiting.keep()
 
 
 @pytest.fixture

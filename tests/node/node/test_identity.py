@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from horovod_node import contract
 from horovod_node.node.boot_facts import BootFacts
 from horovod_node.node.errors import UsageError
-from horovod_node.node.identity import Node, identify, interface_of
+from horovod_node.node.identity import Machine, Node, identify, interface_of
 from support.node.emulated_aws import MetadataService
 
 COMMON = {
@@ -32,6 +34,19 @@ LOCAL = {
     contract.ENV_NODE_MARKET: contract.SPOT,
 }
 EC2 = {**COMMON, contract.ENV_ENGINE: contract.ENGINE_EC2}
+SAGEMAKER = {
+    **COMMON,
+    contract.ENV_ENGINE: contract.ENGINE_SAGEMAKER,
+    contract.ENV_NODE_MARKET: contract.SPOT,
+    "TRAINING_JOB_NAME": "horovod-1",
+}
+RESOURCES = {
+    "current_group_name": "homogeneousCluster",
+    "current_host": "localhost",
+    "current_instance_type": "ml.g5.12xlarge",
+    "hosts": ["algo-1", "algo-10", "localhost"],
+    "network_interface_name": "eth0",
+}
 METADATA = {
     "instance-id": "i-0123456789abcdef0",
     "instance-type": "g5.xlarge",
@@ -93,7 +108,7 @@ def test_node_knows_its_boot() -> None:
 def test_ec2_node_is_what_instance_metadata_says(metadata: MetadataService, devices: Path) -> None:
     """An EC2 node asks instance metadata, counts its GPU devices and finds the interface of its address."""
     # WHEN
-    node = identify({**EC2, contract.ENV_METADATA_ENDPOINT: metadata.endpoint}, devices=devices)
+    node = identify({**EC2, contract.ENV_METADATA_ENDPOINT: metadata.endpoint}, machine=Machine(devices=devices))
     # THEN
     assert node == Node(
         id="i-0123456789abcdef0",
@@ -111,13 +126,113 @@ def test_ec2_node_is_what_instance_metadata_says(metadata: MetadataService, devi
     )
 
 
+def test_ecs_node_is_the_instance_of_its_task(metadata: MetadataService, devices: Path) -> None:
+    """A task in the host's network asks instance metadata as on EC2."""
+    # GIVEN
+    environment = {
+        **COMMON,
+        contract.ENV_ENGINE: contract.ENGINE_ECS,
+        contract.ENV_METADATA_ENDPOINT: metadata.endpoint,
+        contract.ENV_BOOTED_AT: "1700000000",
+    }
+    # WHEN
+    node = identify(environment, machine=Machine(devices=devices))
+    # THEN
+    assert node == Node(
+        id="i-0123456789abcdef0",
+        address="127.0.0.1",
+        interface="lo",
+        gpus=2,
+        instance_type="g5.xlarge",
+        zone="eu-west-1b",
+        market="spot",
+        fleet="fleet",
+        ledger_table="ledger",
+        region="eu-west-1",
+        ml_root=Path(contract.DEFAULT_ML_ROOT),
+        engine="ecs",
+        boot=BootFacts(booted_at=1_700_000_000),
+    )
+
+
+def sagemaker(tmp_path: Path, devices: Path, **environment: str) -> Node:
+    """Identify a container of a training job."""
+    return identify(SAGEMAKER | environment, machine=Machine(devices=devices, opt_ml=tmp_path))
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """What SageMaker tells a container."""
+    file = tmp_path / "input" / "config" / "resourceconfig.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(RESOURCES))
+    return file
+
+
+@pytest.mark.usefixtures("job")
+def test_sagemaker_node_is_what_its_job_says(tmp_path: Path, devices: Path) -> None:
+    """The name gives the address, the address the interface; a container that is started again is another node."""
+    # WHEN
+    one, again = (sagemaker(tmp_path, devices) for _ in range(2))
+    # THEN
+    assert one == Node(
+        id=one.id,
+        address="127.0.0.1",
+        interface="lo",
+        gpus=2,
+        instance_type="ml.g5.12xlarge",
+        zone="",
+        market="spot",
+        fleet="fleet",
+        ledger_table="ledger",
+        region="eu-west-1",
+        ml_root=Path("/tmp/cdk-horovod/ml"),
+        engine="sagemaker",
+        boot=BootFacts(container="horovod-1"),
+    )
+    assert re.fullmatch(r"localhost-[0-9a-f]{4}", one.id)
+    assert one.id != again.id
+
+
+def test_sagemaker_node_takes_the_interface_that_the_job_names_where_none_has_its_address(
+    job: Path, tmp_path: Path, devices: Path
+) -> None:
+    """An address may be the second one of its interface."""
+    # GIVEN
+    job.write_text(json.dumps({**RESOURCES, "current_host": "127.0.0.2", "network_interface_name": "lo"}))
+    # WHEN / THEN
+    assert sagemaker(tmp_path, devices).interface == "lo"
+
+
+@pytest.mark.usefixtures("job")
+def test_emulated_job_has_the_gpus_that_it_is_given(tmp_path: Path) -> None:
+    """A machine without GPU devices says how many ranks a container has."""
+    assert sagemaker(tmp_path, tmp_path, **{contract.ENV_NODE_GPUS: "8"}).gpus == 8
+
+
+@pytest.mark.usefixtures("job")
+def test_fails_when_the_market_of_a_job_is_missing(tmp_path: Path, devices: Path) -> None:
+    """Nothing else in a container tells it."""
+    with pytest.raises(UsageError, match=f"^'{contract.ENV_NODE_MARKET}' is not set; "):
+        sagemaker(tmp_path, devices, **{contract.ENV_NODE_MARKET: ""})
+
+
+def test_fails_when_a_job_does_not_name_its_host(job: Path, tmp_path: Path, devices: Path) -> None:
+    """The file is named, and what it must hold."""
+    # GIVEN
+    job.write_text("{}")
+    # WHEN / THEN
+    with pytest.raises(UsageError, match=f"^{job} must name current_host and current_instance_type: KeyError"):
+        sagemaker(tmp_path, devices)
+
+
 @pytest.mark.parametrize("life_cycle", ["on-demand", "scheduled", "capacity-block"])
 def test_only_spot_is_spot(devices: Path, life_cycle: str) -> None:
     """Capacity that cannot be taken away counts as On-Demand, whatever it is called."""
     # GIVEN
     with closing(MetadataService({**METADATA, "instance-life-cycle": life_cycle})) as metadata:
         # WHEN
-        node = identify({**EC2, contract.ENV_METADATA_ENDPOINT: metadata.endpoint}, devices=devices)
+        node = identify({**EC2, contract.ENV_METADATA_ENDPOINT: metadata.endpoint}, machine=Machine(devices=devices))
     # THEN
     assert node.market == contract.ON_DEMAND
 
@@ -135,7 +250,7 @@ def test_fails_when_a_variable_is_missing(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        (contract.ENV_ENGINE, "mainframe", "must be one of ec2, local, got 'mainframe'"),
+        (contract.ENV_ENGINE, "mainframe", "must be one of ec2, ecs, sagemaker, local, got 'mainframe'"),
         (contract.ENV_NODE_GPUS, "many", "must be a whole number of at least 1, got 'many'"),
         (contract.ENV_NODE_GPUS, "0", "must be a whole number of at least 1, got '0'"),
         (contract.ENV_NODE_GPUS, "²", "must be a whole number of at least 1, got '²'"),
@@ -154,13 +269,13 @@ def test_fails_when_a_variable_makes_no_sense(name: str, value: str, message: st
 def test_fails_when_engines_contradict_each_other(devices: Path) -> None:
     """A fact in the environment of an EC2 node would be passed over: it is refused instead."""
     with pytest.raises(UsageError, match=f"^'{contract.ENV_NODE_ID}' is set, but engine 'ec2' asks"):
-        identify({**EC2, contract.ENV_NODE_ID: "i-1"}, devices=devices)
+        identify({**EC2, contract.ENV_NODE_ID: "i-1"}, machine=Machine(devices=devices))
 
 
 def test_fails_when_an_ec2_node_has_no_gpu(metadata: MetadataService, tmp_path: Path) -> None:
     """A container without its GPUs is told so, before it joins a run."""
-    with pytest.raises(UsageError, match="start the container with --gpus all"):
-        identify({**EC2, contract.ENV_METADATA_ENDPOINT: metadata.endpoint}, devices=tmp_path)
+    with pytest.raises(UsageError, match="must be started with its GPUs"):
+        identify({**EC2, contract.ENV_METADATA_ENDPOINT: metadata.endpoint}, machine=Machine(devices=tmp_path))
 
 
 def test_fails_when_no_interface_holds_the_address() -> None:

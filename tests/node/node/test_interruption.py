@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from horovod_node import contract
+from horovod_node.node import interruption as interruption_module
 from horovod_node.node.identity import Node
 from horovod_node.node.instance_metadata import InstanceMetadata
 from horovod_node.node.interruption import Interruption, InterruptionWatch
@@ -169,6 +170,21 @@ def test_spot_nodes_watch(service: MetadataService, spot: Node) -> None:
     service.metadata.announce_termination(time.time() + 120)
     # WHEN
     watch = InterruptionWatch.of(spot, {contract.ENV_METADATA_ENDPOINT: service.endpoint})
+    watch.start()
+    # THEN
+    assert heard(watch, contract.INTERRUPTION_NOTICE).is_final
+
+
+@pytest.mark.parametrize("engine", contract.EC2_ENGINES)
+def test_spot_instances_watch(
+    service: MetadataService, spot: Node, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance finds its metadata where all instances do, whether ECS runs the agent on it or not."""
+    # GIVEN
+    monkeypatch.setattr(interruption_module, "DEFAULT_ENDPOINT", service.endpoint)
+    service.metadata.announce_termination(time.time() + 120)
+    # WHEN
+    watch = InterruptionWatch.of(replace(spot, engine=engine), {})
     watch.start()
     # THEN
     assert heard(watch, contract.INTERRUPTION_NOTICE).is_final

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from horovod_node import contract
-from horovod_node.ledger.ledger import NodeItem
 from horovod_node.ring.early_stop import hand_over
 
 
@@ -31,21 +30,10 @@ class Steps:
 def test_steps_of_ranks_that_are_stopping_count() -> None:
     """The node's step follows the ranks while they end: checkpoints that they still write are labelled with it."""
     # GIVEN
-    node = NodeItem(
-        id="node-1",
-        address="10.0.0.1",
-        gpus=1,
-        instance_type="g5.xlarge",
-        zone="a",
-        market=contract.SPOT,
-        state=contract.NODE_TRAINING,
-        step=10,
-        seen_at=0,
-    )
     ranks: Any = Steps()
     kept: list[int] = []
     # WHEN
-    failed = hand_over(node, training=ranks, keep=lambda *, step: kept.append(step))
+    failed = hand_over("The leader was told to stop", training=ranks, keep=lambda *, step: kept.append(step))
     # THEN
     assert kept == [10, 11, 12]
     assert (failed.error, ranks.told) == (contract.ERROR_NODE_FAILED, 2)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -184,29 +184,12 @@ class Ring:
         self.aws.put_lease(self.fleet, run=self.run)
 
     def start(self, nodes: int = 2, *, python: str = sys.executable, **environment: str) -> None:
-        """Start more agents, each on an address of its own."""
+        """Start more agents of the local engine, each on an address of its own."""
         first = len(self.agents) + 1
         for number in range(first, first + nodes):
             name, address = f"node-{number}", self.address(number)
-            ml_root, log = self.folder / name, self.folder / f"{name}.log"
-            variables = {
-                **{key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "CDK_HOROVOD_"))},
-                "AWS_ACCESS_KEY_ID": "testing",
-                "AWS_SECRET_ACCESS_KEY": "testing",
-                "AWS_DEFAULT_REGION": REGION,
-                "AWS_ENDPOINT_URL": self.aws.endpoint,
-                "AWS_ENDPOINT_URL_SFN": self.answers.endpoint,
-                "AWS_EC2_METADATA_DISABLED": "true",
-                "PYTHONPATH": str(Path(horovod_node.__file__).parents[1]),
-                "CUDA_VISIBLE_DEVICES": "-1",
-                "OMP_NUM_THREADS": "1",
-                "TF_NUM_INTRAOP_THREADS": "1",
-                "TF_NUM_INTEROP_THREADS": "1",
-                "TF_CPP_MIN_LOG_LEVEL": "2",
+            facts = {
                 contract.ENV_ENGINE: contract.ENGINE_LOCAL,
-                contract.ENV_LEDGER_TABLE: self.aws.table,
-                contract.ENV_FLEET: self.fleet,
-                contract.ENV_ML_ROOT: str(ml_root),
                 contract.ENV_NODE_ID: name,
                 contract.ENV_NODE_ADDRESS: address,
                 contract.ENV_NODE_INTERFACE: "lo",
@@ -215,17 +198,46 @@ class Ring:
                 contract.ENV_NODE_ZONE: "us-east-1a",
                 # The first node leads: the others are of the market that waits.
                 contract.ENV_NODE_MARKET: contract.ON_DEMAND if number == 1 else contract.SPOT,
-                **environment,
             }
-            with log.open("wb") as output:
-                process = subprocess.Popen(
-                    [python, "-m", "horovod_node"],
-                    env=variables,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            self.agents.append(Agent(id=name, address=address, ml_root=ml_root, log=log, process=process))
+            self.launch([python, "-m", "horovod_node"], name=name, address=address, **{**facts, **environment})
+
+    def launch(self, command: Sequence[str], *, name: str, address: str, **environment: str) -> Agent:
+        """
+        Start one more agent.
+
+        Args:
+            command: What its container runs.
+            name: Names its folder and its log; one that is started again keeps the folder.
+            address: Its IPv4 address.
+            environment: The variables that its engine sets.
+        """
+        ml_root, log = self.folder / name, self.folder / f"{name}.log"
+        variables = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "CDK_HOROVOD_"))},
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL": self.aws.endpoint,
+            "AWS_ENDPOINT_URL_SFN": self.answers.endpoint,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "PYTHONPATH": str(Path(horovod_node.__file__).parents[1]),
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "OMP_NUM_THREADS": "1",
+            "TF_NUM_INTRAOP_THREADS": "1",
+            "TF_NUM_INTEROP_THREADS": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            contract.ENV_LEDGER_TABLE: self.aws.table,
+            contract.ENV_FLEET: self.fleet,
+            contract.ENV_ML_ROOT: str(ml_root),
+            **environment,
+        }
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, env=variables, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        agent = Agent(id=name, address=address, ml_root=ml_root, log=log, process=process)
+        self.agents.append(agent)
+        return agent
 
     def begin_anew(self) -> None:
         """Begin the next attempt, as the state machine does when the leader is lost."""

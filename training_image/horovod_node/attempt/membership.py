@@ -14,7 +14,7 @@ from horovod_node import contract
 from horovod_node.attempt.lease_renewal import LeaseRenewal, renewal_seconds
 from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.ledger.ledger import Pace
-from horovod_node.node.errors import LedgerUnreachableError, PartOverError, ReleasedError
+from horovod_node.node.errors import FinishedError, LedgerUnreachableError, PartOverError, ReleasedError
 from horovod_node.node.interruption import Interruption, InterruptionWatch
 from horovod_node.node.waiting import Interval, wait_for
 from horovod_node.transfer.requirements import Installation
@@ -104,10 +104,13 @@ class Membership:
             step: Training steps of the node's slowest rank. Default: unchanged.
 
         Raises:
-            ReleasedError: If this attempt no longer holds the fleet.
+            ReleasedError: If this attempt no longer holds the fleet, or the node was told to stop before the ring was
+                formed.
             LedgerUnreachableError: If the ledger was unreachable for longer than a lease lasts: the node then cannot
                 know whether its run still holds the fleet. A shorter outage does not disturb the training.
         """
+        if self._state in (contract.NODE_JOINED, contract.NODE_READY):
+            self._check_stop()
         if state is not None and state != self._state:
             _log.info("%s is %s", self._work.node.id, state)
             self._state = state
@@ -155,18 +158,22 @@ class Membership:
 
     def idle(self) -> NoReturn:
         """
-        Refresh the node's item until the fleet is released; the instance counts only while its agent runs.
+        Refresh the leader's item until the fleet is released; the instance counts only while its agent runs.
 
         Raises:
-            ReleasedError: When the fleet is released.
+            FinishedError: When the fleet is released.
         """
-        while True:
-            self.keep()
-            time.sleep(0.5)
+        try:
+            while True:
+                self._check_stop()
+                self.keep()
+                time.sleep(0.5)
+        except ReleasedError as reason:
+            raise FinishedError(str(reason)) from None
 
     def stay_until_saving(self, leader: str) -> NoReturn:
         """
-        Stay until *leader* saves the model, then record that this node leaves, as it would only cost money.
+        Stay until *leader* saves the model, then record that this node's instance leaves, as it would only cost money.
 
         The leader's state changes once the state machine has accepted the training's result. Until then the attempt
         may still fail, and a node that stayed can begin the next one at once.
@@ -177,6 +184,7 @@ class Membership:
         """
         look = Interval(LEASE_SECONDS)
         while True:
+            self._check_stop()
             self.keep()
             if look.elapsed():
                 try:
@@ -186,8 +194,9 @@ class Membership:
                 if led is not None and led.state == contract.NODE_FAILED:
                     raise ReleasedError(f"leader {leader} gave the attempt up")
                 if led is not None and led.state == contract.NODE_SAVING:
-                    with suppress(LedgerUnreachableError):
-                        self._write(leaves=True)
+                    if self._work.conduct.has_instance:
+                        with suppress(LedgerUnreachableError):
+                            self._write(leaves=True)
                     raise PartOverError(f"the training is done, and leader {leader} saves the model")
             time.sleep(0.5)
 
@@ -208,6 +217,10 @@ class Membership:
         fetched = self._fetched
         return None if fetched is None or not fetched.done() or fetched.exception() else fetched.result()
 
+    def _check_stop(self) -> None:
+        if self._work.conduct.stops_at is not None:
+            raise ReleasedError("this node was told to stop")
+
     def _check_lease(self) -> None:
         lease = self._ledger.lease(self._work.node.fleet)
         if lease is None:
@@ -216,5 +229,10 @@ class Membership:
             raise ReleasedError(
                 f"fleet {self._work.node.fleet} is held by {lease.holder}, not by {self._work.lease.holder}"
             )
+        if not self._work.conduct.has_instance:
+            # The rule of the dead-man's switch, which this node has not.
+            silent = time.time() - lease.expires_at
+            if silent > self._work.run.settings.lease_seconds:
+                raise ReleasedError(f"the lease of fleet {self._work.node.fleet} expired {silent:.0f} s ago")
         if self._renewal is not None and self.is_asked:
             self._renewal.renew(lease)

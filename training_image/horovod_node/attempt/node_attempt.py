@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from horovod_node.ledger.ledger import Lease, Ledger, Run
+from horovod_node.node.conduct import Conduct, EndsWithItsPart
 from horovod_node.node.folders import Layout
 from horovod_node.node.identity import Node
 from horovod_node.node.log_shipping import LogShipping
@@ -29,6 +30,7 @@ class NodeAttempt:
         ledger: The ledger, with calls repeated while DynamoDB is unreachable.
         s3: boto3 client.
         stepfunctions: boto3 client.
+        conduct: The engine's rules for this node. Default: those of EC2.
         output: Receives the lines that ranks print. Default: they are printed among the agent's own.
         shipping: Receives the node's metrics. Default: none are sent.
     """
@@ -40,5 +42,6 @@ class NodeAttempt:
     ledger: Ledger
     s3: S3Client
     stepfunctions: SFNClient
+    conduct: Conduct = field(default_factory=EndsWithItsPart)
     output: RankOutput = print_line
     shipping: LogShipping | None = None

@@ -81,6 +81,7 @@ from horovod_node.contract.attributes import (
     INSTALLED_AT as INSTALLED_AT,
     READY_AT as READY_AT,
     IMAGE as IMAGE,
+    CONTAINER as CONTAINER,
     LIBRARY_VERSION as LIBRARY_VERSION,
     PACE_JSON as PACE_JSON,
     INTERRUPTION as INTERRUPTION,
@@ -147,6 +148,7 @@ from horovod_node.contract.environment import (
     ENV_NODE_ZONE as ENV_NODE_ZONE,
     ENV_NODE_MARKET as ENV_NODE_MARKET,
     DEFAULT_ML_ROOT as DEFAULT_ML_ROOT,
+    SAGEMAKER_ML_ROOT as SAGEMAKER_ML_ROOT,
 )
 from horovod_node.contract.errors import (
     ERROR_INVALID_REQUEST as ERROR_INVALID_REQUEST,
@@ -234,15 +236,18 @@ from horovod_node.contract.metrics import (
 )
 from horovod_node.contract.node import (
     ENGINE_EC2 as ENGINE_EC2,
+    ENGINE_ECS as ENGINE_ECS,
     ENGINE_SAGEMAKER as ENGINE_SAGEMAKER,
     ENGINE_LOCAL as ENGINE_LOCAL,
     ENGINES as ENGINES,
+    EC2_ENGINES as EC2_ENGINES,
     ON_DEMAND as ON_DEMAND,
     SPOT as SPOT,
     MARKETS as MARKETS,
     RENDEZVOUS_PORT as RENDEZVOUS_PORT,
     CHANNEL_PORT as CHANNEL_PORT,
     SWITCH_FILE as SWITCH_FILE,
+    PART_OVER_FILE as PART_OVER_FILE,
     NODE_JOINED as NODE_JOINED,
     NODE_READY as NODE_READY,
     NODE_SAVING as NODE_SAVING,

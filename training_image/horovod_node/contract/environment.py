@@ -1,11 +1,18 @@
-"""The node's environment: written by user data into `NODE_ENV_FILE`, read by `horovod_node.node.identity`."""
+"""
+The node's environment, read by `horovod_node.node.identity`.
+
+User data writes it into `NODE_ENV_FILE`, and *Start nodes* into the `Environment` of a SageMaker job.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 NODE_ENV_FILE: Final = "/etc/cdk-horovod/node.env"
-"""File that user data writes for the container; the local cloud reads the same lines from user data."""
+"""
+File that user data writes for the container; the local cloud reads the same lines from user data. An ECS task has no
+environment of its own: it mounts the file's folder, and its agent reads the file.
+"""
 
 ENV_ENGINE: Final = "CDK_HOROVOD_ENGINE"
 """The engine that provides this node: one of `ENGINES`."""
@@ -16,7 +23,10 @@ ENV_FLEET: Final = "CDK_HOROVOD_FLEET"
 ENV_LEASE_SECONDS: Final = "CDK_HOROVOD_LEASE_SECONDS"
 """Seconds without a valid lease after which the dead-man's switch terminates the node."""
 ENV_ML_ROOT: Final = "CDK_HOROVOD_ML_ROOT"
-"""Folder of the SageMaker layout (`input`, `model`, `checkpoints`, …). Default: `/opt/ml`."""
+"""
+Folder of the SageMaker layout (`input`, `model`, `checkpoints`, …). Default: `DEFAULT_ML_ROOT`, or in a SageMaker job
+`SAGEMAKER_ML_ROOT`.
+"""
 
 ENV_TRAINING: Final = "CDK_HOROVOD_TRAINING"
 """Name of the training, the dimension of its metrics."""
@@ -35,10 +45,15 @@ ENV_PULLED_AT: Final = "CDK_HOROVOD_PULLED_AT"
 ENV_METADATA_ENDPOINT: Final = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
 """Address of the instance metadata service; the AWS SDKs read this variable, too. Default: EC2's link-local address."""
 
-# Engines without instance metadata set these.
 ENV_RUN_ID: Final = "CDK_HOROVOD_RUN_ID"
 ENV_ATTEMPT: Final = "CDK_HOROVOD_ATTEMPT"
+"""
+The run's id and the number of the attempt for which a SageMaker job was created. Its nodes take part in no other
+attempt: the next one has a job of its own.
+"""
 
+# The local engine sets all of these. A SageMaker job sets the market, which nothing in its containers tells. A machine
+# without GPUs that emulates ECS or SageMaker sets the GPUs, and for ECS also the interface.
 ENV_NODE_ID: Final = "CDK_HOROVOD_NODE_ID"
 ENV_NODE_ADDRESS: Final = "CDK_HOROVOD_NODE_ADDRESS"
 ENV_NODE_INTERFACE: Final = "CDK_HOROVOD_NODE_INTERFACE"
@@ -48,3 +63,9 @@ ENV_NODE_ZONE: Final = "CDK_HOROVOD_NODE_ZONE"
 ENV_NODE_MARKET: Final = "CDK_HOROVOD_NODE_MARKET"
 
 DEFAULT_ML_ROOT: Final = "/opt/ml"
+SAGEMAKER_ML_ROOT: Final = "/tmp/cdk-horovod/ml"  # noqa: S108 - the only user of the container's large volume
+"""
+In a SageMaker job `/opt/ml` is the platform's, which writes `input/config` and uploads `model` and `output/data`, and
+`/tmp` is scratch space (SageMaker developer guide, "SageMaker AI environment variables and the default paths for
+training storage locations").
+"""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 EXIT_OK: Final = 0
+"""The agent was told to stop; on SageMaker, the node has done all that its run needs."""
 EXIT_TRAINING_FAILED: Final = 1
 """The user's script failed."""
 EXIT_PART_OVER: Final = 10
-"""The run continues without this node; its instance must terminate itself at once."""
+"""The run continues without this node; its instance must terminate itself at once. On ECS: `PART_OVER_FILE`."""
 EXIT_USAGE: Final = 2
 """The environment is incomplete or contradictory."""
 EXIT_NODE_FAILED: Final = 70

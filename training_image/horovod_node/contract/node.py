@@ -1,13 +1,16 @@
-"""Properties of a node: its engine, market, ports, states, and the interruptions that EC2 announces."""
+"""Properties of a node: its engine, market, ports, files, states, and the interruptions that EC2 announces."""
 
 from __future__ import annotations
 
 from typing import Final
 
 ENGINE_EC2: Final = "ec2"
+ENGINE_ECS: Final = "ecs"
 ENGINE_SAGEMAKER: Final = "sagemaker"
 ENGINE_LOCAL: Final = "local"
-ENGINES: Final = (ENGINE_EC2, ENGINE_SAGEMAKER, ENGINE_LOCAL)
+ENGINES: Final = (ENGINE_EC2, ENGINE_ECS, ENGINE_SAGEMAKER, ENGINE_LOCAL)
+EC2_ENGINES: Final = (ENGINE_EC2, ENGINE_ECS)
+"""Engines whose nodes are EC2 instances: instance metadata tells their facts and announces their interruption."""
 
 ON_DEMAND: Final = "on-demand"
 SPOT: Final = "spot"
@@ -21,6 +24,11 @@ CHANNEL_PORT: Final = 29401
 
 SWITCH_FILE: Final = "/usr/local/sbin/cdk-horovod-dead-mans-switch"
 """Where user data puts the dead-man's switch, which runs as a systemd unit; the local cloud runs the same script."""
+PART_OVER_FILE: Final = ".part-over"
+"""
+File in the ML root of an ECS node, by which its agent asks the instance to terminate itself: what `EXIT_PART_OVER` says
+on EC2. On ECS the agent must not exit, because ECS would start it again.
+"""
 
 # The states of a node, in the order in which it passes them.
 NODE_JOINED: Final = "joined"

@@ -55,5 +55,5 @@ LEAST_PRICE_USD: Final = 0.001
 MOST_PRICE_USD: Final = 10_000
 """EC2's cheapest and dearest instances cost some 0.004 and 400: a price beyond these bounds is in another unit."""
 PRICE_RULE: Final = f"must be USD an hour, a number from {LEAST_PRICE_USD} to {MOST_PRICE_USD}"
-INSTANCE_TYPE_PATTERN: Final = r"^[a-z0-9-]{1,32}\.[a-z0-9-]{1,32}$"
-"""Matches, for example, `g5.xlarge` and `u7i-12tb.224xlarge`."""
+INSTANCE_TYPE_PATTERN: Final = r"^(ml\.)?[a-z0-9-]{1,32}\.[a-z0-9-]{1,32}$"
+"""Matches, for example, `g5.xlarge` and `u7i-12tb.224xlarge`, and `ml.g5.xlarge` of SageMaker."""

@@ -348,7 +348,8 @@ def _boot_attributes(boot: BootFacts) -> dict[str, Any]:
         contract.PULLED_AT: boot.pulled_at,
     }
     written = {name: {"N": str(int(at))} for name, at in times.items() if at is not None}
-    return written | ({contract.IMAGE: {"S": boot.image}} if boot.image else {})
+    texts = {contract.IMAGE: boot.image, contract.CONTAINER: boot.container}
+    return written | {name: {"S": text} for name, text in texts.items() if text}
 
 
 def _node_item(item: Mapping[str, Any]) -> NodeItem:

@@ -1,4 +1,4 @@
-"""When a node's machine booted and pulled the image, as its boot script tells the agent."""
+"""When a node's machine booted and pulled the image, and in which container its agent is."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ class BootFacts:
         pull_began_at: Epoch seconds at which the image's pull began. Default: unknown.
         pulled_at: Epoch seconds at which the image's pull ended. Default: unknown.
         image: The image that the container runs. Default: unknown.
+        container: Id of the ECS task, or name of the SageMaker job, that the container belongs to. Default: neither.
     """
 
     booted_at: float | None = None
     pull_began_at: float | None = None
     pulled_at: float | None = None
     image: str = ""
+    container: str = ""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> BootFacts:

@@ -19,6 +19,10 @@ class ReleasedError(Exception):
     """The fleet went to another run or attempt, or this attempt was given up: stop, and do not answer."""
 
 
+class FinishedError(ReleasedError):
+    """The fleet was released after this node, the leader, had done all of its part."""
+
+
 class PartOverError(Exception):
     """The training succeeded and the run continues without this node: its instance is no longer needed."""
 

@@ -148,10 +148,10 @@ def as_failure(error: RunError, *, node: str, address: str) -> Failure:
     )
 
 
-def cause_text(message: str) -> str:
-    """Shorten *message* to Step Functions' limit, in the middle: a traceback's ends say the most."""
-    if len(message) <= contract.CAUSE_LIMIT:
+def cause_text(message: str, *, limit: int = contract.CAUSE_LIMIT) -> str:
+    """Shorten *message* to *limit*, Step Functions' by default, in the middle: a traceback's ends say the most."""
+    if len(message) <= limit:
         return message
     cut = "\n[…]\n"
-    half = (contract.CAUSE_LIMIT - len(cut)) // 2
+    half = (limit - len(cut)) // 2
     return message[:half] + cut + message[-half:]

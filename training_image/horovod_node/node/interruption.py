@@ -78,14 +78,14 @@ class InterruptionWatch:
     @classmethod
     def of(cls, node: Node, environment: Mapping[str, str]) -> InterruptionWatch:
         """
-        Create the watch of *node*. It polls only on Spot Instances on EC2, or where *environment* names an endpoint.
+        Create the watch of *node*. It polls only on EC2's Spot Instances, or where *environment* names an endpoint.
 
         Args:
             node: This node.
             environment: The process's environment variables.
         """
         endpoint = environment.get(contract.ENV_METADATA_ENDPOINT) or (
-            DEFAULT_ENDPOINT if node.engine == contract.ENGINE_EC2 else None
+            DEFAULT_ENDPOINT if node.engine in contract.EC2_ENGINES else None
         )
         if node.market != contract.SPOT or endpoint is None:
             return cls(None)

@@ -37,6 +37,8 @@ FAILED_SECONDS = 30.0
 Longest delay of a failure's report for the upload of the newest checkpoint. All nodes cost money meanwhile, but so
 would the repetition of the steps after an older checkpoint.
 """
+ANSWER_SECONDS = 5.0
+"""Time for the report of a node that was told to stop."""
 SAVED_SECONDS = 120.0
 """Longest wait for the last checkpoint once the model is in S3; only the leader still runs then."""
 
@@ -122,7 +124,7 @@ class Leader(ABC):
             failed = as_run_error(error)
             # Stalled ranks wrote nothing lately, and the stop at the ceiling has uploaded the last checkpoint.
             if failed.error not in (contract.ERROR_TRAINING_STALLED, contract.ERROR_COST_CEILING):
-                self._save_last_checkpoint(seconds=FAILED_SECONDS)
+                self._save_last_checkpoint(seconds=self._seconds_to_save())
             self._task.fail(failed.error, failed.message)
             raise failed from error
 
@@ -178,6 +180,11 @@ class Leader(ABC):
         with suppress(LedgerUnreachableError):
             _log.info("%s", save_last_checkpoint(self._mirror, seconds=seconds, keep=self._keep))
 
+    def _seconds_to_save(self) -> float:
+        """Return how long a failure's report may wait for the newest checkpoint; nobody waits for a node that stops."""
+        stops_at = self._work.conduct.stops_at
+        return FAILED_SECONDS if stops_at is None else stops_at - time.monotonic() - ANSWER_SECONDS
+
     def _stop_at_ceiling(self, training: LocalTraining) -> None:
         """
         Stop the training when the run's cost comes close to its ceiling.
@@ -192,15 +199,21 @@ class Leader(ABC):
 
     def _hand_over(self, training: LocalTraining, members: Container[str]) -> None:
         """
-        Stop the training when EC2 is about to interrupt a node that the ring cannot lose.
+        Stop the training when this node was told to stop, or EC2 will interrupt one that the ring cannot lose.
+
+        The ranks of this node are told first. Where a platform tells all nodes at once, as SageMaker does, the others'
+        agents go on: if their ranks stopped, the ring would break while rank 0 writes its last checkpoint.
 
         Args:
             training: The leader's ranks.
             members: Names of the nodes that the ring cannot lose.
 
         Raises:
-            RunError: If the training was stopped; it is not if the run has no restart left.
+            RunError: If the training was stopped; for an interruption it is not if the run has no restart left.
         """
+        if self._work.conduct.stops_at is not None:
+            me = self._work.node
+            raise hand_over(f"The leader {me.id} ({me.address}) was told to stop", training=training, keep=self._keep)
         noticed = [
             node
             for node in self._nodes.items
@@ -208,7 +221,9 @@ class Leader(ABC):
         ]
         if not noticed or not self._restarts_left():
             return
-        raise hand_over(noticed[0], training=training, keep=self._keep)
+        node = noticed[0]
+        facts = f"{node.id} ({node.address}, {node.instance_type}, {node.market}, {node.zone})"
+        raise hand_over(f"EC2 interrupts node {facts}", training=training, keep=self._keep)
 
     def _restarts_left(self) -> bool:
         """Whether the state machine would restart the run; if not, the ring trains until it really breaks."""

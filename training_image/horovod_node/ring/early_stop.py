@@ -11,7 +11,6 @@ from horovod_node.attempt.node_attempt import NodeAttempt
 from horovod_node.attempt.task import Task
 from horovod_node.checkpoints.mirror import CheckpointMirror
 from horovod_node.ledger.cost_ceiling import CostCeiling
-from horovod_node.ledger.ledger import NodeItem
 from horovod_node.local_ranks.local_training import LocalTraining
 from horovod_node.node.errors import LedgerUnreachableError, RunError
 from horovod_node.node.waiting import Interval, wait_until
@@ -80,20 +79,19 @@ def stop_at_ceiling(
     return RunError(contract.ERROR_COST_CEILING, f"{cost} {saved}")
 
 
-def hand_over(node: NodeItem, *, training: LocalTraining, keep: Callable[..., None]) -> RunError:
+def hand_over(reason: str, *, training: LocalTraining, keep: Callable[..., None]) -> RunError:
     """
     Stop the leader's ranks in order, and return the error after which the state machine restarts the run.
 
     Args:
-        node: The node that EC2 interrupts, which the ring cannot lose.
+        reason: What will end the ring, as the beginning of a sentence.
         training: The leader's ranks.
         keep: Called repeatedly.
     """
     _end_ranks(training, seconds=WRITE_SECONDS, keep=keep)
     return RunError(
         contract.ERROR_NODE_FAILED,
-        f"EC2 interrupts node {node.id} ({node.address}, {node.instance_type}, {node.market}, {node.zone}): "
-        "the training was stopped first, and can resume from its newest checkpoint.",
+        f"{reason}: the training was stopped first, and can resume from its newest checkpoint.",
     )
 
 
