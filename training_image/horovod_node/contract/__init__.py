@@ -231,6 +231,7 @@ from horovod_node.contract.metrics import (
 )
 from horovod_node.contract.node import (
     ENGINE_EC2 as ENGINE_EC2,
+    ENGINE_ECS as ENGINE_ECS,
     ENGINE_LOCAL as ENGINE_LOCAL,
     ENGINES as ENGINES,
     ON_DEMAND as ON_DEMAND,
@@ -239,6 +240,7 @@ from horovod_node.contract.node import (
     RENDEZVOUS_PORT as RENDEZVOUS_PORT,
     CHANNEL_PORT as CHANNEL_PORT,
     SWITCH_FILE as SWITCH_FILE,
+    PART_OVER_FILE as PART_OVER_FILE,
     NODE_JOINED as NODE_JOINED,
     NODE_READY as NODE_READY,
     NODE_SAVING as NODE_SAVING,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 ENGINE_EC2: Final = "ec2"
+ENGINE_ECS: Final = "ecs"
 ENGINE_LOCAL: Final = "local"
-ENGINES: Final = (ENGINE_EC2, ENGINE_LOCAL)
+ENGINES: Final = (ENGINE_EC2, ENGINE_ECS, ENGINE_LOCAL)
 
 ON_DEMAND: Final = "on-demand"
 SPOT: Final = "spot"
@@ -20,6 +21,11 @@ CHANNEL_PORT: Final = 29401
 
 SWITCH_FILE: Final = "/usr/local/sbin/cdk-horovod-dead-mans-switch"
 """Where user data puts the dead-man's switch, which runs as a systemd unit; the local cloud runs the same script."""
+PART_OVER_FILE: Final = ".part-over"
+"""
+File in the ML root of an ECS node, by which its agent asks the instance to terminate itself: what `EXIT_PART_OVER` says
+on EC2. On ECS the agent must not exit, because ECS would start it again.
+"""
 
 # The states of a node, in the order in which it passes them.
 NODE_JOINED: Final = "joined"
