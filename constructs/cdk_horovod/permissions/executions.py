@@ -56,7 +56,7 @@ def permit_workflow(machine: sfn.StateMachine, *, reads: Sequence[sfn.StateMachi
         machine.role,
         rule="IAM5[Resource::*]",
         reason="Describe actions, the Price List, PutMetricData, X-Ray and log delivery support no resource-level "
-        "permissions; a condition limits launches to the fleets' launch templates.",
+        "permissions; conditions limit launches to the fleets' launch templates, and lists of ECS tasks to a cluster.",
     )
     for read in reads:
         accept_executions(machine.role, read)
