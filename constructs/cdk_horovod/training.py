@@ -43,7 +43,7 @@ class HorovodTraining(DeployedTraining):
     Args:
         storage: Buckets for scripts, data, models and receipts.
         image: Container image of the nodes.
-        engine: Engine that provides the nodes, for example `Engine.ec2(fleet)`.
+        engine: Engine that provides the nodes, for example `Engine.ec2(fleet)` or `Engine.ecs(fleet)`.
         data_buckets: Further buckets from which runs may read data. Default: only the storage's data bucket.
         ledger: A ledger that no other training uses. Default: a new one.
         max_restarts:
@@ -223,7 +223,8 @@ class HorovodTraining(DeployedTraining):
                         arn=resource.removesuffix("/*"),
                         path="/*",
                         reason="A launch needs permissions for all of its resources. The statement for instances, "
-                        "which every launch needs, has a condition that names the fleet's launch template.",
+                        "which every launch needs, has a condition that names the fleet's launch template. The id of "
+                        "an ECS task is made up when it starts.",
                     )
         permit_workflow(self.state_machine, wildcards=self.engine.wildcards)
         permit_own_executions(self.state_machine)

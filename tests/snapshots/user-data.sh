@@ -1,8 +1,6 @@
 #!/bin/bash
 set -Eeuo pipefail
 
-image='<AWS::AccountId>.dkr.ecr.<AWS::Region>.<AWS::URLSuffix>/cdk-hnb659fds-container-assets-<AWS::AccountId>-<AWS::Region>:<hash>'
-log_group='<Training/NodeLogs>'
 region='<AWS::Region>'
 ml_root='/opt/ml'
 node=$(cat /var/lib/cloud/data/instance-id)
@@ -203,6 +201,54 @@ use_instance_store() {
   done
 }
 
+metadata() {
+  curl --silent --fail --noproxy '*' --max-time 2 "${@:2}" "http://169.254.169.254/latest/$1"
+}
+
+give_sign() {
+  local run run_id token instance_type zone item
+  read -r run run_id < <(timeout 20 aws dynamodb get-item --region "$region" --consistent-read \
+    --table-name '<Training/Ledger/Table>' --key '{"pk": {"S": "FLEET#TrainingFleetB78791F8"}, "sk": {"S": "LEASE"}}' \
+    --query 'Item.[run.S, run_id.S]' --output text)
+  [[ -n $run_id && $run_id != None && $run != '#'* ]] || return 0
+  token=$(metadata api/token --request PUT --header 'X-aws-ec2-metadata-token-ttl-seconds: 60')
+  instance_type=$(metadata meta-data/instance-type --header "X-aws-ec2-metadata-token: $token")
+  zone=$(metadata meta-data/placement/availability-zone --header "X-aws-ec2-metadata-token: $token")
+  printf -v item '"%s": {"S": "%s"}, ' pk 'NODES#TrainingFleetB78791F8#'"$run_id" sk "BOOT#$node" node "$node" \
+    state 'pulling the image' instance_type "$instance_type" zone "$zone"
+  printf -v item '{%s"booted_at": {"N": "%s"}, "seen_at": {"N": "%s"}, "remove_at": {"N": "%s"}}' "$item" \
+    "$booted_at" "$EPOCHSECONDS" $((EPOCHSECONDS + 86400))
+  timeout 20 aws dynamodb put-item --region "$region" --table-name '<Training/Ledger/Table>' --item "$item"
+}
+
+link_gpus() {
+  if command -v nvidia-ctk >/dev/null; then
+    nvidia-ctk system create-dev-char-symlinks --create-all || say "could not link the GPUs' devices in /dev/char"
+  fi
+}
+
+leave_by() {
+  cat > '/etc/systemd/system/cdk-horovod-part-over.service' <<UNIT
+[Unit]
+Description=Takes this instance out when the run goes on without it
+StartLimitIntervalSec=0
+
+[Service]
+EnvironmentFile=-/etc/cdk-horovod/node.env
+ExecStart=/bin/bash /usr/local/sbin/cdk-horovod-dead-mans-switch $*
+Restart=on-failure
+RestartSec=5
+StandardError=journal+console
+UNIT
+}
+
+use_instance_store
+mkdir -p "$ml_root"
+chmod 1777 "$ml_root"
+
+image='<AWS::AccountId>.dkr.ecr.<AWS::Region>.<AWS::URLSuffix>/cdk-hnb659fds-container-assets-<AWS::AccountId>-<AWS::Region>:<hash>'
+log_group='<Training/NodeLogs>'
+
 ecr_login() {
   aws ecr get-login-password --region "$1" | docker login --username AWS --password-stdin "$2"
 }
@@ -228,30 +274,6 @@ hand_over_efa() {
   run+=(--env "LD_LIBRARY_PATH=$libraries/opt/amazon/rdma-core")
 }
 
-metadata() {
-  curl --silent --fail --noproxy '*' --max-time 2 "${@:2}" "http://169.254.169.254/latest/$1"
-}
-
-give_sign() {
-  local run run_id token instance_type zone item
-  read -r run run_id < <(timeout 20 aws dynamodb get-item --region "$region" --consistent-read \
-    --table-name '<Training/Ledger/Table>' --key '{"pk": {"S": "FLEET#TrainingFleetB78791F8"}, "sk": {"S": "LEASE"}}' \
-    --query 'Item.[run.S, run_id.S]' --output text)
-  [[ -n $run_id && $run_id != None && $run != '#'* ]] || return 0
-  token=$(metadata api/token --request PUT --header 'X-aws-ec2-metadata-token-ttl-seconds: 60')
-  instance_type=$(metadata meta-data/instance-type --header "X-aws-ec2-metadata-token: $token")
-  zone=$(metadata meta-data/placement/availability-zone --header "X-aws-ec2-metadata-token: $token")
-  printf -v item '"%s": {"S": "%s"}, ' pk 'NODES#TrainingFleetB78791F8#'"$run_id" sk "BOOT#$node" node "$node" \
-    state 'pulling the image' instance_type "$instance_type" zone "$zone"
-  printf -v item '{%s"booted_at": {"N": "%s"}, "seen_at": {"N": "%s"}, "remove_at": {"N": "%s"}}' "$item" \
-    "$booted_at" "$EPOCHSECONDS" $((EPOCHSECONDS + 86400))
-  timeout 20 aws dynamodb put-item --region "$region" --table-name '<Training/Ledger/Table>' --item "$item"
-}
-
-use_instance_store
-mkdir -p "$ml_root"
-chmod 1777 "$ml_root"
-
 systemctl start docker.service
 DOCKER_CONFIG=$(mktemp -d)
 export DOCKER_CONFIG
@@ -265,11 +287,7 @@ pull_began_at=$EPOCHSECONDS
 retry "pull $image" docker pull --quiet "$image"
 pulled_at=$EPOCHSECONDS
 digest=$(docker image inspect --format '{{index .RepoDigests 0}}' "$image" 2>/dev/null) || digest=
-
-if command -v nvidia-ctk >/dev/null; then
-  nvidia-ctk system create-dev-char-symlinks --create-all || say "could not link the GPUs' devices in /dev/char"
-fi
-
+link_gpus
 run=(docker run --detach --name cdk-horovod-node --restart no --gpus all --network host --ipc host)
 run+=(--ulimit memlock=-1 --ulimit stack=67108864)
 run+=(--security-opt no-new-privileges --cap-drop ALL --pids-limit 65536)
@@ -282,18 +300,7 @@ if [ -n "$log_group" ]; then
   run+=(--log-opt "awslogs-stream=$node" --log-opt mode=non-blocking)
 fi
 "${run[@]}" "$image" || fail "docker did not start the container"
-cat > '/etc/systemd/system/cdk-horovod-part-over.service' <<'UNIT'
-[Unit]
-Description=Takes this instance out when the run goes on without it
-StartLimitIntervalSec=0
-
-[Service]
-EnvironmentFile=-/etc/cdk-horovod/node.env
-ExecStart=/bin/bash /usr/local/sbin/cdk-horovod-dead-mans-switch leave-after cdk-horovod-node 10
-Restart=on-failure
-RestartSec=5
-StandardError=journal+console
-UNIT
+leave_by leave-after cdk-horovod-node 10
 systemctl daemon-reload
 systemctl start cdk-horovod-part-over.service
 say "node started"

@@ -39,7 +39,7 @@ class Stacks:
     def resources(self, stack: str, kind: str, *, id: str = "") -> dict[str, Resource]:
         """Find the properties of all resources of *kind* whose logical id begins with *id*."""
         found = self.templates[stack].find_resources(kind)
-        return {name: resource["Properties"] for name, resource in found.items() if name.startswith(id)}
+        return {name: resource.get("Properties", {}) for name, resource in found.items() if name.startswith(id)}
 
     def resource(self, stack: str, kind: str, *, id: str = "") -> Resource:
         """Find the properties of the only such resource."""
@@ -52,9 +52,11 @@ class Stacks:
 
     def statements(self, stack: str, *, role: str) -> Iterator[Resource]:
         """Walk the policy statements of the role whose logical id begins with *role*."""
-        for policy in self.resources(stack, "AWS::IAM::Policy").values():
-            if any(each["Ref"].startswith(role) for each in policy["Roles"]):
-                yield from policy["PolicyDocument"]["Statement"]
+        # CDK makes a managed policy of what a role's own policies have no room for.
+        for kind in ("AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"):
+            for policy in self.resources(stack, kind).values():
+                if any(each["Ref"].startswith(role) for each in policy["Roles"]):
+                    yield from policy["PolicyDocument"]["Statement"]
 
 
 def synthesise_validated(folder: Path, build: Callable[[App], None]) -> Stacks:

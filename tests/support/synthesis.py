@@ -1,4 +1,4 @@
-"""Synthesises `app.py` as the CDK CLI does: a process of its own, context and output folder by environment."""
+"""Synthesises an app as the CDK CLI does: a process of its own, context and output folder by environment."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def synthesise(out: Path, *, settings: Mapping[str, object] | None = None, check: bool = True) -> str:
+def synthesise(
+    out: Path, *, app: Path = REPOSITORY, settings: Mapping[str, object] | None = None, check: bool = True
+) -> str:
     """
-    Write the cloud assembly of `app.py` to *out* and return what the app printed.
+    Write the cloud assembly of an app to *out* and return what the app printed.
 
     Args:
         out: The assembly's folder.
+        app: Folder with `app.py` and `cdk.json`. Default: the repository's.
         settings: Values for `stacks.settings.Settings`, as `cdk -c horovod:KEY=VALUE` would set them.
         check: Whether a failing synth fails the test.
     """
-    context = json.loads((REPOSITORY / "cdk.json").read_text())["context"]
+    context = json.loads((app / "cdk.json").read_text())["context"]
     context |= {f"horovod:{key}": value for key, value in (settings or {}).items()}
     without_aws = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     done = subprocess.run(
         [sys.executable, "app.py"],
-        cwd=REPOSITORY,
+        cwd=app,
         env={
             **without_aws,
             "CDK_CONTEXT_JSON": json.dumps(context),

@@ -1,28 +1,64 @@
-"""One synthesis of `app.py` for all tests that read its templates."""
+"""One synthesis of each engine's app for all tests that read its templates."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cdk_horovod.asl.resolved import by_layer
-from support.synthesis import synthesise
+from support.synthesis import REPOSITORY, synthesise
+
+APPS = {"ec2": REPOSITORY, "ecs": REPOSITORY / "examples" / "ecs"}
+"""Folder of the app that trains with an engine."""
+STACKS = {"ec2": "Training", "ecs": "EcsTraining"}
+"""Stack of that app which has the training."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test with the mark `every_engine` once for each engine; any other one reads the app of EC2."""
+    if "engine" in metafunc.fixturenames and metafunc.definition.get_closest_marker("every_engine"):
+        metafunc.parametrize("engine", APPS, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
-def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("assembly") / "cdk.out"
-    synthesise(out)
-    return out
+def engine(request: pytest.FixtureRequest) -> str:
+    """The engine whose app is read."""
+    name: str = getattr(request, "param", "ec2")
+    return name
 
 
 @pytest.fixture(scope="session")
-def template(assembly: Path) -> Mapping[str, Any]:
-    text: Mapping[str, Any] = json.loads((assembly / "Training.template.json").read_text())
+def synthesised(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Synthesises the app of an engine, once in a session."""
+
+    @cache
+    def assembly(engine: str) -> Path:
+        out = tmp_path_factory.mktemp("assembly") / "cdk.out"
+        synthesise(out, app=APPS[engine])
+        return out
+
+    return assembly
+
+
+@pytest.fixture(scope="session")
+def assembly(engine: str, synthesised: Callable[[str], Path]) -> Path:
+    return synthesised(engine)
+
+
+@pytest.fixture(scope="session")
+def training_stack(engine: str) -> str:
+    """Name of the stack with the training."""
+    return STACKS[engine]
+
+
+@pytest.fixture(scope="session")
+def template(assembly: Path, training_stack: str) -> Mapping[str, Any]:
+    text: Mapping[str, Any] = json.loads((assembly / f"{training_stack}.template.json").read_text())
     return text
 
 

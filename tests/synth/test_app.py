@@ -136,6 +136,7 @@ def test_dashboard_is_deployed_unless_told_otherwise(template: Mapping[str, Any]
     assert kinds.count("AWS::CloudWatch::Dashboard") == 1
 
 
+@pytest.mark.every_engine
 def test_every_finding_is_acknowledged(assembly: Path) -> None:
     """cdk-nag's AwsSolutions checks run on every synth of the app, and every finding is explained."""
     reports = json.loads((assembly / "validation-report.json").read_text())["pluginReports"]

@@ -403,11 +403,6 @@ def networks() -> dict[NetworkMode, TrainingNetwork]:
         (NetworkMode.ISOLATED, {"max_gpus": 4}, "'max_gpus' must be at least 8, the largest weight, got 4"),
         (
             NetworkMode.ISOLATED,
-            {"instance_types": ["p3.16xlarge", "p3dn.24xlarge"], "allow_heterogeneous_gpus": True},
-            "'machine_image' must be given for p3.16xlarge, p3dn.24xlarge, because current Deep Learning AMIs",
-        ),
-        (
-            NetworkMode.ISOLATED,
             {"instance_types": ["g5.48xlarge", "g5.xlarge"], "efa": True},
             "'efa' must be off, .*, got g5.xlarge, which have none",
         ),

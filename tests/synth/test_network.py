@@ -24,6 +24,7 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
             TrainingNetwork(Stack(app, mode.value), "Network", mode=mode)
         TrainingNetwork(Stack(app, "standard"), "Network")
         TrainingNetwork(Stack(app, "one"), "Network", max_azs=1)
+        TrainingNetwork(Stack(app, "ecs"), "Network", ecs=True)
         TrainingNetwork(
             Stack(app, "bounded"),
             "Network",
@@ -209,6 +210,20 @@ def test_zones_can_be_named(stacks: Stacks) -> None:
     # THEN
     assert [subnet["AvailabilityZone"] for subnet in subnets.values()] == ["eu-west-1a", "eu-west-1c"]
     assert placed == {1}
+
+
+def test_ecs_has_its_endpoints(stacks: Stacks) -> None:
+    """Only a network that was asked for ECS has the endpoints of its API and of its agents."""
+    assert endpoints(stacks, "ecs", "Interface") - endpoints(stacks, "isolated", "Interface") == {"ecs", "ecs-agent"}
+    found = policies(stacks, "ecs")
+    assert found["ecs"] == found["logs"]
+    # AWS documents no policy for that of the agents.
+    assert found["ecs-agent"] is None
+    # AND the packages of the instance's system can be read
+    packages = [each for each in found["s3"]["Statement"] if "al2023-repos" in flat(each["Resource"])]
+    assert [(each["Action"], flat(each["Resource"])) for each in packages] == [
+        ("s3:GetObject", "arn:AWS::Partition:s3:::al2023-repos-AWS::Region-de612dc2/*")
+    ]
 
 
 def test_session_manager_has_its_endpoints(stacks: Stacks) -> None:

@@ -1,10 +1,10 @@
-"""Snapshots of what `app.py` deploys: their diff is what reviewers of a pull request read."""
+"""Snapshots of what `app.py` and `examples/ecs` deploy: their diff is what reviewers of a pull request read."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,31 @@ def test_template_is_as_reviewed(stack: str, assembly: Path, request: pytest.Fix
 def test_user_data_is_as_reviewed(assembly: Path, request: pytest.FixtureRequest) -> None:
     """The script that a node boots with is the reviewed one."""
     compare("user-data.sh", user_data_text(assembly, "Training"), request)
+
+
+@pytest.mark.parametrize("engine", ["ecs"], indirect=True)
+def test_template_of_ecs_is_as_reviewed(assembly: Path, training_stack: str, request: pytest.FixtureRequest) -> None:
+    """The template of the training on ECS is the reviewed one."""
+    compare("ecs/training.yaml", template_text(assembly, training_stack), request)
+
+
+@pytest.mark.parametrize("engine", ["ecs"], indirect=True)
+def test_user_data_of_ecs_is_as_reviewed(assembly: Path, training_stack: str, request: pytest.FixtureRequest) -> None:
+    """The script with which a container instance boots is the reviewed one."""
+    compare("ecs/user-data.sh", user_data_text(assembly, training_stack), request)
+
+
+@pytest.mark.parametrize("engine", ["ecs"], indirect=True)
+def test_states_of_ecs_are_as_reviewed(
+    template: Mapping[str, Any], synthesised: Callable[[str], Path], request: pytest.FixtureRequest
+) -> None:
+    """The states that a run has only on ECS are the reviewed ones."""
+    # GIVEN
+    others = by_layer(json.loads((synthesised("ec2") / "Training.template.json").read_text()))["run"]["States"]
+    # WHEN
+    own = {name: state for name, state in by_layer(template)["run"]["States"].items() if name not in others}
+    # THEN
+    compare("ecs/states.asl.json", json.dumps(own, indent=2, ensure_ascii=False) + "\n", request)
 
 
 def marked(value: Any, marks: Iterator[str]) -> Any:

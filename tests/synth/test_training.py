@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,16 +13,27 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 
-from cdk_horovod import Engine, GpuFleet, HorovodTraining, RunTimeouts, TrainingImage, TrainingNetwork, TrainingStorage
+from cdk_horovod import (
+    Engine,
+    GpuFleet,
+    HorovodTraining,
+    IEngine,
+    RunTimeouts,
+    TrainingImage,
+    TrainingNetwork,
+    TrainingStorage,
+)
 from cdk_horovod.asl.resolved import by_layer
 from cdk_horovod.termination.reaper_definition import HOLD
 from horovod_node import contract
 from support.construct_stacks import Stacks, flat, synthesise_validated
 
-pytestmark = pytest.mark.synth
+pytestmark = [pytest.mark.synth, pytest.mark.every_engine]
 
 IMAGE = TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1")
 
+
+ENGINES: dict[str, Callable[[GpuFleet], IEngine]] = {"ec2": Engine.ec2, "ecs": Engine.ecs}
 
 UNNAMED_RESOURCES = ("xray", "logs", "ecr")
 LAUNCHING = ("ec2:CreateTags", "ec2:RunInstances", "iam:PassRole")
@@ -31,16 +43,18 @@ UNNAMED_ACTIONS = (
     "autoscaling:describeAutoScalingGroups",
     "autoscaling:describeScalingActivities",
     "cloudwatch:PutMetricData",
+    "ecs:DiscoverPollEndpoint",
+    "ecs:ListTasks",
     "ec2:DescribeSpotPriceHistory",
     "ec2:describeSpotPriceHistory",
     "pricing:GetProducts",
     "pricing:getProducts",
 )
-"""Calls that know no resources (Service Authorization Reference)."""
+"""Calls that know no resources (Service Authorization Reference); a condition names the cluster of listed tasks."""
 
 
 def add_training(
-    stack: Stack, id: str = "Training", *, fleet: GpuFleet | None = None, **options: Any
+    stack: Stack, id: str = "Training", *, fleet: GpuFleet | None = None, engine: str = "ec2", **options: Any
 ) -> HorovodTraining:
     """Add a training with everything that it needs to *stack*."""
     if fleet is None:
@@ -55,14 +69,14 @@ def add_training(
             on_demand_base_gpus=1,
         )
     storage = TrainingStorage(stack, f"{id}Storage")
-    return HorovodTraining(stack, id, storage=storage, image=IMAGE, engine=Engine.ec2(fleet), **options)
+    return HorovodTraining(stack, id, storage=storage, image=IMAGE, engine=ENGINES[engine](fleet), **options)
 
 
-def build(app: App) -> None:
+def build(app: App, *, engine: str) -> None:
     """Build one stack with a training, data of its user's own, and people with every grant."""
     stack = Stack(app, "Team")
     data = s3.Bucket.from_bucket_name(stack, "Lake", "data-lake")
-    training = add_training(stack, data_buckets=[data], max_cost_usd=500)
+    training = add_training(stack, engine=engine, data_buckets=[data], max_cost_usd=500)
     for name, grant in (
         ("Starter", training.grant_start),
         ("Reader", training.grant_read),
@@ -72,8 +86,14 @@ def build(app: App) -> None:
 
 
 @pytest.fixture(scope="module")
-def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
-    return synthesise_validated(tmp_path_factory.mktemp("training"), build)
+def stacks(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Stacks:
+    return synthesise_validated(tmp_path_factory.mktemp("training"), partial(build, engine=engine))
+
+
+def node_role(stacks: Stacks) -> str:
+    """Give the logical id of the role that a script has: on ECS it is the task's, else the fleet's."""
+    roles = stacks.resources("Team", "AWS::IAM::Role")
+    return next((role for role in roles if "TaskRole" in role), next(role for role in roles if "FleetRole" in role))
 
 
 def allowed(stacks: Stacks, role: str) -> dict[str, list[str]]:
@@ -126,14 +146,15 @@ def test_no_permission_is_a_wildcard(stacks: Stacks) -> None:
 
 
 def test_nodes_may_answer_only_their_own_workflow(stacks: Stacks) -> None:
-    """A node may answer one state machine, write one log group and end instances of its own group only."""
-    node = allowed(stacks, "TrainingFleet")
+    """A node may answer one state machine, write one log group and end instances of its own group only, if any."""
+    node = allowed(stacks, node_role(stacks))
     (group,) = stacks.resources("Team", "AWS::AutoScaling::AutoScalingGroup")
     assert [name[:20] for name in node["states:SendTaskSuccess"]] == ["TrainingStateMachine"]
     assert [name[:16] for name in node["logs:PutLogEvents"]] == ["TrainingNodeLogs"]
     scaling = {action for action in node if action.startswith(("autoscaling:", "ec2:", "cloudformation:", "iam:"))}
-    assert scaling == {"autoscaling:TerminateInstanceInAutoScalingGroup"}
-    assert node["autoscaling:TerminateInstanceInAutoScalingGroup"] == [group]
+    ending = "autoscaling:TerminateInstanceInAutoScalingGroup"
+    assert scaling == ({ending} if "FleetRole" in node_role(stacks) else set())
+    assert allowed(stacks, "TrainingFleetRole")[ending] == [group]
     assert node["s3:GetObject"] != []
     assert any(resource.startswith("arn:") and resource.endswith("data-lake/*") for resource in node["s3:GetObject"])
 
@@ -170,7 +191,7 @@ def test_workflow_may_launch_only_what_its_fleet_launches(stacks: Stacks) -> Non
     statements = [
         (statement["Action"], statement["Resource"], statement.get("Condition"))
         for statement in stacks.statements("Team", role="TrainingStateMachine")
-        if statement["Action"] in LAUNCHING
+        if statement["Action"] in LAUNCHING and "ecs-tasks" not in str(statement.get("Condition"))
     ]
     # THEN every launch takes an instance, and an instance of this template only
     (template,) = stacks.resources("Team", "AWS::EC2::LaunchTemplate")
@@ -339,23 +360,25 @@ def test_fails_when_an_argument_cannot_be(options: dict[str, Any], sentence: str
     assert str(refused.value) == sentence
 
 
-def test_fails_without_a_fleet() -> None:
+@pytest.mark.parametrize("make", ENGINES.values())
+def test_fails_without_a_fleet(make: Callable[..., IEngine]) -> None:
     """An engine without a fleet is refused."""
     with pytest.raises(ValueError, match="at least one") as refused:
-        Engine.ec2()
+        make()
     assert str(refused.value) == "'fleets' must be at least one, got none"
 
 
-def test_fails_when_a_fleet_serves_two_trainings() -> None:
+@pytest.mark.parametrize("make", ENGINES.values())
+def test_fails_when_a_fleet_serves_two_trainings(make: Callable[[GpuFleet], IEngine]) -> None:
     """A fleet serves one training only, because its user data names one ledger."""
     # GIVEN a fleet with a training
     stack = Stack(App(), "Stack")
     network = TrainingNetwork(stack, "Network")
     fleet = GpuFleet(stack, "Fleet", vpc=network.vpc, instance_types=["g5.xlarge"], max_gpus=8)
     storage = TrainingStorage(stack, "Storage")
-    HorovodTraining(stack, "One", storage=storage, image=IMAGE, engine=Engine.ec2(fleet))
+    HorovodTraining(stack, "One", storage=storage, image=IMAGE, engine=make(fleet))
     # WHEN another engine of the same fleet is bound
     with pytest.raises(ValueError, match="serves") as refused:
-        HorovodTraining(stack, "Two", storage=storage, image=IMAGE, engine=Engine.ec2(fleet))
+        HorovodTraining(stack, "Two", storage=storage, image=IMAGE, engine=make(fleet))
     # THEN
     assert str(refused.value) == "'fleet' must serve one training, got Stack/Fleet, which already serves Stack/One"

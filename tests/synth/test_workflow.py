@@ -22,7 +22,7 @@ from support import asl
 from support.asl import bare, by_reference
 from support.synthesis import REPOSITORY
 
-pytestmark = pytest.mark.synth
+pytestmark = [pytest.mark.synth, pytest.mark.every_engine]
 
 LEASE_LOST = "DynamoDb.ConditionalCheckFailedException"
 START, CONFIRM = "Start nodes", "Confirm that nothing runs"
@@ -193,16 +193,17 @@ def test_token_tasks_are_asked_again_after_trouble_with_the_ledger_alone(definit
             assert not any("ConditionExpression" in write for item in items for write in item.values())
 
 
-def test_state_machines_are_small(template: Mapping[str, Any]) -> None:
+def test_state_machines_are_small(template: Mapping[str, Any], engine: str) -> None:
     """The number of states of each machine, maps included, is known, so that none grows unnoticed."""
     counts = {layer: len(list(asl.all_states(definition))) for layer, definition in by_layer(template).items()}
-    assert counts["run"] <= 55, counts
+    assert counts["run"] <= {"ec2": 55, "ecs": 66}[engine], counts
 
 
 def test_what_scales_a_fleet_is_fenced_against_a_redrive(any_definition: Mapping[str, Any]) -> None:
     """A redriven execution scales nothing before it has made sure of its lease again."""
     fence = "$held = ($exists($states.context.Execution.RedriveCount) ? $states.context.Execution.RedriveCount : 0) ?"
     changing = ("updateAutoScalingGroup", "setDesiredCapacity", "suspendProcesses", "createOrUpdateTags")
+    changing += ("updateService", "deregisterContainerInstance")
     for name, state in asl.all_states(any_definition):
         if str(state.get("Resource")).split(":")[-1] in changing:
             assert [part for part in asl.expressions(state["Arguments"]) if fence in part], name
@@ -465,19 +466,24 @@ def test_own_errors_do_not_pretend_to_be_states_errors() -> None:
     assert [name for name in names if not re.fullmatch(r"[A-Z][A-Za-z]+", name)] == []
 
 
-def test_the_number_of_calls_does_not_depend_on_the_nodes(template: Mapping[str, Any]) -> None:
-    """Maps go over channels, instance types, fleets and queued runs, and never over nodes."""
+MAPS_OF_A_RUN = {"ec2": [], "ecs": ["Choose the tasks", "Ask ECS"]}
+"""Maps of an engine's states: those of ECS go over its services, of which there is one for each number of GPUs."""
+
+
+def test_the_number_of_calls_does_not_depend_on_the_nodes(template: Mapping[str, Any], engine: str) -> None:
+    """Maps go over channels, instance types, services, fleets and queued runs, and never over nodes."""
     maps = {
         layer: [
             name
             for name, state in asl.all_states(definition)
-            # A map over nothing sets variables, and one look gives ten instances to be ended by id at most.
-            if state["Type"] in ("Map", "Parallel") and state.get("Items") not in ("{% [] %}", "{% $staying %}")
+            # A map over nothing sets variables, and one look gives ten instances by id at most.
+            if state["Type"] in ("Map", "Parallel")
+            and state.get("Items") not in ("{% [] %}", "{% $staying %}", "{% $lost_instances %}")
         ]
         for layer, definition in by_layer(template).items()
     }
     assert maps == {
-        "run": ["Check the data", "Look up On-Demand prices"],
+        "run": ["Check the data", "Look up On-Demand prices", *MAPS_OF_A_RUN[engine]],
         "clean-up": [],
         "reaper": ["Look at every fleet", "Have every dead run cleaned up"],
     }

@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
 from cdk_horovod.engines import user_data
-from cdk_horovod.engines.user_data import node_user_data, without_comments
+from cdk_horovod.engines.user_data import (
+    CONTAINER_INSTANCE_ML_ROOT,
+    container_instance_user_data,
+    node_user_data,
+    without_comments,
+)
 from horovod_node import contract
 from support.synthesis import REPOSITORY
 
@@ -38,6 +44,20 @@ def rendered(
     return "\n".join(["#!/bin/bash", *lines, ""])
 
 
+def joining(*, environment: dict[str, str] | None = None, agent_config: dict[str, str] | None = None) -> str:
+    """Render the script as a container instance of ECS gets it."""
+    lines = container_instance_user_data(
+        environment=ENVIRONMENT if environment is None else environment,
+        agent_config=agent_config
+        or {"ECS_CLUSTER": "team", "ECS_INSTANCE_ATTRIBUTES": '{"cdk-horovod.fleet": "c8a1"}'},
+    )
+    return "\n".join(["#!/bin/bash", *lines, ""])
+
+
+SCRIPTS = pytest.mark.parametrize("render", [rendered, joining])
+"""Both ends of the script."""
+
+
 def findings(script: str) -> str:
     """Check *script* with ShellCheck, without its optional rules of style."""
     shellcheck = Path(sys.executable).with_name("shellcheck")
@@ -58,6 +78,8 @@ def heredoc(script: str, file: str = contract.NODE_ENV_FILE) -> str:
     "script",
     [
         "constructs/cdk_horovod/engines/node_boot.sh",
+        "constructs/cdk_horovod/engines/run_container.sh",
+        "constructs/cdk_horovod/engines/join_cluster.sh",
         "constructs/cdk_horovod/engines/dead_mans_switch.sh",
         "training_image/build_horovod.sh",
     ],
@@ -73,15 +95,42 @@ def test_rendered_script_is_clean(log_group_name: str | None) -> None:
     assert findings(rendered(log_group_name=log_group_name)) == ""
 
 
-def test_environment_reaches_its_file() -> None:
+def test_rendered_script_of_a_container_instance_is_clean() -> None:
+    """ShellCheck finds nothing in the script that a container instance runs."""
+    assert findings(joining()) == ""
+
+
+@SCRIPTS
+def test_environment_reaches_its_file(render: Callable[..., str]) -> None:
     """Each variable is one KEY=VALUE line of the file that the container and the local cloud read."""
-    assert heredoc(rendered()).splitlines() == [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+    assert heredoc(render()).splitlines() == [f"{name}={value}" for name, value in ENVIRONMENT.items()]
 
 
-def test_switch_is_installed_before_anything_that_may_fail() -> None:
-    """The dead-man's switch is on the instance as it lies in the repository, and starts before Docker and the image."""
+def test_agent_of_ecs_is_configured_at_the_end() -> None:
+    """The cluster is named when nothing can fail any more, because an agent without one joins none."""
     # WHEN
-    script = rendered()
+    script = joining()
+    # THEN
+    assert heredoc(script, "/etc/ecs/ecs.config").splitlines() == [
+        "ECS_CLUSTER=team",
+        'ECS_INSTANCE_ATTRIBUTES={"cdk-horovod.fleet": "c8a1"}',
+    ]
+    rest = script.partition("\nECS_CONFIG\n")[2]
+    assert rest == 'say "node joins its cluster"\nwait\n'
+    assert "docker" not in script.partition("link_gpus\n")[2]
+
+
+def test_instance_goes_when_its_task_leaves_the_file() -> None:
+    """On ECS systemd waits for the file by which the agent says that its part is over."""
+    unit = heredoc(joining(), "/etc/systemd/system/cdk-horovod-part-over.path")
+    assert unit == f"[Path]\nPathExists={CONTAINER_INSTANCE_ML_ROOT}/{contract.PART_OVER_FILE}"
+
+
+@SCRIPTS
+def test_switch_is_installed_before_anything_that_may_fail(render: Callable[..., str]) -> None:
+    """The dead-man's switch is on the instance as it lies in the repository, and starts before all else."""
+    # WHEN
+    script = render()
 
     # THEN
     switch = REPOSITORY / "constructs" / "cdk_horovod" / "engines" / "dead_mans_switch.sh"
@@ -93,17 +142,19 @@ def test_switch_is_installed_before_anything_that_may_fail() -> None:
         < script.index(f"'{UNIT}'")
         < enabled
     )
-    assert enabled < min(script.index(word) for word in ("\nuse_instance_store\n", "\nsystemctl start", "\nretry "))
+    others = ("\nuse_instance_store\n", "\nsystemctl start", "\nretry ", "|| retry ")
+    assert enabled < min(script.index(word) for word in others if word in script)
 
 
-def test_switch_is_restarted_whatever_happens() -> None:
+@SCRIPTS
+def test_switch_is_restarted_whatever_happens(render: Callable[..., str]) -> None:
     """systemd starts the switch at every boot and after every end, and the kernel never kills it for memory."""
     # GIVEN
     unit = ConfigParser()
     unit.optionxform = str  # type: ignore[assignment, method-assign]  # ConfigParser's documented way to keep capitals
 
     # WHEN
-    unit.read_string(heredoc(rendered(), UNIT))
+    unit.read_string(heredoc(render(), UNIT))
 
     # THEN
     assert {section: dict(unit[section]) for section in unit.sections()} == {
@@ -123,9 +174,10 @@ def test_switch_is_restarted_whatever_happens() -> None:
     }
 
 
-def test_every_word_is_filled_in() -> None:
+@SCRIPTS
+def test_every_word_is_filled_in(render: Callable[..., str]) -> None:
     """Every placeholder of the script is replaced, and every value has a placeholder."""
-    assert re.findall(r"@[A-Z_]+@", rendered()) == []
+    assert re.findall(r"@[A-Z_]+@", render()) == []
 
 
 def test_tokens_stay_whole() -> None:
@@ -139,7 +191,8 @@ def test_tokens_stay_whole() -> None:
     )
 
     # THEN
-    assert f"\nimage='{image}'\nlog_group='{group}'\nregion='{region}'\n" in script
+    assert f"\nimage='{image}'\nlog_group='{group}'\n" in script
+    assert f"\nregion='{region}'\n" in script
     assert heredoc(script).endswith(f"\nAWS_REGION={region}\nX_2={region}")
 
 
@@ -155,16 +208,25 @@ def test_no_log_group_leaves_the_log_driver_alone() -> None:
     assert "\nlog_group=''\n" in rendered(log_group_name=None)
 
 
-def test_fits_into_user_data() -> None:
+@SCRIPTS
+def test_fits_into_user_data(render: Callable[..., str]) -> None:
     """The script leaves room for a fleet's own commands within the 16 KB of user data."""
-    assert len(rendered().encode()) < 13 * 1024
+    assert len(render().encode()) < 13 * 1024
 
 
+@pytest.mark.parametrize("value", ["it's", "a\nb", "back\\slash", "`id`", "é"])
+def test_fails_when_the_agents_configuration_needs_quoting(value: str) -> None:
+    """A value that the agent could read otherwise is refused; double quotes are those of its JSON."""
+    with pytest.raises(ValueError, match=r"^'agent_config\[NOTE\]' must be one line of printable ASCII without "):
+        joining(agent_config={"NOTE": value})
+
+
+@SCRIPTS
 @pytest.mark.parametrize("value", ["it's", 'a "b"', "a\nb", "a\rb", "back\\slash", "`id`", "é", "\x7f"])
-def test_fails_when_a_value_needs_quoting(value: str) -> None:
+def test_fails_when_a_value_needs_quoting(value: str, render: Callable[..., str]) -> None:
     """A value that a shell or an env file could read otherwise is refused, not escaped."""
     with pytest.raises(ValueError, match=r"^'environment\[NOTE\]' must be one line of printable ASCII without quotes"):
-        rendered(environment=ENVIRONMENT | {"NOTE": value})
+        render(environment=ENVIRONMENT | {"NOTE": value})
 
 
 @pytest.mark.parametrize("name", ["", "a", "A B", "A=B", "1A", "A-B"])
@@ -200,7 +262,7 @@ def test_fails_when_the_switch_would_not_know_its_run(name: str) -> None:
         rendered(environment=environment)
 
 
-@pytest.mark.parametrize("script", ["node_boot.sh", "dead_mans_switch.sh"])
+@pytest.mark.parametrize("script", ["node_boot.sh", "run_container.sh", "join_cluster.sh", "dead_mans_switch.sh"])
 def test_scripts_are_shipped_beside_their_module(script: str) -> None:
     """The scripts are package data, beside the module that reads them."""
     assert Path(user_data.__file__).with_name(script).read_text().startswith("#!/usr/bin/env bash\n")

@@ -134,6 +134,16 @@ TRANSACTION_CANCELED = "DynamoDb.TransactionCanceledException"
 NOW = "$floor($millis() / 1000)"
 """Expression of the present time in epoch seconds."""
 
+MOMENT = """function($time) {
+    $type($time) = 'number' ? ($time < 100000000000 ? 1000 * $time : $time) : $toMillis($string($time))
+  }"""
+"""
+Function that converts a timestamp of an SDK integration to epoch milliseconds.
+
+AWS's guide does not specify its form: public definitions read ISO 8601 text, and epoch milliseconds have been observed.
+Numbers below 10^11 are taken as seconds.
+"""
+
 REDRIVEN = "($exists($states.context.Execution.RedriveCount) ? $states.context.Execution.RedriveCount : 0)"
 """
 Expression of the number of redrives of this execution ("Accessing execution data from the Context object").

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from aws_cdk import Stack
-from aws_cdk import aws_iam as iam
+from aws_cdk import aws_ec2 as ec2
 from constructs import Construct
 
-from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig
+from cdk_horovod.engines.engine import EngineConfig, EngineTarget
+from cdk_horovod.engines.gpu_fleets import (
+    check_fleets,
+    claim,
+    fleet_config,
+    launch_permissions,
+    node_environment,
+    own_termination,
+)
 from cdk_horovod.engines.group_states import AUTO_SCALING_READS, GroupStates
-from cdk_horovod.engines.image_fit import check_image_fits
 from cdk_horovod.engines.provider_words import AUTO_SCALING_WORDS
 from cdk_horovod.engines.user_data import node_user_data
-from cdk_horovod.fleet.capacity_attempt import smallest_first
-from cdk_horovod.fleet.capacity_plan import PlannedAttempt
 from cdk_horovod.fleet.gpu_fleet import GpuFleet
-from cdk_horovod.fleet.scaling_group import RESTING_VERSION
-from cdk_horovod.resources.image import TrainingImageConfig
+from cdk_horovod.fleet.machine_image import DEEP_LEARNING_AMI
 from horovod_node import contract
-
-_SERVES = "cdk_horovod:serves"
-"""Metadata key of a fleet, whose value is the path of its training."""
 
 
 class Ec2FleetEngine:
@@ -30,6 +29,7 @@ class Ec2FleetEngine:
     Runs nodes as instances of a `GpuFleet`.
 
     Binding adds to each fleet's user data: the nodes' environment, the dead-man's switch, the start of the container.
+    A fleet without a machine image of its own gets the newest Deep Learning Base GPU AMI at each deployment.
 
     Args:
         fleets: The fleets, in the order in which a run tries them. A fleet can serve only one training, because its
@@ -40,48 +40,33 @@ class Ec2FleetEngine:
     """
 
     def __init__(self, *, fleets: Sequence[GpuFleet]) -> None:
-        if not fleets:
-            raise ValueError("'fleets' must be at least one, got none")
-        if len({fleet.is_block for fleet in fleets}) > 1:
-            # The groups of Capacity Blocks are scaled by other calls.
-            raise ValueError("'fleets' must all be Capacity Blocks, or none of them, got some of each")
-        self._fleets = tuple(fleets)
+        self._fleets = check_fleets(fleets)
 
     def bind(self, scope: Construct, target: EngineTarget) -> EngineConfig:
         """
         Complete the fleets' user data and build the states that scale them.
 
         Raises:
-            ValueError: If a fleet already serves another training, or the image has no code for its GPUs.
+            ValueError: If a fleet already serves another training, the image has no code for its GPUs, or the machine
+                image no driver.
         """
         image = target.image.bind(scope)
         for fleet in self._fleets:
-            _claim(fleet, serves=scope.node.path)
-            check_image_fits(fleet, image=target.image, instance_types=fleet.capacity.instance_types)
-            _boot_nodes(fleet, image=image, target=target)
+            claim(fleet, scope=scope, target=target)
+            if fleet.chosen_image is not None:
+                fleet.capacity.refuse_types_without_driver()
+                fleet.chosen_image.choose(ec2.MachineImage.from_ssm_parameter(DEEP_LEARNING_AMI))
+            image.grant_pull(fleet.role)
+            fleet.user_data.add_commands(
+                *node_user_data(
+                    image_uri=image.uri,
+                    environment=node_environment(fleet, engine=contract.ENGINE_EC2, image_uri=image.uri, target=target),
+                    log_group_name=target.node_log_group.log_group_name,
+                )
+            )
         return EngineConfig(
             fleets=tuple(
-                FleetConfig(
-                    id=fleet.fleet_id,
-                    group=fleet.auto_scaling_group_name,
-                    size=contract.FleetSize(max_gpus=fleet.max_gpus, gpu_step=fleet.gpu_step),
-                    types={row.name: row.gpus for row in fleet.capacity.instance_types},
-                    node_role=fleet.role,
-                    plan=tuple(_as_states_read_it(attempt, fleet=fleet) for attempt in fleet.attempts),
-                    rest={
-                        **_launches(fleet),
-                        "subnets": ",".join(fleet.subnet_ids),
-                        "unit": fleet.gpus_of_a_unit,
-                    },
-                    node_statements=(
-                        # The dead-man's switch: a node terminates itself and lowers the desired capacity of its group.
-                        iam.PolicyStatement(
-                            actions=["autoscaling:TerminateInstanceInAutoScalingGroup"],
-                            resources=[fleet.auto_scaling_group_arn],
-                        ),
-                    ),
-                    auto_scaling_group=fleet.auto_scaling_group_name,
-                )
+                fleet_config(fleet, node_role=fleet.role, node_statements=(own_termination(fleet),))
                 for fleet in self._fleets
             ),
             states=GroupStates(
@@ -90,136 +75,5 @@ class Ec2FleetEngine:
             ),
             words=AUTO_SCALING_WORDS,
             reads=AUTO_SCALING_READS,
-            statements=tuple(statement for fleet in self._fleets for statement in _launch_permissions(fleet)),
+            statements=tuple(statement for fleet in self._fleets for statement in launch_permissions(fleet)),
         )
-
-
-def _as_states_read_it(attempt: PlannedAttempt, *, fleet: GpuFleet) -> dict[str, Any]:
-    """Return an attempt as the run's states read it, see `cdk_horovod.workflow.capacity_search`."""
-    return {
-        "words": attempt.words,
-        "time_limit": None if attempt.time_limit is None else int(attempt.time_limit.to_seconds()),
-        "empties": attempt.empties,
-        "market": attempt.market,
-        "leader_market": fleet.leader_market,
-        "base": fleet.on_demand_base_gpus,
-        "families": sorted({row.name[0] for row in attempt.instance_types}),
-        **_launches(fleet, attempt),
-        "subnets": ",".join(attempt.subnets),
-    }
-
-
-def _launches(fleet: GpuFleet, attempt: PlannedAttempt | None = None) -> dict[str, Any]:
-    """
-    Return what the group launches in an attempt, or at rest if *attempt* is None.
-
-    At rest it has the launch template version of the CloudFormation template, so that a deployment sees no change.
-    """
-    template = {
-        "LaunchTemplateId": fleet.launch_template.launch_template_id,
-        "Version": RESTING_VERSION if attempt is None else fleet.launch_template.version_number,
-    }
-    if fleet.is_block:
-        # Auto Scaling accepts Capacity Blocks only in groups without a mixed-instances policy.
-        return {"template": template}
-    types = fleet.capacity.smallest_first if attempt is None else smallest_first(attempt.instance_types)
-    return {
-        "policy": {
-            "LaunchTemplate": {
-                "LaunchTemplateSpecification": template,
-                "Overrides": [{"InstanceType": row.name, "WeightedCapacity": str(row.gpus)} for row in types],
-            },
-            "InstancesDistribution": fleet.instances_distribution(attempt),
-        }
-    }
-
-
-def _launch_permissions(fleet: GpuFleet) -> tuple[iam.PolicyStatement, ...]:
-    """
-    Return the permissions with which the workflow sets the group's launch template.
-
-    Auto Scaling checks whether its caller may launch what the template describes: instances with its role and tags (EC2
-    Auto Scaling User Guide, "Control Amazon EC2 launch template usage in Auto Scaling groups").
-
-    Every launch needs permission for the resource `instance`, whose condition key `ec2:LaunchTemplate` names the launch
-    template, so that statement alone limits all launches to this template. The statement for the other resources has no
-    condition: if one of them did not support the key, nothing could be launched. The Service Authorization Reference
-    ("Actions, resources, and condition keys for Amazon EC2") lists the keys by resource.
-    """
-    stack = Stack.of(fleet)
-
-    def arn(resource: str, *, account: str | None = None, of: str | None = "*") -> str:
-        return stack.format_arn(service="ec2", resource=resource, resource_name=of, account=account)
-
-    template = arn("launch-template", of=fleet.launch_template.launch_template_id)
-    return (
-        iam.PolicyStatement(
-            actions=["ec2:RunInstances"],
-            resources=[arn("instance")],
-            conditions={"ArnEquals": {"ec2:LaunchTemplate": template}},
-        ),
-        iam.PolicyStatement(
-            actions=["ec2:RunInstances"],
-            resources=[
-                template,
-                # The ARNs of images and snapshots have no account.
-                arn("image", account=""),
-                arn("snapshot", account=""),
-                *(
-                    arn(kind)
-                    for kind in (
-                        "capacity-reservation",
-                        "network-interface",
-                        "placement-group",
-                        "security-group",
-                        "subnet",
-                        "volume",
-                    )
-                ),
-                stack.format_arn(service="resource-groups", resource="group", resource_name="*"),
-            ],
-        ),
-        iam.PolicyStatement(
-            actions=["ec2:CreateTags"],
-            resources=["*"],
-            conditions={"StringEquals": {"ec2:CreateAction": "RunInstances"}},
-        ),
-        iam.PolicyStatement(
-            actions=["iam:PassRole"],
-            resources=[fleet.role.role_arn],
-            conditions={"StringLike": {"iam:PassedToService": "ec2.amazonaws.com*"}},
-        ),
-    )
-
-
-def _claim(fleet: GpuFleet, *, serves: str) -> None:
-    for entry in fleet.node.metadata:
-        if entry.type == _SERVES:
-            raise ValueError(
-                f"'fleet' must serve one training, got {fleet.node.path}, which already serves {entry.data}"
-            )
-    # Recorded on the fleet, because two engines may have the same fleet.
-    fleet.node.add_metadata(_SERVES, serves)
-
-
-def _boot_nodes(fleet: GpuFleet, *, image: TrainingImageConfig, target: EngineTarget) -> None:
-    image.grant_pull(fleet.role)
-    region = Stack.of(fleet).region
-    fleet.user_data.add_commands(
-        *node_user_data(
-            image_uri=image.uri,
-            environment={
-                contract.ENV_ENGINE: contract.ENGINE_EC2,
-                contract.ENV_LEDGER_TABLE: target.ledger.table.table_name,
-                contract.ENV_FLEET: fleet.fleet_id,
-                contract.ENV_TRAINING: target.name,
-                contract.ENV_LOG_GROUP: target.node_log_group.log_group_name,
-                contract.ENV_IMAGE: image.uri,
-                contract.ENV_LEASE_SECONDS: str(int(target.lease_timeout.to_seconds())),
-                "AWS_REGION": region,
-                "AWS_DEFAULT_REGION": region,
-                **fleet.node_environment,
-            },
-            log_group_name=target.node_log_group.log_group_name,
-        )
-    )

@@ -81,8 +81,8 @@ class IFleetStates(Protocol):
     Builds the states that act on the fleet in `$fleet`, for the state machines of run, clean-up and reaper.
 
     `$fleet` is an object with the keys `id` and `group`, and in a run also `rest`. States of a run also read `$run`,
-    `$request`, `$ring`, `$lost_leader` and `$search` (see `workflow.capacity_search`). The workflow adds what all
-    engines have in common: order, Catch, and the loop until nothing runs.
+    `$request`, `$ring`, `$lost_leader`, `$times` and `$search` (see `workflow.capacity_search`). The workflow adds what
+    all engines have in common: order, Catch, and the loop until nothing runs.
 
     Where several states are returned they follow each other in that order, and an assignment that is passed in belongs
     to the last one. Where a part may be empty, an engine that has nothing to do there returns `()`.

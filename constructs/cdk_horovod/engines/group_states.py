@@ -16,10 +16,19 @@ UNTOLD = "unknown"
 """Value of the owner and project tags of a run whose request has neither."""
 
 
-FENCED_GROUP = jsonata(
-    f"$held = {REDRIVEN} ? $fleet.group : $error('The lease was not held since this execution was redriven.')"
-)
-"""Name of the group. The state fails if the lease was not checked since a redrive; its Catch leads to the check."""
+def fenced(value: str) -> str:
+    """
+    Return the JSONata of *value*, the name of what a call changes.
+
+    The state fails if the lease was not checked since a redrive; its Catch leads to the check.
+    """
+    return jsonata(
+        f"$held = {REDRIVEN} ? {value} : $error('The lease was not held since this execution was redriven.')"
+    )
+
+
+FENCED_GROUP = fenced("$fleet.group")
+"""Name of the group."""
 
 AUTO_SCALING_READS: Final = ("autoscaling:DescribeAutoScalingGroups", "ec2:DescribeSpotPriceHistory")
 """Actions with which the instances of a group are seen booting, and what they cost as Spot."""

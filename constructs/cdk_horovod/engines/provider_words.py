@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from horovod_node import contract
@@ -62,3 +62,6 @@ Patterns of the StatusMessages of scaling activities; the quotas count vCPUs.
 Sources: EC2 Auto Scaling User Guide, "Troubleshoot EC2 Auto Scaling: EC2 instance launch failures"; EC2 API Reference,
 "Error codes".
 """
+
+ECS_WORDS: Final = replace(AUTO_SCALING_WORDS, service="AWS", provider="AWS")
+"""Words of Auto Scaling and of ECS together; each message of ECS begins with its name."""

@@ -15,7 +15,7 @@ from cdk_horovod.fleet.capacity_attempt import GpuCapacity
 from cdk_horovod.fleet.capacity_plan import CapacityPlan, FleetPlace, PlannedAttempt, plan_attempts
 from cdk_horovod.fleet.capacity_reservation import CapacityReservation
 from cdk_horovod.fleet.efa import EFA_ENVIRONMENT, common_efa_interfaces, network_interfaces, warn_of_unused_adapters
-from cdk_horovod.fleet.machine_image import machine_image_of
+from cdk_horovod.fleet.machine_image import ChosenImage, PinnedImage
 from cdk_horovod.fleet.root_volume import refuse_throughput, root_volume
 from cdk_horovod.fleet.scaling_group import scaling_group
 from cdk_horovod.fleet.volume_key import let_auto_scaling_use
@@ -95,9 +95,9 @@ class GpuFleet(Construct):
 
         machine_image:
             Image with an NVIDIA driver, Docker and the NVIDIA container toolkit, or the id of an AMI, `"ami-…"`, to pin
-            it. `aws ssm get-parameter --name DEEP_LEARNING_AMI`, with the parameter's name, returns the newest AMI in
-            your Region. Must be given for P3, whose GPUs current drivers no longer support.
-            Default: the newest Deep Learning Base GPU AMI at each deployment, `machine_image.DEEP_LEARNING_AMI`.
+            it; for `Engine.ecs`, also with the agent of Amazon ECS.
+            Default: the engine's newest image at each deployment. For `Engine.ec2` it is the Deep Learning Base GPU AMI
+            (`machine_image.DEEP_LEARNING_AMI`), which has no driver for P3; for `Engine.ecs`, the ECS GPU AMI.
 
         root_device_name:
             Device name of the image's root volume: `/dev/sda1` for Ubuntu.
@@ -173,10 +173,9 @@ class GpuFleet(Construct):
             on_demand_base_gpus=on_demand_base_gpus,
             allow_heterogeneous_gpus=allow_heterogeneous_gpus,
         )
-        if machine_image is None:
-            capacity.refuse_types_without_driver()
         refuse_throughput(volume_throughput)
         adapters = common_efa_interfaces(capacity.instance_types) if efa else 0
+        pinned = PinnedImage(machine_image) if isinstance(machine_image, str) else machine_image
         super().__init__(scope, id)
         subnets = select_subnets(vpc, vpc_subnets)
         if efa:
@@ -195,10 +194,12 @@ class GpuFleet(Construct):
                 single_zone="a cluster placement group is in one, and 'efa' needs it" if efa else "",
             ),
         )
+        self.vpc, self.boundary = vpc, boundary
+        self.chosen_image = ChosenImage() if pinned is None else None
         self.capacity = capacity
         self.capacity_reservation = capacity_reservation
         self.spot = spot
-        self.efa = efa
+        self.efa_interfaces = adapters
         self.role = role or iam.Role(
             self,
             "Role",
@@ -218,7 +219,7 @@ class GpuFleet(Construct):
         self.launch_template = ec2.LaunchTemplate(
             self,
             "LaunchTemplate",
-            machine_image=machine_image_of(machine_image),
+            machine_image=pinned or self.chosen_image,
             user_data=self.user_data,
             role=self.role,
             security_group=self.security_group,
@@ -231,7 +232,9 @@ class GpuFleet(Construct):
             # instances using instance metadata").
             http_put_response_hop_limit=1,
             instance_initiated_shutdown_behavior=ec2.InstanceInitiatedShutdownBehavior.TERMINATE,
-            placement_group=self._cluster_placement_group() if efa else None,
+            placement_group=(
+                ec2.PlacementGroup(self, "PlacementGroup", strategy=ec2.PlacementGroupStrategy.CLUSTER) if efa else None
+            ),
             block_devices=[
                 root_volume(
                     root_device_name,
@@ -244,7 +247,7 @@ class GpuFleet(Construct):
         if encryption_key is not None:
             let_auto_scaling_use(encryption_key, stack=Stack.of(self))
         if efa:
-            self._add_adapters(adapters)
+            self._add_adapters()
         else:
             warn_of_unused_adapters(self, capacity.instance_types)
         if self.is_block:
@@ -267,7 +270,7 @@ class GpuFleet(Construct):
 
     @property
     def grant_principal(self) -> iam.IPrincipal:
-        """The nodes' role. The user's script has all permissions that are granted to the fleet."""
+        """The instances' role. On EC2 the user's script has all permissions that are granted to the fleet."""
         return self.role.grant_principal
 
     @property
@@ -353,7 +356,7 @@ class GpuFleet(Construct):
     @property
     def node_environment(self) -> Mapping[str, str]:
         """Environment variables of this fleet's nodes that do not depend on the run."""
-        return EFA_ENVIRONMENT if self.efa else {}
+        return EFA_ENVIRONMENT if self.efa_interfaces else {}
 
     @property
     def is_block(self) -> bool:
@@ -380,21 +383,18 @@ class GpuFleet(Construct):
             security_group.add_egress_rule(peer, ec2.Port.tcp(443), "AWS APIs and downloads")
         return security_group
 
-    def _cluster_placement_group(self) -> ec2.PlacementGroup:
-        return ec2.PlacementGroup(self, "PlacementGroup", strategy=ec2.PlacementGroupStrategy.CLUSTER)
-
     def _take_block(self) -> None:
         assert self.capacity_reservation is not None
         data = {"InstanceType": self.capacity.instance_types[0].name, **self.capacity_reservation.template_data()}
         for name, value in data.items():
             self._cfn_launch_template.add_property_override(f"LaunchTemplateData.{name}", value)
 
-    def _add_adapters(self, adapters: int) -> None:
+    def _add_adapters(self) -> None:
         # The launch template construct has no argument for interfaces, and EC2 refuses security groups of the instance
         # in addition to those of its interfaces.
         template = self._cfn_launch_template
         template.add_property_override(
             "LaunchTemplateData.NetworkInterfaces",
-            network_interfaces(adapters, security_group_id=self.security_group.security_group_id),
+            network_interfaces(self.efa_interfaces, security_group_id=self.security_group.security_group_id),
         )
         template.add_property_deletion_override("LaunchTemplateData.SecurityGroupIds")

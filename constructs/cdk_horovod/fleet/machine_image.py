@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 import jsii
+from aws_cdk import IStableStringProducer, Lazy
 from aws_cdk import aws_ec2 as ec2
 from constructs import Construct
 
@@ -43,16 +44,33 @@ class PinnedImage:
         )
 
 
-def machine_image_of(given: ec2.IMachineImage | str | None) -> ec2.IMachineImage:
+@jsii.implements(ec2.IMachineImage, IStableStringProducer)
+class ChosenImage:
     """
-    Return the machine image of a fleet.
+    The machine image of a fleet whose user named none: the fleet's engine chooses it, after the fleet was created.
 
-    Args:
-        given: A machine image, or the id of an AMI. Default: the newest AMI of `DEEP_LEARNING_AMI`.
-
-    Raises:
-        ValueError: If *given* is a text but not the id of an AMI.
+    A fleet that no engine uses gets `DEEP_LEARNING_AMI`.
     """
-    if isinstance(given, str):
-        return PinnedImage(given)
-    return given or ec2.MachineImage.from_ssm_parameter(DEEP_LEARNING_AMI)
+
+    def __init__(self) -> None:
+        self._scope: Construct | None = None
+        self._id: str | None = None
+
+    def choose(self, image: ec2.IMachineImage) -> None:
+        """Make *image* the fleet's; a fleet has one engine, so this is called once."""
+        assert self._scope is not None, "the fleet's launch template asks for its image when the fleet is created"
+        self._id = image.get_image(self._scope).image_id
+
+    def get_image(self, scope: Construct) -> ec2.MachineImageConfig:
+        """Return the image, whose id is not known yet; CDK calls this."""
+        self._scope = scope
+        return ec2.MachineImageConfig(
+            image_id=Lazy.string(self), os_type=ec2.OperatingSystemType.LINUX, user_data=ec2.UserData.for_linux()
+        )
+
+    def produce(self) -> str:
+        """Return the id; CDK calls this when it resolves the template for the first time."""
+        if self._id is None:
+            self.choose(ec2.MachineImage.from_ssm_parameter(DEEP_LEARNING_AMI))
+        assert self._id is not None
+        return self._id

@@ -59,7 +59,7 @@ def permit_workflow(
         machine.role,
         rule="IAM5[Resource::*]",
         reason="Describe actions, the Price List, PutMetricData, X-Ray and log delivery support no resource-level "
-        "permissions; a condition limits launches to the fleets' launch templates.",
+        "permissions; conditions limit launches to the fleets' launch templates, and lists of ECS tasks to a cluster.",
     )
     for arn, why in wildcards.items():
         acknowledge_objects(machine.role, owner=machine, arn=arn, path="", reason=why)

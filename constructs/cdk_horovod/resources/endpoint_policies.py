@@ -60,6 +60,16 @@ def image_layers(scope: Construct) -> iam.PolicyStatement:
     return _allow(["s3:GetObject"], resource=f"{bucket}/*")
 
 
+def system_packages(scope: Construct) -> iam.PolicyStatement:
+    """
+    Return the statement that allows S3's endpoint to read the packages of Amazon Linux 2023.
+
+    Source: AL2023's repository configuration, whose mirrors are in this bucket of each Region.
+    """
+    stack = Stack.of(scope)
+    return _allow(["s3:GetObject"], resource=f"arn:{stack.partition}:s3:::al2023-repos-{stack.region}-de612dc2/*")
+
+
 def _allow(
     actions: Sequence[str], *, resource: str = "*", conditions: Mapping[str, str | Sequence[str]] | None = None
 ) -> iam.PolicyStatement:

@@ -100,6 +100,28 @@ class Ledger(Construct):
         )
         return read.combine(write).combine(renew)
 
+    def grant_instance(self, grantee: iam.IGrantable, *, fleet: str, training: str) -> iam.Grant:
+        """
+        Let an instance whose containers have a role of their own watch its run, and say that it boots.
+
+        The dead-man's switch reads the fleet's lease and the run's cost ceiling; user data writes `contract.boot_key`.
+
+        Args:
+            grantee: Role of the instances.
+            fleet: Name of their fleet in the ledger.
+            training: Name of their training in the ids of runs.
+        """
+        lease, _ = contract.lease_key(fleet)
+        runs = f"{contract.RUN_PREFIX}{contract.training_prefix(training)}*"
+        nodes = f"{contract.NODES_PREFIX}{fleet}#*"
+        read = _grant(
+            grantee, self.table, ("dynamodb:GetItem",), {"ForAllValues:StringLike": {_LEADING_KEYS: [lease, runs]}}
+        )
+        write = _grant(
+            grantee, self.table, ("dynamodb:PutItem",), {"ForAllValues:StringLike": {_LEADING_KEYS: [nodes]}}
+        )
+        return read.combine(write)
+
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let a client read runs, nodes, queues and leases, but not task tokens."""
         return grant_read_ledger(grantee, table=self.table)

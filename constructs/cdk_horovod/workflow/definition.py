@@ -17,7 +17,7 @@ Variables:
   follows), `$lost_leader` (the node that led and fell silent; '' for none)
 - `$tally`, `$bills`, `$receipt_written` (see `workflow.receipt`), `$held` (see `workflow.lease`), `$emptying` (see
   `workflow.emptying`)
-- `$running`, `$staying` (set by the engine's states)
+- `$running`, `$staying` (set by the engine's states, which may set others of their own)
 """
 
 from __future__ import annotations

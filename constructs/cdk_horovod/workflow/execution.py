@@ -7,23 +7,13 @@ from typing import Final
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.asl.states import call_aws, jsonata
+from cdk_horovod.asl.states import MOMENT, call_aws, jsonata
 
 DOES_NOT_EXIST: Final = "Sfn.ExecutionDoesNotExistException"
 """Error for an execution that Step Functions has deleted, 90 days after its end (its guide, "Service quotas")."""
 
 ENDED_WITHOUT_SUCCESS: Final = ("ABORTED", "FAILED", "TIMED_OUT")
 """Statuses of executions for which the clean-up is started."""
-
-MOMENT: Final = """function($time) {
-    $type($time) = 'number' ? ($time < 100000000000 ? 1000 * $time : $time) : $toMillis($string($time))
-  }"""
-"""
-Function that converts a timestamp of an SDK integration to epoch milliseconds.
-
-AWS's guide does not specify its form: public definitions read ISO 8601 text, and epoch milliseconds have been observed.
-Numbers below 10^11 are taken as seconds.
-"""
 
 
 def describe_the_execution(

@@ -40,7 +40,7 @@ esac
 """
 _TIME = re.compile(r"(CDK_HOROVOD_[A-Z_]+_AT=)\d+")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PROGRAMS = ("aws", "curl", "docker", "sleep", "systemctl")
+PROGRAMS = ("aws", "curl", "dnf", "docker", "sleep", "systemctl")
 
 
 @dataclass(frozen=True, kw_only=True)
