@@ -81,6 +81,9 @@ def fleets(cloud: LocalCloud) -> Iterator[Fleets]:
 
 
 @pytest.fixture
-def ecs_fleets(cloud: LocalCloud, stacks: Stacks) -> EcsFleets:
+def ecs_fleets(cloud: LocalCloud, stacks: Stacks) -> Iterator[EcsFleets]:
     """Clusters with daemon services and a fleet, which are gone after the test."""
-    return EcsFleets(cloud, stacks)
+    fleets = EcsFleets(cloud, stacks)
+    yield fleets
+    for fleet in fleets.made:
+        fleet.empty()

@@ -260,6 +260,14 @@ class EcsFleet:
         """The file with the output of an instance's node."""
         return Path(self.machines()[instance_id].log)
 
+    def empty(self) -> None:
+        """Remove what would keep the cluster when its stack is deleted: services of others, and lost instances."""
+        for arn in self.ecs.list_services(cluster=self.cluster)["serviceArns"]:
+            self.ecs.delete_service(cluster=self.cluster, service=arn)
+        for instance in self.instances(filter="agentConnected == false"):
+            which = instance["containerInstanceArn"]
+            self.ecs.deregister_container_instance(cluster=self.cluster, containerInstance=which, force=True)
+
     def update(self, template: Mapping[str, Any]) -> None:
         """Deploy another template into the stack."""
         self.cloud.client("cloudformation").update_stack(StackName=self.stack, TemplateBody=json.dumps(template))
@@ -273,6 +281,7 @@ class EcsFleets:
         self._stacks = stacks
         self.subnet = str(cloud.client("ec2").describe_subnets()["Subnets"][0]["SubnetId"])
         self.family = f"family-{uuid.uuid4()}"
+        self.made: list[EcsFleet] = []
 
     def template(self, **arguments: Any) -> dict[str, Any]:
         """Write the template; see `cluster_template`."""
@@ -282,4 +291,5 @@ class EcsFleets:
         """Deploy *template*, or that of *arguments*."""
         stack = self._stacks.create(dict(template or self.template(**arguments)))
         assert stack["StackStatus"] == "CREATE_COMPLETE", stack.get("StackStatusReason")
-        return EcsFleet(cloud=self._cloud, stack=stack["StackName"], outputs=stack["outputs"])
+        self.made.append(EcsFleet(cloud=self._cloud, stack=stack["StackName"], outputs=stack["outputs"]))
+        return self.made[-1]

@@ -66,6 +66,7 @@ def connect(instance_arn: str, *, connected: bool) -> None:
     instance = _instance(instance_arn)
     if instance is not None:
         instance.agent_connected = connected
+        instance.was_connected = instance.was_connected or connected
 
 
 def poll(instance_arn: str, *, access_key: str) -> list[TaskMessage]:

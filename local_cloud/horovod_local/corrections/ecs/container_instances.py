@@ -54,7 +54,7 @@ def container_instances_have_what_they_register() -> None:
         ]
         instance.version_info = self._get_param("versionInfo") or {}
         # The agent is connected as soon as it polls.
-        instance.agent_connected = False
+        instance.agent_connected, instance.was_connected = False, False
         recount(backend, cluster)
         return ActionResult({"containerInstance": instance})
 

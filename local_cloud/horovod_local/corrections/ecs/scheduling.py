@@ -86,7 +86,8 @@ def _advance(backend: Any, cluster: Any, service: Any, *, now: float) -> None:
         for instance in container_instances.of_cluster(backend, cluster.name)
         if placement.meets(instance, constraints)
     }
-    active = [instance for instance in instances.values() if instance.status == ACTIVE]
+    # The agent of a new instance connects a moment after it has registered.
+    active = [instance for instance in instances.values() if instance.status == ACTIVE and instance.was_connected]
     service.desired_count = len(active)
     _stop_surplus(service, [task for task in mine if task.desired_status == RUNNING], fitting=instances)
     occupied = {task.container_instance_arn for task in mine}
