@@ -177,6 +177,20 @@ def test_container_instances_are_filtered(ecs_fleets: Any) -> None:
     assert "nextToken" not in rest
 
 
+def test_empty_clusters_have_no_container_instances(ecs_fleets: Any) -> None:
+    """Where no instance ever registered, one that is asked for is missing."""
+    # GIVEN
+    fleet = ecs_fleets.create()
+    which = {"cluster": fleet.cluster, "containerInstances": ["none"]}
+
+    # WHEN
+    described = fleet.ecs.describe_container_instances(**which)
+    drained = fleet.ecs.update_container_instances_state(**which, status="DRAINING")
+
+    # THEN
+    assert [each["reason"] for each in (*described["failures"], *drained["failures"])] == ["MISSING", "MISSING"]
+
+
 def test_deregistered_container_instances_leave_orphans(ecs_fleets: Any) -> None:
     """Without force, tasks prevent it; with force, the container runs on, and ECS knows nothing of it any more."""
     # GIVEN

@@ -8,6 +8,7 @@ parentheses. Every other operator or subject is refused, so that no expression i
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -38,6 +39,7 @@ class QueryError(Exception):
     """An expression has an error, or a part that is not supported; the message names the expression."""
 
 
+@functools.lru_cache(maxsize=1024)
 def compile_query(expression: str, *, subjects: tuple[str, ...] = ()) -> Test:
     """
     Compile an expression.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -59,6 +60,22 @@ def container_instances_have_what_they_register() -> None:
         return ActionResult({"containerInstance": instance})
 
     EC2ContainerServiceResponse.register_container_instance = register_container_instance
+
+
+@correction(
+    moto="answers 500 for the container instances of a cluster that never had one",
+    aws="answers that they are missing",
+)
+def empty_clusters_have_no_container_instances() -> None:
+    from moto.ecs.models import EC2ContainerServiceBackend
+
+    initialise = EC2ContainerServiceBackend.__init__
+
+    def with_room(self: Any, *args: Any, **kwargs: Any) -> None:
+        initialise(self, *args, **kwargs)
+        self.container_instances = defaultdict(dict)
+
+    EC2ContainerServiceBackend.__init__ = with_room
 
 
 @correction(
@@ -185,6 +202,7 @@ _EMPTY: Final[dict[str, Any]] = {"doubleValue": 0.0, "longValue": 0, "integerVal
 
 CORRECTIONS = (
     container_instances_have_what_they_register,
+    empty_clusters_have_no_container_instances,
     container_instances_are_filtered,
     deregistered_container_instances_leave_orphans,
 )
