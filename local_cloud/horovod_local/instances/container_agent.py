@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from horovod_local.corrections.ecs import agent_messages
 from horovod_local.corrections.ecs.agent_messages import InactiveInstanceError, TaskMessage
 from horovod_local.corrections.ecs.tasks import PENDING, RUNNING, STOPPED
+from horovod_local.errors import LocalCloudError
 from horovod_local.instances.container import Container, ContainerHost, runs_agent
 from horovod_local.instances.ecs_task import EcsTask
 from horovod_local.instances.instance_types import resources_of
@@ -104,7 +105,7 @@ class ContainerAgent(threading.Thread):
             pause = POLL_SECONDS
             try:
                 self._step()
-            except (BotoCoreError, ClientError, PermissionError, ValueError) as error:
+            except (BotoCoreError, ClientError, LocalCloudError, PermissionError, ValueError) as error:
                 _log.warning("container agent of %s: %s", self._instance_id, error)
                 pause = RETRY_SECONDS
             except Exception:

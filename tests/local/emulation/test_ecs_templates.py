@@ -118,6 +118,8 @@ def test_task_definitions_of_templates_are_complete(ecs_fleets: Any) -> None:
         ({"PidMode": "host"}, "does not emulate pidMode"),
         ({"Volumes": [{"Name": "v", "DockerVolumeConfiguration": {}}]}, "volumes.dockerVolumeConfiguration"),
         ({"Unheard": 1}, "Encountered unsupported property Unheard"),
+        ({"Family": "a.b"}, "family must be 1 to 255 letters, numbers, hyphens and underscores, got a.b"),
+        ({"Volumes": []}, "Unknown volume 'ml'."),
         ({"PlacementConstraints": [{"Type": "memberOf", "Expression": "x > 1"}]}, "the subject 'x' is not supported"),
     ],
 )
@@ -140,6 +142,8 @@ def test_task_definitions_are_emulated_or_refused(
         ({"secrets": [{"name": "a", "valueFrom": "b"}]}, "containerDefinitions.secrets"),
         ({"restartPolicy": {"enabled": True}}, "containerDefinitions.restartPolicy"),
         ({"resourceRequirements": [{"type": "GPU", "value": "ALL"}]}, "resourceRequirements GPU ALL"),
+        ({"mountPoints": [{"sourceVolume": "v", "containerPath": "/v"}]}, "Unknown volume 'v'"),
+        ({"portMappings": [{"containerPort": 1, "hostPort": 2}]}, "host ports and container ports .* must match"),
         ({"memory": None}, "At least one of 'memory' or 'memoryReservation' must be specified"),
     ],
 )
@@ -153,6 +157,7 @@ def test_containers_are_emulated_or_refused(cloud: Any, change: dict[str, Any], 
     with pytest.raises(ecs.exceptions.ClientException, match=why):
         ecs.register_task_definition(
             family="f",
+            networkMode="host",
             containerDefinitions=[{name: value for name, value in container.items() if value is not None}],
             requiresCompatibilities=["EC2"],
         )

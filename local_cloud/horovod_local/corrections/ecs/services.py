@@ -128,6 +128,7 @@ def create(backend: Any, given: Mapping[str, Any]) -> Any:
 
     cluster = backend._get_cluster(given.get("cluster") or "default")
     name = given["serviceName"]
+    task_definitions.refuse_name(name, what="serviceName")
     _refuse(given)
     strategy = given.get("schedulingStrategy") or "REPLICA"
     if strategy != DAEMON:

@@ -8,6 +8,7 @@ RegisterTaskDefinition, CreateService and UpdateService.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ LONGEST_EXPRESSION: Final = 2000
 MOST_CONSTRAINTS: Final = 10
 """Characters of an expression, and constraints of a task, the service's included (API Reference)."""
 
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _NOT_EMULATED: Final = (
     "ephemeralStorage",
     "inferenceAccelerators",
@@ -58,7 +60,9 @@ def task_definitions_are_emulated_or_refused() -> None:
         network_mode: str | None = None,
         **rest: Any,
     ) -> Any:
+        refuse_name(family, what="family")
         _refuse(container_definitions, volumes or (), network_mode or "bridge", rest)
+        _check_containers(container_definitions, volumes or (), network_mode)
         definition: TaskDefinition = register(
             self, family, container_definitions, volumes=volumes, network_mode=network_mode, **rest
         )
@@ -126,6 +130,14 @@ def for_a_service(backend: Any, name: str) -> Any:
     return definition
 
 
+def refuse_name(name: str, *, what: str) -> None:
+    """Refuse a name with other characters than "letters …, numbers, hyphens, and underscores", or over 255 of them."""
+    from moto.ecs.exceptions import EcsClientException
+
+    if not _NAME.fullmatch(name):
+        raise EcsClientException(f"{what} must be 1 to 255 letters, numbers, hyphens and underscores, got {name}")
+
+
 def refuse_constraints(constraints: Any, *, more: int = 0) -> None:
     """
     Refuse placement constraints that ECS or the local cloud does not accept.
@@ -168,6 +180,22 @@ def _refuse(containers: Any, volumes: Any, network_mode: str, rest: Mapping[str,
         for item in container.get("resourceRequirements") or ():
             if item["type"] != "GPU" or not str(item["value"]).isdigit():
                 raise _refused("containerDefinitions.resourceRequirements", f"{item['type']} {item['value']}")
+
+
+def _check_containers(containers: Any, volumes: Any, network_mode: str | None) -> None:
+    from moto.ecs.exceptions import EcsClientException
+
+    known = {volume["name"] for volume in volumes}
+    for container in containers:
+        for mount in container.get("mountPoints") or ():
+            if mount.get("sourceVolume") not in known:
+                raise EcsClientException(f"Unknown volume '{mount.get('sourceVolume')}'.")
+        for mapping in container.get("portMappings") or ():
+            host = mapping.get("hostPort")
+            if network_mode == placement.HOST_NETWORK and host not in (None, mapping["containerPort"]):
+                raise EcsClientException(
+                    "When networkMode=host, the host ports and container ports in port mappings must match."
+                )
 
 
 def _api_name(name: str) -> str:
