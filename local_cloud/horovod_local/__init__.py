@@ -32,11 +32,15 @@ group with its own address, and with its own folder at `/opt/ml` where the machi
 instance ends when something terminates it, not when its agent dies. EventBridge rules fire, scheduled ones included
 (`LocalCloud(schedule_speed=…)`).
 
-Faults can be injected: slow launches and terminations, EC2 capacity errors, agents and switches that do not start, AWS
-requests that fail, are late or get no answer (`LocalCloud.set_faults`), and instances that lose power
-(`LocalCloud.lose`) or become unreachable (`LocalCloud.drop`). Every instance has instance metadata, version 2, in which
-a Spot Instance finds its interruption notices (`LocalCloud.interrupt`, `LocalCloud.recommend_rebalance`); EventBridge
-gets them too.
+An instance whose user data configures the ECS container agent registers in its cluster, and daemon services give it
+tasks, as Amazon ECS does: by placement constraints, CPU, memory, ports and GPUs, with deployments, draining and events.
+A task's containers are real processes with its mounts, the credentials of its task role and its metadata.
+
+Faults can be injected: slow launches and terminations, EC2 capacity errors, agents and switches that do not start,
+container agents that do not connect, images that cannot be pulled, AWS requests that fail, are late or get no answer
+(`LocalCloud.set_faults`), and instances that lose power (`LocalCloud.lose`) or become unreachable (`LocalCloud.drop`).
+Every instance has instance metadata, version 2, in which a Spot Instance finds its interruption notices
+(`LocalCloud.interrupt`, `LocalCloud.recommend_rebalance`); EventBridge gets them too.
 
 What a run here proves:
 
@@ -67,7 +71,9 @@ What it does not prove:
   table (`shared.price_list`). An interrupted instance is not shut down first, and gets no more warning than was asked
   for.
 - Instance metadata as the source of a node's facts: here nodes take them from their environment, and only interruption
-  notices from the metadata.
+  notices from the metadata. The containers of ECS tasks do ask it, except for network interface and GPUs.
+- Whether ECS gives the tasks of daemon services GPUs, how long it takes to place them, and in which order it places
+  several daemons: its documentation does not say.
 - Time: launches and terminations are immediate unless a test delays them, and nothing is eventually consistent.
 - Resource types that are accepted without effect (`shared.resource_types`) and `cron` schedules: `deploy` names them.
   Any other resource type that cannot be created is an error, and so is every custom resource.
@@ -80,6 +86,10 @@ Known limits of the emulation:
 - JSONata is evaluated by jsonata-python 0.7.1. Numbers beyond 2^53 keep their digits here and lose them on AWS. Error
   names are AWS's; error messages are not. An error in a state's own `Output` ends the execution; whether AWS lets a
   `Catch` of the same state handle it was not confirmed, so do not rely on it.
+- ECS runs daemon services only, on instances of Auto Scaling groups: other services, RunTask, capacity providers and
+  whatever else would change what a task does are refused. It sends no events to EventBridge, and the containers' output
+  goes to files, not to CloudWatch Logs. Of the agent's configuration, `ECS_CLUSTER`, `ECS_INSTANCE_ATTRIBUTES`,
+  `ECS_IMAGE_PULL_BEHAVIOR` and `ECS_ENABLE_GPU_SUPPORT` have an effect.
 - Auto Scaling has no lifecycle hooks, warm pools, health checks or zone rebalancing: each launch uses the next zone in
   turn. All Spot pools have the same capacity, so strategies that consider capacity choose by price.
 - A second deployment changes state machines, groups, launch templates and outputs in place; a change to a type that

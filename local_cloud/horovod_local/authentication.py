@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from horovod_local.instances.machine import METADATA_PATH
+from horovod_local.instances.machine import METADATA_PATH, TASK_PATH
 from horovod_local.shared.access_keys import AccessKeys
 from horovod_local.shared.api_calls import ApiCall, error_answer, read_body, read_call
 from horovod_local.shared.api_faults import Application, StartResponse
@@ -44,8 +44,8 @@ class Authentication:
             return _forbid(environ, start_response, "the local cloud refuses requests of web pages (header Origin)")
         if not self._hosts.fullmatch(environ.get("HTTP_HOST", "")):
             return _forbid(environ, start_response, "the local cloud has no such host name (header Host)")
-        # Instances read their metadata without a key, as on EC2.
-        if environ.get("PATH_INFO", "").startswith(METADATA_PATH) or self._keys.knows(_key(environ)):
+        # Instances and containers read their metadata without a key, as on EC2.
+        if environ.get("PATH_INFO", "").startswith((METADATA_PATH, TASK_PATH)) or self._keys.knows(_key(environ)):
             return self._aws(environ, _without_cors(start_response))
         call = read_call(environ)
         if call is None:

@@ -21,7 +21,7 @@ from horovod_local.deployment.schedules import Schedules
 from horovod_local.errors import LocalCloudError
 from horovod_local.instances import opt_ml
 from horovod_local.instances.instance_driver import InstanceDriver
-from horovod_local.instances.machine import CONTROL_PATH, METADATA_PATH
+from horovod_local.instances.machine import CONTROL_PATH, METADATA_PATH, TASK_PATH
 from horovod_local.permissions.authorization import Authorization
 from horovod_local.permissions.principals import PRINCIPALS
 from horovod_local.permissions.record import RECORD
@@ -136,6 +136,11 @@ class _ControlApi:
             return self._aws(environ, start_response)
         if path.startswith(METADATA_PATH):
             return self._answer_metadata(environ, start_response)
+        if path.startswith(TASK_PATH):
+            instance_id, _, rest = path.removeprefix(TASK_PATH).partition("/")
+            code, answer = self.driver.answer_task(instance_id, rest)
+            start_response(f"{code} {HTTPStatus(code).phrase}", [("Content-Type", "application/json")])
+            return [json.dumps(answer).encode()]
         length = int(environ.get("CONTENT_LENGTH") or 0)
         body = environ["wsgi.input"].read(length) if length else b""
         try:

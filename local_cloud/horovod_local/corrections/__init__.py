@@ -23,6 +23,9 @@ from horovod_local.corrections import (
     spot_prices,
     templates,
 )
+from horovod_local.corrections.ecs import container_instances, services, task_definitions
+from horovod_local.corrections.ecs import tasks as ecs_tasks
+from horovod_local.corrections.ecs import templates as ecs_templates
 from horovod_local.corrections.registry import Correction
 from horovod_local.corrections.step_functions import executions, express, jsonata, limits, tasks, teststate_api, tokens
 from horovod_local.errors import LocalCloudError
@@ -48,6 +51,11 @@ ALL: Final[tuple[Correction, ...]] = (
     *metrics.CORRECTIONS,
     *spot_prices.CORRECTIONS,
     *permissions.CORRECTIONS,
+    *container_instances.CORRECTIONS,
+    *task_definitions.CORRECTIONS,
+    *ecs_tasks.CORRECTIONS,
+    *services.CORRECTIONS,
+    *ecs_templates.CORRECTIONS,
 )
 
 _applied: list[Correction] = []

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from horovod_local.corrections import launches
+from horovod_local.corrections.ecs import scheduling
 from horovod_local.errors import LocalCloudError
 from horovod_local.instances.instance_metadata import InstanceMetadata
 from horovod_local.instances.machine import LocalInstance, Machine
@@ -148,6 +149,12 @@ class InstanceDriver(threading.Thread):
         machine = self._machines.get(instance_id)
         return None if machine is None else machine.metadata
 
+    def answer_task(self, instance_id: str, path: str) -> tuple[int, Any]:
+        """Answer a container's request for credentials or metadata of its ECS task, by HTTP status and JSON."""
+        # Without the lock, as for metadata.
+        machine = self._machines.get(instance_id)
+        return (404, {}) if machine is None else machine.answer_task(path)
+
     def shut_down(self, instance_id: str) -> bool:
         """
         Let an instance shut itself down, so that EC2 reports it as terminated; False if no such instance runs.
@@ -166,6 +173,8 @@ class InstanceDriver(threading.Thread):
     def _step(self) -> None:
         now = time.monotonic()
         present = {}
+        for account, region in _ecs_regions():
+            scheduling.advance(account, region, now=now)
         for account, region, group in _groups():
             launches.advance(group, now=now)
             for state in list(group.instance_states):
@@ -230,7 +239,8 @@ class InstanceDriver(threading.Thread):
         )
         machine.boot(
             files=written_files(instance.user_data.decode() if instance.user_data else ""),
-            agent=self._python if faults.agents_start else None,
+            python=self._python,
+            with_agent=faults.agents_start,
             with_switch=faults.switches_start,
         )
         _log.info(
@@ -262,6 +272,18 @@ def _groups() -> Iterator[tuple[str, str, Any]]:
         for region, backend in list(regions.items()):
             for group in list(backend.autoscaling_groups.values()):
                 yield account, region, group
+
+
+def _ecs_regions() -> list[tuple[str, str]]:
+    """List the accounts and Regions that have ECS clusters."""
+    from moto.ecs.models import ecs_backends
+
+    return [
+        (account, region)
+        for account, regions in list(ecs_backends.items())
+        for region, backend in list(regions.items())
+        if backend.clusters
+    ]
 
 
 def _role(group: Any, *, account: str, region: str) -> str:

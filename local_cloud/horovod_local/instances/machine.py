@@ -3,6 +3,9 @@ One instance as processes: its agent, in place of the container, and its dead-ma
 
 As on EC2, the two are independent: when the agent ends, instance and switch run on, and a switch that ends is started
 again, as systemd would do. When the instance ends, all of its processes end.
+
+An instance whose user data configures the ECS container agent has that one in place of the training agent. It runs the
+containers of the tasks that ECS gives to the instance.
 """
 
 from __future__ import annotations
@@ -17,9 +20,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
 
 from horovod_local.instances import opt_ml
+from horovod_local.instances.container import CONTAINER_VARIABLE, ContainerHost
+from horovod_local.instances.container_agent import CONFIG_FILE, ContainerAgent
 from horovod_local.instances.instance_metadata import InstanceMetadata
 from horovod_local.instances.processes import (
     CLOUD_VARIABLE,
@@ -28,7 +36,7 @@ from horovod_local.instances.processes import (
     stop_processes_with,
     without_aws,
 )
-from horovod_local.instances.user_data import node_environment
+from horovod_local.instances.user_data import variables_in
 from horovod_local.shared.access_keys import ACCESS_KEYS
 from horovod_node import contract
 
@@ -41,12 +49,12 @@ CONTROL_PATH: Final = "/_horovod_local/"
 """Path prefix of the control API; no bucket's name begins with an underscore."""
 METADATA_PATH: Final = f"{CONTROL_PATH}metadata/"
 """Path prefix of instance metadata, followed by the instance's id; on EC2, 169.254.169.254 serves it."""
+TASK_PATH: Final = f"{CONTROL_PATH}task/"
+"""Path prefix of ECS's task credentials and metadata, followed by the instance's id; on EC2, at 169.254.170.2."""
 RESTART_SECONDS: Final = 1.0
 """Pause before a switch that ended is started again."""
 POWER_KEY_VARIABLE: Final = "CDK_HOROVOD_LOCAL_POWER_KEY"
 """Environment variable of the switch: the access key with which `shutdown` ends the instance, whatever its role."""
-CONTAINER_VARIABLE: Final = "CDK_HOROVOD_LOCAL_CONTAINER"
-"""Environment variable of the agent and its child processes, with the instance's id: they end with the agent."""
 
 _COMMANDS: Final = Path(__file__).with_name("machine_commands")
 """Replacements of commands that an instance runs and this machine must not."""
@@ -61,7 +69,7 @@ class LocalInstance:
 
     Args:
         instance_id: Its id in EC2.
-        pid: Process id, and process group, of the agent; None if the user data starts no node or the agent has ended.
+        pid: Process id, and process group, of the agent; None if the instance runs none, or it has ended.
         switch_pid: Process id, and process group, of the dead-man's switch; None if it does not run.
         address: Its IP address on this machine.
         instance_type: Instance type, such as `g5.xlarge`.
@@ -129,34 +137,45 @@ class Machine:
         self._agent: subprocess.Popen[bytes] | None = None
         self._switch: subprocess.Popen[bytes] | None = None
         self._leave: subprocess.Popen[bytes] | None = None
+        self._container_agent: ContainerAgent | None = None
+        self._part_is_over = False
         self._switch_due: float | None = None
         self._kill_at = 0.0
 
     @property
     def facts(self) -> LocalInstance:
         """The present description of the instance."""
-        return replace(self._facts, pid=_pid(self._agent), switch_pid=_pid(self._switch))
+        pid = self._container_agent.node_pid if self._container_agent is not None else _pid(self._agent)
+        return replace(self._facts, pid=pid, switch_pid=_pid(self._switch))
 
-    def boot(self, *, files: Mapping[str, str], agent: str | None, with_switch: bool) -> None:
+    def boot(self, *, files: Mapping[str, str], python: str, with_agent: bool, with_switch: bool) -> None:
         """
         Start what the instance's user data starts.
 
         Args:
             files: The files that the user data writes.
-            agent: Python interpreter of the agent. None: it is not started.
+            python: Python interpreter of the agent.
+            with_agent: Whether to start the agent. The ECS container agent, which starts agents later, decides itself.
             with_switch: Whether to start the switch, if *files* has one.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        node = node_environment(files)
-        if node is None:
+        node, ecs = variables_in(files, contract.NODE_ENV_FILE), variables_in(files, CONFIG_FILE)
+        if node is None and ecs is None:
             _log.info("%s writes no %s: it runs nothing", self._facts.instance_id, contract.NODE_ENV_FILE)
             return
-        self._environment = self._machine_environment(node, booted_at=time.time())
-        if with_switch and contract.SWITCH_FILE in files:
+        inherited, facts = without_aws(os.environ), self._facts_environment(booted_at=time.time())
+        self._environment = {**inherited, **(node or {}), **facts, **self._outside_containers(facts)}
+        if node is not None and with_switch and contract.SWITCH_FILE in files:
             self._switch_script.write_text(files[contract.SWITCH_FILE], encoding="utf-8")
             self._start_switch()
-        if agent is not None:
-            self._agent = self._start_agent([agent, "-m", "horovod_node"])
+        if ecs is not None:
+            self._start_container_agent(ecs, files=files, node=node, environment={**inherited, **facts}, python=python)
+        elif with_agent:
+            self._agent = self._start_agent([python, "-m", "horovod_node"])
+
+    def answer_task(self, path: str) -> tuple[int, Any]:
+        """Answer a container's request for credentials or metadata of its task, by HTTP status and JSON."""
+        return self._container_agent.answer(path) if self._container_agent is not None else (404, {})
 
     def recommend_rebalance(self) -> None:
         """Give the instance a rebalance recommendation."""
@@ -177,6 +196,8 @@ class Machine:
     def drop(self) -> None:
         """Stop all processes of the instance, which then no longer answer, and leave their connections open."""
         self._facts = replace(self._facts, dropped=True)
+        if self._container_agent is not None:
+            self._container_agent.dropped = True
         stop_processes_with(contract.ENV_NODE_ID, self._facts.instance_id)
 
     def supervise(self, *, now: float) -> None:
@@ -185,10 +206,13 @@ class Machine:
             _log.info("agent of %s exited with %s", self._facts.instance_id, self._agent.returncode)
             _kill_group(self._agent)
             kill_processes_with(CONTAINER_VARIABLE, self._facts.instance_id)
-            if self._agent.returncode == contract.EXIT_PART_OVER and self._switch_script.exists():
-                # On EC2 the unit cdk-horovod-part-over.service does this.
-                self._leave = self._run_switch("leave")
+            self._part_is_over = self._agent.returncode == contract.EXIT_PART_OVER
             self._agent = None
+        if self._container_agent is not None:
+            self._part_is_over = self._container_agent.part_is_over
+        if self._part_is_over and self._leave is None and self._switch_script.exists():
+            # On EC2 the unit cdk-horovod-part-over.service does this.
+            self._leave = self._run_switch("leave")
         if self._switch is not None and self._switch.poll() is not None:
             _log.info("switch of %s exited with %s", self._facts.instance_id, self._switch.returncode)
             self._switch, self._switch_due = None, now + RESTART_SECONDS
@@ -201,13 +225,17 @@ class Machine:
         for process in (self._agent, self._switch, self._leave):
             if process is not None:
                 process.terminate()
+        if self._container_agent is not None:
+            self._container_agent.stop()
         self._switch_due = None
         self._kill_at = time.monotonic() + GRACE_SECONDS
 
     def is_off(self) -> bool:
         """Whether the instance's processes have ended; kills them when `GRACE_SECONDS` are over."""
         processes = (self._agent, self._switch, self._leave)
-        running = [process for process in processes if process is not None and process.poll() is None]
+        running = any(process is not None and process.poll() is None for process in processes)
+        if self._container_agent is not None:
+            running = not self._container_agent.is_off() or running
         if running and time.monotonic() < self._kill_at:
             return False
         self.cut_power()
@@ -217,6 +245,8 @@ class Machine:
         """Kill all processes of the instance, in whatever session or process group they are."""
         if not self._environment:
             return
+        if self._container_agent is not None:
+            self._container_agent.cut_power()
         for process in (self._agent, self._switch, self._leave):
             if process is not None:
                 _kill_group(process)
@@ -224,6 +254,8 @@ class Machine:
         for process in (self._agent, self._switch, self._leave):
             if process is not None:
                 process.wait()
+        if self._container_agent is not None:
+            self._container_agent.reap()
 
     @property
     def _switch_script(self) -> Path:
@@ -254,6 +286,54 @@ class Machine:
             return self._start(opt_ml.command(ml_root, command), log=log, **container)
         return self._start(command, log=log, **container, **{contract.ENV_ML_ROOT: str(ml_root)})
 
+    def _start_container_agent(
+        self,
+        config: Mapping[str, str],
+        *,
+        files: Mapping[str, str],
+        node: Mapping[str, str] | None,
+        environment: Mapping[str, str],
+        python: str,
+    ) -> None:
+        facts = self._facts
+        if self._access_key is None:
+            _log.warning("%s has no instance profile: its ECS container agent cannot register", facts.instance_id)
+            return
+        host = ContainerHost(
+            folder=self._folder,
+            log=Path(facts.log),
+            node=node,
+            environment=environment,
+            access_key=self._access_key,
+            endpoint=self._endpoint,
+            task_endpoint=f"{self._endpoint}{TASK_PATH}{facts.instance_id}",
+            python=python,
+            own_mounts=self._own_opt_ml,
+        )
+        for path, text in files.items():
+            host.path(path).parent.mkdir(parents=True, exist_ok=True)
+            host.path(path).write_text(text, encoding="utf-8")
+        self._container_agent = ContainerAgent(
+            config=config,
+            host=host,
+            instance_id=facts.instance_id,
+            instance_type=facts.instance_type,
+            region=self.region,
+            make_client=self._ecs_client,
+        )
+        self._container_agent.start()
+
+    def _ecs_client(self) -> Any:
+        make: Any = boto3.session.Session().client  # boto3's type stubs accept only literal service names
+        return make(
+            "ecs",
+            endpoint_url=self._endpoint,
+            region_name=self.region,
+            aws_access_key_id=self._access_key,
+            aws_secret_access_key="local",  # noqa: S106 - the id of the key is the secret
+            config=Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}),
+        )
+
     def _start(self, command: list[str], *, log: Path, **environment: str) -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
             return subprocess.Popen(
@@ -266,13 +346,10 @@ class Machine:
                 start_new_session=True,
             )
 
-    def _machine_environment(self, node: Mapping[str, str], *, booted_at: float) -> dict[str, str]:
-        """Return the environment of the instance's processes: that of the boot script, and facts from the metadata."""
+    def _facts_environment(self, *, booted_at: float) -> dict[str, str]:
+        """Return the facts of the instance that its processes find in their environment, and on EC2 elsewhere."""
         facts = self._facts
         return {
-            **without_aws(os.environ),
-            **node,
-            contract.ENV_ENGINE: contract.ENGINE_LOCAL,
             contract.ENV_NODE_ID: facts.instance_id,
             contract.ENV_NODE_ADDRESS: facts.address,
             contract.ENV_NODE_INTERFACE: "lo",
@@ -280,16 +357,22 @@ class Machine:
             contract.ENV_NODE_TYPE: facts.instance_type,
             contract.ENV_NODE_ZONE: facts.zone,
             contract.ENV_NODE_MARKET: facts.market,
-            # No image is pulled.
-            **dict.fromkeys(
-                (contract.ENV_BOOTED_AT, contract.ENV_PULL_BEGAN_AT, contract.ENV_PULLED_AT), str(int(booted_at))
-            ),
+            contract.ENV_BOOTED_AT: str(int(booted_at)),
             # The agent also prints the log lines that it ships: here they are read from its log file.
             contract.ENV_ECHO: "1",
             # The agent polls it for interruption notices. The SDKs do not use it: they have credentials.
             contract.ENV_METADATA_ENDPOINT: f"{self._endpoint}{METADATA_PATH}{facts.instance_id}",
-            **cloud_environment(self._endpoint, access_key=self._access_key),
             CLOUD_VARIABLE: self._endpoint,
+        }
+
+    def _outside_containers(self, facts: Mapping[str, str]) -> dict[str, str]:
+        """Return further variables of the switch, and of an agent that ECS does not start."""
+        return {
+            # Its facts are in the environment, whatever engine the user data names.
+            contract.ENV_ENGINE: contract.ENGINE_LOCAL,
+            # No image is pulled.
+            **dict.fromkeys((contract.ENV_PULL_BEGAN_AT, contract.ENV_PULLED_AT), facts[contract.ENV_BOOTED_AT]),
+            **cloud_environment(self._endpoint, access_key=self._access_key),
         }
 
 

@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from horovod_node import contract
-
 _HEREDOC: Final = re.compile(r"(?<!<)<<(-?)\s*(['\"]?)(\w+)\2")
 _TARGET: Final = re.compile(r"(?<!>)>\s*(['\"]?)(/[^\s'\"<>]+)\1")
 
@@ -41,20 +39,21 @@ def written_files(user_data: str) -> dict[str, str]:
     return files
 
 
-def node_environment(files: Mapping[str, str]) -> dict[str, str] | None:
+def variables_in(files: Mapping[str, str], path: str) -> dict[str, str] | None:
     """
-    Parse `contract.NODE_ENV_FILE` as `docker run --env-file` does.
+    Parse a file of variables, such as `contract.NODE_ENV_FILE`, as `docker run --env-file` does.
 
     Args:
         files: The result of `written_files`.
+        path: Path of the file.
 
     Returns:
-        The variables; None if there is no such file, because the instance is not a node.
+        The variables; None if there is no such file.
     """
-    if contract.NODE_ENV_FILE not in files:
+    if path not in files:
         return None
     environment = {}
-    for line in files[contract.NODE_ENV_FILE].splitlines():
+    for line in files[path].splitlines():
         name, equals, value = line.partition("=")
         if equals and not name.startswith("#"):
             environment[name] = value

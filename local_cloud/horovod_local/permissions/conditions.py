@@ -43,6 +43,8 @@ KEYS: Final = MULTIVALUED_KEYS | {
     "ec2:createaction",
     "ec2:launchtemplate",
     "ec2:sourceinstancearn",
+    "ecs:cluster",
+    "ecs:task-definition",
     "iam:passedtoservice",
     "iam:permissionsboundary",
     "kms:calleraccount",

@@ -57,8 +57,13 @@ def endpoint(principal: Principal, *, service: str) -> tuple[Mapping[str, str], 
 
 
 def instance_facts(principal: Principal) -> dict[str, str]:
-    """Return the condition keys of a request that is signed with an instance's credentials."""
-    instance = _instance(principal) if principal.caller.startswith("i-") else None
+    """
+    Return the condition keys of a request that is signed with an instance's own credentials.
+
+    Their session is named after the instance; those of an ECS task on it are not, and have no such keys.
+    """
+    own = principal.caller.startswith("i-") and principal.arn.endswith(f"/{principal.caller}")
+    instance = _instance(principal) if own else None
     if instance is None:
         return {}
     return {

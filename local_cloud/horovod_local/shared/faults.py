@@ -18,6 +18,7 @@ SERVICES: Final = (
     "cloudwatch",
     "dynamodb",
     "ec2",
+    "ecs",
     "events",
     "pricing",
     "s3",
@@ -150,6 +151,10 @@ class Faults:
             Default: no.
         agents_start: Whether to start the agents of instances that enter service. Default: yes.
         switches_start: Whether to start their dead-man's switches. Default: yes.
+        container_agents_connect: Whether the ECS container agents of instances reach ECS; without it they register no
+            instance, start no task, and report nothing. Default: yes.
+        images_pull: Whether ECS container agents can pull images that their instance does not have yet; otherwise tasks
+            end with CannotPullContainerError. Default: yes.
         failing: Requests to AWS that fail or are late; the first matching fault applies. Default: none.
 
     Raises:
@@ -163,6 +168,8 @@ class Faults:
     terminations_retained: bool = False
     agents_start: bool = True
     switches_start: bool = True
+    container_agents_connect: bool = True
+    images_pull: bool = True
     failing: tuple[ApiFault, ...] = field(default=())
 
     def __post_init__(self) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from horovod_local import LocalCloud
+from horovod_node import contract
+from support.local_cloud.container_instances import EcsFleets
 from support.local_cloud.emulated_resources import SDK, Fleets, Machines, Stacks, make_role
 
 
@@ -16,7 +18,9 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     """A cloud whose nodes run the command that their user data names, and whose minutes of schedules are seconds."""
     home = tmp_path_factory.mktemp("emulation")
     node = home / "node"
-    node.write_text('#!/bin/bash\neval "$TEST_COMMAND"\n', encoding="utf-8")
+    # Containers of ECS find the user data's variables in a file.
+    in_file = f"sed -n 's/^TEST_COMMAND=//p' {contract.NODE_ENV_FILE}"
+    node.write_text(f'#!/bin/bash\neval "${{TEST_COMMAND:-$({in_file})}}"\n', encoding="utf-8")
     node.chmod(0o755)
     with LocalCloud(home=home, node_python=str(node), schedule_speed=60) as cloud:
         make_role(cloud)
@@ -74,3 +78,12 @@ def fleets(cloud: LocalCloud) -> Iterator[Fleets]:
     yield fleets
     for fleet in fleets.made:
         fleet.api.delete_auto_scaling_group(AutoScalingGroupName=fleet.name, ForceDelete=True)
+
+
+@pytest.fixture
+def ecs_fleets(cloud: LocalCloud, stacks: Stacks) -> Iterator[EcsFleets]:
+    """Clusters with daemon services and a fleet, which are gone after the test."""
+    fleets = EcsFleets(cloud, stacks)
+    yield fleets
+    for fleet in fleets.made:
+        fleet.empty()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from horovod_local.instances.user_data import node_environment, written_files
+from horovod_local.instances.user_data import variables_in, written_files
 from horovod_node import contract
 from support.local_cloud.emulated_resources import processes, started, user_data
 from support.waiting import eventually
@@ -169,7 +169,7 @@ def test_other_instances_run_nothing(cloud: Any, fleets: Any) -> None:
 def test_node_environment(script: str, environment: dict[str, str] | None) -> None:
     """The node's environment is what the script would write to its file."""
     # WHEN, THEN
-    assert node_environment(written_files(script)) == environment
+    assert variables_in(written_files(script), contract.NODE_ENV_FILE) == environment
 
 
 def test_written_files() -> None:

@@ -14,7 +14,8 @@ from horovod_local import LocalCloud
 from horovod_local.instances import opt_ml
 from horovod_node import contract
 from support.local_cloud import without_namespaces
-from support.local_cloud.emulated_resources import Fleets, make_role, started, user_data
+from support.local_cloud.container_instances import EcsFleets
+from support.local_cloud.emulated_resources import Fleets, Stacks, make_role, started, user_data
 from support.waiting import eventually
 
 WITHOUT_NAMESPACES = [sys.executable, without_namespaces.__file__]
@@ -81,6 +82,29 @@ def test_the_rest_of_opt_stays(machines_opt: Path, tmp_path: Path, who: str) -> 
     assert names_in(tmp_path) == ["left"]
 
 
+@pytest.mark.parametrize("who", AS_WHO)
+def test_folders_can_be_mounted_inside_each_other_and_read_only(tmp_path: Path, who: str) -> None:
+    """A container's mounts: a second folder beside the first, which cannot be written."""
+    # GIVEN
+    own, given = tmp_path / "own", tmp_path / "given"
+    own.mkdir()
+    given.mkdir()
+    (given / "node.env").write_text("A=1\n")
+    look = "cat /etc/mounted/node.env; touch /etc/mounted/new 2> /dev/null || echo refused; touch /opt/ml/new"
+    inner = opt_ml.command(given, ["sh", "-c", look], at="/etc/mounted", read_only=True)
+    probe = subprocess.run([*AS_WHO[who], *opt_ml.command(own, [])], stderr=subprocess.PIPE, text=True)
+    if probe.returncode:
+        pytest.skip(f"not permitted: {probe.stderr.strip()}")
+
+    # WHEN
+    ended = subprocess.run([*AS_WHO[who], *opt_ml.command(own, inner)], stdout=subprocess.PIPE, text=True, check=True)
+
+    # THEN
+    assert ended.stdout == "A=1\nrefused\n"
+    assert (names_in(own), names_in(given)) == (["new"], ["node.env"])
+    assert not Path("/etc/mounted").exists()
+
+
 def test_machine_without_namespaces_tells_nodes_their_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Inside a container, for example: the cloud says so in one sentence, and nodes know their folder by its name."""
     # GIVEN a machine whose kernel refuses, and a node that prints what it is told
@@ -101,3 +125,28 @@ def test_machine_without_namespaces_tells_nodes_their_folder(monkeypatch: pytest
         assert eventually(log.read_text) == f"{log.parent / 'ml'}\n"
         assert cloud.without_opt_ml() == "unshare: Operation not permitted"
         assert opt_ml.explanation("unshare: Operation not permitted") in cloud.log.read_text().splitlines()
+
+
+def test_containers_without_namespaces_have_paths_and_variables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where nothing can be mounted, a node's container has the host's folder by its path, and the file's variables."""
+    # GIVEN
+    node, python = tmp_path / "node", tmp_path / "python"
+    node.write_text('#!/bin/bash\neval "$TEST_COMMAND"\n')
+    python.write_text(f'#!/bin/sh\nexec {" ".join([*WITHOUT_NAMESPACES, sys.executable])} "$@"\n')
+    for program in (node, python):
+        program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with LocalCloud(home=tmp_path / "home", node_python=str(node)) as cloud:
+        fleet = EcsFleets(cloud, Stacks(cloud)).create(
+            command=f"echo $CDK_HOROVOD_ENGINE; ls -d ${contract.ENV_ML_ROOT}; sleep 600"
+        )
+        # WHEN
+        fleet.scale(4)
+        fleet.running(1)
+        # THEN
+        [machine] = fleet.machines().values()
+        log = Path(machine.log)
+        printed = eventually(log.read_text, lambda text: text.count("\n") == 2)
+        assert printed == f"ecs\n{log.parent / 'host/var/lib/ml'}\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from horovod_local.permissions.requests import autoscaling, dynamodb, s3, states
+from horovod_local.permissions.requests import autoscaling, dynamodb, ecs, s3, states
 from horovod_local.permissions.requests.service_request import (
     PermissionRule,
     RequiredPermission,
@@ -140,6 +140,7 @@ _RULES: Final[dict[str, dict[str, PermissionRule]]] = {
             "DescribeSubnets",
         )
     },
+    "ecs": ecs.RULES,
     "logs": {
         "DescribeLogGroups": _log_stream("DescribeLogGroups"),
         **{
