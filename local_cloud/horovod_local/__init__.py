@@ -87,8 +87,8 @@ Known limits of the emulation:
   names are AWS's; error messages are not. An error in a state's own `Output` ends the execution; whether AWS lets a
   `Catch` of the same state handle it was not confirmed, so do not rely on it.
 - ECS runs daemon services only, on instances of Auto Scaling groups: other services, RunTask, capacity providers and
-  whatever else would change what a task does are refused. It sends no events to EventBridge, and the containers' output
-  goes to files, not to CloudWatch Logs. Of the agent's configuration, `ECS_CLUSTER`, `ECS_INSTANCE_ATTRIBUTES`,
+  whatever else would change what a task does are refused, as are EventBridge rules for its events. The containers'
+  output goes to files, not to CloudWatch Logs. Of the agent's configuration, `ECS_CLUSTER`, `ECS_INSTANCE_ATTRIBUTES`,
   `ECS_IMAGE_PULL_BEHAVIOR` and `ECS_ENABLE_GPU_SUPPORT` have an effect.
 - Auto Scaling has no lifecycle hooks, warm pools, health checks or zone rebalancing: each launch uses the next zone in
   turn. All Spot pools have the same capacity, so strategies that consider capacity choose by price.

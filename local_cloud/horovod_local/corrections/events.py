@@ -118,6 +118,26 @@ def schedules_take_no_events() -> None:
     Rule.send_to_targets = send
 
 
+@correction(
+    moto="accepts rules for the events of ECS, which it never sends",
+    aws="sends them; here such rules are refused",
+)
+def rules_for_events_of_ecs_are_refused() -> None:
+    from moto.events.exceptions import ValidationException
+    from moto.events.models import EventsBackend
+
+    put_rule = EventsBackend.put_rule
+
+    def put(self: Any, name: str, **kwargs: Any) -> Any:
+        # A template's pattern is an object, a request's is text.
+        pattern = kwargs.get("event_pattern")
+        if '"aws.ecs"' in (pattern if isinstance(pattern, str) else json.dumps(pattern)):
+            raise ValidationException("the local cloud sends no events of aws.ecs")
+        return put_rule(self, name, **kwargs)
+
+    EventsBackend.put_rule = put
+
+
 def _service(target: dict[str, Any]) -> str:
     return str(target["Arn"].split(":")[2])
 
@@ -230,4 +250,5 @@ CORRECTIONS = (
     rules_start_state_machines_and_publish,
     disabled_rules_do_not_fire,
     schedules_take_no_events,
+    rules_for_events_of_ecs_are_refused,
 )

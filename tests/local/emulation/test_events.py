@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from horovod_local.deployment.schedules import period_seconds
 from support.waiting import eventually
@@ -283,6 +284,18 @@ def test_schedules_fire_by_time(cloud: Any, stacks: Any, machines: Any, queue: s
     until_it_fires(3)
     cloud.client("events").disable_rule(Name=name)
     assert len(executions()) == count
+
+
+def test_rules_for_events_of_ecs_are_refused(cloud: Any, stacks: Any) -> None:
+    """No event of ECS is sent here, so a rule that waits for one is refused."""
+    # GIVEN
+    events, pattern = cloud.client("events"), {"source": ["aws.ecs"], "detail-type": ["ECS Task State Change"]}
+
+    # WHEN, THEN
+    with pytest.raises(ClientError, match=r"sends no events of aws\.ecs"):
+        events.put_rule(Name=f"rule-{uuid.uuid4()}", EventPattern=json.dumps(pattern))
+    rule = {"Type": "AWS::Events::Rule", "Properties": {"EventPattern": pattern}}
+    assert "sends no events of aws.ecs" in stacks.create({"Resources": {"Rule": rule}})["StackStatusReason"]
 
 
 @pytest.mark.parametrize(
