@@ -108,11 +108,11 @@ def assigned_before(states: States, *, start: str, given: frozenset[str] = froze
 
 
 def all_states(definition: Mapping[str, Any]) -> Iterator[tuple[str, State]]:
-    """List the states of *definition*, those inside maps included."""
+    """List the states of *definition*, those inside maps and branches included."""
     for name, state in definition["States"].items():
         yield name, state
-        if "ItemProcessor" in state:
-            yield from all_states(state["ItemProcessor"])
+        for inner in (*([state["ItemProcessor"]] if "ItemProcessor" in state else []), *state.get("Branches", ())):
+            yield from all_states(inner)
 
 
 def bare(expression: str) -> str:

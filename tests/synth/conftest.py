@@ -13,16 +13,24 @@ import pytest
 from cdk_horovod.asl.resolved import by_layer
 from support.synthesis import REPOSITORY, synthesise
 
-APPS = {"ec2": REPOSITORY, "ecs": REPOSITORY / "examples" / "ecs"}
+EXAMPLES = REPOSITORY / "examples"
+APPS = {"ec2": REPOSITORY, "ecs": EXAMPLES / "ecs", "sagemaker": EXAMPLES / "sagemaker"}
 """Folder of the app that trains with an engine."""
-STACKS = {"ec2": "Training", "ecs": "EcsTraining"}
+GROUPS = ("ec2", "ecs")
+"""Engines whose nodes are instances of Auto Scaling groups."""
+STACKS = {"ec2": "Training", "ecs": "EcsTraining", "sagemaker": "SageMakerTraining"}
 """Stack of that app which has the training."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test with the mark `every_engine` once for each engine; any other one reads the app of EC2."""
-    if "engine" in metafunc.fixturenames and metafunc.definition.get_closest_marker("every_engine"):
-        metafunc.parametrize("engine", APPS, indirect=True, scope="session")
+    """
+    Run a test with the mark `every_engine` once for each engine, one with `every_group` for those with Auto Scaling
+    groups; any other one reads the app of EC2.
+    """
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if "engine" in metafunc.fixturenames and marks & {"every_engine", "every_group"}:
+        engines = GROUPS if "every_group" in marks else APPS
+        metafunc.parametrize("engine", engines, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

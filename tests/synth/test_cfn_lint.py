@@ -20,7 +20,7 @@ def test_cfn_lint_finds_nothing(assembly: Path, engine: str) -> None:
     """No template of the app has an unknown property, a wrong type or a dangling reference."""
     # The definition's joined string is opaque to it: asl-validator reads that one.
     templates = sorted(str(path) for path in assembly.glob("*.template.json"))
-    assert len(templates) == {"ec2": 2, "ecs": 1}[engine]
+    assert len(templates) == {"ec2": 2, "ecs": 1, "sagemaker": 1}[engine]
     # WHEN
     done = subprocess.run(
         [

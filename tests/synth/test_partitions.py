@@ -78,6 +78,7 @@ def test_templates_fit_cloudformation(assembly: Path) -> None:
         assert len(json.loads(path.read_text())["Resources"]) < 250, path.name  # of 500
 
 
+@pytest.mark.every_group
 def test_user_data_fits_ec2(template: Mapping[str, Any]) -> None:
     """User data has at most 16 KB before base64 (EC2 User Guide, "Run commands when you launch an EC2 instance")."""
     (launch,) = of_type(template, "AWS::EC2::LaunchTemplate").values()

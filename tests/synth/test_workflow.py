@@ -29,7 +29,7 @@ START, CONFIRM = "Start nodes", "Confirm that nothing runs"
 
 SDK_INTEGRATION = r"arn:aws:states:::aws-sdk:(\w+):(\w+)(\.waitForTaskToken)?"
 
-SERVICE_ERRORS = {"DynamoDb": "dynamodb", "Sfn": "sfn"}
+SERVICE_ERRORS = {"DynamoDb": "dynamodb", "SageMaker": "sagemaker", "Sfn": "sfn"}
 """Prefix of an SDK integration's errors (Step Functions guide, "Calling other AWS services"), to that of its ARN."""
 
 BOTOCORE_NAMES = {"sfn": "stepfunctions"}
@@ -81,6 +81,7 @@ def test_every_path_after_the_start_confirms_that_nothing_runs(definition: Mappi
     assert [name for name in found if CONFIRM not in asl.reachable(states, start=name)] == []
 
 
+@pytest.mark.every_group
 def test_every_scale_down_follows_a_renewed_lease(any_definition: Mapping[str, Any]) -> None:
     """A fleet is set to 0 only after its lease was taken or renewed under a condition."""
     for states in (any_definition["States"], *(state["ItemProcessor"]["States"] for state in maps(any_definition))):
@@ -196,7 +197,7 @@ def test_token_tasks_are_asked_again_after_trouble_with_the_ledger_alone(definit
 def test_state_machines_are_small(template: Mapping[str, Any], engine: str) -> None:
     """The number of states of each machine, maps included, is known, so that none grows unnoticed."""
     counts = {layer: len(list(asl.all_states(definition))) for layer, definition in by_layer(template).items()}
-    assert counts["run"] <= {"ec2": 55, "ecs": 66}[engine], counts
+    assert counts["run"] <= {"ec2": 57, "ecs": 68, "sagemaker": 60}[engine], counts
 
 
 def test_what_scales_a_fleet_is_fenced_against_a_redrive(any_definition: Mapping[str, Any]) -> None:
@@ -209,6 +210,7 @@ def test_what_scales_a_fleet_is_fenced_against_a_redrive(any_definition: Mapping
             assert [part for part in asl.expressions(state["Arguments"]) if fence in part], name
 
 
+@pytest.mark.every_group
 def test_capacity_alone_is_changed_by_the_call_for_capacity(template: Mapping[str, Any]) -> None:
     """Only the run's two states that write a policy need the permission to launch; no other machine has it."""
     # WHEN
@@ -245,6 +247,7 @@ def looked(expression: str, *, running: int, wanted: int, launching: int, **empt
     return found["step"], found["zeros"], found["pause"]
 
 
+@pytest.mark.every_group
 def test_fleet_is_empty_after_two_looks_that_see_nothing(definition: Mapping[str, Any]) -> None:
     """A fleet is empty after two looks without instance, capacity or launch, because one look may err."""
     # GIVEN
@@ -264,6 +267,7 @@ def test_fleet_is_empty_after_two_looks_that_see_nothing(definition: Mapping[str
     assert CONFIRM not in asl.reachable(states, start=states[CONFIRM]["Next"], avoiding=avoided)
 
 
+@pytest.mark.every_group
 def test_launches_without_an_instance_are_counted(definition: Mapping[str, Any]) -> None:
     """A launch that has begun and not ended counts, and a termination does not."""
     # GIVEN
@@ -278,6 +282,7 @@ def test_launches_without_an_instance_are_counted(definition: Mapping[str, Any])
     assert by_reference(cases, expression) == [evaluate(expression, case) for case in cases] == [3, 0]
 
 
+@pytest.mark.every_group
 @pytest.mark.parametrize("staying", [0, 1, 3, 60])
 def test_instances_that_stay_are_ended_by_id(definition: Mapping[str, Any], staying: int) -> None:
     """Instances that are protected, in standby or retained by a policy are ended by id, ten at a time."""
@@ -456,7 +461,9 @@ def test_every_caught_error_exists(any_definition: Mapping[str, Any]) -> None:
                 # The SDK for Java, whose names Step Functions uses, ends every one with the same word.
                 names = [shape.name.removesuffix("Exception") + "Exception" for shape in model.error_shapes]
                 assert exception in names, name
-                assert f":{service}:" in state["Resource"], name
+                # A Parallel hands on the errors of its branches.
+                inner = [each for branch in state.get("Branches", ()) for _, each in asl.all_states(branch)]
+                assert any(f":{service}:" in str(each.get("Resource")) for each in (state, *inner)), name
 
 
 def test_own_errors_do_not_pretend_to_be_states_errors() -> None:
@@ -466,12 +473,21 @@ def test_own_errors_do_not_pretend_to_be_states_errors() -> None:
     assert [name for name in names if not re.fullmatch(r"[A-Z][A-Za-z]+", name)] == []
 
 
-MAPS_OF_A_RUN = {"ec2": [], "ecs": ["Choose the tasks", "Ask ECS"]}
-"""Maps of an engine's states: those of ECS go over its services, of which there is one for each number of GPUs."""
+MAPS_OF_A_RUN = {
+    "ec2": [],
+    "ecs": ["Choose the tasks", "Ask ECS"],
+    "sagemaker": ["Terminate", "Read the bills", "Start nodes"],
+}
+MAPS_OF_THE_CLEAN_UP = {"ec2": [], "ecs": [], "sagemaker": ["Terminate", "Read the bills"]}
+MAPS_OF_A_FLEET = {"ec2": [], "ecs": [], "sagemaker": ["Terminate"]}
+"""
+Maps of an engine's states. Those of ECS go over its services, of which there is one for each number of GPUs; those of
+SageMaker over jobs, of which a fleet has one at a time and a run one for each attempt.
+"""
 
 
 def test_the_number_of_calls_does_not_depend_on_the_nodes(template: Mapping[str, Any], engine: str) -> None:
-    """Maps go over channels, instance types, services, fleets and queued runs, and never over nodes."""
+    """Maps go over channels, instance types, services, fleets, jobs and queued runs, and never over nodes."""
     maps = {
         layer: [
             name
@@ -484,8 +500,8 @@ def test_the_number_of_calls_does_not_depend_on_the_nodes(template: Mapping[str,
     }
     assert maps == {
         "run": ["Check the data", "Look up On-Demand prices", *MAPS_OF_A_RUN[engine]],
-        "clean-up": [],
-        "reaper": ["Look at every fleet", "Have every dead run cleaned up"],
+        "clean-up": [*MAPS_OF_THE_CLEAN_UP[engine]],
+        "reaper": ["Look at every fleet", *MAPS_OF_A_FLEET[engine], "Have every dead run cleaned up"],
     }
 
 

@@ -76,6 +76,8 @@ def _text(value: Any) -> str:
         return "aws"
     if function == "Ref":
         return f"${{{argument}}}"
+    if function == "Fn::Sub" and isinstance(argument, str):
+        return argument
     if function == "Fn::GetAtt":
         return "${" + ".".join(argument) + "}"
     if function == "Fn::ImportValue":

@@ -27,7 +27,6 @@ from horovod_local.instances.ecs_task import EcsTask
 from horovod_local.instances.instance_types import resources_of
 from horovod_local.permissions.principals import PRINCIPALS
 from horovod_local.shared.faults import ACTIVE_FAULTS
-from horovod_node import contract
 
 CONFIG_FILE: Final = "/etc/ecs/ecs.config"
 """File that user data writes for the container agent."""
@@ -69,8 +68,6 @@ class ContainerAgent(threading.Thread):
         super().__init__(name=f"container-agent-{instance_id}", daemon=True)
         self.dropped = False
         """Whether the instance is unreachable."""
-        self.part_is_over = False
-        """Whether a node's agent has ended because the run continues without this instance."""
         self._config = config
         self._host = host
         self._instance_id = instance_id
@@ -156,8 +153,6 @@ class ContainerAgent(threading.Thread):
             return
         for task in self._all():
             task.supervise(now=now)
-            if any(container.exit_code == contract.EXIT_PART_OVER for container in task.containers):
-                self.part_is_over = True
         if not ACTIVE_FAULTS.faults.container_agents_connect or self._deregistered:
             self._set_connected(False)
             return

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,8 @@ METADATA_PATH: Final = f"{CONTROL_PATH}metadata/"
 """Path prefix of instance metadata, followed by the instance's id; on EC2, 169.254.169.254 serves it."""
 TASK_PATH: Final = f"{CONTROL_PATH}task/"
 """Path prefix of ECS's task credentials and metadata, followed by the instance's id; on EC2, at 169.254.170.2."""
+LEAVE_UNIT: Final = "/etc/systemd/system/cdk-horovod-part-over.path"
+"""Unit of user data that names the file by which a task asks its instance to leave."""
 RESTART_SECONDS: Final = 1.0
 """Pause before a switch that ended is started again."""
 POWER_KEY_VARIABLE: Final = "CDK_HOROVOD_LOCAL_POWER_KEY"
@@ -139,6 +142,7 @@ class Machine:
         self._leave: subprocess.Popen[bytes] | None = None
         self._container_agent: ContainerAgent | None = None
         self._part_is_over = False
+        self._leave_file: Path | None = None
         self._switch_due: float | None = None
         self._kill_at = 0.0
 
@@ -208,10 +212,10 @@ class Machine:
             kill_processes_with(CONTAINER_VARIABLE, self._facts.instance_id)
             self._part_is_over = self._agent.returncode == contract.EXIT_PART_OVER
             self._agent = None
-        if self._container_agent is not None:
-            self._part_is_over = self._container_agent.part_is_over
+        if self._leave_file is not None and self._leave_file.exists():
+            self._part_is_over = True
         if self._part_is_over and self._leave is None and self._switch_script.exists():
-            # On EC2 the unit cdk-horovod-part-over.service does this.
+            # On a real instance the unit cdk-horovod-part-over.service does this.
             self._leave = self._run_switch("leave")
         if self._switch is not None and self._switch.poll() is not None:
             _log.info("switch of %s exited with %s", self._facts.instance_id, self._switch.returncode)
@@ -313,6 +317,9 @@ class Machine:
         for path, text in files.items():
             host.path(path).parent.mkdir(parents=True, exist_ok=True)
             host.path(path).write_text(text, encoding="utf-8")
+        watched = re.search(r"^PathExists=(.+)$", files.get(LEAVE_UNIT, ""), re.MULTILINE)
+        if watched is not None:
+            self._leave_file = host.path(watched[1])
         self._container_agent = ContainerAgent(
             config=config,
             host=host,

@@ -14,6 +14,7 @@ import pytest
 
 from horovod_local import Faults
 from horovod_local.instances import opt_ml
+from horovod_local.instances.machine import LEAVE_UNIT
 from horovod_local.instances.processes import processes_with
 from horovod_node import contract
 from support.local_cloud.container_instances import NODE_FOLDER
@@ -275,12 +276,14 @@ def test_a_lost_instance_takes_its_containers_along(cloud: Any, ecs_fleets: Any)
 
 
 def test_a_node_whose_part_is_over_leaves(ecs_fleets: Any) -> None:
-    """A container that ends with the exit code of a part that is over has its instance leave, by its switch."""
+    """A container that leaves the file which user data watches has its instance leave, by its switch."""
     # GIVEN
-    template = ecs_fleets.template(command=f"exit {contract.EXIT_PART_OVER}")
+    template = ecs_fleets.template(command=f"touch $CDK_HOROVOD_ML_ROOT/{contract.PART_OVER_FILE}; sleep 600")
     data = template["Resources"]["NodeTemplate"]["Properties"]["LaunchTemplateData"]["UserData"]["Fn::Base64"]
     switch = 'echo "$@ $CDK_HOROVOD_ENGINE"; sleep 600'
     data["Fn::Sub"] += f"cat > '{contract.SWITCH_FILE}' <<'SWITCH'\n{switch}\nSWITCH\n"
+    unit = f"[Path]\nPathExists=/var/lib/ml/{contract.PART_OVER_FILE}"
+    data["Fn::Sub"] += f"cat > '{LEAVE_UNIT}' <<'UNIT'\n{unit}\nUNIT\n"
     fleet = ecs_fleets.create(template)
 
     # WHEN

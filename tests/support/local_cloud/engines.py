@@ -150,8 +150,8 @@ def deployed_engine(folder: Path, engine: EngineUnderTest, **options: Any) -> It
         yield EngineDeployment(cloud=cloud, engine=engine)
 
 
-def _fleet(stack: Stack) -> GpuFleet:
-    network = TrainingNetwork(stack, "Network")
+def _fleet(stack: Stack, *, ecs: bool = False) -> GpuFleet:
+    network = TrainingNetwork(stack, "Network", ecs=ecs)
     return GpuFleet(
         stack,
         "Fleet",
@@ -189,4 +189,11 @@ EC2 = EngineUnderTest(
     lose=LocalCloud.lose,
     left=Deployment.instances_left,
 )
-ENGINES = (EC2,)
+ECS = EngineUnderTest(
+    name="ecs",
+    build=lambda stack: Engine.ecs(_fleet(stack, ecs=True)),
+    price=("g5.xlarge", 1.0),
+    lose=LocalCloud.lose,
+    left=Deployment.instances_left,
+)
+ENGINES = (EC2, ECS)
