@@ -111,8 +111,10 @@ class EngineDeployment(Deployment):
         assert self.instances_left() == []
 
 
-def synthesise_engine(out: Path, engine: EngineUnderTest, **options: Any) -> None:
-    """Write the cloud assembly of a training on *engine*."""
+def synthesise_engine(
+    out: Path, engine: EngineUnderTest, *, launch: int = 100, start: int = 240, **options: Any
+) -> None:
+    """Write the cloud assembly of a training on *engine*; *launch* and *start* are its timeouts in seconds."""
     app = App(outdir=str(out))
     stack = Stack(app, "Training")
     kind, usd = engine.price
@@ -125,8 +127,8 @@ def synthesise_engine(out: Path, engine: EngineUnderTest, **options: Any) -> Non
         on_demand_prices={kind: usd},
         timeouts=RunTimeouts(
             queue_timeout=Duration.minutes(10),
-            launch_timeout=Duration.seconds(100),
-            start_timeout=Duration.seconds(240),
+            launch_timeout=Duration.seconds(launch),
+            start_timeout=Duration.seconds(start),
             save_timeout=Duration.seconds(120),
             heartbeat=Duration.seconds(HEARTBEAT),
             first_step_timeout=Duration.seconds(120),
