@@ -112,9 +112,19 @@ class EngineDeployment(Deployment):
 
 
 def synthesise_engine(
-    out: Path, engine: EngineUnderTest, *, launch: int = 100, start: int = 240, **options: Any
+    out: Path, engine: EngineUnderTest, *, launch: int = 100, start: int = 240, tag: str = "1", **options: Any
 ) -> None:
-    """Write the cloud assembly of a training on *engine*; *launch* and *start* are its timeouts in seconds."""
+    """
+    Write the cloud assembly of a training on *engine*.
+
+    Args:
+        out: The assembly.
+        engine: The engine.
+        launch: Launch timeout in seconds.
+        start: Start timeout in seconds.
+        tag: Tag of the image.
+        options: Further arguments of the training.
+    """
     app = App(outdir=str(out))
     stack = Stack(app, "Training")
     kind, usd = engine.price
@@ -122,7 +132,7 @@ def synthesise_engine(
         stack,
         "Training",
         storage=TrainingStorage(stack, "Storage"),
-        image=TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1"),
+        image=TrainingImage.from_uri(f"123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:{tag}"),
         engine=engine.build(stack),
         on_demand_prices={kind: usd},
         timeouts=RunTimeouts(
