@@ -298,7 +298,7 @@ def test_the_workflow_creates_only_such_jobs(stacks: Stacks) -> None:
     assert open_["Condition"] == {
         "ForAllValues:StringEquals": {"sagemaker:InstanceTypes": TYPES},
         "Null": {"sagemaker:InstanceTypes": "false", "sagemaker:KeepAlivePeriod": "true"},
-        "NumericLessThanEquals": {"sagemaker:MaxRuntimeInSeconds": 432_000},
+        "NumericLessThanEquals": {"sagemaker:MaxRuntimeInSeconds": "432000"},
         "BoolIfExists": {"sagemaker:EnableRemoteDebug": "false"},
     }
     assert closed["Condition"]["Bool"] == {"sagemaker:InterContainerTrafficEncryption": "true"}

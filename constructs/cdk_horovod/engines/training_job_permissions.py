@@ -50,7 +50,7 @@ def permit_jobs(
         "ForAllValues:StringEquals": lists,
         # ForAllValues is also true without any value.
         "Null": {**dict.fromkeys(lists, "false"), "sagemaker:KeepAlivePeriod": "true"},
-        "NumericLessThanEquals": {"sagemaker:MaxRuntimeInSeconds": MOST_RUNTIME_SECONDS},
+        "NumericLessThanEquals": {"sagemaker:MaxRuntimeInSeconds": str(MOST_RUNTIME_SECONDS)},
         "BoolIfExists": {"sagemaker:EnableRemoteDebug": "false"},
     }
     if encrypt_traffic:
