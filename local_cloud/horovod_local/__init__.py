@@ -32,11 +32,16 @@ group with its own address, and with its own folder at `/opt/ml` where the machi
 instance ends when something terminates it, not when its agent dies. EventBridge rules fire, scheduled ones included
 (`LocalCloud(schedule_speed=…)`).
 
-Faults can be injected: slow launches and terminations, EC2 capacity errors, agents and switches that do not start, AWS
-requests that fail, are late or get no answer (`LocalCloud.set_faults`), and instances that lose power
-(`LocalCloud.lose`) or become unreachable (`LocalCloud.drop`). Every instance has instance metadata, version 2, in which
-a Spot Instance finds its interruption notices (`LocalCloud.interrupt`, `LocalCloud.recommend_rebalance`); EventBridge
-gets them too.
+Every host of a SageMaker training job is a real `python -m horovod_node train` process with its own address, `/opt/ml`
+and `/etc/hosts`, and the files and variables that SageMaker gives to containers (`training_jobs`). Where the machine
+does not permit mount namespaces, training jobs fail and say so.
+
+Faults can be injected: slow launches and terminations, EC2 capacity errors, agents and switches that do not start,
+AWS requests that fail, are late or get no answer, training jobs that wait for capacity or cannot pull their image
+(`LocalCloud.set_faults`), instances that lose power (`LocalCloud.lose`) or become unreachable (`LocalCloud.drop`),
+hosts of training jobs that are lost, and jobs that are interrupted (`LocalCloud.lose_training_host`,
+`LocalCloud.interrupt_training_job`). Every instance has instance metadata, version 2, in which a Spot Instance finds
+its interruption notices (`LocalCloud.interrupt`, `LocalCloud.recommend_rebalance`); EventBridge gets them too.
 
 What a run here proves:
 
@@ -47,6 +52,9 @@ What a run here proves:
 - Groups fill by weight, market and allocation strategy, scale to zero, respect protection and standby, and replace
   lost instances and those that a changed market policy no longer fits. EC2 answers a launch a moment later, or much
   later.
+- Training jobs go through SageMaker's statuses, keep their time limits, stop as SageMaker stops them, and are billed by
+  its clock. What the API's model, the documentation or the default quotas do not permit is refused; what is not acted
+  here is refused, too (`corrections.sagemaker.request_rules`).
 - The quotas that a run could meet hold: payloads, histories, items, pages, transactions, expressions.
 - Nodes, ring, training, model and receipt work: these are the real programs and the real library.
 - The permissions suffice. Every request of a state machine, a rule, a node, its switch or its script, and of a client
@@ -57,9 +65,10 @@ What a run here proves:
 
 What it does not prove:
 
-- Checks of AWS that its documentation does not mention; permissions boundaries, organisations and other accounts; what
-  services do on their own: access logs of buckets, flow logs, traces, alarms, image pulls (`tests/local` lists the
-  statements that nothing here uses). Requests count as made over TLS, and nothing is encrypted.
+- Checks of AWS that its documentation does not mention; permissions boundaries, organisations and other accounts;
+  what services do on their own: access logs of buckets, flow logs, traces, alarms, image pulls of instances, logs and
+  metrics of training jobs (`tests/local` lists the statements that nothing here uses). Requests count as made over
+  TLS, and nothing is encrypted.
 - The network: no route, security group, endpoint or name is used; all nodes are one machine.
 - What an instance boots: images, user data (the files that it writes are read, the script is not run), systemd, the
   container, GPUs, EFA. The AWS CLI here is version 1; machine images have version 2.
@@ -80,6 +89,9 @@ Known limits of the emulation:
 - JSONata is evaluated by jsonata-python 0.7.1. Numbers beyond 2^53 keep their digits here and lose them on AWS. Error
   names are AWS's; error messages are not. An error in a state's own `Output` ends the execution; whether AWS lets a
   `Catch` of the same state handle it was not confirmed, so do not rely on it.
+- AWS does not document whether one failed container ends a training job at once, or what its containers get before a
+  Spot interruption: here it does, and they get nothing. Their output goes to files, not to CloudWatch Logs, and changes
+  of a job's status are no events of EventBridge.
 - Auto Scaling has no lifecycle hooks, warm pools, health checks or zone rebalancing: each launch uses the next zone in
   turn. All Spot pools have the same capacity, so strategies that consider capacity choose by price.
 - A second deployment changes state machines, groups, launch templates and outputs in place; a change to a type that
@@ -90,5 +102,6 @@ from horovod_local.cloud import LocalCloud
 from horovod_local.errors import LocalCloudError
 from horovod_local.instances.machine import LocalInstance
 from horovod_local.shared.faults import ApiFault, Faults, Refusal
+from horovod_local.training_jobs.host import LocalTrainingHost
 
-__all__ = ["ApiFault", "Faults", "LocalCloud", "LocalCloudError", "LocalInstance", "Refusal"]
+__all__ = ["ApiFault", "Faults", "LocalCloud", "LocalCloudError", "LocalInstance", "LocalTrainingHost", "Refusal"]

@@ -24,6 +24,7 @@ from horovod_local.corrections import (
     templates,
 )
 from horovod_local.corrections.registry import Correction
+from horovod_local.corrections.sagemaker import operations as sagemaker
 from horovod_local.corrections.step_functions import executions, express, jsonata, limits, tasks, teststate_api, tokens
 from horovod_local.errors import LocalCloudError
 
@@ -48,6 +49,7 @@ ALL: Final[tuple[Correction, ...]] = (
     *metrics.CORRECTIONS,
     *spot_prices.CORRECTIONS,
     *permissions.CORRECTIONS,
+    *sagemaker.CORRECTIONS,
 )
 
 _applied: list[Correction] = []

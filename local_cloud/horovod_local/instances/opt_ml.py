@@ -14,10 +14,21 @@ from horovod_node import contract
 _PROGRAM: Final = Path(__file__).with_name("private_mount.py")
 
 
-def command(folder: Path, program: Sequence[str]) -> list[str]:
-    """Return the command that runs *program* with *folder* mounted at `/opt/ml`, for it and its child processes."""
+def command(
+    folder: Path, program: Sequence[str], *, at: str = contract.DEFAULT_ML_ROOT, read_only: bool = False
+) -> list[str]:
+    """
+    Return the command that runs *program* with *folder* mounted, for it and its child processes.
+
+    Args:
+        folder: The folder, or a file that replaces another one.
+        program: The program with its arguments.
+        at: Absolute path at which it finds the folder. Default: `/opt/ml`.
+        read_only: Whether it can only read the folder. Default: no.
+    """
     # -I and -S make Python start faster.
-    return [sys.executable, "-I", "-S", str(_PROGRAM), contract.DEFAULT_ML_ROOT, str(folder), *program]
+    target = f"{at}:ro" if read_only else at
+    return [sys.executable, "-I", "-S", str(_PROGRAM), target, str(folder), *program]
 
 
 def unavailable_reason() -> str:

@@ -1,5 +1,7 @@
 """
-`python private_mount.py TARGET FOLDER [PROGRAM ARGUMENT…]`: run PROGRAM with FOLDER mounted at TARGET.
+`python private_mount.py TARGET[:ro] FOLDER [PROGRAM ARGUMENT…]`: run PROGRAM with FOLDER mounted at TARGET.
+
+With `:ro`, as in Docker, PROGRAM can only read the folder. FOLDER may also be a file, if TARGET is one.
 
 The mount is visible only to PROGRAM and its child processes, in a new mount namespace. Nothing is written to the
 machine's file system, and the namespace ends with its last process. A user without permission to mount also gets a user
@@ -27,15 +29,20 @@ _MS_REMOUNT: Final = 0x0020
 _MS_BIND: Final = 0x1000
 _MS_REC: Final = 0x4000
 _MS_SLAVE: Final = 0x80000
+_MS_RELATIME: Final = 0x200000
 """Constants of sched.h and sys/mount.h, the same on every processor architecture."""
+_KEPT_OPTIONS: Final = {2: 2, 4: 4, 8: 8, 0x0400: 0x0400, 0x0800: 0x0800, 0x1000: _MS_RELATIME}
+"""Flags of statvfs(3) and options of mount(2): nosuid, nodev, noexec, noatime, nodiratime, relatime."""
 
 
 def main(target: str, folder: str, *program: str) -> int:
     """Mount *folder* at *target* and replace this process with *program*; return `REFUSED` if that is not permitted."""
-    here = Path.cwd()
+    here, at = Path.cwd(), Path(target.removesuffix(":ro"))
     try:
         _enter_namespace()
-        _put(Path(folder), at=Path(target))
+        _put(Path(folder), at=at)
+        if target.endswith(":ro"):
+            _make_read_only(at)
     except OSError as error:
         print(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, file=sys.stderr)
         return REFUSED
@@ -61,11 +68,23 @@ def _enter_namespace() -> None:
 
 
 def _put(folder: Path, *, at: Path) -> None:
+    if folder.is_file():
+        _bind(str(folder), at)
+        return
     source = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     if not at.is_dir():
         _make_room(at)
     os.fchdir(source)
     _bind(".", at)
+
+
+def _make_read_only(path: Path) -> None:
+    # A mount in a user namespace must keep the options of the mount that it repeats (mount_namespaces(7)).
+    kept = os.statvfs(path).f_flag
+    options = _MS_REMOUNT | _MS_BIND | _MS_RDONLY
+    for found, option in _KEPT_OPTIONS.items():
+        options |= option if kept & found else 0
+    _call("mount", None, os.fsencode(path), None, options, None)
 
 
 def _make_room(path: Path) -> None:
