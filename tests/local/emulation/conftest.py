@@ -9,6 +9,7 @@ import pytest
 
 from horovod_local import LocalCloud
 from support.local_cloud.emulated_resources import SDK, Fleets, Machines, Stacks, make_role
+from support.local_cloud.training_jobs import Jobs
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +75,15 @@ def fleets(cloud: LocalCloud) -> Iterator[Fleets]:
     yield fleets
     for fleet in fleets.made:
         fleet.api.delete_auto_scaling_group(AutoScalingGroupName=fleet.name, ForceDelete=True)
+
+
+@pytest.fixture
+def jobs(cloud: LocalCloud) -> Iterator[Jobs]:
+    """Training jobs, of which nothing runs after the test."""
+    jobs = Jobs(cloud)
+    yield jobs
+    for job in jobs.made:
+        if job.describe()["TrainingJobStatus"] == "InProgress":
+            job.stop()
+    for job in jobs.made:
+        job.ended()
