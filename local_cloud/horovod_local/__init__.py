@@ -90,8 +90,8 @@ Known limits of the emulation:
   names are AWS's; error messages are not. An error in a state's own `Output` ends the execution; whether AWS lets a
   `Catch` of the same state handle it was not confirmed, so do not rely on it.
 - AWS does not document whether one failed container ends a training job at once, or what its containers get before a
-  Spot interruption: here it does, and they get nothing. Their output goes to files, not to CloudWatch Logs, and changes
-  of a job's status are no events of EventBridge.
+  Spot interruption: here it does, and they get nothing. Their output goes to files, not to CloudWatch Logs, and
+  EventBridge rules for events of SageMaker are refused.
 - Auto Scaling has no lifecycle hooks, warm pools, health checks or zone rebalancing: each launch uses the next zone in
   turn. All Spot pools have the same capacity, so strategies that consider capacity choose by price.
 - A second deployment changes state machines, groups, launch templates and outputs in place; a change to a type that

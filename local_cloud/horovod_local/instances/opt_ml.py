@@ -21,7 +21,7 @@ def command(
     Return the command that runs *program* with *folder* mounted, for it and its child processes.
 
     Args:
-        folder: The folder, or a file that replaces another one.
+        folder: The folder.
         program: The program with its arguments.
         at: Absolute path at which it finds the folder. Default: `/opt/ml`.
         read_only: Whether it can only read the folder. Default: no.

@@ -1,7 +1,7 @@
 """
 `python private_mount.py TARGET[:ro] FOLDER [PROGRAM ARGUMENT…]`: run PROGRAM with FOLDER mounted at TARGET.
 
-With `:ro`, as in Docker, PROGRAM can only read the folder. FOLDER may also be a file, if TARGET is one.
+With `:ro`, as in Docker, PROGRAM can only read the folder.
 
 The mount is visible only to PROGRAM and its child processes, in a new mount namespace. Nothing is written to the
 machine's file system, and the namespace ends with its last process. A user without permission to mount also gets a user
@@ -68,7 +68,7 @@ def _enter_namespace() -> None:
 
 
 def _put(folder: Path, *, at: Path) -> None:
-    if folder.is_file():
+    if folder.is_file():  # which replaces another file
         _bind(str(folder), at)
         return
     source = os.open(folder, os.O_PATH | os.O_DIRECTORY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -323,6 +324,18 @@ def test_tags_of_training_jobs_are_unique(waiting: Any, jobs: Any) -> None:
         api.add_tags(ResourceArn=f"{arn}-none", Tags=tags)
     with pytest.raises(ClientError, match="at most 50 tags"):
         api.add_tags(ResourceArn=arn, Tags=[{"Key": f"t{number}", "Value": ""} for number in range(49)])
+
+
+def test_rules_for_events_of_sagemaker_are_refused(cloud: Any, stacks: Any) -> None:
+    """No rule waits for events that never come, whether a request or a template makes it."""
+    # GIVEN
+    pattern = {"source": ["aws.sagemaker"], "detail-type": ["SageMaker Training Job State Change"]}
+    rule = {"Type": "AWS::Events::Rule", "Properties": {"EventPattern": pattern}}
+
+    # WHEN, THEN
+    with pytest.raises(ClientError, match=r"sends no events of aws\.sagemaker"):
+        cloud.client("events").put_rule(Name="of-jobs", EventPattern=json.dumps(pattern))
+    assert "sends no events of aws.sagemaker" in stacks.create({"Resources": {"Rule": rule}})["StackStatusReason"]
 
 
 @pytest.mark.usefixtures("waiting")

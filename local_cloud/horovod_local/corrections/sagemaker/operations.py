@@ -111,6 +111,26 @@ def tags_of_training_jobs_are_unique() -> None:
     SageMakerModelBackend.add_tags = add_tags
 
 
+@correction(
+    moto="accepts rules for the events of SageMaker, which it never sends",
+    aws="sends them; here such rules are refused",
+)
+def rules_for_events_of_sagemaker_are_refused() -> None:
+    from moto.events.exceptions import ValidationException
+    from moto.events.models import EventsBackend
+
+    put_rule = EventsBackend.put_rule
+
+    def put(self: Any, name: str, **kwargs: Any) -> Any:
+        # A template's pattern is an object, a request's is text.
+        pattern = kwargs.get("event_pattern")
+        if '"aws.sagemaker"' in (pattern if isinstance(pattern, str) else json.dumps(pattern)):
+            raise ValidationException("the local cloud sends no events of aws.sagemaker")
+        return put_rule(self, name, **kwargs)
+
+    EventsBackend.put_rule = put
+
+
 def invalid(message: str) -> Exception:
     """Make SageMaker's ValidationException."""
     return _error("ValidationException", message)
@@ -193,4 +213,9 @@ def _vpc_of(network: Mapping[str, Any] | None, *, account: str, region: str) -> 
     return vpc
 
 
-CORRECTIONS = (training_jobs_live, training_jobs_are_filtered_by_page, tags_of_training_jobs_are_unique)
+CORRECTIONS = (
+    training_jobs_live,
+    training_jobs_are_filtered_by_page,
+    tags_of_training_jobs_are_unique,
+    rules_for_events_of_sagemaker_are_refused,
+)
