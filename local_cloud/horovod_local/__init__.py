@@ -36,11 +36,16 @@ An instance whose user data configures the ECS container agent registers in its 
 tasks, as Amazon ECS does: by placement constraints, CPU, memory, ports and GPUs, with deployments, draining and events.
 A task's containers are real processes with its mounts, the credentials of its task role and its metadata.
 
+Every host of a SageMaker training job is a real `python -m horovod_node train` process with its own address, `/opt/ml`
+and `/etc/hosts`, and the files and variables that SageMaker gives to containers (`training_jobs`). Where the machine
+does not permit mount namespaces, training jobs fail and say so.
+
 Faults can be injected: slow launches and terminations, EC2 capacity errors, agents and switches that do not start,
-container agents that do not connect, images that cannot be pulled, AWS requests that fail, are late or get no answer
-(`LocalCloud.set_faults`), and instances that lose power (`LocalCloud.lose`) or become unreachable (`LocalCloud.drop`).
-Every instance has instance metadata, version 2, in which a Spot Instance finds its interruption notices
-(`LocalCloud.interrupt`, `LocalCloud.recommend_rebalance`); EventBridge gets them too.
+container agents that do not connect, images that cannot be pulled, training jobs that wait for capacity, AWS requests
+that fail, are late or get no answer (`LocalCloud.set_faults`), instances that lose power (`LocalCloud.lose`) or become unreachable (`LocalCloud.drop`),
+hosts of training jobs that are lost, and jobs that are interrupted (`LocalCloud.lose_training_host`,
+`LocalCloud.interrupt_training_job`). Every instance has instance metadata, version 2, in which a Spot Instance finds
+its interruption notices (`LocalCloud.interrupt`, `LocalCloud.recommend_rebalance`); EventBridge gets them too.
 
 What a run here proves:
 
@@ -51,6 +56,9 @@ What a run here proves:
 - Groups fill by weight, market and allocation strategy, scale to zero, respect protection and standby, and replace
   lost instances and those that a changed market policy no longer fits. EC2 answers a launch a moment later, or much
   later.
+- Training jobs go through SageMaker's statuses, keep their time limits, stop as SageMaker stops them, and are billed by
+  its clock. What the API's model, the documentation or the default quotas do not permit is refused; what is not acted
+  here is refused, too (`corrections.sagemaker.request_rules`).
 - The quotas that a run could meet hold: payloads, histories, items, pages, transactions, expressions.
 - Nodes, ring, training, model and receipt work: these are the real programs and the real library.
 - The permissions suffice. Every request of a state machine, a rule, a node, its switch or its script, and of a client
@@ -61,9 +69,10 @@ What a run here proves:
 
 What it does not prove:
 
-- Checks of AWS that its documentation does not mention; permissions boundaries, organisations and other accounts; what
-  services do on their own: access logs of buckets, flow logs, traces, alarms, image pulls (`tests/local` lists the
-  statements that nothing here uses). Requests count as made over TLS, and nothing is encrypted.
+- Checks of AWS that its documentation does not mention; permissions boundaries, organisations and other accounts;
+  what services do on their own: access logs of buckets, flow logs, traces, alarms, image pulls of instances, logs and
+  metrics of training jobs (`tests/local` lists the statements that nothing here uses). Requests count as made over
+  TLS, and nothing is encrypted.
 - The network: no route, security group, endpoint or name is used; all nodes are one machine.
 - What an instance boots: images, user data (the files that it writes are read, the script is not run), systemd, the
   container, GPUs, EFA. The AWS CLI here is version 1; machine images have version 2.
@@ -90,6 +99,9 @@ Known limits of the emulation:
   whatever else would change what a task does are refused, as are EventBridge rules for its events. The containers'
   output goes to files, not to CloudWatch Logs. Of the agent's configuration, `ECS_CLUSTER`, `ECS_INSTANCE_ATTRIBUTES`,
   `ECS_IMAGE_PULL_BEHAVIOR` and `ECS_ENABLE_GPU_SUPPORT` have an effect.
+- AWS does not document whether one failed container ends a training job at once, or what its containers get before a
+  Spot interruption: here it does, and they get nothing. Their output goes to files, not to CloudWatch Logs, and
+  EventBridge rules for events of SageMaker are refused.
 - Auto Scaling has no lifecycle hooks, warm pools, health checks or zone rebalancing: each launch uses the next zone in
   turn. All Spot pools have the same capacity, so strategies that consider capacity choose by price.
 - A second deployment changes state machines, groups, launch templates and outputs in place; a change to a type that
@@ -100,5 +112,6 @@ from horovod_local.cloud import LocalCloud
 from horovod_local.errors import LocalCloudError
 from horovod_local.instances.machine import LocalInstance
 from horovod_local.shared.faults import ApiFault, Faults, Refusal
+from horovod_local.training_jobs.host import LocalTrainingHost
 
-__all__ = ["ApiFault", "Faults", "LocalCloud", "LocalCloudError", "LocalInstance", "Refusal"]
+__all__ = ["ApiFault", "Faults", "LocalCloud", "LocalCloudError", "LocalInstance", "LocalTrainingHost", "Refusal"]

@@ -27,6 +27,7 @@ from horovod_local.instances.processes import CLOUD_VARIABLE, cloud_environment,
 from horovod_local.server import DEFAULT_ACCOUNT, ENDPOINT_FILE
 from horovod_local.shared.access_keys import read_key
 from horovod_local.shared.faults import Faults
+from horovod_local.training_jobs.host import LocalTrainingHost
 
 START_SECONDS: Final = 180.0
 """A start takes two seconds; a loaded machine takes longer."""
@@ -278,6 +279,36 @@ class LocalCloud:
             LocalCloudError: If no such instance runs.
         """
         self._call_control_api("POST", f"instances/{instance_id}/drop")
+
+    def training_hosts(self) -> list[LocalTrainingHost]:
+        """List the hosts of the training jobs that have instances, of each job in their order."""
+        return [LocalTrainingHost(**item) for item in self._call_control_api("GET", "training-hosts")]
+
+    def lose_training_host(self, job: str, host: str) -> None:
+        """
+        Lose a host of a training job: its container is killed at once, and the job fails with InternalServerError.
+
+        SageMaker then retries the job if its `RetryStrategy` says so.
+
+        Args:
+            job: Name of the job.
+            host: Name of the host, such as `algo-1`.
+
+        Raises:
+            LocalCloudError: If no container of such a host runs.
+        """
+        self._call_control_api("DELETE", f"training-hosts/{job}/{host}")
+
+    def interrupt_training_job(self, job: str) -> None:
+        """
+        Interrupt a managed Spot training job: all of its containers are killed at once, without any notice.
+
+        The same job starts again on new instances, with empty folders, as soon as there is capacity.
+
+        Raises:
+            LocalCloudError: If no such job runs, if it is not managed Spot training, or if it has no instances.
+        """
+        self._call_control_api("POST", f"training-jobs/{job}/interrupt")
 
     def set_faults(self, faults: Faults) -> None:
         """Inject *faults* in place of the present ones; `Faults()` ends all of them."""

@@ -20,6 +20,7 @@ from horovod_local.authentication import Authentication
 from horovod_local.deployment.schedules import Schedules
 from horovod_local.errors import LocalCloudError
 from horovod_local.instances import opt_ml
+from horovod_local.instances.addresses import Addresses
 from horovod_local.instances.instance_driver import InstanceDriver
 from horovod_local.instances.machine import CONTROL_PATH, METADATA_PATH, TASK_PATH
 from horovod_local.permissions.authorization import Authorization
@@ -29,6 +30,7 @@ from horovod_local.shared.access_keys import ACCESS_KEYS, KEY_FILE, write_key
 from horovod_local.shared.api_faults import ApiFaults, Application, StartResponse
 from horovod_local.shared.faults import ACTIVE_FAULTS, Faults
 from horovod_local.shared.price_list import PriceList
+from horovod_local.training_jobs.driver import TrainingJobDriver
 
 HOST: Final = "127.0.0.1"
 DEFAULT_ACCOUNT: Final = "123456789012"
@@ -97,13 +99,26 @@ def serve(
     # It must be localhost: by this host name moto recognises a TemplateURL in one of its own buckets.
     endpoint = f"http://localhost:{port}"
     os.environ["MOTO_PORT"] = str(port)
+    addresses = Addresses(endpoint)
     control_api.driver = InstanceDriver(
-        home=home.absolute(), endpoint=endpoint, node_python=node_python, own_opt_ml=not without_opt_ml
+        home=home.absolute(),
+        endpoint=endpoint,
+        addresses=addresses,
+        node_python=node_python,
+        own_opt_ml=not without_opt_ml,
+    )
+    control_api.jobs = TrainingJobDriver(
+        home=home.absolute(),
+        endpoint=endpoint,
+        addresses=addresses,
+        node_python=node_python,
+        without_opt_ml=without_opt_ml,
     )
     schedules = Schedules(speed=schedule_speed)
     _log.info("%d corrections to moto %s", len(installed), corrections.MOTO_VERSION)
     _stop_on_request(server, with_stdin=stop_with_stdin)
     control_api.driver.start()
+    control_api.jobs.start()
     schedules.start()
     write_key(home, ACCESS_KEYS.administrator)
     _write_atomically(home / ENDPOINT_FILE, endpoint)
@@ -114,6 +129,7 @@ def serve(
         server.serve_forever()
     finally:
         schedules.stop()
+        control_api.jobs.stop()
         control_api.driver.stop()
         listening.close()
         for name in (ENDPOINT_FILE, KEY_FILE):
@@ -124,6 +140,7 @@ class _ControlApi:
     """WSGI middleware that answers requests to the control API and to instance metadata; passes on all others."""
 
     driver: InstanceDriver
+    jobs: TrainingJobDriver
 
     def __init__(self, aws: Application, *, account: str, without_opt_ml: str) -> None:
         self._aws = aws
@@ -165,6 +182,12 @@ class _ControlApi:
                 return _found(self.driver.recommend_rebalance(instance_id), instance_id)
             case "POST", ["instances", instance_id, "drop"]:
                 return _found(self.driver.drop(instance_id), instance_id)
+            case "GET", ["training-hosts"]:
+                return "200 OK", self.jobs.hosts()
+            case "DELETE", ["training-hosts", job, host]:
+                return _found(self.jobs.lose(job, host), f"{host} of {job}", kind="host")
+            case "POST", ["training-jobs", job, "interrupt"]:
+                return _found(self.jobs.interrupt(job), job, kind="training job")
             case "GET", ["opt-ml"]:
                 return "200 OK", {"refusal": self._without_opt_ml}
             case "GET", ["permissions"]:
@@ -192,8 +215,8 @@ class _ControlApi:
         return [text.encode()]
 
 
-def _found(found: bool, instance_id: str) -> tuple[str, Any]:
-    return ("200 OK", {}) if found else ("404 Not Found", {"error": f"no instance {instance_id}"})
+def _found(found: bool, name: str, *, kind: str = "instance") -> tuple[str, Any]:
+    return ("200 OK", {}) if found else ("404 Not Found", {"error": f"no {kind} {name}"})
 
 
 def _stop_on_request(server: Any, *, with_stdin: bool) -> None:

@@ -129,6 +129,14 @@ def test_sessions_and_endpoints_must_allow_too() -> None:
         ({"Null": {"s3:if-none-match": "true"}}, {}, True),
         ({"Null": {"s3:if-none-match": "true"}}, {"s3:if-none-match": ["*"]}, False),
         ({"Bool": {"aws:SecureTransport": False}}, {"aws:securetransport": ["false"]}, True),
+        ({"NumericLessThanEquals": {"s3:max-keys": "10"}}, {"s3:max-keys": ["9.5"]}, True),
+        ({"NumericLessThanEquals": {"s3:max-keys": "10"}}, {"s3:max-keys": ["10"]}, True),
+        ({"NumericLessThan": {"s3:max-keys": 10}}, {"s3:max-keys": ["10"]}, False),
+        ({"NumericGreaterThan": {"s3:max-keys": "9"}}, {"s3:max-keys": ["10"]}, True),
+        ({"NumericEquals": {"s3:max-keys": ["8", "10.0"]}}, {"s3:max-keys": ["10"]}, True),
+        ({"NumericNotEquals": {"s3:max-keys": "10"}}, {"s3:max-keys": ["10"]}, False),
+        ({"NumericLessThan": {"s3:max-keys": "10"}}, {"s3:max-keys": ["few"]}, False),
+        ({"NumericLessThanEquals": {"s3:max-keys": "10"}}, {}, False),
         ({"ArnEquals": {"aws:SourceArn": "arn:aws:x:r:a:m/*"}}, {"aws:sourcearn": ["arn:aws:x:r:a:m/1"]}, True),
         # Every operator of a statement, and every key of an operator, must hold.
         (

@@ -27,6 +27,7 @@ from horovod_local.corrections.ecs import container_instances, services, task_de
 from horovod_local.corrections.ecs import tasks as ecs_tasks
 from horovod_local.corrections.ecs import templates as ecs_templates
 from horovod_local.corrections.registry import Correction
+from horovod_local.corrections.sagemaker import operations as sagemaker
 from horovod_local.corrections.step_functions import executions, express, jsonata, limits, tasks, teststate_api, tokens
 from horovod_local.errors import LocalCloudError
 
@@ -56,6 +57,7 @@ ALL: Final[tuple[Correction, ...]] = (
     *ecs_tasks.CORRECTIONS,
     *services.CORRECTIONS,
     *ecs_templates.CORRECTIONS,
+    *sagemaker.CORRECTIONS,
 )
 
 _applied: list[Correction] = []

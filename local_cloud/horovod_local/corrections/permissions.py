@@ -181,7 +181,8 @@ def roles_of_state_machines_are_checked() -> None:
                 "assume the provided role."
             )
         level = (kwargs.get("loggingConfiguration") or {}).get("level", "OFF")
-        if level != "OFF" and not _may_deliver_logs(role, account=self.account_id, region=self.region_name):
+        may_log = (role_may(each, role=role, region=self.region_name, session="states") for each in LOG_DELIVERY)
+        if level != "OFF" and not all(may_log):
             raise AccessDeniedException("The state machine IAM Role is not authorized to access the Log Destination")
         return create_state_machine(self, name=name, definition=definition, roleArn=role, **kwargs)
 
@@ -209,12 +210,20 @@ def may_assume(principal: str, role: str, *, source: str, account: str) -> bool:
     )
 
 
-def _may_deliver_logs(role: str, *, account: str, region: str) -> bool:
-    principal = PRINCIPALS.identify(PRINCIPALS.assume(role, region=region, session="states"), account=account)
-    return all(
-        _allows(Request(principal=principal, action=action, resource="*", context={}), operation=action)
-        for action in LOG_DELIVERY
-    )
+def role_may(action: str, *, role: str, region: str, session: str, on: str = "*") -> bool:
+    """
+    Return whether a service that acts as *role* is allowed an action.
+
+    Args:
+        action: IAM action, such as `logs:CreateLogDelivery`.
+        role: ARN of the role.
+        region: Region in which the service acts.
+        session: Name of the service's session.
+        on: ARN of the resource. Default: `*`.
+    """
+    key = PRINCIPALS.assume(role, region=region, session=session)
+    principal = PRINCIPALS.identify(key, account=role.split(":")[4])
+    return _allows(Request(principal=principal, action=action, resource=on, context={}), operation=action)
 
 
 def _allows(request: Request, *, operation: str) -> bool:

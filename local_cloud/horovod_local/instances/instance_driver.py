@@ -19,6 +19,7 @@ from typing import Any, Final
 from horovod_local.corrections import launches
 from horovod_local.corrections.ecs import scheduling
 from horovod_local.errors import LocalCloudError
+from horovod_local.instances.addresses import Addresses
 from horovod_local.instances.instance_metadata import InstanceMetadata
 from horovod_local.instances.machine import LocalInstance, Machine
 from horovod_local.instances.spot_events import emit_interruption_warning, emit_rebalance_recommendation
@@ -29,8 +30,6 @@ from horovod_local.shared.faults import ACTIVE_FAULTS
 from horovod_node import contract
 
 POLL_SECONDS: Final = 0.1
-NO_NUMBER: Final = 0
-"""Last number of the address of an instance without an agent, when all other numbers are taken."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,19 +41,26 @@ class InstanceDriver(threading.Thread):
     Args:
         home: Folder for the instances' files: `instances/<id>/node.log`, `switch.log` and the node's folder `ml`.
         endpoint: URL of the local cloud, for the nodes.
+        addresses: The cloud's addresses, of which each instance takes one.
         node_python: Python interpreter that runs `horovod_node`.
         own_opt_ml: Whether each node's folder `ml` is mounted at `/opt/ml` for that node.
     """
 
     def __init__(
-        self, *, home: Path, endpoint: str, node_python: str = sys.executable, own_opt_ml: bool = True
+        self,
+        *,
+        home: Path,
+        endpoint: str,
+        addresses: Addresses,
+        node_python: str = sys.executable,
+        own_opt_ml: bool = True,
     ) -> None:
         super().__init__(name="instances", daemon=True)
         self._home = home
         self._endpoint = endpoint
         self._python = node_python
         self._own_opt_ml = own_opt_ml
-        self._network = _network(endpoint)
+        self._addresses = addresses
         self._machines: dict[str, Machine] = {}
         self._shutting_down: list[Machine] = []
         self._stopping = threading.Event()
@@ -92,6 +98,7 @@ class InstanceDriver(threading.Thread):
                 return False
             _log.info("%s lost", instance_id)
             machine.cut_power()
+            self._addresses.release(instance_id)
         _terminate(machine)
         return True
 
@@ -208,16 +215,15 @@ class InstanceDriver(threading.Thread):
 
     def _start(self, account: str, region: str, group: Any, state: Any) -> Machine:
         instance = state.instance
-        taken = {machine.number for machine in [*self._machines.values(), *self._shutting_down]}
         faults = ACTIVE_FAULTS.faults
-        number = next((number for number in range(1, 255) if number not in taken), NO_NUMBER)
-        if number == NO_NUMBER and faults.agents_start:
+        address = self._addresses.take(instance.id)
+        if address is None and faults.agents_start:
             raise LocalCloudError(
                 f"{instance.id} cannot start: the network has addresses for 254 instances with agents only"
             )
         facts = LocalInstance(
             instance_id=instance.id,
-            address=f"{self._network}.{number}",
+            address=address or self._addresses.shared,
             instance_type=instance.instance_type,
             gpus=launches.weight_of(state),
             market=launches.market_of(instance),
@@ -230,7 +236,6 @@ class InstanceDriver(threading.Thread):
             facts=facts,
             account=account,
             region=region,
-            number=number,
             endpoint=self._endpoint,
             access_key=PRINCIPALS.assume(role, region=region, session=instance.id, caller=instance.id)
             if role
@@ -262,7 +267,10 @@ class InstanceDriver(threading.Thread):
         self._shutting_down.append(machine)
 
     def _remove_ended(self) -> None:
-        self._shutting_down = [machine for machine in self._shutting_down if not machine.is_off()]
+        for machine in list(self._shutting_down):
+            if machine.is_off():
+                self._shutting_down.remove(machine)
+                self._addresses.release(machine.facts.instance_id)
 
 
 def _groups() -> Iterator[tuple[str, str, Any]]:
@@ -303,13 +311,3 @@ def _terminate(machine: Machine) -> None:
     instance_id = machine.facts.instance_id
     ec2_backends[machine.account][machine.region].terminate_instances([instance_id])
     autoscaling_backends[machine.account][machine.region].notify_terminate_instances([instance_id])
-
-
-def _network(endpoint: str) -> str:
-    """
-    Return the first three numbers of the nodes' addresses, derived from the cloud's port.
-
-    Nodes of two clouds on one machine thus have different addresses, although all listen on the same fixed port.
-    """
-    port = int(endpoint.rpartition(":")[2])
-    return f"127.{port >> 8}.{port & 255}"

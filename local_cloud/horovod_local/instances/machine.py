@@ -107,7 +107,6 @@ class Machine:
         facts: Description of the instance, without process ids.
         account: Account of the instance.
         region: Region of the instance.
-        number: Last number of its address.
         endpoint: URL of the local cloud.
         access_key: Access key of its instance profile's role; None if it has no profile, and so no credentials.
         own_opt_ml: Whether the instance's folder is mounted at `/opt/ml`; otherwise the agent gets its path.
@@ -119,14 +118,12 @@ class Machine:
         facts: LocalInstance,
         account: str,
         region: str,
-        number: int,
         endpoint: str,
         access_key: str | None,
         own_opt_ml: bool,
     ) -> None:
         self.account = account
         self.region = region
-        self.number = number
         self.metadata = InstanceMetadata.of(facts, region=region)
         """Its instance metadata."""
         self._facts = facts

@@ -68,6 +68,9 @@ def _enter_namespace() -> None:
 
 
 def _put(folder: Path, *, at: Path) -> None:
+    if folder.is_file():  # which replaces another file
+        _bind(str(folder), at)
+        return
     source = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     if not at.is_dir():
         _make_room(at)

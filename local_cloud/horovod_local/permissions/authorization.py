@@ -23,7 +23,7 @@ from horovod_local.permissions.requests.autoscaling import TEMPLATE
 from horovod_local.shared.api_calls import ApiCall, ErrorAnswer, error_answer, read_body, read_call
 from horovod_local.shared.api_faults import Application, StartResponse
 
-_ENDPOINTS: Final = {"stepfunctions": "states", "cloudwatch": "monitoring"}
+_ENDPOINTS: Final = {"stepfunctions": "states", "cloudwatch": "monitoring", "sagemaker": "sagemaker.api"}
 """Name of the VPC endpoint service, where it differs from boto3's name of the service."""
 _CODES: Final = {
     "autoscaling": ("AccessDenied", 403),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import eq, ge, gt, le, lt
 from typing import Any, Final
 
 from horovod_local.permissions.patterns import arn_matches, substitute, text_equals, text_matches
@@ -16,7 +17,16 @@ from horovod_local.permissions.patterns import arn_matches, substitute, text_equ
 Context = Mapping[str, Sequence[str]]
 """Values of a request's condition keys, by the key in lower case; absent keys are left out."""
 
-MULTIVALUED_KEYS: Final = frozenset({"aws:calledvia", "dynamodb:attributes", "dynamodb:leadingkeys"})
+MULTIVALUED_KEYS: Final = frozenset(
+    {
+        "aws:calledvia",
+        "dynamodb:attributes",
+        "dynamodb:leadingkeys",
+        "sagemaker:instancetypes",
+        "sagemaker:vpcsecuritygroupids",
+        "sagemaker:vpcsubnets",
+    }
+)
 KEYS: Final = MULTIVALUED_KEYS | {
     "autoscaling:launchtemplateversionspecified",
     "aws:ec2instancesourcevpc",
@@ -56,6 +66,10 @@ KEYS: Final = MULTIVALUED_KEYS | {
     "s3:objectcreationoperation",
     "s3:prefix",
     "s3:resourceaccount",
+    "sagemaker:enableremotedebug",
+    "sagemaker:intercontainertrafficencryption",
+    "sagemaker:keepaliveperiod",
+    "sagemaker:maxruntimeinseconds",
     "sts:externalid",
     "sts:rolesessionname",
 }
@@ -154,6 +168,18 @@ def _same_but_case(pattern: str, value: str) -> bool:
     return text_equals(pattern.lower(), value.lower())
 
 
+def _compares(compare: Callable[[float, float], bool]) -> Callable[[str, str], bool]:
+    """Make the comparison of a numeric operator, which no text that is not a number meets."""
+
+    def matches(pattern: str, value: str) -> bool:
+        try:
+            return compare(float(value), float(pattern))
+        except ValueError:
+            return False
+
+    return matches
+
+
 _OPERATORS: Final[Mapping[str, tuple[Callable[[str, str], bool], bool]]] = {
     "StringEquals": (text_equals, False),
     "StringNotEquals": (text_equals, True),
@@ -166,5 +192,11 @@ _OPERATORS: Final[Mapping[str, tuple[Callable[[str, str], bool], bool]]] = {
     "ArnNotEquals": (arn_matches, True),
     "ArnNotLike": (arn_matches, True),
     "Bool": (_same_but_case, False),
+    "NumericEquals": (_compares(eq), False),
+    "NumericNotEquals": (_compares(eq), True),
+    "NumericLessThan": (_compares(lt), False),
+    "NumericLessThanEquals": (_compares(le), False),
+    "NumericGreaterThan": (_compares(gt), False),
+    "NumericGreaterThanEquals": (_compares(ge), False),
 }
 """By operator: its comparison of pattern and value, and whether it is negated."""

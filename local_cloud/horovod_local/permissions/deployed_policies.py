@@ -8,6 +8,7 @@ from typing import Any
 
 from horovod_local.permissions.policy import Policy, read_policy
 from horovod_local.permissions.principals import Principal
+from horovod_local.shared.faults import INSTANCE_PREFIX
 
 
 def identity_policies(principal: Principal) -> list[Policy]:
@@ -36,23 +37,25 @@ def resource_policy(arn: str) -> Policy | None:
 
 def endpoint(principal: Principal, *, service: str) -> tuple[Mapping[str, str], Policy] | None:
     """
-    Return the VPC endpoint through which an instance reaches a service.
+    Return the VPC endpoint through which a node reaches a service.
 
     Args:
         principal: The principal of the request.
         service: Last part of the endpoint service's name, such as `dynamodb`.
 
     Returns:
-        `id` of the endpoint and `vpc` with its policy; None if the principal is not an instance, or has no endpoint.
+        `id` of the endpoint and `vpc` with its policy; None if the principal is not in a VPC, or has no endpoint.
     """
-    instance = _instance(principal) if principal.caller.startswith("i-") else None
-    if instance is None:
-        return None
-    for found in list(instance.ec2_backend.vpc_end_points.values()):
-        if found.vpc_id == instance.vpc_id and found.service_name.endswith(f".{instance.region_name}.{service}"):
-            document = found.policy_document
-            text = document if isinstance(document, str) else json.dumps(document)
-            return {"id": found.id, "vpc": found.vpc_id}, read_policy(found.id, text)
+    from moto.ec2.models import ec2_backends
+
+    instance = _instance(principal) if principal.caller.startswith(INSTANCE_PREFIX) else None
+    vpc = principal.vpc if instance is None else instance.vpc_id
+    for region, backend in list(ec2_backends[principal.account].items()) if vpc else []:
+        for found in list(backend.vpc_end_points.values()):
+            if found.vpc_id == vpc and found.service_name.endswith(f".{region}.{service}"):
+                document = found.policy_document
+                text = document if isinstance(document, str) else json.dumps(document)
+                return {"id": found.id, "vpc": found.vpc_id}, read_policy(found.id, text)
     return None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from horovod_local.shared.access_keys import ACCESS_KEYS, NODE_ACCESS_KEY
-from horovod_local.shared.faults import WORKFLOW
+from horovod_local.shared.faults import NODE_PREFIXES, WORKFLOW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,8 @@ class Principal:
         account: Its account.
         role: ARN of the session's role; empty for a user.
         service: Service principal, such as `events.amazonaws.com`, if an AWS service acts on its own behalf.
-        caller: Its name in faults: an instance's id, `workflow`, or ''.
+        caller: Its name in faults: an instance's id, a training job's host, `workflow`, or ''.
+        vpc: Id of the VPC from which a training job's host makes requests; empty for others.
         session_policy: Session policy as JSON; empty if there is none.
         is_administrator: Whether it may do whatever no policy denies.
     """
@@ -34,6 +35,7 @@ class Principal:
     role: str = ""
     service: str = ""
     caller: str = ""
+    vpc: str = ""
     session_policy: str = ""
     is_administrator: bool = False
 
@@ -51,7 +53,7 @@ class Principals:
         self._workflows: dict[tuple[str, str], str] = {}
         self._lock = threading.Lock()
 
-    def assume(self, role: str, *, region: str, session: str, caller: str = "") -> str:
+    def assume(self, role: str, *, region: str, session: str, caller: str = "", vpc: str = "") -> str:
         """
         Make a session of a role, and return the id of its access key. The trust policy is not checked here.
 
@@ -60,6 +62,7 @@ class Principals:
             region: Region in which the session is used.
             session: Name of the session, which is part of its ARN.
             caller: See `Principal`.
+            vpc: See `Principal`.
         """
         from moto.sts.models import sts_backends
         from moto.utilities.utils import get_partition
@@ -68,8 +71,9 @@ class Principals:
         made = sts_backends[account][get_partition(region)].assume_role(region, session, role, "", 3600, "")
         if caller:
             # Faults identify the caller by the name of its access key.
-            made.access_key_id = ACCESS_KEYS.issue((NODE_ACCESS_KEY if caller.startswith("i-") else "") + caller)
-        self._known[made.access_key_id] = Principal(arn=made.arn, account=account, role=role, caller=caller)
+            prefix = NODE_ACCESS_KEY if caller.startswith(NODE_PREFIXES) else ""
+            made.access_key_id = ACCESS_KEYS.issue(prefix + caller)
+        self._known[made.access_key_id] = Principal(arn=made.arn, account=account, role=role, caller=caller, vpc=vpc)
         return str(made.access_key_id)
 
     def workflow_key(self, role: str, *, region: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Final
 KEY_FILE: Final = "access-key"
 """File in a cloud's home folder that holds the administrator's key."""
 NODE_ACCESS_KEY: Final = "node-"
-"""Prefix of a node's access key, before the id of its instance."""
+"""Prefix of a node's access key, before the id of its instance or the name of its host and job."""
 _RANDOM_BYTES: Final = 16
 
 

@@ -22,19 +22,32 @@ SERVICES: Final = (
     "events",
     "pricing",
     "s3",
+    "sagemaker",
     "sns",
     "stepfunctions",
 )
 """Services whose requests can fail, by their names in boto3."""
 NODE: Final = "node"
+INSTANCE_PREFIX: Final = "i-"
+HOST_PREFIX: Final = "algo-"
+"""Beginning of a caller that is a host of a training job, such as `algo-1-job` for the first host of `job`."""
+NODE_PREFIXES: Final = (INSTANCE_PREFIX, HOST_PREFIX)
+"""Beginnings of the callers that are nodes."""
 WORKFLOW: Final = "workflow"
 CAPACITY: Final = "capacity"
 QUOTA: Final = "quota"
 THROTTLING: Final = "throttling"
 REFUSALS: Final = (CAPACITY, QUOTA, THROTTLING)
-"""Reasons for which EC2 refuses a launch."""
+"""Reasons for which EC2 refuses a launch, and SageMaker a training job."""
 LAUNCH_ANSWER_SECONDS: Final = 0.3
 """Default time between a launch request and EC2's answer, which takes seconds on AWS."""
+JOB_CAPACITY_SECONDS: Final = 2400.0
+"""
+Default time for which an On-Demand training job waits for capacity. AWS documents none; users report more than 40
+minutes (aws/deep-learning-containers issue 6299).
+"""
+JOB_STOP_SECONDS: Final = 120.0
+"""Default time between SIGTERM and SIGKILL of a training job's containers (API Reference, StopTrainingJob)."""
 TRANSACTION_CANCELED: Final = "TransactionCanceledException"
 DROP: Final = "drop"
 """Value of `ApiFault.error` that closes the connection without an answer."""
@@ -43,12 +56,14 @@ DROP: Final = "drop"
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
     """
-    Launches that EC2 refuses: those that match every given field.
+    Launches that EC2 refuses, and training jobs that SageMaker refuses: those that match every given field.
+
+    A training job for which there is no capacity waits for it; the others are refused when they are created.
 
     Args:
-        instance_type: Instance type, such as `g5.xlarge`. Default: every type.
+        instance_type: Instance type, such as `g5.xlarge`, or `ml.g5.xlarge` for training jobs. Default: every type.
         market: `on-demand` or `spot`. Default: both.
-        zone: Availability Zone, such as `eu-west-1a`. Default: every zone.
+        zone: Availability Zone, such as `eu-west-1a`; training jobs have none. Default: every zone.
         why: One of `REFUSALS`: no capacity, the account's quota is used up, or requests are throttled.
 
     Raises:
@@ -67,7 +82,7 @@ class Refusal:
             raise LocalCloudError(f"'why' must be one of {', '.join(REFUSALS)}, got {self.why}")
 
     def matches(self, *, instance_type: str, market: str, zone: str) -> bool:
-        """Whether such a launch is refused."""
+        """Whether such a launch is refused; a training job's *zone* is empty."""
         wanted = {"instance_type": instance_type, "market": market, "zone": zone}
         return all(getattr(self, name) in (None, value) for name, value in wanted.items())
 
@@ -82,8 +97,8 @@ class ApiFault:
     Args:
         service: One of `SERVICES`, or `*`.
         operation: Name in the API, such as `GetItem`, or a pattern, such as `Describe*`. Default: every operation.
-        caller: `node` (agent and switch of any instance), the id of one instance, or `workflow` (any state machine).
-            Default: every caller.
+        caller: `node` (agent and switch of any instance, and any host of a training job), the id of one instance, one
+            host such as `algo-1-job`, or `workflow` (any state machine). Default: every caller.
         state: Name of the calling state of a state machine, or a pattern. Default: every state and other caller.
         times: Number of requests that fail. Default: no limit.
         seconds: How long requests fail, from the injection on. Default: until other faults are injected.
@@ -109,8 +124,10 @@ class ApiFault:
     def __post_init__(self) -> None:
         if self.service not in (*SERVICES, "*"):
             raise LocalCloudError(f"'service' must be one of {', '.join(SERVICES)} or *, got {self.service}")
-        if self.caller is not None and self.caller not in (NODE, WORKFLOW) and not self.caller.startswith("i-"):
-            raise LocalCloudError(f"'caller' must be {NODE}, {WORKFLOW} or an instance's id, got {self.caller}")
+        if self.caller is not None and self.caller not in (NODE, WORKFLOW) and not _is_node(self.caller):
+            raise LocalCloudError(
+                f"'caller' must be {NODE}, {WORKFLOW}, an instance's id or a training job's host, got {self.caller}"
+            )
         if self.times is not None and self.times < 1:
             raise LocalCloudError(f"'times' must be at least 1, got {self.times}")
         if self.seconds is not None and self.seconds <= 0:
@@ -128,7 +145,7 @@ class ApiFault:
             (self.state is None or fnmatch.fnmatchcase(state, self.state))
             and self.service in ("*", service)
             and fnmatch.fnmatchcase(operation, self.operation)
-            and (self.caller in (None, caller) or (self.caller == NODE and caller.startswith("i-")))
+            and (self.caller in (None, caller) or (self.caller == NODE and _is_node(caller)))
         )
 
 
@@ -149,16 +166,24 @@ class Faults:
         terminations_retained: Whether instances that a group terminates are retained (`Terminating:Retained`), as by an
             instance lifecycle policy whose termination hook was abandoned. A termination by id still ends them.
             Default: no.
-        agents_start: Whether to start the agents of instances that enter service. Default: yes.
+        agents_start: Whether to start the agents of instances that enter service; a training job whose agents do not
+            start fails with InternalServerError. Default: yes.
         switches_start: Whether to start their dead-man's switches. Default: yes.
         container_agents_connect: Whether the ECS container agents of instances reach ECS; without it they register no
             instance, start no task, and report nothing. Default: yes.
-        images_pull: Whether ECS container agents can pull images that their instance does not have yet; otherwise tasks
-            end with CannotPullContainerError. Default: yes.
+        images_pull: Whether images can be pulled that an instance does not have yet; otherwise tasks of ECS end with
+            CannotPullContainerError, and training jobs fail with ClientError. Default: yes.
+        job_start_seconds: How long SageMaker takes to provide a training job's instances, at most until other faults
+            are injected. Default: 0.3, so that no code relies on an immediate start.
+        job_capacity_seconds: How long an On-Demand training job waits for capacity before it fails with CapacityError;
+            a Spot one waits for its MaxWaitTimeInSeconds. Default: 2400.
+        job_stop_seconds: Time between SIGTERM and SIGKILL of a training job's containers. Default: 120, as on AWS.
+        host_name_seconds: How long after their start the hosts of a training job cannot resolve each other's names.
+            Default: 0.
         failing: Requests to AWS that fail or are late; the first matching fault applies. Default: none.
 
     Raises:
-        LocalCloudError: If a delay is negative.
+        LocalCloudError: If a time is negative.
     """
 
     launch_answer_seconds: float = LAUNCH_ANSWER_SECONDS
@@ -170,10 +195,14 @@ class Faults:
     switches_start: bool = True
     container_agents_connect: bool = True
     images_pull: bool = True
+    job_start_seconds: float = LAUNCH_ANSWER_SECONDS
+    job_capacity_seconds: float = JOB_CAPACITY_SECONDS
+    job_stop_seconds: float = JOB_STOP_SECONDS
+    host_name_seconds: float = 0
     failing: tuple[ApiFault, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        for name in ("launch_answer_seconds", "launch_delay_seconds", "termination_delay_seconds"):
+        for name in (item.name for item in fields(self) if item.name.endswith("_seconds")):
             if getattr(self, name) < 0:
                 raise LocalCloudError(f"'{name}' must be at least 0, got {getattr(self, name)}")
 
@@ -198,6 +227,10 @@ class Faults:
     def to_json(self) -> dict[str, Any]:
         """Write the faults as `from_json` reads them."""
         return asdict(self)
+
+
+def _is_node(caller: str) -> bool:
+    return caller.startswith(NODE_PREFIXES)
 
 
 def _read(kind: type[Any], name: str, value: Mapping[str, Any]) -> Any:

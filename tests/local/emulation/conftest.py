@@ -11,6 +11,7 @@ from horovod_local import LocalCloud
 from horovod_node import contract
 from support.local_cloud.container_instances import EcsFleets
 from support.local_cloud.emulated_resources import SDK, Fleets, Machines, Stacks, make_role
+from support.local_cloud.training_jobs import Jobs
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +88,15 @@ def ecs_fleets(cloud: LocalCloud, stacks: Stacks) -> Iterator[EcsFleets]:
     yield fleets
     for fleet in fleets.made:
         fleet.empty()
+
+
+@pytest.fixture
+def jobs(cloud: LocalCloud) -> Iterator[Jobs]:
+    """Training jobs, of which nothing runs after the test."""
+    jobs = Jobs(cloud)
+    yield jobs
+    for job in jobs.made:
+        if job.describe()["TrainingJobStatus"] == "InProgress":
+            job.stop()
+    for job in jobs.made:
+        job.ended()

@@ -285,7 +285,10 @@ def test_late_answers_come_when_the_fault_ends(faults: Any, cloud: Any) -> None:
     ("wrong", "reason"),
     [
         ({"service": "dynamo"}, "'service' must be one of autoscaling, .* or \\*, got dynamo"),
-        ({"caller": "someone"}, "'caller' must be node, workflow or an instance's id, got someone"),
+        (
+            {"caller": "someone"},
+            "'caller' must be node, workflow, an instance's id or a training job's host, got someone",
+        ),
         ({"times": 0}, "'times' must be at least 1, got 0"),
         ({"seconds": 0}, "'seconds' must be more than 0, got 0"),
         ({"status": 200}, "'status' must be an HTTP status from 400 to 599, got 200"),

@@ -140,3 +140,22 @@ def test_the_client_finds_prices_here(cloud: Any, tmp_path: Path) -> None:
         "the On-Demand price is not known for x.unknown: AWS lists none in eu-west-1",
         "the Spot price is not known for x.unknown: AWS lists none in eu-west-1",
     )
+
+
+def test_training_prices_are_listed(cloud: Any) -> None:
+    """GetProducts has the prices of SageMaker's training instances, which are no products of EC2."""
+    # GIVEN
+    pricing = cloud.client("pricing", region="us-east-1")
+    wanted = {"regionCode": "eu-west-1", "component": "Training", "instanceName": "ml.g5.xlarge"}
+    training = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()]
+
+    # WHEN
+    (text,) = pricing.get_products(ServiceCode="AmazonSageMaker", Filters=training)["PriceList"]
+
+    # THEN
+    listed = json.loads(text)
+    (offer,) = listed["terms"]["OnDemand"].values()
+    (dimension,) = offer["priceDimensions"].values()
+    assert (dimension["unit"], float(dimension["pricePerUnit"]["USD"])) == ("Hrs", 1.408)
+    assert pricing.get_products(ServiceCode="AmazonEC2", Filters=training)["PriceList"] == []
+    assert pricing.get_products(ServiceCode="AmazonSageMaker", Filters=filters("g5.xlarge"))["PriceList"] == []

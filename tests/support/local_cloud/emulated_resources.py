@@ -17,7 +17,7 @@ from horovod_node import contract
 from support.waiting import eventually
 
 ROLE = "arn:aws:iam::123456789012:role/any"
-SERVICES = ("ec2.amazonaws.com", "events.amazonaws.com", "states.amazonaws.com")
+SERVICES = ("ec2.amazonaws.com", "events.amazonaws.com", "sagemaker.amazonaws.com", "states.amazonaws.com")
 SDK = "arn:aws:states:::aws-sdk:"
 
 

@@ -185,6 +185,13 @@ def _sagemaker(_stack: Stack) -> IEngine:
     )
 
 
+def _lose_host(cloud: LocalCloud, node: str) -> None:
+    """Lose the host of a node, whose id is the host's name and a random part."""
+    name = node.rpartition("-")[0]
+    (host,) = (host for host in cloud.training_hosts() if host.host == name)
+    cloud.lose_training_host(host.job, host.host)
+
+
 def _jobs(app: Deployment) -> list[str]:
     sagemaker = app.cloud.client("sagemaker")
     return [
@@ -208,4 +215,11 @@ ECS = EngineUnderTest(
     lose=LocalCloud.lose,
     left=Deployment.instances_left,
 )
-ENGINES = (EC2, ECS)
+SAGEMAKER = EngineUnderTest(
+    name="sagemaker",
+    build=_sagemaker,
+    price=("ml.g5.xlarge", 1.0),
+    lose=_lose_host,
+    left=_jobs,
+)
+ENGINES = (EC2, ECS, SAGEMAKER)

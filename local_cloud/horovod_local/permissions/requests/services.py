@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from horovod_local.permissions.requests import autoscaling, dynamodb, ecs, s3, states
+from horovod_local.permissions.requests import autoscaling, dynamodb, ecs, s3, sagemaker, states
 from horovod_local.permissions.requests.service_request import (
     PermissionRule,
     RequiredPermission,
@@ -150,6 +150,7 @@ _RULES: Final[dict[str, dict[str, PermissionRule]]] = {
     },
     "pricing": {"GetProducts": without_resource("pricing:GetProducts")},
     "s3": s3.RULES,
+    "sagemaker": sagemaker.RULES,
     "servicequotas": {
         "GetAWSDefaultServiceQuota": without_resource("servicequotas:GetAWSDefaultServiceQuota"),
         "GetServiceQuota": _quota,
