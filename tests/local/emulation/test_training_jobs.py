@@ -17,7 +17,7 @@ from horovod_local.instances import opt_ml
 from horovod_local.instances.processes import CLOUD_VARIABLE, processes_with
 from horovod_node import contract
 from support.local_cloud import without_namespaces
-from support.local_cloud.emulated_resources import make_role
+from support.local_cloud.emulated_resources import make_role, started, user_data
 from support.local_cloud.training_jobs import BUCKET, Jobs, log, processes_of, statuses
 from support.waiting import eventually
 
@@ -170,6 +170,19 @@ def test_names_of_hosts_resolve(jobs: Any) -> None:
         for host in pair:
             lines = eventually(lambda host=host: log(host).splitlines(), lambda lines: len(lines) == 2)
             assert [line.split() for line in lines] == expected
+
+
+def test_hosts_and_instances_share_no_address(cloud: Any, jobs: Any, fleets: Any) -> None:
+    """Instances and hosts of jobs can listen on the same port, because none has another one's address."""
+    # GIVEN
+    fleet = fleets.create(user_data=user_data("sleep 600"))
+
+    # WHEN
+    fleet.scale(2)
+    found = [*started(cloud, fleet, 2), *jobs.create(hosts=2).running(2)]
+
+    # THEN
+    assert len({each.address for each in found}) == 4
 
 
 def test_names_may_resolve_late(faults: LocalCloud, jobs: Any) -> None:
