@@ -42,10 +42,11 @@ does not permit mount namespaces, training jobs fail and say so.
 
 Faults can be injected: slow launches and terminations, EC2 capacity errors, agents and switches that do not start,
 container agents that do not connect, images that cannot be pulled, training jobs that wait for capacity, AWS requests
-that fail, are late or get no answer (`LocalCloud.set_faults`), instances that lose power (`LocalCloud.lose`) or become unreachable (`LocalCloud.drop`),
-hosts of training jobs that are lost, and jobs that are interrupted (`LocalCloud.lose_training_host`,
-`LocalCloud.interrupt_training_job`). Every instance has instance metadata, version 2, in which a Spot Instance finds
-its interruption notices (`LocalCloud.interrupt`, `LocalCloud.recommend_rebalance`); EventBridge gets them too.
+that fail, are late or get no answer (`LocalCloud.set_faults`), instances that lose power (`LocalCloud.lose`) or become
+unreachable (`LocalCloud.drop`), hosts of training jobs that are lost (`LocalCloud.lose_training_host`), and jobs that
+are interrupted (`LocalCloud.interrupt_training_job`). Every instance has instance metadata, version 2, in which a Spot
+Instance finds its interruption notices (`LocalCloud.interrupt`, `LocalCloud.recommend_rebalance`); EventBridge gets
+them too.
 
 What a run here proves:
 

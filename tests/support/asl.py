@@ -111,8 +111,15 @@ def all_states(definition: Mapping[str, Any]) -> Iterator[tuple[str, State]]:
     """List the states of *definition*, those inside maps and branches included."""
     for name, state in definition["States"].items():
         yield name, state
-        for inner in (*([state["ItemProcessor"]] if "ItemProcessor" in state else []), *state.get("Branches", ())):
+        for inner in inside(state):
             yield from all_states(inner)
+
+
+def inside(state: State) -> Iterator[Mapping[str, Any]]:
+    """List what runs inside *state*: a map's processor, or branches; each with its first state and all of them."""
+    if "ItemProcessor" in state:
+        yield state["ItemProcessor"]
+    yield from state.get("Branches", ())
 
 
 def bare(expression: str) -> str:

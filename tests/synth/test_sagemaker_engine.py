@@ -229,20 +229,50 @@ def test_a_job_without_instances_is_on_the_way(
 
 
 def test_only_jobs_of_the_fleet_count_and_are_stopped(run: Mapping[str, Any]) -> None:
-    """`NameContains` finds more than the fleet's jobs; one told to stop counts, and is not told again."""
-    # GIVEN
-    names = ["training-0a1b2c3d-1-digits-1", "other-training-0a1b2c3d-1-x", "training-0a1b2c3d-11-x"]
-    listed = {"TrainingJobSummaries": [{"TrainingJobName": name} for name in names]}
-    variables = {"fleet": {"group": "training-0a1b2c3d-1"}, "stopping": 1, "states": {"result": listed}}
-    confirm, stop = run["States"]["Confirm that nothing runs"], run["States"]["Look for jobs to stop"]
+    """A list has all jobs of the account; one of the fleet that was told to stop counts, and is not told again."""
+    # GIVEN a page of the list
+    names = {
+        "training-0a1b2c3d-1-digits-1": "InProgress",
+        "training-0a1b2c3d-1-other-1": "Stopping",
+        "training-0a1b2c3d-1-older-1": "Completed",
+        "other-training-0a1b2c3d-1-x": "InProgress",
+        "training-0a1b2c3d-11-x": "InProgress",
+    }
+    page = {"TrainingJobSummaries": [{"TrainingJobName": name, "TrainingJobStatus": names[name]} for name in names]}
+    stop, confirm = run["States"]["Look for jobs to stop"], run["States"]["Confirm that nothing runs"]
+    pages = stop["Branches"][0]["States"]
     # WHEN
-    (running,) = asl.by_reference([variables], asl.bare(confirm["Assign"]["running"]))
-    (jobs,) = asl.by_reference([variables], asl.bare(stop["Assign"]["jobs"]))
+    (listed,) = asl.by_reference(
+        [{"fleet": {"group": "training-0a1b2c3d-1"}, "states": {"result": page}}],
+        asl.bare(pages["List jobs to stop"]["Assign"]["listed"]),
+    )
+    given = {"states": {"result": [{"jobs": listed}]}}
+    (jobs,) = asl.by_reference([given], asl.bare(stop["Assign"]["jobs"]))
+    (running,) = asl.by_reference([given], asl.bare(confirm["Assign"]["running"]))
     # THEN
+    assert [job["name"] for job in jobs] == ["training-0a1b2c3d-1-digits-1"]
     assert running == 2
-    assert [job["TrainingJobName"] for job in jobs] == names[:1]
-    assert (stop["Arguments"]["StatusEquals"], confirm["Arguments"]["StatusEquals"]) == ("InProgress", "InProgress")
-    assert run["States"]["Look for jobs that stop"]["Arguments"]["StatusEquals"] == "Stopping"
+    assert asl.by_reference([{"states": {"result": [{"jobs": []}]}}], asl.bare(confirm["Assign"]["running"])) == [0]
+
+
+def test_every_page_of_the_last_days_is_read(run: Mapping[str, Any]) -> None:
+    """Older jobs than could still run end the list; a page without a job of ours does not."""
+    # GIVEN
+    states = run["States"]["Confirm that nothing runs"]["Branches"][0]["States"]
+    following = asl.bare(states["List older jobs that run"]["Assign"]["page_after"])
+
+    def page(*, days: float, after: str | None = "more") -> dict[str, Any]:
+        created = datetime.fromtimestamp(time.time() - days * 86_400, UTC).isoformat().replace("+00:00", "Z")
+        summary = {"TrainingJobName": "somebodys", "TrainingJobStatus": "Completed", "CreationTime": created}
+        return {"TrainingJobSummaries": [summary], **({} if after is None else {"NextToken": after})}
+
+    pages = [page(days=1), page(days=9), page(days=1, after=None), {"TrainingJobSummaries": []}]
+    # WHEN
+    tokens = asl.by_reference([{"states": {"result": each}} for each in pages], following)
+    # THEN
+    assert tokens == ["more", "", "", ""]
+    assert states["List older jobs that run"]["Arguments"]["NextToken"] == "{% $page_after %}"
+    assert not {"StatusEquals", "NameContains"} & set(states["List jobs that run"]["Arguments"])
 
 
 JOB_OF_SPOT = {
@@ -260,7 +290,12 @@ def test_the_receipt_has_sagemakers_bill(run: Mapping[str, Any]) -> None:
     # GIVEN two of the run's jobs, one of another run, and SageMaker's description of the first
     begins = asl.by_reference([case()], JOBS_OF_THE_RUN)[0]
     names = [f"{begins}1", f"{begins}2", "training-0a1b2c3d-1-digits-ffffffff-1"]
-    listed = {"result": {"TrainingJobSummaries": [{"TrainingJobName": name} for name in names]}}
+    listed = {
+        "context": {"Execution": {}},
+        "result": {
+            "TrainingJobSummaries": [{"TrainingJobName": name, "TrainingJobStatus": "Stopped"} for name in names]
+        },
+    }
     described = {
         "TrainingJobName": JOB_OF_SPOT["job"],
         "ResourceConfig": {"InstanceType": "ml.g5.12xlarge", "InstanceCount": 2},
@@ -271,10 +306,11 @@ def test_the_receipt_has_sagemakers_bill(run: Mapping[str, Any]) -> None:
     look, bills = run["States"]["Look for jobs of the run"], run["States"]["Read the bills"]
     read = bills["ItemProcessor"]["States"]["Read the job's bill"]["Output"]
     # WHEN
-    (jobs,) = asl.by_reference([case(states=listed)], asl.bare(look["Assign"]["jobs"]))
+    pages = look["Branches"][0]["States"]
+    (jobs,) = asl.by_reference([case(states=listed)], asl.bare(pages["List jobs of the run"]["Assign"]["listed"]))
     (bill,) = asl.by_reference([{"states": {"result": described}}], asl.bare(read))
     # THEN
-    assert [job["TrainingJobName"] for job in jobs] == names[:2]
+    assert [job["name"] for job in jobs] == names[:2]
     assert bill == JOB_OF_SPOT
     assert run["States"]["Release the fleet"]["Next"] == "Look for jobs of the run"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -12,7 +13,8 @@ from constructs import Construct
 from cdk_horovod.asl.rates import PRICE_OF
 from cdk_horovod.asl.states import NO_OUTPUT, call_aws, jsonata, retry_calls
 from cdk_horovod.asl.steps import Steps
-from cdk_horovod.engines.group_states import FENCED_GROUP, UNTOLD
+from cdk_horovod.engines.group_states import FENCED_GROUP, UNTOLD, fenced
+from cdk_horovod.engines.training_job_list import FOUND, list_jobs
 from horovod_node import contract
 
 CREATED_ALREADY: Final = "SageMaker.ResourceInUseException"
@@ -38,11 +40,8 @@ Lower case, because the names in job ARNs are, which permissions compare.
 JOB: Final = f"({JOBS_OF_THE_RUN} & $attempt)"
 """Expression of the name of the attempt's job."""
 
-_MINE: Final = """$filter($states.result.TrainingJobSummaries, function($job) {
-  $substring($job.TrainingJobName, 0, $length($fleet.group) + 1) = $fleet.group & '-'
-})"""
-"""Expression of the listed jobs of the fleet; `NameContains` also finds names that contain it elsewhere."""
-
+_OF_THE_FLEET: Final = "($fleet.group & '-')"
+"""Expression of what begins the names of the fleet's jobs."""
 _NODES: Final = "($request.gpus / $search.attempt.node_gpus)"
 
 _RUNTIME: Final = """(
@@ -188,7 +187,7 @@ class TrainingJobStates:
             "Stop the job",
             service="sagemaker",
             action="stopTrainingJob",
-            parameters={"TrainingJobName": jsonata("$states.input.TrainingJobName")},
+            parameters={"TrainingJobName": fenced("$states.input.name")},
             resources=[self._jobs],
             retries=2,
         )
@@ -203,33 +202,29 @@ class TrainingJobStates:
         )
         each.item_processor(stop)
         return (
-            self._list(
+            list_jobs(
                 scope,
                 "Look for jobs to stop",
-                group=FENCED_GROUP,
-                status="InProgress",
-                assign={"jobs": jsonata(f"[{_MINE}]")},
+                what="jobs to stop",
+                prefix=_OF_THE_FLEET,
+                assign={"jobs": jsonata(f"[$filter({FOUND}, function($job) {{ $job.status = 'InProgress' }})]")},
             ),
             each,
         )
 
     def confirm(self, scope: Construct, *, judged: Callable[[str, str], Mapping[str, Any]] | None = None) -> Steps:
         """Count the jobs that run or stop; those that were not told to stop yet are what is desired."""
-        wanted = f"$count({_MINE})"
-        running = f"($stopping + {wanted})"
+
+        def of(*statuses: str) -> str:
+            return f"$count($filter({FOUND}, function($job) {{ $job.status in {json.dumps(statuses)} }}))"
+
+        running, wanted = of("InProgress", "Stopping"), of("InProgress")
         return (
-            self._list(
-                scope,
-                "Look for jobs that stop",
-                group=jsonata("$fleet.group"),
-                status="Stopping",
-                assign={"stopping": jsonata(f"$count({_MINE})")},
-            ),
-            self._list(
+            list_jobs(
                 scope,
                 "Confirm that nothing runs",
-                group=jsonata("$fleet.group"),
-                status="InProgress",
+                what="jobs that run",
+                prefix=_OF_THE_FLEET,
                 assign={
                     "running": jsonata(running),
                     "staying": [],
@@ -253,7 +248,7 @@ class TrainingJobStates:
             "Read the job's bill",
             service="sagemaker",
             action="describeTrainingJob",
-            parameters={"TrainingJobName": jsonata("$states.input.TrainingJobName")},
+            parameters={"TrainingJobName": jsonata("$states.input.name")},
             resources=[self._jobs],
             outputs=jsonata(
                 f"""{{
@@ -275,16 +270,13 @@ class TrainingJobStates:
             outputs=NO_OUTPUT,
         )
         each.item_processor(describe)
-        of_the_run = f"""($name := {JOBS_OF_THE_RUN}; [$filter($states.result.TrainingJobSummaries, function($job) {{
-  $substring($job.TrainingJobName, 0, $length($name)) = $name
-}})])"""
         return (
-            self._list(
+            list_jobs(
                 scope,
                 "Look for jobs of the run",
-                group=jsonata(JOBS_OF_THE_RUN),
-                status=None,
-                assign={"jobs": jsonata(of_the_run)},
+                what="jobs of the run",
+                prefix=JOBS_OF_THE_RUN,
+                assign={"jobs": jsonata(FOUND)},
             ),
             each,
         )
@@ -297,26 +289,6 @@ class TrainingJobStates:
             action="describeTrainingJob",
             parameters={"TrainingJobName": jsonata(JOB)},
             resources=[self._jobs],
-            assign=assign,
-        )
-
-    def _list(
-        self, scope: Construct, name: str, *, group: str, status: str | None, assign: Mapping[str, Any]
-    ) -> sfn.TaskStateBase:
-        """Build a state that lists the newest jobs; a fleet has one at a time, and a run a few, so a page is enough."""
-        return call_aws(
-            scope,
-            name,
-            service="sagemaker",
-            action="listTrainingJobs",
-            parameters={
-                "NameContains": group,
-                **({} if status is None else {"StatusEquals": status}),
-                "SortBy": "CreationTime",
-                "SortOrder": "Descending",
-                "MaxResults": 100,
-            },
-            resources=["*"],  # ListTrainingJobs supports no resource-level permissions
             assign=assign,
         )
 

@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from horovod_node import contract
 from horovod_node.attempt.membership import Membership
 from horovod_node.attempt.node_attempt import NodeAttempt
-from horovod_node.node.errors import LedgerUnreachableError, RunError
+from horovod_node.node.errors import LedgerUnreachableError, ReleasedError, RunError
 from horovod_node.node.failure import cause_text
 from horovod_node.node.waiting import Interval, wait, wait_until
 
@@ -123,7 +123,12 @@ class Task:
                 return
 
     def _wait_for_token(self) -> None:
-        wait_until(self._has_token, tick=self._membership.keep)
+        wait_until(self._has_token, tick=self._keep_waiting)
+
+    def _keep_waiting(self) -> None:
+        self._membership.keep()
+        if self._gone is not None and self._work.conduct.stops_at is not None:
+            raise ReleasedError(f"this node was told to stop, and nobody asks for '{self.name}' any more")
 
     def _is_gone(self, error: ClientError) -> bool:
         """Whether the token is no longer valid; if so, drop it, so that the next one is polled for."""

@@ -125,7 +125,12 @@ class Leader(ABC):
             # Stalled ranks wrote nothing lately, and the stop at the ceiling has uploaded the last checkpoint.
             if failed.error not in (contract.ERROR_TRAINING_STALLED, contract.ERROR_COST_CEILING):
                 self._save_last_checkpoint(seconds=self._seconds_to_save())
-            self._task.fail(failed.error, failed.message)
+            try:
+                self._task.fail(failed.error, failed.message)
+            except ReleasedError:
+                # A node that was told to stop tells its followers so: it raises what it could not answer.
+                if self._work.conduct.stops_at is None:
+                    raise
             raise failed from error
 
     def _keep(self, *, state: str | None = None, step: int | None = None) -> None:
