@@ -46,7 +46,7 @@ PRICE_ROWS = Prices(
 def test_every_engine_of_the_library_has_facts() -> None:
     """The client describes each engine that the constructs offer, by its name."""
     library = {name for name in vars(Engine) if not name.startswith("_")}
-    assert library - {engine.name for engine in ENGINES} == set()
+    assert library == {engine.name for engine in ENGINES}
 
 
 def test_gpus_are_those_of_the_constructs() -> None:

@@ -12,7 +12,7 @@ from horovod_node import contract
 from horovod_node.agent import Agent
 from horovod_node.checkpoints.manifest import complete_checkpoints
 from horovod_node.ledger.ledger import Ledger
-from horovod_node.node.conduct import StaysWithItsJob
+from horovod_node.node.conduct import STOP_SECONDS, StaysWithItsJob
 from horovod_node.node.identity import Node
 from support.node.emulated_aws import Aws
 from support.node.platforms import TrainingJob
@@ -164,6 +164,23 @@ def test_stopped_job_leaves_its_last_checkpoint(ring: Ring) -> None:
     kept = ring.aws.client("s3").get_object(Bucket=ring.aws.model_bucket, Key=checkpoint.file_key("step"))
     assert int(kept["Body"].read()) > 0
     assert "was told to stop" in (job.reasons()[0] or "")
+
+
+def test_job_that_is_stopped_when_nobody_asks_any_more_ends_at_once(ring: Ring) -> None:
+    """The training's time was over, so its token is gone: no container waits for another one."""
+    # GIVEN
+    ring.submit(gpus=2, steps=1_000_000)
+    job = TrainingJob(ring, hosts=2)
+    ring.until_training()
+    ring.answers.gone.add(ring.token(contract.TASK_TRAIN))
+    # WHEN
+    for agent in job.agents:
+        agent.process.send_signal(signal.SIGTERM)
+    # THEN
+    wait_for("the end", lambda: all(agent.process.poll() is not None for agent in job.agents), seconds=STOP_SECONDS / 2)
+    assert 0 not in job.exit_codes()
+    # The leader's reason is the root cause; a follower that left before it knows only that its ring was lost.
+    assert "was told to stop" in " ".join(reason or "" for reason in job.reasons())
 
 
 def test_job_that_cannot_reach_the_ledger_says_so(aws: Aws, node: Node, tmp_path: Path) -> None:
