@@ -38,11 +38,12 @@ def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(app: EngineDeployment) -> Iterator[None]:
-    """After every run, however it ended, every layer is on again, and nothing is left."""
+    """After every run, however it ended, every layer is on again, nothing is left, and no request was denied."""
     yield
     for layer in ("clean-up", "reaper"):
         app.switch(layer, on=True)
     app.assert_nothing_is_left()
+    assert app.cloud.permissions()["denials"] == []
 
 
 def test_a_script_trains_a_model(app: EngineDeployment) -> None:

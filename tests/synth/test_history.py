@@ -32,17 +32,32 @@ def events(states: Mapping[str, asl.State], names: Sequence[str]) -> int:
     ways = {(edge.source, edge.target) for edge in asl.edges(states)}
     for way in itertools.pairwise(names):
         assert way in ways
-    # A task is entered, scheduled, started, succeeds and is left; one with a token is also submitted.
-    of_kind = {"Task": 5, "Choice": 2, "Pass": 2, "Wait": 2}
-    return sum(of_kind[states[name]["Type"]] + str(states[name].get("Resource")).endswith("Token") for name in names)
+    return sum(events_of(states[name]) for name in names)
 
 
-def emptied(states: Mapping[str, asl.State], *, minutes: int) -> int:
+def events_of(state: asl.State) -> int:
+    """
+    Count the events of one state; of a map, those of one iteration, and of a branch, those of its states but one.
+
+    A task is entered, scheduled, started, succeeds and is left; one with a token is also submitted. Maps, their
+    iterations and Parallels are started and succeed. A branch that lists has a state for further pages, which is not
+    entered if there is one page.
+    """
+    if state["Type"] in ("Map", "Parallel"):
+        (inner,) = asl.inside(state)
+        kinds = [each for name, each in inner["States"].items() if not name.startswith("List older")]
+        return 4 + 2 * (state["Type"] == "Map") + sum(map(events_of, kinds))
+    return {"Task": 5}.get(state["Type"], 2) + str(state.get("Resource")).endswith("Token")
+
+
+def emptied(
+    states: Mapping[str, asl.State], *, minutes: int, look: Sequence[str] = LOOK, hold: Sequence[str] = HOLD
+) -> int:
     """Count the events of an emptying whose nodes take *minutes* to go."""
     soon = SOON * POLL_SECONDS
     looks = SOON + max(0, minutes * 60 - soon) // LATE_PAUSE_SECONDS + ZEROS
     holds = 1 + minutes * 60 // HOLD_AGAIN_SECONDS
-    return looks * events(states, LOOK) + holds * events(states, HOLD)
+    return looks * events(states, look) + holds * events(states, hold)
 
 
 def test_history_has_room_for_every_start(definition: Mapping[str, Any]) -> None:
@@ -60,3 +75,22 @@ def test_history_has_room_for_every_start(definition: Mapping[str, Any]) -> None
     assert contract.MOST_RESTARTS < STARTS
     run = STARTS * vain + LOOKS * waited + emptied(states, minutes=60) + MOST_PAGES * EVENTS_OF_A_PAGE
     assert EVENTS_OF_THE_QUEUE + run + 500 < MOST_EVENTS
+
+
+@pytest.mark.parametrize("engine", ["sagemaker"], indirect=True)
+def test_history_has_room_for_every_job(definition: Mapping[str, Any]) -> None:
+    """So does a run on SageMaker, whose stopped jobs have two minutes to end; one list of jobs is one page."""
+    # GIVEN
+    states = definition["States"]
+    look = ("Wait for the nodes to go", "Confirm that nothing runs", "Anything running?")
+    hold = ("Hold the fleet", "Look for jobs to stop", "Terminate")
+    start = ("Hold the fleet to start", "Requested already?", "Start nodes", "Wait for the ring")
+    # WHEN each start finds nothing, and its job takes four minutes to end
+    vain = events(states, (*start, *NOT_FORMED, "Another attempt?", "Hold the fleet"))
+    vain += emptied(states, minutes=4, look=look, hold=hold)
+    waited = events(states, (start[1], "Wait for the ring", *NOT_FORMED[:4], start[0]))
+    # AND the bill of every job is read
+    bill = events(states, ("Look for jobs of the run", "Read the bills")) * STARTS
+    # THEN
+    run = STARTS * vain + LOOKS * waited + emptied(states, minutes=60, look=look, hold=hold) + bill
+    assert EVENTS_OF_THE_QUEUE + run + MOST_PAGES * EVENTS_OF_A_PAGE + 500 < MOST_EVENTS
