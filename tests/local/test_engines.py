@@ -119,6 +119,19 @@ def test_a_lost_node_starts_the_run_again(app: EngineDeployment, lost: str) -> N
 
 
 @pytest.mark.slow
+def test_an_interrupted_ring_starts_again(app: EngineDeployment) -> None:
+    """A static ring whose Spot nodes are interrupted starts again on others, and succeeds."""
+    # GIVEN
+    run = app.start("steps_only.py", gpus=GPUS, hyperparameters={"seconds": 25}, max_restarts=1)
+    app.training_nodes(run)
+    # WHEN
+    app.engine.interrupt(app.cloud)
+    # THEN
+    assert wait(run).state == "SUCCEEDED"
+    assert len(receipt_of(run)["restarts"]) == 1
+
+
+@pytest.mark.slow
 def test_a_run_resumes_another_ones_checkpoint(app: EngineDeployment) -> None:
     """A run begins with what an earlier run has left as its checkpoint."""
     # GIVEN

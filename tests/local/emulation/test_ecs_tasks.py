@@ -278,7 +278,10 @@ def test_a_lost_instance_takes_its_containers_along(cloud: Any, ecs_fleets: Any)
 def test_a_node_whose_part_is_over_leaves(ecs_fleets: Any) -> None:
     """A container that leaves the file which user data watches has its instance leave, by its switch."""
     # GIVEN
-    template = ecs_fleets.template(command=f"touch $CDK_HOROVOD_ML_ROOT/{contract.PART_OVER_FILE}; sleep 600")
+    # Where folders cannot be mounted, a variable names the container's.
+    folder = f'test -n "$CDK_HOROVOD_ML_ROOT" || CDK_HOROVOD_ML_ROOT={contract.DEFAULT_ML_ROOT}'
+    command = f"{folder}; touch $CDK_HOROVOD_ML_ROOT/{contract.PART_OVER_FILE}; sleep 600"
+    template = ecs_fleets.template(command=command)
     data = template["Resources"]["NodeTemplate"]["Properties"]["LaunchTemplateData"]["UserData"]["Fn::Base64"]
     switch = 'echo "$@ $CDK_HOROVOD_ENGINE"; sleep 600'
     data["Fn::Sub"] += f"cat > '{contract.SWITCH_FILE}' <<'SWITCH'\n{switch}\nSWITCH\n"

@@ -8,6 +8,7 @@ import io
 import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
+from threading import Event
 
 import pytest
 from botocore.exceptions import ClientError
@@ -336,6 +337,32 @@ def test_a_denied_object_ends_the_run(aws: Aws, layout: Layout) -> None:
     assert raised.value.error == contract.ERROR_STORAGE_REFUSED
     assert f"S3 denies this training's nodes access to s3://{aws.data_bucket}/shut/b" in raised.value.message
     assert "'data_buckets' of HorovodTraining" in raised.value.message
+
+
+def test_a_fetch_begins_while_downloads_of_a_failed_one_still_run(aws: Aws, layout: Layout) -> None:
+    """A node that fetches again for its next attempt gets everything, whatever is left of the fetch before."""
+    # GIVEN a fetch that failed on one object while it still waits for the other one
+    put(aws, **{"late/a": b"1", "late/b": b"2"})
+    s3 = aws.client("s3")
+    waits, released = Event(), Event()
+
+    def hold(params: dict[str, object], **_: object) -> None:
+        if params["Key"] == "late/a":
+            waits.set()
+            released.wait(60)
+        else:
+            waits.wait(60)
+            raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadObject")
+
+    s3.meta.events.register("provide-client-params.s3.HeadObject", hold)
+    with pytest.raises(RunError):
+        fetch_channels(s3, data={"train": f"s3://{aws.data_bucket}/late"}, layout=layout)
+    # WHEN
+    fetch_channels(aws.client("s3"), data={"train": f"s3://{aws.data_bucket}/late"}, layout=layout)
+    released.set()
+    # THEN
+    found = {path.name: path.read_bytes() for path in layout.channel("train").iterdir()}
+    assert found == {"a": b"1", "b": b"2"}
 
 
 def client_error(code: str) -> ClientError:

@@ -32,7 +32,7 @@ from cdk_horovod import (
 from horovod_client import ReceiptNotFound, Run
 from horovod_local import Faults, LocalCloud, LocalInstance
 from horovod_node import contract
-from support.local_cloud.deployment import Deployment
+from support.local_cloud.deployment import RULES, Deployment
 from support.waiting import eventually
 
 HEARTBEAT, LAUNCH, START, SAVE, LEASE, STALL, POLL = 12, 40, 120, 120, 16, 12, 1
@@ -45,9 +45,6 @@ REAPER = REAPER_MINUTES * 60 / SCHEDULE_SPEED
 
 ONE, TWO = 0, 1
 """The fleets, in the order in which a run tries them, by their GPUs."""
-
-RULES = {"clean-up": "CleanUpRule", "reaper": "ReaperSchedule"}
-"""Layer to a part of its EventBridge rule's name."""
 
 
 def synthesise_lab(
@@ -157,10 +154,7 @@ class Lab:
 
     def switch(self, layer: str, *, on: bool) -> None:
         """Enable or disable the EventBridge rule of a layer."""
-        events = self.cloud.client("events")
-        for rule in events.list_rules()["Rules"]:
-            if RULES[layer] in rule["Name"]:
-                (events.enable_rule if on else events.disable_rule)(Name=rule["Name"])
+        self.app.switch(layer, on=on)
 
     def start(self, *, gpus: int = 2, **hyperparameters: Any) -> Run:
         """Start a run that makes steps for as long as `seconds` says."""

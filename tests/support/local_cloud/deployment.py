@@ -14,9 +14,12 @@ from typing import Any
 from horovod_client import Run, RunFailed, RunStatus, TrainingClient
 from horovod_local import LocalCloud
 from horovod_node import contract
+from horovod_node.ledger.ledger import Lease, Ledger, NodeItem
 from support.synthesis import REPOSITORY
 from support.waiting import eventually
 
+RULES = {"clean-up": "CleanUpRule", "reaper": "ReaperSchedule"}
+"""Layer to a part of its EventBridge rule's name."""
 SCRIPTS = REPOSITORY / "tests" / "local" / "scripts"
 HEARTBEAT_SECONDS = 15
 
@@ -110,6 +113,34 @@ class Deployment:
             Statistics=[statistic],
         )["Datapoints"]
         return float(found[statistic])
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, read as nodes read it."""
+        return Ledger(self.cloud.client("dynamodb"), table=self.training.connection.ledger_table)
+
+    def lease_of(self, run: Run, attempt: int) -> Lease:
+        """Name an attempt of *run* as a lease does."""
+        return Lease(
+            fleet=self.fleet_of(run),
+            run=run.name,
+            run_id=run.run_id,
+            attempt=attempt,
+            leader_market="",
+            expires_at=0,
+            ends_by=0,
+        )
+
+    def nodes(self, run: Run, *, attempt: int = 1) -> dict[str, NodeItem]:
+        """List the nodes that ever joined *attempt*, by name."""
+        return {item.id: item for item in self.ledger.nodes(self.lease_of(run, attempt))}
+
+    def switch(self, layer: str, *, on: bool) -> None:
+        """Enable or disable the EventBridge rule of a layer."""
+        events = self.cloud.client("events")
+        for rule in events.list_rules()["Rules"]:
+            if RULES[layer] in rule["Name"]:
+                (events.enable_rule if on else events.disable_rule)(Name=rule["Name"])
 
     def fleet_of(self, run: Run) -> str:
         """Name the fleet that *run* was given; '' while it has none."""

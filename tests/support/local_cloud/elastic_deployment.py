@@ -11,7 +11,7 @@ from horovod_client import Run
 from horovod_local import LocalCloud, LocalInstance
 from horovod_node import contract
 from horovod_node.checkpoints.manifest import complete_checkpoints, read_manifest
-from horovod_node.ledger.ledger import Lease, Ledger, NodeItem
+from horovod_node.ledger.ledger import NodeItem
 from support.local_cloud.deployment import SETTINGS, Deployment
 from support.synthesis import synthesise
 from support.waiting import eventually
@@ -24,29 +24,9 @@ ELASTIC_SETTINGS = {**SETTINGS, "instance_types": "g5.xlarge", "max_gpus": MAX_G
 class ElasticDeployment(Deployment):
     """The deployment, and what is known of its nodes."""
 
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger, read as nodes read it."""
-        return Ledger(self.cloud.client("dynamodb"), table=self.training.connection.ledger_table)
-
-    def _lease(self, run: Run, attempt: int) -> Lease:
-        return Lease(
-            fleet=self.fleet_of(run),
-            run=run.name,
-            run_id=run.run_id,
-            attempt=attempt,
-            leader_market="",
-            expires_at=0,
-            ends_by=0,
-        )
-
-    def nodes(self, run: Run, *, attempt: int = 1) -> dict[str, NodeItem]:
-        """List the nodes that ever joined *attempt*, by name."""
-        return {item.id: item for item in self.ledger.nodes(self._lease(run, attempt))}
-
     def leader(self, run: Run, *, attempt: int = 1) -> LocalInstance:
         """Wait for the leader of *attempt*, and give its instance."""
-        name = eventually(lambda: self.ledger.leader(self._lease(run, attempt)))
+        name = eventually(lambda: self.ledger.leader(self.lease_of(run, attempt)))
         return next(item for item in self.cloud.instances() if item.instance_id == name)
 
     def spots(self) -> list[LocalInstance]:

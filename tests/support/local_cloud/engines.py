@@ -25,16 +25,16 @@ from cdk_horovod import (
 from horovod_client import Run
 from horovod_local import LocalCloud
 from horovod_node import contract
-from horovod_node.ledger.ledger import Lease, Ledger, NodeItem
+from horovod_node.ledger.ledger import NodeItem
 from support.local_cloud.deployment import Deployment
 from support.waiting import eventually
 
 GPUS = 2
 """Of every run and every fleet, each on a node of its own."""
 HEARTBEAT, LEASE = 15, 30
+NOTICE_SECONDS = 20
+"""Of an interruption; two minutes on EC2."""
 REAPER_MINUTES, SCHEDULE_SPEED = 1, 15
-RULES = {"clean-up": "CleanUpRule", "reaper": "ReaperSchedule"}
-"""Layer to a part of its EventBridge rule's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class EngineUnderTest:
         build: Adds what the engine needs to a stack, and returns it.
         price: Type and On-Demand price in USD an hour that the training is given.
         lose: Ends the machine or container of a node without a word.
+        interrupt: Interrupts Spot nodes as the provider does: with a notice, or all at once without a word.
         left: Lists what its provider still has or bills.
     """
 
@@ -54,6 +55,7 @@ class EngineUnderTest:
     build: Callable[[Stack], IEngine]
     price: tuple[str, float]
     lose: Callable[[LocalCloud, str], None]
+    interrupt: Callable[[LocalCloud], None]
     left: Callable[[Deployment], list[str]]
 
 
@@ -62,15 +64,6 @@ class EngineDeployment(Deployment):
     """A training on one engine."""
 
     engine: EngineUnderTest
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger, read as nodes read it."""
-        return Ledger(self.cloud.client("dynamodb"), table=self.training.connection.ledger_table)
-
-    def nodes(self, run: Run, *, attempt: int = 1) -> dict[str, NodeItem]:
-        """List the nodes that ever joined *attempt*, by name."""
-        return {item.id: item for item in self.ledger.nodes(self._lease_of(run, attempt))}
 
     def training_nodes(self, run: Run, *, attempt: int = 1, step: int = 1) -> tuple[str, list[str]]:
         """Wait until all nodes of *attempt* have done *step*; name the leader and the others."""
@@ -82,27 +75,9 @@ class EngineDeployment(Deployment):
         items = eventually(lambda: self.nodes(run, attempt=attempt), there)
         assert there(items), items
         assert run.status().state == "RUNNING", run.status()
-        leader = self.ledger.leader(self._lease_of(run, attempt))
+        leader = self.ledger.leader(self.lease_of(run, attempt))
         assert leader is not None
         return leader, sorted(name for name in items if name != leader)
-
-    def _lease_of(self, run: Run, attempt: int) -> Lease:
-        return Lease(
-            fleet=self.fleet_of(run),
-            run=run.name,
-            run_id=run.run_id,
-            attempt=attempt,
-            leader_market="",
-            expires_at=0,
-            ends_by=0,
-        )
-
-    def switch(self, layer: str, *, on: bool) -> None:
-        """Enable or disable the EventBridge rule of a layer."""
-        events = self.cloud.client("events")
-        for rule in events.list_rules()["Rules"]:
-            if RULES[layer] in rule["Name"]:
-                (events.enable_rule if on else events.disable_rule)(Name=rule["Name"])
 
     def assert_nothing_is_left(self) -> None:
         """See that the provider has nothing, that no process is left, and that nobody holds the fleet."""
@@ -185,6 +160,16 @@ def _sagemaker(_stack: Stack) -> IEngine:
     )
 
 
+def _interrupt_instances(cloud: LocalCloud) -> None:
+    for instance in cloud.instances():
+        if instance.market == contract.SPOT:
+            cloud.interrupt(instance.instance_id, notice_seconds=NOTICE_SECONDS)
+
+
+def _interrupt_job(cloud: LocalCloud) -> None:
+    cloud.interrupt_training_job(cloud.training_hosts()[0].job)
+
+
 def _lose_host(cloud: LocalCloud, node: str) -> None:
     """Lose the host of a node, whose id is the host's name and a random part."""
     name = node.rpartition("-")[0]
@@ -206,6 +191,7 @@ EC2 = EngineUnderTest(
     build=lambda stack: Engine.ec2(_fleet(stack)),
     price=("g5.xlarge", 1.0),
     lose=LocalCloud.lose,
+    interrupt=_interrupt_instances,
     left=Deployment.instances_left,
 )
 ECS = EngineUnderTest(
@@ -213,6 +199,7 @@ ECS = EngineUnderTest(
     build=lambda stack: Engine.ecs(_fleet(stack, ecs=True)),
     price=("g5.xlarge", 1.0),
     lose=LocalCloud.lose,
+    interrupt=_interrupt_instances,
     left=Deployment.instances_left,
 )
 SAGEMAKER = EngineUnderTest(
@@ -220,6 +207,7 @@ SAGEMAKER = EngineUnderTest(
     build=_sagemaker,
     price=("ml.g5.xlarge", 1.0),
     lose=_lose_host,
+    interrupt=_interrupt_job,
     left=_jobs,
 )
 ENGINES = (EC2, ECS, SAGEMAKER)

@@ -239,7 +239,9 @@ class StaysWithItsJob(Conduct):
                     link.mkdir()
         if last is not None and last.succeeded:
             return contract.EXIT_OK
-        _leave_reason(_root_cause(last, ledger), opt_ml=self._opt_ml)
+        # In a job that is stopped, ranks that lost the leader's fail as well, and the leader knows why.
+        stopped = last is not None and self.stops_at is not None
+        _leave_reason(last.reason if last and stopped else _root_cause(last, ledger), opt_ml=self._opt_ml)
         return super().leave(last, ledger=ledger)
 
 

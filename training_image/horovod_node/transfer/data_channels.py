@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -114,9 +115,10 @@ def _fetch_channel(s3: S3Client, *, name: str, uri: str, layout: Layout) -> int:
     _check_room(missing, folder=folder, what=what)
     transfer = TransferConfig(max_concurrency=_PARTS_AT_ONCE)
     # Unfinished files are kept here, outside of the channel's folder, so that no script reads them.
-    halves = layout.fetched / f"{name}.halves"
-    shutil.rmtree(halves, ignore_errors=True)
-    halves.mkdir()
+    # Each fetch has a folder of its own, because downloads of a fetch that failed in this process may still be running.
+    for left in layout.fetched.glob(f"{name}.halves-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    halves = Path(tempfile.mkdtemp(prefix=f"{name}.halves-", dir=layout.fetched))
 
     def download(number: int, file: RemoteFile) -> None:
         half, local = halves / str(number), folder / file.path
