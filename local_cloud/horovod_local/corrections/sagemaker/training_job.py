@@ -115,8 +115,9 @@ class TrainingJob:
     def begin(self) -> None:
         """Note that the job has instances."""
         with self._lock:
-            self.started_at = self.started_at or datetime.now(UTC)
             self.enter(DOWNLOADING, "Downloading the training image")
+            # One moment for both, as SageMaker tells it.
+            self.started_at = self.started_at or self.modified_at
 
     def end(self, secondary: str, *, reason: str = "", at: datetime | None = None) -> None:
         """
