@@ -42,6 +42,25 @@ class EngineTarget:
     lease_timeout: Duration
     save_timeout: Duration
 
+    def node_environment(self, *, engine: str, fleet: str, image_uri: str) -> dict[str, str]:
+        """
+        Return the environment that a node needs on every engine.
+
+        Args:
+            engine: One of `contract.ENGINES`.
+            fleet: Name of the node's fleet in the ledger; may be an expression.
+            image_uri: URI of the image.
+        """
+        return {
+            contract.ENV_ENGINE: engine,
+            contract.ENV_LEDGER_TABLE: self.ledger.table.table_name,
+            contract.ENV_FLEET: fleet,
+            contract.ENV_TRAINING: self.name,
+            contract.ENV_LOG_GROUP: self.node_log_group.log_group_name,
+            contract.ENV_IMAGE: image_uri,
+            contract.ENV_LEASE_SECONDS: str(int(self.lease_timeout.to_seconds())),
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class FleetConfig:

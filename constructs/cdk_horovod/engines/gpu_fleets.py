@@ -100,13 +100,7 @@ def node_environment(fleet: GpuFleet, *, engine: str, image_uri: str, target: En
     """
     region = Stack.of(fleet).region
     return {
-        contract.ENV_ENGINE: engine,
-        contract.ENV_LEDGER_TABLE: target.ledger.table.table_name,
-        contract.ENV_FLEET: fleet.fleet_id,
-        contract.ENV_TRAINING: target.name,
-        contract.ENV_LOG_GROUP: target.node_log_group.log_group_name,
-        contract.ENV_IMAGE: image_uri,
-        contract.ENV_LEASE_SECONDS: str(int(target.lease_timeout.to_seconds())),
+        **target.node_environment(engine=engine, fleet=fleet.fleet_id, image_uri=image_uri),
         REGION: region,
         "AWS_DEFAULT_REGION": region,
         **fleet.node_environment,

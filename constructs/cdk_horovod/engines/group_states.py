@@ -27,6 +27,20 @@ def fenced(value: str) -> str:
     )
 
 
+def run_tags() -> dict[str, str]:
+    """Return the tags of a run's nodes: all three, each with the expression of its value."""
+
+    def given(field: str) -> str:
+        value = f"$request.{field}"
+        return jsonata(f"$exists({value}) and {value} != '' ? {value} : '{UNTOLD}'")
+
+    return {
+        contract.RUN_TAG: jsonata("$run"),
+        contract.OWNER_TAG: given(contract.OWNER),
+        contract.PROJECT_TAG: given(contract.PROJECT),
+    }
+
+
 FENCED_GROUP = fenced("$fleet.group")
 """Name of the group."""
 
@@ -98,16 +112,6 @@ class GroupStates:
 
     def tag(self, scope: Construct) -> Steps:
         """Set the group's tags, which it propagates to new instances; all three, so that none is of an earlier run."""
-
-        def given(field: str) -> str:
-            value = f"$request.{field}"
-            return jsonata(f"$exists({value}) and {value} != '' ? {value} : '{UNTOLD}'")
-
-        tags = {
-            contract.RUN_TAG: jsonata("$run"),
-            contract.OWNER_TAG: given(contract.OWNER),
-            contract.PROJECT_TAG: given(contract.PROJECT),
-        }
         return (
             self._call(
                 scope,
@@ -122,7 +126,7 @@ class GroupStates:
                             "Value": value,
                             "PropagateAtLaunch": True,
                         }
-                        for key, value in tags.items()
+                        for key, value in run_tags().items()
                     ]
                 },
                 retries=1,

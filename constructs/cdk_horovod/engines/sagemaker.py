@@ -11,6 +11,7 @@ from aws_cdk import Duration, Stack
 from aws_cdk import aws_ec2 as ec2
 from constructs import Construct
 
+from cdk_horovod.asl.states import jsonata
 from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig
 from cdk_horovod.engines.image_fit import check_image_fits
 from cdk_horovod.engines.provider_words import ProviderWords
@@ -18,6 +19,7 @@ from cdk_horovod.engines.training_job_permissions import SCRATCH_PREFIX, job_rol
 from cdk_horovod.engines.training_job_states import QUOTA_REACHED, TrainingJobStates
 from cdk_horovod.fleet.capacity_attempt import GpuCapacity
 from cdk_horovod.fleet.capacity_plan import MARKET_WORDS, MAX_ATTEMPTS, CapacityAttempt, CapacityPlan
+from cdk_horovod.fleet.gpu_types import GpuInstanceType
 from cdk_horovod.fleet.zones import select_subnets
 from horovod_node import contract
 
@@ -36,7 +38,7 @@ class SageMakerOptions:
 
     Args:
         capacity: Types, without SageMaker's prefix, and GPUs of one job.
-        attempts: The plan's attempts, each with one type, as pairs of the attempt and the type's row number.
+        attempts: The plan's attempts, each with one type.
         vpc: Network of the jobs. Default: SageMaker's own.
         vpc_subnets: Which of its subnets.
         max_concurrent_jobs: Most jobs at a time.
@@ -45,7 +47,7 @@ class SageMakerOptions:
     """
 
     capacity: GpuCapacity
-    attempts: tuple[tuple[CapacityAttempt, int], ...]
+    attempts: tuple[tuple[CapacityAttempt, GpuInstanceType], ...]
     vpc: ec2.IVpc | None
     vpc_subnets: ec2.SubnetSelection | None
     max_concurrent_jobs: int
@@ -97,14 +99,9 @@ class SageMakerEngine:
             "EnableInterContainerTrafficEncryption": options.encrypt_traffic,
             **({"VpcConfig": network} if network else {}),
         }
-        environment = {
-            contract.ENV_ENGINE: contract.ENGINE_SAGEMAKER,
-            contract.ENV_LEDGER_TABLE: target.ledger.table.table_name,
-            contract.ENV_TRAINING: target.name,
-            contract.ENV_LOG_GROUP: target.node_log_group.log_group_name,
-            contract.ENV_IMAGE: image.uri,
-            contract.ENV_LEASE_SECONDS: str(int(target.lease_timeout.to_seconds())),
-        }
+        environment = target.node_environment(
+            engine=contract.ENGINE_SAGEMAKER, fleet=jsonata("$fleet.id"), image_uri=image.uri
+        )
         statements = permit_jobs(
             jobs=jobs,
             roles=roles,
@@ -122,7 +119,7 @@ class SageMakerEngine:
                     ),
                     types={_named(row.name): row.gpus for row in options.capacity.instance_types},
                     node_role=role,
-                    plan=tuple(self._as_states_read_it(attempt, row) for attempt, row in options.attempts),
+                    plan=tuple(_as_states_read_it(attempt, kind) for attempt, kind in options.attempts),
                     rest={"role": role.role_arn},
                 )
                 for number, role in enumerate(roles, start=1)
@@ -152,24 +149,6 @@ class SageMakerEngine:
         group.add_ingress_rule(group, ec2.Port.all_traffic(), "Containers of the same job")
         subnets = select_subnets(vpc, self._options.vpc_subnets)
         return {"Subnets": subnets.subnet_ids, "SecurityGroupIds": [group.security_group_id]}
-
-    def _as_states_read_it(self, attempt: CapacityAttempt, row: int) -> dict[str, Any]:
-        """Return an attempt as the run's states read it, see `cdk_horovod.workflow.capacity_search`."""
-        kind = self._options.capacity.instance_types[row]
-        return {
-            "words": f"{MARKET_WORDS[attempt.market]} {_named(kind.name)}",
-            "time_limit": None if attempt.time_limit is None else int(attempt.time_limit.to_seconds()),
-            # A job cannot take over the instances of another one.
-            "empties": True,
-            "market": attempt.market,
-            # All instances of a job are of one market.
-            "leader_market": attempt.market,
-            "base": 0,
-            # SageMaker's quotas are by type.
-            "families": [_named(kind.name)],
-            "instance_type": _named(kind.name),
-            "node_gpus": kind.gpus,
-        }
 
     def _words(self) -> ProviderWords:
         names = [_named(row.name) for row in self._options.capacity.instance_types]
@@ -243,9 +222,9 @@ def _default_plan() -> CapacityPlan:
     )
 
 
-def _attempts(plan: CapacityPlan, *, capacity: GpuCapacity) -> list[tuple[CapacityAttempt, int]]:
+def _attempts(plan: CapacityPlan, *, capacity: GpuCapacity) -> list[tuple[CapacityAttempt, GpuInstanceType]]:
     """Return one attempt for each step of the plan and each type, because a job has one type."""
-    rows = {row.name: number for number, row in enumerate(capacity.instance_types)}
+    rows = {row.name: row for row in capacity.instance_types}
     found = []
     for step in plan.steps:
         if step.zones is not None or step.zone_by_zone:
@@ -268,13 +247,30 @@ def _attempts(plan: CapacityPlan, *, capacity: GpuCapacity) -> list[tuple[Capaci
         raise ValueError(
             f"'capacity_plan' must be at most {MAX_ATTEMPTS} attempts, each type counted, got {len(found)}"
         )
-    smallest = {row.gpus for attempt, number in found for row in [capacity.instance_types[number]]}
-    if min(smallest) != capacity.gpu_step:
+    if min(kind.gpus for _, kind in found) != capacity.gpu_step:
         raise ValueError(
             f"'capacity_plan' must have an attempt with a type of {capacity.gpu_step} GPUs, the smallest, so that it "
             "fits every run"
         )
     return found
+
+
+def _as_states_read_it(attempt: CapacityAttempt, kind: GpuInstanceType) -> dict[str, Any]:
+    """Return an attempt as the run's states read it, see `cdk_horovod.workflow.capacity_search`."""
+    return {
+        "words": f"{MARKET_WORDS[attempt.market]} {_named(kind.name)}",
+        "time_limit": None if attempt.time_limit is None else int(attempt.time_limit.to_seconds()),
+        # A job cannot take over the instances of another one.
+        "empties": True,
+        "market": attempt.market,
+        # All instances of a job are of one market.
+        "leader_market": attempt.market,
+        "base": 0,
+        # SageMaker's quotas are by type.
+        "families": [_named(kind.name)],
+        "instance_type": _named(kind.name),
+        "node_gpus": kind.gpus,
+    }
 
 
 def _named(name: str) -> str:

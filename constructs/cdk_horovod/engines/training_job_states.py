@@ -13,7 +13,7 @@ from constructs import Construct
 from cdk_horovod.asl.rates import PRICE_OF
 from cdk_horovod.asl.states import NO_OUTPUT, call_aws, jsonata, retry_calls
 from cdk_horovod.asl.steps import Steps
-from cdk_horovod.engines.group_states import FENCED_GROUP, UNTOLD, fenced
+from cdk_horovod.engines.group_states import fenced, run_tags
 from cdk_horovod.engines.training_job_list import FOUND, list_jobs
 from horovod_node import contract
 
@@ -94,7 +94,6 @@ class TrainingJobStates:
         spot = f"$search.attempt.market = '{contract.SPOT}'"
         environment = {
             **self._environment,
-            contract.ENV_FLEET: jsonata("$fleet.id"),
             contract.ENV_RUN_ID: jsonata("$run_id"),
             contract.ENV_ATTEMPT: jsonata("$string($attempt)"),
             contract.ENV_NODE_MARKET: jsonata("$search.attempt.market"),
@@ -108,7 +107,7 @@ class TrainingJobStates:
                 "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:sagemaker:createTrainingJob",
                 "Arguments": {
                     **self._settings,
-                    "TrainingJobName": jsonata(JOB.replace("$fleet.group", f"({_bare(FENCED_GROUP)})")),
+                    "TrainingJobName": fenced(JOB),
                     "RoleArn": jsonata("$fleet.rest.role"),
                     "ResourceConfig": {
                         "InstanceType": jsonata("$search.attempt.instance_type"),
@@ -126,14 +125,7 @@ class TrainingJobStates:
                     ),
                     "EnableManagedSpotTraining": jsonata(spot),
                     "Environment": environment,
-                    "Tags": [
-                        {"Key": key, "Value": jsonata(value)}
-                        for key, value in {
-                            contract.RUN_TAG: "$run",
-                            contract.OWNER_TAG: _told(contract.OWNER),
-                            contract.PROJECT_TAG: _told(contract.PROJECT),
-                        }.items()
-                    ],
+                    "Tags": [{"Key": key, "Value": value} for key, value in run_tags().items()],
                 },
                 "Output": NO_OUTPUT,
             },
@@ -291,12 +283,3 @@ class TrainingJobStates:
             resources=[self._jobs],
             assign=assign,
         )
-
-
-def _told(field: str) -> str:
-    value = f"$request.{field}"
-    return f"$exists({value}) and {value} != '' ? {value} : '{UNTOLD}'"
-
-
-def _bare(expression: str) -> str:
-    return expression.removeprefix("{% ").removesuffix(" %}")
