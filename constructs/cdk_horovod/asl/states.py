@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from aws_cdk import Duration
+from aws_cdk import Aws, Duration
 from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk import aws_stepfunctions_tasks as tasks
 from constructs import Construct
@@ -77,11 +77,44 @@ def call_aws(
         heartbeat_timeout=heartbeat,
     )
     if retries and not token_task:
-        retry_calls(state, retries=retries, answers=answers)
+        _retry_calls(state, retries=retries, answers=answers)
     return state
 
 
-def retry_calls(state: sfn.TaskStateBase | sfn.CustomState, *, retries: int, answers: Sequence[str]) -> None:
+def call_permitted(
+    scope: Construct,
+    name: str,
+    *,
+    service: str,
+    action: str,
+    parameters: Mapping[str, Any],
+    assign: Mapping[str, Any] | None = None,
+    outputs: Mapping[str, Any] | str = NO_OUTPUT,
+    retries: int = 3,
+    answers: Sequence[str] = (),
+) -> sfn.CustomState:
+    """
+    Build a state that calls one AWS API with a permission that is given elsewhere, such as one with a condition.
+
+    See `call_aws`, which adds a permission without a condition, for the arguments.
+    """
+    state = sfn.CustomState(
+        scope,
+        name,
+        state_json={
+            "Type": "Task",
+            "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:{service}:{action}",
+            "Arguments": parameters,
+            **({} if assign is None else {"Assign": assign}),
+            "Output": outputs,
+        },
+    )
+    if retries:
+        _retry_calls(state, retries=retries, answers=answers)
+    return state
+
+
+def _retry_calls(state: sfn.TaskStateBase | sfn.CustomState, *, retries: int, answers: Sequence[str]) -> None:
     """Add the retries of `call_aws` to *state*; see there for the arguments."""
     if answers:
         # The first matching retrier applies, so these errors are not retried.

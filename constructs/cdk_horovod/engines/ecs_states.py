@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from aws_cdk import Aws
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.asl.states import MOMENT, NO_OUTPUT, call_aws, jsonata, retry_calls
+from cdk_horovod.asl.states import MOMENT, NO_OUTPUT, call_aws, call_permitted, jsonata
 from cdk_horovod.asl.steps import Steps
 from cdk_horovod.engines.ecs_services import ATTRIBUTE
 from cdk_horovod.engines.group_states import GroupStates, fenced
@@ -233,15 +232,11 @@ class EcsStates(GroupStates):
         self, scope: Construct, name: str, action: str, *, parameters: Mapping[str, Any], outputs: Mapping[str, Any]
     ) -> sfn.CustomState:
         """Build a state that reads tasks; `call_aws` would add a permission for those of other clusters, too."""
-        state = sfn.CustomState(
+        return call_permitted(
             scope,
             name,
-            state_json={
-                "Type": "Task",
-                "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:ecs:{action}",
-                "Arguments": {"Cluster": self._cluster.cluster_name, **parameters},
-                "Output": outputs,
-            },
+            service="ecs",
+            action=action,
+            parameters={"Cluster": self._cluster.cluster_name, **parameters},
+            outputs=outputs,
         )
-        retry_calls(state, retries=3, answers=())
-        return state

@@ -6,12 +6,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from aws_cdk import Aws
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.asl.rates import PRICE_OF
-from cdk_horovod.asl.states import NO_OUTPUT, call_aws, jsonata, retry_calls
+from cdk_horovod.asl.states import NO_OUTPUT, call_aws, call_permitted, jsonata
 from cdk_horovod.asl.steps import Steps
 from cdk_horovod.engines.group_states import fenced, run_tags
 from cdk_horovod.engines.training_job_list import FOUND, list_jobs
@@ -98,39 +97,36 @@ class TrainingJobStates:
             contract.ENV_ATTEMPT: jsonata("$string($attempt)"),
             contract.ENV_NODE_MARKET: jsonata("$search.attempt.market"),
         }
-        create = sfn.CustomState(
+        create = call_permitted(
             scope,
             "Create the job",
-            # The permission has conditions, which `call_aws` cannot give: see `SageMakerEngine`.
-            state_json={
-                "Type": "Task",
-                "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:sagemaker:createTrainingJob",
-                "Arguments": {
-                    **self._settings,
-                    "TrainingJobName": fenced(JOB),
-                    "RoleArn": jsonata("$fleet.rest.role"),
-                    "ResourceConfig": {
-                        "InstanceType": jsonata("$search.attempt.instance_type"),
-                        "InstanceCount": jsonata(_NODES),
-                        **self._settings["ResourceConfig"],
-                    },
-                    "StoppingCondition": jsonata(
-                        f"""(
+            service="sagemaker",
+            action="createTrainingJob",
+            parameters={
+                **self._settings,
+                "TrainingJobName": fenced(JOB),
+                "RoleArn": jsonata("$fleet.rest.role"),
+                "ResourceConfig": {
+                    "InstanceType": jsonata("$search.attempt.instance_type"),
+                    "InstanceCount": jsonata(_NODES),
+                    **self._settings["ResourceConfig"],
+                },
+                "StoppingCondition": jsonata(
+                    f"""(
   $runtime := {self._runtime};
   $merge([
     {{'MaxRuntimeInSeconds': $runtime}},
     {spot} ? {{'MaxWaitTimeInSeconds': $runtime + $search.attempt.seconds}} : {{}}
   ])
 )"""
-                    ),
-                    "EnableManagedSpotTraining": jsonata(spot),
-                    "Environment": environment,
-                    "Tags": [{"Key": key, "Value": value} for key, value in run_tags().items()],
-                },
-                "Output": NO_OUTPUT,
+                ),
+                "EnableManagedSpotTraining": jsonata(spot),
+                "Environment": environment,
+                "Tags": [{"Key": key, "Value": value} for key, value in run_tags().items()],
             },
+            retries=5,
+            answers=[CREATED_ALREADY, QUOTA_REACHED],
         )
-        retry_calls(create, retries=5, answers=[CREATED_ALREADY, QUOTA_REACHED])
         create.add_catch(
             sfn.Pass.jsonata(scope, "It was created", outputs=NO_OUTPUT), errors=[CREATED_ALREADY], outputs=NO_OUTPUT
         )

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from aws_cdk import Aws, Duration
+from aws_cdk import Duration
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.asl.states import CONDITION_FAILED, NO_OUTPUT, NOW, call_aws, jsonata
+from cdk_horovod.asl.states import CONDITION_FAILED, NO_OUTPUT, NOW, call_aws, call_permitted, jsonata
 from cdk_horovod.asl.steps import in_order
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.resources.ledger import Ledger
@@ -290,26 +290,24 @@ def _report(scope: Construct, name: str, *, training: str, metrics: Mapping[str,
     `call_aws` would add a permission without a condition. PutMetricData has no resource-level permissions; a condition
     on the namespace limits it (`permit_reports`).
     """
-    report = sfn.CustomState(
+    report = call_permitted(
         scope,
         name,
-        state_json={
-            "Type": "Task",
-            "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:cloudwatch:putMetricData",
-            "Arguments": {
-                "Namespace": contract.METRIC_NAMESPACE,
-                "MetricData": [
-                    {
-                        "MetricName": metric,
-                        "Dimensions": [{"Name": contract.METRIC_TRAINING, "Value": training}],
-                        "Value": jsonata(value),
-                        "Unit": unit,
-                    }
-                    for metric, (value, unit) in metrics.items()
-                ],
-            },
-            "Output": NO_OUTPUT,
+        service="cloudwatch",
+        action="putMetricData",
+        parameters={
+            "Namespace": contract.METRIC_NAMESPACE,
+            "MetricData": [
+                {
+                    "MetricName": metric,
+                    "Dimensions": [{"Name": contract.METRIC_TRAINING, "Value": training}],
+                    "Value": jsonata(value),
+                    "Unit": unit,
+                }
+                for metric, (value, unit) in metrics.items()
+            ],
         },
+        retries=0,
     )
     report.add_retry(errors=["States.ALL"], max_attempts=1)
     return report

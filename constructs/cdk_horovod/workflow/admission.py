@@ -6,12 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from aws_cdk import Aws
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.asl.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, failure, jsonata, retry_calls, run_id
+from cdk_horovod.asl.states import CAUGHT, NO_OUTPUT, RUN_KEY, call_aws, call_permitted, failure, jsonata, run_id
 from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.resources.storage import ITrainingStorage
@@ -222,18 +221,15 @@ def read_the_request(scope: Construct, *, refused: sfn.IChainable) -> sfn.Custom
 
     The permission is not added by the state, but by `permit_own_executions`.
     """
-    state = sfn.CustomState(
+    state = call_permitted(
         scope,
         "Read the request",
-        state_json={
-            "Type": "Task",
-            "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:sfn:describeExecution",
-            "Arguments": {"ExecutionArn": jsonata("$states.context.Execution.Id")},
-            "Assign": {"request_json": jsonata(_REQUEST_JSON)},
-            "Output": NO_OUTPUT,
-        },
+        service="sfn",
+        action="describeExecution",
+        parameters={"ExecutionArn": jsonata("$states.context.Execution.Id")},
+        assign={"request_json": jsonata(_REQUEST_JSON)},
+        answers=[_TOO_LARGE],
     )
-    retry_calls(state, retries=3, answers=[_TOO_LARGE])
     state.add_catch(
         refused,
         errors=[_TOO_LARGE],
