@@ -149,7 +149,8 @@ class HorovodTraining(DeployedTraining):
                 on_demand_prices=prices,
             ),
             timeout=self.timeouts.execution_timeout(
-                forming=longest_forming(self.engine.fleets, timeouts=self.timeouts)
+                forming=longest_forming(self.engine.fleets, timeouts=self.timeouts),
+                engines=len(self.engine.names),
             ),
             log_group=self.workflow_log_group,
         )

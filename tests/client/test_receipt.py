@@ -165,6 +165,19 @@ def test_renders_the_search_for_capacity_and_restarts(receipt: dict[str, Any]) -
     ]
 
 
+def test_renders_attempts_in_several_fleets(receipt: dict[str, Any]) -> None:
+    """Where a run went from one fleet to another, each attempt names its own."""
+    refused = {"fleet": "Mine", "words": "Spot", "seconds": 600, "outcome": "capacity", "said": "There is none."}
+    formed = {"fleet": "sagemaker-1", "words": "Spot", "seconds": 40, "outcome": "formed", "said": ""}
+    # WHEN
+    lines = render_receipt(receipt | {"capacity": [refused, formed]}).splitlines()
+    # THEN
+    assert [line for line in lines if line.startswith("capacity")] == [
+        "capacity    Mine: Spot, 600 s, capacity: There is none.",
+        "capacity    sagemaker-1: Spot, 40 s, formed",
+    ]
+
+
 @pytest.mark.parametrize("writer", ["clean-up", "reaper"])
 def test_renders_a_run_that_was_stopped(writer: str) -> None:
     """A receipt that clean-up or reaper wrote says so, and leaves out what they do not know."""

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_cdk import App, Stack
 
+from cdk_horovod import Engine, GpuFleet, HorovodTraining, TrainingImage, TrainingNetwork, TrainingStorage
 from cdk_horovod.asl.resolved import by_layer
 from support.synthesis import REPOSITORY, synthesise
 
@@ -80,3 +82,39 @@ def definition(template: Mapping[str, Any]) -> Mapping[str, Any]:
 def any_definition(template: Mapping[str, Any], request: pytest.FixtureRequest) -> Mapping[str, Any]:
     """Each state machine in turn."""
     return by_layer(template)[request.param]
+
+
+@pytest.fixture(scope="session")
+def three_engines(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
+    """The template of a training on three engines."""
+    folder: Path = tmp_path_factory.mktemp("three")
+    app = App(outdir=str(folder))
+    stack = Stack(app, "Three")
+    network = TrainingNetwork(stack, "Network", ecs=True)
+    fleets = [
+        GpuFleet(
+            stack,
+            name,
+            vpc=network.vpc,
+            vpc_subnets=network.subnets,
+            boundary=network.boundary,
+            instance_types=["g5.xlarge"],
+            max_gpus=2,
+        )
+        for name in ("Instances", "Tasks")
+    ]
+    HorovodTraining(
+        stack,
+        "Training",
+        storage=TrainingStorage(stack, "Storage"),
+        image=TrainingImage.from_uri("123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1"),
+        engine=Engine.first_available(
+            Engine.ec2(fleets[0]),
+            Engine.first_available(
+                Engine.ecs(fleets[1]), Engine.sagemaker(instance_types=["ml.g5.xlarge"], max_gpus=2)
+            ),
+        ),
+    )
+    app.synth()
+    found: Mapping[str, Any] = json.loads((folder / "Three.template.json").read_text())
+    return found

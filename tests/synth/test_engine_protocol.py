@@ -113,11 +113,24 @@ class RackEngine:
 
     def bind(self, scope: Construct, target: EngineTarget) -> EngineConfig:  # noqa: ARG002
         """Describe the rack as one fleet of up to 16 GPUs."""
+        words = ProviderWords(
+            service="The rack",
+            provider="The rack",
+            spot_quota="no spot",
+            on_demand_quota="no power",
+            no_capacity="no host",
+            throttled="busy",
+            quotas={contract.SPOT: {}, contract.ON_DEMAND: {}},
+        )
         fleet = FleetConfig(
             id="Rack",
             group="rack",
-            size=contract.FleetSize(max_gpus=16, gpu_step=8),
+            size=contract.FleetSize(max_gpus=16, gpu_step=8, elastic=False),
             types={"host": 8},
+            engine="Rack",
+            words=words,
+            look_interval=Duration.minutes(1),
+            refusals=(NO_POWER,),
             node_role=self._host_role,
             plan=(
                 {
@@ -131,22 +144,7 @@ class RackEngine:
                 },
             ),
         )
-        words = ProviderWords(
-            service="The rack",
-            provider="The rack",
-            spot_quota="no spot",
-            on_demand_quota="no power",
-            no_capacity="no host",
-            throttled="busy",
-            quotas={contract.SPOT: {}, contract.ON_DEMAND: {}},
-        )
-        return EngineConfig(
-            fleets=(fleet,),
-            states=self._states,
-            words=words,
-            look_interval=Duration.minutes(1),
-            refusals=(NO_POWER,),
-        )
+        return EngineConfig(fleets=(fleet,), states=self._states)
 
 
 @pytest.fixture(scope="module")
@@ -205,10 +203,10 @@ def test_nodes_that_cannot_be_replaced_begin_in_an_empty_fleet(template: Mapping
     """A run that lost its leader begins its next attempt behind the emptying."""
     states: Mapping[str, asl.State] = by_layer(template)["run"]["States"]
     # WHEN
-    begin = states["Begin the next attempt"]
+    (empty, _) = states[states["Begin the next attempt"]["Next"]]["Choices"]
     # THEN
-    assert states[begin["Next"]]["Assign"] == {"must_be_empty": True}
-    assert START not in asl.reachable(states, start=begin["Next"], avoiding=frozenset({CONFIRM}))
+    assert (empty["Condition"], empty["Assign"]) == ("{% $not($fleet.elastic) %}", {"must_be_empty": True})
+    assert START not in asl.reachable(states, start=empty["Next"], avoiding=frozenset({CONFIRM}))
 
 
 def test_every_machine_reads_what_is_assigned(template: Mapping[str, Any]) -> None:
@@ -235,11 +233,12 @@ def test_the_rack_is_looked_at_every_minute(template: Mapping[str, Any]) -> None
     heartbeat = asl.bare(by_layer(template)["run"]["States"]["Wait for the ring"]["HeartbeatSeconds"])
     attempt = {"first": 900, "seconds": 1800}
     searches = [{"attempt": attempt, "since": int(time.time()), "looks": looks} for looks in (0, LOOKS)]
-    assert asl.by_reference([{"search": search} for search in searches], heartbeat) == [60, 900]
+    fleet = {"look": 60}
+    assert asl.by_reference([{"search": search, "fleet": fleet} for search in searches], heartbeat) == [60, 900]
 
 
 def test_the_racks_own_words_end_the_run(template: Mapping[str, Any]) -> None:
     """What the rack says is repeated in its name."""
     search = by_layer(template)["run"]["States"]["Read why"]["Assign"]["search"]
-    assert "'The rack said: '" in search
+    assert "('The rack') & ' said: '" in search
     assert "EC2" not in search

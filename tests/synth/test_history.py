@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from cdk_horovod.asl.resolved import by_layer
 from cdk_horovod.workflow.emptying import HOLD_AGAIN_SECONDS, LATE_PAUSE_SECONDS, SOON, ZEROS
 from cdk_horovod.workflow.receipt_math import MOST_PAGES
-from cdk_horovod.workflow.run_timeouts import EVENTS_OF_THE_QUEUE, LOOKS, MOST_EVENTS, STARTS
+from cdk_horovod.workflow.run_timeouts import EVENTS_OF_AN_ENGINE, EVENTS_OF_THE_QUEUE, LOOKS, MOST_EVENTS, STARTS
 from horovod_node import contract
 from support import asl
 
@@ -94,3 +95,30 @@ def test_history_has_room_for_every_job(definition: Mapping[str, Any]) -> None:
     # THEN
     run = STARTS * vain + LOOKS * waited + emptied(states, minutes=60, look=look, hold=hold) + bill
     assert EVENTS_OF_THE_QUEUE + run + MOST_PAGES * EVENTS_OF_A_PAGE + 500 < MOST_EVENTS
+
+
+def test_history_has_room_for_three_engines(three_engines: Mapping[str, Any]) -> None:
+    """A run that may get nodes from three engines has room for the choices of each step, and for two ways on."""
+    # GIVEN a fleet on ECS, the engine with the most states, and the other two
+    states, engine = by_layer(three_engines)["run"]["States"], "ECS"
+
+    def of(*names: str) -> tuple[str, ...]:
+        """Put the choice before each step that an engine has, and the engine's name before its states."""
+        named = [f"{engine}: {name}" if f"{engine}: {name}" in states else name for name in names]
+        choices = {edge.target: edge.source for edge in asl.edges(states) if edge.source.startswith("Who ")}
+        pairs = [(choices[name], name) if name.startswith(engine) and name in choices else (name,) for name in named]
+        return tuple(itertools.chain.from_iterable(pairs))
+
+    start = of("Hold the fleet to start", "Requested already?", "Choose the tasks", *START[2:])
+    not_formed = of(*NOT_FORMED, "Ask ECS")
+    look, hold = of(*LOOK), of(*HOLD)
+    # WHEN each start finds nothing and its nodes take ten minutes to go
+    vain = events(states, (*start, *not_formed, "Another attempt?", "Hold the fleet"))
+    vain += emptied(states, minutes=10, look=look, hold=hold)
+    waited = events(states, (start[1], "Wait for the ring", *not_formed[:-3], start[0]))
+    # AND twice the run goes on to another engine: it empties, leaves, queues, reserves, prices and tags
+    on = sum(events_of(state) for name, state in states.items() if not name.startswith("EC2"))
+    # THEN
+    run = STARTS * vain + LOOKS * waited + emptied(states, minutes=60, look=look, hold=hold) + 2 * on
+    queue = EVENTS_OF_THE_QUEUE - 2 * EVENTS_OF_AN_ENGINE
+    assert queue + run + MOST_PAGES * EVENTS_OF_A_PAGE + 500 < MOST_EVENTS

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from cdk_horovod import Ledger
 from cdk_horovod.asl.resolved import resolved_definitions
-from cdk_horovod.workflow.capacity_search import NO_SEARCH
+from cdk_horovod.workflow.next_fleet import NONE_LEFT
 from cdk_horovod.workflow.receipt import UNREAD_BY_ANOTHER, UNREAD_BY_THE_RUN, write_the_receipt
 from cdk_horovod.workflow.receipt_math import MOST_LISTED, MOST_PAGES, PAGE, STILL_THERE_SECONDS
 from cdk_horovod.workflow.ring_price import UNKNOWN
@@ -109,7 +109,9 @@ VARIABLES: Mapping[str, Any] = {
     "prices": PRICES,
     "price": UNKNOWN,
     "lost_attempts": [],
-    "search": NO_SEARCH,
+    "search": {"log": []},
+    "left": NONE_LEFT,
+    "bills": [],
     "ring": {"gpus": 2, "leader": {"node": "i-0a"}, "nodes": []},
     "trained": {
         "ranks": 2,
@@ -175,7 +177,7 @@ def tallied(
     reading = states["Read the nodes"]
     tally: dict[str, Any] = dict(UNREAD_BY_ANOTHER["tally"])
     while tally["unread"]:
-        ask, limit = tally["asks"][0], evaluate(reading["Arguments"]["Limit"], {"tally": tally})
+        ask, limit = tally["asks"][0]["prefix"], evaluate(reading["Arguments"]["Limit"], {"tally": tally})
         ahead = sorted(
             (item for item in items if ask <= item[contract.SORT_KEY]["S"] < tally["from"]),
             key=lambda each: str(each[contract.SORT_KEY]["S"]),
@@ -556,7 +558,7 @@ def test_page_of_the_largest_items_fits(states: Mapping[str, Any]) -> None:
     clauses = re.findall(r"size\((#\w+)\) <= (:\w+)", arguments["FilterExpression"])
     texts = {names[name]: int(values[most]["N"]) for name, most in clauses}
     numbers = re.findall(r"(#\w+) BETWEEN", arguments["FilterExpression"])
-    projection = evaluate(arguments["ProjectionExpression"], {"tally": {"asks": [contract.NODE_PREFIX]}})
+    projection = evaluate(arguments["ProjectionExpression"], {"tally": {"asks": [{"prefix": contract.NODE_PREFIX}]}})
     read = {names[name] for name in projection.split(", ")}
     assert read <= texts.keys() | {names[name] for name in numbers}
     # WHEN every text is of characters that JSON writes with six, and every number has all its digits

@@ -130,8 +130,9 @@ def test_states_that_cannot_catch_only_read_what_is_assigned(definition: Mapping
     for name in asl.reachable(states, start=START):
         if states[name]["Type"] in ("Choice", "Pass", "Wait"):
             for expression in asl.expressions({**states[name]}):
-                read = r"\$\w+(\.\w+)?|\$exists\(\$\w+\.\w+\)|\$count\(\$\w+\)"
-                assert re.fullmatch(rf" ({read})( [=>+] (\d+|'\w*'))? ", expression), (name, expression)
+                read = r"(\$not\()?\$\w+(\.\w+)?\)?|\$exists\(\$\w+\.\w+\)|\$count\(\$\w+\)"
+                one = rf"({read})( [=>+] (\d+|'\w*'))?"
+                assert re.fullmatch(rf" {one}( or {one})* ", expression), (name, expression)
 
 
 def test_the_original_error_ends_the_run(definition: Mapping[str, Any]) -> None:

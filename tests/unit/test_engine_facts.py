@@ -44,8 +44,8 @@ PRICE_ROWS = Prices(
 
 
 def test_every_engine_of_the_library_has_facts() -> None:
-    """The client describes each engine that the constructs offer, by its name."""
-    library = {name for name in vars(Engine) if not name.startswith("_")}
+    """The client describes each engine that the constructs offer, by its name; `first_available` is made of others."""
+    library = {name for name in vars(Engine) if not name.startswith("_")} - {"first_available"}
     assert library == {engine.name for engine in ENGINES}
 
 

@@ -88,7 +88,7 @@ class RunItems:
 
 def read_run(dynamodb: DynamoDBClient, *, table: str, run_id: str) -> RunItems:
     """
-    Read the item of a run with GetItem, and once it has a fleet, those of its nodes with a Query, in pages.
+    Read the item of a run with GetItem, and those of its nodes with a Query for each fleet that it had, in pages.
 
     Args:
         dynamodb: Client of the ledger's region.
@@ -100,10 +100,16 @@ def read_run(dynamodb: DynamoDBClient, *, table: str, run_id: str) -> RunItems:
     run: Item | None = dynamodb.get_item(TableName=table, Key=key, ConsistentRead=True).get("Item")
     if run is None:
         return RunItems()
-    fleet = text_of(run, contract.FLEET)
-    if fleet is None:
-        return RunItems.of([run])
-    return RunItems.of([run, *_query(dynamodb, table=table, partition=contract.nodes_partition(fleet, run_id))])
+    # The last fleet comes last: its progress is the run's.
+    fleets = dict.fromkeys([*fleets_left(run), text_of(run, contract.FLEET)])
+    partitions = [contract.nodes_partition(fleet, run_id) for fleet in fleets if fleet is not None]
+    found = (item for partition in partitions for item in _query(dynamodb, table=table, partition=partition))
+    return RunItems.of([run, *found])
+
+
+def fleets_left(run: Item) -> list[str]:
+    """Name the fleets that a run has left to go on with those of another engine."""
+    return [fleet["id"] for fleet in (json_of(run, contract.LEFT_JSON) or {}).get("fleets", ())]
 
 
 def read_items(dynamodb: DynamoDBClient, *, table: str, keys: Sequence[tuple[str, str]]) -> Iterator[Item]:

@@ -200,9 +200,11 @@ def _capacity(receipt: Mapping[str, Any]) -> Iterator[str]:
     attempts = receipt.get("capacity") or []
     if len(attempts) < 2 and not any(attempt.get("said") for attempt in attempts):
         return
+    several = len({attempt.get("fleet") for attempt in attempts}) > 1
     for attempt in attempts:
         said = f": {attempt['said']}" if attempt.get("said") else ""
-        yield f"capacity    {attempt.get('words')}, {attempt.get('seconds')} s, {attempt.get('outcome')}{said}"
+        fleet = f"{attempt.get('fleet')}: " if several else ""
+        yield f"capacity    {fleet}{attempt.get('words')}, {attempt.get('seconds')} s, {attempt.get('outcome')}{said}"
 
 
 def _restarts(receipt: Mapping[str, Any]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from horovod_client.aws.clients import AwsClients
 from horovod_client.aws.connection import Connection
-from horovod_client.aws.ledger_items import RunItems, json_of, read_run, text_of
+from horovod_client.aws.ledger_items import RunItems, fleets_left, json_of, read_run, text_of
 from horovod_client.status.capacity import CapacitySearch, LostAttempt
 from horovod_client.status.instances import find_instances
 from horovod_client.status.nodes import nodes_of
@@ -96,8 +96,9 @@ def describe_execution(run: str, *, connection: Connection, clients: AwsClients)
 def _nodes(
     items: RunItems, *, starting: bool, connection: Connection, clients: AwsClients, now: float
 ) -> tuple[NodeStatus, ...]:
+    left = fleets_left(items.run)
     held = text_of(items.run, contract.FLEET)
-    fleet = next((fleet for fleet in connection.fleets if fleet.id == held), None)
+    fleet = next((fleet for fleet in connection.fleets if fleet.id == held and held not in left), None)
     instances = None
     if starting and fleet is not None and fleet.group:
         instances = find_instances(clients.autoscaling, group=fleet.group, gpus_of=fleet.types)

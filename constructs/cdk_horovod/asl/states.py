@@ -27,6 +27,27 @@ def jsonata(expression: str) -> str:
     return f"{{% {' '.join(line.strip() for line in expression.splitlines())} %}}"
 
 
+_NAMES_BEGIN_WITH = "cdk_horovod:state_names_begin_with"
+"""Context key of a scope whose states have names that begin alike."""
+
+
+def named_apart(scope: Construct, id: str, *, prefix: str) -> Construct:
+    """Make a scope in *scope* in which `state_name` begins names with *prefix*."""
+    inner = Construct(scope, id)
+    inner.node.set_context(_NAMES_BEGIN_WITH, prefix)
+    return inner
+
+
+def state_name(scope: Construct, name: str) -> str:
+    """
+    Return the name of a state in *scope*, because the names of states are unique in a state machine.
+
+    `State.add_prefix` comes too late for a state within a Map or Parallel, which registers the name at once.
+    """
+    prefix: str = scope.node.try_get_context(_NAMES_BEGIN_WITH) or ""
+    return prefix + name
+
+
 def call_aws(
     scope: Construct,
     name: str,
@@ -62,7 +83,7 @@ def call_aws(
     token_task = task_timeout is not None
     state = tasks.CallAwsService.jsonata(
         scope,
-        name,
+        state_name(scope, name),
         service=service,
         action=action,
         parameters=parameters,
@@ -100,7 +121,7 @@ def call_permitted(
     """
     state = sfn.CustomState(
         scope,
-        name,
+        state_name(scope, name),
         state_json={
             "Type": "Task",
             "Resource": f"arn:{Aws.PARTITION}:states:::aws-sdk:{service}:{action}",

@@ -10,6 +10,7 @@ from aws_cdk.aws_ecs import ICluster
 from cdk_horovod.engines.ec2_fleet import Ec2FleetEngine
 from cdk_horovod.engines.ecs_fleet import EcsEngine
 from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig, IEngine, IFleetStates
+from cdk_horovod.engines.first_available import FirstAvailableEngine
 from cdk_horovod.engines.provider_words import ProviderWords
 from cdk_horovod.engines.sagemaker import SageMakerEngine, check_options
 from cdk_horovod.fleet.capacity_plan import CapacityPlan
@@ -21,6 +22,7 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "EngineTarget",
+    "FirstAvailableEngine",
     "FleetConfig",
     "IEngine",
     "IFleetStates",
@@ -69,6 +71,25 @@ class Engine:
             ValueError: If the fleets cannot run on ECS; the message names the argument and the value.
         """
         return EcsEngine(fleets=fleets, cluster=cluster, placement_constraints=placement_constraints, room=room)
+
+    @staticmethod
+    def first_available(*engines: IEngine) -> IEngine:
+        """
+        Run nodes on the first of two or three engines that has a free fleet with capacity.
+
+        A run takes the first free fleet that fits it, of any of the engines. When all attempts of that fleet's capacity
+        plan have been made in vain, it empties the fleet, goes on to those of the other engines, and waits in the queue
+        where none is free. A run that has begun to train resumes there from its newest checkpoint. Attempts, nodes and
+        costs of all fleets are in its one receipt.
+
+        Args:
+            engines: The engines, for example `Engine.ec2(fleet)` and `Engine.sagemaker(...)`. Two fleets on EC2, of
+                which the second is for want of the first, are two engines: `Engine.ec2(first)`, `Engine.ec2(second)`.
+
+        Raises:
+            ValueError: If there are fewer or more engines, or one of them is there twice.
+        """
+        return FirstAvailableEngine(engines=engines)
 
     @staticmethod
     def sagemaker(

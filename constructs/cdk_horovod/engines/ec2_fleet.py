@@ -66,14 +66,19 @@ class Ec2FleetEngine:
             )
         return EngineConfig(
             fleets=tuple(
-                fleet_config(fleet, node_role=fleet.role, node_statements=(own_termination(fleet),))
+                fleet_config(
+                    fleet,
+                    engine="EC2",
+                    words=AUTO_SCALING_WORDS,
+                    node_role=fleet.role,
+                    node_statements=(own_termination(fleet),),
+                )
                 for fleet in self._fleets
             ),
             states=GroupStates(
                 arns=[fleet.auto_scaling_group_arn for fleet in self._fleets],
                 blocks=self._fleets[0].is_block,
             ),
-            words=AUTO_SCALING_WORDS,
             reads=AUTO_SCALING_READS,
             statements=tuple(statement for fleet in self._fleets for statement in launch_permissions(fleet)),
         )

@@ -118,7 +118,6 @@ class EcsEngine:
         return EngineConfig(
             fleets=tuple(fleets),
             states=states,
-            words=ECS_WORDS,
             reads=AUTO_SCALING_READS,
             statements=(
                 *statements,
@@ -161,7 +160,14 @@ class EcsEngine:
             resources=[container.role_arn, execution.role_arn],
             conditions={"StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}},
         )
-        return fleet_config(fleet, node_role=container, rest={"services": services, "name": fleet_name(fleet)}), passing
+        config = fleet_config(
+            fleet,
+            engine="ECS",
+            words=ECS_WORDS,
+            node_role=container,
+            rest={"services": services, "name": fleet_name(fleet)},
+        )
+        return config, passing
 
 
 def _own_cluster(scope: Construct, *, fleet: GpuFleet) -> ecs.Cluster:

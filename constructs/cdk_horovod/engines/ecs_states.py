@@ -10,7 +10,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.asl.states import MOMENT, NO_OUTPUT, call_aws, call_permitted, jsonata
+from cdk_horovod.asl.states import MOMENT, NO_OUTPUT, call_aws, call_permitted, jsonata, state_name
 from cdk_horovod.asl.steps import Steps
 from cdk_horovod.engines.ecs_services import ATTRIBUTE
 from cdk_horovod.engines.group_states import GroupStates, fenced
@@ -52,10 +52,12 @@ class EcsStates(GroupStates):
         The fleet is empty then, so that no task is stopped. Later starts of the run change nothing: a deployment
         changes no service, see `ecs_services`.
         """
+        # A run that has left another fleet asked for nodes there.
+        asked = "$exists($times.asked_at) and $not($exists($times.left_at))"
         choose = sfn.Map.jsonata(
             scope,
             "Choose the tasks",
-            items=sfn.ProvideItems.jsonata(jsonata("$exists($times.asked_at) ? [] : [$fleet.rest.services]")),
+            items=sfn.ProvideItems.jsonata(jsonata(f"{asked} ? [] : [$fleet.rest.services]")),
             outputs=NO_OUTPUT,
         )
         choose.item_processor(
@@ -165,7 +167,7 @@ class EcsStates(GroupStates):
         since = "1000 * $search.since"
         done = sfn.Pass.jsonata(
             scope,
-            "Keep what ECS said",
+            state_name(scope, "Keep what ECS said"),
             outputs={
                 "words": jsonata(
                     "[$map($append($service_events, $states.input.reasons), function($said) { 'ECS: ' & $said })]"
@@ -202,7 +204,7 @@ class EcsStates(GroupStates):
             outputs={"tasks": jsonata("[$states.result.TaskArns]")},
         )
         tasks.add_catch(done).next(
-            sfn.Choice.jsonata(scope, "Any stopped?")
+            sfn.Choice.jsonata(scope, state_name(scope, "Any stopped?"))
             .when(sfn.Condition.jsonata(jsonata("$count($states.input.tasks) > 0")), why)
             .otherwise(done)
         )

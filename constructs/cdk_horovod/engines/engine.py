@@ -72,6 +72,8 @@ class FleetConfig:
         group: Name of the group that the engine's states scale.
         size: The most GPUs of the fleet, the step in which it grows, and whether nodes may come and go.
         types: GPUs of its instance types, by the name of the type.
+        engine: Name of what provides its nodes, such as "EC2", for people.
+        words: How its provider's messages are read.
         node_role: Role of its training containers, which gets the training's grants.
         plan:
             The attempts that a run makes to get nodes, in order, at least one. `workflow.capacity_search` describes an
@@ -79,6 +81,12 @@ class FleetConfig:
             `seconds`, `first` and `patient`. An attempt with `node_gpus`, the GPUs of each of its nodes, is made
             only by runs whose GPUs are a multiple of it.
         rest: What the engine's states need to restore the group after a run.
+        look_interval:
+            How often a run looks at nodes of which none has joined yet. For a provider that gives up: what it refused
+            does not come any more, so the next attempt follows at once. Default: only when the time for the first node
+            is over, because an Auto Scaling group goes on trying.
+        refusals: Errors of *start* that mean that there are no nodes now; their causes are read like the messages of
+            *explain*. Any other error ends the run.
         node_statements: What *node_role* needs for the engine itself, such as to end its own node.
         auto_scaling_group: Name of the Auto Scaling group in which clients see nodes boot, before they have joined.
             Default: there is none.
@@ -88,9 +96,13 @@ class FleetConfig:
     group: str
     size: contract.FleetSize
     types: Mapping[str, int]
+    engine: str
+    words: ProviderWords
     node_role: iam.IRole
     plan: tuple[Mapping[str, Any], ...]
     rest: Mapping[str, Any] = field(default_factory=dict)
+    look_interval: Duration | None = None
+    refusals: tuple[str, ...] = ()
     node_statements: tuple[iam.PolicyStatement, ...] = ()
     auto_scaling_group: str = ""
 
@@ -99,9 +111,9 @@ class IFleetStates(Protocol):
     """
     Builds the states that act on the fleet in `$fleet`, for the state machines of run, clean-up and reaper.
 
-    `$fleet` is an object with the keys `id` and `group`, and in a run also `rest`. States of a run also read `$run`,
-    `$request`, `$ring`, `$lost_leader`, `$times` and `$search` (see `workflow.capacity_search`). The workflow adds what
-    all engines have in common: order, Catch, and the loop until nothing runs.
+    `$fleet` is an object with the keys `id`, `group` and `engine`, and in a run also `rest`. States of a run also read
+    `$run`, `$request`, `$ring`, `$lost_leader`, `$times` and `$search` (see `workflow.capacity_search`). The workflow
+    adds what all engines have in common: order, Catch, and the loop until nothing runs.
 
     Where several states are returned they follow each other in that order, and an assignment that is passed in belongs
     to the last one. Where a part may be empty, an engine that has nothing to do there returns `()`.
@@ -134,7 +146,7 @@ class IFleetStates(Protocol):
         """
         Build the states that terminate the node `$lost_leader`, if it still runs; another one takes its place.
 
-        Empty if nodes cannot be replaced one by one: a run's next attempt then begins with an empty fleet.
+        In a fleet that is not elastic nobody uses them: a run's next attempt begins with an empty fleet there.
         """
         ...
 
@@ -178,15 +190,9 @@ class EngineConfig:
     What an engine contributes to a training.
 
     Args:
-        fleets: The fleets, at least one; a run gets the first one that is free and fits.
+        fleets: The fleets, at least one; a run gets the first one that is free and fits. A run that gets no nodes in
+            its fleet goes on to those of another `FleetConfig.engine`, if there are any.
         states: Builds the states that act on the fleets.
-        words: How the messages of *explain* are read.
-        look_interval:
-            How often a run looks at nodes of which none has joined yet. For a provider that gives up: what it refused
-            does not come any more, so the next attempt follows at once. Default: only when the time for the first node
-            is over, because an Auto Scaling group goes on trying.
-        refusals: Errors of *start* that mean that there are no nodes now; their causes are read like the messages of
-            *explain*. Any other error ends the run.
         reads: Actions, on all resources, with which whoever watches runs sees nodes boot and what they cost.
         statements: Permissions that a run's states need in addition to those of their own calls.
         wildcards: ARNs with a wildcard in the permissions of the state machines, each with the reason why it is needed;
@@ -195,12 +201,14 @@ class EngineConfig:
 
     fleets: tuple[FleetConfig, ...]
     states: IFleetStates
-    words: ProviderWords
-    look_interval: Duration | None = None
-    refusals: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     statements: tuple[iam.PolicyStatement, ...] = ()
     wildcards: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The different `FleetConfig.engine` of the fleets, in order."""
+        return tuple(dict.fromkeys(fleet.engine for fleet in self.fleets))
 
     @property
     def fleets_in_order(self) -> list[dict[str, Any]]:
@@ -209,6 +217,7 @@ class EngineConfig:
             {
                 "id": fleet.id,
                 "group": fleet.group,
+                "engine": fleet.engine,
                 "types": list(fleet.types),
                 "max_gpus": fleet.size.max_gpus,
                 "gpu_step": fleet.size.gpu_step,

@@ -11,6 +11,7 @@ from constructs import Construct
 
 from cdk_horovod.engines.engine import EngineTarget, FleetConfig
 from cdk_horovod.engines.image_fit import check_image_fits
+from cdk_horovod.engines.provider_words import ProviderWords
 from cdk_horovod.engines.user_data import REGION
 from cdk_horovod.fleet.capacity_attempt import smallest_first
 from cdk_horovod.fleet.capacity_plan import PlannedAttempt
@@ -57,6 +58,8 @@ def claim(fleet: GpuFleet, *, scope: Construct, target: EngineTarget) -> None:
 def fleet_config(
     fleet: GpuFleet,
     *,
+    engine: str,
+    words: ProviderWords,
     node_role: iam.IRole,
     node_statements: tuple[iam.PolicyStatement, ...] = (),
     rest: Mapping[str, Any] | None = None,
@@ -66,6 +69,8 @@ def fleet_config(
 
     Args:
         fleet: The fleet.
+        engine: See `FleetConfig`.
+        words: See `FleetConfig`.
         node_role: Role of its training containers.
         node_statements: What that role needs for the engine itself.
         rest: Further values for the engine's states in `$fleet.rest`.
@@ -75,6 +80,8 @@ def fleet_config(
         group=fleet.auto_scaling_group_name,
         size=contract.FleetSize(max_gpus=fleet.max_gpus, gpu_step=fleet.gpu_step),
         types={row.name: row.gpus for row in fleet.capacity.instance_types},
+        engine=engine,
+        words=words,
         node_role=node_role,
         plan=tuple(_as_states_read_it(attempt, fleet=fleet) for attempt in fleet.attempts),
         rest={

@@ -118,6 +118,10 @@ class SageMakerEngine:
                         max_gpus=options.capacity.max_gpus, gpu_step=options.capacity.gpu_step, elastic=False
                     ),
                     types={_named(row.name): row.gpus for row in options.capacity.instance_types},
+                    engine="SageMaker",
+                    words=self._words(),
+                    look_interval=LOOK_INTERVAL,
+                    refusals=(QUOTA_REACHED,),
                     node_role=role,
                     plan=tuple(_as_states_read_it(attempt, kind) for attempt, kind in options.attempts),
                     rest={"role": role.role_arn},
@@ -130,9 +134,6 @@ class SageMakerEngine:
                 jobs=jobs,
                 seconds_to_save=int(target.save_timeout.to_seconds()),
             ),
-            words=self._words(),
-            look_interval=LOOK_INTERVAL,
-            refusals=(QUOTA_REACHED,),
             statements=statements,
             wildcards={jobs: "A job has the name of its run, which is not known at synthesis."},
         )

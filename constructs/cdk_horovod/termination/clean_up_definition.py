@@ -25,7 +25,9 @@ from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.termination import foreign_lease
 from cdk_horovod.workflow import closing, lease, run_queue
 from cdk_horovod.workflow.emptying import NOT_BEGUN, Emptying
+from cdk_horovod.workflow.next_fleet import NONE_LEFT
 from cdk_horovod.workflow.receipt import UNREAD_BY_ANOTHER, write_the_receipt
+from cdk_horovod.workflow.receipt_math import asks_of
 from cdk_horovod.workflow.run_timeouts import RunTimeouts
 from horovod_node import contract
 
@@ -106,6 +108,7 @@ def _read_the_run(scope: Construct, *, engine: EngineConfig, ledger: Ledger, tra
         contract.TIMES_JSON,
         contract.PRICES_JSON,
         contract.RESTARTS_JSON,
+        contract.LEFT_JSON,
         contract.USD_PER_HOUR,
         contract.BILLED_FROM,
         contract.CEILING_USD,
@@ -122,6 +125,9 @@ def _read_the_run(scope: Construct, *, engine: EngineConfig, ledger: Ledger, tra
 
     def number(attribute: str) -> str:
         return f"($exists({item}.{attribute}.N) ? $number({item}.{attribute}.N) : 0)"
+
+    left = parsed(contract.LEFT_JSON, json.dumps(NONE_LEFT))
+    unread = UNREAD_BY_ANOTHER["tally"]
 
     return call_aws(
         scope,
@@ -151,9 +157,20 @@ def _read_the_run(scope: Construct, *, engine: EngineConfig, ledger: Ledger, tra
             "trained": {"ranks": 0},
             "saved": {"bytes": 0},
             **UNREAD_BY_ANOTHER,
+            "left": jsonata(left),
+            "tally": jsonata(
+                f"""(
+  $tally := {json.dumps(unread)};
+  $left := {left};
+  $merge([$tally, {{'asks': {asks_of("$tally.asks", "$left.fleets")}}}])
+)"""
+            ),
             "fleet": jsonata(
                 f"""(
-  $ours := [$filter({json.dumps(engine.fleets_in_order)}, function($fleet) {{ $fleet.id = {named} }})];
+  $left := {left};
+  $ours := [$filter({json.dumps(engine.fleets_in_order)}, function($fleet) {{
+    $fleet.id = {named} and $not($fleet.id in $left.fleets.id)
+  }})];
   $count($ours) > 0 ? $ours[0] : {{'id': ''}}
 )"""
             ),

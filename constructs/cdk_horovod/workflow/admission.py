@@ -16,6 +16,7 @@ from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.resources.storage import ITrainingStorage
 from cdk_horovod.workflow.capacity_search import NO_SEARCH, fleets_with_plans
 from cdk_horovod.workflow.emptying import NOT_BEGUN
+from cdk_horovod.workflow.next_fleet import NONE_LEFT
 from cdk_horovod.workflow.receipt import UNREAD_BY_THE_RUN
 from cdk_horovod.workflow.request_rules import BYTES, defaults_expression, problems_expression
 from cdk_horovod.workflow.ring_price import UNKNOWN
@@ -61,6 +62,7 @@ def check_the_request(
             # As an expression: asl-validator 4.0.0 takes no plain empty string.
             "outcome": {"succeeded": False, "error": jsonata("''"), "cause": jsonata("''")},
             "fleet": {},
+            "left": NONE_LEFT,
             "must_be_empty": True,
             "held": 0,
             "emptying": NOT_BEGUN,

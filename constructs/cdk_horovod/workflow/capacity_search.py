@@ -4,8 +4,8 @@ The search for capacity: decides what follows when a ring does not form.
 `$search` is the state of the search: `number` (from 1) and `attempt` (the current attempt of the fleet's plan), `since`
 (its start in epoch seconds), `starts` (how often nodes were requested in the whole run), `looks` (how often the run
 looked for nodes that were coming), `again` (how often this attempt was repeated), `refusal` (the provider's message on
-the last failed attempt), `log` (all attempts made, for the receipt) and `step` (what follows: `wait`, `look`, `start`,
-`empty` or `fail`).
+the last failed attempt), `log` (all attempts made, for the receipt), `tale` (the same since the last restart, in
+sentences) and `step` (what follows: `wait`, `look`, `start`, `empty`, `leave` or `fail`).
 
 An attempt is an object with `words` (its description), `seconds` and `first` (the time for the ring and for its first
 node), `patient` (whether that time is already `start_timeout`), `empties` (whether it begins with an empty fleet),
@@ -16,7 +16,7 @@ what the engine's states read.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from cdk_horovod.asl.states import NOW, jsonata
@@ -25,7 +25,7 @@ from cdk_horovod.engines.provider_words import ProviderWords
 from cdk_horovod.workflow.run_timeouts import REPEATS, STARTS, RunTimeouts
 from horovod_node import contract
 
-NO_SEARCH: Final[Mapping[str, Any]] = {"log": []}
+NO_SEARCH: Final[Mapping[str, Any]] = {"starts": 0, "looks": 0, "log": [], "tale": jsonata("''")}
 """`$search` of a run that has no fleet."""
 
 MOST_FLEETS_BYTES: Final = 160_000
@@ -50,6 +50,7 @@ def fleets_with_plans(engine: EngineConfig, *, timeouts: RunTimeouts) -> list[di
             **fleet_json,
             "plan": [_with_times(attempt, timeouts=timeouts) for attempt in fleet.plan],
             "rest": fleet.rest,
+            **_look(fleet, timeouts=timeouts),
             "longest": int(timeouts.forming([attempt["time_limit"] for attempt in fleet.plan]).to_seconds()),
         }
         for fleet, fleet_json in zip(engine.fleets, engine.fleets_in_order, strict=True)
@@ -61,6 +62,13 @@ def fleets_with_plans(engine: EngineConfig, *, timeouts: RunTimeouts) -> list[di
             f"and the instance types of each, got {size}; use fewer fleets, attempts or instance types"
         )
     return fleets
+
+
+def _look(fleet: FleetConfig, *, timeouts: RunTimeouts) -> dict[str, int]:
+    """Return the fleet's interval of looks, if it has one; it is at least as long as that of leaders' heartbeats."""
+    if fleet.look_interval is None:
+        return {}
+    return {"look": int(max(fleet.look_interval.to_seconds(), timeouts.heartbeat.to_seconds()))}
 
 
 def longest_forming(fleets: Sequence[FleetConfig], *, timeouts: RunTimeouts) -> int:
@@ -81,20 +89,20 @@ def _with_times(attempt: Mapping[str, Any], *, timeouts: RunTimeouts) -> dict[st
 
 def begun(plan: str) -> str:
     """
-    Return the expression of `$search` at the beginning.
+    Return the expression of `$search` at the beginning in a fleet.
 
     Args:
         plan: Expression of the fleet's plan.
     """
     return (
-        f"{{'number': 1, 'attempt': {plan}[0], 'since': {NOW}, 'starts': 0, 'looks': 0, 'again': 0, "
-        "'refusal': '', 'log': [], "
-        "'step': 'start'}"
+        f"$merge([$search, {{'number': 1, 'attempt': {plan}[0], 'since': {NOW}, 'again': 0, 'refusal': '', "
+        "'step': 'start'}])"
     )
 
 
 BEGUN_AGAIN: Final = (
-    "$merge([$search, {'attempt': $fleet.plan[$search.number - 1], 'again': 0, 'refusal': '', 'step': 'start'}])"
+    "$merge([$search, {'attempt': $fleet.plan[$search.number - 1], 'again': 0, 'refusal': '', 'tale': '', "
+    "'step': 'start'}])"
 )
 """
 Expression of `$search` when a run starts again, with the attempt that got the remaining nodes.
@@ -107,15 +115,21 @@ leader.
 REQUESTED: Final = "$search.step = 'wait'"
 """Expression of whether the attempt's nodes have been requested and are on the way."""
 
+LEFT: Final = "$search.step = 'leave'"
+"""Expression of whether the run goes on to a fleet of another engine, as soon as nothing runs in this one."""
+
 TO_START: Final = jsonata(
     f"{REQUESTED} ? $search : $merge([$search, {{'since': {NOW}, 'starts': $search.starts + 1}}])"
 )
 """`$search` before nodes are requested, if they have not been."""
 
+_MADE: Final = f"""'attempt': $attempt, 'restarts': $count($lost_attempts), 'fleet': $fleet.id,
+  'number': $search.number, 'words': $search.attempt.words, 'seconds': {NOW} - $search.since"""
+"""Members of an attempt in the log."""
+
 FORMED: Final = jsonata(
     f"""$merge([$search, {{'refusal': '', 'log': $append($search.log, [{{
-  'attempt': $attempt, 'restarts': $count($lost_attempts), 'number': $search.number, 'words': $search.attempt.words,
-  'outcome': 'formed', 'seconds': {NOW} - $search.since, 'said': ''
+  {_MADE}, 'outcome': 'formed', 'said': ''
 }}])}}])"""
 )
 """`$search` after the ring has formed."""
@@ -175,18 +189,25 @@ UNSEEN: Final = {
 """`Assign` if the fleet could not be described: the next look may be answered."""
 
 
-def judged(messages: str, *, words: ProviderWords, asked: bool = True) -> dict[str, Any]:
+def _of_the_provider(fleets: Sequence[FleetConfig], write: Callable[[ProviderWords], str]) -> str:
+    """Return the expression that *write* makes of the words of the provider of `$fleet`."""
+    words = {fleet.engine: write(fleet.words) for fleet in fleets}
+    *others, last = words.items()
+    return "".join(f"$fleet.engine = '{engine}' ? {text} : " for engine, text in others) + last[1]
+
+
+def judged(messages: str, *, fleets: Sequence[FleetConfig], asked: bool = True) -> dict[str, Any]:
     """
     Return the `Assign` that decides what follows a failed attempt, from the provider's messages.
 
     - Without capacity, the next attempt follows.
     - A quota would also refuse attempts that need at least as much of the same market, so these are skipped.
     - Throttling says nothing about capacity and would affect other markets and zones, too, so the attempt is repeated.
-    - When no attempt is left, the run fails with all messages.
+    - When no attempt is left, the run leaves the fleet for one of another engine, and else fails with all messages.
 
     Args:
         messages: Expression of the list of the provider's messages since `$search.since`.
-        words: How its messages are read.
+        fleets: All fleets, which have the words of their providers.
         asked: Whether the provider could be asked.
     """
     bought = f"$try.market = '{contract.ON_DEMAND}' ? $request.gpus : $min([$request.gpus, $try.base])"
@@ -196,19 +217,27 @@ def judged(messages: str, *, words: ProviderWords, asked: bool = True) -> dict[s
         if asked
         else "'unknown'"
     )
-    quotas = {
-        market: f"$join($map($search.attempt.families, function($family) {{ $lookup({json.dumps(codes)}, $family) }}), "
-        "', ')"
-        for market, codes in words.quotas.items()
-    }
+
+    def said(write: Callable[[ProviderWords], str]) -> str:
+        return f"({_of_the_provider(fleets, write)})"
+
+    def quota(market: str) -> str:
+        codes = said(lambda words: json.dumps(dict(words.quotas[market])))
+        return f"$join($map($search.attempt.families, function($family) {{ $lookup({codes}, $family) }}), ', ')"
+
+    engines = len({fleet.engine for fleet in fleets})
+    elsewhere = "$count($filter($fleets, function($other) { $other.engine != $fleet.engine })) > 0"
+    leaves = f"$kind != 'not formed' and $search.starts < {STARTS} and {elsewhere} ? 'leave' : " if engines > 1 else ""
+    name = "$fleet.engine & ', attempt '" if engines > 1 else "'Attempt '"
+    service, provider = said(lambda words: f"'{words.service}'"), said(lambda words: f"'{words.provider}'")
     return {
         "search": jsonata(
             f"""(
   $said := $join([$distinct({messages})], ' ');
-  $spot_quota := $contains($said, /{words.spot_quota}/);
-  $on_demand_quota := $contains($said, /{words.on_demand_quota}/);
-  $short := $contains($said, /{words.no_capacity}/);
-  $throttled := $contains($said, /{words.throttled}/);
+  $spot_quota := {said(lambda words: f"$contains($said, /{words.spot_quota}/)")};
+  $on_demand_quota := {said(lambda words: f"$contains($said, /{words.on_demand_quota}/)")};
+  $short := {said(lambda words: f"$contains($said, /{words.no_capacity}/)")};
+  $throttled := {said(lambda words: f"$contains($said, /{words.throttled}/)")};
   $kind := {kind};
   $bought := function($try) {{ {bought} }};
   $hopeless := function($try) {{ (
@@ -226,27 +255,23 @@ def judged(messages: str, *, words: ProviderWords, asked: bool = True) -> dict[s
     or ($repeats ? $search.again >= {REPEATS} : $count($left) = 0);
   $number := $ends or $repeats ? $search.number : $left[0];
   $next := $fleet.plan[$number - 1];
-  $log := $append($search.log, [{{
-    'attempt': $attempt, 'restarts': $count($lost_attempts), 'number': $search.number, 'words': $search.attempt.words,
-    'outcome': $kind, 'seconds': {NOW} - $search.since, 'said': $substring($said, 0, {WORDS_KEPT})
-  }}]);
-  $quota := ($spot_quota ? ' The quota of Spot is ' & {quotas[contract.SPOT]} & ' in Service Quotas.' : '')
-    & ($on_demand_quota ? ' The quota of On-Demand is ' & {quotas[contract.ON_DEMAND]} & ' in Service Quotas.' : '');
-  $tale := $map($filter($log, function($look) {{ $look.restarts = $count($lost_attempts) }}), function($look) {{
-    'Attempt ' & $look.number & ' of ' & $count($fleet.plan) & ', ' & $look.words & ', ' & $look.seconds & ' s: '
-    & ($look.outcome = 'unknown' ? '{words.service} could not be asked.'
-      : $look.said != '' ? '{words.provider} said: ' & $look.said
-      : $look.outcome = 'not formed' ? 'the nodes were there, see their logs.'
-      : '{words.service} reports no failed launch, see the logs of the nodes.')
-  }});
+  $made := {{ {_MADE}, 'outcome': $kind, 'said': $substring($said, 0, {WORDS_KEPT}) }};
+  $quota := ($spot_quota ? ' The quota of Spot is ' & {quota(contract.SPOT)} & ' in Service Quotas.' : '')
+    & ($on_demand_quota ? ' The quota of On-Demand is ' & {quota(contract.ON_DEMAND)} & ' in Service Quotas.' : '');
+  $tale := $search.tale & ' ' & {name} & $made.number & ' of ' & $count($fleet.plan) & ', ' & $made.words & ', '
+    & $made.seconds & ' s: ' & ($kind = 'unknown' ? {service} & ' could not be asked.'
+      : $said != '' ? {provider} & ' said: ' & $made.said
+      : $kind = 'not formed' ? 'the nodes were there, see their logs.'
+      : {service} & ' reports no failed launch, see the logs of the nodes.') & $quota;
   $merge([$search, {{
-    'step': $ends ? 'fail' : $repeats or $not($next.empties) ? 'start' : 'empty',
+    'step': $ends ? ({leaves}'fail') : $repeats or $not($next.empties) ? 'start' : 'empty',
     'number': $number,
     'attempt': $next,
     'again': $repeats ? $search.again + 1 : 0,
     'refusal': $substring($said, 0, {WORDS_KEPT}),
-    'log': $log,
-    'cause': $substring('The ring of ' & $request.gpus & ' GPUs did not form. ' & $join([$tale], ' ') & $quota, 0,
+    'log': $append($search.log, [$made]),
+    'tale': $tale,
+    'cause': $substring('The ring of ' & $request.gpus & ' GPUs did not form.' & $tale, 0,
       {contract.CAUSE_LIMIT - 1000})
   }}])
 )"""

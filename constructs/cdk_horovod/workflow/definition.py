@@ -12,7 +12,8 @@ Variables:
   one)
 - `$must_be_empty` (whether the fleet must be empty before nodes start), `$search` (see `workflow.capacity_search`)
 - `$ring`, `$trained`, `$saved` (the leader's answers, see `horovod_node.contract`)
-- `$prices` (of the fleet's types), `$price` (of the ring, if there is a ceiling)
+- `$left` (see `workflow.next_fleet`), `$prices` (of the types of all fleets that the run had), `$price` (of the ring,
+  if there is a ceiling)
 - `$lost_attempts` (earlier attempts), `$spent` (their seconds of training), `$restart` (whether another attempt
   follows), `$lost_leader` (the node that led and fell silent; '' for none)
 - `$tally`, `$bills`, `$receipt_written` (see `workflow.receipt`), `$held` (see `workflow.lease`), `$emptying` (see
@@ -31,12 +32,13 @@ from constructs import Construct
 
 from cdk_horovod.asl.states import CAUGHT, CONDITION_FAILED, NO_OUTPUT, entered_as, jsonata
 from cdk_horovod.asl.steps import in_order
-from cdk_horovod.engines.engine import EngineConfig, IFleetStates
+from cdk_horovod.engines.engine import EngineConfig
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.resources.storage import ITrainingStorage
 from cdk_horovod.workflow import capacity_search, closing, lease, run_queue, token_tasks
 from cdk_horovod.workflow.admission import check_the_data, check_the_request, read_the_request, record_the_run
 from cdk_horovod.workflow.emptying import Emptying
+from cdk_horovod.workflow.next_fleet import leave_the_fleet
 from cdk_horovod.workflow.outcome import LOST, attempt_lost, leader_lost, lease_lost, out_of_time
 from cdk_horovod.workflow.price_lookup import look_up_prices
 from cdk_horovod.workflow.receipt import write_the_receipt
@@ -73,7 +75,15 @@ def run_definition(
     close.add_catch(end).next(end)
     receipt = write_the_receipt(scope, bucket=bucket, training=queue, ledger=ledger, then=close)
     release = lease.release(scope, ledger=ledger, assign={"times": entered_as("terminated_at")})
-    bill = in_order(states.bill(scope), then=receipt)
+    over: sfn.IChainable = receipt
+    if len(engine.names) > 1:
+        leave = leave_the_fleet(scope, ledger=ledger, failed=receipt)
+        over = (
+            sfn.Choice.jsonata(scope, "On to another fleet?", outputs=NO_OUTPUT)
+            .when(sfn.Condition.jsonata(jsonata(capacity_search.LEFT)), leave)
+            .otherwise(receipt)
+        )
+    bill = in_order(states.bill(scope), then=over)
     release.add_catch(bill).next(bill)
 
     # The fleet is emptied at the end, and before nodes start that must not find nodes of earlier runs or attempts.
@@ -95,8 +105,7 @@ def run_definition(
     hold = lease.hold_to_start(scope, ledger=ledger, seconds=timeouts.hold)
     # Costs count from the first start of nodes.
     start = states.start(scope, assign={"times": jsonata("$merge([{'asked_at': $now()}, $times])")})
-    heartbeat = token_tasks.first_heartbeat(look_interval=engine.look_interval, timeouts=timeouts)
-    ring = token_tasks.wait_for_the_ring(scope, ledger=ledger, heartbeat=heartbeat)
+    ring = token_tasks.wait_for_the_ring(scope, ledger=ledger)
     train = token_tasks.train(scope, ledger=ledger, timeouts=timeouts)
     save = token_tasks.save_the_model(scope, ledger=ledger, timeouts=timeouts)
     check = closing.check_the_model(scope, bucket=bucket, training=queue)
@@ -104,7 +113,7 @@ def run_definition(
     look = _search_on(scope, engine=engine, timeouts=timeouts, wait=hold, then=another)
     again = _start_again(
         scope,
-        states=states,
+        engine=engine,
         ledger=ledger,
         timeouts=timeouts,
         then=hold,
@@ -113,7 +122,7 @@ def run_definition(
         lost=receipt,
         none=look,
     )
-    leader = token_tasks.look_for_the_leader(scope, ledger=ledger, timeouts=timeouts, heartbeat=heartbeat)
+    leader = token_tasks.look_for_the_leader(scope, ledger=ledger, timeouts=timeouts)
     leader.add_catch(look).next(again)
 
     begin_or_end.when(
@@ -128,11 +137,12 @@ def run_definition(
         task.add_catch(again, errors=[token_tasks.HEARTBEAT_MISSED], assign=leader_lost(timeouts))
         task.add_catch(again, errors=list(LOST), assign=attempt_lost(timeouts, had_a_ring=True))
     train.add_catch(terminate, errors=[token_tasks.TIMED_OUT], assign=out_of_time())
-    for step in start if engine.refusals else ():
+    refusals = list(dict.fromkeys(error for fleet in engine.fleets for error in fleet.refusals))
+    for step in start if refusals else ():
         step.add_catch(
             another,
-            errors=list(engine.refusals),
-            assign=capacity_search.judged("[$states.errorOutput.Cause]", words=engine.words),
+            errors=refusals,
+            assign=capacity_search.judged("[$states.errorOutput.Cause]", fleets=engine.fleets),
         )
     in_order((ring, train, save, check), then=terminate, assign=CAUGHT)
     first = in_order(start, then=ring, caught=terminate, assign=CAUGHT)
@@ -149,9 +159,10 @@ def run_definition(
     prices = look_up_prices(scope, types=types, on_demand_prices=on_demand_prices, then=tag)
     read = read_the_request(scope, refused=receipt).next(record)
     data = check_the_data(scope, readable=readable, refused=receipt, then=read)
-    record.next(
-        _queue(scope, engine=engine, ledger=ledger, queue=queue, timeouts=timeouts, then=prices, refused=receipt)
-    )
+    line = _queue(scope, engine=engine, ledger=ledger, queue=queue, timeouts=timeouts, then=prices, refused=receipt)
+    record.next(line)
+    if len(engine.names) > 1:
+        leave.next(line)
     return check_the_request(
         scope,
         engine=engine,
@@ -170,7 +181,11 @@ def _another_attempt(
     """Build the state that makes the next attempt of the fleet's plan, with or without an emptying, or ends the run."""
     return (
         sfn.Choice.jsonata(scope, "Another attempt?", outputs=NO_OUTPUT)
-        .when(sfn.Condition.jsonata(jsonata("$search.step = 'fail'")), end, assign=capacity_search.NOT_FORMED)
+        .when(
+            sfn.Condition.jsonata(jsonata(f"$search.step = 'fail' or {capacity_search.LEFT}")),
+            end,
+            assign=capacity_search.NOT_FORMED,
+        )
         .when(sfn.Condition.jsonata(jsonata("$search.step = 'empty'")), emptied, assign={"must_be_empty": True})
         .otherwise(then)
     )
@@ -187,9 +202,9 @@ def _search_on(
         then: Follows when it is known what the provider said.
     """
     explain = in_order(
-        engine.states.explain(scope, judged=partial(capacity_search.judged, words=engine.words)),
+        engine.states.explain(scope, judged=partial(capacity_search.judged, fleets=engine.fleets)),
         then=then,
-        assign=capacity_search.judged("[]", words=engine.words, asked=False),
+        assign=capacity_search.judged("[]", fleets=engine.fleets, asked=False),
     )
     return in_order(
         engine.states.look(scope, judged=partial(capacity_search.looked_at, timeouts=timeouts)),
@@ -205,7 +220,7 @@ def _search_on(
 def _start_again(
     scope: Construct,
     *,
-    states: IFleetStates,
+    engine: EngineConfig,
     ledger: Ledger,
     timeouts: RunTimeouts,
     then: sfn.IChainable,
@@ -217,7 +232,7 @@ def _start_again(
     """
     Build the states that begin the run's next attempt, if it may restart, and else end it.
 
-    It begins with the remaining nodes, or with an empty fleet if the engine cannot replace one node.
+    It begins with the remaining nodes, or in a fleet that is not elastic with none.
 
     Args:
         then: Follows for an attempt with the remaining nodes.
@@ -228,17 +243,14 @@ def _start_again(
     """
     begin = lease.begin_the_next_attempt(scope, ledger=ledger, seconds=timeouts.hold)
     begin.add_catch(lost, errors=[CONDITION_FAILED], assign=lease_lost()).add_catch(end)
-    replace = states.replace(scope)
-    if replace:
-        begin.next(
-            sfn.Choice.jsonata(scope, "Leader to replace?", outputs=NO_OUTPUT)
-            .when(sfn.Condition.jsonata(jsonata("$lost_leader = ''")), then)
-            # An error is ignored: usually the leader's instance has already terminated.
-            .otherwise(in_order(replace, then=then))
-        )
-    else:
-        empty = sfn.Pass.jsonata(scope, "Empty the fleet first", assign={"must_be_empty": True}, outputs=NO_OUTPUT)
-        begin.next(empty.next(emptied))
+    leader = sfn.Choice.jsonata(scope, "Leader to replace?", outputs=NO_OUTPUT)
+    if not all(fleet.size.elastic for fleet in engine.fleets):
+        leader.when(sfn.Condition.jsonata(jsonata("$not($fleet.elastic)")), emptied, assign={"must_be_empty": True})
+    begin.next(
+        leader.when(sfn.Condition.jsonata(jsonata("$lost_leader = ''")), then)
+        # An error is ignored: usually the leader's instance has already terminated.
+        .otherwise(in_order(engine.states.replace(scope), then=then))
+    )
     return (
         sfn.Choice.jsonata(scope, "Start again?", outputs=NO_OUTPUT)
         .when(sfn.Condition.jsonata(jsonata("$search.step = 'look'")), none)
@@ -258,8 +270,9 @@ def _queue(
     refused: sfn.IChainable,
 ) -> sfn.IChainable:
     """Build the states that wait in the queue until a fleet is reserved or the timeout is over, and then leave it."""
-    interval = timeouts.queue_interval(fleets=len(engine.fleets))
-    look = run_queue.poll_the_queue(scope, ledger=ledger, queue=queue, interval=interval)
+    interval = timeouts.queue_interval(fleets=len(engine.fleets), engines=len(engine.names))
+    engines = len(engine.names)
+    look = run_queue.poll_the_queue(scope, ledger=ledger, queue=queue, interval=interval, engines=engines)
     reserve = lease.reserve(scope, ledger=ledger, timeouts=timeouts)
     leave = run_queue.leave_the_queue(scope, ledger=ledger, queue=queue)
     left = (
@@ -269,7 +282,13 @@ def _queue(
     )
     leave.add_catch(left).next(left)
     first = run_queue.first_in_the_queue(
-        scope, interval=interval, queue_timeout=timeouts.queue_timeout, reserve=reserve, then=look, leave=leave
+        scope,
+        interval=interval,
+        queue_timeout=timeouts.queue_timeout,
+        engines=engines,
+        reserve=reserve,
+        then=look,
+        leave=leave,
     )
     # A fleet that is taken, or whose lease cannot be written now, is removed until the next poll.
     reserve.add_catch(

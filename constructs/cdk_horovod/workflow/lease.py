@@ -24,7 +24,6 @@ from cdk_horovod.asl.states import (
     TRANSACTION_CANCELED,
     call_aws,
     jsonata,
-    now_as,
 )
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.workflow.capacity_search import BEGUN_AGAIN, TO_START, begun
@@ -99,7 +98,7 @@ def reserve(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.T
         "ExpressionAttributeValues": {
             ":fleet": {"S": jsonata("$eligible_fleets[0].id")},
             ":stage": {"S": contract.STAGE_STARTING},
-            ":times": {"S": jsonata("$string($merge([$times, {'reserved_at': $now()}]))")},
+            ":times": {"S": jsonata("$string($merge([{'reserved_at': $now()}, $times]))")},
         },
     }
     return call_aws(
@@ -113,7 +112,7 @@ def reserve(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.T
         resources=[ledger.table.table_arn],
         assign={
             "fleet": jsonata("$eligible_fleets[0]"),
-            "times": now_as("reserved_at"),
+            "times": jsonata("$merge([{'reserved_at': $now()}, $times])"),
             "search": jsonata(begun("$eligible_fleets[0].plan")),
             **HELD,
         },

@@ -28,7 +28,9 @@ def look_up_prices(
     scope: Construct, *, types: Collection[str], on_demand_prices: Mapping[str, float], then: sfn.IChainable
 ) -> sfn.IChainable:
     """
-    Build the states that set `$prices`, see `contract.PRICES_JSON`. *Wait for the ring* records them in the run's item.
+    Build the states that add the fleet's prices to `$prices`, see `contract.PRICES_JSON`.
+
+    *Wait for the ring* records them in the run's item.
 
     What SageMaker's Spot costs is known only from the bill. Until then the On-Demand price counts, which is not lower.
 
@@ -80,10 +82,10 @@ def _look_up_spot_prices(scope: Construct, *, types: str) -> sfn.TaskStateBase:
         retries=1,
         assign={
             "prices": jsonata(
-                f"""[$map($states.result.SpotPriceHistory, function($entry) {{ {{
+                f"""[$append($prices, $map($states.result.SpotPriceHistory, function($entry) {{ {{
   'instance_type': $entry.InstanceType, 'market': '{contract.SPOT}', 'zone': $entry.AvailabilityZone,
   'usd': $number($entry.SpotPrice)
-}} }})]"""
+}} }}))]"""
             )
         },
     )

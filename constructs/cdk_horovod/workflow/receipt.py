@@ -18,7 +18,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_horovod.asl.states import NO_OUTPUT, NODES_PARTITION, NOW, call_aws, jsonata, key_of_the_run
+from cdk_horovod.asl.states import NO_OUTPUT, NOW, call_aws, jsonata, key_of_the_run
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.workflow.receipt_math import ACCOUNTS, ADD_THE_PAGE, MOST_PAGES, PAGE, unread
 from horovod_node import contract
@@ -71,6 +71,7 @@ _PRICE: Final = f"$price.{contract.USD_PER_HOUR}"
 
 
 _FACTS: Final = f"""
+  $bills := [$append($left.bills, $bills)];
   $number_in := function($value) {{ $type($value) = 'number' ? $value }};
   $gpus := [$number_in($ring.{contract.GPUS}), 0][0];
   $ranks := [$number_in($trained.ranks), 0][0];
@@ -84,6 +85,10 @@ _FACTS: Final = f"""
     'repeated': $number_in($trained.{contract.RING}.repeated_steps),
     'trained': $exists($trained_seconds) ? $trained_seconds : $tally.progress.trained
   }} : $tally.progress;
+  $work := $count($left.fleets) = 0 ? $work : $merge([$tally.earlier, $work, {{
+    'repeated': $sum([$tally.earlier.repeated, $work.repeated]),
+    'trained': $sum([$tally.earlier.trained, $work.trained])
+  }}]);
   {ACCOUNTS}
   $spent := $exists($bill.usd) ? $bill.usd
     : {_PRICE} > 0 ? $round(($end - $price.{contract.BILLED_FROM}) * {_PRICE} / 3600, 4);
@@ -204,7 +209,7 @@ def write_the_receipt(
                 """(
   $asks := [$filter($tally.asks, function($ask, $place) { $place > 0 })];
   $merge([$tally, {
-    'asks': $asks, 'from': $asks[0] & '~', 'unread': $count($asks) > 0, 'failed': true
+    'asks': $asks, 'from': $asks[0].prefix & '~', 'unread': $count($asks) > 0, 'failed': true
   }])
 )"""
             )
@@ -225,6 +230,8 @@ def _read_the_nodes(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
     The first query also has an `ExclusiveStartKey`, behind the last possible key, because one expression serves first
     and later pages. DynamoDB accepts any key within the bounds of the query, whether an item has it or not.
     """
+    fleet = "($exists($tally.asks[0].fleet) ? $tally.asks[0].fleet : $fleet.id)"
+    partition = {"S": jsonata(f"'{contract.NODES_PREFIX}' & {fleet} & '#' & $run_id")}
     nodes = [name for name in (*_TEXTS, contract.GPUS, *_MOMENTS) if name != contract.PROGRESS_JSON]
     projections = {
         contract.PROGRESS_SORT_KEY: f"#{contract.PROGRESS_JSON}",
@@ -253,15 +260,15 @@ def _read_the_nodes(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
             "TableName": ledger.table.table_name,
             "KeyConditionExpression": "#pk = :pk AND begins_with(#sk, :ask)",
             "FilterExpression": " AND ".join(passes),
-            "ProjectionExpression": jsonata(f"$lookup({projections}, $tally.asks[0])"),
+            "ProjectionExpression": jsonata(f"$lookup({projections}, $tally.asks[0].prefix)"),
             "ExpressionAttributeNames": {
                 "#pk": contract.PARTITION_KEY,
                 "#sk": contract.SORT_KEY,
                 **{f"#{name}": name for name in (*nodes, contract.PROGRESS_JSON)},
             },
             "ExpressionAttributeValues": {
-                ":pk": NODES_PARTITION,
-                ":ask": {"S": jsonata("$tally.asks[0]")},
+                ":pk": partition,
+                ":ask": {"S": jsonata("$tally.asks[0].prefix")},
                 ":text": {"S": "S"},
                 ":number": {"S": "N"},
                 **{f":most_{most}": {"N": str(most)} for most in _TEXTS.values()},
@@ -271,12 +278,12 @@ def _read_the_nodes(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
                 ":last": {"N": jsonata(f"$string({NOW} + {_DAY})")},
             },
             "ExclusiveStartKey": {
-                contract.PARTITION_KEY: NODES_PARTITION,
+                contract.PARTITION_KEY: partition,
                 contract.SORT_KEY: {"S": jsonata("$tally.from")},
             },
             "ConsistentRead": True,
             "ScanIndexForward": False,
-            "Limit": jsonata(f"$tally.asks[0] = '{contract.NODE_PREFIX}' ? {PAGE} : 1"),
+            "Limit": jsonata(f"$tally.asks[0].prefix = '{contract.NODE_PREFIX}' ? {PAGE} : 1"),
         },
         resources=[ledger.table.table_arn],
         assign={"tally": jsonata(ADD_THE_PAGE)},

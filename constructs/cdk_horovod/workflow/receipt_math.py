@@ -45,7 +45,7 @@ def unread(*asks: str) -> dict[str, object]:
         asks: Prefixes of the sort keys to query, in this order; that of nodes is the last.
     """
     return {
-        "asks": list(asks),
+        "asks": [{"prefix": ask} for ask in asks],
         "from": f"{asks[0]}~",
         "unread": True,
         "failed": False,
@@ -53,25 +53,49 @@ def unread(*asks: str) -> dict[str, object]:
         "page": 0,
         "left_out": 0,
         "listed": 0,
-        "last": 0,
+        "last": {},
         "nodes": {},
         "settled": _NOTHING,
         "progress": {},
+        "earlier": {},
     }
 
 
+def asks_of(asks: str, fleets: str) -> str:
+    """
+    Return the expression of what is asked if a run has left fleets.
+
+    Args:
+        asks: Expression of the `asks` of a run that has left none.
+        fleets: Expression of the list of the fleets that it has left.
+    """
+    return (
+        f"$append({asks}, $append("
+        + ", ".join(
+            f"$map({fleets}, function($fleet) {{ {{'prefix': '{prefix}', 'fleet': $fleet.id}} }})"
+            for prefix in (contract.PROGRESS_SORT_KEY, contract.NODE_PREFIX)
+        )
+        + "))"
+    )
+
+
 _SETTLE: Final = """
+  $cost := function($span, $rate) { $exists($rate) and $not($exists($span.j)) ? $span.seconds * $rate / 3600 : 0 };
+  $lacks := function($span, $rate) { $not($exists($rate) or $exists($span.j)) };
   $settle := function($so_far, $spans) { {
     'count': $so_far.count + $count($spans),
     'gpu_seconds': $so_far.gpu_seconds + $sum($map($spans, function($span) { $span.g * $span.seconds })),
-    'usd': $so_far.usd + $sum($map($spans, function($span) { $exists($span.r) ? $span.seconds * $span.r / 3600 : 0 })),
-    'on_demand_usd': $so_far.on_demand_usd
-      + $sum($map($spans, function($span) { $exists($span.o) ? $span.seconds * $span.o / 3600 : 0 })),
-    'unpriced': $so_far.unpriced + $count($filter($spans, function($span) { $not($exists($span.r)) })),
-    'unlisted': $so_far.unlisted + $count($filter($spans, function($span) { $not($exists($span.o)) }))
+    'usd': $so_far.usd + $sum($map($spans, function($span) { $cost($span, $span.r) })),
+    'on_demand_usd': $so_far.on_demand_usd + $sum($map($spans, function($span) { $cost($span, $span.o) })),
+    'unpriced': $so_far.unpriced + $count($filter($spans, function($span) { $lacks($span, $span.r) })),
+    'unlisted': $so_far.unlisted + $count($filter($spans, function($span) { $lacks($span, $span.o) }))
   } };
 """
-"""Defines `$settle(sum, spans)`; a span has `g` (GPUs), `seconds`, `r` and `o` (its price and the On-Demand price)."""
+"""
+Defines `$settle(sum, spans)`.
+
+A span has `g` (GPUs), `seconds`, `r` and `o` (its price and the On-Demand price), and `j` if it is in a job's bill.
+"""
 
 _MILLION: Final = 1_000_000
 
@@ -81,7 +105,9 @@ def _number(attribute: str) -> str:
 
 
 _ROWS: Final = f"""
-  $ask := $tally.asks[0];
+  $ask := $tally.asks[0].prefix;
+  $elsewhere := $tally.asks[0].fleet;
+  $place := $exists($elsewhere) ? $elsewhere : 'here';
   $items := [$states.result.Items];
   $page := $tally.page + 1;
   $more := $ask = '{contract.NODE_PREFIX}' and $exists($states.result.LastEvaluatedKey.{contract.SORT_KEY}.S);
@@ -121,6 +147,7 @@ _ROWS: Final = f"""
 """Defines `$rows`, the nodes of a page as far as they are well-formed, and what is asked next: `$asks`."""
 
 _MACHINES: Final = f"""
+  $billed := $append($left.bills, $bills).instance_type;
   $kind := function($row) {{ $row.type & ' ' & $row.market & ' ' & $row.zone }};
   $rates := $merge([{{}}, $map($distinct([$map($rows, $kind)]), function($name) {{ (
     $parts := $split($name, ' ');
@@ -130,7 +157,8 @@ _MACHINES: Final = f"""
     $same := [$filter($rows, function($row) {{ $row.n = $name }})];
     $node := $same[0];
     $known := $lookup($tally.nodes, $name);
-    $new := $merge([$lookup($rates, $kind($node)), {{'g': $node.g}}, $tally.listed + $place < {MOST_LISTED} ? {{'t': {{
+    $new := $merge([$lookup($rates, $kind($node)), {{'g': $node.g}}, $node.type in $billed ? {{'j': 1}} : {{}},
+      $exists($elsewhere) ? {{'w': $elsewhere}} : {{}}, $tally.listed + $place < {MOST_LISTED} ? {{'t': {{
       'instance_type': $node.type, 'market': $node.market, 'zone': $node.zone, 'address': $node.address,
       'interruption': $node.interruption
     }}}} : {{}}]);
@@ -175,13 +203,13 @@ ADD_THE_PAGE: Final = f"""(
     $tally,
     {{
       'asks': $asks,
-      'from': $more ? $states.result.LastEvaluatedKey.{contract.SORT_KEY}.S : $asks[0] & '~',
+      'from': $more ? $states.result.LastEvaluatedKey.{contract.SORT_KEY}.S : $asks[0].prefix & '~',
       'unread': $count($asks) > 0,
       'stopped': $stopped,
       'page': $page,
       'left_out': $tally.left_out + $states.result.ScannedCount - $states.result.Count + $count($read) - $count($rows),
       'listed': $count([$each($nodes, function($node) {{ $exists($node.t) ? 1 }})]),
-      'last': $max([$tally.last, $rows.seen]),
+      'last': $merge([$tally.last, {{$place: $max([0, $lookup($tally.last, $place), $rows.seen])}}]),
       'nodes': $nodes,
       'settled': $count($old) = 0 ? $tally.settled : $settle($tally.settled, $map($old, function($node) {{
         $merge([$node, {{'seconds': $max([0, $node.l - $node.f, $node.s - $node.f])}}])
@@ -193,7 +221,13 @@ ADD_THE_PAGE: Final = f"""(
       'attempts': $exists($attempt) and $contains($attempt, /^[0-9]+$/) and $length($attempt) < 7
         ? $number($attempt) : $tally.attempts
     }},
-    $exists($far) ? {{'progress': {{
+    $exists($far) and $exists($elsewhere) ? {{'earlier': {{
+      'ranks': $amount($far.ranks),
+      'steps': $max([$tally.earlier.steps, $amount($far.step)]),
+      'repeated': $sum([$tally.earlier.repeated, $amount($far.repeated_steps)]),
+      'trained': $sum([$tally.earlier.trained, $amount($far.{contract.TRAINED_GPU_SECONDS})])
+    }}}} : {{}},
+    $exists($far) and $not($exists($elsewhere)) ? {{'progress': {{
       'ranks': $amount($far.ranks),
       'steps': $amount($far.step),
       'repeated': $amount($far.repeated_steps),
@@ -201,7 +235,7 @@ ADD_THE_PAGE: Final = f"""(
     }}}} : {{}}
   ])
 )"""
-"""Expression of `$tally` after one more page, `$states.result`; it reads `$prices` and `$times`."""
+"""Expression of `$tally` after one more page, `$states.result`; it reads `$prices`, `$times`, `$left` and `$bills`."""
 
 _MOMENTS: Final = """
   $epoch := function($time) { $exists($time) ? $toMillis($time) / 1000 };
@@ -221,12 +255,15 @@ _MOMENTS: Final = """
 
 _SPANS: Final = f"""
   $spans := [$each($tally.nodes, function($node, $name) {{ (
-    $stayed := $node.s >= $tally.last - {STILL_THERE_SECONDS};
+    $last := $lookup($tally.last, $exists($node.w) ? $node.w : 'here');
+    $over := $exists($node.w) ? $filter($left.fleets, function($fleet) {{ $fleet.id = $node.w }}).until : $end;
+    $stayed := $node.s >= $last - {STILL_THERE_SECONDS};
     $until := $exists($node.l) ? $max([$node.l, $node.s])
-      : $stayed or ($well and $name = $leads) ? $end : $node.s;
+      : $stayed or ($well and $name = $leads) ? $over : $node.s;
     $merge([$node, {{
-      'n': $name, 'until': $until, 'seconds': $max([0, $min([$until, $end]) - $node.f]),
-      'present': $max([$node.l, $node.s]) >= ($exists($done) ? $done : $tally.last) - {STILL_THERE_SECONDS}
+      'n': $name, 'until': $until, 'seconds': $max([0, $min([$until, $over]) - $node.f]),
+      'present': $not($exists($node.w))
+        and $max([$node.l, $node.s]) >= ($exists($done) ? $done : $last) - {STILL_THERE_SECONDS}
     }}])
   ) }})];
   $money := function($seconds, $rate) {{ $exists($rate) ? $round($seconds * $rate / 3600, 4) }};
@@ -238,8 +275,8 @@ _SPANS: Final = f"""
   $rest := $settle($tally.settled, [$filter($spans, function($span) {{ $not($exists($span.t)) }})]);
   $more_nodes := $rest.count > 0 ? $merge([
     {{'count': $rest.count, 'gpu_seconds': $round($rest.gpu_seconds, 1)}},
-    $rest.unpriced = 0 ? {{'usd': $round($rest.usd, 4)}} : {{}},
-    $rest.unlisted = 0 ? {{'on_demand_usd': $round($rest.on_demand_usd, 4)}} : {{}}
+    $rest.unpriced = 0 and $count($bills) = 0 ? {{'usd': $round($rest.usd, 4)}} : {{}},
+    $rest.unlisted = 0 and $count($bills) = 0 ? {{'on_demand_usd': $round($rest.on_demand_usd, 4)}} : {{}}
   ]);
 """
 """Defines how long each node was there (`$spans`, `$sums`), and what of it is listed (`$nodes`, `$more_nodes`)."""
@@ -287,26 +324,20 @@ _MONEY: Final = f"""
   }};
 
   $there := $sums.count > 0;
-  $priced := $there and $sums.unpriced = 0;
-  $compared := $priced and $sums.unlisted = 0;
-  $bill := {{
-    'usd': $priced ? $round($sums.usd, 4),
-    'on_demand_usd': $compared ? $round($sums.on_demand_usd, 4),
-    'saved_usd': $compared ? $round($sums.on_demand_usd - $sums.usd, 4),
-    'usd_per_hour': $priced ? $round($sum([0, $filter($spans, function($span) {{ $span.present }}).r]), 4)
-  }};
-  $jobs_priced := $count($bills) > 0
-    and $count($filter($bills, function($job) {{ $exists($listed($job.instance_type)) }})) = $count($bills);
   $of_jobs := function($seconds) {{
-    $round($sum($map($bills, function($job) {{
-      $seconds($job) * $job.nodes * $listed($job.instance_type) / 3600
-    }})), 4)
+    $sum([0, $map($bills, function($job) {{ $seconds($job) * $job.nodes * $listed($job.instance_type) / 3600 }})])
   }};
-  $bill := $jobs_priced ? (
-    $usd := $of_jobs(function($job) {{ $job.billed_seconds }});
-    $whole := $of_jobs(function($job) {{ $job.seconds }});
-    $merge([$bill, {{'usd': $usd, 'on_demand_usd': $whole, 'saved_usd': $round($whole - $usd, 4)}}])
-  ) : $bill;
+  $priced := ($there or $count($bills) > 0) and $sums.unpriced = 0
+    and $count($filter($bills, function($job) {{ $not($exists($listed($job.instance_type))) }})) = 0;
+  $compared := $priced and $sums.unlisted = 0;
+  $usd := $priced ? $sums.usd + $of_jobs(function($job) {{ $job.billed_seconds }});
+  $on_demand := $compared ? $sums.on_demand_usd + $of_jobs(function($job) {{ $job.seconds }});
+  $bill := {{
+    'usd': $priced ? $round($usd, 4),
+    'on_demand_usd': $compared ? $round($on_demand, 4),
+    'saved_usd': $compared ? $round($on_demand - $usd, 4),
+    'usd_per_hour': $priced and $there ? $round($sum([0, $filter($spans, function($span) {{ $span.present }}).r]), 4)
+  }};
   $types := $distinct($append($nodes.instance_type, $bills.instance_type));
   $listings := [$map($filter($prices, function($price) {{
     $price.market = '{contract.ON_DEMAND}' and $price.instance_type in $types

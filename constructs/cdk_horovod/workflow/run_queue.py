@@ -27,9 +27,20 @@ LOOKS_MISSED = 3
 """A run that has not polled for this many intervals is skipped."""
 
 
-def poll_the_queue(scope: Construct, *, ledger: Ledger, queue: str, interval: Duration) -> sfn.TaskStateBase:
-    """Build the state that keeps the run's place, and sets `$eligible_fleets` to the fleets that it may try now."""
+def poll_the_queue(
+    scope: Construct, *, ledger: Ledger, queue: str, interval: Duration, engines: int
+) -> sfn.TaskStateBase:
+    """
+    Build the state that keeps the run's place, and sets `$eligible_fleets` to the fleets that it may try now.
+
+    With several engines it also says from which of them the run may still get a fleet: no run waits for one that is
+    ahead of it, but has left that engine.
+    """
     patience = LOOKS_MISSED * interval.to_seconds()
+    says, wants = {}, ""
+    if engines > 1:
+        says = {contract.WAITER_ENGINES: {"S": jsonata("$join($distinct($fleets.engine), ',')")}}
+        wants = "and $fleet.engine in $split($waiter.engines, ',')"
     return update_item(
         scope,
         "Poll the queue",
@@ -44,6 +55,7 @@ def poll_the_queue(scope: Construct, *, ledger: Ledger, queue: str, interval: Du
                     contract.GPUS: {"N": jsonata("$string($request.gpus)")},
                     contract.EXECUTION: {"S": jsonata("$states.context.Execution.Id")},
                     contract.SEEN_AT: {"N": jsonata(f"$string({NOW})")},
+                    **says,
                 }
             },
         },
@@ -59,7 +71,7 @@ def poll_the_queue(scope: Construct, *, ledger: Ledger, queue: str, interval: Du
   }});
   [$filter($fleets, function($fleet) {{
     $count($filter($before, function($waiter) {{
-      $waiter.gpus <= $fleet.max_gpus and $waiter.gpus % $fleet.gpu_step = 0
+      $waiter.gpus <= $fleet.max_gpus and $waiter.gpus % $fleet.gpu_step = 0 {wants}
     }})) = 0
   }})]
 )"""
@@ -73,12 +85,22 @@ def first_in_the_queue(
     *,
     interval: Duration,
     queue_timeout: Duration,
+    engines: int,
     reserve: sfn.IChainable,
     then: sfn.IChainable,
     leave: sfn.IChainable,
 ) -> sfn.Choice:
     """Build the choice of *reserve*, or of a pause before *then*, or of *leave* after the queue timeout."""
     allowed = queue_timeout.to_seconds()
+    over = failure(contract.ERROR_QUEUE_TIMEOUT, f"'No fleet was free for this run in {allowed} s, the queue_timeout.'")
+    if engines > 1:
+        # A run that has left a fleet fails for want of nodes, not of time.
+        left = "$count($left.fleets) > 0"
+        cause = over["outcome"]["cause"].removeprefix("{% ").removesuffix(" %}")
+        over = failure(
+            jsonata(f"{left} ? '{contract.ERROR_RING_NOT_FORMED}' : '{contract.ERROR_QUEUE_TIMEOUT}'"),
+            f"{left} ? $search.cause & ' No other fleet was free.' : {cause}",
+        )
     wait = sfn.Wait.jsonata(scope, "Wait in the queue", time=sfn.WaitTime.duration(interval), outputs=NO_OUTPUT)
     wait.next(then)
     return (
@@ -87,10 +109,7 @@ def first_in_the_queue(
         .when(
             sfn.Condition.jsonata(jsonata(f"$millis() - $toMillis($times.started_at) > {allowed * 1000}")),
             leave,
-            assign=failure(
-                contract.ERROR_QUEUE_TIMEOUT,
-                f"'No fleet was free for this run in {allowed} s, the queue_timeout.'",
-            ),
+            assign=over,
         )
         .otherwise(wait)
     )
@@ -133,7 +152,8 @@ def waiters(attributes: str) -> str:
         'place': $number($lookup({attributes}, '{place}' & $name).N),
         'gpus': $number($waiter.{contract.GPUS}.N),
         'execution': $waiter.{contract.EXECUTION}.S,
-        'seen_at': $number($waiter.{contract.SEEN_AT}.N)
+        'seen_at': $number($waiter.{contract.SEEN_AT}.N),
+        'engines': $waiter.{contract.WAITER_ENGINES}.S
       }}
     ) }}
   )"""

@@ -14,6 +14,11 @@ MOST_EVENTS = 25_000
 """Most events of an execution, at which Step Functions ends it ("Service quotas" in its guide)."""
 EVENTS_OF_THE_QUEUE = 9_500
 """Events for the queue. The rest is for `STARTS` starts, an hour of polls of terminating nodes, receipt and retries."""
+EVENTS_OF_AN_ENGINE = 2_400
+"""
+Events that every further engine takes from the queue's: each step then begins with a choice, and a run may leave a
+fleet for one of another engine. A test counts them.
+"""
 _EVENTS_OF_A_LOOK = 9
 """Events of one poll: a task makes 5, a choice and a wait 2 each."""
 _EVENTS_OF_A_FLEET = 8
@@ -121,18 +126,19 @@ class RunTimeouts:
         """Longest time of a run without queue, forming of rings, and training."""
         return Duration.seconds(self.save_timeout.to_seconds() + self.hold.to_seconds())
 
-    def queue_interval(self, *, fleets: int) -> Duration:
+    def queue_interval(self, *, fleets: int, engines: int = 1) -> Duration:
         """
-        Return the pause between two polls of the queue for *fleets* fleets.
+        Return the pause between two polls of the queue for *fleets* fleets of *engines* engines.
 
         It is at least the poll interval, and long enough for the polls within the queue timeout to fit into an
         execution's history.
         """
-        looks = EVENTS_OF_THE_QUEUE // (_EVENTS_OF_A_LOOK + _EVENTS_OF_A_FLEET * fleets)
+        events = EVENTS_OF_THE_QUEUE - (engines - 1) * EVENTS_OF_AN_ENGINE
+        looks = events // (_EVENTS_OF_A_LOOK + _EVENTS_OF_A_FLEET * fleets)
         needed = math.ceil(self.queue_timeout.to_seconds() / looks)
         return Duration.seconds(max(needed, int(self.poll_interval.to_seconds())))
 
-    def execution_timeout(self, *, forming: int) -> Duration:
+    def execution_timeout(self, *, forming: int, engines: int = 1) -> Duration:
         """
         Return the timeout of the execution: all timeouts above, with the most restarts, and an hour for terminating.
 
@@ -140,6 +146,7 @@ class RunTimeouts:
 
         Args:
             forming: Most seconds for a ring to form.
+            engines: From how many engines a run may get nodes, one after the other.
         """
         parts = (self.queue_timeout, self.max_runtime, self.without_training, Duration.hours(1))
-        return Duration.seconds(sum(part.to_seconds() for part in parts) + (contract.MOST_RESTARTS + 1) * forming)
+        return Duration.seconds(sum(part.to_seconds() for part in parts) + (contract.MOST_RESTARTS + engines) * forming)

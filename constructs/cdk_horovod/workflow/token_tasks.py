@@ -55,34 +55,21 @@ RETRIES = 5
 """Retries after 1, 3, 9, 27 and 60 seconds, with full jitter."""
 
 
-def first_heartbeat(*, look_interval: Duration | None, timeouts: RunTimeouts) -> str:
-    """
-    Return the expression of the seconds after which a run without a heartbeat looks at its nodes.
+FIRST_HEARTBEAT = (
+    f"($exists($fleet.look) and $search.looks < {LOOKS} ? $min([$fleet.look, $search.attempt.first]) "
+    ": $search.attempt.first)"
+)
+"""
+Expression of the seconds after which a run without a heartbeat looks at its nodes.
 
-    Until the first node is up nobody can send a heartbeat, so a look is due when the time for that node is over. An
-    engine whose nodes may have been refused for good is asked at its own interval before that, but not more often than
-    leaders send heartbeats, nor than an execution's history has room for.
-
-    Args:
-        look_interval: The engine's interval, if it has one.
-        timeouts: Timeouts of the run.
-    """
-    first = "$search.attempt.first"
-    if look_interval is None:
-        return first
-    seconds = int(max(look_interval.to_seconds(), timeouts.heartbeat.to_seconds()))
-    return f"($search.looks < {LOOKS} ? $min([{seconds}, {first}]) : {first})"
+Until the first node is up nobody can send a heartbeat, so a look is due when the time for that node is over. In a fleet
+whose nodes may have been refused for good it is due at the fleet's own interval, but not more often than an execution's
+history has room for.
+"""
 
 
-def wait_for_the_ring(scope: Construct, *, ledger: Ledger, heartbeat: str) -> sfn.TaskStateBase:
-    """
-    Build the state that waits for the ring, and records the capacity attempt and the prices in the run's item.
-
-    Args:
-        scope: Scope of the state.
-        ledger: The training's ledger.
-        heartbeat: See `first_heartbeat`.
-    """
+def wait_for_the_ring(scope: Construct, *, ledger: Ledger) -> sfn.TaskStateBase:
+    """Build the state that waits for the ring, and records the capacity attempt and the prices in the run's item."""
     # Step Functions requires a timeout longer than the heartbeat.
     left = f"$max([2, $search.attempt.seconds - ({NOW} - $search.since)])"
     return _ask_the_leader(
@@ -91,7 +78,7 @@ def wait_for_the_ring(scope: Construct, *, ledger: Ledger, heartbeat: str) -> sf
         ledger=ledger,
         task=contract.TASK_RING,
         stage=contract.STAGE_JOINING,
-        heartbeat=sfn.Timeout.jsonata(jsonata(f"$min([{heartbeat}, {left} - 1])")),
+        heartbeat=sfn.Timeout.jsonata(jsonata(f"$min([{FIRST_HEARTBEAT}, {left} - 1])")),
         timeout=sfn.Timeout.jsonata(jsonata(left)),
         assign={
             "ring": jsonata("$states.result"),
@@ -107,19 +94,11 @@ def wait_for_the_ring(scope: Construct, *, ledger: Ledger, heartbeat: str) -> sf
     )
 
 
-def look_for_the_leader(
-    scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts, heartbeat: str
-) -> sfn.TaskStateBase:
+def look_for_the_leader(scope: Construct, *, ledger: Ledger, timeouts: RunTimeouts) -> sfn.TaskStateBase:
     """
     Build the state that finds out, after missed heartbeats of the ring, whether there was a leader.
 
     If a leader is lost while nodes join, the others would wait at full price, so the run starts again at once.
-
-    Args:
-        scope: Scope of the state.
-        ledger: The training's ledger.
-        timeouts: Timeouts of the run.
-        heartbeat: See `first_heartbeat`.
     """
     leader = f"$states.result.Item.{contract.NODE}.S"
     return call_aws(
@@ -136,7 +115,7 @@ def look_for_the_leader(
             "ConsistentRead": True,
         },
         resources=[ledger.table.table_arn],
-        assign=joining_leader_lost(timeouts, leader=leader, heartbeat=heartbeat),
+        assign=joining_leader_lost(timeouts, leader=leader, heartbeat=FIRST_HEARTBEAT),
     )
 
 

@@ -35,6 +35,8 @@ HEARTBEAT, LEASE = 15, 30
 NOTICE_SECONDS = 20
 """Of an interruption; two minutes on EC2."""
 REAPER_MINUTES, SCHEDULE_SPEED = 1, 15
+PATIENCE = 20
+"""Seconds of an attempt after which `FIRST_AVAILABLE` goes on to its next engine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,7 @@ def deployed_engine(folder: Path, engine: EngineUnderTest, **options: Any) -> It
         yield EngineDeployment(cloud=cloud, engine=engine)
 
 
-def _fleet(stack: Stack, *, ecs: bool = False) -> GpuFleet:
+def _fleet(stack: Stack, *, ecs: bool = False, seconds: int | None = None) -> GpuFleet:
     network = TrainingNetwork(stack, "Network", ecs=ecs)
     return GpuFleet(
         stack,
@@ -148,7 +150,9 @@ def _fleet(stack: Stack, *, ecs: bool = False) -> GpuFleet:
         instance_types=["g5.xlarge"],
         max_gpus=GPUS,
         on_demand_base_gpus=1,
-        capacity_plan=CapacityPlan.attempts([CapacityAttempt(market=contract.SPOT)]),
+        capacity_plan=CapacityPlan.attempts(
+            [CapacityAttempt(market=contract.SPOT, time_limit=None if seconds is None else Duration.seconds(seconds))]
+        ),
     )
 
 
@@ -211,3 +215,12 @@ SAGEMAKER = EngineUnderTest(
     left=_jobs,
 )
 ENGINES = (EC2, ECS, SAGEMAKER)
+FIRST_AVAILABLE = EngineUnderTest(
+    name="first-available",
+    build=lambda stack: Engine.first_available(Engine.ec2(_fleet(stack, seconds=PATIENCE)), _sagemaker(stack)),
+    price=("ml.g5.xlarge", 1.0),
+    lose=LocalCloud.lose,
+    interrupt=_interrupt_instances,
+    left=lambda app: app.instances_left() + _jobs(app),
+)
+"""EC2, whose one attempt is short, then SageMaker."""

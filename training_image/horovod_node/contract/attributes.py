@@ -38,7 +38,12 @@ Of a lease that the clean-up or the reaper holds: the name of the run that held 
 PLACE_PREFIX: Final = "PLACE#"
 """When a run was queued, in epoch milliseconds; runs get a fleet in this order."""
 WAITER_PREFIX: Final = "WAITER#"
-"""A queued run: its `GPUS`, its `EXECUTION`, and when it last polled the queue (`SEEN_AT`)."""
+"""
+A queued run: its `GPUS`, its `EXECUTION`, when it last polled the queue (`SEEN_AT`), and with several engines those
+from which it may get a fleet (`WAITER_ENGINES`).
+"""
+WAITER_ENGINES: Final = "engines"
+"""Names of engines, separated by commas."""
 
 # Of a run.
 VERSION: Final = "version"
@@ -63,6 +68,11 @@ CAPACITY_JSON: Final = "capacity_json"
 """
 The search for capacity: a JSON object with `number` and `of` (the attempt of the capacity plan, from 1), `attempt` (its
 description for people), `since` (epoch seconds) and `refusal` (the provider's message, '' if there is none yet).
+"""
+LEFT_JSON: Final = "left_json"
+"""
+What a run has left to go on elsewhere: a JSON object with `fleets`, each with `id` and `until` (epoch seconds at which
+nothing ran there any more), and `bills` (what their providers billed, as in a receipt's `jobs`).
 """
 RESTARTS_JSON: Final = "restarts_json"
 """A JSON list of the attempts that were lost, each an object with `attempt`, `error`, `cause` and `at` (ISO 8601)."""
