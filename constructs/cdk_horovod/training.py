@@ -42,10 +42,10 @@ class HorovodTraining(DeployedTraining):
 
     Args:
         storage: Buckets for scripts, data, models and receipts.
-        image: Container image of the nodes.
         engine: Engine that provides the nodes, for example `Engine.ec2(fleet)` or `Engine.ecs(fleet)`.
         data_buckets: Further buckets from which runs may read data. Default: only the storage's data bucket.
         ledger: A ledger that no other training uses. Default: a new one.
+        image: Container image of the nodes. Default: `TrainingImage.from_profile()`, built when the app is deployed.
         max_restarts:
             How often a run that loses its leader, or a node that its ring needs, starts again from its newest
             checkpoint, unless its request says otherwise; 0 to 20. Default: 3.
@@ -76,10 +76,10 @@ class HorovodTraining(DeployedTraining):
         id: str,
         *,
         storage: ITrainingStorage,
-        image: TrainingImage,
         engine: IEngine,
         data_buckets: Sequence[s3.IBucket] = (),
         ledger: Ledger | None = None,
+        image: TrainingImage | None = None,
         max_restarts: int = 3,
         max_cost_usd: float | None = None,
         on_demand_prices: Mapping[str, float] | None = None,
@@ -123,7 +123,7 @@ class HorovodTraining(DeployedTraining):
         )
         readable = (storage.data_bucket, *data_buckets)
         target = EngineTarget(
-            image=image,
+            image=image or TrainingImage.from_profile(),
             name=self.queue,
             ledger=self.ledger,
             node_log_group=self.node_log_group,
