@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, cast
 
-from aws_cdk import Acknowledgment, Stack, Token, Validations
+from aws_cdk import Acknowledgment, Stack, Token, Tokenization, Validations
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
@@ -50,7 +50,11 @@ def acknowledge_objects(
     # A principal that is not a construct has no policy in a template, and so no finding.
     if not Construct.is_construct(holder):
         return
-    reader = cast("IConstruct", holder)
+    acknowledge_objects_in(cast("IConstruct", holder), owner=owner, arn=arn, path=path, reason=reason)
+
+
+def acknowledge_objects_in(reader: IConstruct, *, owner: IConstruct, arn: str, path: str, reason: str) -> None:
+    """Accept that a policy of *reader*, or of a construct below it, names all objects below one path."""
     acknowledge(reader, rule=f"IAM5[Resource::{_as_seen_from(reader, owner=owner, arn=arn)}{path}]", reason=reason)
 
 
@@ -63,9 +67,13 @@ def _as_seen_from(reader: IConstruct, *, owner: IConstruct, arn: str) -> str:
     the reference would have created the same export later.
     """
     stack = Stack.of(owner)
-    if Stack.of(reader) is not stack and Token.is_unresolved(arn) and "Fn::GetAtt" in stack.resolve(arn):
-        return _flat(stack.resolve(stack.export_value(arn)))
-    return _flat(stack.resolve(arn))
+    if Stack.of(reader) is stack or not Token.is_unresolved(arn):
+        return _flat(stack.resolve(arn))
+    for token in Tokenization.reverse_string(arn).tokens:
+        value = stack.resolve(token)
+        seen = stack.resolve(stack.export_value(token)) if "Fn::GetAtt" in value else value
+        arn = arn.replace(Token.as_string(token), _flat(seen))
+    return arn
 
 
 def _flat(value: Any) -> str:

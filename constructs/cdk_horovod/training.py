@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from aws_cdk import CfnOutput, Duration, Fn, Names, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -21,6 +22,7 @@ from cdk_horovod.permissions.node_permissions import permit_nodes
 from cdk_horovod.resources.image import TrainingImage
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.resources.storage import ITrainingStorage
+from cdk_horovod.run_task import later_fields
 from cdk_horovod.termination.clean_up import CleanUp
 from cdk_horovod.termination.reaper import Reaper
 from cdk_horovod.workflow.capacity_search import longest_forming
@@ -43,9 +45,9 @@ class HorovodTraining(DeployedTraining):
     Args:
         storage: Buckets for scripts, data, models and receipts.
         engine: Engine that provides the nodes, for example `Engine.ec2(fleet)` or `Engine.ecs(fleet)`.
+        image: Container image of the nodes. Default: `TrainingImage.from_profile()`, built when the app is deployed.
         data_buckets: Further buckets from which runs may read data. Default: only the storage's data bucket.
         ledger: A ledger that no other training uses. Default: a new one.
-        image: Container image of the nodes. Default: `TrainingImage.from_profile()`, built when the app is deployed.
         max_restarts:
             How often a run that loses its leader, or a node that its ring needs, starts again from its newest
             checkpoint, unless its request says otherwise; 0 to 20. Default: 3.
@@ -77,9 +79,9 @@ class HorovodTraining(DeployedTraining):
         *,
         storage: ITrainingStorage,
         engine: IEngine,
+        image: TrainingImage | None = None,
         data_buckets: Sequence[s3.IBucket] = (),
         ledger: Ledger | None = None,
-        image: TrainingImage | None = None,
         max_restarts: int = 3,
         max_cost_usd: float | None = None,
         on_demand_prices: Mapping[str, float] | None = None,
@@ -228,6 +230,20 @@ class HorovodTraining(DeployedTraining):
                     )
         permit_workflow(self.state_machine, wildcards=self.engine.wildcards)
         permit_own_executions(self.state_machine)
+
+    def _check_request(self, request: Mapping[str, Any] | str) -> None:
+        if isinstance(request, str):
+            return
+        later = later_fields(request)
+        problems = contract.check_request(
+            {field: value for field, value in request.items() if field not in later},
+            fleets=[fleet.size for fleet in self.engine.fleets],
+            max_runtime_seconds=int(self.timeouts.max_runtime.to_seconds()),
+            max_cost_usd=self._max_cost_usd,
+            unknown=later,
+        )
+        if problems:
+            raise ValueError(f"'request' would be refused: {'; '.join(problems)}")
 
     def _connection_json(self) -> str:
         ceiling = {} if self._max_cost_usd is None else {contract.CONNECTION_MAX_COST_USD: self._max_cost_usd}
