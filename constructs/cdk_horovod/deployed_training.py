@@ -217,8 +217,9 @@ class DeployedTraining(Construct):
         Build the state with which another state machine starts a run and waits for its end (`startExecution.sync:2`).
 
         A run that fails fails the state with `States.TaskFailed`, whose cause is JSON with the run's own error and
-        cause: `$parse($states.errorOutput.Cause).Error`. When the other execution is stopped or times out, the run is
-        stopped, too, and the clean-up terminates its nodes.
+        cause: `$parse($states.errorOutput.Cause).Error`. When the other execution is stopped, Step Functions stops the
+        run, too, and the clean-up terminates its nodes. Its documentation promises no such thing for an execution that
+        times out: the run may then go on, up to its own limits.
 
         Args:
             scope: Scope of the state; in the account and Region of the training.

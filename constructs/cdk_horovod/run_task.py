@@ -118,7 +118,7 @@ def _input(request: Mapping[str, Any] | str, *, associate_with_parent: bool) -> 
 
 
 def _refuse_other_environments(scope: Construct, runs: sfn.IStateMachine) -> None:
-    """Refuse a training whose runs `.sync` cannot wait for: `_RULE` hears of its own account and Region."""
+    """Refuse a training in another account or Region than the state's."""
     ours = Stack.of(scope)
     for place, there, here in (
         ("account", runs.env.account, ours.account),
@@ -126,8 +126,8 @@ def _refuse_other_environments(scope: Construct, runs: sfn.IStateMachine) -> Non
     ):
         if not Token.is_unresolved(there) and not Token.is_unresolved(here) and there != here:
             raise ValueError(
-                f"'scope' must be in the {place} of the training, {there}, got {here}: Step Functions cannot wait for "
-                f"executions in another {place}"
+                f"'scope' must be in the {place} of the training, {there}, got {here}: a state starts executions in "
+                f"its own {place}"
             )
 
 

@@ -207,7 +207,7 @@ def test_fails_when_the_run_could_not_start(training: HorovodTraining, arguments
 
 @pytest.mark.parametrize(("field", "place"), [("account", "account"), ("region", "Region")])
 def test_fails_when_the_training_is_elsewhere(training: HorovodTraining, field: str, place: str) -> None:
-    """A parent in another account or Region could start a run, but not wait for it."""
+    """A parent in another account or Region could not start a run."""
     # GIVEN
     here = {"account": "111122223333", "region": "eu-west-1"}
     there = {"account": "444455556666", "region": "us-east-1"}
@@ -219,8 +219,8 @@ def test_fails_when_the_training_is_elsewhere(training: HorovodTraining, field: 
 
     # THEN
     assert str(refused.value) == (
-        f"'scope' must be in the {place} of the training, {here[field]}, got {there[field]}: Step Functions cannot "
-        f"wait for executions in another {place}"
+        f"'scope' must be in the {place} of the training, {here[field]}, got {there[field]}: a state starts executions "
+        f"in its own {place}"
     )
 
 
