@@ -331,7 +331,6 @@ class DeployedTraining(Construct):
             grantee=grantee,
             actions=list(actions),
             resource_arns=[f"{executions_of(self.state_machine)}:*"],
-            scope=self,
         )
         accept_executions(grantee, self.state_machine)
         return grant

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from cdk_horovod import (
 )
 from cdk_horovod.fleet.gpu_types import GPU_INSTANCE_TYPES
 from horovod_node import contract
-from support.construct_stacks import training_in
+from support.construct_stacks import synthesise_validated, training_in
 
 pytestmark = pytest.mark.synth
 
@@ -103,6 +104,27 @@ def test_grants_are_grants(stack: Stack, grant: str) -> None:
     # THEN
     assert isinstance(granted, iam.Grant)
     assert granted.success
+
+
+def test_grants_take_managed_policies(tmp_path: Path) -> None:
+    """A managed policy is granted what a role is, and what cdk-nag finds in it is acknowledged."""
+
+    def build(app: App) -> None:
+        # GIVEN
+        training = training_in(Stack(app, "Stack"))
+        policy = iam.ManagedPolicy(Stack.of(training), "Submitters")
+
+        # WHEN
+        granted = [grant(policy) for grant in (training.grant_start, training.grant_stop)]
+
+        # THEN
+        assert [grant.success for grant in granted] == [True, True]
+
+    stacks = synthesise_validated(tmp_path, build)
+    policy = stacks.resource("Stack", "AWS::IAM::ManagedPolicy", id="Submitters")
+    statements = policy["PolicyDocument"]["Statement"]
+    actions = {each for statement in statements for each in [statement["Action"]] if isinstance(each, str)}
+    assert {"states:StartExecution", "states:StopExecution", "states:ListExecutions"} <= actions
 
 
 def test_metrics_take_cdks_options(stack: Stack) -> None:
