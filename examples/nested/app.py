@@ -38,6 +38,7 @@ publish = tasks.CallAwsService.jsonata(
     "Publish the model",
     service="ssm",
     action="putParameter",
+    iam_action="ssm:PutParameter",
     parameters={
         "Name": f"/{PARAMETER}",
         "Value": "{% $states.input.model %}",

@@ -151,7 +151,8 @@ def aborted_tasks_stop_their_executions() -> None:
 
     def wait_or_stop(self: Any, env: Any, *, sync_resolver: Any, **endpoints: Any) -> Any:
         outcome = wait(self, env=env, sync_resolver=sync_resolver, **endpoints)
-        if outcome is None and isinstance(env.program_state(), ProgramStopped):
+        # Stopping an execution that has just ended changes nothing.
+        if isinstance(env.program_state(), ProgramStopped):
             with contextlib.suppress(ClientError):
                 sync_resolver.client.stop_execution(executionArn=sync_resolver.execution)
         return outcome
