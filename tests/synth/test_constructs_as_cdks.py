@@ -106,8 +106,8 @@ def test_grants_are_grants(stack: Stack, grant: str) -> None:
     assert granted.success
 
 
-def test_grants_take_managed_policies(tmp_path: Path) -> None:
-    """A managed policy is granted what a role is, and what cdk-nag finds in it is acknowledged."""
+def test_grants_take_policies_and_roles_elsewhere(tmp_path: Path) -> None:
+    """A managed policy, and a role of another stack, are granted what a role is, without findings of cdk-nag."""
 
     def build(app: App) -> None:
         # GIVEN
@@ -115,16 +115,21 @@ def test_grants_take_managed_policies(tmp_path: Path) -> None:
         policy = iam.ManagedPolicy(Stack.of(training), "Submitters")
 
         # WHEN
-        granted = [grant(policy) for grant in (training.grant_start, training.grant_stop)]
+        far = iam.Role(Stack(app, "Far"), "Person", assumed_by=iam.AccountRootPrincipal())
+        granted = [grant(who) for who in (policy, far) for grant in (training.grant_start, training.grant_stop)]
 
         # THEN
-        assert [grant.success for grant in granted] == [True, True]
+        assert [grant.success for grant in granted] == [True] * 4
 
     stacks = synthesise_validated(tmp_path, build)
-    policy = stacks.resource("Stack", "AWS::IAM::ManagedPolicy", id="Submitters")
-    statements = policy["PolicyDocument"]["Statement"]
-    actions = {each for statement in statements for each in [statement["Action"]] if isinstance(each, str)}
-    assert {"states:StartExecution", "states:StopExecution", "states:ListExecutions"} <= actions
+    managed = stacks.resource("Stack", "AWS::IAM::ManagedPolicy", id="Submitters")
+    inline = stacks.resource("Far", "AWS::IAM::Policy", id="Person")
+    ours, theirs = (
+        sorted(json.dumps(statement["Action"]) for statement in policy["PolicyDocument"]["Statement"])
+        for policy in (managed, inline)
+    )
+    assert ours == theirs
+    assert any("states:StopExecution" in actions for actions in ours)
 
 
 def test_metrics_take_cdks_options(stack: Stack) -> None:
