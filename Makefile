@@ -65,8 +65,9 @@ format: setup ## Put the code in shape
 synth: setup ## Synthesise app.py into cdk.out, with AwsSolutions checks
 	cdk synth --quiet
 
-snapshots: setup ## Write the snapshots and the tables of engines anew: review their diff
-	pytest -q tests/synth/test_snapshots.py tests/unit/test_engine_facts.py --update-snapshots
+snapshots: setup ## Write the snapshots, the list of the public API and the tables of engines anew: review their diff
+	pytest -q tests/synth/test_snapshots.py tests/synth/test_examples.py tests/unit/test_engine_facts.py \
+		tests/unit/test_public_api.py --update-snapshots
 
 graph: synth ## Draw the state machine into docs/
 	python -m cdk_horovod.asl.graph cdk.out/Training.template.json docs/state-machine.md

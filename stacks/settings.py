@@ -31,7 +31,7 @@ class Settings:
         session_manager: Whether people can log in to nodes through Session Manager.
         machine_image: Id of the nodes' AMI. Default: the newest AMI at each deployment.
         volume_throughput: Throughput of a node's root volume, in MiB/s.
-        image: Folder with the Dockerfile, or the URI of an image in ECR.
+        image: Folder with the Dockerfile, or the URI of an image in ECR. Default: the library's own image.
         image_profile:
             `default`, `newer` for P5, P5e and P5en, or `torch` for PyTorch (the table in `training_image/Dockerfile`).
         max_runtime_minutes: Longest training of a run.
@@ -66,7 +66,7 @@ class Settings:
     session_manager: bool = False
     machine_image: str = ""
     volume_throughput: int = 500
-    image: str = "training_image"
+    image: str = ""
     image_profile: str = "default"
     max_runtime_minutes: int = 24 * 60
     max_restarts: int = 3

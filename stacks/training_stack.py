@@ -97,6 +97,8 @@ def _image(image: str, *, profile: str) -> TrainingImage:
     profiles: dict[str, Mapping[str, str]] = {"default": {}, "newer": NEWER_PROFILE, "torch": TORCH_PROFILE}
     if profile not in profiles:
         raise ValueError(f"'horovod:image_profile' must be default, newer or torch, got {profile!r}")
+    if not image:
+        return TrainingImage.from_profile(profiles[profile])
     if ".dkr.ecr." in image:
         return TrainingImage.from_uri(image)
     return TrainingImage.from_asset(image, build_args=profiles[profile])

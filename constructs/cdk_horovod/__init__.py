@@ -23,6 +23,7 @@ from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.resources.network import NetworkMode, TrainingNetwork
 from cdk_horovod.resources.network_boundary import NetworkBoundary
 from cdk_horovod.resources.storage import ITrainingStorage, TrainingStorage
+from cdk_horovod.run_task import RunTask
 from cdk_horovod.training import HorovodTraining
 from cdk_horovod.workflow.run_timeouts import RunTimeouts
 
@@ -48,6 +49,7 @@ __all__ = [
     "NetworkMode",
     "ProviderWords",
     "RunNotifications",
+    "RunTask",
     "RunTimeouts",
     "Steps",
     "TrainingAlarms",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, cast
 
-from aws_cdk import Acknowledgment, Stack, Token, Validations
+from aws_cdk import Acknowledgment, Stack, Token, Tokenization, Validations
 from aws_cdk import aws_iam as iam
-from constructs import Construct
 
 if TYPE_CHECKING:
     from typing import Any
@@ -32,7 +31,7 @@ def acknowledge(construct: IConstruct, *, rule: str, reason: str) -> None:
 
 
 def acknowledge_objects(
-    grantee: iam.IGrantable | iam.Policy, *, owner: IConstruct, arn: str, path: str, reason: str
+    grantee: iam.IGrantable | iam.Policy | iam.ManagedPolicy, *, owner: IConstruct, arn: str, path: str, reason: str
 ) -> None:
     """
     Accept that a policy of *grantee* names all objects below one path.
@@ -46,11 +45,24 @@ def acknowledge_objects(
         path: What follows the ARN: `/source/*`.
         reason: Why the finding does no harm, for the reviewer.
     """
-    holder = grantee if isinstance(grantee, iam.Policy) else grantee.grant_principal
-    # A principal that is not a construct has no policy in a template, and so no finding.
-    if not Construct.is_construct(holder):
-        return
-    reader = cast("IConstruct", holder)
+    holder = holder_of(grantee)
+    if holder is not None:
+        acknowledge_objects_in(holder, owner=owner, arn=arn, path=path, reason=reason)
+
+
+def holder_of(grantee: iam.IGrantable | iam.Policy | iam.ManagedPolicy) -> IConstruct | None:
+    """
+    Return the construct with the policies of *grantee*, in which cdk-nag finds what is granted.
+
+    None for a principal that is not a construct: it has no policy in a template, and so no finding.
+    """
+    holder = grantee if isinstance(grantee, iam.Policy | iam.ManagedPolicy) else grantee.grant_principal
+    # `Construct.is_construct` has no answer for a principal, which jsii reports as an error.
+    return cast("IConstruct", holder) if hasattr(holder, "node") else None
+
+
+def acknowledge_objects_in(reader: IConstruct, *, owner: IConstruct, arn: str, path: str, reason: str) -> None:
+    """Accept that a policy of *reader*, or of a construct below it, names all objects below one path."""
     acknowledge(reader, rule=f"IAM5[Resource::{_as_seen_from(reader, owner=owner, arn=arn)}{path}]", reason=reason)
 
 
@@ -63,9 +75,13 @@ def _as_seen_from(reader: IConstruct, *, owner: IConstruct, arn: str) -> str:
     the reference would have created the same export later.
     """
     stack = Stack.of(owner)
-    if Stack.of(reader) is not stack and Token.is_unresolved(arn) and "Fn::GetAtt" in stack.resolve(arn):
-        return _flat(stack.resolve(stack.export_value(arn)))
-    return _flat(stack.resolve(arn))
+    if Stack.of(reader) is stack or not Token.is_unresolved(arn):
+        return _flat(stack.resolve(arn))
+    for token in Tokenization.reverse_string(arn).tokens:
+        value = stack.resolve(token)
+        seen = stack.resolve(stack.export_value(token)) if "Fn::GetAtt" in value else value
+        arn = arn.replace(Token.as_string(token), _flat(seen))
+    return arn
 
 
 def _flat(value: Any) -> str:

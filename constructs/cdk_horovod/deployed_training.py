@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Protocol, Unpack
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Unpack
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -22,6 +22,7 @@ from cdk_horovod.permissions.executions import accept_executions, executions_of
 from cdk_horovod.permissions.reading import permit_reading
 from cdk_horovod.resources.ledger import grant_read_ledger
 from cdk_horovod.resources.storage import ITrainingStorage, TrainingStorage
+from cdk_horovod.run_task import RunTask, refuse_tokens, run_task
 from horovod_node import contract
 
 
@@ -48,6 +49,19 @@ class IHorovodTraining(Protocol):
 
     def grant_stop(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let *grantee* stop runs."""
+
+    def run_task(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        request: Mapping[str, Any] | str,
+        name: str | None = None,
+        associate_with_parent: bool = True,
+        outputs: Any = None,
+        assign: Mapping[str, Any] | None = None,
+    ) -> RunTask:
+        """Build the state with which another state machine starts a run and waits for its end."""
 
     def metric(self, name: str, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """Return any metric that the training's nodes publish."""
@@ -188,6 +202,58 @@ class DeployedTraining(Construct):
         """Let *grantee* stop runs."""
         return self._grant_on_executions(grantee, "states:StopExecution")
 
+    def run_task(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        request: Mapping[str, Any] | str,
+        name: str | None = None,
+        associate_with_parent: bool = True,
+        outputs: Any = None,
+        assign: Mapping[str, Any] | None = None,
+    ) -> RunTask:
+        """
+        Build the state with which another state machine starts a run and waits for its end (`startExecution.sync:2`).
+
+        A run that fails fails the state with `States.TaskFailed`, whose cause is JSON with the run's own error and
+        cause: `$parse($states.errorOutput.Cause).Error`. When the other execution is stopped, Step Functions stops the
+        run, too, and the clean-up terminates its nodes. Its documentation promises no such thing for an execution that
+        times out: the run may then go on, up to its own limits.
+
+        Args:
+            scope: Scope of the state; in the account and Region of the training.
+            id: Name of the state.
+            request:
+                Request of the run, as `cdk-horovod train --dry-run` prints it under `input`. Its values may be JSONata
+                expressions, and it may be one: `"{% $states.input.request %}"`. Values that are known at synthesis are
+                checked if the training is in this app.
+            name:
+                JSONata expression of the run's name, 1 to 80 letters, digits, '-' and '_'.
+                Default: a name that Step Functions makes up, a UUID.
+            associate_with_parent: Whether the console of Step Functions shows the run below the execution that started
+                it. Default: it does.
+            outputs: Output of the state, with JSONata expressions over `$states.result`, the description of the ended
+                execution. Default: the run's own output, an object with `run`, `model` and `receipt`.
+            assign: Variables that the state sets, likewise. Default: none.
+
+        Raises:
+            ValueError: If the request would be refused, *request* or a field's name is a CDK token, *name* is not an
+                expression, or the training is in another account or Region.
+        """
+        refuse_tokens(request)
+        self._check_request(request)
+        return run_task(
+            scope,
+            id,
+            runs=self.state_machine,
+            request=request,
+            name=name,
+            associate_with_parent=associate_with_parent,
+            outputs=outputs,
+            assign=assign,
+        )
+
     def metric(self, name: str, *, run: str | None = None, **options: Unpack[MetricOptions]) -> cloudwatch.Metric:
         """
         Return any metric that the training's nodes publish.
@@ -254,6 +320,9 @@ class DeployedTraining(Construct):
         widest = with_defaults(options, statistic=cloudwatch.Stats.MAXIMUM, period=Duration.minutes(5))
         return self.metric(contract.METRIC_CEILING_USED, **widest)
 
+    def _check_request(self, request: Mapping[str, Any] | str) -> None:
+        """Check what is known of *request*; an imported training knows no limits."""
+
     def _measure(self, name: str, run: str | None, statistic: str, options: MetricOptions) -> cloudwatch.Metric:
         return self.metric(name, run=run, **with_defaults(options, statistic=statistic))
 
@@ -262,7 +331,6 @@ class DeployedTraining(Construct):
             grantee=grantee,
             actions=list(actions),
             resource_arns=[f"{executions_of(self.state_machine)}:*"],
-            scope=self,
         )
         accept_executions(grantee, self.state_machine)
         return grant

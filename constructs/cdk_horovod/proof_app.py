@@ -33,7 +33,7 @@ class ProofSettings:
     Args:
         stack: Name of the stack.
         instance_type: Instance type, with one GPU.
-        image: Folder with the Dockerfile, or the URI of an image in ECR.
+        image: Folder with the Dockerfile, or the URI of an image in ECR; empty for the library's own.
         usd_per_hour: On-Demand price of an instance, in USD an hour.
         max_cost_usd: Cost ceiling of a run, in USD.
         heartbeat: Seconds without a heartbeat after which the leader counts as lost.
@@ -83,11 +83,12 @@ def build(app: cdk.App, settings: ProofSettings) -> None:
         ),
     )
     image = settings.image
+    own = TrainingImage.from_asset(image) if image else TrainingImage.from_profile()
     HorovodTraining(
         stack,
         "Training",
         storage=TrainingStorage(stack, "Storage"),
-        image=TrainingImage.from_uri(image) if ".dkr.ecr." in image else TrainingImage.from_asset(image),
+        image=TrainingImage.from_uri(image) if ".dkr.ecr." in image else own,
         engine=Engine.ec2(fleet),
         max_cost_usd=settings.max_cost_usd,
         on_demand_prices={settings.instance_type: settings.usd_per_hour},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from aws_cdk import CfnOutput, Duration, Fn, Names, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -21,6 +22,7 @@ from cdk_horovod.permissions.node_permissions import permit_nodes
 from cdk_horovod.resources.image import TrainingImage
 from cdk_horovod.resources.ledger import Ledger
 from cdk_horovod.resources.storage import ITrainingStorage
+from cdk_horovod.run_task import later_fields
 from cdk_horovod.termination.clean_up import CleanUp
 from cdk_horovod.termination.reaper import Reaper
 from cdk_horovod.workflow.capacity_search import longest_forming
@@ -42,8 +44,8 @@ class HorovodTraining(DeployedTraining):
 
     Args:
         storage: Buckets for scripts, data, models and receipts.
-        image: Container image of the nodes.
         engine: Engine that provides the nodes, for example `Engine.ec2(fleet)` or `Engine.ecs(fleet)`.
+        image: Container image of the nodes. Default: `TrainingImage.from_profile()`, built when the app is deployed.
         data_buckets: Further buckets from which runs may read data. Default: only the storage's data bucket.
         ledger: A ledger that no other training uses. Default: a new one.
         max_restarts:
@@ -76,8 +78,8 @@ class HorovodTraining(DeployedTraining):
         id: str,
         *,
         storage: ITrainingStorage,
-        image: TrainingImage,
         engine: IEngine,
+        image: TrainingImage | None = None,
         data_buckets: Sequence[s3.IBucket] = (),
         ledger: Ledger | None = None,
         max_restarts: int = 3,
@@ -123,7 +125,7 @@ class HorovodTraining(DeployedTraining):
         )
         readable = (storage.data_bucket, *data_buckets)
         target = EngineTarget(
-            image=image,
+            image=image or TrainingImage.from_profile(),
             name=self.queue,
             ledger=self.ledger,
             node_log_group=self.node_log_group,
@@ -229,6 +231,20 @@ class HorovodTraining(DeployedTraining):
                     )
         permit_workflow(self.state_machine, wildcards=self.engine.wildcards)
         permit_own_executions(self.state_machine)
+
+    def _check_request(self, request: Mapping[str, Any] | str) -> None:
+        if isinstance(request, str):
+            return
+        later = later_fields(request)
+        problems = contract.check_request(
+            {field: value for field, value in request.items() if field not in later},
+            fleets=[fleet.size for fleet in self.engine.fleets],
+            max_runtime_seconds=int(self.timeouts.max_runtime.to_seconds()),
+            max_cost_usd=self._max_cost_usd,
+            unknown=later,
+        )
+        if problems:
+            raise ValueError(f"'request' would be refused: {'; '.join(problems)}")
 
     def _connection_json(self) -> str:
         ceiling = {} if self._max_cost_usd is None else {contract.CONNECTION_MAX_COST_USD: self._max_cost_usd}

@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """A training whose nodes are tasks of Amazon ECS: in a cluster of its own, or in one that another team manages."""
 
-from pathlib import Path
-
 import aws_cdk as cdk
 from aws_cdk import aws_ecs as ecs
 from cdk_nag import AwsSolutionsChecks
@@ -12,12 +10,9 @@ from cdk_horovod import (
     GpuFleet,
     HorovodTraining,
     TrainingAlarms,
-    TrainingImage,
     TrainingNetwork,
     TrainingStorage,
 )
-
-IMAGE = Path(__file__).resolve().parents[2] / "training_image"
 
 app = cdk.App()
 cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app))
@@ -40,7 +35,6 @@ training = HorovodTraining(
     stack,
     "Training",
     storage=TrainingStorage(stack, "Storage"),
-    image=TrainingImage.from_asset(IMAGE),
     engine=Engine.ecs(fleet, cluster=cluster, placement_constraints=["attribute:ecs.instance-type =~ g5.*"]),
     max_cost_usd=500,
 )

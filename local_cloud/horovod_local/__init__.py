@@ -91,8 +91,9 @@ What it does not prove:
 Known limits of the emulation:
 
 - State machines must be written in JSONata; moto's JSONPath is uncorrected. Of the `.sync` integrations only
-  `states:startExecution` is known to work. Express state machines run as Standard ones, without AWS's limit of five
-  minutes; their failures are written to the server's log. Activities and redrive are not supported.
+  `states:startExecution` is known to work; the rule that it needs on AWS is not created, but the role must be allowed
+  to create it. Express state machines run as Standard ones, without AWS's limit of five minutes; their failures are
+  written to the server's log. Activities and redrive are not supported.
 - JSONata is evaluated by jsonata-python 0.7.1. Numbers beyond 2^53 keep their digits here and lose them on AWS. Error
   names are AWS's; error messages are not. An error in a state's own `Output` ends the execution; whether AWS lets a
   `Catch` of the same state handle it was not confirmed, so do not rely on it.

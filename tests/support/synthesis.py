@@ -45,3 +45,8 @@ def synthesise(
     if check and done.returncode:
         raise AssertionError(f"app.py ended with {done.returncode}:\n{done.stdout}")
     return done.stdout
+
+
+def image_hashes(assembly: Path, stack: str) -> set[str]:
+    """List the asset hashes of the images that a stack builds."""
+    return set(json.loads((assembly / f"{stack}.assets.json").read_text())["dockerImages"])

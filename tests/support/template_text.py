@@ -37,7 +37,7 @@ def template_text(assembly: Path, stack: str) -> str:
         assembly: The cloud assembly, as `app.py` writes it.
         stack: Name of the stack.
     """
-    template, names = _template(assembly, stack), _Names(assembly, stack)
+    template, names = _template(assembly, stack), Names(assembly, stack)
     sections: dict[str, Any] = {section: names.resolve(value) for section, value in template.items()}
     sections["Resources"] = dict(
         sorted(
@@ -56,7 +56,7 @@ def template_text(assembly: Path, stack: str) -> str:
     text = HEAD
     for section, value in sections.items():
         if value:
-            text += "\n".join(["", f"{section}:", *_block(value, "  ", compact=False), ""])
+            text += "\n".join(["", f"{section}:", *block(value, "  ", compact=False), ""])
     return text
 
 
@@ -73,7 +73,7 @@ def user_data_text(assembly: Path, stack: str) -> str:
         for resource in _template(assembly, stack)["Resources"].values()
         if resource["Type"] == "AWS::EC2::LaunchTemplate"
     )
-    return str(_Names(assembly, stack).resolve(data)) + "\n"
+    return str(Names(assembly, stack).resolve(data)) + "\n"
 
 
 def _template(assembly: Path, stack: str) -> dict[str, Any]:
@@ -81,25 +81,37 @@ def _template(assembly: Path, stack: str) -> dict[str, Any]:
     return template
 
 
-class _Names:
+class Names:
     """
     Names that a reader knows: the paths of constructs for logical ids, and exported values for the names of exports.
 
     Args:
         assembly: The cloud assembly.
         stack: The stack whose template is read.
+        template: Another template that the stack's metadata describes, too. Default: the stack's own.
+        elsewhere: Properties that are not written, each with the text in its place.
     """
 
-    def __init__(self, assembly: Path, stack: str) -> None:
-        self._assembly = assembly
-        metadata = json.loads((assembly / f"{stack}.metadata.json").read_text())
+    def __init__(
+        self,
+        assembly: Path,
+        stack: str,
+        *,
+        template: Mapping[str, Any] | None = None,
+        elsewhere: Mapping[str, str] = ELSEWHERE,
+    ) -> None:
+        self._assembly, self._elsewhere = assembly, elsewhere
+        artifact = json.loads((assembly / "manifest.json").read_text())["artifacts"][stack]
+        metadata = json.loads((assembly / artifact["additionalMetadataFile"]).read_text())
+        root = f"/{artifact['displayName'].partition(' ')[0]}/"
+        template = template or _template(assembly, stack)
+        known = {id for section in template.values() if isinstance(section, Mapping) for id in section}
         self._paths = {
-            entry["data"]: path.removeprefix(f"/{stack}/").removesuffix("/Resource")
+            entry["data"]: path.removeprefix(root).removesuffix("/Resource")
             for path, entries in metadata.items()
             for entry in entries
-            if entry["type"] == "aws:cdk:logicalId"
+            if entry["type"] == "aws:cdk:logicalId" and entry["data"] in known
         }
-        template = _template(assembly, stack)
         assert len({self._paths[id] for id in template["Resources"]}) == len(template["Resources"])
         for id, parameter in template.get("Parameters", {}).items():
             if parameter["Type"].startswith("AWS::SSM::Parameter::Value"):
@@ -149,24 +161,24 @@ class _Names:
 
     def _imported(self, export: str) -> str:
         """Write the value that another stack exports, with that stack's name."""
-        stack = export.partition(":")[0]
-        (value,) = (
-            output["Value"]
-            for output in _template(self._assembly, stack)["Outputs"].values()
+        ((stack, value),) = (
+            (path.name.removesuffix(".template.json"), output["Value"])
+            for path in self._assembly.glob("*.template.json")
+            for output in json.loads(path.read_text()).get("Outputs", {}).values()
             if output.get("Export", {}).get("Name") == export
         )
-        return f"<{stack}:{_Names(self._assembly, stack).resolve(value).removeprefix('<')}"
+        return f"<{export.partition(':')[0]}:{Names(self._assembly, stack).resolve(value).removeprefix('<')}"
 
     def _item(self, key: str, value: Any) -> tuple[str, Any]:
-        if key in ELSEWHERE:
-            return key, ELSEWHERE[key]
+        if key in self._elsewhere:
+            return key, self._elsewhere[key]
         resolved = self.resolve(value)
         if isinstance(resolved, str) and resolved.startswith(("{", "[")):
             return f"{key} (JSON)", json.loads(resolved)
         return key, resolved
 
 
-def _block(value: Any, indent: str, *, compact: bool = True) -> Iterator[str]:
+def block(value: Any, indent: str, *, compact: bool = True) -> Iterator[str]:
     """Write a mapping or a sequence; *compact*: an item in one line where it fits."""
     pairs = ((f"{_scalar(key)}:", item) for key, item in value.items()) if isinstance(value, Mapping) else None
     for mark, item in pairs or (("-", item) for item in value):
@@ -175,10 +187,10 @@ def _block(value: Any, indent: str, *, compact: bool = True) -> Iterator[str]:
         if not nested or (compact and len(line) <= WIDTH):
             yield line
         elif mark == "-":
-            first, *rest = _block(item, indent + "  ")
+            first, *rest = block(item, indent + "  ")
             yield from (f"{indent}- {first.strip()}", *rest)
         else:
-            yield from (indent + mark, *_block(item, indent + "  "))
+            yield from (indent + mark, *block(item, indent + "  "))
 
 
 def _flow(value: Any) -> str:

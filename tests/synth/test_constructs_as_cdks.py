@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from cdk_horovod import (
 )
 from cdk_horovod.fleet.gpu_types import GPU_INSTANCE_TYPES
 from horovod_node import contract
-from support.construct_stacks import training_in
+from support.construct_stacks import synthesise_validated, training_in
 
 pytestmark = pytest.mark.synth
 
@@ -103,6 +104,32 @@ def test_grants_are_grants(stack: Stack, grant: str) -> None:
     # THEN
     assert isinstance(granted, iam.Grant)
     assert granted.success
+
+
+def test_grants_take_policies_and_roles_elsewhere(tmp_path: Path) -> None:
+    """A managed policy, and a role of another stack, are granted what a role is, without findings of cdk-nag."""
+
+    def build(app: App) -> None:
+        # GIVEN
+        training = training_in(Stack(app, "Stack"))
+        policy = iam.ManagedPolicy(Stack.of(training), "Submitters")
+
+        # WHEN
+        far = iam.Role(Stack(app, "Far"), "Person", assumed_by=iam.AccountRootPrincipal())
+        granted = [grant(who) for who in (policy, far) for grant in (training.grant_start, training.grant_stop)]
+
+        # THEN
+        assert [grant.success for grant in granted] == [True] * 4
+
+    stacks = synthesise_validated(tmp_path, build)
+    managed = stacks.resource("Stack", "AWS::IAM::ManagedPolicy", id="Submitters")
+    inline = stacks.resource("Far", "AWS::IAM::Policy", id="Person")
+    ours, theirs = (
+        sorted(json.dumps(statement["Action"]) for statement in policy["PolicyDocument"]["Statement"])
+        for policy in (managed, inline)
+    )
+    assert ours == theirs
+    assert any("states:StopExecution" in actions for actions in ours)
 
 
 def test_metrics_take_cdks_options(stack: Stack) -> None:

@@ -31,6 +31,7 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
             availability_zones=["eu-west-1a", "eu-west-1c"],
             endpoint_azs=1,
             readable_accounts=["210987654321"],
+            storage_accounts=["333344445555"],
             gateway_prefix_lists=["pl-6da54004", "pl-6fa54006"],
             session_manager=True,
         )
@@ -198,6 +199,17 @@ def test_other_accounts_can_be_read_only(stacks: Stacks) -> None:
         assert foreign["Condition"]["StringEquals"]["aws:PrincipalAccount"] == {"Ref": "AWS::AccountId"}
 
 
+def test_other_accounts_can_keep_models(stacks: Stacks) -> None:
+    """Nodes can do with the buckets of a storage account what they do with a model bucket, and nothing else there."""
+    for policy in policies(stacks, "bounded").values():
+        (foreign,) = [each for each in policy["Statement"] if "333344445555" in str(each)]
+        assert {action.removeprefix("s3:") for action in foreign["Action"]} == {
+            *("GetObject", "ListBucket", "PutObject", "AbortMultipartUpload", "ListMultipartUploadParts"),
+            "DeleteObject",
+        }
+        assert foreign["Condition"]["StringEquals"]["aws:PrincipalAccount"] == {"Ref": "AWS::AccountId"}
+
+
 def test_zones_can_be_named(stacks: Stacks) -> None:
     """Subnets are in the zones that were named, and endpoints may be in fewer of them."""
     # WHEN
@@ -238,6 +250,7 @@ def test_session_manager_has_its_endpoints(stacks: Stacks) -> None:
         ({"max_azs": 2, "endpoint_azs": 3}, "'endpoint_azs' must be from 1 to 2, the number of zones, got 3"),
         ({"availability_zones": ["a", "a"]}, "'availability_zones' must name each zone once, got a, a"),
         ({"readable_accounts": ["12"]}, "'readable_accounts' must be ids of AWS accounts, of 12 digits, got '12'"),
+        ({"storage_accounts": ["12"]}, "'storage_accounts' must be ids of AWS accounts, of 12 digits, got '12'"),
         ({"gateway_prefix_lists": ["s3"]}, "'gateway_prefix_lists' must be ids of prefix lists, pl-…, got 's3'"),
     ],
 )

@@ -12,13 +12,11 @@ import pytest
 
 from cdk_horovod.asl.graph import drawn
 from cdk_horovod.asl.resolved import by_layer
+from support.snapshots import compare
 from support.synthesis import REPOSITORY
 from support.template_text import ELSEWHERE, template_text, user_data_text
 
 pytestmark = pytest.mark.synth
-
-SNAPSHOTS = REPOSITORY / "tests" / "snapshots"
-
 
 LAYERS = ["run", "clean-up", "reaper"]
 
@@ -101,10 +99,3 @@ def test_state_machine_is_as_reviewed(layer: str, template: Mapping[str, Any], r
 def test_drawing_is_of_this_state_machine(layer: str, template: Mapping[str, Any]) -> None:
     """The graph in the documentation shows today's states; `make graph` draws it anew."""
     assert drawn(by_layer(template)[layer]) in (REPOSITORY / "docs" / "state-machine.md").read_text()
-
-
-def compare(name: str, text: str, request: pytest.FixtureRequest) -> None:
-    """Compare *text* with the snapshot of this name, or write it there when `--update-snapshots` is given."""
-    if request.config.getoption("--update-snapshots"):
-        (SNAPSHOTS / name).write_text(text)
-    assert text == (SNAPSHOTS / name).read_text(), f"{name} changed: review it, then run `make snapshots`"

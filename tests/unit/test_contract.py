@@ -333,6 +333,23 @@ def test_takes_what_fits_one_of_several_fleets(gpus: int, fits: bool) -> None:
     assert found == ([] if fits else [f"'gpus' {rule}, got {gpus}"])
 
 
+def test_checks_what_is_known() -> None:
+    """Fields whose values are not known yet are neither missed nor checked; their names and all other fields are."""
+    # GIVEN
+    known = a_request(max_runtime_seconds=MAX_RUNTIME_SECONDS + 1)
+    later = ["source", "gpus"]
+    for field in later:
+        del known[field]
+
+    # WHEN
+    found = contract.check_request(known, fleets=[FLEET], max_runtime_seconds=MAX_RUNTIME_SECONDS, unknown=later)
+    misnamed = contract.check_request(known, fleets=[FLEET], max_runtime_seconds=1, unknown=[*later, "gpu"])
+
+    # THEN
+    assert found == [f"'max_runtime_seconds' must be at most {MAX_RUNTIME_SECONDS}, got {MAX_RUNTIME_SECONDS + 1}"]
+    assert [sentence[:40] for sentence in misnamed] == ["'gpu' is not a field of a request; its f"]
+
+
 def test_a_training_without_a_ceiling_takes_any() -> None:
     """A request may set any cost ceiling if the construct sets none."""
     # WHEN

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--yes", is_flag=True, help="Do not ask before deploying.")
 @click.option("--instance-type", default="g4dn.xlarge", show_default=True, help="Type of both nodes, with one GPU.")
 @click.option(
-    "--image", default="training_image", show_default=True, help="Folder with the Dockerfile, or image in ECR."
+    "--image", default="", help="Folder with the Dockerfile, or image in ECR. Default: the library's own image."
 )
 @click.option("--limit-usd", default=5.0, show_default=True, help="Refuse to start if the estimate is higher.")
 @click.option("--delete-data", is_flag=True, help="Also delete the drill's buckets and key.")

@@ -50,7 +50,7 @@ class AwsPlace:
     Args:
         session: boto3 session of the account, with a Region.
         instance_type: Instance type of the drill, with one GPU.
-        image: Folder with the Dockerfile, or the address of an image in ECR.
+        image: Folder with the Dockerfile, or the address of an image in ECR; empty for the library's own.
         max_cost_usd: Cost ceiling of each run, in US dollars.
         tell: Prints a line, such as the output of the CDK CLI. Default: `print`.
         paces: Times of the drill.

@@ -48,6 +48,6 @@ def check_image_fits(scope: Construct, *, image: TrainingImage, instance_types: 
     elif version < FIRST_TENSORFLOW_FOR_HOPPER:
         raise ValueError(
             f"'image' must have TensorFlow {_NEWER} or newer for {names}, got {'.'.join(map(str, version))}, which "
-            "compiles its kernels on every new node, for 30 minutes or longer; build the image with "
-            "'build_args=NEWER_PROFILE', or set horovod:image_profile=newer"
+            "compiles its kernels on every new node, for 30 minutes or longer; use "
+            "TrainingImage.from_profile(NEWER_PROFILE), or set horovod:image_profile=newer"
         )

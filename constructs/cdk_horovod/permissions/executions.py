@@ -8,7 +8,7 @@ from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
 
-from cdk_horovod.acknowledgements import acknowledge, acknowledge_objects
+from cdk_horovod.acknowledgements import acknowledge, acknowledge_objects, acknowledge_objects_in
 
 
 def executions_of(machine: sfn.IStateMachine) -> str:
@@ -41,6 +41,21 @@ def accept_executions(grantee: iam.IGrantable | iam.Policy, machine: sfn.IStateM
         arn=executions_of(machine),
         path=":*",
         reason="An execution has the name of its run, which is not known at synthesis.",
+    )
+
+
+def accept_executions_in(stack: Stack, machine: sfn.IStateMachine) -> None:
+    """
+    Accept that policies of *stack* name all executions of *machine*, where it is not known which role will.
+
+    A state of a definition does not know the state machine that it will be in.
+    """
+    acknowledge_objects_in(
+        stack,
+        owner=machine,
+        arn=executions_of(machine),
+        path=":*",
+        reason="A state machine that waits for runs names all of them: an execution's name is not known at synthesis.",
     )
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import cast
 
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
-from constructs import Construct, IConstruct
 
-from cdk_horovod.acknowledgements import acknowledge
+from cdk_horovod.acknowledgements import acknowledge, holder_of
 
 
 def permit_reading(
@@ -34,10 +32,10 @@ def permit_reading(
             ([*engine_reads, "pricing:GetProducts"], "*"),
         )
     ]
-    # A principal that is not a construct has no policy in a template, and so no finding.
-    if Construct.is_construct(grantee.grant_principal):
+    holder = holder_of(grantee)
+    if holder is not None:
         acknowledge(
-            cast("IConstruct", grantee.grant_principal),
+            holder,
             rule="IAM5[Resource::*]",
             reason="These actions support no resource-level permissions; they read groups and public prices.",
         )

@@ -20,9 +20,20 @@ _READING: Final = (
     "ecr:BatchGetImage",
 )
 """Actions of nodes in readable buckets and repositories of other accounts."""
+_STORING: Final = (
+    "s3:GetObject",
+    "s3:ListBucket",
+    "s3:PutObject",
+    "s3:AbortMultipartUpload",
+    "s3:ListMultipartUploadParts",
+    "s3:DeleteObject",
+)
+"""Actions of nodes in a model bucket of another account (`StorageGrants`)."""
 
 
-def perimeter(scope: Construct, *, readable_accounts: Sequence[str]) -> list[iam.PolicyStatement]:
+def perimeter(
+    scope: Construct, *, readable_accounts: Sequence[str], storage_accounts: Sequence[str]
+) -> list[iam.PolicyStatement]:
     """
     Return statements that allow only calls of this account's principals on this account's resources.
 
@@ -35,18 +46,18 @@ def perimeter(scope: Construct, *, readable_accounts: Sequence[str]) -> list[iam
     Args:
         scope: Construct whose stack's account is meant.
         readable_accounts: Ids of other accounts whose buckets and repositories may be read.
+        storage_accounts: Ids of other accounts whose buckets may be read and written.
     """
     account = Stack.of(scope).account
-    statements = [
-        _allow(["*"], conditions={"aws:PrincipalAccount": account, "aws:ResourceAccount": account}),
+    return [
+        _allow(actions, conditions={"aws:PrincipalAccount": account, "aws:ResourceAccount": accounts})
+        for actions, accounts in (
+            (["*"], account),
+            (_READING, list(readable_accounts)),
+            (_STORING, list(storage_accounts)),
+        )
+        if accounts
     ]
-    if readable_accounts:
-        conditions: dict[str, str | list[str]] = {
-            "aws:PrincipalAccount": account,
-            "aws:ResourceAccount": list(readable_accounts),
-        }
-        statements.append(_allow(_READING, conditions=conditions))
-    return statements
 
 
 def image_layers(scope: Construct) -> iam.PolicyStatement:

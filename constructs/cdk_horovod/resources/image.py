@@ -16,6 +16,7 @@ from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_iam as iam
 
 from cdk_horovod.acknowledgements import acknowledge
+from horovod_node import contract
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,10 @@ TORCH_PROFILE: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Build arguments of the training image's `torch` profile: PyTorch instead of TensorFlow; for all types except P3."""
 
+_IN_THE_WHEEL: Final = Path(__file__).resolve().parents[1] / "training_image"
+_IN_A_CHECKOUT: Final = Path(contract.__file__).resolve().parents[2]
+"""Where the agent is in a checkout, and so in an editable installation: in the folder with its Dockerfile."""
+
 _PULL_ACTIONS: Final = ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage")
 
 
@@ -62,15 +67,30 @@ class TrainingImageConfig:
 
 class TrainingImage(ABC):
     """
-    The image that every node runs: built from a directory, or an existing one in Amazon ECR.
+    The image that every node runs: this library's own, one built from a directory, or an existing one in Amazon ECR.
 
     Other registries are not supported, because nodes in isolated subnets cannot reach them.
     """
 
     @staticmethod
+    def from_profile(profile: Mapping[str, str] | None = None) -> TrainingImage:
+        """
+        Build this library's own image when the app is deployed, for x86-64.
+
+        Its Dockerfile, locked requirements and agent are in the installed package, and so are of the same version as
+        the constructs.
+
+        Args:
+            profile: `NEWER_PROFILE`, `TORCH_PROFILE`, or build arguments of your own; the head of
+                `training_image/Dockerfile` lists them. Default: TensorFlow 2.15, for all types up to P4de.
+        """
+        packaged = _IN_THE_WHEEL if _IN_THE_WHEEL.is_dir() else _IN_A_CHECKOUT
+        return TrainingImage.from_asset(packaged, build_args=profile)
+
+    @staticmethod
     def from_asset(directory: str | Path, *, build_args: Mapping[str, str] | None = None) -> TrainingImage:
         """
-        Build the image from a Dockerfile when the app is deployed, for x86-64.
+        Build the image from a Dockerfile of your own when the app is deployed, for x86-64.
 
         Args:
             directory: Folder with the `Dockerfile` and the files that it copies.

@@ -90,6 +90,11 @@ class TrainingNetwork(Construct):
             for their `data_buckets` and images.
             Default: none.
 
+        storage_accounts:
+            Ids of other accounts whose buckets nodes may read and write through the endpoints of `ISOLATED`, for a
+            model bucket there (`TrainingStorage.from_buckets`).
+            Default: none.
+
         gateway_prefix_lists:
             Ids of the prefix lists of S3 and DynamoDB in the Region, `["pl-6da54004", …]`. The nodes' security group
             then allows HTTPS only to these and the endpoints, instead of to every address. CloudFormation cannot look
@@ -126,6 +131,7 @@ class TrainingNetwork(Construct):
         availability_zones: Sequence[str] = (),
         endpoint_azs: int | None = None,
         readable_accounts: Sequence[str] = (),
+        storage_accounts: Sequence[str] = (),
         gateway_prefix_lists: Sequence[str] = (),
         session_manager: bool = False,
         ecs: bool = False,
@@ -137,7 +143,8 @@ class TrainingNetwork(Construct):
         number = len(availability_zones) or max_azs
         if endpoint_azs is not None and not 1 <= endpoint_azs <= number:
             raise ValueError(f"'endpoint_azs' must be from 1 to {number}, the number of zones, got {endpoint_azs}")
-        _check_each("readable_accounts", readable_accounts, _ACCOUNT, "ids of AWS accounts, of 12 digits")
+        for argument, accounts in (("readable_accounts", readable_accounts), ("storage_accounts", storage_accounts)):
+            _check_each(argument, accounts, _ACCOUNT, "ids of AWS accounts, of 12 digits")
         _check_each("gateway_prefix_lists", gateway_prefix_lists, _PREFIX_LIST, "ids of prefix lists, pl-…")
         mode = _mode_of(mode)
         super().__init__(scope, id)
@@ -171,7 +178,7 @@ class TrainingNetwork(Construct):
         self.subnets = ec2.SubnetSelection(subnet_group_name=_SUBNETS)
         self.boundary: NetworkBoundary | None = None
         if isolated:
-            policy = perimeter(self, readable_accounts=readable_accounts)
+            policy = perimeter(self, readable_accounts=readable_accounts, storage_accounts=storage_accounts)
             for name, gateway in gateways.items():
                 for statement in [*policy, image_layers(self)] if name == "S3" else policy:
                     gateway.add_to_policy(statement)

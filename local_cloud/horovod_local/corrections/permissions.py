@@ -28,6 +28,13 @@ LOG_DELIVERY: Final = (
     "logs:DescribeLogGroups",
 )
 """Step Functions Developer Guide, "Using CloudWatch Logs to log execution history in Step Functions"."""
+NESTED: Final = ":states:startExecution.sync"
+WAITING: Final = ("events:PutTargets", "events:PutRule", "events:DescribeRule")
+WAITING_RULE: Final = "StepFunctionsGetEventsForStepFunctionsExecutionRule"
+"""
+A role needs these permissions on this rule to wait for executions (Step Functions Developer Guide, "IAM policies for
+calling Step Functions workflow executions"); AWS refuses to create a state machine without them.
+"""
 
 
 @correction(
@@ -159,7 +166,8 @@ def _documents(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 @correction(
-    moto="creates a state machine whose role does not exist, does not trust Step Functions or may not write its log",
+    moto="creates a state machine whose role does not exist, does not trust Step Functions, may not write its log, or "
+    "may not make the EventBridge rule that it needs to wait for executions",
     aws="refuses it with AccessDeniedException",
 )
 def roles_of_state_machines_are_checked() -> None:
@@ -184,6 +192,10 @@ def roles_of_state_machines_are_checked() -> None:
         may_log = (role_may(each, role=role, region=self.region_name, session="states") for each in LOG_DELIVERY)
         if level != "OFF" and not all(may_log):
             raise AccessDeniedException("The state machine IAM Role is not authorized to access the Log Destination")
+        rule = f"arn:{self.partition}:events:{self.region_name}:{self.account_id}:rule/{WAITING_RULE}"
+        may_wait = (role_may(each, role=role, region=self.region_name, session="states", on=rule) for each in WAITING)
+        if NESTED in definition and not all(may_wait):
+            raise AccessDeniedException(f"'{role}' is not authorized to create managed-rule.")
         return create_state_machine(self, name=name, definition=definition, roleArn=role, **kwargs)
 
     StepFunctionsParserBackend.create_state_machine = create

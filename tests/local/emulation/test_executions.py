@@ -122,6 +122,39 @@ def test_timing_out_cancels_tasks(machines: Any, token_task: dict[str, Any]) -> 
         machines.api.send_task_success(taskToken=token, output="{}")
 
 
+NESTED = {
+    "Type": "Task",
+    "Resource": "arn:aws:states:::states:startExecution.sync:2",
+    "Arguments": {"StateMachineArn": "{% $states.input.machine %}", "Name": "{% $states.input.name %}"},
+    "End": True,
+}
+
+
+@pytest.mark.parametrize("aborted_by", ["stop", "branch"])
+def test_aborted_tasks_stop_their_executions(machines: Any, aborted_by: str) -> None:
+    """A nested execution is ABORTED when its parent is stopped, and when another branch beside its task fails."""
+    # GIVEN a parent that waits for a nested execution, alone or beside a branch that fails
+    child = machines.create(WAIT)
+    failing = {"Wait": {"Type": "Wait", "Seconds": 3, "Next": "Fail"}, "Fail": {"Type": "Fail", "Error": "Other"}}
+    branches = [{"StartAt": "Run", "States": {"Run": NESTED}}, {"StartAt": "Wait", "States": failing}]
+    waiting = NESTED if aborted_by == "stop" else {"Type": "Parallel", "Branches": branches}
+    parent = machines.start(waiting, {"machine": child, "name": "nested"})
+
+    def status() -> str:
+        listed = machines.api.list_executions(stateMachineArn=child)["executions"]
+        return str(listed[0]["status"]) if listed else "none"
+
+    assert eventually(status, lambda seen: seen == "RUNNING") == "RUNNING"
+
+    # WHEN
+    if aborted_by == "stop":
+        machines.api.stop_execution(executionArn=parent)
+
+    # THEN
+    assert machines.finish(parent)["status"] == {"stop": "ABORTED", "branch": "FAILED"}[aborted_by]
+    assert eventually(status, lambda seen: seen != "RUNNING") == "ABORTED"
+
+
 def test_executions_are_described_as_json(machines: Any) -> None:
     """An output is described as JSON whatever it is, and what has ended has a stopDate."""
     # WHEN

@@ -213,6 +213,30 @@ def test_roles_of_state_machines_are_checked(cloud: Any, make_role: MakeRole) ->
     assert message.startswith("Neither the global service principal states.amazonaws.com, nor")
 
 
+def test_waiting_for_executions_needs_a_rule(cloud: Any, make_role: MakeRole) -> None:
+    """A role without the permissions for Step Functions' rule is refused at creation; with them it is taken."""
+    # GIVEN a state that waits for executions
+    account = f"eu-west-1:{ACCOUNT}"
+    rule = f"arn:aws:events:{account}:rule/StepFunctionsGetEventsForStepFunctionsExecutionRule"
+    nested = {"Type": "Task", "Resource": "arn:aws:states:::states:startExecution.sync:2", "End": True}
+    nested["Arguments"] = {"StateMachineArn": f"arn:aws:states:{account}:stateMachine:x"}  # type: ignore[assignment]
+    definition = json.dumps({"QueryLanguage": "JSONata", "StartAt": "Run", "States": {"Run": nested}})
+    trusted = {"Service": "states.amazonaws.com"}
+    few, enough = (
+        make_role(allow(*actions, on=rule), trusted=trusted)
+        for actions in (["events:PutRule"], ["events:PutRule", "events:PutTargets", "events:DescribeRule"])
+    )
+    create = cloud.client("stepfunctions").create_state_machine
+
+    # WHEN
+    code, _, message = error_of(create, name="may-not-wait", definition=definition, roleArn=few)
+    created = create(name="may-wait", definition=definition, roleArn=enough)
+
+    # THEN
+    assert (code, message) == ("AccessDeniedException", f"'{few}' is not authorized to create managed-rule.")
+    assert created["stateMachineArn"].endswith(":may-wait")
+
+
 def test_state_machines_act_as_their_role(machines: Any, make_role: MakeRole) -> None:
     """A call that the machine's role may not make fails the task with the service's exception, and its message."""
     # GIVEN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,7 @@ def check_request(
     max_runtime_seconds: int,
     max_cost_usd: float | None = None,
     name: str | None = None,
+    unknown: Collection[str] = (),
 ) -> list[str]:
     """
     List the problems of *request*, in the same sentences as the state machine; the list is empty if there are none.
@@ -83,6 +84,7 @@ def check_request(
         max_runtime_seconds: The construct's limit.
         max_cost_usd: The construct's limit. Default: none.
         name: The execution's name. Default: the name is not checked.
+        unknown: Fields that *request* leaves out because their values are not known yet. Default: none.
     """
     if name is not None and not re.fullmatch(RUN_NAME_PATTERN, name):
         return [f"the execution's name {RUN_NAME_RULE}, got {_shown(name)}"]
@@ -101,42 +103,48 @@ def check_request(
         return [REQUEST_TOO_LARGE]
     if _is_deeper(request, than=DEPTH_LIMIT):
         return [REQUEST_TOO_DEEP]
-    problems = _problems(request, fleets=fleets, max_runtime_seconds=max_runtime_seconds, max_cost_usd=max_cost_usd)
+    limits = {MAX_RUNTIME_SECONDS: max_runtime_seconds, MAX_COST_USD: max_cost_usd}
+    problems = _problems(request, fleets=fleets, limits=limits, unknown=unknown)
     more = len(problems) - PROBLEMS_LIMIT
     return problems if more <= 0 else [*problems[:PROBLEMS_LIMIT], f"and {more} more"]
 
 
 def _problems(
-    request: dict[str, Any], *, fleets: Sequence[FleetSize], max_runtime_seconds: int, max_cost_usd: float | None
+    request: dict[str, Any],
+    *,
+    fleets: Sequence[FleetSize],
+    limits: Mapping[str, float | None],
+    unknown: Collection[str],
 ) -> list[str]:
     known = [field.name for field in REQUEST_FIELDS]
     problems = [
         f"'{_shown(name)}' is not a field of a request; its fields are {', '.join(known)}"
-        for name in request
+        for name in (*request, *unknown)
         if name not in known and name != STARTED_BY
     ]
     for field in REQUEST_FIELDS:
-        if field.name not in request:
-            if field.required:
-                problems.append(f"'{field.name}' is missing ({field.meaning[:-1]})")
-            continue
-        problems += _check_field(field, request[field.name])
+        if field.name in request:
+            problems += _check_field(field, request[field.name])
+        elif field.required and field.name not in unknown:
+            problems.append(f"'{field.name}' is missing ({field.meaning[:-1]})")
     if problems:
         return problems
-    gpus = request[GPUS]
-    if not any(fleet.fits(gpus) for fleet in fleets):
-        problems.append(f"'{GPUS}' {gpus_rule(fleets)}, got {_shown(gpus)}")
-    least = request.get(MIN_GPUS, gpus)
-    if least > gpus:
-        problems.append(f"'{MIN_GPUS}' must be at most 'gpus', which is {_shown(gpus)}, got {_shown(least)}")
-    fitting = [fleet for fleet in fleets if fleet.fits(gpus)]
-    if least < gpus and fitting and not any(fleet.elastic for fleet in fitting):
-        problems.append(f"'{MIN_GPUS}' {inelastic_rule(_shown(gpus))}, got {_shown(least)}")
-    limits = {MAX_RUNTIME_SECONDS: max_runtime_seconds, MAX_COST_USD: max_cost_usd}
+    if GPUS in request:
+        problems += _check_size(request[GPUS], request.get(MIN_GPUS, request[GPUS]), fleets)
     for name, limit in limits.items():
         if limit is not None and request.get(name, 0) > limit:
             problems.append(f"'{name}' must be at most {_shown(limit)}, got {_shown(request[name])}")
     return problems
+
+
+def _check_size(gpus: float, least: float, fleets: Sequence[FleetSize]) -> Iterator[str]:
+    fitting = [fleet for fleet in fleets if fleet.fits(gpus)]
+    if not fitting:
+        yield f"'{GPUS}' {gpus_rule(fleets)}, got {_shown(gpus)}"
+    if least > gpus:
+        yield f"'{MIN_GPUS}' must be at most 'gpus', which is {_shown(gpus)}, got {_shown(least)}"
+    if least < gpus and fitting and not any(fleet.elastic for fleet in fitting):
+        yield f"'{MIN_GPUS}' {inelastic_rule(_shown(gpus))}, got {_shown(least)}"
 
 
 def _check_field(field: RequestField, value: Any) -> list[str]:

@@ -20,7 +20,9 @@ except ImportError:  # a laptop
 
 
 _ring: Final = HorovodRing(hvd)
-started, rank, size = _ring.started, _ring.rank, _ring.size
+started = _ring.started
+rank = _ring.rank
+size = _ring.size
 is_elastic, is_ring, form_anew = _ring.is_elastic, _ring.is_ring, _ring.form_anew
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
@@ -128,6 +129,54 @@ def timing_out_cancels_tasks() -> None:
     Environment.set_timed_out = time_out
 
 
+@correction(
+    moto="lets a nested execution run on when the task that waits for it is aborted",
+    aws="calls StopExecution with the state machine's role, and carries on if that is refused",
+)
+def aborted_tasks_stop_their_executions() -> None:
+    """
+    Source: Step Functions Developer Guide, "Discover service integration patterns", "Run a Job (.sync)".
+
+    A task is aborted when its execution is stopped, or another branch of a Parallel state or another iteration of a Map
+    state fails with an uncaught error. The guide does not mention an execution that times out.
+    """
+    from botocore.exceptions import ClientError
+    from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (
+        StateTaskServiceSfn,
+    )
+    from moto.stepfunctions.parser.asl.eval.program_state import ProgramStopped
+    from moto.stepfunctions.parser.asl.utils.boto_client import boto_client_for
+
+    wait = StateTaskServiceSfn._eval_sync
+
+    def wait_or_stop(self: Any, env: Any, *, sync_resolver: Any, **endpoints: Any) -> Any:
+        outcome = wait(self, env=env, sync_resolver=sync_resolver, **endpoints)
+        # Stopping an execution that has just ended changes nothing.
+        if isinstance(env.program_state(), ProgramStopped):
+            with contextlib.suppress(ClientError):
+                sync_resolver.client.stop_execution(executionArn=sync_resolver.execution)
+        return outcome
+
+    StateTaskServiceSfn._eval_sync = wait_or_stop
+
+    def with_execution(build: Any) -> Any:
+        def resolver(self: Any, env: Any, resource_runtime_part: Any, **arguments: Any) -> Any:
+            execution = env.stack[-1]["ExecutionArn"]
+            resolve = build(self, env=env, resource_runtime_part=resource_runtime_part, **arguments)
+            resolve.execution = execution
+            resolve.client = boto_client_for(
+                service="stepfunctions",
+                region=resource_runtime_part.region,
+                state_credentials=arguments["state_credentials"],
+            )
+            return resolve
+
+        return resolver
+
+    StateTaskServiceSfn._build_sync_resolver = with_execution(StateTaskServiceSfn._build_sync_resolver)
+    StateTaskServiceSfn._build_sync2_resolver = with_execution(StateTaskServiceSfn._build_sync2_resolver)
+
+
 def _has_begun(execution: Any) -> bool:
     """Wait until the thread of *execution* runs it, before which there is nothing to stop; False after a timeout."""
     until = time.monotonic() + BEGIN_SECONDS
@@ -190,6 +239,7 @@ CORRECTIONS = (
     states_are_entered_in_utc,
     stopping_aborts_at_once,
     timing_out_cancels_tasks,
+    aborted_tasks_stop_their_executions,
     executions_are_described_as_json,
     refusals_are_named,
 )

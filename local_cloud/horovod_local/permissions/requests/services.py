@@ -157,7 +157,7 @@ _RULES: Final[dict[str, dict[str, PermissionRule]]] = {
         "ListServiceQuotas": without_resource("servicequotas:ListServiceQuotas"),
     },
     "sns": {"Publish": _publish},
-    "ssm": {"GetParameter": _parameter("GetParameter"), "GetParameters": _parameter("GetParameters")},
+    "ssm": {name: _parameter(name) for name in ("GetParameter", "GetParameters", "PutParameter")},
     "stepfunctions": states.RULES,
     # API Reference, GetCallerIdentity: "No permissions are required to perform this operation."
     "sts": {"AssumeRole": _assume, "GetCallerIdentity": _nothing},
