@@ -68,8 +68,10 @@ synth: setup ## Synthesise app.py into cdk.out, with AwsSolutions checks
 snapshots: setup ## Write the snapshots and the tables of engines anew: review their diff
 	pytest -q tests/synth/test_snapshots.py tests/unit/test_engine_facts.py --update-snapshots
 
-graph: synth ## Draw the state machine into docs/
-	python -m cdk_horovod.asl.graph cdk.out/Training.template.json docs/state-machine.md
+graph: synth ## Draw the state machines into docs/
+	for engine in ecs sagemaker; do (cd examples/$$engine && cdk synth --quiet --output ../../cdk.out/$$engine); done
+	python -m cdk_horovod.asl.graph docs/state-machine.md cdk.out/Training.template.json \
+		ECS=cdk.out/ecs/EcsTraining.template.json SageMaker=cdk.out/sagemaker/SageMakerTraining.template.json
 
 bench: setup ## Measure launch and termination against horovodrun, and what a user of the client waits for
 	python benchmarks/launch.py
