@@ -118,6 +118,7 @@ class RackEngine:
             group="rack",
             size=contract.FleetSize(max_gpus=16, gpu_step=8),
             types={"host": 8},
+            engine="Rack",
             node_role=self._host_role,
             plan=(
                 {

@@ -66,7 +66,7 @@ class Ec2FleetEngine:
             )
         return EngineConfig(
             fleets=tuple(
-                fleet_config(fleet, node_role=fleet.role, node_statements=(own_termination(fleet),))
+                fleet_config(fleet, engine="EC2", node_role=fleet.role, node_statements=(own_termination(fleet),))
                 for fleet in self._fleets
             ),
             states=GroupStates(

@@ -57,24 +57,29 @@ def claim(fleet: GpuFleet, *, scope: Construct, target: EngineTarget) -> None:
 def fleet_config(
     fleet: GpuFleet,
     *,
+    engine: str,
     node_role: iam.IRole,
     node_statements: tuple[iam.PolicyStatement, ...] = (),
     rest: Mapping[str, Any] | None = None,
+    resources: Mapping[str, str | Sequence[str]] | None = None,
 ) -> FleetConfig:
     """
     Describe *fleet* to the workflow, for states that are `GroupStates`.
 
     Args:
         fleet: The fleet.
+        engine: Name of what provides its nodes.
         node_role: Role of its training containers.
         node_statements: What that role needs for the engine itself.
         rest: Further values for the engine's states in `$fleet.rest`.
+        resources: See `FleetConfig`.
     """
     return FleetConfig(
         id=fleet.fleet_id,
         group=fleet.auto_scaling_group_name,
         size=contract.FleetSize(max_gpus=fleet.max_gpus, gpu_step=fleet.gpu_step),
         types={row.name: row.gpus for row in fleet.capacity.instance_types},
+        engine=engine,
         node_role=node_role,
         plan=tuple(_as_states_read_it(attempt, fleet=fleet) for attempt in fleet.attempts),
         rest={
@@ -85,6 +90,7 @@ def fleet_config(
         },
         node_statements=node_statements,
         auto_scaling_group=fleet.auto_scaling_group_name,
+        resources=resources or {},
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import cast
 
@@ -11,11 +11,16 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct, IConstruct
 
-from cdk_horovod.acknowledgements import acknowledge
+from cdk_horovod.acknowledgements import acknowledge, acknowledge_objects
 
 
 def permit_reading(
-    grantee: iam.IGrantable, *, machine: sfn.IStateMachine, log_group: logs.ILogGroup, engine_reads: Sequence[str]
+    grantee: iam.IGrantable,
+    *,
+    machine: sfn.IStateMachine,
+    log_group: logs.ILogGroup,
+    engine_reads: Sequence[str],
+    reads_by_resource: Mapping[str, Sequence[str]],
 ) -> iam.Grant:
     """
     Let *grantee* list runs, read their nodes' logs, see nodes boot, and look up prices.
@@ -24,7 +29,8 @@ def permit_reading(
         grantee: Principal that gets the permissions.
         machine: The runs' state machine.
         log_group: Log group of the nodes.
-        engine_reads: Actions with which nodes that have not joined yet, and their prices, are seen.
+        engine_reads: Actions, on all resources, with which nodes that have not joined yet, and their prices, are seen.
+        reads_by_resource: Further such actions, by ARN.
     """
     grants = [
         iam.Grant.add_to_principal(grantee=grantee, actions=actions, resource_arns=[resource])
@@ -32,8 +38,17 @@ def permit_reading(
             (["states:ListExecutions"], machine.state_machine_arn),
             (["logs:DescribeLogStreams", "logs:GetLogEvents"], log_group.log_group_arn),
             ([*engine_reads, "pricing:GetProducts"], "*"),
+            *((list(actions), arn) for arn, actions in reads_by_resource.items()),
         )
     ]
+    for arn in reads_by_resource:
+        acknowledge_objects(
+            grantee,
+            owner=machine,
+            arn=arn.removesuffix("*"),
+            path="*",
+            reason="A job has the name of its run, which is not known at synthesis.",
+        )
     # A principal that is not a construct has no policy in a template, and so no finding.
     if Construct.is_construct(grantee.grant_principal):
         acknowledge(

@@ -124,6 +124,7 @@ def _receipt(bucket: s3.IBucket, *, writer: str, execution: str) -> str:
     $partial != '' ? {{'partial': $partial}} : {{}},
     $attempt >= 0 ? {{'attempts': $attempt}} : $exists($tally.attempts) ? {{'attempts': $tally.attempts}} : {{}},
     $exists($fleet.id) and $fleet.id != '' ? {{'fleet': $fleet.id}} : {{}},
+    $exists($fleet.in_receipt) ? {{'engine': $fleet.in_receipt.engine, 'fleets': [$fleet.in_receipt]}} : {{}},
     $well ? {{}} : {{
       'error': $outcome.error,
       'cause': $bytes($outcome.cause) > 16000 ? $substring($outcome.cause, 0, {_CAUSE}) : $outcome.cause

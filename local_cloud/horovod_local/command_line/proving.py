@@ -31,14 +31,17 @@ class LocalPlace:
     Args:
         cloud: The cloud.
         folder: Folder in which the cloud assembly is written.
+        engine: Engine of the drill.
+        instance_type: Type of both nodes, with one GPU.
         max_cost_usd: Cost ceiling of a run, in USD.
         paces: Timeouts for nodes that boot in a second.
     """
 
     cloud: LocalCloud
     folder: Path
+    engine: str
+    instance_type: str
     max_cost_usd: float
-    instance_type: str = "g5.xlarge"
     image: str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:local"
     local: bool = True
     name: str = "the local cloud: not AWS"
