@@ -79,11 +79,8 @@ def prove(
     if not (examples / "train.py").is_file():
         raise InvalidInput("there is no examples/digits/train.py: run this in a checkout of cdk-horovod")
     tell = _to_stderr
-    with (
-        _local_place(engine, RUN_USD)
-        if locally
-        else _account(engine, _type_on(engine, instance_type), image, RUN_USD) as place
-    ):
+    kind = _type_on(engine, instance_type)
+    with _local_place(engine, kind, RUN_USD) if locally else _account(engine, kind, image, RUN_USD) as place:
         usd = estimate_usd(place.on_demand_usd())
         tell(f"{place.name}: estimate {usd:.2f} USD, limit {limit_usd:.2f} USD")
         if usd > limit_usd:
@@ -135,7 +132,7 @@ def _account(engine: str, instance_type: str, image: str, max_cost_usd: float) -
 
 
 @contextmanager
-def _local_place(engine: str, max_cost_usd: float) -> Iterator[Place]:
+def _local_place(engine: str, instance_type: str, max_cost_usd: float) -> Iterator[Place]:
     if find_spec("horovod_local") is None or find_spec("moto") is None:
         raise InvalidInput("the local cloud is not installed: pip install 'cdk-horovod[local]'")
     proving = import_module("horovod_local.command_line.proving")
@@ -148,7 +145,7 @@ def _local_place(engine: str, max_cost_usd: float) -> Iterator[Place]:
             cloud=cloud,
             folder=Path(folder),
             engine=engine,
-            instance_type=_type_on(engine, "g5.xlarge"),
+            instance_type=instance_type,
             max_cost_usd=max_cost_usd,
         )
 
