@@ -69,8 +69,10 @@ snapshots: setup ## Write the snapshots, the list of the public API and the tabl
 	pytest -q tests/synth/test_snapshots.py tests/synth/test_examples.py tests/unit/test_engine_facts.py \
 		tests/unit/test_public_api.py --update-snapshots
 
-graph: synth ## Draw the state machine into docs/
-	python -m cdk_horovod.asl.graph cdk.out/Training.template.json docs/state-machine.md
+graph: synth ## Draw the state machines into docs/
+	for engine in ecs sagemaker; do (cd examples/$$engine && cdk synth --quiet --output ../../cdk.out/$$engine); done
+	python -m cdk_horovod.asl.graph docs/state-machine.md cdk.out/Training.template.json \
+		ECS=cdk.out/ecs/EcsTraining.template.json SageMaker=cdk.out/sagemaker/SageMakerTraining.template.json
 
 bench: setup ## Measure launch and termination against horovodrun, and what a user of the client waits for
 	python benchmarks/launch.py

@@ -29,7 +29,7 @@ from horovod_client.results.log_line import LogLine
 from horovod_client.results.receipt import receipt_schema, render_receipt
 from horovod_client.run import Run
 from horovod_client.status.capacity import CapacitySearch, LostAttempt
-from horovod_client.status.run_status import Holder, NodeStatus, RunStatus, Spend, TrainingProgress
+from horovod_client.status.run_status import Holder, JobStatus, NodeStatus, RunStatus, Spend, TrainingProgress
 from horovod_client.status.runs import RunSummary, list_runs
 from horovod_client.status.waiting import explain_waiting
 
@@ -43,6 +43,7 @@ __all__ = [
     "Holder",
     "HorovodClientError",
     "InvalidInput",
+    "JobStatus",
     "LogLine",
     "LogsNotFound",
     "LostAttempt",

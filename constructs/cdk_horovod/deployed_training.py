@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Unpack
 
-from aws_cdk import Duration
+from aws_cdk import Duration, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
@@ -17,6 +17,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_horovod.engines.group_states import AUTO_SCALING_READS
+from cdk_horovod.engines.training_job_permissions import JOB_READS
 from cdk_horovod.node_metrics import MetricOptions, node_metric, with_defaults
 from cdk_horovod.permissions.executions import accept_executions, executions_of
 from cdk_horovod.permissions.reading import permit_reading
@@ -87,6 +88,7 @@ class DeployedTraining(Construct):
     _ledger_table: dynamodb.ITable
     _stack_arn: str | None
     _engine_reads: Sequence[str]
+    _reads_by_resource: Mapping[str, Sequence[str]]
 
     @staticmethod
     def from_attributes(
@@ -100,6 +102,7 @@ class DeployedTraining(Construct):
         node_log_group_name: str,
         stack_arn: str | None = None,
         engine_reads: Sequence[str] = AUTO_SCALING_READS,
+        job_prefixes: Sequence[str] = (),
     ) -> IHorovodTraining:
         """
         Import a training that another app deployed, for grants, alarms and dashboards; creates nothing.
@@ -114,6 +117,7 @@ class DeployedTraining(Construct):
             node_log_group_name: Name of its nodes' log group.
             stack_arn: ARN of the stack whose output has the connection; `grant_read` then allows reading it.
             engine_reads: Actions with which nodes are seen booting, see `EngineConfig.reads`. Default: Auto Scaling's.
+            job_prefixes: What begins the names of its SageMaker training jobs. Default: it has none.
         """
         training = DeployedTraining(scope, id)
         training.queue = queue
@@ -123,6 +127,12 @@ class DeployedTraining(Construct):
         training._storage = storage
         training._stack_arn = stack_arn
         training._engine_reads = tuple(engine_reads)
+        training._reads_by_resource = {
+            Stack.of(training).format_arn(
+                service="sagemaker", resource="training-job", resource_name=f"{prefix}*"
+            ): JOB_READS
+            for prefix in job_prefixes
+        }
         return training
 
     @staticmethod
@@ -152,7 +162,11 @@ class DeployedTraining(Construct):
             state_machine, queue = facts[contract.CONNECTION_STATE_MACHINE], facts[contract.CONNECTION_QUEUE]
             data, model = facts[contract.CONNECTION_DATA_BUCKET], facts[contract.CONNECTION_MODEL_BUCKET]
             table, log_group = facts[contract.CONNECTION_LEDGER_TABLE], facts[contract.CONNECTION_LOG_GROUP]
-            in_groups = any(contract.CONNECTION_GROUP in fleet for fleet in facts[contract.CONNECTION_FLEETS])
+            fleets = facts[contract.CONNECTION_FLEETS]
+            in_groups = any(contract.CONNECTION_GROUP in fleet for fleet in fleets)
+            prefixes = [
+                fleet[contract.CONNECTION_JOB_PREFIX] for fleet in fleets if contract.CONNECTION_JOB_PREFIX in fleet
+            ]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 "'output' must be the value of the stack output with the description "
@@ -175,6 +189,7 @@ class DeployedTraining(Construct):
             node_log_group_name=log_group,
             stack_arn=stack_arn,
             engine_reads=AUTO_SCALING_READS if in_groups else (),
+            job_prefixes=prefixes,
         )
 
     def grant_start(self, grantee: iam.IGrantable) -> iam.Grant:
@@ -192,7 +207,11 @@ class DeployedTraining(Construct):
                 )
             )
         facts = permit_reading(
-            grantee, machine=self.state_machine, log_group=self.node_log_group, engine_reads=self._engine_reads
+            grantee,
+            machine=self.state_machine,
+            log_group=self.node_log_group,
+            engine_reads=self._engine_reads,
+            reads_by_resource=self._reads_by_resource,
         )
         ledger = grant_read_ledger(grantee, table=self._ledger_table)
         models = self._storage.grant_read_models(grantee, training=self.queue)

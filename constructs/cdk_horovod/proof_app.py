@@ -15,14 +15,15 @@ from typing import Any
 import aws_cdk as cdk
 from aws_cdk import Duration
 
-from cdk_horovod.engines import Engine
-from cdk_horovod.fleet.capacity_plan import CapacityPlan
+from cdk_horovod.engines import Engine, IEngine
+from cdk_horovod.fleet.capacity_plan import CapacityAttempt, CapacityPlan
 from cdk_horovod.fleet.gpu_fleet import GpuFleet
 from cdk_horovod.resources.image import TrainingImage
 from cdk_horovod.resources.network import NetworkMode, TrainingNetwork
 from cdk_horovod.resources.storage import TrainingStorage
 from cdk_horovod.training import HorovodTraining
 from cdk_horovod.workflow.run_timeouts import RunTimeouts
+from horovod_node import contract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class ProofSettings:
 
     Args:
         stack: Name of the stack.
+        engine: Engine of the drill: `ec2`, `ecs` or `sagemaker`.
         instance_type: Instance type, with one GPU.
         image: Folder with the Dockerfile, or the URI of an image in ECR; empty for the library's own.
         usd_per_hour: On-Demand price of an instance, in USD an hour.
@@ -44,6 +46,7 @@ class ProofSettings:
     """
 
     stack: str
+    engine: str
     instance_type: str
     image: str
     usd_per_hour: float
@@ -57,7 +60,8 @@ class ProofSettings:
 
 def build(app: cdk.App, settings: ProofSettings) -> None:
     """
-    Add the drill's stack to *app*: two GPUs, public subnets, which cost nothing at rest, and buckets that are retained.
+    Add the drill's stack to *app*: two GPUs, public subnets or none, which cost nothing at rest, and buckets that are
+    retained.
 
     Args:
         app: The app.
@@ -69,19 +73,6 @@ def build(app: cdk.App, settings: ProofSettings) -> None:
         description="cdk-horovod prove: may be deleted at any time",
         tags={"cdk-horovod:proof": settings.stack},
     )
-    network = TrainingNetwork(stack, "Network", mode=NetworkMode.PUBLIC)
-    fleet = GpuFleet(
-        stack,
-        "Fleet",
-        vpc=network.vpc,
-        vpc_subnets=network.subnets,
-        instance_types=[settings.instance_type],
-        max_gpus=2,
-        on_demand_base_gpus=1,
-        capacity_plan=CapacityPlan.spot_first(
-            any_zone=Duration.seconds(settings.start // 4), each_zone=Duration.seconds(settings.start // 8)
-        ),
-    )
     image = settings.image
     own = TrainingImage.from_asset(image) if image else TrainingImage.from_profile()
     HorovodTraining(
@@ -89,7 +80,7 @@ def build(app: cdk.App, settings: ProofSettings) -> None:
         "Training",
         storage=TrainingStorage(stack, "Storage"),
         image=TrainingImage.from_uri(image) if ".dkr.ecr." in image else own,
-        engine=Engine.ec2(fleet),
+        engine=_engine(stack, settings),
         max_cost_usd=settings.max_cost_usd,
         on_demand_prices={settings.instance_type: settings.usd_per_hour},
         # Short limits, so that a run that hangs ends soon and a forgotten drill costs little.
@@ -107,6 +98,35 @@ def build(app: cdk.App, settings: ProofSettings) -> None:
         ),
         reaper_interval=Duration.minutes(settings.reaper_minutes),
     )
+
+
+def _engine(stack: cdk.Stack, settings: ProofSettings) -> IEngine:
+    """Make the engine, with what it needs: two GPUs, Spot first."""
+    if settings.engine == contract.ENGINE_SAGEMAKER:
+        return Engine.sagemaker(
+            instance_types=[settings.instance_type],
+            max_gpus=2,
+            capacity_plan=CapacityPlan.attempts(
+                [
+                    CapacityAttempt(market=contract.SPOT, time_limit=Duration.seconds(settings.start // 4)),
+                    CapacityAttempt(market=contract.ON_DEMAND),
+                ]
+            ),
+        )
+    network = TrainingNetwork(stack, "Network", mode=NetworkMode.PUBLIC)
+    fleet = GpuFleet(
+        stack,
+        "Fleet",
+        vpc=network.vpc,
+        vpc_subnets=network.subnets,
+        instance_types=[settings.instance_type],
+        max_gpus=2,
+        on_demand_base_gpus=1,
+        capacity_plan=CapacityPlan.spot_first(
+            any_zone=Duration.seconds(settings.start // 4), each_zone=Duration.seconds(settings.start // 8)
+        ),
+    )
+    return Engine.ecs(fleet) if settings.engine == contract.ENGINE_ECS else Engine.ec2(fleet)
 
 
 def main() -> None:

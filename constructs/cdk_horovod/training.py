@@ -131,10 +131,13 @@ class HorovodTraining(DeployedTraining):
             node_log_group=self.node_log_group,
             storage=storage,
             lease_timeout=self.timeouts.lease_timeout,
+            max_runtime=self.timeouts.max_runtime,
+            start_timeout=self.timeouts.start_timeout,
             save_timeout=self.timeouts.save_timeout,
         )
         self.engine = engine.bind(self, target)
         self._engine_reads = self.engine.reads
+        self._reads_by_resource = self.engine.reads_by_resource
         self.state_machine = workflow_machine(
             self,
             definition=run_definition(
@@ -263,7 +266,13 @@ class HorovodTraining(DeployedTraining):
                         contract.CONNECTION_FLEET: fleet.id,
                         contract.CONNECTION_MAX_GPUS: fleet.size.max_gpus,
                         contract.CONNECTION_GPU_STEP: fleet.size.gpu_step,
+                        contract.CONNECTION_ENGINE: fleet.in_receipt["engine"],
                         **({contract.CONNECTION_GROUP: fleet.auto_scaling_group} if fleet.auto_scaling_group else {}),
+                        **{
+                            name: value
+                            for name, value in fleet.resources.items()
+                            if name == contract.CONNECTION_JOB_PREFIX
+                        },
                         **({} if fleet.size.elastic else {contract.CONNECTION_ELASTIC: False}),
                         contract.CONNECTION_TYPES: dict(fleet.types),
                     }

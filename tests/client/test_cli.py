@@ -247,7 +247,7 @@ def test_prints_where_a_run_looks_for_capacity(
         "waiting for capacity: attempt 1 of 5 (Spot in any zone) for 3 min",
         "run cli-capacity: RUNNING, starting",
         "waiting for capacity: attempt 2 of 5 (Spot in eu-west-1a) for 3 min; "
-        "EC2 said: There is no Spot capacity available.",
+        "AWS said: There is no Spot capacity available.",
         "run cli-capacity: RUNNING, training",
     ]
 

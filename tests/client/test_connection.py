@@ -81,7 +81,9 @@ def test_has_one_field_for_each_key_of_the_contract() -> None:
         contract.CONNECTION_FLEET,
         contract.CONNECTION_MAX_GPUS,
         contract.CONNECTION_GPU_STEP,
+        contract.CONNECTION_ENGINE,
         contract.CONNECTION_GROUP,
+        contract.CONNECTION_JOB_PREFIX,
         contract.CONNECTION_ELASTIC,
         contract.CONNECTION_TYPES,
     }

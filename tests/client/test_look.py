@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from horovod_client import CapacitySearch, Holder, NodeStatus, RunStatus, Spend, TrainingProgress, explain_waiting
+from horovod_client import (
+    CapacitySearch,
+    Holder,
+    JobStatus,
+    NodeStatus,
+    RunStatus,
+    Spend,
+    TrainingProgress,
+    explain_waiting,
+)
 from horovod_client.aws.ledger_items import RunItems
 from horovod_client.status.instances import Instance
 from horovod_client.status.nodes import nodes_of
@@ -196,6 +205,15 @@ QUEUED = RunStatus(run="digits", state="RUNNING", stage="queued", phase="queue",
 JOINING = RunStatus(run="digits", state="RUNNING", stage="joining", phase="capacity", gpus=2)
 REFUSED = CapacitySearch(number=2, of=3, attempt="Spot in eu-west-1a", since=9_400, refusal="no Spot capacity")
 
+JOB = JobStatus(
+    name="training-1-digits-1",
+    status="Starting",
+    message="Preparing the instances for training",
+    instance_type="ml.g5.xlarge",
+    nodes=2,
+    there=False,
+)
+
 
 @pytest.mark.parametrize(
     ("status", "sentence"),
@@ -209,7 +227,7 @@ REFUSED = CapacitySearch(number=2, of=3, attempt="Spot in eu-west-1a", since=9_4
         (
             replace(JOINING, capacity=REFUSED),
             "waiting for capacity: 0 of 2 GPUs, attempt 2 of 3 (Spot in eu-west-1a) for 10 min; "
-            "EC2 said: no Spot capacity",
+            "AWS said: no Spot capacity",
         ),
         (
             replace(JOINING, phase="boot", nodes=(a_node("joined"), a_node("started", seen_at=None))),
@@ -218,6 +236,11 @@ REFUSED = CapacitySearch(number=2, of=3, attempt="Spot in eu-west-1a", since=9_4
         (
             replace(JOINING, nodes=(a_node("ready"), a_node("ready"))),
             "waiting for the ring to form: all nodes are there",
+        ),
+        (
+            replace(JOINING, job=JOB),
+            "waiting for nodes: 0 of 2 GPUs; job training-1-digits-1 (2 x ml.g5.xlarge) is Starting: Preparing the "
+            "instances for training",
         ),
         (replace(JOINING, stage="training", phase="training"), None),
         (replace(JOINING, state="ABORTED"), None),

@@ -24,7 +24,7 @@ HEAD = """\
 # Written by `make snapshots`. <Path/Of/A/Construct> is a Ref, <Path.Attribute> a GetAtt, <Stack:Path> an import.
 """
 
-_HASH = re.compile(r"\b[0-9a-f]{64}\b")
+HASH = re.compile(r"\b[0-9a-f]{64}\b")
 _NOT_PLAIN = re.compile(r"^$|^[-?:,\[\]{}#&*!|>'\"%@`\s]|: | #|[:\s]$|[\x00-\x1f]")
 _NOT_A_STRING = re.compile(r"[-+.\d][-+.:\d_eExXoO]*|true|false|yes|no|on|off|null|~", re.IGNORECASE)
 
@@ -148,7 +148,7 @@ class Names:
                 named = re.sub(r"\$\{([^!}][^}]*)\}", lambda name: f"<{self.path(name[1])}>", text)
                 return self.resolve(named.replace("${!", "${"))
             case str():
-                return _HASH.sub("<hash>", value)
+                return HASH.sub("<hash>", value)
             case Mapping():
                 return dict(self._item(str(key), item) for key, item in value.items())
             case list():

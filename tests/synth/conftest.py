@@ -67,9 +67,19 @@ def training_stack(engine: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def template(assembly: Path, training_stack: str) -> Mapping[str, Any]:
-    text: Mapping[str, Any] = json.loads((assembly / f"{training_stack}.template.json").read_text())
-    return text
+def templates(synthesised: Callable[[str], Path]) -> Callable[[str], Mapping[str, Any]]:
+    """Reads the template of the training on an engine."""
+
+    def read(engine: str) -> Mapping[str, Any]:
+        text: Mapping[str, Any] = json.loads((synthesised(engine) / f"{STACKS[engine]}.template.json").read_text())
+        return text
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def template(engine: str, templates: Callable[[str], Mapping[str, Any]]) -> Mapping[str, Any]:
+    return templates(engine)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from aws_cdk import App, Environment, Stack
-from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecs as ecs
 
 from cdk_horovod import Engine, HorovodTraining, TrainingNetwork, TrainingStorage
@@ -150,7 +149,7 @@ def test_kernel_keeps_its_memory_where_others_get_no_room() -> None:
     # GIVEN
     app = App()
     stack = Stack(app, "Stack")
-    fleet = add_fleet(stack, "Fleet", network=TrainingNetwork(stack, "Network"), instance_types=["g5.xlarge"])
+    fleet = add_fleet(stack, "Fleet", network=TrainingNetwork(stack, "Network", ecs=True), instance_types=["g5.xlarge"])
     # WHEN
     add_training(stack, fleet, room=0)
     # THEN
@@ -216,7 +215,7 @@ def test_cluster_may_be_in_another_stack_of_the_app(tmp_path: Path) -> None:
 
     def build(app: App) -> None:
         platform = Stack(app, "Platform")
-        network = TrainingNetwork(platform, "Network")
+        network = TrainingNetwork(platform, "Network", ecs=True)
         cluster = ecs.Cluster(platform, "Cluster", vpc=network.vpc, container_insights_v2=ecs.ContainerInsights.ENABLED)
         team = Stack(app, "Team")
         add_training(team, add_fleet(team, "Fleet", network=network), cluster=cluster)
@@ -233,7 +232,7 @@ def test_engine_has_the_cluster_once_it_is_bound() -> None:
     """A new cluster can be used by others of the app, when there is one."""
     # GIVEN
     stack = Stack()
-    network = TrainingNetwork(stack, "Network")
+    network = TrainingNetwork(stack, "Network", ecs=True)
     engine = Engine.ecs(add_fleet(stack, "Fleet", network=network))
     with pytest.raises(ValueError, match=r"^'cluster' exists when the engine was passed to HorovodTraining, got none"):
         _ = engine.cluster
@@ -243,50 +242,12 @@ def test_engine_has_the_cluster_once_it_is_bound() -> None:
     assert isinstance(engine.cluster, ecs.Cluster)
 
 
-@pytest.mark.parametrize(
-    ("fleet", "engine", "sentence"),
-    [
-        ({}, {"room": 0.9}, "'room' must be from 0 to 0.5, got 0.9"),
-        ({}, {"room": -0.1}, "'room' must be from 0 to 0.5, got -0.1"),
-        (
-            {"instance_types": ["p4d.24xlarge"], "efa": True},
-            {},
-            "'fleet' must have no 'efa', or a 'machine_image' with both the ECS agent and EFA, because the ECS GPU AMI "
-            "has no EFA",
-        ),
-        (
-            {"instance_types": ["g5.xlarge", "p3.8xlarge"], "allow_heterogeneous_gpus": True},
-            {"placement_constraints": ["attribute:ecs.instance-type =~ p3.*"]},
-            "'placement_constraints' must admit each of 'instance_types', got 'attribute:ecs.instance-type =~ p3.*', "
-            "which leaves out g5.xlarge",
-        ),
-        (
-            {},
-            {"placement_constraints": "attribute:ecs.instance-type =~ g5.*"},
-            "'placement_constraints' must be a list of expressions, got the text 'attribute:ecs.instance-type =~ g5.*'",
-        ),
-    ],
-)
-def test_fails_when_nodes_could_get_no_task(fleet: dict[str, Any], engine: dict[str, Any], sentence: str) -> None:
-    """What ECS could not run is refused before anything is deployed, in one sentence that names what would work."""
-    # GIVEN
-    stack = Stack()
-    network = TrainingNetwork(stack, "Network")
-    one_zone = ec2.SubnetSelection(subnets=network.vpc.isolated_subnets[:1])
-    made = add_fleet(stack, "Fleet", network=network, vpc_subnets=one_zone, **fleet)
-    # WHEN
-    with pytest.raises(ValueError, match="must") as refused:
-        Engine.ecs(made, **engine)
-    # THEN
-    assert str(refused.value) == sentence
-
-
 @pytest.mark.parametrize("place", ["eu-west-1:210987654321", "us-east-1:123456789012"])
 def test_fails_when_the_cluster_is_elsewhere(place: str) -> None:
     """Instances can join a cluster of their own account and Region only."""
     # GIVEN
     stack = Stack(App(), "Here", env=Environment(account="123456789012", region="eu-west-1"))
-    network = TrainingNetwork(stack, "Network", availability_zones=["eu-west-1a"])
+    network = TrainingNetwork(stack, "Network", ecs=True, availability_zones=["eu-west-1a"])
     fleet = add_fleet(stack, "Fleet", network=network)
     cluster = ecs.Cluster.from_cluster_arn(stack, "Theirs", f"arn:aws:ecs:{place}:cluster/team")
     # WHEN
@@ -302,6 +263,6 @@ def test_fails_when_the_cluster_is_elsewhere(place: str) -> None:
 def test_cluster_of_an_unknown_place_is_accepted() -> None:
     """A stack without a fixed environment may be deployed where the cluster is."""
     stack = Stack()
-    network = TrainingNetwork(stack, "Network")
+    network = TrainingNetwork(stack, "Network", ecs=True)
     cluster = ecs.Cluster.from_cluster_arn(stack, "Theirs", "arn:aws:ecs:eu-west-1:123456789012:cluster/team")
     assert Engine.ecs(add_fleet(stack, "Fleet", network=network), cluster=cluster).cluster is cluster

@@ -42,6 +42,7 @@ def test_engine_can_what_the_client_says(facts: EngineFacts) -> None:
     # WHEN
     bound = training.engine
     # THEN
+    assert {fleet.in_receipt["engine"] for fleet in bound.fleets} == {facts.name}
     assert {fleet.size.elastic for fleet in bound.fleets} == {facts.elastic.can}
     assert bool(bound.states.replace(Stack(App(), "Other"))) == facts.replacement.can
     assert [sorted(fleet.types) for fleet in bound.fleets] == [[facts.type_name(kind) for kind in TYPES]]

@@ -99,13 +99,21 @@ STAYING = {name: value for name, value in WORKER.items() if name != contract.LEF
 """The worker of a run that was not over yet."""
 
 
+FLEET = {
+    "fleet": "Fleet",
+    "engine": "ecs",
+    "auto_scaling_group": "g",
+    "cluster": "team",
+    "services": ["arn:aws:ecs:eu-west-1:123456789012:service/team/four"],
+}
+
 VARIABLES: Mapping[str, Any] = {
     "run": "digits-1",
     "run_id": "Digits/digits-1/20260301T120000Z",
     "attempt": 1,
     "outcome": {"succeeded": True, "error": "", "cause": ""},
     "request": {"gpus": 2},
-    "fleet": {"id": "Fleet", "group": "g"},
+    "fleet": {"id": "Fleet", "group": "g", "in_receipt": FLEET},
     "prices": PRICES,
     "price": UNKNOWN,
     "lost_attempts": [],
@@ -226,6 +234,16 @@ def test_what_a_provider_bills_for_jobs_decides(states: Mapping[str, Any]) -> No
     # AND a client that knows the price completes the cost
     known = Prices(found=(Price(instance_type="g5.xlarge", market="on-demand", zone="", usd=2.0, at=0),), remarks=())
     assert complete_costs(unpriced, prices=known)["cost"] == {"usd": 1.4, "on_demand_usd": 4.4, "saved_usd": 3.0}
+
+
+def test_nodes_can_be_found_in_the_console(states: Mapping[str, Any]) -> None:
+    """The receipt names the engine and its fleet's resources, as far as there was a fleet."""
+    # WHEN
+    receipt, refused = run_receipt(states, LEADER), run_receipt(states, fleet={"id": ""}, ring={"gpus": 0})
+    # THEN
+    assert (receipt["fleet"], receipt["engine"], receipt["fleets"]) == ("Fleet", "ecs", [FLEET])
+    assert "engine      ecs, Auto Scaling group g, cluster team, services four" in render_receipt(receipt)
+    assert refused.keys() & {"fleet", "engine", "fleets"} == set()
 
 
 def test_receipt_of_a_run_that_went_well(states: Mapping[str, Any]) -> None:

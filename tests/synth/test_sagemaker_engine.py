@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import boto3
 import pytest
 from aws_cdk import App, Duration, Stack
 from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
 
 from cdk_horovod import CapacityAttempt, CapacityPlan, Engine, HorovodTraining, TrainingImage, TrainingStorage
 from cdk_horovod.asl.resolved import by_layer
@@ -21,7 +23,7 @@ from cdk_horovod.fleet.gpu_types import GPU_INSTANCE_TYPES
 from horovod_local.corrections.step_functions.jsonata import evaluate
 from horovod_node import contract
 from support import asl
-from support.construct_stacks import Stacks, synthesise_validated
+from support.construct_stacks import Stacks, flat, synthesise_validated
 
 pytestmark = pytest.mark.synth
 
@@ -41,9 +43,37 @@ def add_training(stack: Stack, **settings: Any) -> HorovodTraining:
     )
 
 
+OUTPUT = json.dumps(
+    {
+        contract.CONNECTION_STATE_MACHINE: "arn:aws:states:eu-west-1:111122223333:stateMachine:Runs",
+        contract.CONNECTION_DATA_BUCKET: "data",
+        contract.CONNECTION_MODEL_BUCKET: "models",
+        contract.CONNECTION_LEDGER_TABLE: "ledger",
+        contract.CONNECTION_LOG_GROUP: "nodes",
+        contract.CONNECTION_QUEUE: "TeamTraining",
+        contract.CONNECTION_FLEETS: [
+            {
+                contract.CONNECTION_FLEET: f"sagemaker-{number}",
+                contract.CONNECTION_JOB_PREFIX: f"training-0a1b2c3d-{number}-",
+            }
+            for number in (1, 2)
+        ],
+    }
+)
+"""Connection of a training in another app."""
+
+
+def reader(stack: Stack) -> iam.Role:
+    """Add a role of a person."""
+    return iam.Role(stack, "Reader", assumed_by=iam.AccountRootPrincipal())
+
+
 def build(app: App) -> None:
     """Add a stack without a VPC and with two jobs at a time, and one in a VPC."""
-    add_training(Stack(app, "Open"), max_concurrent_jobs=2)
+    training = add_training(Stack(app, "Open"), max_concurrent_jobs=2)
+    training.grant_read(reader(Stack.of(training)))
+    elsewhere = Stack(app, "Elsewhere")
+    HorovodTraining.from_stack_output(elsewhere, "Training", output=OUTPUT).grant_read(reader(elsewhere))
     closed = Stack(app, "Closed")
     vpc = ec2.Vpc(closed, "Vpc", nat_gateways=0)
     vpc.add_flow_log("Flow")
@@ -111,6 +141,10 @@ def test_a_job_has_a_name_that_sagemaker_takes_once(run: Mapping[str, Any]) -> N
     # AND the same expression without the fence finds the job again
     assert names == asl.by_reference(cases, JOB)
     assert names == [evaluate(JOB, variables) for variables in cases]
+    # AND clients compute it, too
+    assert names == [
+        contract.job_name("training-0a1b2c3d-1-", run_id=each["run_id"], attempt=each["attempt"]) for each in cases
+    ]
 
 
 def stopping(run: Mapping[str, Any], *cases: Mapping[str, Any]) -> list[dict[str, int]]:
@@ -361,6 +395,23 @@ def test_only_jobs_in_a_vpc_touch_network_interfaces(stacks: Stacks) -> None:
     assert rule["GroupId"] == rule["SourceSecurityGroupId"]
 
 
+def test_a_reader_may_describe_the_jobs_of_the_training_only(stacks: Stacks) -> None:
+    """Whoever may watch runs may describe their jobs, in the app of the training and in another one."""
+    (jobs,) = (
+        statement["Resource"]
+        for statement in stacks.statements("Open", role="Reader")
+        if statement["Action"] == "sagemaker:DescribeTrainingJob"
+    )
+    imported = [
+        statement["Resource"]
+        for statement in stacks.statements("Elsewhere", role="Reader")
+        if statement["Action"] == "sagemaker:DescribeTrainingJob"
+    ]
+    # THEN
+    assert re.search(r":training-job/training-[0-9a-f]{8}-\*$", flat(jobs))
+    assert [flat(each).rpartition("/")[2] for each in imported] == ["training-0a1b2c3d-1-*", "training-0a1b2c3d-2-*"]
+
+
 def test_at_rest_there_is_nothing_to_pay(stacks: Stacks) -> None:
     """A training on SageMaker without a VPC has no network, group, or machine."""
     kinds = stacks.kinds("Open")
@@ -372,37 +423,6 @@ def test_sagemaker_has_the_other_types() -> None:
     model = boto3.client("sagemaker", region_name="us-east-1").meta.service_model
     known = model.shape_for("TrainingInstanceType").enum  # type: ignore[attr-defined]
     assert {name for name in GPU_INSTANCE_TYPES if f"ml.{name}" not in known} == NOT_OF_SAGEMAKER
-
-
-BAD: list[tuple[dict[str, Any], str]] = [
-    ({"instance_types": ["g5.xlarge"]}, "'instance_types' must be SageMaker's, such as ml.g5.xlarge, got g5.xlarge"),
-    (
-        {"instance_types": ["ml.g4dn.metal"]},
-        "'instance_types' must be types that SageMaker trains on, got ml.g4dn.metal",
-    ),
-    ({"max_concurrent_jobs": 0}, "'max_concurrent_jobs' must be a whole number from 1 to 10, got 0"),
-    ({"volume_gib": 0.5}, "'volume_gib' must be a whole number from 1 to 16384, got 0.5"),
-    (
-        {"capacity_plan": CapacityPlan.spot_first()},
-        "'capacity_plan' must have attempts without zones, because SageMaker chooses the zone of a job; give 'vpc' and "
-        "'vpc_subnets' to limit its choice",
-    ),
-    (
-        {"capacity_plan": CapacityPlan.attempts([CapacityAttempt(market="spot", instance_types=["ml.g6.xlarge"])])},
-        "'instance_types' of an attempt must be among the engine's, ml.g5.xlarge, ml.g5.12xlarge, got ml.g6.xlarge",
-    ),
-    (
-        {"capacity_plan": CapacityPlan.attempts([CapacityAttempt(market="spot", instance_types=["ml.g5.12xlarge"])])},
-        "'capacity_plan' must have an attempt with a type of 1 GPUs, the smallest, so that it fits every run",
-    ),
-]
-
-
-@pytest.mark.parametrize(("settings", "sentence"), BAD)
-def test_what_cannot_run_is_refused_in_a_sentence(settings: dict[str, Any], sentence: str) -> None:
-    """What SageMaker cannot serve is refused when the app is written, with what to do."""
-    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-        Engine.sagemaker(**{"instance_types": TYPES, "max_gpus": 16, **settings})
 
 
 def test_an_engine_serves_one_training(tmp_path: Any) -> None:

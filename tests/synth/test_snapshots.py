@@ -1,4 +1,4 @@
-"""Snapshots of what `app.py` and `examples/ecs` deploy: their diff is what reviewers of a pull request read."""
+"""Snapshots of what `app.py` and the examples deploy: their diff is what reviewers of a pull request read."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from cdk_horovod.asl.graph import drawn
-from cdk_horovod.asl.resolved import by_layer
+from cdk_horovod.asl.graph import document
+from cdk_horovod.asl.resolved import by_layer, own_states
 from support.snapshots import compare
 from support.synthesis import REPOSITORY
-from support.template_text import ELSEWHERE, template_text, user_data_text
+from support.template_text import ELSEWHERE, HASH, template_text, user_data_text
 
 pytestmark = pytest.mark.synth
 
 LAYERS = ["run", "clean-up", "reaper"]
+OTHER_ENGINES = ["ecs", "sagemaker"]
 
 
 @pytest.mark.parametrize("stack", ["Storage", "Training"])
@@ -32,10 +33,12 @@ def test_user_data_is_as_reviewed(assembly: Path, request: pytest.FixtureRequest
     compare("user-data.sh", user_data_text(assembly, "Training"), request)
 
 
-@pytest.mark.parametrize("engine", ["ecs"], indirect=True)
-def test_template_of_ecs_is_as_reviewed(assembly: Path, training_stack: str, request: pytest.FixtureRequest) -> None:
-    """The template of the training on ECS is the reviewed one."""
-    compare("ecs/training.yaml", template_text(assembly, training_stack), request)
+@pytest.mark.parametrize("engine", OTHER_ENGINES, indirect=True)
+def test_template_on_another_engine_is_as_reviewed(
+    engine: str, assembly: Path, training_stack: str, request: pytest.FixtureRequest
+) -> None:
+    """The template of a training on ECS, and of one on SageMaker, is the reviewed one."""
+    compare(f"{engine}/training.yaml", template_text(assembly, training_stack), request)
 
 
 @pytest.mark.parametrize("engine", ["ecs"], indirect=True)
@@ -44,17 +47,14 @@ def test_user_data_of_ecs_is_as_reviewed(assembly: Path, training_stack: str, re
     compare("ecs/user-data.sh", user_data_text(assembly, training_stack), request)
 
 
-@pytest.mark.parametrize("engine", ["ecs"], indirect=True)
-def test_states_of_ecs_are_as_reviewed(
-    template: Mapping[str, Any], synthesised: Callable[[str], Path], request: pytest.FixtureRequest
+@pytest.mark.parametrize("engine", OTHER_ENGINES)
+def test_states_of_another_engine_are_as_reviewed(
+    engine: str, templates: Callable[[str], Mapping[str, Any]], request: pytest.FixtureRequest
 ) -> None:
-    """The states that a run has only on ECS are the reviewed ones."""
-    # GIVEN
-    others = by_layer(json.loads((synthesised("ec2") / "Training.template.json").read_text()))["run"]["States"]
-    # WHEN
-    own = {name: state for name, state in by_layer(template)["run"]["States"].items() if name not in others}
-    # THEN
-    compare("ecs/states.asl.json", json.dumps(own, indent=2, ensure_ascii=False) + "\n", request)
+    """The states that a run has only on this engine, or that do something else there, are the reviewed ones."""
+    own = own_states(by_layer(templates(engine))["run"], beside=by_layer(templates("ec2"))["run"])
+    text = HASH.sub("<hash>", json.dumps(own, indent=2, ensure_ascii=False))
+    compare(f"{engine}/states.asl.json", text + "\n", request)
 
 
 def marked(value: Any, marks: Iterator[str]) -> Any:
@@ -95,7 +95,7 @@ def test_state_machine_is_as_reviewed(layer: str, template: Mapping[str, Any], r
     compare(f"{layer}.asl.json", text, request)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_drawing_is_of_this_state_machine(layer: str, template: Mapping[str, Any]) -> None:
-    """The graph in the documentation shows today's states; `make graph` draws it anew."""
-    assert drawn(by_layer(template)[layer]) in (REPOSITORY / "docs" / "state-machine.md").read_text()
+def test_drawings_are_of_these_state_machines(templates: Callable[[str], Mapping[str, Any]]) -> None:
+    """The graphs in the documentation show today's states on every engine; `make graph` draws them anew."""
+    drawings = document(templates("ec2"), {"ECS": templates("ecs"), "SageMaker": templates("sagemaker")})
+    assert drawings == (REPOSITORY / "docs" / "state-machine.md").read_text()

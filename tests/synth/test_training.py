@@ -281,12 +281,14 @@ def test_clients_find_the_connection_by_its_description(stacks: Stacks) -> None:
         contract.CONNECTION_MAX_GPUS,
         contract.CONNECTION_GPU_STEP,
         contract.CONNECTION_GROUP,
+        contract.CONNECTION_ENGINE,
         contract.CONNECTION_TYPES,
     }
     assert {frozenset(fleet) for fleet in connection[contract.CONNECTION_FLEETS]} == {frozenset(of_a_fleet)}
     named = {value for name, value in vars(contract).items() if name.startswith("CONNECTION_")}
-    # Nodes of Auto Scaling groups may come and go, which needs no word.
-    assert set(connection) == named - of_a_fleet - {contract.CONNECTION_DESCRIPTION, contract.CONNECTION_ELASTIC}
+    # Nodes of Auto Scaling groups may come and go, which needs no word, and are not those of jobs.
+    others = {contract.CONNECTION_DESCRIPTION, contract.CONNECTION_ELASTIC, contract.CONNECTION_JOB_PREFIX}
+    assert set(connection) == named - of_a_fleet - others
 
 
 def test_execution_data_stays_out_of_the_log(stacks: Stacks) -> None:

@@ -55,7 +55,7 @@ def test_search_for_capacity_carries_the_words_of_ec2() -> None:
     status = RunStatus(run="r", state="RUNNING", stage="joining", phase="capacity", capacity=search, gpus=2)
     # THEN
     assert " ".join(drawn(status)[2:]) == (
-        "waiting for capacity: 0 of 2 GPUs, attempt 2 of 5 (Spot in eu-west-1a) for 3 min; EC2 said: no Spot capacity"
+        "waiting for capacity: 0 of 2 GPUs, attempt 2 of 5 (Spot in eu-west-1a) for 3 min; AWS said: no Spot capacity"
     )
 
 

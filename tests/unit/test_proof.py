@@ -9,18 +9,22 @@ from typing import Any
 
 import pytest
 
-from horovod_client.proof.claims import CLAIMS, STEPS, claims_of
+from horovod_client.proof.claims import CLAIMS, ENGINES, STEPS, steps_of
 from horovod_client.proof.drill import Drill, estimate_usd
 from horovod_client.proof.place import Paces, StepFailed
 from horovod_client.proof.report import FAILED, NOT_RUN, PASSED, Report, StepReport
 from support.synthesis import REPOSITORY
 
 
-def report(*, local: bool = False, **states: str) -> Report:
+def report(*, local: bool = False, engine: str = "ec2", **states: str) -> Report:
     """A report whose steps passed, but for *states*."""
-    steps = [StepReport(name=name, state=states.get(name, PASSED), began_at="2026-03-01T12:00:00Z") for name in STEPS]
+    steps = [
+        StepReport(name=name, state=states.get(name, PASSED), began_at="2026-03-01T12:00:00Z")
+        for name in steps_of(engine)
+    ]
     return Report(
         place="account 123456789012, eu-west-1",
+        engine=engine,
         local=local,
         began_at="2026-03-01T12:00:00Z",
         estimate_usd=2.6,
@@ -35,7 +39,9 @@ def test_every_claim_has_a_step_or_a_reason_and_every_step_a_claim() -> None:
     assert [claim.id for claim in CLAIMS if (claim.step is None) == (not claim.because)] == []
     assert {claim.step for claim in CLAIMS} - {None} == set(STEPS)
     assert all(callable(getattr(Drill, f"_{name}")) for name in STEPS)
-    assert all(claims_of(name) for name in STEPS)
+    assert (steps_of("ec2"), steps_of("ecs")) == (STEPS, STEPS)
+    # Nobody can ask SageMaker for an interruption.
+    assert set(STEPS) - set(steps_of("sagemaker")) == {"interrupt"}
 
 
 def test_the_guide_lists_every_claim() -> None:
@@ -45,7 +51,8 @@ def test_the_guide_lists_every_claim() -> None:
     # THEN
     for claim in CLAIMS:
         proof = f"`{claim.step}`" if claim.step else f"not covered by this drill, because {claim.because}"
-        assert f"| {claim.says} | {proof} |" in guide
+        engines = "all" if claim.engines == ENGINES else ", ".join(f"`{engine}`" for engine in claim.engines)
+        assert f"| {claim.says} | {proof} | {engines} |" in guide
     for name in STEPS:
         assert f"| `{name}` |" in guide
 
@@ -75,6 +82,20 @@ def test_the_local_cloud_proves_nothing_of_aws() -> None:
     assert (states["permissions"], states["spot"], states["model"]) == ("emulated", "emulated", "proven")
 
 
+def test_a_report_is_of_one_engine() -> None:
+    """A report has the claims about its engine, and none about the others."""
+    # WHEN
+    found = {
+        engine: {claim["id"]: claim["state"] for claim in report(engine=engine).to_json()["claims"]}
+        for engine in ENGINES
+    }
+    # THEN
+    assert found["ecs"].keys() - found["ec2"].keys() == {"placement"}
+    assert found["sagemaker"].keys() - found["ec2"].keys() == {"jobs", "spot-jobs", "encryption"}
+    assert found["ec2"].keys() - found["sagemaker"].keys() == {"boot", "spot", "efa", "reservations"}
+    assert found["sagemaker"]["jobs"] == "proven"
+
+
 def test_the_estimate_is_below_the_limit_with_the_default_type() -> None:
     """A g4dn.xlarge is 0.526 USD an hour in us-east-1 and 0.83 in the dearest Region: both stay below 5 USD."""
     # THEN
@@ -88,6 +109,7 @@ class Nowhere:
 
     problem: BaseException
     name: str = "nowhere"
+    engine: str = "ec2"
     local: bool = False
     paces: Paces = field(default_factory=Paces)
     destroyed: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from mypy_boto3_sts import STSClient
 
 
+class SageMakerClient(Protocol):
+    """What this package uses of boto3's client for SageMaker, whose types are too large to be installed for it."""
+
+    exceptions: Any
+
+    def describe_training_job(self, *, TrainingJobName: str) -> dict[str, Any]:  # noqa: N803  # boto3's name
+        """Describe a training job."""
+        ...
+
+
 class InjectedClients(TypedDict, total=False):
     """boto3 clients that a caller may pass instead of those that `AwsClients` creates."""
 
@@ -33,6 +43,7 @@ class InjectedClients(TypedDict, total=False):
     pricing: PricingClient
     sts: STSClient
     servicequotas: ServiceQuotasClient
+    sagemaker: SageMakerClient
 
 
 def new_session() -> Session:
@@ -135,6 +146,14 @@ class AwsClients:
     def servicequotas(self) -> ServiceQuotasClient:
         """Client for the account's quotas."""
         return self._injected.get("servicequotas") or self._session.client("service-quotas", region_name=self._region)
+
+    @cached_property
+    def sagemaker(self) -> SageMakerClient:
+        """Client for training jobs whose nodes have not joined."""
+        made: SageMakerClient = self._injected.get("sagemaker") or self._session.client(
+            "sagemaker", region_name=self._region
+        )
+        return made
 
     @cached_property
     def _session(self) -> Session:

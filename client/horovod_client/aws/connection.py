@@ -25,12 +25,16 @@ class Fleet(contract.FleetSize):
         max_gpus: Largest number of GPUs.
         gpu_step: GPUs of the smallest instance type; a run's GPUs must be a multiple of it.
         elastic: Whether nodes can come and go while a ring trains.
+        engine: What provides its nodes: `ec2`, `ecs`, `sagemaker`, or the name of another engine.
         group: Name of the Auto Scaling group; empty where there is none.
+        job_prefix: What begins the names of its SageMaker training jobs; empty where there are none.
         types: Instance types, each with its number of GPUs.
     """
 
     id: str
+    engine: str = contract.ENGINE_EC2
     group: str = ""
+    job_prefix: str = ""
     types: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
@@ -158,7 +162,9 @@ def _read_fleet(values: dict[str, Any]) -> Fleet:
         max_gpus=int(values[contract.CONNECTION_MAX_GPUS]),
         gpu_step=int(values[contract.CONNECTION_GPU_STEP]),
         elastic=bool(values.get(contract.CONNECTION_ELASTIC, True)),
+        engine=str(values.get(contract.CONNECTION_ENGINE, contract.ENGINE_EC2)),
         group=str(values.get(contract.CONNECTION_GROUP, "")),
+        job_prefix=str(values.get(contract.CONNECTION_JOB_PREFIX, "")),
         types={str(name): int(gpus) for name, gpus in values[contract.CONNECTION_TYPES].items()},
     )
 

@@ -18,6 +18,8 @@ from horovod_client.aws.clients import new_session
 from horovod_client.cli import exit_codes
 from horovod_client.cli.options import debug_option, json_option, print_json, say
 from horovod_client.errors import InvalidInput
+from horovod_client.proof.claims import ENGINES
+from horovod_node import contract
 
 if TYPE_CHECKING:
     from horovod_client.proof.place import Place
@@ -25,7 +27,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--yes", is_flag=True, help="Do not ask before deploying.")
-@click.option("--instance-type", default="g4dn.xlarge", show_default=True, help="Type of both nodes, with one GPU.")
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default=ENGINES[0],
+    show_default=True,
+    help="Engine that provides the nodes.",
+)
+@click.option(
+    "--instance-type",
+    default="g4dn.xlarge",
+    show_default=True,
+    help="Type of both nodes, with one GPU; on SageMaker, with or without 'ml.'.",
+)
 @click.option(
     "--image", default="", help="Folder with the Dockerfile, or image in ECR. Default: the library's own image."
 )
@@ -45,6 +59,7 @@ if TYPE_CHECKING:
 def prove(
     *,
     yes: bool,
+    engine: str,
     instance_type: str,
     image: str,
     limit_usd: float,
@@ -64,7 +79,8 @@ def prove(
     if not (examples / "train.py").is_file():
         raise InvalidInput("there is no examples/digits/train.py: run this in a checkout of cdk-horovod")
     tell = _to_stderr
-    with _local_place(RUN_USD) if locally else _account(instance_type, image, RUN_USD) as place:
+    kind = _type_on(engine, instance_type)
+    with _local_place(engine, kind, RUN_USD) if locally else _account(engine, kind, image, RUN_USD) as place:
         usd = estimate_usd(place.on_demand_usd())
         tell(f"{place.name}: estimate {usd:.2f} USD, limit {limit_usd:.2f} USD")
         if usd > limit_usd:
@@ -92,21 +108,31 @@ def prove(
         raise click.exceptions.Exit(exit_codes.RUN_FAILED)
 
 
+def _type_on(engine: str, instance_type: str) -> str:
+    """Name an instance type as *engine* does."""
+    if engine != contract.ENGINE_SAGEMAKER:
+        return instance_type
+    return contract.SAGEMAKER_PREFIX + instance_type.removeprefix(contract.SAGEMAKER_PREFIX)
+
+
 @contextmanager
-def _account(instance_type: str, image: str, max_cost_usd: float) -> Iterator[Place]:
-    from horovod_client.proof.aws import AwsPlace
+def _account(engine: str, instance_type: str, image: str, max_cost_usd: float) -> Iterator[Place]:
+    from horovod_client.proof.aws import JOB_PACES, AwsPlace
+    from horovod_client.proof.place import Paces
 
     yield AwsPlace(
         session=new_session(),
+        engine=engine,
         instance_type=instance_type,
         image=image,
         max_cost_usd=max_cost_usd,
         tell=_to_stderr,
+        paces=JOB_PACES if engine == contract.ENGINE_SAGEMAKER else Paces(),
     )
 
 
 @contextmanager
-def _local_place(max_cost_usd: float) -> Iterator[Place]:
+def _local_place(engine: str, instance_type: str, max_cost_usd: float) -> Iterator[Place]:
     if find_spec("horovod_local") is None or find_spec("moto") is None:
         raise InvalidInput("the local cloud is not installed: pip install 'cdk-horovod[local]'")
     proving = import_module("horovod_local.command_line.proving")
@@ -115,7 +141,13 @@ def _local_place(max_cost_usd: float) -> Iterator[Place]:
         tempfile.TemporaryDirectory() as folder,
         cloud_module.LocalCloud(schedule_speed=proving.SCHEDULE_SPEED) as cloud,
     ):
-        yield proving.LocalPlace(cloud=cloud, folder=Path(folder), max_cost_usd=max_cost_usd)
+        yield proving.LocalPlace(
+            cloud=cloud,
+            folder=Path(folder),
+            engine=engine,
+            instance_type=instance_type,
+            max_cost_usd=max_cost_usd,
+        )
 
 
 def _to_stderr(line: str) -> None:

@@ -14,6 +14,7 @@ from horovod_client.aws.error_codes import DENIED, code_of
 from horovod_client.aws.refusals import AwsError, Unreachable, why_refused
 from horovod_client.doctor.account import check_account
 from horovod_client.doctor.check import FAIL, OK, WARN, Check, unchecked
+from horovod_client.doctor.endpoints import check_endpoints
 from horovod_client.doctor.job_quotas import check_job_quotas
 from horovod_client.doctor.offers import check_offers
 from horovod_client.doctor.quotas import check_quotas
@@ -84,6 +85,7 @@ class Doctor:
         yield from check_quotas(connection.fleets, ec2=self._client("ec2"), quotas=self._client("service-quotas"))
         yield from check_job_quotas(connection.fleets, quotas=self._client("service-quotas"))
         yield from check_offers(connection.fleets, ec2=self._client("ec2"), autoscaling=self._client("autoscaling"))
+        yield from check_endpoints(connection.fleets, ec2=self._client("ec2"), autoscaling=self._client("autoscaling"))
         yield from self._check_permissions(connection)
         yield self._check_log_group(connection)
         if deep:

@@ -39,6 +39,8 @@ POLICY: Final = {
 ROLE_SECONDS: Final = 20
 """Wait after the creation of a role: IAM propagates it to other services within some seconds."""
 EXPERIMENT_SECONDS: Final = 300
+JOB_PACES: Final = Paces(start=3600)
+"""Times of a drill on SageMaker, whose On-Demand jobs have waited an hour for capacity (docs/engines.md), unbilled."""
 ENDED_BADLY: Final = ("failed", "stopped", "cancelled")
 
 
@@ -49,6 +51,7 @@ class AwsPlace:
 
     Args:
         session: boto3 session of the account, with a Region.
+        engine: Engine of the drill, one of `claims.ENGINES`.
         instance_type: Instance type of the drill, with one GPU.
         image: Folder with the Dockerfile, or the address of an image in ECR; empty for the library's own.
         max_cost_usd: Cost ceiling of each run, in US dollars.
@@ -60,6 +63,7 @@ class AwsPlace:
     """
 
     session: Session
+    engine: str
     instance_type: str
     image: str
     max_cost_usd: float
@@ -198,12 +202,13 @@ def app_command(place: Any, *, usd_per_hour: float) -> str:
     Build the shell command that synthesises the drill's app, for the CDK CLI's `--app`.
 
     Args:
-        place: Place with `instance_type`, `image`, `max_cost_usd` and `paces`.
+        place: Place with `engine`, `instance_type`, `image`, `max_cost_usd` and `paces`.
         usd_per_hour: On-Demand price of an instance, in USD an hour.
     """
     paces = asdict(place.paces)
     settings = {
         "stack": STACK,
+        "engine": place.engine,
         "instance_type": place.instance_type,
         "image": place.image,
         "usd_per_hour": usd_per_hour,

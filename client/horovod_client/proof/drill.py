@@ -3,7 +3,7 @@ The drill, which tests the claims that only an AWS account can prove, step by st
 
 Every run is small (two nodes of one GPU) and limited three times: by its own ceiling, by the training's, and by the
 limit of the whole drill. Any failure, including Ctrl-C, leads to the same end: the rules are enabled, runs are stopped,
-the group is set to zero, and remaining resources are listed.
+the nodes are ended, and remaining resources are listed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from horovod_client.aws.refusals import AwsError
 from horovod_client.doctor.deep.examine import examine_states
-from horovod_client.errors import ReceiptNotFound
+from horovod_client.errors import ConnectionNotFound, ReceiptNotFound
 from horovod_client.proof import claims
 from horovod_client.proof.inventory import Inventory
 from horovod_client.proof.place import STACK, Place, StepFailed
@@ -77,11 +77,12 @@ class Drill:
         """Run every step, terminate everything in any case, and return the report."""
         report = Report(
             place=self.place.name,
+            engine=self.place.engine,
             local=self.place.local,
             began_at=now_text(),
             estimate_usd=estimate_usd(self.place.on_demand_usd()),
             limit_usd=self.limit_usd,
-            steps=[StepReport(name=name) for name in claims.STEPS],
+            steps=[StepReport(name=name) for name in claims.steps_of(self.place.engine)],
         )
         deployed = False
         try:
@@ -105,7 +106,9 @@ class Drill:
         return report
 
     def _do(self, step: StepReport) -> None:
-        self.tell(f"{step.name}: {'; '.join(claim.says for claim in claims.claims_of(step.name))}")
+        self.tell(
+            f"{step.name}: {'; '.join(claim.says for claim in claims.claims_of(step.name, engine=self.place.engine))}"
+        )
         step.began_at, began = now_text(), time.monotonic()
         step.state = FAILED
         try:
@@ -226,10 +229,10 @@ class Drill:
         return seen
 
     def _zero(self, _step: StepReport) -> dict[str, Any]:
-        living, leases = self._inventory.instances(), self._leases()
+        living, leases = self._inventory.nodes(), self._leases()
         if living or leases:
-            raise StepFailed(f"instances {living}, leases {leases}")
-        return {"instances": 0, "desired": self._inventory.desired()}
+            raise StepFailed(f"nodes {living}, leases {leases}")
+        return {"nodes": 0, "desired": self._inventory.desired()}
 
     def _cost(self, _step: StepReport) -> dict[str, Any]:
         costs = {run.name: self._cost_of(run) for run in self.runs}
@@ -290,9 +293,9 @@ class Drill:
             raise StepFailed(f"run {run.name} ended as {status.state}: {status.error}: {status.cause}")
 
     def _zero_after(self, run: Run, *, seconds: float = 0.0) -> dict[str, Any]:
-        """Wait until the group has no instance, and return how long that took."""
+        """Wait until there is no node, and return how long that took."""
         began = time.monotonic()
-        self._until(lambda: not self._inventory.instances(), f"the nodes of {run.name} are gone", seconds=seconds)
+        self._until(lambda: not self._inventory.nodes(), f"the nodes of {run.name} are gone", seconds=seconds)
         return {"run": run.name, "zero_after_s": round(time.monotonic() - began, 1)}
 
     def _receipt(self, run: Run) -> dict[str, Any]:
@@ -334,7 +337,7 @@ class Drill:
                 events.enable_rule(Name=name)
 
     def _empty(self) -> list[str]:
-        """Enable the rules, stop the runs and set the group to zero; return a line for each problem."""
+        """Enable the rules, stop the runs, end the nodes; return a line for each problem."""
         problems = []
         try:
             events, stepfunctions = self.place.client("events"), self.place.client("stepfunctions")
@@ -346,14 +349,16 @@ class Drill:
                         executionArn=run.execution_arn, error=STOPPED_ERROR, cause="the drill ends"
                     )
             self._inventory.set_to_zero()
-            self._until(lambda: not self._inventory.instances(), "the group is empty", seconds=0)
+            self._until(lambda: not self._inventory.nodes(), "no node is left", seconds=0)
         except Exception as error:  # no error may keep the drill from its last step
-            problems.append(f"could not empty the group ({error}): check that no instance of {STACK} runs")
+            problems.append(
+                f"could not end the nodes ({error}): check that no instance or training job of {STACK} runs"
+            )
         return problems
 
     def _left(self) -> list[str]:
         try:
-            living = self._inventory.instances()
-        except (StepFailed, *AwsError):  # the stack was never deployed, so there is no group
+            living = self._inventory.nodes()
+        except (StepFailed, ConnectionNotFound, *AwsError):  # the stack was never deployed, so there are no nodes
             return []
-        return [f"instance {name} still runs: terminate it" for name in living]
+        return [f"{name} still runs: end it" for name in living]

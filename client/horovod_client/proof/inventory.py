@@ -1,11 +1,11 @@
-"""Resources and running instances of the drill's stack, according to CloudFormation, EC2 and Auto Scaling."""
+"""Resources and running nodes of the drill's stack, according to CloudFormation and to what provides the nodes."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from typing import Any, Final
 
-from horovod_client.aws.connection import Connection
+from horovod_client.aws.connection import Connection, find_connection
 from horovod_client.proof import claims
 from horovod_client.proof.place import STACK, Place
 from horovod_node import contract
@@ -19,7 +19,7 @@ KEY_DAYS: Final = 7
 
 class Inventory:
     """
-    Lists resources and instances of the drill's stack.
+    Lists resources, instances and training jobs of the drill's stack.
 
     The resources are read once, because they are also needed after the stack is deleted.
 
@@ -55,8 +55,27 @@ class Inventory:
             found[claims.REAPER if rule.get("ScheduleExpression") else claims.STOP] = name
         return found
 
-    def instances(self) -> list[str]:
+    def nodes(self) -> list[str]:
+        """List every instance and every training job that has not ended."""
+        return [*self._instances(), *self._jobs()]
+
+    def _jobs(self) -> list[str]:
+        """List the training jobs of the stack that have not ended, according to SageMaker."""
+        if not self._job_prefixes:
+            return []
+        pages = self._place.client("sagemaker").get_paginator("list_training_jobs")
+        return [
+            job["TrainingJobName"]
+            for status in ("InProgress", "Stopping")
+            for page in pages.paginate(StatusEquals=status)
+            for job in page["TrainingJobSummaries"]
+            if job["TrainingJobName"].startswith(self._job_prefixes)
+        ]
+
+    def _instances(self) -> list[str]:
         """List every instance of the groups that is not terminated, according to EC2 or Auto Scaling."""
+        if not self._groups:
+            return []
         groups = self._place.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=self._groups)
         listed = {item["InstanceId"] for group in groups["AutoScalingGroups"] for item in group["Instances"]}
         filters = [
@@ -69,7 +88,7 @@ class Inventory:
 
     def spot_instances(self) -> list[str]:
         """List the Spot Instances among them."""
-        living = self.instances()
+        living = self._instances()
         if not living:
             return []
         places = self._place.client("ec2").describe_instances(InstanceIds=living)["Reservations"]
@@ -78,6 +97,8 @@ class Inventory:
 
     def desired(self) -> int:
         """Return the desired capacity of all groups."""
+        if not self._groups:
+            return 0
         groups = self._place.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=self._groups)
         return sum(group["DesiredCapacity"] for group in groups["AutoScalingGroups"])
 
@@ -99,10 +120,12 @@ class Inventory:
         return held
 
     def set_to_zero(self) -> None:
-        """Set the desired capacity of every group to 0."""
+        """Set the desired capacity of every group to 0, and stop every job."""
         autoscaling = self._place.client("autoscaling")
         for group in self._groups:
             autoscaling.set_desired_capacity(AutoScalingGroupName=group, DesiredCapacity=0, HonorCooldown=False)
+        for job in self._jobs():
+            self._place.client("sagemaker").stop_training_job(TrainingJobName=job)
 
     def kept(self) -> list[tuple[str, str]]:
         """List the resources that are kept when the stack is deleted, as (kind, name)."""
@@ -123,6 +146,12 @@ class Inventory:
             if kind == "key":
                 kms.schedule_key_deletion(KeyId=name, PendingWindowInDays=KEY_DAYS)
         return [name for _, name in kept]
+
+    @cached_property
+    def _job_prefixes(self) -> tuple[str, ...]:
+        """What the names of the stack's training jobs begin with, as its connection tells; needed after the stack."""
+        connection = find_connection(self._place.client("cloudformation"), stack_name=STACK)
+        return tuple(fleet.job_prefix for fleet in connection.fleets if fleet.job_prefix)
 
     @property
     def _groups(self) -> list[str]:

@@ -49,6 +49,7 @@ class Place(Protocol):
     """Operations that differ between an AWS account and the local cloud."""
 
     name: str
+    engine: str
     local: bool
     paces: Paces
 

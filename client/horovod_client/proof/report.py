@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from horovod_client.proof.claims import CLAIMS, Claim
+from horovod_client.proof.claims import Claim, claims_about
 
 PASSED: Final = "passed"
 FAILED: Final = "failed"
@@ -47,6 +47,7 @@ class Report:
 
     Args:
         place: Account and Region, or the local cloud.
+        engine: The engine that the drill was of.
         local: Whether it ran in the local cloud.
         began_at: Start in ISO 8601, UTC.
         estimate_usd: Estimated cost.
@@ -56,6 +57,7 @@ class Report:
     """
 
     place: str
+    engine: str
     local: bool
     began_at: str
     estimate_usd: float
@@ -84,7 +86,7 @@ class Report:
             "passed": self.passed,
             "claims": [
                 {"id": claim.id, "says": claim.says, "step": claim.step, "state": self.state_of(claim)}
-                for claim in CLAIMS
+                for claim in claims_about(self.engine)
             ],
         }
 
@@ -93,7 +95,7 @@ class Report:
         lines = [
             f"# Proof of {self.began_at[:10]}",
             "",
-            f"Where: {self.place}. Began {self.began_at}. Estimate {self.estimate_usd:.2f} USD, "
+            f"Where: {self.place}, engine {self.engine}. Began {self.began_at}. Estimate {self.estimate_usd:.2f} USD, "
             f"limit {self.limit_usd:.2f} USD.",
             "",
             f"**{'Every step passed.' if self.passed else 'Not every step passed.'}**",
@@ -108,7 +110,7 @@ class Report:
             )
             lines.append(f"| {step.name} | {step.state} | {step.began_at} | {step.seconds:.0f} | {_cell(notes)} |")
         lines += ["", "| claim | |", "|---|---|"]
-        lines += [f"| {_cell(claim.says)} | {_cell(self.state_of(claim))} |" for claim in CLAIMS]
+        lines += [f"| {_cell(claim.says)} | {_cell(self.state_of(claim))} |" for claim in claims_about(self.engine)]
         lines += ["", "What is left:", ""]
         lines += [f"- {item}" for item in self.left] or ["- nothing"]
         return "\n".join(lines) + "\n"

@@ -27,6 +27,14 @@ PARTS = {
 }
 """Parts of a receipt's `seconds` in the order of a run, each with its description."""
 
+PLACES = {
+    "auto_scaling_group": "Auto Scaling group",
+    "cluster": "cluster",
+    "services": "services",
+    "job_prefix": "jobs named",
+}
+"""What lets people find a fleet's nodes in the console, each with its description."""
+
 NODE_TIMES = ("from", "until", "usd")
 """Columns that are left out if no node has them."""
 
@@ -95,8 +103,21 @@ def _facts(receipt: Mapping[str, Any]) -> Iterator[str]:
         yield f"ring        {facts}{f' on fleet {fleet}' if fleet else ''}"
     elif fleet:
         yield f"fleet       {fleet}"
+    for place in receipt.get("fleets") or []:
+        yield f"engine      {', '.join([str(place.get('engine')), *_places(place)])}"
     yield from _cost(receipt.get("cost") or {})
     yield from _prices(receipt.get("on_demand_prices") or [])
+
+
+def _places(fleet: Mapping[str, Any]) -> Iterator[str]:
+    for name, words in PLACES.items():
+        if name == "services":
+            # The name of a service ends its ARN.
+            found = " ".join(str(arn).rpartition("/")[2] for arn in fleet.get(name) or [])
+        else:
+            found = str(fleet.get(name) or "")
+        if found:
+            yield f"{words} {found}{'…' if name == 'job_prefix' else ''}"
 
 
 def _cost(cost: Mapping[str, Any]) -> Iterator[str]:

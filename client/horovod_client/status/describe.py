@@ -60,7 +60,7 @@ def describe_capacity(status: RunStatus) -> str | None:
     search = status.capacity
     if search is None or status.phase != PHASE_CAPACITY:
         return None
-    refusal = f"; EC2 said: {search.refusal}" if search.refusal else ""
+    refusal = f"; AWS said: {search.refusal}" if search.refusal else ""
     return f"waiting for capacity: attempt {search.number} of {search.of}, {search.attempt}{refusal}"
 
 

@@ -1,4 +1,4 @@
-"""Instances of a fleet that have not written to the ledger yet."""
+"""Instances of a fleet's Auto Scaling group, which may not have written to the ledger yet."""
 
 from __future__ import annotations
 

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from horovod_client.aws.clients import AwsClients
-from horovod_client.aws.connection import Connection
+from horovod_client.aws.connection import Connection, Fleet
 from horovod_client.aws.ledger_items import RunItems, fleets_left, json_of, read_run, text_of
 from horovod_client.status.capacity import CapacitySearch, LostAttempt
 from horovod_client.status.instances import find_instances
+from horovod_client.status.jobs import find_job, nodes_to_come
 from horovod_client.status.nodes import nodes_of
 from horovod_client.status.phase import STARTING, phase_of
 from horovod_client.status.progress import progress_of
 from horovod_client.status.queue import Queue, read_queue
 from horovod_client.status.run_ids import id_of, not_found
-from horovod_client.status.run_status import RUNNING, SUCCEEDED, NodeStatus, RunStatus, is_over
+from horovod_client.status.run_status import RUNNING, SUCCEEDED, JobStatus, NodeStatus, RunStatus, is_over
 from horovod_client.status.spend import spend_of
 from horovod_node import contract
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 def read_status(run: str, *, connection: Connection, clients: AwsClients, now: float) -> RunStatus:
     """
-    Read the status of a run with DescribeExecution, GetItem and Query, and one more call while it waits or starts.
+    Read the status of a run with DescribeExecution, GetItem and Query, and one or two more calls while it waits or
+    starts.
 
     Args:
         run: Name of the run.
@@ -46,7 +48,21 @@ def read_status(run: str, *, connection: Connection, clients: AwsClients, now: f
     running = state == RUNNING
     waits = running and stage == contract.STAGE_QUEUED
     queue = read_queue(clients.dynamodb, connection, run=run, gpus=gpus) if waits else Queue()
-    nodes = _nodes(items, starting=running and stage in STARTING, connection=connection, clients=clients, now=now)
+    starting = running and stage in STARTING
+    fleet = _fleet(items, connection=connection)
+    nodes = _nodes(items, starting=starting, fleet=fleet, clients=clients, now=now)
+    job: JobStatus | None = None
+    if starting and fleet is not None and fleet.job_prefix:
+        job = find_job(
+            clients.sagemaker,
+            clients.dynamodb,
+            table=connection.ledger_table,
+            fleet=fleet.id,
+            prefix=fleet.job_prefix,
+            run_id=run_id,
+        )
+    if fleet is not None and job is not None:
+        nodes += nodes_to_come(job, joined=nodes, gpus_of=fleet.types)
     return RunStatus(
         run=run,
         state=state,
@@ -66,6 +82,7 @@ def read_status(run: str, *, connection: Connection, clients: AwsClients, now: f
         holders=queue.holders,
         capacity=CapacitySearch.from_item(items.run) if running and stage == contract.STAGE_JOINING else None,
         restarts=LostAttempt.all_of(items.run),
+        job=job,
         gpus=gpus,
         started_at=execution["startDate"].timestamp(),
         nodes=nodes,
@@ -93,12 +110,16 @@ def describe_execution(run: str, *, connection: Connection, clients: AwsClients)
         raise not_found(run) from error
 
 
-def _nodes(
-    items: RunItems, *, starting: bool, connection: Connection, clients: AwsClients, now: float
-) -> tuple[NodeStatus, ...]:
-    left = fleets_left(items.run)
+def _fleet(items: RunItems, *, connection: Connection) -> Fleet | None:
+    """Return the fleet that the run has, as its item names it; none if it waits for another one."""
     held = text_of(items.run, contract.FLEET)
-    fleet = next((fleet for fleet in connection.fleets if fleet.id == held and held not in left), None)
+    left = fleets_left(items.run)
+    return next((fleet for fleet in connection.fleets if fleet.id == held and held not in left), None)
+
+
+def _nodes(
+    items: RunItems, *, starting: bool, fleet: Fleet | None, clients: AwsClients, now: float
+) -> tuple[NodeStatus, ...]:
     instances = None
     if starting and fleet is not None and fleet.group:
         instances = find_instances(clients.autoscaling, group=fleet.group, gpus_of=fleet.types)

@@ -71,6 +71,28 @@ class Holder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobStatus:
+    """
+    A run's SageMaker training job, before all of its nodes have joined.
+
+    Args:
+        name: Name of the job.
+        status: SageMaker's `SecondaryStatus`, such as `Starting`, `Downloading` or `Training`.
+        message: What SageMaker says of it; '' if it says nothing.
+        instance_type: Type of its instances, such as `ml.g5.xlarge`.
+        nodes: Number of its instances.
+        there: Whether SageMaker has started them.
+    """
+
+    name: str
+    status: str
+    message: str
+    instance_type: str
+    nodes: int
+    there: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodeStatus:
     """
     One node of a run's current attempt.
@@ -172,6 +194,7 @@ class RunStatus:
         holders: Holders of the fleets that the run waits for.
         capacity: Current attempt to get nodes; None if there is none.
         restarts: Lost attempts so far; the run restarted after each.
+        job: Training job whose nodes start; None on other engines, and when they have joined.
         gpus: GPUs of the request; None until it is recorded.
         started_at: Start of the execution, in epoch seconds.
         nodes: Nodes of the current attempt, including instances that have not joined.
@@ -191,6 +214,7 @@ class RunStatus:
     holders: tuple[Holder, ...] = ()
     capacity: CapacitySearch | None = None
     restarts: tuple[LostAttempt, ...] = ()
+    job: JobStatus | None = None
     gpus: int | None = None
     started_at: float | None = None
     nodes: tuple[NodeStatus, ...] = ()

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Final
 
 from horovod_client.status.phase import STARTING
-from horovod_client.status.run_status import NODE_PULLING, NODE_STARTED, PHASE_QUEUE, NodeStatus, RunStatus
+from horovod_client.status.run_status import NODE_PULLING, NODE_STARTED, PHASE_QUEUE, JobStatus, NodeStatus, RunStatus
 from horovod_client.text.amounts import duration
 from horovod_node import contract
 
@@ -76,11 +76,19 @@ def _start(status: RunStatus, *, now: float) -> list[str]:
             f"({search.attempt}) for {duration(now - search.since)}"
         )
         if search.refusal:
-            facts.append(f"EC2 said: {search.refusal}")
+            facts.append(f"AWS said: {search.refusal}")
     elif incomplete:
         facts.append(f"waiting for nodes{count and ': '}{count}")
+    if status.job is not None:
+        facts.append(describe_job(status.job))
     facts += _missing(status.nodes, now=now)
     return facts or ["waiting for the ring to form: all nodes are there"]
+
+
+def describe_job(job: JobStatus) -> str:
+    """Describe a training job: `job NAME (2 x ml.g5.xlarge) is Starting: Preparing the instances for training`."""
+    said = f": {job.message}" if job.message else ""
+    return f"job {job.name} ({job.nodes} x {job.instance_type}) is {job.status}{said}"
 
 
 def _missing(nodes: Collection[NodeStatus], *, now: float) -> list[str]:

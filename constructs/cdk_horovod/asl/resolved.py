@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+from horovod_node import contract
 
 STATE_MACHINE_TYPE = "AWS::StepFunctions::StateMachine"
+_WORK: Final = ("Type", "Resource", "Arguments", "Items", "ItemProcessor", "Branches")
+"""Fields that say what a state does, as opposed to what follows."""
+_NAMES: Final = re.compile(rf"\$\{{[^}}]*\}}|{contract.QUEUE_PREFIX}\w+")
+"""Names in a definition that are of one stack."""
 
 
 def resolved_definitions(template: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -39,6 +46,24 @@ def by_layer(template: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         next((layer for name, layer in layers.items() if name in logical_id), "run"): definition
         for logical_id, definition in resolved_definitions(template).items()
     }
+
+
+def own_states(definition: Mapping[str, Any], *, beside: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """
+    Select the states that only *definition* has, or that do something else than those of the same name in *beside*.
+
+    What follows a state does not count, and neither do the names of resources and of the queue.
+
+    Args:
+        definition: The state machine of a training on one engine.
+        beside: The same state machine on another engine.
+    """
+
+    def work(state: Mapping[str, Any] | None) -> str:
+        return "" if state is None else _NAMES.sub("", json.dumps([state.get(field) for field in _WORK]))
+
+    others = beside["States"]
+    return {name: state for name, state in definition["States"].items() if work(state) != work(others.get(name))}
 
 
 def _in_order(definition: dict[str, Any]) -> dict[str, Any]:

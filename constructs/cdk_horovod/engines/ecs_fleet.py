@@ -71,6 +71,11 @@ class EcsEngine:
                     "'fleet' must have no 'efa', or a 'machine_image' with both the ECS agent and EFA, because the ECS "
                     "GPU AMI has no EFA"
                 )
+            if fleet.boundary is not None and not fleet.boundary.ecs:
+                raise ValueError(
+                    f"'fleet' must be in a network with the endpoints of Amazon ECS, got {fleet.node.path} in one "
+                    "without; set 'ecs' of its TrainingNetwork"
+                )
             if cluster is not None:
                 _refuse_elsewhere(cluster, fleet=fleet)
         self._cluster = cluster
@@ -166,6 +171,7 @@ class EcsEngine:
             words=ECS_WORDS,
             node_role=container,
             rest={"services": services, "name": fleet_name(fleet)},
+            resources={"cluster": self.cluster.cluster_name, "services": [each["service"] for each in services]},
         )
         return config, passing
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -31,6 +31,8 @@ class EngineTarget:
         node_log_group: Log group of the nodes.
         storage: The training's buckets.
         lease_timeout: How long a node runs without a valid lease.
+        max_runtime: Longest training of a run.
+        start_timeout: How long a ring may take to form, unless an attempt of the plan has its own time.
         save_timeout: How long a run may take to save its model.
     """
 
@@ -40,6 +42,8 @@ class EngineTarget:
     node_log_group: logs.ILogGroup
     storage: ITrainingStorage
     lease_timeout: Duration
+    max_runtime: Duration
+    start_timeout: Duration
     save_timeout: Duration
 
     def node_environment(self, *, engine: str, fleet: str, image_uri: str) -> dict[str, str]:
@@ -90,6 +94,8 @@ class FleetConfig:
         node_statements: What *node_role* needs for the engine itself, such as to end its own node.
         auto_scaling_group: Name of the Auto Scaling group in which clients see nodes boot, before they have joined.
             Default: there is none.
+        resources: Names or ARNs of further AWS resources in which people find its nodes, for the receipt. Default:
+            there are none.
     """
 
     id: str
@@ -105,6 +111,13 @@ class FleetConfig:
     refusals: tuple[str, ...] = ()
     node_statements: tuple[iam.PolicyStatement, ...] = ()
     auto_scaling_group: str = ""
+    resources: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def in_receipt(self) -> dict[str, Any]:
+        """The fleet as a receipt tells it: its engine, and where its nodes were."""
+        group = {"auto_scaling_group": self.auto_scaling_group} if self.auto_scaling_group else {}
+        return {"fleet": self.id, "engine": self.engine.lower().split(" ")[0], **group, **self.resources}
 
 
 class IFleetStates(Protocol):
@@ -194,6 +207,7 @@ class EngineConfig:
             its fleet goes on to those of another `FleetConfig.engine`, if there are any.
         states: Builds the states that act on the fleets.
         reads: Actions, on all resources, with which whoever watches runs sees nodes boot and what they cost.
+        reads_by_resource: Further such actions, by the ARN of the resources.
         statements: Permissions that a run's states need in addition to those of their own calls.
         wildcards: ARNs with a wildcard in the permissions of the state machines, each with the reason why it is needed;
             cdk-nag's findings about them are accepted.
@@ -202,6 +216,7 @@ class EngineConfig:
     fleets: tuple[FleetConfig, ...]
     states: IFleetStates
     reads: tuple[str, ...] = ()
+    reads_by_resource: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     statements: tuple[iam.PolicyStatement, ...] = ()
     wildcards: Mapping[str, str] = field(default_factory=dict)
 
@@ -218,6 +233,7 @@ class EngineConfig:
                 "id": fleet.id,
                 "group": fleet.group,
                 "engine": fleet.engine,
+                "in_receipt": fleet.in_receipt,
                 "types": list(fleet.types),
                 "max_gpus": fleet.size.max_gpus,
                 "gpu_step": fleet.size.gpu_step,

@@ -61,6 +61,7 @@ class FirstAvailableEngine:
             fleets=tuple(fleet for config in named.values() for fleet in config.fleets),
             states=_ForkedStates({name: config.states for name, config in named.items()}),
             reads=tuple(dict.fromkeys(action for config in configs for action in config.reads)),
+            reads_by_resource={arn: actions for config in configs for arn, actions in config.reads_by_resource.items()},
             statements=tuple(statement for config in configs for statement in config.statements),
             wildcards={arn: reason for config in configs for arn, reason in config.wildcards.items()},
         )

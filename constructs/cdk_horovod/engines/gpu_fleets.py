@@ -63,6 +63,7 @@ def fleet_config(
     node_role: iam.IRole,
     node_statements: tuple[iam.PolicyStatement, ...] = (),
     rest: Mapping[str, Any] | None = None,
+    resources: Mapping[str, str | Sequence[str]] | None = None,
 ) -> FleetConfig:
     """
     Describe *fleet* to the workflow, for states that are `GroupStates`.
@@ -74,6 +75,7 @@ def fleet_config(
         node_role: Role of its training containers.
         node_statements: What that role needs for the engine itself.
         rest: Further values for the engine's states in `$fleet.rest`.
+        resources: See `FleetConfig`.
     """
     return FleetConfig(
         id=fleet.fleet_id,
@@ -92,6 +94,7 @@ def fleet_config(
         },
         node_statements=node_statements,
         auto_scaling_group=fleet.auto_scaling_group_name,
+        resources=resources or {},
     )
 
 

@@ -15,8 +15,8 @@ from cdk_horovod.asl.states import jsonata
 from cdk_horovod.engines.engine import EngineConfig, EngineTarget, FleetConfig
 from cdk_horovod.engines.image_fit import check_image_fits
 from cdk_horovod.engines.provider_words import ProviderWords
-from cdk_horovod.engines.training_job_permissions import SCRATCH_PREFIX, job_role, permit_jobs
-from cdk_horovod.engines.training_job_states import QUOTA_REACHED, TrainingJobStates
+from cdk_horovod.engines.training_job_permissions import JOB_READS, SCRATCH_PREFIX, job_role, permit_jobs
+from cdk_horovod.engines.training_job_states import MOST_RUNTIME_SECONDS, QUOTA_REACHED, TrainingJobStates
 from cdk_horovod.fleet.capacity_attempt import GpuCapacity
 from cdk_horovod.fleet.capacity_plan import MARKET_WORDS, MAX_ATTEMPTS, CapacityAttempt, CapacityPlan
 from cdk_horovod.fleet.gpu_types import GpuInstanceType
@@ -75,11 +75,13 @@ class SageMakerEngine:
         Create roles and security group, and build the states that start and stop jobs.
 
         Raises:
-            ValueError: If the engine already serves another training, or the image has no code for the GPUs.
+            ValueError: If the engine already serves another training, the image has no code for the GPUs, or a job
+                would end before the longest run of the training does.
         """
         if self._bound:
             raise ValueError("'engine' must serve one training; call Engine.sagemaker once for each training")
         self._bound = True
+        self._refuse_longer_runs(target)
         options, stack = self._options, Stack.of(scope)
         check_image_fits(scope, image=target.image, instance_types=options.capacity.instance_types)
         image = target.image.bind(scope)
@@ -125,6 +127,7 @@ class SageMakerEngine:
                     node_role=role,
                     plan=tuple(_as_states_read_it(attempt, kind) for attempt, kind in options.attempts),
                     rest={"role": role.role_arn},
+                    resources={contract.CONNECTION_JOB_PREFIX: f"{prefix}-{number}-"},
                 )
                 for number, role in enumerate(roles, start=1)
             ),
@@ -134,9 +137,21 @@ class SageMakerEngine:
                 jobs=jobs,
                 seconds_to_save=int(target.save_timeout.to_seconds()),
             ),
+            reads_by_resource={jobs: JOB_READS},
             statements=statements,
             wildcards={jobs: "A job has the name of its run, which is not known at synthesis."},
         )
+
+    def _refuse_longer_runs(self, target: EngineTarget) -> None:
+        limits = [attempt.time_limit or target.start_timeout for attempt, _ in self._options.attempts]
+        around = max(limit.to_seconds() for limit in limits) + target.save_timeout.to_seconds()
+        most, asked = Duration.seconds(MOST_RUNTIME_SECONDS - around), target.max_runtime
+        if asked.to_seconds() > most.to_seconds():
+            raise ValueError(
+                f"'max_runtime' must be at most {most.to_human_string()} on SageMaker, which ends every job, start and "
+                f"save included, after {Duration.seconds(MOST_RUNTIME_SECONDS).to_human_string()}, got "
+                f"{asked.to_human_string()}; use Engine.ec2 or Engine.ecs for longer runs"
+            )
 
     def _network(self, scope: Construct) -> dict[str, Any]:
         """Return `VpcConfig` of the jobs; empty without a VPC."""

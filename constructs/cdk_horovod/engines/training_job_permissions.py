@@ -15,6 +15,8 @@ from cdk_horovod.engines.training_job_states import MOST_RUNTIME_SECONDS
 
 SCRATCH_PREFIX: Final = "sagemaker/"
 """Prefix in the model bucket that a job must name as its output; it stays empty, because our node uploads the model."""
+JOB_READS: Final = ("sagemaker:DescribeTrainingJob",)
+"""Actions with which a job is watched before its nodes have joined."""
 LOG_GROUP: Final = "/aws/sagemaker/TrainingJobs"
 """Log group, and namespace of metrics, to which SageMaker itself writes for every job."""
 

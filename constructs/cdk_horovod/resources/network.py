@@ -191,7 +191,7 @@ class TrainingNetwork(Construct):
                 ways_out = [security_group, *map(ec2.Peer.prefix_list, gateway_prefix_lists)]
             else:
                 ways_out = [ec2.Peer.any_ipv4()]
-            self.boundary = NetworkBoundary(vpc=self.vpc, ways_out=ways_out)
+            self.boundary = NetworkBoundary(vpc=self.vpc, ways_out=ways_out, ecs=ecs)
 
     def _zones(self, max_azs: int) -> list[str] | None:
         """Return zones by position if CDK does not know their names; otherwise it would use only two."""

@@ -17,10 +17,12 @@ class NetworkBoundary:
     Args:
         vpc: The network.
         ways_out: Destinations of HTTPS: security group of the interface endpoints, prefix lists of gateway endpoints.
+        ecs: Whether the agent of Amazon ECS reaches it from there. Default: it does.
     """
 
     vpc: ec2.IVpc
     ways_out: Sequence[ec2.IPeer]
+    ecs: bool = True
 
     def statement(self) -> iam.PolicyStatement:
         """

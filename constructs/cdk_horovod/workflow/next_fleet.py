@@ -1,8 +1,9 @@
 """
 The way from a fleet without capacity to one of another engine (`Engine.first_available`).
 
-`$left` records the fleets that the run has left: `fleets`, each with `id` and `until` (epoch seconds at which nothing
-ran there any more), and `bills` (see `IFleetStates.bill`). The receipt has their nodes, like those of the last fleet.
+`$left` records the fleets that the run has left: `fleets`, each with `id`, `until` (epoch seconds at which nothing ran
+there any more) and `in_receipt` (see `FleetConfig`), and `bills` (see `IFleetStates.bill`). The receipt has their
+nodes, like those of the last fleet.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ NONE_LEFT: Final[Mapping[str, Any]] = {"fleets": [], "bills": []}
 
 _LEFT: Final = """{
   'fleets': [$append($left.fleets, [{
-    'id': $fleet.id, 'until': $floor($toMillis($exists($times.terminated_at) ? $times.terminated_at : $now()) / 1000)
+    'id': $fleet.id,
+    'in_receipt': $fleet.in_receipt,
+    'until': $floor($toMillis($exists($times.terminated_at) ? $times.terminated_at : $now()) / 1000)
   }])],
   'bills': [$append($left.bills, $bills)]
 }"""

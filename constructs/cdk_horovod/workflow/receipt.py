@@ -72,6 +72,7 @@ _PRICE: Final = f"$price.{contract.USD_PER_HOUR}"
 
 _FACTS: Final = f"""
   $bills := [$append($left.bills, $bills)];
+  $had := [$append($left.fleets.in_receipt, $fleet.in_receipt)];
   $number_in := function($value) {{ $type($value) = 'number' ? $value }};
   $gpus := [$number_in($ring.{contract.GPUS}), 0][0];
   $ranks := [$number_in($trained.ranks), 0][0];
@@ -129,6 +130,7 @@ def _receipt(bucket: s3.IBucket, *, writer: str, execution: str) -> str:
     $partial != '' ? {{'partial': $partial}} : {{}},
     $attempt >= 0 ? {{'attempts': $attempt}} : $exists($tally.attempts) ? {{'attempts': $tally.attempts}} : {{}},
     $exists($fleet.id) and $fleet.id != '' ? {{'fleet': $fleet.id}} : {{}},
+    $count($had) > 0 ? {{'engine': $had[-1].engine, 'fleets': $had}} : {{}},
     $well ? {{}} : {{
       'error': $outcome.error,
       'cause': $bytes($outcome.cause) > 16000 ? $substring($outcome.cause, 0, {_CAUSE}) : $outcome.cause

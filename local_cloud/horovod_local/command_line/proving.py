@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from horovod_client.client import TrainingClient
+from horovod_client.errors import PricesUnknown
 from horovod_client.proof.aws import app_command
 from horovod_client.proof.place import STACK, Paces, StepFailed
 from horovod_local.cloud import LocalCloud
 from horovod_local.instances.processes import without_aws
-from horovod_local.shared.price_list import ON_DEMAND_USD
+from horovod_local.shared.price_list import ON_DEMAND_USD, SAGEMAKER_USD
 
 SCHEDULE_SPEED: Final = 15
 """The reaper runs every minute of the schedule, which is every 4 seconds here."""
@@ -31,14 +32,17 @@ class LocalPlace:
     Args:
         cloud: The cloud.
         folder: Folder in which the cloud assembly is written.
+        engine: Engine of the drill.
+        instance_type: Type of both nodes, with one GPU.
         max_cost_usd: Cost ceiling of a run, in USD.
         paces: Timeouts for nodes that boot in a second.
     """
 
     cloud: LocalCloud
     folder: Path
+    engine: str
+    instance_type: str
     max_cost_usd: float
-    instance_type: str = "g5.xlarge"
     image: str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:local"
     local: bool = True
     name: str = "the local cloud: not AWS"
@@ -59,7 +63,10 @@ class LocalPlace:
 
     def on_demand_usd(self) -> float:
         """Return the price in the local cloud's made-up price list."""
-        return ON_DEMAND_USD[self.instance_type]
+        prices = {**ON_DEMAND_USD, **SAGEMAKER_USD}
+        if self.instance_type not in prices:
+            raise PricesUnknown(f"the local cloud has no price of {self.instance_type}")
+        return prices[self.instance_type]
 
     def deploy(self) -> None:
         """Synthesise the same app as for an account, and deploy its cloud assembly unchanged."""

@@ -19,6 +19,7 @@ from horovod_local.shared.api_faults import Application, StartResponse
 
 REGIONS: Final = ("us-east-1", "eu-central-1", "ap-south-1")
 ON_DEMAND_USD: Final[Mapping[str, float]] = {
+    "g4dn.xlarge": 0.526,
     "g5.xlarge": 1.006,
     "g5.2xlarge": 1.212,
     "g5.4xlarge": 1.624,
@@ -35,6 +36,7 @@ ON_DEMAND_USD: Final[Mapping[str, float]] = {
 }
 """On-Demand price in USD an hour by instance type; other types have no product."""
 SAGEMAKER_USD: Final[Mapping[str, float]] = {
+    "ml.g4dn.xlarge": 0.736,
     "ml.g5.xlarge": 1.408,
     "ml.g5.2xlarge": 1.515,
     "ml.g5.4xlarge": 2.03,

@@ -118,6 +118,8 @@ from horovod_node.contract.connection import (
     CONNECTION_MAX_GPUS as CONNECTION_MAX_GPUS,
     CONNECTION_GPU_STEP as CONNECTION_GPU_STEP,
     CONNECTION_GROUP as CONNECTION_GROUP,
+    CONNECTION_ENGINE as CONNECTION_ENGINE,
+    CONNECTION_JOB_PREFIX as CONNECTION_JOB_PREFIX,
     CONNECTION_ELASTIC as CONNECTION_ELASTIC,
     CONNECTION_TYPES as CONNECTION_TYPES,
     CONNECTION_PRICED_TYPES as CONNECTION_PRICED_TYPES,
@@ -320,6 +322,7 @@ from horovod_node.contract.request import (
     RUN_NAME_RULE as RUN_NAME_RULE,
     ENTRY_POINT_PATTERN as ENTRY_POINT_PATTERN,
 )
+from horovod_node.contract.job_names import job_name as job_name
 from horovod_node.contract.json_text import jsonata_text as jsonata_text
 from horovod_node.contract.request_check import (
     FleetSize as FleetSize,

@@ -71,8 +71,9 @@ description for people), `since` (epoch seconds) and `refusal` (the provider's m
 """
 LEFT_JSON: Final = "left_json"
 """
-What a run has left to go on elsewhere: a JSON object with `fleets`, each with `id` and `until` (epoch seconds at which
-nothing ran there any more), and `bills` (what their providers billed, as in a receipt's `jobs`).
+What a run has left to go on elsewhere: a JSON object with `fleets`, each with `id`, `until` (epoch seconds at which
+nothing ran there any more) and `in_receipt` (as in a receipt's `fleets`), and `bills` (what their providers billed, as
+in a receipt's `jobs`).
 """
 RESTARTS_JSON: Final = "restarts_json"
 """A JSON list of the attempts that were lost, each an object with `attempt`, `error`, `cause` and `at` (ISO 8601)."""
