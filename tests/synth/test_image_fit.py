@@ -33,19 +33,19 @@ def checked(image: TrainingImage, *names: str) -> Annotations:
 def test_default_image_is_refused_on_hopper(name: str) -> None:
     """The default image is refused on Hopper: its TensorFlow would compile for half an hour on each node."""
     with pytest.raises(ValueError, match="TensorFlow") as refused:
-        checked(TrainingImage.from_asset(FOLDER), name)
+        checked(TrainingImage.from_profile(), name)
     assert str(refused.value).startswith(f"'image' must have TensorFlow 2.17 or newer for {name}, got 2.15.1, which ")
 
 
 def test_newer_profile_fits_every_type() -> None:
     """The `newer` profile has code for every type, and brings no message."""
-    image = TrainingImage.from_asset(FOLDER, build_args=NEWER_PROFILE)
+    image = TrainingImage.from_profile(NEWER_PROFILE)
     checked(image, *GPU_INSTANCE_TYPES).has_no_warning("*", Match.any_value())
 
 
 def test_torch_profile_fits_every_type_but_those_that_cuda_13_has_left() -> None:
     """The profile of PyTorch, built with CUDA 13, has code for Hopper and none for V100."""
-    image = TrainingImage.from_asset(FOLDER, build_args=TORCH_PROFILE)
+    image = TrainingImage.from_profile(TORCH_PROFILE)
     checked(image, *GPU_INSTANCE_TYPES.keys() - set(VOLTA)).has_no_warning("*", Match.any_value())
     for name in VOLTA:
         with pytest.raises(ValueError, match="CUDA 13") as refused:
@@ -56,7 +56,7 @@ def test_torch_profile_fits_every_type_but_those_that_cuda_13_has_left() -> None
 def test_default_image_fits_every_other_type() -> None:
     """The default image has code for every type but Hopper's."""
     others = GPU_INSTANCE_TYPES.keys() - set(HOPPER)
-    checked(TrainingImage.from_asset(FOLDER), *others).has_no_warning("*", Match.any_value())
+    checked(TrainingImage.from_profile(), *others).has_no_warning("*", Match.any_value())
 
 
 def test_unknown_image_is_warned_of_on_hopper(tmp_path: Path) -> None:
