@@ -359,6 +359,7 @@ def test_prints_status_and_receipt_for_programs(
         "nodes": [],
         "progress": None,
         "spend": None,
+        "job": None,
     }
     assert printed == receipt
 
