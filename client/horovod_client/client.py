@@ -41,7 +41,7 @@ class TrainingClient:
         session: boto3 session for clients that are not in *injected*. Default: a new one from the environment.
         injected:
             boto3 clients to use instead of new ones: `stepfunctions`, `s3`, `dynamodb`, `logs`, `autoscaling`,
-            `ec2`, `pricing`, `sts`, `servicequotas`.
+            `ec2`, `pricing`, `sts`, `servicequotas`, `sagemaker`.
     """
 
     def __init__(

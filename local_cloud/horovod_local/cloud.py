@@ -212,7 +212,7 @@ class LocalCloud:
         Raises:
             ConnectionNotFound: If the stack does not exist or has no training.
         """
-        services = ("cloudformation", "stepfunctions", "s3", "dynamodb", "logs", "autoscaling", "ec2")
+        services = ("cloudformation", "stepfunctions", "s3", "dynamodb", "logs", "autoscaling", "ec2", "sagemaker")
         # As `AwsClients` does: most Regions have no endpoint of the Price List API.
         pricing = self.client("pricing", region=pricing_region(self.region), role_arn=role_arn)
         clients = {name: self.client(name, role_arn=role_arn) for name in services}
